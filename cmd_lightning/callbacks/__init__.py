@@ -1,0 +1,6 @@
+"""Lightning callbacks: weight averaging, preview videos, throughput and memory."""
+
+from cmd_lightning.callbacks.ema import EMA
+from cmd_lightning.callbacks.throughput import Throughput
+
+__all__ = ["EMA", "Throughput"]
