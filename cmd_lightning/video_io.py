@@ -65,7 +65,8 @@ class VideoReader:
                 return
         with self._open() as (container, stream):
             packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
-            timed = all(p.pts is not None for p in packets)
+            # AVI keeps no times of presentation; those that FFmpeg guesses are wrong where there are B-frames.
+            timed = container.format.name != "avi" and all(p.pts is not None for p in packets)
             self._times = sorted(p.pts for p in packets) if timed else []
             # A GIF's frames build on each other whatever their flags say, so it is always read from its start.
             seekable = timed and container.format.name != "gif"
@@ -158,7 +159,7 @@ class VideoReader:
         return frames
 
     def _decode_counted(self, wanted: list[int]) -> dict[int, Tensor]:
-        # AVI with B-frames has no times of presentation: count from the start.
+        # Without times of presentation only counting from the start is exact.
         frames = {}
         chosen = set(wanted)
         with self._open() as (container, stream):
