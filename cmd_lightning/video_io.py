@@ -70,7 +70,9 @@ class VideoReader:
             self._times = sorted(p.pts for p in packets) if timed else []
             # A GIF's frames build on each other whatever their flags say, so it is always read from its start.
             seekable = timed and container.format.name != "gif"
-            keys = [(p.pts, p.dts) for p in packets if p.is_keyframe and p.dts is not None] if seekable else []
+            keys = (
+                [(p.pts, p.dts) for p in packets if p.is_keyframe and p.dts is not None] if seekable else []
+            )
             self._keys = sorted(keys)
             self.info = VideoInfo(len(packets), self._rate(stream), stream.width, stream.height)
         if not packets or not self.info.width:
@@ -91,7 +93,9 @@ class VideoReader:
         indices = range(self.info.frames) if indices is None else indices
         wanted = sorted(set(indices))
         if not wanted or wanted[0] < 0 or wanted[-1] >= self.info.frames:
-            raise InputError(f"{self._name}: frames {wanted} asked of {self.info.frames}; ask for fewer or earlier")
+            raise InputError(
+                f"{self._name}: frames {wanted} asked of {self.info.frames}; ask for fewer or earlier"
+            )
         if self._pictures:
             frames = {index: _read_png(self._pictures[index]) for index in wanted}
         elif self._times:
@@ -121,7 +125,9 @@ class VideoReader:
                 yield container, stream
         except av.FFmpegError as error:
             detail = str(error.strerror or error)
-            raise InputError(f"{self._name}: not readable as video ({detail}); replace or remove the file") from error
+            raise InputError(
+                f"{self._name}: not readable as video ({detail}); replace or remove the file"
+            ) from error
 
     def _rate(self, stream: Any) -> float:
         if stream.average_rate:
@@ -132,7 +138,9 @@ class VideoReader:
 
     def _inspect_folder(self) -> VideoInfo:
         if not self._pictures:
-            raise InputError(f"{self._source}: the folder holds no .png frames; name a video file or such a folder")
+            raise InputError(
+                f"{self._source}: the folder holds no .png frames; name a video file or such a folder"
+            )
         _, height, width = _read_png(self._pictures[0]).shape
         return VideoInfo(len(self._pictures), 0.0, width, height)
 
@@ -215,7 +223,9 @@ def write_video(path: str | Path, video: Tensor, fps: float, *, crf: int = 17, s
     path = Path(path)
     _expect_video(video, fps)
     if path.suffix not in {".mp4", ".gif", ""}:
-        raise InputError(f"{path}: cannot write '{path.suffix}'; end the name in .mp4 or .gif, or in nothing for PNGs")
+        raise InputError(
+            f"{path}: cannot write '{path.suffix}'; end the name in .mp4 or .gif, or in nothing for PNGs"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix:
         data = mp4_bytes(video, fps, crf=crf) if path.suffix == ".mp4" else gif_bytes(video, fps, scale)
@@ -243,7 +253,9 @@ def mp4_bytes(video: Tensor, fps: float, *, crf: int = 17, preset: str = "medium
 
     _expect_video(video, fps)
     _, _, height, width = video.shape
-    frames = torch.nn.functional.pad(video.permute(1, 0, 2, 3), (0, width % 2, 0, height % 2), mode="replicate")
+    frames = torch.nn.functional.pad(
+        video.permute(1, 0, 2, 3), (0, width % 2, 0, height % 2), mode="replicate"
+    )
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))

@@ -1,0 +1,127 @@
+"""From the members of a sample to a training clip: choose frames, decode them, resize, crop, caption, label."""
+
+import json
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cmd_lightning.errors import InputError
+from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoReader
+
+
+class BadSample(Exception):
+    """A sample that cannot be used; its text is the reason it is counted under."""
+
+
+@dataclass(frozen=True)
+class ClipLoader:
+    """Turns the members of a sample into a clip.
+
+    Attributes:
+        num_frames: frames of a clip.
+        size: (H, W) in pixels.
+        fps: frames per second to sample at; a slower source repeats frames.
+        stride: instead, take every stride-th frame of the source.
+        randomly: draw start and crop; otherwise the clip begins at the first frame and is cropped in the middle.
+    """
+
+    num_frames: int
+    size: tuple[int, int]
+    fps: float | None = None
+    stride: int | None = None
+    randomly: bool = False
+
+    def __call__(self, sample: dict[str, Any], draw: int) -> dict[str, Any]:
+        """Decode a sample.
+
+        Args:
+            sample: the members by suffix, and "__key__".
+            draw: number that all random choices follow from.
+
+        Returns:
+            video uint8 (C, T, H, W), caption, label (-1: none), key, fps.
+
+        Raises:
+            BadSample: with the reason.
+        """
+        chance = random.Random(draw) if self.randomly else None
+        about = _read_json(sample)
+        data = next((sample[suffix] for suffix in VIDEO_SUFFIXES if suffix in sample), None)
+        if data is None:
+            raise BadSample("no video")
+        try:
+            reader = VideoReader(data)
+            step = self.stride or reader.info.fps / self.fps
+            indices = choose_frames(reader.info.frames, self.num_frames, step, chance)
+            video = reader.read(indices)
+        except InputError as error:
+            raise BadSample("unreadable video") from error
+        return {
+            "video": resize_and_crop(video, self.size, chance),
+            "caption": _caption(sample, about),
+            "label": _label(about),
+            "key": sample["__key__"],
+            "fps": reader.info.fps / step,
+        }
+
+
+def choose_frames(available: int, num_frames: int, step: float, chance: random.Random | None) -> list[int]:
+    """Numbers of `num_frames` frames, `step` source frames apart, rounded.
+
+    Args:
+        available: frames of the source.
+        num_frames: frames wanted.
+        step: distance in source frames; need not be whole.
+        chance: draws the first frame; None begins at frame 0.
+
+    Raises:
+        BadSample: the source is too short.
+    """
+    offsets = [int(index * step + 0.5) for index in range(num_frames)]
+    room = available - 1 - offsets[-1]
+    if room < 0:
+        raise BadSample("too short")
+    start = chance.randint(0, room) if chance else 0
+    return [start + offset for offset in offsets]
+
+
+def resize_and_crop(video: Tensor, size: tuple[int, int], chance: random.Random | None = None) -> Tensor:
+    """Scale a clip until it just covers the size, with antialiasing, then crop what is over.
+
+    Args:
+        video: uint8 (C, T, H, W).
+        size: (H, W) wanted, in pixels.
+        chance: draws where to crop; None crops in the middle.
+    """
+    height, width = size
+    scale = max(height / video.shape[2], width / video.shape[3])
+    covering = max(height, round(video.shape[2] * scale)), max(width, round(video.shape[3] * scale))
+    if covering != tuple(video.shape[2:]):
+        frames = video.transpose(0, 1).float()
+        frames = torch.nn.functional.interpolate(frames, covering, mode="bilinear", antialias=True)
+        video = frames.round_().clamp_(0, 255).to(torch.uint8).transpose(0, 1)
+    spare = covering[0] - height, covering[1] - width
+    top, left = [chance.randint(0, room) if chance else room // 2 for room in spare]
+    return video[:, :, top : top + height, left : left + width].contiguous()
+
+
+def _read_json(sample: dict[str, Any]) -> dict[str, Any]:
+    try:
+        about = json.loads(sample.get("json", b"{}"))
+    except ValueError as error:
+        raise BadSample("unreadable json") from error
+    return about if isinstance(about, dict) else {}
+
+
+def _caption(sample: dict[str, Any], about: dict[str, Any]) -> str:
+    if "txt" in sample:
+        return sample["txt"].decode("utf-8", "replace").strip()
+    return str(about.get("caption") or "")
+
+
+def _label(about: dict[str, Any]) -> int:
+    label = about.get("label")
+    return label if isinstance(label, int) else -1

@@ -1,0 +1,221 @@
+"""The sidecar index: how many samples each shard holds and which of them are known to be bad.
+
+`index.json` lies beside the shards: {"shards": {"000000.tar": {"bytes", "samples", "bad": {key: reason}}},
+"classes": [names]}. `shards pack` and `shards check` write it; otherwise the first use does, from the tar headers.
+"""
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from cmd_lightning.errors import InputError
+from cmd_lightning.video_io import VIDEO_SUFFIXES, replaced
+
+INDEX_NAME = "index.json"
+ASSUMED_SAMPLES = 1000  # what video2dataset puts into a shard, where nothing tells
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file of samples.
+
+    Attributes:
+        url: path or address.
+        samples: number of samples, the bad ones included.
+        bad: reasons by the keys of the samples known to be bad.
+        exact: False where the number is assumed: a remote shard without an index.
+    """
+
+    url: str
+    samples: int
+    bad: dict[str, str] = field(default_factory=dict)
+    exact: bool = True
+
+    @property
+    def good(self) -> int:
+        """Samples not known to be bad."""
+        return self.samples - len(self.bad)
+
+
+def is_remote(url: str) -> bool:
+    """Whether the shard is an address ("https://...") and not a path."""
+    return "://" in url
+
+
+def expand(shards: str | Sequence[str], option: str = "shards") -> list[str]:
+    """Resolve paths, globs, brace ranges ("{000000..000099}.tar"), folders of shards and http(s) addresses.
+
+    Args:
+        shards: one of these or a list of them.
+        option: what the user calls it, for the error.
+
+    Returns:
+        The shards in the order given; those of a glob or a folder in the order of their names.
+
+    Raises:
+        InputError: a path does not exist, a glob or folder has no shard, or nothing is left.
+    """
+    import braceexpand
+
+    found: list[str] = []
+    for spec in [shards] if isinstance(shards, str) else shards:
+        if spec.startswith("pipe:"):
+            raise InputError(f"{option} {spec}: commands are not run; give paths or http(s) addresses")
+        for url in braceexpand.braceexpand(spec):
+            if is_remote(url):
+                found.append(url)
+            elif os.path.isfile(url):
+                found.append(url)
+            else:
+                pattern = os.path.join(url, "*.tar") if os.path.isdir(url) else url
+                matches = sorted(glob(pattern))
+                if not matches:
+                    raise InputError(
+                        f"{option} {url}: no such shard; check the path, or make shards by `shards pack`"
+                    )
+                found.extend(matches)
+    if not found:
+        raise InputError(f"{option}: no shards given; name .tar files, e.g. 'clips/{{000000..000009}}.tar'")
+    return found
+
+
+def load_index(urls: Sequence[str], *, write: bool = False) -> list[Shard]:
+    """Look the shards up in the indexes beside them; scan those that are not there or have changed size.
+
+    Args:
+        urls: expanded paths and addresses.
+        write: keep what was scanned in the index, where the folder can be written.
+
+    Returns:
+        The shards in the same order. Remote ones without an index are assumed to hold 1000 samples each and are
+        marked as not exact.
+
+    Raises:
+        InputError: a shard is not a readable tar file.
+    """
+    folders: dict[str, dict[str, Any]] = {}
+    scanned: dict[str, list[Shard]] = {}
+    shards = []
+    for url in urls:
+        folder, name = _split(url)
+        if folder not in folders:
+            folders[folder] = read_index(folder)
+        entry = folders[folder]["shards"].get(name)
+        if entry and (is_remote(url) or entry["bytes"] == os.path.getsize(url)):
+            shards.append(Shard(url, entry["samples"], entry["bad"]))
+        elif is_remote(url):
+            shards.append(Shard(url, ASSUMED_SAMPLES, exact=False))
+        else:
+            shards.append(scan(url))
+            scanned.setdefault(folder, []).append(shards[-1])
+    if write:
+        for folder, found in scanned.items():
+            if os.access(folder, os.W_OK):
+                update_index(folder, found)
+    return shards
+
+
+def classes_of(urls: Sequence[str]) -> list[str]:
+    """Names of the classes, by label, as the first index beside the shards has them; empty where none does."""
+    for folder in dict.fromkeys(_split(url)[0] for url in urls):
+        if names := read_index(folder)["classes"]:
+            return names
+    return []
+
+
+def read_index(folder: str) -> dict[str, Any]:
+    """The index in a folder or under an address; an empty one where there is none."""
+    text = _fetch(folder + "/" + INDEX_NAME) if is_remote(folder) else None
+    path = Path(folder, INDEX_NAME)
+    if not is_remote(folder) and path.is_file():
+        text = path.read_text()
+    try:
+        found = json.loads(text) if text else {}
+        shards = {
+            name: {k: entry[k] for k in ("bytes", "samples", "bad")}
+            for name, entry in found["shards"].items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {"shards": {}, "classes": []}  # nobody's, or damaged: scanning puts it right
+    return {"shards": shards, "classes": list(found.get("classes", []))}
+
+
+def update_index(folder: str | Path, shards: Sequence[Shard], classes: Sequence[str] = ()) -> None:
+    """Put shards into the index of their folder; other entries stay as they are."""
+    index = read_index(str(folder))
+    for shard in shards:
+        entry = {"bytes": os.path.getsize(shard.url), "samples": shard.samples, "bad": shard.bad}
+        index["shards"][os.path.basename(shard.url)] = entry
+    index["shards"] = dict(sorted(index["shards"].items()))
+    index["classes"] = list(classes) or index["classes"]
+    with replaced(Path(folder, INDEX_NAME)) as temporary:
+        temporary.write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n")
+
+
+def scan(path: str) -> Shard:
+    """Count the samples of a local shard from its tar headers; nothing is decoded.
+
+    Raises:
+        InputError: the file is missing or no tar file.
+    """
+    from webdataset.tariterators import group_by_keys
+
+    bad: dict[str, str] = {}
+    samples = 0
+    for sample in group_by_keys(_headers(path)):
+        key = sample["__key__"]
+        samples += 1
+        if not any(suffix in sample for suffix in VIDEO_SUFFIXES):
+            bad[key] = "no video"
+        elif not all(sample[suffix] for suffix in sample if not suffix.startswith("__")):
+            bad[key] = "truncated shard"
+    return Shard(path, samples, bad)
+
+
+def is_member(name: str) -> bool:
+    """Whether a tar member belongs to a sample; names like `__meta__/...` are webdataset's own."""
+    return re.match(r"__[^/]*__($|/)", name) is None
+
+
+def _headers(path: str) -> Iterator[dict[str, Any]]:
+    size = os.path.getsize(path) if os.path.exists(path) else 0
+    try:
+        with tarfile.open(path, "r:") as tar:
+            while (member := _next(tar)) is not None:
+                if member.isreg() and is_member(member.name):
+                    complete = member.offset_data + member.size <= size
+                    yield {"fname": member.name, "data": complete, "__url__": path}
+                tar.members = []  # type: ignore[attr-defined]  # headers of a long shard need not be kept
+    except (tarfile.TarError, OSError) as error:
+        raise InputError(f"{path}: not a readable tar file ({error}); make the shard anew") from error
+
+
+def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+    try:
+        return tar.next()
+    except tarfile.ReadError:  # cut off: what comes before it is still good
+        return None
+
+
+def _split(url: str) -> tuple[str, str]:
+    folder, _, name = url.rpartition("/")
+    return folder or ("/" if url.startswith("/") else "."), name
+
+
+def _fetch(url: str) -> str | None:
+    from urllib.error import URLError
+    from urllib.request import urlopen
+
+    if not url.startswith(("http://", "https://")):
+        return None
+    try:
+        with urlopen(url, timeout=30) as reply:
+            return reply.read().decode()
+    except (URLError, OSError, ValueError):
+        return None

@@ -1,0 +1,107 @@
+"""Which reader reads which samples, and what every random draw hangs on: pure functions, alike on all ranks."""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cmd_lightning.errors import InputError
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Good samples `start` to `stop` (exclusive) of a shard, counted from 0 in the order of the file."""
+
+    shard: int
+    start: int
+    stop: int
+
+
+def stable_hash(*parts: object) -> int:
+    """A 63-bit number that depends on nothing but the parts: the same in every process, on every machine."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def batch_sizes(samples: int, ranks: int, batch_size: int) -> list[list[int]]:
+    """Cut an epoch into batches: as many on every rank, none empty, every sample in exactly one.
+
+    All batches are full but those of the last step, which share what is left. Where fewer samples than ranks would
+    be left for it, the last two steps share. With batches of one even that does not go round: then some ranks'
+    last batch has two samples.
+
+    Args:
+        samples: good samples of an epoch.
+        ranks: processes that train together.
+        batch_size: samples in a full batch, per rank.
+
+    Returns:
+        For each rank the sizes of its batches, in order.
+
+    Raises:
+        InputError: there are fewer samples than ranks.
+    """
+    if samples < ranks:
+        raise InputError(
+            f"{samples} samples for {ranks} ranks: add clips or use at most {max(samples, 1)} devices"
+        )
+    full, rest = divmod(samples, ranks * batch_size)
+    if rest == 0:
+        return [[batch_size] * full for _ in range(ranks)]
+    if rest >= ranks:
+        return [[batch_size] * full + [share] for share in _shares(rest, ranks)]
+    shares = _shares(ranks * batch_size + rest, ranks)
+    if batch_size == 1:
+        return [[1] * (full - 1) + [share] for share in shares]
+    return [[batch_size] * (full - 1) + _shares(share, 2) for share in shares]
+
+
+def assign(
+    counts: Sequence[int], *, ranks: int, workers: int, batch_size: int, seed: int, epoch: int, shuffle: bool
+) -> list[list[list[Interval]]]:
+    """Give every good sample of an epoch to exactly one reader.
+
+    The shards are laid end to end, in an order drawn from (seed, epoch), and the line is cut into one piece for
+    each reader, so that shards are read in sequence, and shared where there are more readers than shards.
+
+    Args:
+        counts: good samples of each shard.
+        ranks: processes that train together.
+        workers: loader processes of each rank; 0 counts as 1.
+        batch_size: samples in a full batch, per rank.
+        seed: of the order of the shards.
+        epoch: from 0; another epoch is another order.
+        shuffle: False keeps the order given.
+
+    Returns:
+        `plan[rank][worker]`, the intervals to read one after the other. Worker w serves the batches w, w + W, ...
+    """
+    workers = max(workers, 1)
+    order = list(range(len(counts)))
+    if shuffle:
+        random.Random(stable_hash("shards", seed, epoch)).shuffle(order)
+    line = _Line(order, counts)
+    sizes = batch_sizes(sum(counts), ranks, batch_size)
+    return [
+        [line.take(sum(sizes[rank][worker::workers])) for worker in range(workers)] for rank in range(ranks)
+    ]
+
+
+class _Line:
+    def __init__(self, order: Sequence[int], counts: Sequence[int]) -> None:
+        self._left = [Interval(shard, 0, counts[shard]) for shard in reversed(order) if counts[shard]]
+
+    def take(self, samples: int) -> list[Interval]:
+        taken = []
+        while samples:
+            head = self._left.pop()
+            stop = min(head.stop, head.start + samples)
+            taken.append(Interval(head.shard, head.start, stop))
+            samples -= stop - head.start
+            if stop < head.stop:
+                self._left.append(Interval(head.shard, stop, head.stop))
+        return taken
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    return [total // parts + (part < total % parts) for part in range(parts)]
