@@ -2,5 +2,6 @@
 
 from cmd_lightning.callbacks.ema import EMA
 from cmd_lightning.callbacks.throughput import Throughput
+from cmd_lightning.callbacks.video_logger import VideoLogger
 
-__all__ = ["EMA", "Throughput"]
+__all__ = ["EMA", "Throughput", "VideoLogger"]

@@ -1,0 +1,208 @@
+"""Preview videos of a model in training."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from cmd_lightning.errors import InputError
+from cmd_lightning.video_io import gif_bytes, replaced
+
+CELL_PIXELS = 128  # what a clip is enlarged to, about, if no scale is asked for
+GAP = 4
+LABEL_HEIGHT = 16
+BACKGROUND, INK = 24, 224
+
+
+class VideoLogger(Callback):
+    """Shows after validation what the model makes of a few validation clips.
+
+    The module offers `preview(batch) -> dict[str, Tensor]`: rows of the picture by name, each
+    `(B, C, T, H, W)` or, for still images, `(B, C, H, W)`, in [-1, 1]. It is called without gradients, with
+    the EMA weights if there are any, and with the same random seed every time, so that two pictures of a run
+    differ by the training only. Only the first process calls it, so it must not wait for others.
+
+    The picture is an animated GIF, `<log dir>/videos/<module>-step<N>.gif`; TensorBoard and Weights & Biases
+    show it too when they are the logger.
+
+    Args:
+        every_n_epochs: Epochs from one picture to the next.
+        num_videos: Clips of the first validation batch to show, as columns.
+        fps: Frames per second of the GIF.
+        scale: Factor by which a pixel is enlarged; by default so that a clip is about 128 pixels wide.
+    """
+
+    def __init__(
+        self, every_n_epochs: int = 1, num_videos: int = 4, fps: float = 8, scale: int | None = None
+    ) -> None:
+        for name, value in (("every_n_epochs", every_n_epochs), ("num_videos", num_videos), ("scale", scale)):
+            if value is not None and value < 1:
+                raise InputError(f"VideoLogger {name}={value} is less than 1; give a positive whole number")
+        self.every_n_epochs = every_n_epochs
+        self.num_videos = num_videos
+        self.fps = fps
+        self.scale = scale
+        self._batch: Any = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses a module without preview before hours of training, not after."""
+        if stage in ("fit", "validate") and not callable(getattr(pl_module, "preview", None)):
+            raise InputError(
+                f"VideoLogger needs a method preview(batch), which {type(pl_module).__name__} does not have; "
+                "add it or remove the callback"
+            )
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keeps the first clips of the first batch, which is on the device already."""
+        if batch_idx == dataloader_idx == 0 and trainer.is_global_zero and self._due(trainer):
+            self._batch = first(batch, self.num_videos)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the picture; at the end of the epoch, because later the EMA weights are gone."""
+        log_dir = trainer.log_dir  # on every process: it is broadcast
+        if self._batch is None:
+            return
+        batch, self._batch = self._batch, None
+        devices = [pl_module.device] if pl_module.device.type == "cuda" else []
+        precision = trainer.precision_plugin.val_step_context()  # the one that validation_step runs in
+        with torch.no_grad(), precision, torch.random.fork_rng(devices):
+            torch.manual_seed(0)
+            rows = pl_module.preview(batch)
+        picture = grid({name: row[: self.num_videos] for name, row in rows.items()}, self.scale)
+        gif = gif_bytes(picture, self.fps)
+
+        name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", type(pl_module).__name__).lower()
+        path = Path(log_dir or ".") / "videos" / f"{name}-step{trainer.global_step}.gif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(path) as temporary:
+            temporary.write_bytes(gif)
+        for logger in trainer.loggers:
+            _show(logger, f"videos/{name}", path, picture, trainer.global_step)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Lets the batch go."""
+        self._batch = None
+
+    def _due(self, trainer: Trainer) -> bool:
+        if trainer.sanity_checking:
+            return False
+        in_training = trainer.state.fn == TrainerFn.FITTING
+        return not in_training or (trainer.current_epoch + 1) % self.every_n_epochs == 0
+
+
+def first(batch: Any, count: int) -> Any:
+    """The first samples of a batch.
+
+    Args:
+        batch: A tensor, or mappings and sequences with tensors in them; a sequence without is one of samples.
+        count: How many to keep.
+
+    Returns:
+        The batch in the same structure.
+    """
+    if isinstance(batch, Tensor):
+        return batch[:count] if batch.ndim else batch
+    if isinstance(batch, dict):
+        return {key: first(value, count) for key, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        if any(isinstance(part, Tensor | dict | list | tuple) for part in batch):
+            return [first(part, count) for part in batch]
+        return batch[:count]
+    return batch
+
+
+def grid(rows: dict[str, Tensor], scale: int | None = None) -> Tensor:
+    """Lays videos out in rows with labels above them.
+
+    Rows of smaller frames are enlarged to about the size of the largest, always by a whole factor, so that
+    pixels stay equal squares. A row with fewer frames holds its last one.
+
+    Args:
+        rows: Videos `(B, C, T, H, W)` or images `(B, C, H, W)` in [-1, 1] by label, C is 1 or 3.
+        scale: Factor by which the largest frames are enlarged; by default to about 128 pixels.
+
+    Returns:
+        One video, uint8 `(3, T, H, W)`.
+    """
+    videos = {label: _to_frames(label, row) for label, row in rows.items()}
+    if not videos:
+        raise ValueError("preview returned no videos to show")
+    size = max(max(video.shape[-3:-1]) for video in videos.values())
+    scale = scale or max(1, round(CELL_PIXELS / size))
+    videos = {
+        label: _enlarge(video, scale * (size // max(video.shape[-3:-1]))) for label, video in videos.items()
+    }
+
+    frames = max(video.shape[1] for video in videos.values())
+    font = ImageFont.load_default(12)
+    widths = [len(video) * (video.shape[-2] + GAP) for video in videos.values()]
+    width = GAP + max(widths + [int(font.getlength(label)) + GAP for label in videos])
+    height = GAP + sum(LABEL_HEIGHT + video.shape[-3] + GAP for video in videos.values())
+    canvas = np.full((frames, height, width, 3), BACKGROUND, np.uint8)
+    top = GAP
+    for label, video in videos.items():
+        canvas[:, top : top + LABEL_HEIGHT] = _label(label, font, width)
+        top += LABEL_HEIGHT
+        times = np.minimum(np.arange(frames), video.shape[1] - 1)
+        for column, clip in enumerate(video):
+            left = GAP + column * (clip.shape[-2] + GAP)
+            canvas[:, top : top + clip.shape[-3], left : left + clip.shape[-2]] = clip[times]
+        top += video.shape[-3] + GAP
+    return torch.from_numpy(canvas).permute(3, 0, 1, 2)
+
+
+def _to_frames(label: str, row: Tensor) -> np.ndarray:
+    """(B, C, [T,] H, W) in [-1, 1] to (B, T, H, W, 3) in uint8."""
+    if row.ndim == 4:
+        row = row.unsqueeze(2)
+    if row.ndim != 5 or row.shape[1] not in (1, 3):
+        raise ValueError(
+            f"preview row {label!r} has shape {tuple(row.shape)}, expected (B, 1 or 3, [T,] H, W)"
+        )
+    row = row.detach().float().cpu().nan_to_num(-1.0)
+    row = ((row.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return row.expand(-1, 3, -1, -1, -1).permute(0, 2, 3, 4, 1).numpy()
+
+
+def _enlarge(video: np.ndarray, factor: int) -> np.ndarray:
+    return video.repeat(factor, axis=-3).repeat(factor, axis=-2)
+
+
+def _label(text: str, font: ImageFont.FreeTypeFont, width: int) -> np.ndarray:
+    strip = Image.new("RGB", (width, LABEL_HEIGHT), (BACKGROUND,) * 3)
+    ImageDraw.Draw(strip).text((GAP, 0), text, fill=(INK,) * 3, font=font)
+    return np.asarray(strip)
+
+
+def _show(logger: Logger, tag: str, path: Path, picture: Tensor, step: int) -> None:
+    """Hands the GIF to a logger that can show it."""
+    if isinstance(logger, WandbLogger):
+        logger.log_video(tag, [str(path)], step=step, format=["gif"])
+    if isinstance(logger, TensorBoardLogger):
+        # `SummaryWriter.add_video` needs moviepy < 2 and fails or stays silent without (pytorch#147317).
+        # TensorBoard shows the bytes of an image summary as they are, and browsers play a GIF.
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        *_, height, width = picture.shape
+        image = Summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes()
+        )
+        summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+        logger.experiment._get_file_writer().add_summary(summary, step)
