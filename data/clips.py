@@ -25,14 +25,16 @@ class ClipLoader:
         size: (H, W) in pixels.
         fps: frames per second to sample at; a slower source repeats frames.
         stride: instead, take every stride-th frame of the source.
-        randomly: draw start and crop; otherwise the clip begins at the first frame and is cropped in the middle.
+        random_start: draw where the clip begins; otherwise at the first frame.
+        random_crop: draw where it is cropped; otherwise in the middle.
     """
 
     num_frames: int
     size: tuple[int, int]
     fps: float | None = None
     stride: int | None = None
-    randomly: bool = False
+    random_start: bool = False
+    random_crop: bool = False
 
     def __call__(self, sample: dict[str, Any], draw: int) -> dict[str, Any]:
         """Decode a sample.
@@ -47,7 +49,7 @@ class ClipLoader:
         Raises:
             BadSample: with the reason.
         """
-        chance = random.Random(draw) if self.randomly else None
+        chance = random.Random(draw)
         about = _read_json(sample)
         data = next((sample[suffix] for suffix in VIDEO_SUFFIXES if suffix in sample), None)
         if data is None:
@@ -55,12 +57,14 @@ class ClipLoader:
         try:
             reader = VideoReader(data)
             step = self.stride or reader.info.fps / self.fps
-            indices = choose_frames(reader.info.frames, self.num_frames, step, chance)
+            indices = choose_frames(
+                reader.info.frames, self.num_frames, step, chance if self.random_start else None
+            )
             video = reader.read(indices)
         except InputError as error:
             raise BadSample("unreadable video") from error
         return {
-            "video": resize_and_crop(video, self.size, chance),
+            "video": resize_and_crop(video, self.size, chance if self.random_crop else None),
             "caption": _caption(sample, about),
             "label": _label(about),
             "key": sample["__key__"],

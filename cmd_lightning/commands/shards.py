@@ -1,0 +1,120 @@
+"""The verbs `shards synth`, `shards pack` and `shards check`."""
+
+from typing import Any
+
+
+def synth(
+    *,
+    out: str,
+    num: int = 1000,
+    size: int = 64,
+    frames: int = 16,
+    fps: float = 8.0,
+    seed: int = 0,
+    split: str = "train",
+    shard_size: int = 1000,
+    json: str | None = None,
+) -> None:
+    """Make the procedural data set: captioned moving shapes as real shards, in OUT/SPLIT.
+
+    A clip depends on (seed, split) and its number alone. Other splits of the same seed are other clips.
+
+    Args:
+        out: folder for the shards.
+        num: number of clips.
+        size: side of the square picture in pixels.
+        frames: frames of a clip.
+        fps: frames per second.
+        seed: any whole number.
+        split: folder within OUT.
+        shard_size: clips in a shard.
+        json: write a report to this file; - is standard output.
+
+    Raises:
+        InputError: a number is out of range or the folder holds shards already.
+    """
+    from pathlib import Path
+
+    from cmd_lightning.data.synth import write_shapes
+
+    made = write_shapes(
+        Path(out, split),
+        num=num,
+        size=size,
+        frames=frames,
+        fps=fps,
+        seed=seed,
+        split=split,
+        shard_size=shard_size,
+        progress=_progress,
+    )
+    _report({"samples": made, "out": str(Path(out, split))}, json)
+
+
+def pack(
+    *,
+    videos: str,
+    out: str,
+    captions: str | None = None,
+    shard_size: int = 1000,
+    split: str | None = None,
+    json: str | None = None,
+) -> None:
+    """Pack clips into shards, as they are: a folder with a table, or a folder of class folders.
+
+    The table is a CSV with the columns path (within VIDEOS) and, as wanted, caption, label and split. Rows with a
+    split go to OUT/SPLIT. Without a table every folder in VIDEOS is a class of that name. Unreadable clips are left
+    out and counted.
+
+    Args:
+        videos: folder of the clips (.mp4, .avi, .mkv, .webm, .gif).
+        out: folder for the shards.
+        captions: the table.
+        shard_size: clips in a shard.
+        split: pack these rows of the table only; for class folders, the folder within OUT.
+        json: write a report to this file; - is standard output.
+
+    Raises:
+        InputError: something is missing, or no clip is left.
+    """
+    from cmd_lightning.data.pack import pack_clips
+
+    _report(pack_clips(videos, out, captions, shard_size=shard_size, split=split, progress=_progress), json)
+
+
+def check(shards: list[str], *, json: str | None = None) -> None:
+    """Decode every clip of the shards, count the good and the bad, and note them in the index beside the shards.
+
+    Args:
+        shards: .tar files: paths, globs, folders, brace ranges or http(s) addresses.
+        json: write the report to this file; - is standard output.
+
+    Raises:
+        InputError: a shard is missing or no tar file.
+    """
+    from cmd_lightning.data.check import check_shards
+
+    _report(check_shards(shards, progress=_progress), json)
+
+
+def _progress(text: str) -> None:
+    import sys
+
+    print(text, file=sys.stderr, flush=True)
+
+
+def _report(report: dict[str, Any], target: str | None) -> None:
+    import json
+    from pathlib import Path
+
+    text = json.dumps(report, indent=2, ensure_ascii=False)
+    if target == "-":
+        print(text)
+    elif target:
+        from cmd_lightning.video_io import replaced
+
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        with replaced(Path(target)) as temporary:
+            temporary.write_text(text + "\n")
+    else:
+        _progress(text)

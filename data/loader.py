@@ -1,0 +1,125 @@
+"""The DataLoader over a stream, and the position in it that a checkpoint keeps."""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch.utils.data import DataLoader
+
+from cmd_lightning.data.stream import ShardStream, describe
+from cmd_lightning.errors import InputError
+
+
+class Position:
+    """Where a fit is in its training data: the epoch, and how many of its batches are done."""
+
+    def __init__(self) -> None:
+        self._stream: ShardStream | None = None
+        self._fingerprint = ""
+        self._epoch = 0
+        self._fetched = 0
+        self._passes = 0
+        self._ahead = 0
+        self._loaded: dict[str, Any] | None = None
+
+    def begin(self, stream: ShardStream, workers: int, trainer: Trainer | None) -> tuple[int, int]:
+        """The epoch and first batch of a pass that begins now.
+
+        The epoch is the Trainer's, or counts the passes where there is none. After a resume it is the loaded one:
+        a Trainer that was stopped within an epoch by max_steps counts that epoch as ended and yet finishes it.
+        """
+        clock = trainer.current_epoch if trainer else self._passes
+        epoch, first = clock + self._ahead, 0
+        self._fingerprint = stream.fingerprint(workers)
+        if self._loaded is not None:
+            epoch, first = self._loaded["epoch"], self._loaded["batches"]
+            if first and self._loaded["fingerprint"] != self._fingerprint:
+                rank_zero_warn(
+                    f"The checkpoint is {first} batches into epoch {epoch} of other data: shards, seed, batch_size, "
+                    "shuffle_buffer, num_workers or devices have changed. The epoch starts again from its beginning."
+                )
+                first = 0
+            elif first and trainer and not trainer.fit_loop.epoch_loop.batch_progress.current.ready:
+                epoch, first = epoch + 1, 0  # the Trainer gave up the rest of that epoch: so do we
+            self._ahead = epoch - clock
+            self._loaded = None
+        self._stream, self._epoch, self._fetched = stream, epoch, first
+        self._passes += 1
+        return epoch, first
+
+    def advance(self) -> None:
+        """Count a batch that the Trainer has asked for (not one that a worker has prefetched)."""
+        self._fetched += 1
+
+    def state_dict(self, trainer: Trainer | None) -> dict[str, Any]:
+        """The position as plain data; empty before the first batch."""
+        if self._loaded is not None:
+            return dict(self._loaded)
+        if self._stream is None:
+            return {}
+        epoch, batches, end = self._epoch, self._fetched, float(len(self._stream))
+        if trainer:
+            progress = trainer.fit_loop.epoch_loop.batch_progress.current
+            batches -= progress.ready - progress.processed  # one is in the making, and will be made again
+            end = min(end, trainer.num_training_batches)
+        if batches >= end:
+            epoch, batches = epoch + 1, 0
+        return {
+            "seed": self._stream.seed,
+            "epoch": epoch,
+            "batches": batches,
+            "fingerprint": self._fingerprint,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Begin the next pass where the state says."""
+        self._loaded = dict(state) or None
+
+
+class StreamLoader(DataLoader):
+    """Loads a stream with its workers, adds up the bad samples, and warns of them once an epoch.
+
+    Args:
+        dataset: the stream.
+        position: followed in training; without it every pass is the whole of epoch 0.
+        trainer: whose epoch the position goes by.
+        num_workers: loader processes.
+        options: further ones of DataLoader.
+    """
+
+    def __init__(
+        self,
+        dataset: ShardStream,
+        *,
+        position: Position | None = None,
+        trainer: Trainer | None = None,
+        num_workers: int = 0,
+        **options: Any,
+    ) -> None:
+        options |= {"batch_size": None, "pin_memory": torch.cuda.is_available()}
+        # A generator of its own: starting an epoch must not move the global one, which models draw noise from.
+        options["generator"] = torch.Generator().manual_seed(dataset.seed)
+        super().__init__(dataset, num_workers=num_workers, **options)
+        self.position = position
+        self.trainer = trainer
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield batches, from the position on. As a generator it begins at the first batch, when all is restored."""
+        epoch, first = 0, 0
+        if self.position:
+            epoch, first = self.position.begin(self.dataset, self.num_workers, self.trainer)
+        self.dataset.begin(epoch, first)
+        bad: Counter[str] = Counter()
+        for done, batch in enumerate(super().__iter__(), first + 1):
+            if "error" in batch:  # raised in a worker it would come with the worker's traceback
+                raise InputError(batch["error"])
+            bad.update(batch.pop("bad"))
+            if self.position:
+                self.position.advance()
+            if done == len(self) and bad:
+                warnings.warn(f"{sum(bad.values())} bad samples were replaced: {describe(bad)}", stacklevel=2)
+            yield batch

@@ -1,0 +1,100 @@
+"""Write shards: samples go into numbered tar files with an index, all of them or none."""
+
+import io
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cmd_lightning.data.index import Shard, update_index
+from cmd_lightning.errors import InputError
+
+
+class ShardWriter:
+    """Writes samples to `folder/000000.tar`, `000001.tar`, ... and `index.json`.
+
+    Shards are made in a hidden folder beside them and appear together when the block ends well; after an error or
+    Ctrl-C nothing is left.
+
+    Args:
+        folder: where to; made if need be, must not hold shards yet.
+        shard_size: samples in a shard, at least 1.
+        classes: their names, by label, for the index.
+
+    Raises:
+        InputError: the folder holds shards already, or shard_size is below 1.
+    """
+
+    def __init__(self, folder: str | Path, shard_size: int = 1000, classes: Sequence[str] = ()) -> None:
+        if shard_size < 1:
+            raise InputError(f"shard-size {shard_size}: must be at least 1")
+        self.folder = Path(folder)
+        self.shard_size = shard_size
+        self.classes = classes
+        self.samples = 0
+        self._counts: list[int] = []
+        self._tar: tarfile.TarFile | None = None
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.glob("*.tar"))):
+            raise InputError(
+                f"{folder}: holds shards already, or is a file; choose another --out or remove them"
+            )
+
+    def __enter__(self) -> "ShardWriter":
+        """Make the hidden folder."""
+        self._made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._hidden = Path(tempfile.mkdtemp(prefix=".part-", dir=self.folder))
+        return self
+
+    def write(self, suffix: str, video: bytes, caption: str, about: dict[str, Any]) -> None:
+        """Add a sample.
+
+        Args:
+            suffix: of the video: "mp4", "avi", "mkv", "webm" or "gif".
+            video: the bytes of its file.
+            caption: goes to the .txt, and into the .json.
+            about: further facts for the .json; "label" is an int.
+        """
+        if self._tar is None or self._counts[-1] == self.shard_size:
+            self._close()
+            self._tar = tarfile.open(
+                self._hidden / f"{len(self._counts):06d}.tar", "w", format=tarfile.USTAR_FORMAT
+            )
+            self._counts.append(0)
+        key = f"{len(self._counts) - 1:06d}{self._counts[-1]:05d}"
+        text = json.dumps({"key": key, "caption": caption, **about}, ensure_ascii=False)
+        for end, data in ((suffix, video), ("txt", caption.encode()), ("json", text.encode())):
+            member = tarfile.TarInfo(f"{key}.{end}")  # time, owner and mode stay at their constants
+            member.size = len(data)
+            self._tar.addfile(member, io.BytesIO(data))
+        self._counts[-1] += 1
+        self.samples += 1
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Put the shards in their place, or remove what was begun."""
+        self._close()
+        try:
+            if kind is None:
+                self._publish()
+        finally:
+            shutil.rmtree(self._hidden, ignore_errors=True)
+            if kind is not None:
+                for path in self._made:
+                    path.rmdir()
+
+    def _publish(self) -> None:
+        shards = []
+        for number, samples in enumerate(self._counts):
+            name = f"{number:06d}.tar"
+            os.replace(self._hidden / name, self.folder / name)
+            shards.append(Shard(str(self.folder / name), samples))
+        update_index(self.folder, shards, self.classes)
+
+    def _close(self) -> None:
+        if self._tar is not None:
+            self._tar.close()
+            self._tar = None

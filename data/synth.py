@@ -1,0 +1,56 @@
+"""Write the procedural data set as shards."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cmd_lightning.data.plan import stable_hash
+from cmd_lightning.data.shapes import SHAPES, make_clip
+from cmd_lightning.data.shards import ShardWriter
+from cmd_lightning.errors import InputError
+from cmd_lightning.video_io import mp4_bytes
+
+
+def write_shapes(
+    folder: str | Path,
+    *,
+    num: int,
+    size: int = 64,
+    frames: int = 16,
+    fps: float = 8.0,
+    seed: int = 0,
+    split: str = "train",
+    shard_size: int = 1000,
+    progress: Callable[[str], None] = lambda text: None,
+) -> int:
+    """Make clips and write them: H.264, caption, and the truth about each as json.
+
+    Args:
+        folder: where the shards go.
+        num: number of clips.
+        size: side in pixels, even (H.264).
+        frames: frames of a clip.
+        fps: frames per second.
+        seed: of the data set.
+        split: name that the seed is mixed with, so that splits differ.
+        shard_size: clips in a shard.
+        progress: told a line now and then.
+
+    Returns:
+        The number of clips written.
+
+    Raises:
+        InputError: a number is out of range or the folder holds shards already.
+    """
+    for name, value, least in (("num", num, 1), ("size", size, 8), ("frames", frames, 1)):
+        if value < least:
+            raise InputError(f"{name} {value}: must be at least {least}")
+    if size % 2 or fps <= 0:
+        raise InputError(f"size {size}, fps {fps}: size must be even (H.264) and fps above 0")
+    own_seed = stable_hash(seed, split)
+    with ShardWriter(folder, shard_size, classes=list(SHAPES)) as writer:
+        for index in range(num):
+            video, facts = make_clip(own_seed, index, frames=frames, fps=fps, size=size)
+            writer.write("mp4", mp4_bytes(video, fps, crf=12, preset="veryfast"), facts.pop("caption"), facts)
+            if (index + 1) % shard_size == 0 or index + 1 == num:
+                progress(f"{folder}: {index + 1} of {num} clips")
+        return writer.samples
