@@ -106,6 +106,22 @@ class VideoReader:
             raise InputError(f"{self._name}: frames are damaged or missing; replace or remove the file")
         return torch.stack([frames[index] for index in indices], 1)
 
+    def verify(self) -> None:
+        """Decode every frame and keep none.
+
+        Raises:
+            InputError: a frame cannot be decoded or is missing.
+        """
+        if self._pictures:
+            decoded = sum(1 for picture in self._pictures if _read_png(picture) is not None)
+        else:
+            with self._open() as (container, stream):
+                decoded = sum(1 for _ in container.decode(stream))
+        if decoded < self.info.frames:
+            raise InputError(
+                f"{self._name}: {self.info.frames - decoded} frames are damaged; replace the file"
+            )
+
     @property
     def _name(self) -> str:
         return "clip in memory" if isinstance(self._source, bytes) else str(self._source)

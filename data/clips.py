@@ -50,10 +50,8 @@ class ClipLoader:
             BadSample: with the reason.
         """
         chance = random.Random(draw)
-        about = _read_json(sample)
-        data = next((sample[suffix] for suffix in VIDEO_SUFFIXES if suffix in sample), None)
-        if data is None:
-            raise BadSample("no video")
+        facts = read_facts(sample)
+        data = video_of(sample)
         try:
             reader = VideoReader(data)
             step = self.stride or reader.info.fps / self.fps
@@ -65,8 +63,8 @@ class ClipLoader:
             raise BadSample("unreadable video") from error
         return {
             "video": resize_and_crop(video, self.size, chance if self.random_crop else None),
-            "caption": _caption(sample, about),
-            "label": _label(about),
+            "caption": _caption(sample, facts),
+            "label": _label(facts),
             "key": sample["__key__"],
             "fps": reader.info.fps / step,
         }
@@ -112,20 +110,37 @@ def resize_and_crop(video: Tensor, size: tuple[int, int], chance: random.Random 
     return video[:, :, top : top + height, left : left + width].contiguous()
 
 
-def _read_json(sample: dict[str, Any]) -> dict[str, Any]:
+def video_of(sample: dict[str, Any]) -> bytes:
+    """The bytes of a sample's video file.
+
+    Raises:
+        BadSample: it has none.
+    """
+    for suffix in VIDEO_SUFFIXES:
+        if suffix in sample:
+            return sample[suffix]
+    raise BadSample("no video")
+
+
+def read_facts(sample: dict[str, Any]) -> dict[str, Any]:
+    """What the .json of a sample says; nothing where there is none.
+
+    Raises:
+        BadSample: it is not JSON.
+    """
     try:
-        about = json.loads(sample.get("json", b"{}"))
+        facts = json.loads(sample.get("json", b"{}"))
     except ValueError as error:
         raise BadSample("unreadable json") from error
-    return about if isinstance(about, dict) else {}
+    return facts if isinstance(facts, dict) else {}
 
 
-def _caption(sample: dict[str, Any], about: dict[str, Any]) -> str:
+def _caption(sample: dict[str, Any], facts: dict[str, Any]) -> str:
     if "txt" in sample:
         return sample["txt"].decode("utf-8", "replace").strip()
-    return str(about.get("caption") or "")
+    return str(facts.get("caption") or "")
 
 
-def _label(about: dict[str, Any]) -> int:
-    label = about.get("label")
+def _label(facts: dict[str, Any]) -> int:
+    label = facts.get("label")
     return label if isinstance(label, int) else -1

@@ -48,6 +48,12 @@ def is_remote(url: str) -> bool:
     return "://" in url
 
 
+def folder_of(url: str) -> str:
+    """The folder, or the address, that a shard and its index lie in."""
+    folder, separator, _ = url.rpartition("/")
+    return folder or separator or "."
+
+
 def expand(shards: str | Sequence[str], option: str = "shards") -> list[str]:
     """Resolve paths, globs, brace ranges ("{000000..000099}.tar"), folders of shards and http(s) addresses.
 
@@ -68,9 +74,7 @@ def expand(shards: str | Sequence[str], option: str = "shards") -> list[str]:
         if spec.startswith("pipe:"):
             raise InputError(f"{option} {spec}: commands are not run; give paths or http(s) addresses")
         for url in braceexpand.braceexpand(spec):
-            if is_remote(url):
-                found.append(url)
-            elif os.path.isfile(url):
+            if is_remote(url) or os.path.isfile(url):
                 found.append(url)
             else:
                 pattern = os.path.join(url, "*.tar") if os.path.isdir(url) else url
@@ -103,7 +107,7 @@ def load_index(urls: Sequence[str], *, write: bool = False) -> list[Shard]:
     scanned: dict[str, list[Shard]] = {}
     shards = []
     for url in urls:
-        folder, name = _split(url)
+        folder, name = folder_of(url), url.rpartition("/")[2]
         if folder not in folders:
             folders[folder] = read_index(folder)
         entry = folders[folder]["shards"].get(name)
@@ -123,7 +127,7 @@ def load_index(urls: Sequence[str], *, write: bool = False) -> list[Shard]:
 
 def classes_of(urls: Sequence[str]) -> list[str]:
     """Names of the classes, by label, as the first index beside the shards has them; empty where none does."""
-    for folder in dict.fromkeys(_split(url)[0] for url in urls):
+    for folder in dict.fromkeys(folder_of(url) for url in urls):
         if names := read_index(folder)["classes"]:
             return names
     return []
@@ -201,11 +205,6 @@ def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
         return tar.next()
     except tarfile.ReadError:  # cut off: what comes before it is still good
         return None
-
-
-def _split(url: str) -> tuple[str, str]:
-    folder, _, name = url.rpartition("/")
-    return folder or ("/" if url.startswith("/") else "."), name
 
 
 def _fetch(url: str) -> str | None:

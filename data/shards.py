@@ -61,7 +61,7 @@ class ShardWriter:
         """
         if self._tar is None or self._counts[-1] == self.shard_size:
             self._close()
-            self._tar = tarfile.open(
+            self._tar = tarfile.open(  # noqa: SIM115  # closed by _close
                 self._hidden / f"{len(self._counts):06d}.tar", "w", format=tarfile.USTAR_FORMAT
             )
             self._counts.append(0)
