@@ -1,0 +1,8 @@
+"""The LightningModules: three stages that are trained, and the three composed."""
+
+from cmd_lightning.components.autoencoder import VideoAutoencoder
+from cmd_lightning.components.cmd import CMD
+from cmd_lightning.components.content import ContentDiffusion
+from cmd_lightning.components.motion import MotionDiffusion
+
+__all__ = ["CMD", "ContentDiffusion", "MotionDiffusion", "VideoAutoencoder"]

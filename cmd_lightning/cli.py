@@ -1,0 +1,124 @@
+"""The command line: finds the verb, runs it, and tells a user's mistake on one line."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from cmd_lightning import __version__
+from cmd_lightning.commands.parser import parser_of
+from cmd_lightning.errors import InputError
+
+PROGRAM = "cmd-lightning"
+
+TRAINING = {
+    "fit": "train a stage",
+    "validate": "validation losses of a stage",
+    "test": "evaluate on the test data",
+    "predict": "generate over the test data",
+}
+"""LightningCLI's verbs."""
+
+VERBS = {
+    "demo": "the whole path on procedural data, with a report page",
+    "shards synth": "write shards of captioned moving shapes",
+    "shards pack": "write shards of your own clips",
+    "shards check": "count what is in shards, decode all of it, write the index",
+    "generate": "videos from prompts, classes or pictures",
+    "reconstruct": "content frame, reconstruction and PSNR of clips",
+    "export": "checkpoints to a model folder",
+}
+"""The other verbs; `a b` is the function `b` in `commands/a.py`, `a` the function `a` there."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: The command line after the program's name; by default the process's own.
+
+    Returns:
+        The exit code: 0, or 2 for what the user can mend (one line on standard error says how).
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        arguments = import_asked(arguments)
+        return dispatch(arguments)
+    except InputError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+        return 130
+    except SystemExit as error:  # --help and --print_config leave this way
+        return error.code if isinstance(error.code, int) else 0
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Runs the verb that `arguments` begins with."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    if arguments[0] == "--version":
+        print(f"{PROGRAM} {__version__}")
+        return 0
+    if arguments[0] in TRAINING:
+        from cmd_lightning.commands.training import run
+
+        run(arguments)
+        return 0
+    group = arguments[0]
+    members = [verb for verb in VERBS if verb.split()[0] == group]
+    if not members:
+        raise InputError(f"{group}: there is no such command; {nearest(group, [*TRAINING, *VERBS])}")
+    if group in VERBS:
+        verb, rest = group, arguments[1:]
+    else:
+        verb, rest = " ".join(arguments[:2]), arguments[2:]
+        if len(arguments) == 1 or arguments[1] in ("-h", "--help"):
+            print("\n".join(f"  {PROGRAM} {member:14} {VERBS[member]}" for member in members))
+            return 0
+        if verb not in VERBS:
+            raise InputError(f"{verb}: there is no such command; {nearest(verb, members)}")
+    module = importlib.import_module(f"cmd_lightning.commands.{group}")
+    function = getattr(module, verb.split()[-1])
+    function(**parser_of(function, f"{PROGRAM} {verb}").parse_all(rest))
+    return 0
+
+
+def import_asked(arguments: list[str]) -> list[str]:
+    """Imports the modules that `--import MODULE` names, for classes of third parties; gives back the rest."""
+    rest = []
+    words = iter(arguments)
+    for word in words:
+        if word != "--import":
+            rest.append(word)
+            continue
+        name = next(words, "")
+        sys.path.insert(0, os.getcwd())
+        try:
+            importlib.import_module(name)
+        except (ImportError, ValueError) as error:
+            raise InputError(f"--import {name}: {error}; give the dotted name of an importable module") from error
+    return rest
+
+
+def nearest(word: str, choices: Sequence[str]) -> str:
+    """A hint at the choice that was probably meant."""
+    near = difflib.get_close_matches(word, choices, n=1)
+    return f"did you mean {near[0]}?" if near else f"see `{PROGRAM} --help`"
+
+
+def overview() -> str:
+    """What `--help` prints."""
+    lines = [f"usage: {PROGRAM} COMMAND ...", "", "Content-motion latent diffusion for video.", "", "commands:"]
+    lines += [f"  {verb:14} {about}" for verb, about in {**TRAINING, **VERBS}.items()]
+    lines += [
+        "",
+        f"`{PROGRAM} COMMAND --help` lists a command's options; `fit -c configs/...yaml` trains from a config.",
+    ]
+    lines += ["--import MODULE, before or after a command, makes your own classes known."]
+    return "\n".join(lines)

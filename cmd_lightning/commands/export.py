@@ -1,0 +1,31 @@
+"""`export`: the checkpoints of the three stages to a folder that diffusers' users know."""
+
+from __future__ import annotations
+
+
+def export(checkpoints: list[str], out: str) -> None:
+    """Writes a model folder from the checkpoints of the autoencoder, content and motion stages, in any order.
+
+    Averaged weights are taken where a checkpoint has them. The folder opens with `CMDPipeline.from_pretrained`.
+
+    Args:
+        checkpoints: The three checkpoints.
+        out: Folder to write; it must not exist or be empty.
+    """
+    from pathlib import Path
+
+    from cmd_lightning.commands.folders import new_folder
+    from cmd_lightning.components.checkpoints import stage_of
+    from cmd_lightning.components.cmd import assemble
+    from cmd_lightning.errors import InputError
+
+    by_stage = {stage_of(path): path for path in checkpoints}
+    if len(checkpoints) != 3 or set(by_stage) != {"autoencoder", "content", "motion"}:
+        raise InputError(
+            f"checkpoints: these hold {', '.join(by_stage) or 'no stage'}; "
+            f"give one each of autoencoder, content and motion, then the folder"
+        )
+    pipeline = assemble(**by_stage)
+    with new_folder(Path(out), "out") as folder:
+        pipeline.save_pretrained(folder)
+    print(f"wrote {out}; try: cmd-lightning generate {out} --help")

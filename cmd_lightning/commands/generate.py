@@ -1,0 +1,131 @@
+"""`generate`: videos from prompts, classes or pictures, each with a record of how it was made."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cmd_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def generate(
+    model: str,
+    *,
+    prompt: list[str] | None = None,
+    prompts: str | None = None,
+    class_: list[int] | None = None,
+    image: list[str] | None = None,
+    num: int = 1,
+    seed: int = 0,
+    steps: dict[str, int] | None = None,
+    guidance: dict[str, float] | None = None,
+    batch_size: int = 8,
+    out: str = "outputs/generate",
+) -> None:
+    """Writes DIR/<slug>-<seed>.mp4 and .json for each video.
+
+    Args:
+        model: Model folder, as written by export or demo.
+        prompt: Captions.
+        prompts: Text file with a caption a line.
+        class_: Class ids, for a model of classes.
+        image: Pictures to set in motion, resized and cropped to the model's size.
+        num: Videos for each prompt, class or picture.
+        seed: Seed of the first video of each; the others count up.
+        steps: Denoising steps, by default 50 for content and 100 for motion.
+        guidance: Guidance scale, 1 is none; by default 4 for content and 1 for motion.
+        batch_size: Videos made at once; it changes nothing but speed and memory.
+        out: Folder for the videos.
+    """
+    values = conditions(prompt, prompts, class_)
+    if num < 1 or batch_size < 1:
+        raise InputError(f"num {num}, batch-size {batch_size}: both must be at least 1")
+    from cmd_lightning import video_io
+    from cmd_lightning.commands.folders import open_model
+
+    pipeline = open_model(model)
+    pictures = None if image is None else [read_picture(path, pipeline.config.video_shape) for path in image]
+    if pictures is not None and len(values) not in (1, len(pictures)):
+        raise InputError(f"image: {len(pictures)} pictures for {len(values)} prompts; give as many, or one prompt")
+    count = max(len(values), len(pictures or []))
+    jobs = [(i, seed + copy) for i in range(count) for copy in range(num)]
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    for start in range(0, len(jobs), batch_size):
+        batch = jobs[start : start + batch_size]
+        chosen = [values[i % len(values)] for i, _ in batch]
+        arguments = call_arguments(chosen, [pictures[i] for i, _ in batch] if pictures else None)
+        result = pipeline(**arguments, seeds=[s for _, s in batch], num_inference_steps=steps, guidance_scale=guidance)
+        for (i, used), value, video in zip(batch, chosen, result.frames, strict=True):
+            name = slug(value if value is not None else Path(image[i]).stem if image else "video")
+            path = folder / f"{name}-{used}.mp4"
+            video_io.write_video(path, video.cpu(), pipeline.config.fps)
+            record = {"model": model, "condition": value, "seed": used, "steps": steps, "guidance": guidance}
+            path.with_suffix(".json").write_text(json.dumps(record | provenance(pipeline), indent=2) + "\n")
+            print(path)
+
+
+def conditions(prompt: list[str] | None, prompts: str | None, classes: list[int] | None) -> list[Any]:
+    """What to generate from, one entry a video; a single None for an unconditional model."""
+    given = [name for name, value in (("prompt", prompt), ("prompts", prompts), ("class", classes)) if value]
+    if len(given) > 1:
+        raise InputError(f"--{given[0]} and --{given[1]}: give one of the two")
+    if prompts is None:
+        return prompt or classes or [None]
+    if not Path(prompts).is_file():
+        raise InputError(f"--prompts {prompts}: there is no such file; give a text file with a caption a line")
+    lines = [line.strip() for line in Path(prompts).read_text().splitlines()]
+    if not any(lines):
+        raise InputError(f"--prompts {prompts}: the file has no caption; write one a line")
+    return [line for line in lines if line]
+
+
+def call_arguments(values: list[Any], pictures: list[Tensor] | None) -> dict[str, Any]:
+    """The pipeline's arguments for these conditions."""
+    arguments: dict[str, Any] = {}
+    if pictures is not None:
+        import torch
+
+        arguments["image"] = torch.stack(pictures)
+    if values[0] is not None:
+        arguments["prompt" if isinstance(values[0], str) else "class_labels"] = values
+    elif pictures is None:
+        arguments["num_videos_per_prompt"] = len(values)
+    return arguments
+
+
+def read_picture(path: str, video_shape: list[int]) -> Tensor:
+    """A picture `(3, H, W)` in [-1, 1]: the shorter side resized, the middle cropped, to the model's size."""
+    import torch
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    from cmd_lightning.latent_space import from_uint8
+
+    try:
+        picture = Image.open(path).convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(f"--image {path}: it cannot be read as a picture ({error}); give a PNG or JPEG") from error
+    _, _, height, width = video_shape
+    fitted = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
+    pixels = torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8).view(height, width, 3)
+    return from_uint8(pixels.permute(2, 0, 1))
+
+
+def slug(value: object) -> str:
+    """A condition as a file name: lower-case letters, digits and dashes, 60 at most."""
+    text = f"class-{value}" if isinstance(value, int) else str(value)
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "video"
+
+
+def provenance(pipeline: object) -> dict[str, str]:
+    """Versions and device, for the record beside a video."""
+    import torch
+
+    from cmd_lightning import __version__
+
+    return {"cmd_lightning": __version__, "torch": torch.__version__, "device": str(pipeline.device)}

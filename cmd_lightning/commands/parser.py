@@ -1,0 +1,95 @@
+"""A command-line parser from a function's signature and docstring: one source for options, types, units, defaults."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NoReturn
+
+from cmd_lightning.errors import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are `InputError`s that name the nearest option."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+    def parse_all(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """The options by name; what nothing takes is an error with the nearest option."""
+        values, unknown = self.parse_known_args(list(arguments))
+        if unknown:
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"see `{self.prog} --help`"
+            raise InputError(f"{unknown[0]}: there is no such option; {hint}")
+        return vars(values)
+
+
+def parser_of(function: Callable[..., Any], prog: str) -> Parser:
+    """The parser of a verb.
+
+    A parameter without default is positional (a list takes several), or a required option if it is keyword-only; the
+    others are options of the same name with dashes. Types: str, int, float, bool (a flag), Literal, list of these, and `dict[str, number]` for what may differ
+    by stage: `50` or `content=50,motion=100`.
+
+    Args:
+        function: The verb; its annotations and Google docstring say all.
+        prog: How it is called, for the usage line.
+    """
+    summary, about = docstring_of(function)
+    parser = Parser(prog=prog, description=summary, allow_abbrev=False)
+    hints = typing.get_type_hints(function)
+    for name, parameter in inspect.signature(function).parameters.items():
+        required = parameter.default is inspect.Parameter.empty
+        positional = required and parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+        flags = [name] if positional else ["--" + name.rstrip("_").replace("_", "-")]
+        settings: dict[str, Any] = {"help": about.get(name, "").replace("%", "%%")}
+        if not positional:
+            settings |= {"default": None if required else parameter.default, "dest": name, "required": required}
+            if not required and parameter.default not in (None, False):
+                settings["help"] += f" (default: {parameter.default})"
+        parser.add_argument(*flags, **settings, **settings_of(hints[name], name))
+    return parser
+
+
+def settings_of(hint: Any, name: str) -> dict[str, Any]:
+    """Argparse's settings for a type."""
+    options = [option for option in typing.get_args(hint) if option is not types.NoneType]
+    if isinstance(hint, types.UnionType) and len(options) == 1:
+        return settings_of(options[0], name)
+    metavar = name.rstrip("_").upper()
+    if hint is bool:
+        return {"action": "store_true"}
+    if typing.get_origin(hint) is Literal:
+        return {"choices": options}
+    if typing.get_origin(hint) is list:
+        return {"nargs": "+", "type": options[0], "metavar": metavar}
+    if typing.get_origin(hint) is dict:
+        return {"type": by_stage(options[1]), "metavar": f"{metavar} or content={metavar},motion={metavar}"}
+    return {"type": hint, "metavar": metavar}
+
+
+def by_stage(number: type) -> Callable[[str], dict[str, Any]]:
+    """Reads `50` or `content=50,motion=100`."""
+
+    def read(text: str) -> dict[str, Any]:
+        if "=" not in text:
+            return {"content": number(text), "motion": number(text)}
+        return {stage.strip(): number(value) for stage, value in (item.split("=") for item in text.split(","))}
+
+    read.__name__ = number.__name__  # argparse names it in errors
+    return read
+
+
+def docstring_of(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
+    """The summary and the `Args:` of a Google docstring."""
+    text = inspect.cleandoc(function.__doc__ or "")
+    summary, _, rest = text.partition("Args:\n")
+    body = re.split(r"\n(?=\w+:\n)", rest)[0]
+    entries = re.findall(r"^ {4}\*{0,2}(\w+): (.*(?:\n {5,}.*)*)", body, re.MULTILINE)
+    return summary.strip(), {name: " ".join(words.split()) for name, words in entries}

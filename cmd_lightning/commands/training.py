@@ -1,0 +1,92 @@
+"""`fit`, `validate`, `test` and `predict`: LightningCLI over the components, the zoo and the DataModules."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jsonargparse
+from lightning import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from cmd_lightning import callbacks, components, conditioning, data, diffusion, zoo
+from cmd_lightning.components import schedules
+from cmd_lightning.errors import InputError
+from cmd_lightning.networks.contracts import Network
+
+# Imported for the class names that a config may use without a module.
+NAMED = (callbacks, components, conditioning, data, diffusion, schedules)
+
+
+class CMDCLI(LightningCLI):
+    """LightningCLI whose checkpoints are only ever read as plain data, and whose predictions go to files."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Sets defaults that hold for every config."""
+        parser.set_defaults({"seed_everything": 0})
+
+    def fit(self, **kwargs: Any) -> None:
+        """Trains, from `ckpt_path` on if it is given."""
+        self.trainer.fit(**kwargs, weights_only=True)
+
+    def validate(self, **kwargs: Any) -> None:
+        """One pass over the validation data."""
+        self.trainer.validate(**kwargs, weights_only=True)
+
+    def test(self, **kwargs: Any) -> None:
+        """Evaluates on the test data."""
+        self.trainer.test(**kwargs, weights_only=True)
+
+    def predict(self, **kwargs: Any) -> None:
+        """Generates over the test data; the `VideoWriter` callback keeps what comes out."""
+        self.trainer.predict(**kwargs | {"return_predictions": False}, weights_only=True)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The verbs, and the arguments of the Trainer's methods that are not options here."""
+        fixed = {"weights_only", "return_predictions"}
+        return {verb: skipped | fixed for verb, skipped in LightningCLI.subcommands().items()}
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Runs LightningCLI on the command line `fit|validate|test|predict ...`.
+
+    Raises:
+        InputError: An option, class or value is wrong; the message names the nearest right one.
+    """
+    zoo.import_all()
+    try:
+        CMDCLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"exit_on_error": False},
+            args=list(arguments),
+        )
+    except jsonargparse.ArgumentError as error:
+        raise InputError(explain(str(error))) from error
+
+
+def explain(message: str) -> str:
+    """Jsonargparse's complaint on one line, with the nearest right class or option if there is one."""
+    line = " ".join(message.split())
+    wrong = re.search(r"class_path['\"]?: ?['\"]([\w.]+)['\"]", line) or re.search(r"import path[^']*'([\w.]+)'", line)
+    if wrong and (near := difflib.get_close_matches(wrong[1].rpartition(".")[2], class_names(), n=1)):
+        if near[0] != wrong[1].rpartition(".")[2]:
+            return f"class_path {wrong[1]}: there is no such class; did you mean {near[0]}?"
+    return line
+
+
+def class_names() -> list[str]:
+    """The names that a config may give as class_path without a module."""
+    names = [name for module in NAMED for name, value in vars(module).items() if isinstance(value, type)]
+    pending: list[type] = [Network]
+    while pending:
+        subclasses = pending.pop().__subclasses__()
+        names += [cls.__name__ for cls in subclasses]
+        pending += subclasses
+    return sorted(set(names))

@@ -1,0 +1,85 @@
+"""The first stage: learns to split a clip into content frame and motion latent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+
+from cmd_lightning.components.base import Component, OptimizerFactory, ScheduleFactory
+from cmd_lightning.components.schedules import WarmupSchedule
+from cmd_lightning.metrics.reconstruction import mean_frame, psnr
+from cmd_lightning.networks import AutoencoderNetwork
+
+
+def adam(params: Any) -> Adam:
+    """The paper's optimiser of the autoencoder (App. B.3)."""
+    return Adam(params, lr=1e-5, betas=(0.5, 0.9))
+
+
+class VideoAutoencoder(Component):
+    """Trains an autoencoder network to reconstruct clips (paper section 3.2).
+
+    Args:
+        network: Makes the network.
+        loss: "l2" is the paper's "simple reconstruction objective"; "l1" is what the authors ran on pixels.
+        optimizer: Makes the optimiser from the trainable weights.
+        schedule: Makes the learning-rate schedule, stepped with every optimiser step.
+    """
+
+    stage = "autoencoder"
+
+    def __init__(
+        self,
+        network: Callable[[], AutoencoderNetwork],
+        loss: Literal["l1", "l2"] = "l2",
+        optimizer: OptimizerFactory = adam,
+        schedule: ScheduleFactory = WarmupSchedule,
+    ) -> None:
+        super().__init__(optimizer, schedule)
+        self.network = network()
+        self.loss = loss
+
+    def parts(self) -> dict[str, Any]:
+        return {"network": self.network}
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        video = self.video(batch)
+        if self.global_step == 0 and batch_idx == 0:
+            self.network.latent_spec(self.video_shape)  # tells of a size that does not fit before the network does
+        content, motion = self.network.encode(video)
+        # The mean of all steps so far at first, then of about the last hundred.
+        self.network.measure_motion(motion, momentum=min(0.99, self.global_step / (self.global_step + 1)))
+        loss = self.error(self.network.decode(content, motion), video)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(video))
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        video = self.video(batch)
+        reconstruction = self.network(video)
+        values = {
+            "loss": self.error(reconstruction, video),
+            "psnr": psnr(reconstruction, video).mean(),
+            "psnr_of_mean_frame": psnr(mean_frame(video), video).mean(),
+        }
+        for name, value in values.items():
+            self.log(f"val/{name}", value, prog_bar=name == "psnr", batch_size=len(video), sync_dist=True)
+
+    def error(self, reconstruction: Tensor, video: Tensor) -> Tensor:
+        """The reconstruction objective, a scalar in float32."""
+        difference = reconstruction.float() - video.float()
+        return difference.abs().mean() if self.loss == "l1" else difference.square().mean()
+
+    @torch.no_grad()
+    def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        video = self.video(batch)
+        content, motion = self.network.encode(video)
+        decode = self.latent_space.decode
+        return {
+            "original": decode(video),
+            "content frame": decode(content[:, :, None]),
+            "reconstruction": decode(self.network.decode(content, motion)),
+        }

@@ -1,0 +1,159 @@
+"""The three trained stages together: generates over a DataModule, and is tested on one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from cmd_lightning.components.base import shape_text
+from cmd_lightning.components.checkpoints import fingerprint, load_stage
+from cmd_lightning.errors import InputError
+from cmd_lightning.latent_space import from_uint8
+from cmd_lightning.metrics.reconstruction import best_frame, mean_frame, psnr, ssim
+from cmd_lightning.pipeline import CMDPipeline
+
+
+class CMD(LightningModule):
+    """Content-motion latent diffusion, for `test` and `predict`: a thin module over `CMDPipeline`.
+
+    Give either a model folder or the checkpoints of the three stages.
+
+    Args:
+        model: Folder that `export` wrote.
+        autoencoder: Checkpoint of the autoencoder stage.
+        content: Checkpoint of the content stage.
+        motion: Checkpoint of the motion stage.
+        steps: Denoising steps, one number or by stage: {content: 50, motion: 100}, the default.
+        guidance: Guidance scale, one number or by stage: {content: 4, motion: 1}, the default; 1 is none.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        autoencoder: str | None = None,
+        content: str | None = None,
+        motion: str | None = None,
+        steps: int | dict[str, int] | None = None,
+        guidance: float | dict[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        if model is not None:
+            self.pipeline = CMDPipeline.from_pretrained(model)
+        elif autoencoder and content and motion:
+            self.pipeline = assemble(autoencoder, content, motion)
+        else:
+            raise InputError("model: give model.model, a folder, or the checkpoints autoencoder, content and motion")
+        self.pipeline.set_progress_bar_config(disable=True)
+        # Registered, so that Lightning moves them; the pipeline reads its device off them.
+        self.networks = torch.nn.ModuleDict(
+            {name: part for name, part in self.pipeline.components.items() if isinstance(part, torch.nn.Module)}
+        )
+        self.steps, self.guidance = steps, guidance
+        self.scores = torch.nn.ModuleDict({name: MeanMetric() for name in SCORES})
+
+    def sample(
+        self,
+        condition: Sequence[str] | Sequence[int] | int,
+        *,
+        seeds: Sequence[int],
+        steps: int | Mapping[str, int] | None = None,
+        guidance: float | Mapping[str, float] | None = None,
+    ) -> Tensor:
+        """Videos `(B, C, T, H, W)`, uint8, for captions, class ids or a count; sample i draws from `seeds[i]` alone."""
+        kind = {}
+        if isinstance(condition, int):
+            kind["num_videos_per_prompt"] = condition
+        else:
+            kind["prompt" if isinstance(condition[0], str) else "class_labels"] = list(condition)
+        return self.pipeline(
+            **kind, seeds=seeds, num_inference_steps=steps or self.steps, guidance_scale=guidance or self.guidance
+        ).frames
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Generates one video for each sample, from its caption or label; its seed is derived from its key."""
+        seeds = [int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") for key in batch["key"]]
+        return {"video": self.sample(self.values(batch), seeds=seeds), "seed": seeds, **_about(batch)}
+
+    def values(self, batch: dict[str, Any]) -> list[str] | list[int] | int:
+        """What the samples of a batch are generated from."""
+        encoder = self.pipeline.text_encoder
+        if encoder is None:
+            return len(batch["key"])
+        values = batch[encoder.field]
+        return values.tolist() if isinstance(values, Tensor) else list(values)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Scores the reconstruction of each clip beside what a still picture would reach."""
+        video = from_uint8(batch["video"])
+        expected = tuple(self.pipeline.config.video_shape)
+        if tuple(video.shape[1:]) != expected:
+            raise InputError(
+                f"data: videos of {shape_text(tuple(video.shape[1:]))}, the model makes {shape_text(expected)}; "
+                "set data.num_frames and data.size to these"
+            )
+        reconstruction = self.pipeline.decode(*self.pipeline.autoencoder.encode(video))
+        for name, score in SCORES.items():
+            self.scores[name].update(score(reconstruction, video))
+            self.log(f"test/{name}", self.scores[name], on_epoch=True, on_step=False, batch_size=len(video))
+
+    @torch.no_grad()
+    def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Originals, their content frames and reconstructions, true content with sampled motion, and full samples."""
+        video = from_uint8(batch["video"])
+        content, motion = self.pipeline.autoencoder.encode(video)
+        seeds, values = range(len(video)), self.values(batch)
+        moved = self.pipeline.generate_motion(content, values, seeds)
+        return {
+            "original": video,
+            "content frame": content[:, :, None],
+            "reconstruction": self.pipeline.decode(content, motion),
+            "sampled motion": self.pipeline.decode(content, moved),
+            "sample": from_uint8(self.sample(values, seeds=seeds)),
+        }
+
+
+SCORES = {
+    "psnr": psnr,
+    "ssim": ssim,
+    "psnr_of_mean_frame": lambda _, video: psnr(mean_frame(video), video),
+    "psnr_of_best_frame": lambda _, video: psnr(best_frame(video), video),
+}
+"""What `test` reports of reconstructions, each a mean over clips."""
+
+
+def assemble(autoencoder: str, content: str, motion: str) -> CMDPipeline:
+    """A pipeline from the checkpoints of the three stages, with their averaged weights.
+
+    Raises:
+        InputError: A checkpoint is missing or of another stage, or two were not trained on this autoencoder.
+    """
+    first = load_stage(autoencoder, "autoencoder", "autoencoder")
+    stages = {"content": load_stage(content, "content", "content"), "motion": load_stage(motion, "motion", "motion")}
+    network = first.parts["network"]
+    for name, path in (("content", content), ("motion", motion)):
+        if stages[name].trained_on != fingerprint(network.state_dict()):
+            raise InputError(
+                f"{name} {path}: it was trained on the latents of another autoencoder than {autoencoder}; "
+                "give the one it was trained on, or train it anew"
+            )
+    return CMDPipeline(
+        network,
+        unet=stages["content"].parts["network"],
+        scheduler=stages["content"].parts["scheduler"],
+        text_encoder=stages["content"].parts.get("condition_encoder"),
+        motion_model=stages["motion"].parts["network"],
+        motion_scheduler=stages["motion"].parts["scheduler"],
+        motion_text_encoder=stages["motion"].parts.get("condition_encoder"),
+        video_shape=stages["motion"].video_shape,
+        fps=first.fps,
+    )
+
+
+def _about(batch: dict[str, Any]) -> dict[str, Any]:
+    return {name: batch[name] for name in ("key", "caption", "label") if name in batch}

@@ -1,0 +1,43 @@
+"""The second stage: an image diffusion model learns the content frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cmd_lightning.components.latent_diffusion import LatentDiffusion
+from cmd_lightning.networks import Condition
+from cmd_lightning.networks.content_unet import predict_content
+from cmd_lightning.pipeline import CMDPipeline
+
+
+class ContentDiffusion(LatentDiffusion):
+    """Trains a content model: a stock `UNet2DConditionModel` or any `ContentModel` (paper equation 7)."""
+
+    stage = "content"
+
+    @torch.no_grad()
+    def latents(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        content, _ = self.autoencoder.encode(self.video(batch))
+        return content, content
+
+    def predict(self, noisy: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
+        return predict_content(self.network, noisy, timestep, condition)
+
+    @torch.no_grad()
+    def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        content, _ = self.latents(batch)
+        pipeline = CMDPipeline(
+            self.autoencoder,
+            unet=self.network,
+            scheduler=self.objective.scheduler(),
+            text_encoder=self.condition_encoder,
+            video_shape=self.video_shape,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        values = batch[self.condition_encoder.field] if self.condition_encoder else len(content)
+        samples = pipeline.generate_content(values, seeds=range(len(content)))
+        decode = self.latent_space.decode
+        return {"content frame": decode(content[:, :, None]), "sample": decode(samples[:, :, None])}

@@ -1,0 +1,127 @@
+"""What content and motion diffusion share: a frozen autoencoder, the loss, and its validation by timestep."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from cmd_lightning.components.base import Component, OptimizerFactory, ScheduleFactory
+from cmd_lightning.components.checkpoints import KEY, fingerprint, load_stage
+from cmd_lightning.components.schedules import WarmupSchedule
+from cmd_lightning.conditioning import ConditionEncoder, drop_condition
+from cmd_lightning.diffusion import Diffusion, Objective
+from cmd_lightning.errors import InputError
+from cmd_lightning.networks import Condition, LatentSpec
+from cmd_lightning.networks.contracts import AutoencoderNetwork
+
+TIMESTEP_BINS = 4
+"""Validation looks at the middle of each of so many equal parts of the timestep range."""
+
+
+def adam(params: Any) -> Adam:
+    """The paper's optimiser of both diffusion models (App. B.3)."""
+    return Adam(params, lr=1e-4, betas=(0.9, 0.999))
+
+
+class LatentDiffusion(Component):
+    """Trains a denoiser of one of the latents of a frozen autoencoder (paper equations 7 and 8).
+
+    Args:
+        network: Makes the network from the latents' shapes and the number of condition channels.
+        autoencoder: Checkpoint of the autoencoder stage, or the trained network itself.
+        condition: Encodes the captions or labels of a batch; None for an unconditional model.
+        condition_dropout: Share of samples that see the null condition in training, for guidance.
+        objective: What is predicted and how it is weighted; the paper's noise prediction by default.
+        video_shape: `(C, T, H, W)` to build for; by default what the autoencoder was trained on.
+        optimizer: Makes the optimiser from the trainable weights.
+        schedule: Makes the learning-rate schedule, stepped with every optimiser step.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[LatentSpec, int], nn.Module],
+        autoencoder: str | AutoencoderNetwork,
+        condition: ConditionEncoder | None = None,
+        condition_dropout: float = 0.1,
+        objective: Objective | None = None,
+        video_shape: Sequence[int] | None = None,
+        optimizer: OptimizerFactory = adam,
+        schedule: ScheduleFactory = WarmupSchedule,
+    ) -> None:
+        super().__init__(optimizer, schedule)
+        if not 0 <= condition_dropout <= 1:
+            raise InputError(f"model.condition_dropout {condition_dropout}: give a probability from 0 to 1")
+        if isinstance(autoencoder, nn.Module):
+            frozen = autoencoder.requires_grad_(False).eval()
+        else:
+            trained = load_stage(autoencoder, "autoencoder", "model.autoencoder")
+            frozen, self.fps = trained.parts["network"], trained.fps
+            video_shape = video_shape or trained.video_shape
+        if video_shape is None:
+            raise InputError("model.video_shape: needed with an autoencoder that is not a checkpoint; give C, T, H, W")
+        self.video_shape = tuple(video_shape)
+        # Kept out of the registered modules: it is neither trained, averaged nor saved with this stage.
+        self._frozen = [frozen]
+        self.trained_on = fingerprint(frozen.state_dict())
+        self.condition_encoder = condition
+        self.condition_dropout = condition_dropout
+        self.objective = objective or Diffusion()
+        self.network = network(frozen.latent_spec(self.video_shape), condition.dim if condition else 0)
+
+    @property
+    def autoencoder(self) -> AutoencoderNetwork:
+        """The frozen autoencoder, on this module's device."""
+        return self._frozen[0].to(self.device)
+
+    @abstractmethod
+    def latents(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The clean latent that is learned, and the content frame, of a batch."""
+
+    @abstractmethod
+    def predict(self, noisy: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
+        """The network's prediction."""
+
+    def parts(self) -> dict[str, Any]:
+        parts = {"network": self.network, "scheduler": self.objective.scheduler()}
+        return parts | ({"condition_encoder": self.condition_encoder} if self.condition_encoder else {})
+
+    def condition(self, batch: dict[str, Any]) -> Condition | None:
+        """The condition of a batch, whole."""
+        return self.condition_encoder(batch[self.condition_encoder.field]) if self.condition_encoder else None
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        clean, content = self.latents(batch)
+        condition = self.condition(batch)
+        if condition is not None and self.condition_dropout:
+            condition = drop_condition(condition, self.condition_encoder.null(len(clean)), self.condition_dropout)
+        timestep = self.objective.timesteps(torch.rand(len(clean), device=self.device))
+        noise = torch.randn_like(clean)
+        noisy = self.objective.corrupt(clean, noise, timestep)
+        prediction = self.predict(noisy, timestep, content, condition)
+        loss = self.objective.loss(prediction, clean, noise, timestep).mean()
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(clean))
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """The loss at fixed timesteps and noise, so that two epochs or runs differ by the weights alone."""
+        clean, content = self.latents(batch)
+        condition = self.condition(batch)
+        generator = torch.Generator().manual_seed(batch_idx)
+        losses = []
+        for part in range(TIMESTEP_BINS):
+            quantile = torch.full((len(clean),), (part + 0.5) / TIMESTEP_BINS, device=self.device)
+            timestep = self.objective.timesteps(quantile)
+            noise = torch.randn(clean.shape, generator=generator).to(clean)
+            prediction = self.predict(self.objective.corrupt(clean, noise, timestep), timestep, content, condition)
+            losses.append(self.objective.loss(prediction, clean, noise, timestep).mean())
+            self.log(f"val/loss_at_{int(timestep[0])}", losses[-1], batch_size=len(clean), sync_dist=True)
+        self.log("val/loss", torch.stack(losses).mean(), prog_bar=True, batch_size=len(clean), sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[KEY]["trained_on"] = self.trained_on

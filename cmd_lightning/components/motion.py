@@ -1,0 +1,62 @@
+"""The third stage: a light diffusion model learns the motion that goes with a content frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cmd_lightning.components.latent_diffusion import LatentDiffusion
+from cmd_lightning.networks import Condition, LatentSpec, MotionModel
+from cmd_lightning.networks.contracts import AutoencoderNetwork
+from cmd_lightning.pipeline import CMDPipeline
+
+
+class MotionDiffusion(LatentDiffusion):
+    """Trains a motion model on the normalised motion latents, given the clean content frame (paper equation 8).
+
+    Args:
+        network: Makes the motion model from the latents' shapes and the number of condition channels.
+        autoencoder: Checkpoint of the autoencoder stage, or the trained network itself.
+        **kwargs: As for `LatentDiffusion`.
+    """
+
+    stage = "motion"
+
+    def __init__(
+        self,
+        network: Callable[[LatentSpec, int], MotionModel],
+        autoencoder: str | AutoencoderNetwork,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(network, autoencoder, **kwargs)
+
+    @torch.no_grad()
+    def latents(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        content, motion = self.autoencoder.encode(self.video(batch))
+        return self.autoencoder.normalize_motion(motion), content
+
+    def predict(self, noisy: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
+        return self.network(noisy, timestep, content, condition)
+
+    @torch.no_grad()
+    def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        motion, content = self.latents(batch)
+        pipeline = CMDPipeline(
+            self.autoencoder,
+            motion_model=self.network,
+            motion_scheduler=self.objective.scheduler(),
+            motion_text_encoder=self.condition_encoder,
+            video_shape=self.video_shape,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        values = batch[self.condition_encoder.field] if self.condition_encoder else len(content)
+        sampled = pipeline.generate_motion(content, values, seeds=range(len(content)))
+        true = self.autoencoder.denormalize_motion(motion)
+        return {
+            "content frame": self.latent_space.decode(content[:, :, None]),
+            "reconstruction": pipeline.decode(content, true),
+            "sampled motion": pipeline.decode(content, sampled),
+        }

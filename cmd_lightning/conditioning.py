@@ -1,0 +1,111 @@
+"""What a video is generated from: class labels or captions to a `Condition`, and the null condition."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cmd_lightning.errors import InputError
+from cmd_lightning.networks import Condition, Network
+
+
+class ConditionEncoder(Network):
+    """Encodes what a batch says of its videos.
+
+    Attributes:
+        dim: Channels K of the condition.
+        field: The entry of a batch that it reads.
+    """
+
+    dim: int
+    field: Literal["caption", "label"]
+
+    @abstractmethod
+    def forward(self, values: Sequence[str] | Sequence[int] | Tensor) -> Condition:
+        """The condition of each value."""
+
+    @abstractmethod
+    def null(self, count: int) -> Condition:
+        """The condition that says nothing, `count` times, in the same shapes."""
+
+
+class ClassEncoder(ConditionEncoder):
+    """A learned vector for each class, and one more for the null condition.
+
+    Args:
+        num_classes: Number of classes; labels run from 0.
+        dim: Channels K of the vectors.
+    """
+
+    field = "label"
+
+    def __init__(self, num_classes: int, dim: int = 128) -> None:
+        super().__init__()
+        self.num_classes, self.dim = num_classes, dim
+        self.table = nn.Embedding(num_classes + 1, dim)
+
+    def forward(self, values: Sequence[int] | Tensor) -> Condition:
+        labels = torch.as_tensor(values, device=self.device)
+        if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < self.num_classes):
+            wrong = next(int(v) for v in labels if not 0 <= int(v) < self.num_classes)
+            raise InputError(
+                f"class {wrong}: the model knows classes 0 to {self.num_classes - 1}; "
+                "give one of these (training: data with labels, and condition.num_classes above the largest)"
+            )
+        return self._look_up(labels)
+
+    def null(self, count: int) -> Condition:
+        return self._look_up(torch.full((count,), self.num_classes, device=self.device))
+
+    def _look_up(self, rows: Tensor) -> Condition:
+        pooled = self.table(rows)
+        return Condition(pooled, pooled[:, None], torch.ones_like(rows, dtype=torch.bool)[:, None])
+
+
+class OpenCLIPTextEncoder(ConditionEncoder):
+    """The text tower of an open_clip model: the hidden state of every token, and their mean.
+
+    The null condition is the empty caption, as Stable Diffusion's users and pipelines know it; where the tower is
+    trained, so is its encoding.
+
+    Args:
+        text_cfg: open_clip's own `text_cfg`: `context_length`, `width`, `heads`, `layers`, and optionally more.
+        trainable: Whether the tower learns with the model, or stays as it is.
+    """
+
+    field = "caption"
+
+    def __init__(self, text_cfg: dict[str, Any], trainable: bool = True) -> None:
+        super().__init__()
+        from open_clip.tokenizer import SimpleTokenizer
+        from open_clip.transformer import TextTransformer
+
+        self.tower = TextTransformer(**text_cfg, output_dim=None, output_tokens=True)
+        self.tower.requires_grad_(trainable)
+        self.tokenizer = SimpleTokenizer(context_length=self.tower.context_length)
+        self.dim = self.tower.width
+
+    def forward(self, values: Sequence[str]) -> Condition:
+        tokens = self.tokenizer(list(values)).to(self.device)
+        end = tokens.argmax(dim=1, keepdim=True)  # the end token has the largest id
+        mask = torch.arange(tokens.shape[1], device=self.device) <= end
+        _, hidden = self.tower(tokens)
+        pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return Condition(pooled, hidden, mask)
+
+    def null(self, count: int) -> Condition:
+        return self([""] * count)
+
+
+def drop_condition(condition: Condition, null: Condition, probability: float) -> Condition:
+    """Puts the null condition in the place of each sample's own with `probability` (classifier-free guidance)."""
+    dropped = torch.rand(len(condition.pooled), device=condition.pooled.device) < probability
+
+    def choose(own: Tensor, empty: Tensor) -> Tensor:
+        return torch.where(dropped.view(-1, *[1] * (own.ndim - 1)), empty, own)
+
+    return condition.combine(null, choose)

@@ -1,0 +1,134 @@
+"""What a diffusion network predicts, from what, and how the error is weighted."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor
+
+
+class Objective(ABC):
+    """A way to train a denoiser, and the scheduler that samples from what it learns.
+
+    Timesteps run from 0 (clean) to `num_train_timesteps` (noise), `(B,)`.
+    """
+
+    num_train_timesteps: int
+
+    @abstractmethod
+    def scheduler(self) -> SchedulerMixin:
+        """A fresh diffusers scheduler that fits this objective."""
+
+    @abstractmethod
+    def timesteps(self, quantile: Tensor) -> Tensor:
+        """Timesteps at the given quantiles, in [0, 1), of the training distribution."""
+
+    @abstractmethod
+    def corrupt(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """The noisy sample that the network sees."""
+
+    @abstractmethod
+    def target(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """What the network should say."""
+
+    def weight(self, timestep: Tensor) -> Tensor:
+        """The weight of each sample's squared error, `(B,)`."""
+        return torch.ones_like(timestep, dtype=torch.float32)
+
+    def loss(self, prediction: Tensor, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """Weighted mean squared error of each sample, `(B,)`, in float32."""
+        error = (prediction.float() - self.target(clean, noise, timestep).float()).square().flatten(1).mean(1)
+        return self.weight(timestep) * error
+
+
+class Diffusion(Objective):
+    """Denoising diffusion in discrete time: the network predicts the noise (the paper), the velocity or the sample.
+
+    Args:
+        prediction: "epsilon" (paper equations 7 and 8), "v_prediction" or "sample".
+        beta_schedule: diffusers' name of the noise schedule: "linear" (DiT), "scaled_linear" (Stable Diffusion),
+            "squaredcos_cap_v2" (cosine).
+        beta_start: First beta.
+        beta_end: Last beta.
+        num_train_timesteps: Length of the schedule.
+        clip_sample: Whether sampling clips the predicted clean sample to [-1, 1]; for pixels, not for latents.
+        min_snr_gamma: Bound of min-SNR weighting (5 is usual), or None for equal weights.
+    """
+
+    def __init__(
+        self,
+        prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon",
+        beta_schedule: str = "linear",
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        num_train_timesteps: int = 1000,
+        clip_sample: bool = False,
+        min_snr_gamma: float | None = None,
+    ) -> None:
+        self.prediction, self.min_snr_gamma = prediction, min_snr_gamma
+        self.num_train_timesteps = num_train_timesteps
+        self._scheduler = DDIMScheduler(
+            num_train_timesteps=num_train_timesteps,
+            beta_start=beta_start,
+            beta_end=beta_end,
+            beta_schedule=beta_schedule,
+            prediction_type=prediction,
+            clip_sample=clip_sample,
+            timestep_spacing="trailing",  # the first step then starts from pure noise, as in training
+        )
+
+    def scheduler(self) -> DDIMScheduler:
+        return DDIMScheduler.from_config(self._scheduler.config)
+
+    def timesteps(self, quantile: Tensor) -> Tensor:
+        return (quantile * self.num_train_timesteps).long()
+
+    def corrupt(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        return self._scheduler.add_noise(clean, noise, timestep)
+
+    def target(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        if self.prediction == "epsilon":
+            return noise
+        if self.prediction == "sample":
+            return clean
+        return self._scheduler.get_velocity(clean, noise, timestep)
+
+    def weight(self, timestep: Tensor) -> Tensor:
+        if self.min_snr_gamma is None:
+            return super().weight(timestep)
+        kept = self._scheduler.alphas_cumprod.to(timestep.device)[timestep]
+        snr = kept / (1 - kept)
+        # The weight min(SNR, gamma) belongs to the error of the clean sample; in terms of the other predictions'
+        # errors it is divided by SNR (noise) and by SNR + 1 (velocity).
+        scale = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}[self.prediction]
+        return snr.clamp_max(self.min_snr_gamma) / scale
+
+
+class FlowMatching(Objective):
+    """Rectified flow: the network predicts `noise - clean` on the straight line between the two.
+
+    Args:
+        shift: Moves timesteps towards noise, for large latents: sigma becomes shift·sigma / (1 + (shift - 1)·sigma).
+        num_train_timesteps: Scale of the timestep that the network sees.
+    """
+
+    def __init__(self, shift: float = 1.0, num_train_timesteps: int = 1000) -> None:
+        self.shift, self.num_train_timesteps = shift, num_train_timesteps
+
+    def scheduler(self) -> FlowMatchEulerDiscreteScheduler:
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=self.num_train_timesteps, shift=self.shift)
+
+    def timesteps(self, quantile: Tensor) -> Tensor:
+        sigma = self.shift * quantile / (1 + (self.shift - 1) * quantile)
+        return sigma * self.num_train_timesteps
+
+    def corrupt(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        sigma = (timestep / self.num_train_timesteps).view(-1, *[1] * (clean.ndim - 1)).to(clean.dtype)
+        return (1 - sigma) * clean + sigma * noise
+
+    def target(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        return noise - clean

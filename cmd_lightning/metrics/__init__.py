@@ -1,0 +1,1 @@
+"""Video metrics; this room imports neither lightning nor diffusers."""

@@ -1,0 +1,76 @@
+"""Attention, rotary positions and the gated feed-forward layer: the blocks of the video transformer."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over the second-to-last axis, with optional rotary positions.
+
+    Args:
+        width: Channels of the tokens.
+        heads: Number of heads.
+        head_dim: Channels a head; `heads * head_dim` may differ from `width`.
+        qkv_bias: Whether the query, key and value projections have a bias.
+    """
+
+    def __init__(self, width: int, heads: int, head_dim: int, qkv_bias: bool = False) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * heads * head_dim, bias=qkv_bias)
+        self.out = nn.Linear(heads * head_dim, width)
+
+    def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
+        """`x` `(B, N, width)`; `angles` `(N, A)` with `A <= head_dim / 2`, from `rotary_angles`, or None."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, N, head_dim)
+        v = qkv[2]
+        q, k = (qkv[:2] if angles is None else rotate(qkv[:2], angles)).to(v.dtype)
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.out(out.transpose(1, 2).flatten(2))
+
+
+class GEGLU(nn.Module):
+    """Feed-forward layer with a GELU gate: width to 2 × `expansion` × width, gated, and back."""
+
+    def __init__(self, width: int, expansion: int = 4) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, 2 * expansion * width)
+        self.down = nn.Linear(expansion * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.up(x).chunk(2, dim=-1)
+        return self.down(value * F.gelu(gate))
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Turns the first `2 * A` channels of `x` `(..., N, head_dim)` pairwise by `angles` `(N, A)`, in float32.
+
+    As a product of complex numbers: one pass over memory, where sines and cosines on real pairs take eight.
+    """
+    turned, kept = x.float().split([2 * angles.shape[-1], x.shape[-1] - 2 * angles.shape[-1]], dim=-1)
+    pairs = torch.view_as_complex(turned.unflatten(-1, (-1, 2)))
+    turned = torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
+    return torch.cat([turned, kept], dim=-1) if kept.shape[-1] else turned
+
+
+def time_angles(frames: int, head_dim: int, device: torch.device | None = None) -> Tensor:
+    """Rotary angles of `frames` positions, `(frames, head_dim / 2)`: wavelengths from 2π to 20 000 π."""
+    frequency = torch.exp(-math.log(10_000.0) * torch.arange(head_dim // 2, device=device) / (head_dim // 2))
+    return torch.arange(frames, device=device)[:, None] * frequency
+
+
+def space_angles(height: int, width: int, head_dim: int, device: torch.device | None = None) -> Tensor:
+    """Axial rotary angles of a grid, `(height * width, 2 * (head_dim // 4))`.
+
+    Positions run from -1 to 1 along each side and the frequencies from π to 5π (PVDM's choice: "maximum frequency
+    10"), so that an angle means the same share of the picture at every resolution.
+    """
+    frequency = torch.linspace(1.0, 5.0, head_dim // 4, device=device) * math.pi
+    rows = torch.linspace(-1, 1, height, device=device)[:, None, None] * frequency
+    columns = torch.linspace(-1, 1, width, device=device)[None, :, None] * frequency
+    return torch.cat([rows.expand(-1, width, -1), columns.expand(height, -1, -1)], dim=-1).flatten(0, 1)

@@ -1,0 +1,193 @@
+"""What a network must offer to plug into a component, and how it remembers how it was built.
+
+Axes are `(B, C, T, H, W)` everywhere. A motion latent is `(B, D, T, S)`: D channels for each of the S motion
+slots of each of the T frames. Nothing outside an autoencoder knows what a slot is.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from cmd_lightning.errors import InputError
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """The shapes that an autoencoder gives one video; content and motion models are built from it.
+
+    Args:
+        content: Shape `(C, H, W)` of the content frame.
+        motion: Shape `(D, T, S)` of the motion latent: channels, frames, motion slots per frame.
+        slots: One coordinate tuple for each of the S slots, for positional encodings; the first coordinate is
+            the kind of the slot (for axis latents 0: a row, 1: a column), the others are positions in [0, 1].
+    """
+
+    content: tuple[int, int, int]
+    motion: tuple[int, int, int]
+    slots: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.slots) != self.motion[2]:
+            raise InputError(f"LatentSpec: {len(self.slots)} slot coordinates for {self.motion[2]} motion slots")
+
+    def to_dict(self) -> dict[str, Any]:
+        """This spec as plain data, for a config file."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, value: LatentSpec | dict[str, Any]) -> LatentSpec:
+        """A spec from itself or from the plain data of `to_dict`, lists or tuples."""
+        if isinstance(value, cls):
+            return value
+        slots = tuple(tuple(slot) for slot in value["slots"])
+        return cls(tuple(value["content"]), tuple(value["motion"]), slots)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a sample is generated from, encoded; the null condition has the same shapes.
+
+    Args:
+        pooled: `(B, K)`.
+        tokens: `(B, L, K)`, or None where there is only a pooled vector.
+        mask: `(B, L)` bool, True for real tokens, or None where all are.
+    """
+
+    pooled: Tensor
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Condition:
+        """A condition with `function` applied to every tensor that is there."""
+        return Condition(*(None if x is None else function(x) for x in (self.pooled, self.tokens, self.mask)))
+
+    def combine(self, other: Condition, function: Callable[[Tensor, Tensor], Tensor]) -> Condition:
+        """A condition with `function(mine, other's)` for every tensor that is there."""
+        mine = (self.pooled, self.tokens, self.mask)
+        others = (other.pooled, other.tokens, other.mask)
+        return Condition(*(None if x is None else function(x, y) for x, y in zip(mine, others, strict=True)))
+
+
+class Network(ModelMixin, ConfigMixin):
+    """A network that records its constructor's arguments, so that checkpoints and folders describe themselves.
+
+    A subclass writes a plain `__init__`; its arguments (plain data, or a `LatentSpec`) land in `self.config` and
+    `save_pretrained` / `from_pretrained` work as for any diffusers model. A network that offers gradient
+    checkpointing sets `_supports_gradient_checkpointing` and calls `self.run_block(block, ...)`.
+    """
+
+    config_name = "config.json"
+    gradient_checkpointing = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = _recorded(cls.__init__)
+
+    def run_block(self, block: nn.Module, *inputs: Any) -> Tensor:
+        """`block(*inputs)`, with its activations recomputed in the backward pass where that is switched on."""
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(block, *inputs)
+        return block(*inputs)
+
+
+def _recorded(init: Callable[..., None]) -> Callable[..., None]:
+    """`init`, with its arguments written to the config, and a `latent_spec` given as plain data made one."""
+    names = list(inspect.signature(init).parameters)[1:]
+
+    def build(self: Network, *args: Any, **kwargs: Any) -> None:
+        given = dict(zip(names, args, strict=False)) | kwargs
+        if "latent_spec" in given:
+            given["latent_spec"] = LatentSpec.of(given["latent_spec"])
+        init(self, **given)
+
+    # A subclass's record must win over that of the base whose __init__ it calls with other values: only the
+    # outermost constructor records.
+    recording = register_to_config(functools.wraps(init)(build))
+
+    @functools.wraps(init)
+    def wrapper(self: Network, *args: Any, **kwargs: Any) -> None:
+        if getattr(self, "_internal_dict", None) is None:
+            recording(self, *args, **kwargs)
+        else:
+            build(self, *args, **kwargs)
+
+    return wrapper
+
+
+class AutoencoderNetwork(Network):
+    """Splits a clip into content frame and motion latent, and puts them together again.
+
+    The buffers `motion_mean` and `motion_std`, `(D,)` each, are measured while it trains: the motion model works on
+    `(motion - mean) / std`, since the noise schedule of diffusion assumes unit variance.
+    """
+
+    def __init__(self, motion_channels: int) -> None:
+        super().__init__()
+        self.register_buffer("motion_mean", torch.zeros(motion_channels))
+        self.register_buffer("motion_std", torch.ones(motion_channels))
+
+    @abstractmethod
+    def encode(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, C, T, H, W)` to content frame `(B, C, H, W)` and motion latent `(B, D, T, S)`."""
+
+    @abstractmethod
+    def decode(self, content: Tensor, motion: Tensor) -> Tensor:
+        """Content frame and motion latent to the video `(B, C, T, H, W)`."""
+
+    @abstractmethod
+    def latent_spec(self, video_shape: tuple[int, int, int, int]) -> LatentSpec:
+        """The latent shapes of a video of shape `(C, T, H, W)`.
+
+        Raises:
+            InputError: The network cannot take that size.
+        """
+
+    def forward(self, video: Tensor) -> Tensor:
+        """The reconstruction of `video`."""
+        return self.decode(*self.encode(video))
+
+    @torch.no_grad()
+    def measure_motion(self, motion: Tensor, momentum: float) -> None:
+        """Moves the stored mean and standard deviation towards those of `motion` by `1 - momentum`."""
+        std, mean = torch.std_mean(motion.detach().float(), dim=(0, 2, 3))
+        self.motion_mean.lerp_(mean, 1 - momentum)
+        self.motion_std.lerp_(std.clamp_min(1e-4), 1 - momentum)
+
+    def normalize_motion(self, motion: Tensor) -> Tensor:
+        """A motion latent as the motion model sees it: about zero mean and unit variance a channel."""
+        return (motion - self.motion_mean.view(-1, 1, 1)) / self.motion_std.view(-1, 1, 1)
+
+    def denormalize_motion(self, motion: Tensor) -> Tensor:
+        """Undoes `normalize_motion`."""
+        return motion * self.motion_std.view(-1, 1, 1) + self.motion_mean.view(-1, 1, 1)
+
+
+class ContentModel(Network):
+    """Predicts what its objective asks for (the noise, by default) of a noisy content frame."""
+
+    @abstractmethod
+    def forward(self, content: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
+        """`content` `(B, C, H, W)` and `timestep` `(B,)` to the shape of `content`."""
+
+
+class MotionModel(Network):
+    """Predicts what its objective asks for (the noise, by default) of a noisy motion latent.
+
+    Built as `factory(latent_spec, condition_dim)`: the constructor of a subclass takes these two first and its own
+    arguments, all with defaults, after them. Its output starts at zero.
+    """
+
+    @abstractmethod
+    def forward(self, motion: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
+        """`motion` `(B, D, T, S)`, `timestep` `(B,)`, the clean `content` `(B, C, H, W)` to the shape of `motion`."""

@@ -1,0 +1,57 @@
+"""Positions and timesteps as vectors."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def sinusoid(position: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
+    """Sines and cosines of `position`, at `dim // 2` frequencies from 1 down to `1 / max_period`.
+
+    Args:
+        position: Any shape, in any unit.
+        dim: Even number of output channels.
+        max_period: The longest wavelength, over 2π.
+
+    Returns:
+        `(*position.shape, dim)`: first the cosines, then the sines.
+    """
+    half = dim // 2
+    frequency = torch.exp(-math.log(max_period) * torch.arange(half, device=position.device) / half)
+    angle = position.float()[..., None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def coordinates_embedding(coordinates: Tensor, dim: int) -> Tensor:
+    """Fixed sinusoidal encoding of points: each coordinate gets an equal share of the channels.
+
+    Args:
+        coordinates: `(N, A)`, A coordinates for each of N tokens, in units in which neighbours are about 1 apart.
+        dim: Output channels; what A does not divide stays zero.
+
+    Returns:
+        `(N, dim)`.
+    """
+    share = dim // coordinates.shape[1] // 2 * 2
+    embedding = sinusoid(coordinates, share).flatten(1)
+    return nn.functional.pad(embedding, (0, dim - embedding.shape[1]))
+
+
+def grid_coordinates(*sizes: int) -> Tensor:
+    """The points of a grid in row-major order: `(prod(sizes), len(sizes))`, integers as floats."""
+    return torch.cartesian_prod(*(torch.arange(n).float() for n in sizes)).view(-1, len(sizes))
+
+
+class TimestepEmbedding(nn.Module):
+    """Diffusion timestep `(B,)`, 0 to 1000, to `(B, width)`: sinusoid, then a two-layer perceptron."""
+
+    def __init__(self, width: int, frequencies: int = 256) -> None:
+        super().__init__()
+        self.frequencies = frequencies
+        self.mlp = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, timestep: Tensor) -> Tensor:
+        return self.mlp(sinusoid(timestep, self.frequencies).to(self.mlp[0].weight.dtype))

@@ -1,0 +1,308 @@
+"""`CMDPipeline`: prompt or picture in, video out; the only sampler of this project."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, ModelMixin
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import BaseOutput
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from cmd_lightning.conditioning import ConditionEncoder
+from cmd_lightning.diffusion.sampling import Denoiser, guided, sample, seeded_noise
+from cmd_lightning.errors import InputError
+from cmd_lightning.latent_space import LatentSpace, to_uint8
+from cmd_lightning.networks import AutoencoderNetwork, Condition, MotionModel
+from cmd_lightning.networks.classes import load_class
+from cmd_lightning.networks.content_unet import predict_content
+
+Stage = Literal["content", "motion"]
+PerStage = float | Mapping[str, float] | None
+
+STEPS = {"content": 50, "motion": 100}
+"""Denoising steps of the paper's quality figures (App. B.4)."""
+
+GUIDANCE = {"content": 4.0, "motion": 1.0}
+"""Guidance scales of the authors' class-conditional runs; the paper's w is this less one."""
+
+
+@dataclass
+class CMDPipelineOutput(BaseOutput):
+    """What `CMDPipeline` returns.
+
+    Args:
+        frames: The videos: a uint8 tensor `(B, C, T, H, W)` for "pt", an array `(B, T, H, W, C)` of floats in [0, 1]
+            for "np", a list of lists of pictures for "pil".
+        content: The content frames, `(B, C, H, W)`, in the autoencoder's space.
+        seeds: The seed of each video.
+    """
+
+    frames: Tensor | np.ndarray | list[list[Image]]
+    content: Tensor
+    seeds: list[int]
+
+
+class CMDPipeline(DiffusionPipeline):
+    """Content-motion latent diffusion: a content frame, then its motion latent, then the video.
+
+    The content parts bear Stable Diffusion's names, so that its tools open them. A part may be missing: without the
+    content parts a picture must be given.
+
+    Args:
+        autoencoder: Splits clips and puts them together.
+        unet: Denoises content frames: a stock `UNet2DConditionModel` or any `ContentModel`.
+        scheduler: The content model's sampler.
+        text_encoder: Encodes the condition of the content model; None if it has none.
+        motion_model: Denoises motion latents.
+        motion_scheduler: The motion model's sampler.
+        motion_text_encoder: Encodes the condition of the motion model; None if it has none.
+        tokenizer: The tokenizer of a transformers `text_encoder`; None for encoders that bring their own.
+        vae: The image autoencoder of the latent space; None for pixels.
+        video_shape: `(C, T, H, W)` of the videos in the autoencoder's space.
+        fps: Frames a second of the videos.
+    """
+
+    model_cpu_offload_seq = "text_encoder->motion_text_encoder->unet->motion_model->autoencoder"
+    _optional_components = ["autoencoder", "unet", "scheduler", "text_encoder", "motion_model", "motion_scheduler", "motion_text_encoder", "tokenizer", "vae"]
+
+    def __init__(
+        self,
+        autoencoder: AutoencoderNetwork,
+        unet: nn.Module | None = None,
+        scheduler: SchedulerMixin | None = None,
+        text_encoder: ConditionEncoder | None = None,
+        motion_model: MotionModel | None = None,
+        motion_scheduler: SchedulerMixin | None = None,
+        motion_text_encoder: ConditionEncoder | None = None,
+        tokenizer: Any = None,
+        vae: nn.Module | None = None,
+        video_shape: list[int] | tuple[int, ...] = (3, 16, 64, 64),
+        fps: float = 8.0,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            autoencoder=autoencoder,
+            unet=unet,
+            scheduler=scheduler,
+            text_encoder=text_encoder,
+            motion_model=motion_model,
+            motion_scheduler=motion_scheduler,
+            motion_text_encoder=motion_text_encoder,
+            tokenizer=tokenizer,
+            vae=vae,
+        )
+        self.register_to_config(video_shape=list(video_shape), fps=fps)
+        self.latent_space = LatentSpace()
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], **kwargs: Any) -> CMDPipeline:
+        """Opens a folder that `save_pretrained` or `cmd-lightning export` wrote.
+
+        Args:
+            folder: The folder, or a hub repository's name.
+            **kwargs: As for any diffusers pipeline; a part given by name replaces the folder's.
+
+        Raises:
+            InputError: The folder is no CMD pipeline, or a part is of a third party's class that is not imported.
+        """
+        index = Path(folder) / "model_index.json"
+        if Path(folder).is_dir():
+            if not index.is_file():
+                raise InputError(f"{folder}: no model_index.json in this folder; make a model folder with `export`")
+            parts = json.loads(index.read_text())
+            if parts.get("_class_name") != cls.__name__:
+                raise InputError(f"{folder}: this is a {parts.get('_class_name')}, not a {cls.__name__}")
+            for name, value in parts.items():
+                if name not in kwargs and isinstance(value, list) and "." in str(value[0]):
+                    load_class(".".join(value))
+                    # diffusers imports no module that it does not know, and looks for a part's base class, by name,
+                    # in the module that defines the part.
+                    vars(sys.modules[value[0]]).setdefault("ModelMixin", ModelMixin)
+        return super().from_pretrained(folder, **kwargs)
+
+    @property
+    def encoders(self) -> dict[Stage, ConditionEncoder | None]:
+        """The condition encoder of each stage."""
+        return {"content": self.text_encoder, "motion": self.motion_text_encoder}
+
+    def condition(self, stage: Stage, values: Sequence[str] | Sequence[int] | Tensor | int) -> tuple[Any, Any]:
+        """The condition and the null condition of a stage; (None, None) for an unconditional model.
+
+        Args:
+            stage: Which model's encoder.
+            values: Captions, class ids, or a count (which only an unconditional model takes).
+
+        Raises:
+            InputError: The model wants another kind of condition.
+        """
+        encoder = self.encoders[stage]
+        if encoder is None:
+            return None, None
+        kind = "number" if isinstance(values, int) else "caption" if isinstance(values[0], str) else "label"
+        if kind != encoder.field:
+            wanted = {"caption": "a prompt (--prompt)", "label": "class ids (--class)"}[encoder.field]
+            raise InputError(f"the {stage} model is conditioned on {encoder.field}s: give {wanted}, not a {kind}")
+        return encoder(values), encoder.null(len(values))
+
+    @torch.no_grad()
+    def generate_content(
+        self,
+        values: Sequence[str] | Sequence[int] | Tensor | int,
+        seeds: Sequence[int],
+        steps: int = STEPS["content"],
+        guidance: float = GUIDANCE["content"],
+    ) -> Tensor:
+        """Content frames `(B, C, H, W)` for captions, class ids or a count."""
+        channels, _, height, width = self.config.video_shape
+        return self._denoise(
+            lambda noisy, timestep, condition: predict_content(self.unet, noisy, timestep, condition),
+            self.condition("content", values),
+            self.scheduler,
+            seeded_noise((channels, height, width), seeds, stream=0),
+            steps,
+            guidance,
+        )
+
+    @torch.no_grad()
+    def generate_motion(
+        self,
+        content: Tensor,
+        values: Sequence[str] | Sequence[int] | Tensor | int,
+        seeds: Sequence[int],
+        steps: int = STEPS["motion"],
+        guidance: float = GUIDANCE["motion"],
+    ) -> Tensor:
+        """Motion latents `(B, D, T, S)` that go with `content` `(B, C, H, W)`."""
+
+        def denoiser(noisy: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
+            halves = len(noisy) // len(content)  # two under guidance
+            return self.motion_model(noisy, timestep, content.repeat(halves, 1, 1, 1), condition)
+
+        shape = self.autoencoder.latent_spec(tuple(self.config.video_shape)).motion
+        noise = seeded_noise(shape, seeds, stream=1)
+        motion = self._denoise(
+            denoiser, self.condition("motion", values), self.motion_scheduler, noise, steps, guidance
+        )
+        return self.autoencoder.denormalize_motion(motion)
+
+    def _denoise(
+        self,
+        denoiser: Denoiser,
+        condition: tuple[Condition | None, Condition | None],
+        scheduler: SchedulerMixin,
+        noise: Tensor,
+        steps: int,
+        guidance: float,
+    ) -> Tensor:
+        noise = noise.to(self.device, self.autoencoder.dtype)
+        with self.progress_bar(total=steps) as bar:
+            return sample(guided(denoiser, *condition, guidance), scheduler, noise, steps, bar.update)
+
+    @torch.no_grad()
+    def decode(self, content: Tensor, motion: Tensor) -> Tensor:
+        """The video `(B, C, T, H, W)` in [-1, 1] of content frames and motion latents."""
+        return self.latent_space.decode(self.autoencoder.decode(content, motion))
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        class_labels: int | Sequence[int] | None = None,
+        image: Tensor | None = None,
+        num_videos_per_prompt: int = 1,
+        seeds: Sequence[int] | None = None,
+        generator: torch.Generator | None = None,
+        num_inference_steps: int | Mapping[str, int] | None = None,
+        guidance_scale: PerStage = None,
+        output_type: Literal["pt", "np", "pil"] = "pt",
+        return_dict: bool = True,
+    ) -> CMDPipelineOutput | tuple:
+        """Generates videos.
+
+        Args:
+            prompt: One caption or several, for a model of captions.
+            class_labels: One class id or several, for a model of classes.
+            image: Pictures `(B, 3, H, W)` in [-1, 1] to set in motion; the content model is not run.
+            num_videos_per_prompt: Videos for each prompt, class or picture (of an unconditional model: in all).
+            seeds: One seed for each video; a video depends on its own alone. Drawn from `generator` if not given.
+            generator: Source of seeds, by default torch's global one.
+            num_inference_steps: Denoising steps, one number or {"content": ..., "motion": ...}; 50 and 100 by default.
+            guidance_scale: Guidance scale, one number or a mapping likewise; 4 and 1 by default, 1 is none.
+            output_type: "pt" (uint8), "np" (floats in [0, 1]) or "pil".
+            return_dict: Whether to return a `CMDPipelineOutput` or the tuple of its fields.
+        """
+        values = self._values(prompt, class_labels, image, num_videos_per_prompt)
+        count = values if isinstance(values, int) else len(values)
+        if seeds is None:
+            seeds = torch.randint(2**31, (count,), generator=generator).tolist()
+        if len(seeds) != count:
+            raise InputError(f"seeds: {len(seeds)} given for {count} videos; give one for each")
+        steps = per_stage(num_inference_steps, STEPS, "steps")
+        scale = per_stage(guidance_scale, GUIDANCE, "guidance")
+
+        if image is not None:
+            content = self._content_of(image).repeat_interleave(num_videos_per_prompt, dim=0)
+        else:
+            content = self.generate_content(values, seeds, int(steps["content"]), scale["content"])
+        motion = self.generate_motion(content, values, seeds, int(steps["motion"]), scale["motion"])
+        frames = to_output(self.decode(content, motion), output_type)
+        self.maybe_free_model_hooks()
+        output = CMDPipelineOutput(frames, content, list(seeds))
+        return output if return_dict else output.to_tuple()
+
+    def _values(
+        self,
+        prompt: str | Sequence[str] | None,
+        class_labels: int | Sequence[int] | None,
+        image: Tensor | None,
+        copies: int,
+    ) -> list[str] | list[int] | int:
+        """The condition of every video to make: captions, class ids, or how many."""
+        if prompt is not None and class_labels is not None:
+            raise InputError("prompt and class_labels: give one of the two")
+        given = prompt if prompt is not None else class_labels
+        if given is None:
+            return copies if image is None else copies * len(image)
+        values = [given] if isinstance(given, str | int) else list(given)
+        return [value for value in values for _ in range(copies)]
+
+    def _content_of(self, image: Tensor) -> Tensor:
+        """The content frame of a picture: that of a clip in which it stands still."""
+        frames = self.config.video_shape[1]
+        still = image.to(self.device, self.autoencoder.dtype)[:, :, None].repeat(1, 1, frames, 1, 1)
+        return self.autoencoder.encode(self.latent_space.encode(still))[0]
+
+
+def per_stage(value: PerStage, default: Mapping[str, float], option: str) -> dict[str, float]:
+    """A number, a mapping by stage or None as a full mapping by stage."""
+    if value is None:
+        return dict(default)
+    if isinstance(value, Mapping):
+        if unknown := set(value) - set(default):
+            raise InputError(f"{option}: no stage {sorted(unknown)[0]!r}; the stages are {', '.join(default)}")
+        return {**default, **value}
+    return dict.fromkeys(default, value)
+
+
+def to_output(video: Tensor, output_type: str) -> Tensor | np.ndarray | list[list[Image]]:
+    """A video `(B, C, T, H, W)` in [-1, 1] as `output_type` asks; see `CMDPipelineOutput`."""
+    if output_type == "np":
+        return ((video.float() + 1) / 2).permute(0, 2, 3, 4, 1).cpu().numpy()
+    pixels = to_uint8(video)
+    if output_type == "pt":
+        return pixels
+    if output_type == "pil":
+        from PIL.Image import fromarray
+
+        return [[fromarray(frame) for frame in clip.permute(1, 2, 3, 0).cpu().numpy()] for clip in pixels]
+    raise InputError(f"output_type {output_type!r}: choose pt, np or pil")

@@ -1,0 +1,42 @@
+"""The content model of the text-to-video set-up: diffusers' stock `UNet2DConditionModel`, at any size."""
+
+from __future__ import annotations
+
+from diffusers import UNet2DConditionModel
+
+from cmd_lightning.networks import LatentSpec
+
+
+def unet(
+    latent_spec: LatentSpec,
+    condition_dim: int,
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280),
+    layers_per_block: int = 2,
+    attention_head_dim: int = 8,
+    attention_from_level: int = 0,
+) -> UNet2DConditionModel:
+    """Stable Diffusion's U-Net for a content frame; the defaults are those of Stable Diffusion 1.5.
+
+    Args:
+        latent_spec: Shapes of content frame and motion latent.
+        condition_dim: Channels K of the condition's tokens; 0 for an unconditional model.
+        block_out_channels: Channels of each level; each level halves the resolution of the one before.
+        layers_per_block: Residual blocks a level.
+        attention_head_dim: Number of attention heads (diffusers' name for it).
+        attention_from_level: The first level that attends; earlier ones only convolve. The last level never does.
+    """
+    channels, height, width = latent_spec.content
+    levels = len(block_out_channels)
+    attends = [attention_from_level <= level < levels - 1 for level in range(levels)]
+    return UNet2DConditionModel(
+        sample_size=(height, width),
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=tuple(block_out_channels),
+        layers_per_block=layers_per_block,
+        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+        attention_head_dim=attention_head_dim,
+        cross_attention_dim=condition_dim or 8,  # without a condition it attends to one zero token
+        norm_num_groups=min(32, *block_out_channels),
+    )
