@@ -43,8 +43,8 @@ class VideoInfo:
 class VideoReader:
     """A clip of which any frames can be read, in any order, decoding no more than they need.
 
-    Opening walks over the packets without decoding them: that gives the exact number of frames, their times and
-    the key frames, in every container (headers are silent in mkv and gif, and wrong in some mp4).
+    Opening walks over the packets without decoding them: that gives the exact number of frames, their times
+    and the key frames in every container (headers are silent in mkv and gif, and wrong in some mp4).
 
     Args:
         source: a file, a folder of PNG frames, or the bytes of a file.
@@ -65,14 +65,12 @@ class VideoReader:
                 return
         with self._open() as (container, stream):
             packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
-            # AVI keeps no times of presentation; those that FFmpeg guesses are wrong where there are B-frames.
+            # AVI keeps no times of presentation; FFmpeg's guesses are wrong where there are B-frames.
             timed = container.format.name != "avi" and all(p.pts is not None for p in packets)
             self._times = sorted(p.pts for p in packets) if timed else []
-            # A GIF's frames build on each other whatever their flags say, so it is always read from its start.
+            # A GIF's frames build on each other whatever their flags say: it is always read from its start.
             seekable = timed and container.format.name != "gif"
-            keys = (
-                [(p.pts, p.dts) for p in packets if p.is_keyframe and p.dts is not None] if seekable else []
-            )
+            keys = [(p.pts, p.dts) for p in packets if p.is_keyframe and p.dts is not None] if seekable else []
             self._keys = sorted(keys)
             self.info = VideoInfo(len(packets), self._rate(stream), stream.width, stream.height)
         if not packets or not self.info.width:
@@ -94,7 +92,7 @@ class VideoReader:
         wanted = sorted(set(indices))
         if not wanted or wanted[0] < 0 or wanted[-1] >= self.info.frames:
             raise InputError(
-                f"{self._name}: frames {wanted} asked of {self.info.frames}; ask for fewer or earlier"
+                f"{self._name}: has {self.info.frames} frames, not those asked for; ask for fewer or earlier"
             )
         if self._pictures:
             frames = {index: _read_png(self._pictures[index]) for index in wanted}
@@ -118,9 +116,7 @@ class VideoReader:
             with self._open() as (container, stream):
                 decoded = sum(1 for _ in container.decode(stream))
         if decoded < self.info.frames:
-            raise InputError(
-                f"{self._name}: {self.info.frames - decoded} frames are damaged; replace the file"
-            )
+            raise InputError(f"{self._name}: {self.info.frames - decoded} frames are damaged; replace the file")
 
     @property
     def _name(self) -> str:
@@ -141,9 +137,7 @@ class VideoReader:
                 yield container, stream
         except av.FFmpegError as error:
             detail = str(error.strerror or error)
-            raise InputError(
-                f"{self._name}: not readable as video ({detail}); replace or remove the file"
-            ) from error
+            raise InputError(f"{self._name}: not readable as video ({detail}); replace or remove the file") from error
 
     def _rate(self, stream: Any) -> float:
         if stream.average_rate:
@@ -154,17 +148,15 @@ class VideoReader:
 
     def _inspect_folder(self) -> VideoInfo:
         if not self._pictures:
-            raise InputError(
-                f"{self._source}: the folder holds no .png frames; name a video file or such a folder"
-            )
+            raise InputError(f"{self._source}: the folder holds no .png frames; name a video file or such a folder")
         _, height, width = _read_png(self._pictures[0]).shape
         return VideoInfo(len(self._pictures), 0.0, width, height)
 
     def _decode_timed(self, wanted: list[int]) -> dict[int, Tensor]:
         index_of = {self._times[index]: index for index in wanted}
         first, last = self._times[wanted[0]], self._times[wanted[-1]]
-        # The key frame is chosen by its time of presentation but sought by its decoding time: seeking mp4 by the
-        # former can land one key frame too late where there are B-frames.
+        # The key frame is chosen by its time of presentation but sought by its decoding time: seeking mp4 by
+        # the former can land one key frame too late where there are B-frames.
         before = bisect_right(self._keys, first, key=lambda key: key[0])
         starts = [self._keys[before - 1][1], None] if before > 1 else [None]
         frames: dict[int, Tensor] = {}
@@ -223,8 +215,8 @@ def read_video(source: str | Path | bytes, indices: Sequence[int] | None = None)
 def write_video(path: str | Path, video: Tensor, fps: float, *, crf: int = 17, scale: int = 1) -> None:
     """Write a clip; the name says how: `.mp4` (H.264), `.gif`, or no suffix for a folder of PNG frames.
 
-    The file appears when it is complete, never half written. H.264 in 4:2:0 knows even sizes only: a last odd row
-    or column is repeated once, nothing is rescaled.
+    The file appears when it is complete, never half written. H.264 in 4:2:0 knows even sizes only: a last
+    odd row or column is repeated once, nothing is rescaled.
 
     Args:
         path: where to; folders above it are made.
@@ -239,9 +231,7 @@ def write_video(path: str | Path, video: Tensor, fps: float, *, crf: int = 17, s
     path = Path(path)
     _expect_video(video, fps)
     if path.suffix not in {".mp4", ".gif", ""}:
-        raise InputError(
-            f"{path}: cannot write '{path.suffix}'; end the name in .mp4 or .gif, or in nothing for PNGs"
-        )
+        raise InputError(f"{path}: cannot write '{path.suffix}'; end the name in .mp4 or .gif, or in nothing for PNGs")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix:
         data = mp4_bytes(video, fps, crf=crf) if path.suffix == ".mp4" else gif_bytes(video, fps, scale)
@@ -269,9 +259,7 @@ def mp4_bytes(video: Tensor, fps: float, *, crf: int = 17, preset: str = "medium
 
     _expect_video(video, fps)
     _, _, height, width = video.shape
-    frames = torch.nn.functional.pad(
-        video.permute(1, 0, 2, 3), (0, width % 2, 0, height % 2), mode="replicate"
-    )
+    frames = torch.nn.functional.pad(video.permute(1, 0, 2, 3), (0, width % 2, 0, height % 2), mode="replicate")
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
@@ -286,11 +274,11 @@ def mp4_bytes(video: Tensor, fps: float, *, crf: int = 17, preset: str = "medium
 
 
 def gif_bytes(video: Tensor, fps: float, scale: int = 1) -> bytes:
-    """Encode uint8 (C, T, H, W) as a looping GIF: one palette for the clip and no dithering, so flat areas stay flat.
+    """Encode uint8 (C, T, H, W) as a looping GIF, with one palette and no dithering: flat areas stay flat.
 
     Args:
         video: uint8 RGB, (C, T, H, W).
-        fps: frames per second, at most 50; GIF counts hundredths of a second, so single frames may differ by one.
+        fps: frames per second, at most 50; GIF counts hundredths of a second, so frames may differ by one.
         scale: whole factor to enlarge by, without smoothing.
     """
     from PIL import Image
@@ -312,7 +300,7 @@ def gif_bytes(video: Tensor, fps: float, scale: int = 1) -> bytes:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Hand out a temporary name beside `path` that takes its place when the block ends well, and is removed if not."""
+    """Hand out a temporary name that becomes `path` when the block ends well, and is removed if not."""
     folder = Path(tempfile.mkdtemp(prefix=".part-", dir=path.parent))
     try:
         temporary = folder / path.name

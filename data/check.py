@@ -12,9 +12,7 @@ from cmd_lightning.errors import InputError
 from cmd_lightning.video_io import VideoInfo, VideoReader
 
 
-def check_shards(
-    shards: str | Sequence[str], *, progress: Callable[[str], None] = lambda text: None
-) -> dict[str, Any]:
+def check_shards(shards: str | Sequence[str], *, progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """Decode every sample; the index beside local shards then knows the bad ones, and streams leave them out.
 
     Args:

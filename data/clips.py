@@ -1,4 +1,4 @@
-"""From the members of a sample to a training clip: choose frames, decode them, resize, crop, caption, label."""
+"""From the members of a sample to a clip: choose frames, decode them, resize, crop, caption, label."""
 
 import json
 import random
@@ -55,9 +55,7 @@ class ClipLoader:
         try:
             reader = VideoReader(data)
             step = self.stride or reader.info.fps / self.fps
-            indices = choose_frames(
-                reader.info.frames, self.num_frames, step, chance if self.random_start else None
-            )
+            indices = choose_frames(reader.info.frames, self.num_frames, step, chance if self.random_start else None)
             video = reader.read(indices)
         except InputError as error:
             raise BadSample("unreadable video") from error

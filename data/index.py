@@ -1,7 +1,7 @@
 """The sidecar index: how many samples each shard holds and which of them are known to be bad.
 
 `index.json` lies beside the shards: {"shards": {"000000.tar": {"bytes", "samples", "bad": {key: reason}}},
-"classes": [names]}. `shards pack` and `shards check` write it; otherwise the first use does, from the tar headers.
+"classes": [names]}. `shards pack` and `shards check` write it, else the first use does from the tar headers.
 """
 
 import json
@@ -80,9 +80,7 @@ def expand(shards: str | Sequence[str], option: str = "shards") -> list[str]:
                 pattern = os.path.join(url, "*.tar") if os.path.isdir(url) else url
                 matches = sorted(glob(pattern))
                 if not matches:
-                    raise InputError(
-                        f"{option} {url}: no such shard; check the path, or make shards by `shards pack`"
-                    )
+                    raise InputError(f"{option} {url}: no such shard; check the path or run `shards pack`")
                 found.extend(matches)
     if not found:
         raise InputError(f"{option}: no shards given; name .tar files, e.g. 'clips/{{000000..000009}}.tar'")
@@ -90,15 +88,15 @@ def expand(shards: str | Sequence[str], option: str = "shards") -> list[str]:
 
 
 def load_index(urls: Sequence[str], *, write: bool = False) -> list[Shard]:
-    """Look the shards up in the indexes beside them; scan those that are not there or have changed size.
+    """Look shards up in the indexes beside them; scan those that are not there or have changed size.
 
     Args:
         urls: expanded paths and addresses.
         write: keep what was scanned in the index, where the folder can be written.
 
     Returns:
-        The shards in the same order. Remote ones without an index are assumed to hold 1000 samples each and are
-        marked as not exact.
+        The shards in the same order. Remote ones without an index are assumed to hold 1000 samples each and
+        are marked as not exact.
 
     Raises:
         InputError: a shard is not a readable tar file.
@@ -126,7 +124,7 @@ def load_index(urls: Sequence[str], *, write: bool = False) -> list[Shard]:
 
 
 def classes_of(urls: Sequence[str]) -> list[str]:
-    """Names of the classes, by label, as the first index beside the shards has them; empty where none does."""
+    """Names of the classes, by label, from the first index that has some; empty where none does."""
     for folder in dict.fromkeys(folder_of(url) for url in urls):
         if names := read_index(folder)["classes"]:
             return names
@@ -141,10 +139,7 @@ def read_index(folder: str) -> dict[str, Any]:
         text = path.read_text()
     try:
         found = json.loads(text) if text else {}
-        shards = {
-            name: {k: entry[k] for k in ("bytes", "samples", "bad")}
-            for name, entry in found["shards"].items()
-        }
+        shards = {name: {k: entry[k] for k in ("bytes", "samples", "bad")} for name, entry in found["shards"].items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {"shards": {}, "classes": []}  # nobody's, or damaged: scanning puts it right
     return {"shards": shards, "classes": list(found.get("classes", []))}
@@ -168,11 +163,9 @@ def scan(path: str) -> Shard:
     Raises:
         InputError: the file is missing or no tar file.
     """
-    from webdataset.tariterators import group_by_keys
-
     bad: dict[str, str] = {}
     samples = 0
-    for sample in group_by_keys(_headers(path)):
+    for sample in _groups(path):
         key = sample["__key__"]
         samples += 1
         if not any(suffix in sample for suffix in VIDEO_SUFFIXES):
@@ -185,6 +178,17 @@ def scan(path: str) -> Shard:
 def is_member(name: str) -> bool:
     """Whether a tar member belongs to a sample; names like `__meta__/...` are webdataset's own."""
     return re.match(r"__[^/]*__($|/)", name) is None
+
+
+def _groups(path: str) -> Iterator[dict[str, Any]]:
+    from webdataset.tariterators import group_by_keys
+
+    try:
+        yield from group_by_keys(_headers(path))
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: has a member twice ({error.args[0]}); make the shard anew") from error
 
 
 def _headers(path: str) -> Iterator[dict[str, Any]]:

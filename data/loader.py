@@ -29,8 +29,8 @@ class Position:
     def begin(self, stream: ShardStream, workers: int, trainer: Trainer | None) -> tuple[int, int]:
         """The epoch and first batch of a pass that begins now.
 
-        The epoch is the Trainer's, or counts the passes where there is none. After a resume it is the loaded one:
-        a Trainer that was stopped within an epoch by max_steps counts that epoch as ended and yet finishes it.
+        The epoch is the Trainer's, or counts the passes where there is none. After a resume it is the loaded
+        one: a Trainer that max_steps stopped within an epoch counts it as ended and yet finishes it.
         """
         clock = trainer.current_epoch if trainer else self._passes
         epoch, first = clock + self._ahead, 0
@@ -40,7 +40,7 @@ class Position:
             if first and self._loaded["fingerprint"] != self._fingerprint:
                 rank_zero_warn(
                     f"The checkpoint is {first} batches into epoch {epoch} of other data: shards, seed, batch_size, "
-                    "shuffle_buffer, num_workers or devices have changed. The epoch starts again from its beginning."
+                    "shuffle_buffer, num_workers or devices have changed. The epoch starts again."
                 )
                 first = 0
             elif first and trainer and not trainer.fit_loop.epoch_loop.batch_progress.current.ready:
@@ -101,7 +101,7 @@ class StreamLoader(DataLoader):
         **options: Any,
     ) -> None:
         options |= {"batch_size": None, "pin_memory": torch.cuda.is_available()}
-        # A generator of its own: starting an epoch must not move the global one, which models draw noise from.
+        # A generator of its own: starting an epoch must not move the global one, where models draw noise.
         options["generator"] = torch.Generator().manual_seed(dataset.seed)
         super().__init__(dataset, num_workers=num_workers, **options)
         self.position = position

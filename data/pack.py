@@ -4,7 +4,7 @@ import csv
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,16 @@ def pack_clips(
 ) -> dict[str, Any]:
     """Pack the clips of a table, or of class folders; unreadable ones are left out and counted.
 
-    Labels that are all whole numbers are kept; names are numbered in the order of the alphabet, over all splits.
+    Labels that are all whole numbers are kept; names are numbered in the order of the alphabet, over all
+    splits.
 
     Args:
         videos: folder of the clips.
         out: folder for the shards; rows with a split go to a folder of that name in it.
-        captions: CSV with the columns path, caption, label, split (all but path may be missing); None takes the
-            folders in `videos` as classes.
+        captions: CSV with the columns path, caption, label, split (all but path may be missing); None takes
+            the folders in `videos` as classes.
         shard_size: clips in a shard.
-        split: pack only the rows of this split; for class folders, the name of the split.
+        split: pack only the rows of this split; where no row has one, the split of all.
         progress: told a line now and then.
 
     Returns:
@@ -52,9 +53,11 @@ def pack_clips(
     folder = Path(videos)
     if not folder.is_dir():
         raise InputError(f"videos {videos}: no such folder; name the folder that holds the clips")
-    rows = _read_table(Path(captions)) if captions else _walk_classes(folder, split or "")
+    rows = _read_table(Path(captions)) if captions else _walk_classes(folder)
     label_of, classes = _number_labels([row.label for row in rows])
     if split is not None:
+        if not any(row.split for row in rows):  # one table for each split
+            rows = [replace(row, split=split) for row in rows]
         rows = [row for row in rows if row.split == split]
         if not rows:
             raise InputError(f"split {split}: no row of {captions} has it; see its column 'split'")
@@ -75,9 +78,7 @@ def pack_clips(
             if number % 1000 == 0 or number == len(rows):
                 progress(f"{number} of {len(rows)} clips")
         if not made:
-            raise InputError(
-                f"videos {videos}: not one of {len(rows)} clips is usable ({dict(bad)}); see the paths"
-            )
+            raise InputError(f"videos {videos}: not one of {len(rows)} clips is usable ({dict(bad)}); see the paths")
     return {
         "samples": sum(made.values()),
         "bad": dict(bad),
@@ -107,18 +108,14 @@ def _pack_one(path: Path, row: _Row, label_of: dict[str, int], writer: ShardWrit
 
 def _read_table(path: Path) -> list[_Row]:
     if not path.is_file():
-        raise InputError(
-            f"captions {path}: no such file; name a CSV with the columns path,caption,label,split"
-        )
+        raise InputError(f"captions {path}: no such file; name a CSV with the columns path,caption,label,split")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"captions {path}: not a CSV in UTF-8 ({error}); save it as one") from error
     if not rows or "path" not in rows[0]:
-        raise InputError(
-            f"captions {path}: no rows with a column 'path'; columns are path,caption,label,split"
-        )
+        raise InputError(f"captions {path}: no rows with a column 'path'; columns are path,caption,label,split")
     names = ("path", "caption", "label", "split")
     table = [_Row(**{name: (row.get(name) or "").strip() for name in names}) for row in rows]
     for row in table:
@@ -127,17 +124,13 @@ def _read_table(path: Path) -> list[_Row]:
     return table
 
 
-def _walk_classes(folder: Path, split: str) -> list[_Row]:
-    paths = [
-        path for path in sorted(folder.glob("*/**/*")) if path.suffix.lower().lstrip(".") in VIDEO_SUFFIXES
-    ]
+def _walk_classes(folder: Path) -> list[_Row]:
+    paths = [path for path in sorted(folder.glob("*/**/*")) if path.suffix.lower().lstrip(".") in VIDEO_SUFFIXES]
     if not paths:
         kinds = ", ".join("." + suffix for suffix in VIDEO_SUFFIXES)
-        raise InputError(
-            f"videos {folder}: no class folders with clips ({kinds}); give them, or a --captions table"
-        )
+        raise InputError(f"videos {folder}: no class folders with clips ({kinds}); give them, or a --captions table")
     relative = [path.relative_to(folder) for path in paths]
-    return [_Row(str(path), path.parts[0].replace("_", " "), path.parts[0], split) for path in relative]
+    return [_Row(str(path), path.parts[0].replace("_", " "), path.parts[0]) for path in relative]
 
 
 def _number_labels(labels: list[str]) -> tuple[dict[str, int], list[str]]:

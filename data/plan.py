@@ -1,4 +1,4 @@
-"""Which reader reads which samples, and what every random draw hangs on: pure functions, alike on all ranks."""
+"""Which reader reads which samples, and what random draws hang on: pure functions, alike on all ranks."""
 
 import hashlib
 import random
@@ -26,9 +26,9 @@ def stable_hash(*parts: object) -> int:
 def batch_sizes(samples: int, ranks: int, batch_size: int) -> list[list[int]]:
     """Cut an epoch into batches: as many on every rank, none empty, every sample in exactly one.
 
-    All batches are full but those of the last step, which share what is left. Where fewer samples than ranks would
-    be left for it, the last two steps share. With batches of one even that does not go round: then some ranks'
-    last batch has two samples.
+    All batches are full but those of the last step, which share what is left. Where that would be fewer
+    samples than ranks, the last two steps share. With batches of one even that does not go round: then the
+    last batch of some ranks has two samples.
 
     Args:
         samples: good samples of an epoch.
@@ -42,9 +42,7 @@ def batch_sizes(samples: int, ranks: int, batch_size: int) -> list[list[int]]:
         InputError: there are fewer samples than ranks.
     """
     if samples < ranks:
-        raise InputError(
-            f"{samples} samples for {ranks} ranks: add clips or use at most {max(samples, 1)} devices"
-        )
+        raise InputError(f"{samples} samples for {ranks} ranks: add clips or use fewer devices")
     full, rest = divmod(samples, ranks * batch_size)
     if rest == 0:
         return [[batch_size] * full for _ in range(ranks)]
@@ -61,8 +59,8 @@ def assign(
 ) -> list[list[list[Interval]]]:
     """Give every good sample of an epoch to exactly one reader.
 
-    The shards are laid end to end, in an order drawn from (seed, epoch), and the line is cut into one piece for
-    each reader, so that shards are read in sequence, and shared where there are more readers than shards.
+    The shards are laid end to end, in an order drawn from (seed, epoch), and the line is cut into one piece
+    for each reader: shards are read in sequence, and shared where there are more readers than shards.
 
     Args:
         counts: good samples of each shard.
@@ -74,7 +72,7 @@ def assign(
         shuffle: False keeps the order given.
 
     Returns:
-        `plan[rank][worker]`, the intervals to read one after the other. Worker w serves the batches w, w + W, ...
+        `plan[rank][worker]`, the intervals to read one after the other. Worker w serves batches w, w + W, ...
     """
     workers = max(workers, 1)
     order = list(range(len(counts)))
@@ -82,9 +80,7 @@ def assign(
         random.Random(stable_hash("shards", seed, epoch)).shuffle(order)
     line = _Line(order, counts)
     sizes = batch_sizes(sum(counts), ranks, batch_size)
-    return [
-        [line.take(sum(sizes[rank][worker::workers])) for worker in range(workers)] for rank in range(ranks)
-    ]
+    return [[line.take(sum(sizes[rank][worker::workers])) for worker in range(workers)] for rank in range(ranks)]
 
 
 class _Line:

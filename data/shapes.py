@@ -1,7 +1,7 @@
 """The procedural data set: captioned moving shapes, each clip a function of (seed, index) alone.
 
-A `Scene` is drawn by `draw_scene`, told in words by `Scene.caption`, moved by `positions` and painted by `render`.
-More shapes go into `SHAPES`; a camera, textures or further objects are further fields of the scene.
+A `Scene` is drawn by `draw_scene`, told in words by `Scene.caption`, moved by `positions` and painted by
+`render`. More shapes go into `SHAPES`; a camera, textures or further objects are further fields of the scene.
 """
 
 import random
@@ -107,9 +107,7 @@ def draw_scene(seed: int, index: int, duration: float) -> Scene:
         duration: from the first to the last frame, in seconds; straight paths stay inside for so long.
     """
     chance = random.Random(stable_hash("shapes", seed, index))
-    shape, colour, size, direction = (
-        chance.choice(list(names)) for names in (SHAPES, COLOURS, SIZES, DIRECTIONS)
-    )
+    shape, colour, size, direction = (chance.choice(list(names)) for names in (SHAPES, COLOURS, SIZES, DIRECTIONS))
     path = chance.choice(["straight", "bouncing"])
     background = chance.randrange(0, 65)
     radius = SIZES[size]

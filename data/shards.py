@@ -7,6 +7,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from cmd_lightning.errors import InputError
 class ShardWriter:
     """Writes samples to `folder/000000.tar`, `000001.tar`, ... and `index.json`.
 
-    Shards are made in a hidden folder beside them and appear together when the block ends well; after an error or
-    Ctrl-C nothing is left.
+    Shards are made in a hidden folder beside them and appear together when the block ends well; after an
+    error or Ctrl-C nothing is left.
 
     Args:
         folder: where to; made if need be, must not hold shards yet.
@@ -39,9 +40,7 @@ class ShardWriter:
         self._counts: list[int] = []
         self._tar: tarfile.TarFile | None = None
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.glob("*.tar"))):
-            raise InputError(
-                f"{folder}: holds shards already, or is a file; choose another --out or remove them"
-            )
+            raise InputError(f"{folder}: holds shards already, or is a file; choose another --out or remove them")
 
     def __enter__(self) -> "ShardWriter":
         """Make the hidden folder."""
@@ -77,14 +76,16 @@ class ShardWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Put the shards in their place, or remove what was begun."""
         self._close()
+        done = kind is None and self.samples > 0
         try:
-            if kind is None:
+            if done:
                 self._publish()
         finally:
             shutil.rmtree(self._hidden, ignore_errors=True)
-            if kind is not None:
+            if not done:
                 for path in self._made:
-                    path.rmdir()
+                    with suppress(OSError):  # something else lies in it by now
+                        path.rmdir()
 
     def _publish(self) -> None:
         shards = []

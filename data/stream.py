@@ -1,8 +1,8 @@
 """The stream of batches that one rank reads from shards, each sample exactly once an epoch.
 
-Samples are read in sequence, mixed in a bounded buffer while still undecoded, and decoded last: so a resume reads
-past what was seen without decoding it. What a sample becomes depends on (seed, epoch, key) alone, never on what was
-read before it.
+Samples are read in sequence, mixed in a bounded buffer while still undecoded, and decoded last: so a resume
+reads past what was seen without decoding it. What a sample becomes depends on (seed, epoch, key) alone, never
+on what was read before it.
 """
 
 import random
@@ -28,8 +28,8 @@ _MISSING = "unreadable shard"
 class ShardStream(IterableDataset):
     """Batches of one rank, for a DataLoader with `batch_size=None` and any number of workers.
 
-    A bad sample is replaced: by the last good one of the eight before it, else by the first good one of the reader.
-    `batch["bad"]` counts them by reason.
+    A bad sample is replaced: by the last good one of the eight before it, else by the first good one of the
+    reader. `batch["bad"]` counts them by reason.
 
     Args:
         shards: with their numbers of samples.
@@ -70,7 +70,8 @@ class ShardStream(IterableDataset):
     def fingerprint(self, workers: int) -> str:
         """What a number of batches done holds for: with another fingerprint it means other samples."""
         shards = [(shard.url.rpartition("/")[2], shard.good) for shard in self.shards]
-        return f"{stable_hash(shards, self.batch_size, self.ranks, max(workers, 1), self.seed, self.shuffle_buffer):016x}"
+        cut = (self.batch_size, self.ranks, max(workers, 1), self.seed, self.shuffle_buffer)
+        return f"{stable_hash(shards, cut):016x}"
 
     def begin(self, epoch: int, first_batch: int = 0) -> None:
         """Say where the next pass begins: in this epoch, at this batch."""
@@ -85,7 +86,7 @@ class ShardStream(IterableDataset):
         """Yield the batches of this worker: v, v + W, ... counted from the first batch of the pass."""
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        # The reader that serves batch i of an epoch is i % W, whichever worker process plays it after a resume.
+        # Batch i of an epoch is served by reader i % W, whichever worker process plays it after a resume.
         reader = (self._first + worker) % workers
         plan = assign(
             [shard.good for shard in self.shards],
@@ -187,9 +188,7 @@ class _Standby:
             except BadSample as reason:
                 reasons[str(reason)] += 1
         shards = ", ".join(self._stream.shards[interval.shard].url for interval in self._intervals)
-        raise InputError(
-            f"{shards}: no usable clip ({describe(reasons)}); run `shards check` on these shards"
-        )
+        raise InputError(f"{shards}: no usable clip ({describe(reasons)}); run `shards check` on these shards")
 
 
 def read_shard(shard: Shard) -> Iterator[dict[str, Any]]:
@@ -205,9 +204,7 @@ def read_shard(shard: Shard) -> Iterator[dict[str, Any]]:
     def wanted(name: str) -> bool:
         return is_member(name) and name.rpartition("/")[2].partition(".")[2].lower() in _SUFFIXES
 
-    files = tar_file_expander(
-        url_opener([{"url": shard.url}], handler=stop), handler=stop, select_files=wanted
-    )
+    files = tar_file_expander(url_opener([{"url": shard.url}], handler=stop), handler=stop, select_files=wanted)
     for sample in group_by_keys(files, handler=stop):
         if sample["__key__"] not in shard.bad:
             yield sample

@@ -12,7 +12,8 @@ from cmd_lightning.data.loader import Position, StreamLoader
 from cmd_lightning.data.stream import ShardStream
 from cmd_lightning.errors import InputError
 
-_NEEDLESS = (  # Lightning's advice to those whose stream is not cut by worker, or cannot resume: this one is and can
+# Lightning's advice where a stream is not cut by worker or cannot resume; this one is and can.
+_NEEDLESS = (
     "Your `IterableDataset` has `__len__` defined",
     "You're resuming from a checkpoint that ended before the epoch ended",
 )
@@ -21,12 +22,13 @@ _NEEDLESS = (  # Lightning's advice to those whose stream is not cut by worker, 
 class WebVidDataModule(LightningDataModule):
     """Clips from shards in the layout video2dataset writes for WebVid: `{key}.mp4`, `.txt`, `.json`.
 
-    Every good sample comes exactly once an epoch, and every rank gets the same number of batches. Training draws
-    the order, the beginning of each clip and, if wanted, the crop; evaluation keeps the order of the shards, begins
-    at the first frame and crops in the middle. A fit resumed from a checkpoint goes on at the next batch.
+    Every good sample comes exactly once an epoch, and every rank gets the same number of batches. Training
+    draws the order, the beginning of each clip and, if wanted, the crop; evaluation keeps the order of the
+    shards, begins at the first frame and crops in the middle. A fit resumed from a checkpoint goes on at the
+    next batch.
 
-    A batch is a dictionary: "video" uint8 (B, C, T, H, W), "caption" list of str, "label" int64 (B,) with -1 for
-    none, "key" list of str, "fps" float32 (B,).
+    A batch is a dictionary: "video" uint8 (B, C, T, H, W), "caption" list of str, "label" int64 (B,) with -1
+    for none, "key" list of str, "fps" float32 (B,).
 
     Args:
         train_shards: .tar files for training: paths, globs, folders, brace ranges or http(s) addresses.
@@ -152,16 +154,14 @@ class WebVidDataModule(LightningDataModule):
         if option not in self._found:
             shards = self.shards[option]
             if not shards:
-                raise InputError(
-                    f"{option}: none given; name .tar files, e.g. 'clips/{{000000..000009}}.tar'"
-                )
+                raise InputError(f"{option}: none given; name .tar files, e.g. 'clips/{{000000..000009}}.tar'")
             found = load_index(expand(shards, option), write=True)
             if not sum(shard.good for shard in found):
                 raise InputError(f"{option} {shards}: no usable clip; see why with `shards check`")
             if unknown := sum(not shard.exact for shard in found):
                 warnings.warn(
                     f"{option}: {unknown} remote shards have no index.json beside them, so their order and number "
-                    "are approximate: 1000 samples each are assumed. Run `shards check` where they are files.",
+                    "are approximate: 1000 samples each are assumed. Run `shards check` where they are made.",
                     stacklevel=2,
                 )
             self._found[option] = found

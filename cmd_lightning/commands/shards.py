@@ -62,16 +62,16 @@ def pack(
 ) -> None:
     """Pack clips into shards, as they are: a folder with a table, or a folder of class folders.
 
-    The table is a CSV with the columns path (within VIDEOS) and, as wanted, caption, label and split. Rows with a
-    split go to OUT/SPLIT. Without a table every folder in VIDEOS is a class of that name. Unreadable clips are left
-    out and counted.
+    The table is a CSV with the columns path (within VIDEOS) and, as wanted, caption, label and split. Rows
+    with a split go to OUT/SPLIT. Without a table every folder in VIDEOS is a class of that name. Unreadable
+    clips are left out and counted.
 
     Args:
         videos: folder of the clips (.mp4, .avi, .mkv, .webm, .gif).
         out: folder for the shards.
         captions: the table.
         shard_size: clips in a shard.
-        split: pack these rows of the table only; for class folders, the folder within OUT.
+        split: pack these rows of the table only; where no row has a split, the folder within OUT for all.
         json: write a report to this file; - is standard output.
 
     Raises:
