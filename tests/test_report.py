@@ -78,9 +78,7 @@ def test_everything_is_escaped(tmp_path):
     ]
     result = page(tmp_path, *blocks, title=NASTY)
     assert not result.all("script")
-    assert (
-        "".join(result.text).count(NASTY) == 10
-    )  # title twice, two texts, two cells, caption, plot, legend, curve
+    assert "".join(result.text).count(NASTY) == 10  # title twice, two texts, two cells, caption, plot, legend, curve
     assert result.all("img")[0]["alt"] == NASTY
     assert result.all("svg")[0]["aria-label"] == f"{NASTY}: {NASTY}"
 
@@ -102,9 +100,7 @@ def test_gifs_come_through_and_are_enlarged_by_whole_factors(tmp_path):
 
 
 def test_table_shows_numbers_beside_their_protocol(tmp_path):
-    table = Table(
-        ["metric", "value", "protocol"], [["PSNR", 31.23456, "256 clips"], ["FVD", None, "not run"]]
-    )
+    table = Table(["metric", "value", "protocol"], [["PSNR", 31.23456, "256 clips"], ["FVD", None, "not run"]])
     result = page(tmp_path, table)
     for text in ("metric", "31.23", "256 clips", "\N{EN DASH}", "not run"):
         assert text in result.text
@@ -148,9 +144,7 @@ def test_awkward_curves(tmp_path):
 def test_long_curves_are_thinned_but_keep_their_spikes(tmp_path):
     values = [1.0] * 100_000
     values[54_321] = 9.0
-    points = polyline(
-        page(tmp_path, Plot("loss", [Series("train", range(100_000), values)])).all("polyline")[0]
-    )
+    points = polyline(page(tmp_path, Plot("loss", [Series("train", range(100_000), values)])).all("polyline")[0])
     assert len(points) <= 801
     assert len({y for _, y in points}) == 2
 

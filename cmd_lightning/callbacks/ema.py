@@ -37,9 +37,7 @@ class EMA(Callback):
 
     def __init__(self, decay: float = 0.999) -> None:
         if not 0.0 <= decay < 1.0:
-            raise InputError(
-                f"EMA decay={decay} is not in [0, 1); try 0.999, or remove the callback for no average"
-            )
+            raise InputError(f"EMA decay={decay} is not in [0, 1); try 0.999, or remove the callback for no average")
         self.decay = decay
         self.average: dict[str, Tensor] = {}
         self.updates = 0
@@ -135,9 +133,7 @@ class EMA(Callback):
             return
         self._last_step = trainer.global_step
         if not self.update(pl_module):
-            rank_zero_warn(
-                f"Step {trainer.global_step}: a weight is NaN or infinite, the EMA was not updated."
-            )
+            rank_zero_warn(f"Step {trainer.global_step}: a weight is NaN or infinite, the EMA was not updated.")
 
     # Evaluation. The average leaves at `on_*_end`, not at `on_*_epoch_end`: there the module and other
     # callbacks still compute (metrics, preview videos), whatever their order.
@@ -180,9 +176,7 @@ class EMA(Callback):
         """Restores the number of updates."""
         self.updates = state_dict["updates"]
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the average, and sees to it that `state_dict` has the raw weights even during evaluation."""
         checkpoint[CHECKPOINT_KEY] = dict(self.average)
         names = {id(weight): name for name, weight in pl_module.named_parameters()}
@@ -191,9 +185,7 @@ class EMA(Callback):
             if alias in checkpoint["state_dict"] and names[id(weight)] in self._raw:
                 checkpoint["state_dict"][alias] = self._raw[names[id(weight)]]
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Takes the average over, or starts anew from the raw weights if the checkpoint has none."""
         self.average, self.updates = {}, 0
         if CHECKPOINT_KEY not in checkpoint:

@@ -91,9 +91,7 @@ def peak_memory(device: torch.device) -> dict[str, float]:
         return {}
     # Kibibytes on Linux, bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
-    return {
-        "throughput/peak_process_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIGABYTE
-    }
+    return {"throughput/peak_process_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIGABYTE}
 
 
 def batch_size(batch: Any) -> int:

@@ -41,9 +41,7 @@ class VideoLogger(Callback):
         scale: Factor by which a pixel is enlarged; by default so that a clip is about 128 pixels wide.
     """
 
-    def __init__(
-        self, every_n_epochs: int = 1, num_videos: int = 4, fps: float = 8, scale: int | None = None
-    ) -> None:
+    def __init__(self, every_n_epochs: int = 1, num_videos: int = 4, fps: float = 8, scale: int | None = None) -> None:
         for name, value in (("every_n_epochs", every_n_epochs), ("num_videos", num_videos), ("scale", scale)):
             if value is not None and value < 1:
                 raise InputError(f"VideoLogger {name}={value} is less than 1; give a positive whole number")
@@ -146,9 +144,7 @@ def grid(rows: dict[str, Tensor], scale: int | None = None) -> Tensor:
         raise ValueError("preview returned no videos to show")
     size = max(max(video.shape[-3:-1]) for video in videos.values())
     scale = scale or max(1, round(CELL_PIXELS / size))
-    videos = {
-        label: _enlarge(video, scale * (size // max(video.shape[-3:-1]))) for label, video in videos.items()
-    }
+    videos = {label: _enlarge(video, scale * (size // max(video.shape[-3:-1]))) for label, video in videos.items()}
 
     frames = max(video.shape[1] for video in videos.values())
     font = ImageFont.load_default(12)
@@ -173,9 +169,7 @@ def _to_frames(label: str, row: Tensor) -> np.ndarray:
     if row.ndim == 4:
         row = row.unsqueeze(2)
     if row.ndim != 5 or row.shape[1] not in (1, 3):
-        raise ValueError(
-            f"preview row {label!r} has shape {tuple(row.shape)}, expected (B, 1 or 3, [T,] H, W)"
-        )
+        raise ValueError(f"preview row {label!r} has shape {tuple(row.shape)}, expected (B, 1 or 3, [T,] H, W)")
     row = row.detach().float().cpu().nan_to_num(-1.0)
     row = ((row.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return row.expand(-1, 3, -1, -1, -1).permute(0, 2, 3, 4, 1).numpy()
@@ -201,8 +195,6 @@ def _show(logger: Logger, tag: str, path: Path, picture: Tensor, step: int) -> N
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         *_, height, width = picture.shape
-        image = Summary.Image(
-            height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes()
-        )
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes())
         summary = Summary(value=[Summary.Value(tag=tag, image=image)])
         logger.experiment._get_file_writer().add_summary(summary, step)

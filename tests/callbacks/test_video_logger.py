@@ -66,9 +66,7 @@ def fit(tmp_path, logger, *callbacks, model=None, max_epochs=2, **options):
 
 
 def frames(source):
-    return [
-        np.asarray(frame.convert("RGB")).astype(int) for frame in ImageSequence.Iterator(Image.open(source))
-    ]
+    return [np.asarray(frame.convert("RGB")).astype(int) for frame in ImageSequence.Iterator(Image.open(source))]
 
 
 def check_gif(source):
@@ -112,9 +110,7 @@ def test_tensorboard_gets_the_same_gif(tmp_path):
 
 def test_wandb_gets_the_file(tmp_path):
     logger = Mock(spec=WandbLogger, save_dir=str(tmp_path))
-    trainer = Mock(
-        loggers=[logger], log_dir=str(tmp_path), global_step=7, current_epoch=0, sanity_checking=False
-    )
+    trainer = Mock(loggers=[logger], log_dir=str(tmp_path), global_step=7, current_epoch=0, sanity_checking=False)
     callback, model = VideoLogger(), ToyModel()
     trainer.precision_plugin.val_step_context = torch.no_grad
     batch = {"video": torch.stack([clip["video"] for clip in clips()])}
