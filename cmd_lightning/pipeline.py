@@ -73,7 +73,10 @@ class CMDPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "text_encoder->motion_text_encoder->unet->motion_model->autoencoder"
-    _optional_components = ["autoencoder", "unet", "scheduler", "text_encoder", "motion_model", "motion_scheduler", "motion_text_encoder", "tokenizer", "vae"]
+    _optional_components = [  # noqa: RUF012 (diffusers' own spelling)
+        *("autoencoder", "unet", "scheduler", "text_encoder", "motion_model", "motion_scheduler"),
+        *("motion_text_encoder", "tokenizer", "vae"),
+    ]
 
     def __init__(
         self,

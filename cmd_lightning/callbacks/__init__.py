@@ -3,5 +3,6 @@
 from cmd_lightning.callbacks.ema import EMA
 from cmd_lightning.callbacks.throughput import Throughput
 from cmd_lightning.callbacks.video_logger import VideoLogger
+from cmd_lightning.callbacks.video_writer import VideoWriter
 
-__all__ = ["EMA", "Throughput", "VideoLogger"]
+__all__ = ["EMA", "Throughput", "VideoLogger", "VideoWriter"]

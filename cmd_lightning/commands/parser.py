@@ -34,8 +34,8 @@ def parser_of(function: Callable[..., Any], prog: str) -> Parser:
     """The parser of a verb.
 
     A parameter without default is positional (a list takes several), or a required option if it is keyword-only; the
-    others are options of the same name with dashes. Types: str, int, float, bool (a flag), Literal, list of these, and `dict[str, number]` for what may differ
-    by stage: `50` or `content=50,motion=100`.
+    others are options of the same name with dashes. Types: str, int, float, bool (a flag), Literal, list of these,
+    and `dict[str, number]` for what may differ by stage: `50` or `content=50,motion=100`.
 
     Args:
         function: The verb; its annotations and Google docstring say all.

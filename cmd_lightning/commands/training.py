@@ -11,13 +11,14 @@ import jsonargparse
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from cmd_lightning import callbacks, components, conditioning, data, diffusion, zoo
+from cmd_lightning import callbacks, components, conditioning, diffusion, zoo
 from cmd_lightning.components import schedules
+from cmd_lightning.data import webvid
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks.contracts import Network
 
 # Imported for the class names that a config may use without a module.
-NAMED = (callbacks, components, conditioning, data, diffusion, schedules)
+NAMED = (callbacks, components, conditioning, webvid, diffusion, schedules)
 
 
 class CMDCLI(LightningCLI):
@@ -75,9 +76,10 @@ def explain(message: str) -> str:
     """Jsonargparse's complaint on one line, with the nearest right class or option if there is one."""
     line = " ".join(message.split())
     wrong = re.search(r"class_path['\"]?: ?['\"]([\w.]+)['\"]", line) or re.search(r"import path[^']*'([\w.]+)'", line)
-    if wrong and (near := difflib.get_close_matches(wrong[1].rpartition(".")[2], class_names(), n=1)):
-        if near[0] != wrong[1].rpartition(".")[2]:
-            return f"class_path {wrong[1]}: there is no such class; did you mean {near[0]}?"
+    name = wrong[1].rpartition(".")[2] if wrong else ""
+    near = difflib.get_close_matches(name, class_names(), n=1)
+    if near and near[0] != name:
+        return f"class_path {wrong[1]}: there is no such class; did you mean {near[0]}?"
     return line
 
 
