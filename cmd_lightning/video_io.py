@@ -72,7 +72,7 @@ class VideoReader:
             seekable = timed and container.format.name != "gif"
             keys = [(p.pts, p.dts) for p in packets if p.is_keyframe and p.dts is not None] if seekable else []
             self._keys = sorted(keys)
-            self.info = VideoInfo(len(packets), self._rate(stream), stream.width, stream.height)
+            self.info = VideoInfo(len(packets), self._rate(container, stream), stream.width, stream.height)
         if not packets or not self.info.width:
             raise InputError(f"{self._name}: holds no video frames; replace or remove the file")
 
@@ -139,12 +139,11 @@ class VideoReader:
             detail = str(error.strerror or error)
             raise InputError(f"{self._name}: not readable as video ({detail}); replace or remove the file") from error
 
-    def _rate(self, stream: Any) -> float:
-        if stream.average_rate:
-            return float(stream.average_rate)
-        if len(self._times) > 1 and self._times[-1] > self._times[0]:
-            return float((len(self._times) - 1) / ((self._times[-1] - self._times[0]) * stream.time_base))
-        return 1.0
+    def _rate(self, container: Any, stream: Any) -> float:
+        span = self._times[-1] - self._times[0] if self._times else 0
+        if span and (container.format.name == "gif" or not stream.average_rate):  # FFmpeg guesses that of a GIF
+            return float((len(self._times) - 1) / (span * stream.time_base))
+        return float(stream.average_rate or 1)
 
     def _inspect_folder(self) -> VideoInfo:
         if not self._pictures:

@@ -8,6 +8,7 @@ on what was read before it.
 import random
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -204,10 +205,15 @@ def read_shard(shard: Shard) -> Iterator[dict[str, Any]]:
     def wanted(name: str) -> bool:
         return is_member(name) and name.rpartition("/")[2].partition(".")[2].lower() in _SUFFIXES
 
-    files = tar_file_expander(url_opener([{"url": shard.url}], handler=stop), handler=stop, select_files=wanted)
-    for sample in group_by_keys(files, handler=stop):
-        if sample["__key__"] not in shard.bad:
-            yield sample
+    opened = list(url_opener([{"url": shard.url}], handler=stop))
+    try:
+        for sample in group_by_keys(tar_file_expander(opened, handler=stop, select_files=wanted), handler=stop):
+            if sample["__key__"] not in shard.bad:
+                yield sample
+    finally:
+        for source in opened:
+            with suppress(OSError):  # what a download tool says of being stopped early
+                source["stream"].close()
 
 
 def collate(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,25 @@
+import io
+import json
+import tarfile
+
+from cmd_lightning.data.shapes import make_clip
+from cmd_lightning.video_io import mp4_bytes
+
+
+def write_tar(path, samples):
+    """A shard as anybody would write one: a list of {member name: bytes}."""
+    with tarfile.open(path, "w") as tar:
+        for members in samples:
+            for name, data in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+def sample(key, index=0, frames=6, **facts):
+    video, about = make_clip(7, index, frames=frames, fps=8, size=16)
+    return {
+        f"{key}.mp4": mp4_bytes(video, 8, preset="ultrafast"),
+        f"{key}.txt": about["caption"].encode(),
+        f"{key}.json": json.dumps({"label": index % 4, **facts}).encode(),
+    }

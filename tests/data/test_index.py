@@ -1,0 +1,72 @@
+import json
+import shutil
+import tarfile
+
+import pytest
+from shard_files import sample, write_tar
+
+from cmd_lightning.data.index import classes_of, expand, load_index, scan, update_index
+from cmd_lightning.errors import InputError
+
+
+def test_paths_globs_folders_braces_and_addresses(shards):
+    names = [str(shards / f"{i:05d}.tar") for i in range(5)]
+    assert expand(f"{shards}/*.tar") == names
+    assert expand(str(shards)) == names
+    assert expand(f"{shards}/{{00000..00004}}.tar") == names
+    assert expand([names[3], f"{shards}/0000{{1,0}}.tar"]) == [names[3], names[1], names[0]]
+    assert expand("https://host/{000..002}.tar") == [f"https://host/00{i}.tar" for i in range(3)]
+    for wrong in (f"{shards}/none.tar", f"{shards}/x*.tar", f"{shards}/{{00000..00005}}.tar", "pipe:cat x", []):
+        with pytest.raises(InputError) as error:
+            expand(wrong, "train_shards")
+        assert str(error.value).startswith("train_shards")
+        assert "\n" not in str(error.value)
+
+
+def test_scan_counts_what_tarfile_lists(shards, tmp_path):
+    for path in expand(str(shards)):
+        with tarfile.open(path) as tar:
+            keys = {name.split(".")[0] for name in tar.getnames()}
+        assert (scan(path).samples, scan(path).bad) == (len(keys), {})
+    odd = {"__meta__/info.json": b"{}", "e.txt": b"no clip", "f.mp4": b""}
+    write_tar(tmp_path / "odd.tar", [sample("d"), odd])
+    found = scan(str(tmp_path / "odd.tar"))
+    assert (found.samples, found.bad) == (3, {"e": "no video"})
+
+
+def test_cut_off_and_foreign_files(shards, tmp_path):
+    whole = (shards / "00003.tar").read_bytes()
+    with tarfile.open(shards / "00003.tar") as tar:
+        third = tar.getmember("0014.mp4")
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(whole[: third.offset_data + 10])
+    assert (scan(str(cut)).samples, scan(str(cut)).bad) == (3, {"0014": "truncated shard"})
+    (tmp_path / "text.tar").write_text("no tar at all, but long enough" * 100)
+    with pytest.raises(InputError, match="not a readable tar"):
+        scan(str(tmp_path / "text.tar"))
+    write_tar(tmp_path / "twice.tar", [sample("a"), sample("a")])
+    with pytest.raises(InputError, match="twice"):
+        scan(str(tmp_path / "twice.tar"))
+
+
+def test_the_index_is_written_used_and_renewed(shards, tmp_path, monkeypatch):
+    folder = tmp_path / "copy"
+    shutil.copytree(shards, folder, ignore=shutil.ignore_patterns("*.json"))
+    urls = expand(str(folder))
+    first = load_index(urls, write=True)
+    assert [shard.good for shard in first] == [4, 7, 1, 5, 6]
+    import cmd_lightning.data.index as module
+
+    scans = []
+    monkeypatch.setattr(module, "scan", lambda path: scans.append(path) or scan(path))
+    assert load_index(urls) == first
+    assert scans == []
+    write_tar(folder / "00002.tar", [sample("x"), sample("y")])  # another size
+    assert [shard.good for shard in load_index(urls, write=True)] == [4, 7, 2, 5, 6]
+    assert scans == [urls[2]]
+    assert json.loads((folder / "index.json").read_text())["shards"]["00002.tar"]["samples"] == 2
+    (folder / "index.json").write_text("{damaged")
+    assert [shard.good for shard in load_index(urls)] == [4, 7, 2, 5, 6]
+    update_index(folder, [], ["cat", "dog"])
+    assert classes_of(urls) == ["cat", "dog"]
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]

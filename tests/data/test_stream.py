@@ -1,0 +1,176 @@
+import functools
+import http.server
+import shutil
+import threading
+import warnings
+from collections import Counter
+
+import pytest
+import torch
+from shard_files import sample, write_tar
+
+from cmd_lightning.data.clips import ClipLoader
+from cmd_lightning.data.index import Shard, expand, load_index
+from cmd_lightning.data.loader import StreamLoader
+from cmd_lightning.data.stream import ShardStream
+from cmd_lightning.errors import InputError
+
+
+def stream(urls, first=0, epoch=1, **options):
+    options = {"batch_size": 3, "seed": 4, "shuffle_buffer": 5, "shuffle": True} | options
+    made = ShardStream(load_index(urls), ClipLoader(4, (16, 16), stride=1, random_start=True), **options)
+    made.begin(epoch, first)
+    return made
+
+
+def batches(made, workers=0):
+    """The batches as a DataLoader gives them, and the bad samples."""
+    loader = torch.utils.data.DataLoader(made, batch_size=None, num_workers=workers)
+    got = list(loader)
+    return got, sum((Counter(batch["bad"]) for batch in got), Counter())
+
+
+def same(ours, theirs):
+    return len(ours) == len(theirs) and all(
+        one["key"] == two["key"] and torch.equal(one["video"], two["video"]) and one["bad"] == two["bad"]
+        for one, two in zip(ours, theirs, strict=True)
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("shard_count", [1, 2, 5])
+def test_two_ranks_get_every_sample_once_in_equal_batches(shards, workers, shard_count):
+    urls = expand(str(shards))[:shard_count]
+    ranks = [batches(stream(urls, rank=rank, ranks=2, batch_size=2), workers)[0] for rank in (0, 1)]
+    assert len(ranks[0]) == len(ranks[1]) == len(stream(urls, ranks=2, batch_size=2))
+    keys = [key for got in ranks for batch in got for key in batch["key"]]
+    assert sorted(keys) == [f"{i:04d}" for i in range((4, 11, 0, 0, 23)[shard_count - 1])]
+
+
+def test_order_changes_with_epoch_and_seed_and_stays_without_shuffle(shards):
+    urls = expand(str(shards))
+
+    def keys(**options):
+        return [key for batch in batches(stream(urls, **options))[0] for key in batch["key"]]
+
+    assert keys() == keys()
+    assert keys() != keys(epoch=2)
+    assert keys() != keys(seed=5)
+    assert keys(shuffle=False, shuffle_buffer=0) == [f"{i:04d}" for i in range(23)]
+
+
+def test_what_a_sample_becomes_hangs_on_seed_epoch_and_key_alone(shards):
+    urls = expand(str(shards))
+
+    def clips(**options):
+        got, _ = batches(stream(urls, **options))
+        return {key: batch["video"][i].numpy().tobytes() for batch in got for i, key in enumerate(batch["key"])}
+
+    assert clips() == clips(batch_size=5, shuffle_buffer=0, shuffle=False)
+    changed = clips(epoch=2)
+    assert sum(clips()[key] != changed[key] for key in changed) > 5
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory):
+    """21 samples, 9 of them bad, 8 in a row at the beginning."""
+    folder = tmp_path_factory.mktemp("spoiled")
+    samples = [sample(f"{i:04d}", i, frames=3 if i < 8 else 6) for i in range(21)]
+    samples[13]["0013.mp4"] = b"junk"
+    write_tar(folder / "0.tar", samples[:9])
+    write_tar(folder / "1.tar", samples[9:])
+    return [str(folder / "0.tar"), str(folder / "1.tar")]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_samples_are_replaced_by_good_ones_and_counted(spoiled, workers):
+    got, bad = batches(stream(spoiled), workers)
+    assert bad == {"too short": 8, "unreadable video": 1}
+    keys = [key for batch in got for key in batch["key"]]
+    good = {f"{i:04d}" for i in range(8, 21)} - {"0013"}
+    assert len(keys) == 21
+    assert set(keys) == good
+    clips = {batch["video"][i].numpy().tobytes() for batch in got for i in range(len(batch["key"]))}
+    assert len(clips) > len(good) - 2  # stand-ins draw a start of their own
+
+
+@pytest.mark.parametrize("workers", [0, 2, 3])
+@pytest.mark.parametrize("first", [1, 2, 5, 6, 7])
+def test_beginning_later_gives_the_rest(spoiled, workers, first):
+    for options in ({}, {"shuffle": False, "shuffle_buffer": 0}):
+        whole, _ = batches(stream(spoiled, **options), workers)
+        rest, _ = batches(stream(spoiled, first, **options), workers)
+        assert same(rest, whole[first:])
+
+
+def test_skipping_does_not_decode(shards, monkeypatch):
+    made = stream(expand(str(shards)), first=5)
+    decoded = []
+    monkeypatch.setattr(ShardStream, "decode", lambda self, *a, f=ShardStream.decode: decoded.append(1) or f(self, *a))
+    got = list(made)
+    assert len(decoded) == sum(len(batch["key"]) for batch in got) == 23 - 15
+
+
+def test_all_bad_is_an_error_with_reasons(spoiled):
+    made = ShardStream([Shard(spoiled[0], 8)], ClipLoader(4, (16, 16), stride=1), batch_size=2)
+    for workers in (0, 2):
+        with pytest.raises(InputError, match="4 too short|8 too short") as error:
+            list(StreamLoader(made, num_workers=workers))
+        assert "\n" not in str(error.value)
+
+
+def test_bad_samples_are_warned_of_once_an_epoch(spoiled):
+    loader = StreamLoader(stream(spoiled))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        list(loader)
+    assert [str(w.message) for w in caught] == ["9 bad samples were replaced: 8 too short, 1 unreadable video"]
+
+
+def test_known_bad_samples_are_left_out(spoiled):
+    bad = {f"{i:04d}": "too short" for i in range(8)}
+    known = [Shard(spoiled[0], 9, bad), Shard(spoiled[1], 12, {"0013": "unreadable video"})]
+    got, counted = batches(ShardStream(known, ClipLoader(4, (16, 16), stride=1), batch_size=5, ranks=2, rank=1))
+    other, _ = batches(ShardStream(known, ClipLoader(4, (16, 16), stride=1), batch_size=5, ranks=2, rank=0))
+    assert not counted
+    keys = [key for batch in other + got for key in batch["key"]]
+    assert keys == [f"{i:04d}" for i in range(8, 21) if i != 13]
+
+
+def test_a_shard_that_vanishes_costs_its_samples_only(shards, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(shards, copy)
+    made = stream(expand(str(copy)), shuffle=False, shuffle_buffer=0)
+    (copy / "00001.tar").unlink()
+    got, bad = batches(made)
+    assert bad == {"unreadable shard": 7}
+    assert sum(len(batch["key"]) for batch in got) == 23
+
+
+@pytest.fixture
+def server(shards, tmp_path):
+    """The shards over http, the index with them in one folder and not in the other."""
+    shutil.copytree(shards, tmp_path / "with")
+    load_index(expand(str(tmp_path / "with")), write=True)
+    shutil.copytree(shards, tmp_path / "without", ignore=shutil.ignore_patterns("*.json"))
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_remote_shards(server):
+    urls = expand(server + "/with/{00000..00004}.tar")
+    got, bad = batches(stream(urls, rank=0, ranks=1), workers=2)
+    assert not bad
+    assert sorted(key for batch in got for key in batch["key"]) == [f"{i:04d}" for i in range(23)]
+    shards = load_index(expand(server + "/without/0000{0,1}.tar"))
+    assert [(shard.samples, shard.exact) for shard in shards] == [(1000, False)] * 2
+    made = ShardStream(shards, ClipLoader(4, (16, 16), stride=1), batch_size=4)
+    seen = [next_batch["key"] for next_batch, _ in zip(made, range(6), strict=False)]
+    assert sorted({key for keys in seen for key in keys}) == [f"{i:04d}" for i in range(4)]  # read again and again

@@ -1,0 +1,192 @@
+import io
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cmd_lightning.errors import InputError
+from cmd_lightning.video_io import VideoReader, gif_bytes, mp4_bytes, probe, read_video, write_video
+
+
+def moving(frames=12, height=32, width=48):
+    """A soft gradient with a bright square that moves two pixels a frame."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    video = torch.stack([x * 3, y * 4, x + y]).clamp(0, 255).to(torch.uint8)[:, None].repeat(1, frames, 1, 1)
+    for index in range(frames):
+        video[:, index, 4:12, 2 * index : 2 * index + 8] = 230
+    return video
+
+
+def encode(path, frames, codec, **options):
+    """A reference encoder, apart from the one under test: a grey level per frame, from 40 in steps of 3."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(10), options=options)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for index in range(frames):
+            picture = np.full((32, 32, 3), 40 + 3 * index, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def decode_all(path):
+    with av.open(str(path), metadata_errors="replace") as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2)
+
+
+FORMATS = [
+    ("b_frames.mp4", "libx264", {"bf": "3", "g": "8", "keyint_min": "8", "sc_threshold": "0"}),
+    ("open_gop.mp4", "libx264", {"x264-params": "open-gop=1:keyint=8:min-keyint=8:bframes=3:scenecut=0"}),
+    ("clip.mkv", "libx264", {"bf": "2", "g": "8"}),
+    ("clip.webm", "libvpx", {"g": "8"}),
+    ("clip.avi", "mpeg4", {"bf": "2", "g": "8"}),
+]
+
+
+@pytest.mark.parametrize(("name", "codec", "options"), FORMATS, ids=[name for name, *_ in FORMATS])
+def test_chosen_frames_are_those_of_a_full_decode(tmp_path, name, codec, options):
+    path = encode(tmp_path / name, 45, codec, **options)
+    full = decode_all(path)
+    reader = VideoReader(path)
+    assert (reader.info.frames, reader.info.width, reader.info.height) == (45, 32, 32)
+    assert reader.info.fps == pytest.approx(10)
+    for start in range(45):
+        indices = [i for i in (start, start + 1, start + 5) if i < 45]
+        assert torch.equal(reader.read(indices), full[:, indices])
+    assert torch.equal(VideoReader(path.read_bytes()).read([9, 3, 9]), full[:, [9, 3, 9]])
+
+
+def test_only_the_needed_frames_are_decoded(tmp_path, monkeypatch):
+    path = encode(tmp_path / "clip.mp4", 60, "libx264", g="8", bf="0", sc_threshold="0", keyint_min="8")
+    reader = VideoReader(path)
+    starts = []
+    opened = VideoReader._open
+
+    def spy(self):
+        context = opened(self)
+
+        class Spy:
+            def __enter__(self):
+                container, stream = context.__enter__()
+
+                class Counted:
+                    def seek(self, *args, **kwargs):
+                        return container.seek(*args, **kwargs)
+
+                    def decode(self, stream):
+                        for frame in container.decode(stream):
+                            starts.append(frame.pts)
+                            yield frame
+
+                return Counted(), stream
+
+            def __exit__(self, *error):
+                return context.__exit__(*error)
+
+        return Spy()
+
+    monkeypatch.setattr(VideoReader, "_open", spy)
+    reader.read([42, 43])
+    assert len(starts) == 4  # 40 is the key frame before 42
+
+
+@pytest.mark.skipif("CMD_ASSETS" not in os.environ, reason="CMD_ASSETS is not set")
+def test_real_files():
+    folder = Path(os.environ["CMD_ASSETS"], "videos")
+    paths = [*sorted((folder / "misc").iterdir()), *sorted((folder / "ucf101_playing_guitar").iterdir())]
+    for path in [path for path in paths if path.suffix in {".mp4", ".avi"}]:
+        full = decode_all(path)
+        reader = VideoReader(path)
+        assert reader.info.frames == full.shape[1]
+        indices = [full.shape[1] // 2, full.shape[1] // 2 + 3, full.shape[1] - 1]
+        assert torch.equal(reader.read(indices), full[:, indices]), path
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif", ""])
+def test_what_is_written_is_read(tmp_path, suffix):
+    video = moving()
+    path = tmp_path / "new" / f"clip{suffix}"
+    write_video(path, video, 8)
+    back = read_video(path)
+    assert back.shape == video.shape
+    error = (back.float() - video.float()).abs()
+    limits = {".mp4": 5.0, ".gif": 5.0, "": 0.0}
+    assert error.mean() <= limits[suffix]
+    if suffix:
+        assert probe(path).fps == pytest.approx(8, rel=0.02)
+    assert os.listdir(path.parent) == [path.name]  # no temporary files
+
+
+def test_mp4_is_h264_reproducible_and_keeps_odd_sizes_unscaled(tmp_path):
+    video = moving(height=31, width=47)
+    data = mp4_bytes(video, 8)
+    assert data == mp4_bytes(video, 8)
+    back = read_video(data)
+    assert back.shape == (3, 12, 32, 48)
+    assert (back[:, :, :31, :47].float() - video.float()).abs().mean() < 5
+    (tmp_path / "a.mp4").write_bytes(data)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
+
+
+def test_gif_is_sharp():
+    video = torch.zeros(3, 4, 8, 8, dtype=torch.uint8)
+    for index in range(4):
+        video[0, index, :, 2 * index :] = 200
+    data = gif_bytes(video, 12.5, scale=3)
+    back = read_video(data)
+    assert torch.equal(back, video.repeat_interleave(3, 2).repeat_interleave(3, 3))  # four colours: exact
+    with Image.open(io.BytesIO(data)) as picture:
+        assert picture.info["loop"] == 0
+        assert picture.info["duration"] == 80
+
+
+def test_bad_input_is_one_line(tmp_path):
+    (tmp_path / "text.mp4").write_bytes(b"this is not a video")
+    (tmp_path / "empty").mkdir()
+    encode(tmp_path / "cut.mp4", 30, "libx264")
+    cut = (tmp_path / "cut.mp4").read_bytes()
+    for source in (tmp_path / "none.mp4", tmp_path / "text.mp4", tmp_path / "empty", b"", cut[: len(cut) // 2]):
+        with pytest.raises(InputError) as error:
+            read_video(source)
+        assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="30 frames"):
+        read_video(cut, [29, 30])
+    with pytest.raises(InputError, match="suffix|end the name"):
+        write_video(tmp_path / "clip.mov", moving(), 8)
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "mine.txt").write_text("keep")
+    with pytest.raises(InputError, match="exists already"):
+        write_video(full, moving(), 8)
+    with pytest.raises(ValueError, match="uint8"):
+        write_video(tmp_path / "float.mp4", moving().float(), 8)
+    assert sorted(os.listdir(tmp_path)) == ["cut.mp4", "empty", "full", "text.mp4"]
+
+
+def test_nothing_half_written_is_left(tmp_path, monkeypatch):
+    target = tmp_path / "clip.mp4"
+    write_video(target, moving(), 8)
+    before = target.read_bytes()
+    monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_video(target, moving(frames=3), 8)
+    assert target.read_bytes() == before
+    assert os.listdir(tmp_path) == ["clip.mp4"]
+
+
+def test_verify_finds_damage(tmp_path):
+    path = encode(tmp_path / "clip.mkv", 30, "libx264", g="4")
+    VideoReader(path).verify()
+    (tmp_path / "cut.mkv").write_bytes(path.read_bytes()[:900])
+    with pytest.raises(InputError):
+        reader = VideoReader(tmp_path / "cut.mkv")
+        reader.verify()
+        reader.read([29])
