@@ -159,7 +159,7 @@ def test_bad_input_is_one_line(tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="30 frames"):
         read_video(cut, [29, 30])
-    with pytest.raises(InputError, match="suffix|end the name"):
+    with pytest.raises(InputError, match="end the name"):
         write_video(tmp_path / "clip.mov", moving(), 8)
     full = tmp_path / "full"
     full.mkdir()

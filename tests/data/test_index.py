@@ -61,12 +61,12 @@ def test_the_index_is_written_used_and_renewed(shards, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "scan", lambda path: scans.append(path) or scan(path))
     assert load_index(urls) == first
     assert scans == []
-    write_tar(folder / "00002.tar", [sample("x"), sample("y")])  # another size
-    assert [shard.good for shard in load_index(urls, write=True)] == [4, 7, 2, 5, 6]
+    write_tar(folder / "00002.tar", [sample(f"x{i}") for i in range(9)])  # another size
+    assert [shard.good for shard in load_index(urls, write=True)] == [4, 7, 9, 5, 6]
     assert scans == [urls[2]]
-    assert json.loads((folder / "index.json").read_text())["shards"]["00002.tar"]["samples"] == 2
+    assert json.loads((folder / "index.json").read_text())["shards"]["00002.tar"]["samples"] == 9
     (folder / "index.json").write_text("{damaged")
-    assert [shard.good for shard in load_index(urls)] == [4, 7, 2, 5, 6]
+    assert [shard.good for shard in load_index(urls)] == [4, 7, 9, 5, 6]
     update_index(folder, [], ["cat", "dog"])
     assert classes_of(urls) == ["cat", "dog"]
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]

@@ -114,7 +114,7 @@ def test_skipping_does_not_decode(shards, monkeypatch):
 def test_all_bad_is_an_error_with_reasons(spoiled):
     made = ShardStream([Shard(spoiled[0], 8)], ClipLoader(4, (16, 16), stride=1), batch_size=2)
     for workers in (0, 2):
-        with pytest.raises(InputError, match="4 too short|8 too short") as error:
+        with pytest.raises(InputError, match=r"4 too short|8 too short") as error:
             list(StreamLoader(made, num_workers=workers))
         assert "\n" not in str(error.value)
 
