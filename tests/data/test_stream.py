@@ -95,7 +95,7 @@ def test_bad_samples_are_replaced_by_good_ones_and_counted(spoiled, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2, 3])
-@pytest.mark.parametrize("first", [1, 2, 5, 6, 7])
+@pytest.mark.parametrize("first", [1, 5])
 def test_beginning_later_gives_the_rest(spoiled, workers, first):
     for options in ({}, {"shuffle": False, "shuffle_buffer": 0}):
         whole, _ = batches(stream(spoiled, **options), workers)

@@ -121,6 +121,10 @@ def test_without_a_trainer_passes_are_epochs_and_state_goes_on(shards):
     resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
     assert [batch["key"] for batch in resumed.train_dataloader()] == first[3:]
     assert [batch["key"] for batch in resumed.train_dataloader()] == second
+    ended = module(shards)
+    list(ended.train_dataloader())
+    resumed.load_state_dict(ended.state_dict())
+    assert [batch["key"] for batch in resumed.train_dataloader()] == second
 
 
 def test_starting_an_epoch_leaves_the_global_generator_alone(shards):
