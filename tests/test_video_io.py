@@ -104,7 +104,7 @@ def test_real_files():
         full = decode_all(path)
         reader = VideoReader(path)
         assert reader.info.frames == full.shape[1]
-        indices = [full.shape[1] // 2, full.shape[1] // 2 + 3, full.shape[1] - 1]
+        indices = [*range(8), full.shape[1] // 2, full.shape[1] - 1]
         assert torch.equal(reader.read(indices), full[:, indices]), path
 
 
