@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from cmd_lightning.networks.attention import GEGLU, Attention, space_angles, time_angles
@@ -60,10 +59,9 @@ class VideoTransformer(nn.Module):
         """`x` `(B, width, T, H, W)` to the same shape; `run_block` is `Network.run_block`."""
         _, _, frames, height, width = x.shape
         time = space = None
-        if self.rotary:
-            with torch.autocast(x.device.type, enabled=False):  # the angles need float32
-                time = time_angles(frames, self.head_dim, x.device)
-                space = space_angles(height, width, self.head_dim, x.device)
+        if self.rotary:  # the angles need float32, which autocast leaves alone in what makes them
+            time = time_angles(frames, self.head_dim, x.device)
+            space = space_angles(height, width, self.head_dim, x.device)
         x = x.flatten(3).permute(0, 2, 3, 1)
         for block in self.blocks:
             x = run_block(block, x, time, space)
