@@ -1,0 +1,180 @@
+"""What all tests share: no network, a fixed seed, tiny models, and the folder of real clips."""
+
+import ipaddress
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network():
+    """Connections that leave this machine raise."""
+
+    def check(address):
+        host = address[0] if isinstance(address, tuple) else None  # a path is a local socket
+        host = host.decode() if isinstance(host, bytes) else host
+        if host in (None, "", "localhost", socket.gethostname()):
+            return
+        try:
+            local = ipaddress.ip_address(host.partition("%")[0])
+        except ValueError:
+            raise RuntimeError(f"tests have no network, but something looks for {host}") from None
+        if not (local.is_loopback or local.is_unspecified):
+            raise RuntimeError(f"tests have no network, but something connects to {host}")
+
+    def guard(name):
+        original = getattr(socket.socket, name)
+
+        def guarded(self, *args):
+            if self.family != getattr(socket, "AF_UNIX", None):
+                check(args[-1])
+            return original(self, *args)
+
+        return guarded
+
+    look_up = socket.getaddrinfo
+
+    def guarded_look_up(host, *args, **kwargs):
+        check((host,))
+        return look_up(host, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex", "sendto"):
+            patch.setattr(socket.socket, name, guard(name))
+        patch.setattr(socket, "getaddrinfo", guarded_look_up)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    """Every test draws the same numbers, whichever ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def assets():
+    """The folder of real clips and weights that CMD_ASSETS names."""
+    name = os.environ.get("CMD_ASSETS")
+    if name and Path(name).is_dir():
+        return Path(name)
+    if name and os.environ.get("CI") == "true":
+        pytest.fail(f"CMD_ASSETS={name}: there is no such folder")
+    return pytest.skip("CMD_ASSETS names no folder of real clips")
+
+
+VIDEO_SHAPE = (3, 5, 8, 12)
+"""Of the tiny models: an odd number of frames, not square."""
+
+TEXT = {"context_length": 12, "width": 16, "heads": 2, "layers": 1}
+"""open_clip's settings of the tiny text tower."""
+
+
+@pytest.fixture
+def wake():
+    """Gives every weight of a network a random share, so that nothing is hidden behind weights that start at zero."""
+
+    @torch.no_grad()
+    def wake(network, scale=0.1):
+        for parameter in network.parameters():
+            parameter += scale * torch.randn_like(parameter)
+        return network.eval()
+
+    return wake
+
+
+@pytest.fixture
+def tiny_autoencoder(wake):
+    """Makes a small autoencoder with random weights and measured motion statistics."""
+    from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
+
+    def make(**changes):
+        settings = {"patch_size": 2, "width": 16, "motion_channels": 3, "depth": 1, "heads": 2, "head_dim": 8}
+        network = wake(CMDAutoencoder(**settings | {"output": "linear"} | changes))
+        network.motion_mean.copy_(0.3 * torch.randn_like(network.motion_mean))
+        network.motion_std.copy_(0.5 + torch.rand_like(network.motion_std))
+        return network
+
+    return make
+
+
+@pytest.fixture
+def tiny_condition(wake):
+    """Makes a small condition encoder: of captions ("caption"), of classes ("label"), or None."""
+    from cmd_lightning.conditioning import ClassEncoder, OpenCLIPTextEncoder
+
+    def make(kind):
+        if kind is None:
+            return None
+        return wake(OpenCLIPTextEncoder(TEXT) if kind == "caption" else ClassEncoder(4, 16))
+
+    return make
+
+
+@pytest.fixture
+def tiny_pipeline(wake, tiny_autoencoder, tiny_condition):
+    """Makes a whole pipeline with random weights, conditioned on captions, labels or nothing."""
+    from cmd_lightning.diffusion import Diffusion
+    from cmd_lightning.pipeline import CMDPipeline
+    from cmd_lightning.zoo.content.unet import unet
+    from cmd_lightning.zoo.motion.dit import MotionDiT
+
+    def make(condition="caption", **changes):
+        autoencoder = tiny_autoencoder()
+        spec = autoencoder.latent_spec(VIDEO_SHAPE)
+        dim = 16 if condition else 0
+        parts = {
+            "unet": wake(unet(spec, dim, (8, 16), 1, 2)),
+            "scheduler": Diffusion(clip_sample=True).scheduler(),
+            "text_encoder": tiny_condition(condition),
+            "motion_model": wake(MotionDiT(spec, dim, width=16, depth=1, heads=2)),
+            "motion_scheduler": Diffusion().scheduler(),
+            "motion_text_encoder": tiny_condition(condition),
+        }
+        pipeline = CMDPipeline(autoencoder, **parts | changes, video_shape=VIDEO_SHAPE, fps=7.0)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return make
+
+
+@pytest.fixture
+def save_checkpoint():
+    """Writes what a Trainer would keep of a component, as far as later stages read it."""
+
+    def save(component, path, **more):
+        checkpoint = {"state_dict": component.state_dict(), **more}
+        component.on_save_checkpoint(checkpoint)
+        torch.save(checkpoint, path)
+        return path
+
+    return save
+
+
+@pytest.fixture
+def tiny_stages(tmp_path, save_checkpoint, tiny_autoencoder, tiny_condition, wake):
+    """Writes the checkpoints of three small stages: their paths and components, by stage."""
+    from cmd_lightning.components import ContentDiffusion, MotionDiffusion, VideoAutoencoder
+    from cmd_lightning.zoo.content.unet import unet
+    from cmd_lightning.zoo.motion.dit import MotionDiT
+
+    def make(condition="label"):
+        first = VideoAutoencoder(tiny_autoencoder)
+        first.video_shape, first.fps = VIDEO_SHAPE, 7.0
+        paths = {"autoencoder": save_checkpoint(first, tmp_path / "autoencoder.ckpt")}
+        components = {"autoencoder": first}
+        for name, kind, network in (
+            ("content", ContentDiffusion, lambda spec, dim: unet(spec, dim, (8, 16), 1, 2)),
+            ("motion", MotionDiffusion, lambda spec, dim: MotionDiT(spec, dim, width=16, depth=1, heads=2)),
+        ):
+            component = kind(network, str(paths["autoencoder"]), condition=tiny_condition(condition))
+            wake(component)
+            components[name] = component
+            paths[name] = save_checkpoint(component, tmp_path / f"{name}.ckpt")
+        return paths, components
+
+    return make
