@@ -1,0 +1,147 @@
+"""Each component learns one batch by heart, and the system of the three gives the clips back."""
+
+from functools import partial
+
+import pytest
+import torch
+from lightning import Trainer, seed_everything
+from torch.utils.data import DataLoader
+
+from cmd_lightning.callbacks import EMA
+from cmd_lightning.components import ContentDiffusion, MotionDiffusion, VideoAutoencoder
+from cmd_lightning.components.cmd import assemble
+from cmd_lightning.components.schedules import WarmupSchedule
+from cmd_lightning.conditioning import ClassEncoder
+from cmd_lightning.data.shapes import make_clip
+from cmd_lightning.diffusion import Diffusion
+from cmd_lightning.latent_space import from_uint8
+from cmd_lightning.metrics.reconstruction import mean_frame, psnr
+from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
+from cmd_lightning.zoo.content.unet import unet
+from cmd_lightning.zoo.motion.dit import MotionDiT
+
+CLIPS = 2
+
+
+def one_batch(copies: int) -> dict:
+    """Two clips, each `copies` times, so that a step sees several timesteps."""
+    clips = [make_clip(0, index, frames=8, fps=8.0, size=16)[0] for index in range(CLIPS)]
+    keys = [f"{clip}-{copy}" for clip in range(CLIPS) for copy in range(copies)]
+    return {
+        "video": torch.stack(clips).repeat_interleave(copies, 0),
+        "label": torch.arange(CLIPS).repeat_interleave(copies),
+        "caption": [""] * len(keys),
+        "key": keys,
+        "fps": torch.full((len(keys),), 8.0),
+    }
+
+
+def fit(component, batch, steps, folder):
+    """Trains on the batch again and again and returns the checkpoint's path."""
+    trainer = Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        callbacks=[EMA(decay=0.98)],
+        gradient_clip_val=1.0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    trainer.fit(component, DataLoader([batch] * steps, batch_size=None))
+    trainer.save_checkpoint(folder / f"{component.stage}.ckpt")
+    return str(folder / f"{component.stage}.ckpt")
+
+
+def optimizers(lr, warmup=20, steps=None):
+    return {
+        "optimizer": partial(torch.optim.Adam, lr=lr, betas=(0.9, 0.99)),
+        "schedule": partial(WarmupSchedule, warmup_steps=warmup, total_steps=steps, decay="cosine"),
+    }
+
+
+@torch.no_grad()
+def loss_at_fixed_noise(component, batch) -> float:
+    """Mean loss over 32 timesteps with the same noise each time; written apart from `validation_step`."""
+    clean, content = component.latents(batch)
+    generator = torch.Generator().manual_seed(1)
+    losses = []
+    for timestep in torch.linspace(0, 999, 32).long():
+        noise = torch.randn(clean.shape, generator=generator)
+        kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)[timestep].float()
+        noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
+        prediction = component.predict(noisy, timestep.expand(len(clean)), content, component.condition(batch))
+        losses.append((prediction - noise).square().mean())
+    return torch.stack(losses).mean().item()
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory):
+    seed_everything(0, verbose=False)
+    component = VideoAutoencoder(
+        partial(CMDAutoencoder, patch_size=4, width=64, depth=2, heads=4, head_dim=16, output="linear"),
+        **optimizers(2e-3, steps=300),
+    )
+    return component, fit(component, one_batch(1), 300, tmp_path_factory.mktemp("autoencoder"))
+
+
+@pytest.fixture(scope="module")
+def content(autoencoder, tmp_path_factory):
+    seed_everything(0, verbose=False)
+    component = ContentDiffusion(
+        partial(unet, block_out_channels=(32, 64), layers_per_block=1, attention_head_dim=4, attention_from_level=1),
+        autoencoder=autoencoder[1],
+        condition=ClassEncoder(CLIPS, dim=32),
+        condition_dropout=0.0,
+        objective=Diffusion(clip_sample=True),
+        **optimizers(2e-3, steps=CONTENT_STEPS),
+    )
+    before = loss_at_fixed_noise(component, one_batch(1))
+    path = fit(component, one_batch(8), CONTENT_STEPS, tmp_path_factory.mktemp("content"))
+    return component, path, before
+
+
+@pytest.fixture(scope="module")
+def motion(autoencoder, tmp_path_factory):
+    seed_everything(0, verbose=False)
+    component = MotionDiffusion(
+        partial(MotionDiT, width=128, depth=3, heads=4),
+        autoencoder=autoencoder[1],
+        condition=ClassEncoder(CLIPS, dim=32),
+        condition_dropout=0.0,
+        **optimizers(2e-3, steps=MOTION_STEPS),
+    )
+    before = loss_at_fixed_noise(component, one_batch(1))
+    path = fit(component, one_batch(8), MOTION_STEPS, tmp_path_factory.mktemp("motion"))
+    return component, path, before
+
+
+CONTENT_STEPS, MOTION_STEPS = 400, 400
+
+
+def test_autoencoder_overfits(autoencoder):
+    video = from_uint8(one_batch(1)["video"])
+    value = psnr(autoencoder[0].network(video), video).mean()
+    floor = psnr(mean_frame(video), video).mean()
+    print(f"autoencoder {value:.1f} dB, mean frame {floor:.1f} dB")
+    assert value >= 35 > floor + 5
+
+
+@pytest.mark.parametrize("stage", ["content", "motion"])
+def test_diffusion_overfits(stage, request):
+    component, _, before = request.getfixturevalue(stage)
+    after = loss_at_fixed_noise(component.eval(), one_batch(1))
+    print(f"{stage}: loss {before:.3f} -> {after:.4f} ({after / before:.1%})")
+    assert before == pytest.approx(1.0, abs=0.5)  # an untrained network says nothing of noise of unit variance
+    assert after < 0.05 * before
+
+
+def test_overfitted_system_gives_the_clips_back(autoencoder, content, motion):
+    pipeline = assemble(autoencoder[1], content[1], motion[1])
+    pipeline.set_progress_bar_config(disable=True)
+    result = pipeline(class_labels=[0, 1], seeds=[3, 4], num_inference_steps=50, guidance_scale=1.0).frames
+    video = from_uint8(one_batch(1)["video"])
+    values = psnr(from_uint8(result), video)
+    print("samples", values.tolist(), "dB")
+    assert (values >= 25).all()

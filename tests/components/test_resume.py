@@ -1,0 +1,123 @@
+"""A fit that is stopped and resumed ends with the weights of one that was not, bit for bit."""
+
+import pytest
+import torch
+import yaml
+
+from cmd_lightning.cli import main
+from cmd_lightning.data.synth import write_shapes
+
+STEPS, STOP = 7, 4  # 13 clips in batches of 2: 7 batches an epoch, so both lie within one; then one beyond it
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    write_shapes(folder, num=13, size=16, frames=8, fps=8.0, seed=0, split="train", shard_size=5)
+    return folder
+
+
+def config(folder, model, shards, workers) -> str:
+    path = folder / "config.yaml"
+    data = {"train_shards": str(shards), "num_frames": 6, "size": 16, "batch_size": 2, "num_workers": workers}
+    content = {
+        "seed_everything": 3,
+        "model": model,
+        "data": {"class_path": "WebVidDataModule", "init_args": data},
+        "trainer": {
+            "accelerator": "cpu",
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "callbacks": [
+                {"class_path": "EMA"},
+                {
+                    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+                    "init_args": {"dirpath": str(folder), "filename": "{step}", "every_n_train_steps": 1, "save_top_k": -1},
+                },
+            ],
+        },
+    }
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+AUTOENCODER = {
+    "class_path": "VideoAutoencoder",
+    "init_args": {
+        "network": {
+            "class_path": "CMDAutoencoder",
+            "init_args": {"patch_size": 4, "width": 16, "depth": 1, "heads": 2, "head_dim": 8},
+        },
+        "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}},
+        "schedule": {"class_path": "WarmupSchedule", "init_args": {"warmup_steps": 3}},
+    },
+}
+
+
+def motion(autoencoder) -> dict:
+    return {
+        "class_path": "MotionDiffusion",
+        "init_args": {
+            "autoencoder": str(autoencoder),
+            "network": {"class_path": "MotionDiT", "init_args": {"width": 16, "depth": 1, "heads": 2}},
+            "condition": {
+                "class_path": "OpenCLIPTextEncoder",
+                "init_args": {"text_cfg": {"context_length": 8, "width": 16, "heads": 2, "layers": 1}},
+            },
+            "condition_dropout": 0.5,
+        },
+    }
+
+
+def fit_twice(folder, model, shards, workers, steps=STEPS, stop=STOP):
+    """The last checkpoints of an uninterrupted fit and of one that goes on from the checkpoint of step `stop`."""
+    ends = []
+    for name in ("whole", "resumed"):
+        (folder / name).mkdir(parents=True)
+        path = config(folder / name, model, shards, workers)
+        arguments = ["fit", "-c", path, "--trainer.max_steps", str(steps)]
+        if name == "resumed":
+            arguments += ["--ckpt_path", str(folder / "whole" / f"step={stop}.ckpt")]
+        assert main(arguments) == 0
+        ends.append(torch.load(folder / name / f"step={steps}.ckpt", weights_only=True))
+    return ends
+
+
+def assert_same(a, b, where="checkpoint"):
+    """Equality of nested plain data and tensors, without tolerance."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{i}]")
+    else:
+        assert a == b, where
+
+
+def compare(whole, resumed, start):
+    for part in ("state_dict", "ema", "optimizer_states", "lr_schedulers", "WebVidDataModule"):
+        assert part in whole, sorted(whole)
+        assert_same(whole[part], resumed[part], part)
+    assert any(not torch.equal(whole["state_dict"][k], start["state_dict"][k]) for k in start["state_dict"])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_autoencoder(tmp_path, shards, workers):
+    whole, resumed = fit_twice(tmp_path, AUTOENCODER, shards, workers)
+    compare(whole, resumed, torch.load(tmp_path / "whole" / f"step={STOP}.ckpt", weights_only=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_motion_with_random_draws_over_an_epoch_boundary(tmp_path, shards, workers):
+    (tmp_path / "first").mkdir()
+    assert main(["fit", "-c", config(tmp_path / "first", AUTOENCODER, shards, 0), "--trainer.max_steps", "1"]) == 0
+    model = motion(tmp_path / "first" / "step=1.ckpt")
+    whole, resumed = fit_twice(tmp_path, model, shards, workers, steps=9, stop=5)
+    compare(whole, resumed, torch.load(tmp_path / "whole" / "step=5.ckpt", weights_only=True))
