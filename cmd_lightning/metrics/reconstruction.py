@@ -27,8 +27,9 @@ def psnr(prediction: Tensor, video: Tensor) -> Tensor:
 def ssim(prediction: Tensor, video: Tensor) -> Tensor:
     """Structural similarity, averaged over the frames of each clip, `(B,)`; arguments as for `psnr`."""
     prediction = prediction.float().clamp(-1, 1).expand_as(video)
-    frames, targets = (x.float().transpose(1, 2).flatten(0, 1) for x in (prediction, video))
-    value = structural_similarity_index_measure(frames, targets, data_range=RANGE, reduction="none")
+    # Unlike PSNR it is not the same for shifted values: its luminance term wants them to start at 0.
+    frames, targets = ((x.float().transpose(1, 2).flatten(0, 1) + 1) / RANGE for x in (prediction, video))
+    value = structural_similarity_index_measure(frames, targets, data_range=1.0, reduction="none")
     return value.view(len(video), -1).mean(1)
 
 
