@@ -1,0 +1,149 @@
+"""Sampling against distributions whose best denoiser is known: a Gaussian of any mean and width."""
+
+import itertools
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+
+from cmd_lightning.diffusion import Diffusion, FlowMatching
+from cmd_lightning.diffusion.sampling import guided, sample, seeded_noise
+from cmd_lightning.networks import Condition
+
+MEAN, STD = 0.7, 0.3
+KEPT = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0).float()
+
+
+def best_denoiser(prediction):
+    """What the ideal network says of data drawn from N(MEAN, STD²): conditional expectations of jointly normal x, e."""
+
+    def predict(noisy, timestep):
+        a = KEPT[timestep.long()].view(-1, 1)
+        excess = (noisy - a.sqrt() * MEAN) / (a * STD**2 + 1 - a)
+        noise, clean = (1 - a).sqrt() * excess, MEAN + a.sqrt() * STD**2 * excess
+        return {"epsilon": noise, "sample": clean, "v_prediction": a.sqrt() * noise - (1 - a).sqrt() * clean}[
+            prediction
+        ]
+
+    return predict
+
+
+def assert_right_distribution(result, noise, tolerance=0.02):
+    assert result.shape == noise.shape
+    assert abs(result.mean() - MEAN) < tolerance
+    assert abs(result.std() - STD) < tolerance
+    # The ideal flow maps each quantile to itself, so that a sample is known one by one.
+    torch.testing.assert_close(result, MEAN + STD * noise, atol=4 * tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_ddim_reaches_the_data(prediction):
+    noise = torch.randn(4000, 1)
+    result = sample(best_denoiser(prediction), Diffusion(prediction).scheduler(), noise, 100)
+    assert_right_distribution(result, noise)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_matching_reaches_the_data(shift):
+    objective = FlowMatching(shift)
+
+    def predict(noisy, timestep):
+        sigma = (timestep / 1000).view(-1, 1)
+        excess = (noisy - (1 - sigma) * MEAN) / ((1 - sigma) ** 2 * STD**2 + sigma**2)
+        return sigma * excess - (MEAN + (1 - sigma) * STD**2 * excess)
+
+    noise = torch.randn(4000, 1)
+    assert_right_distribution(sample(predict, objective.scheduler(), noise, 100), noise)
+
+
+@pytest.mark.parametrize(
+    "scheduler", [DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler, EulerDiscreteScheduler]
+)
+def test_any_scheduler_of_diffusers_reaches_the_data(scheduler):
+    noise = torch.randn(4000, 1)
+    swapped = scheduler.from_config(Diffusion().scheduler().config)
+    seen = []
+    result = sample(best_denoiser("epsilon"), swapped, noise, 50, lambda: seen.append(1))
+    assert_right_distribution(result, noise, 0.04)
+    assert len(seen) == 50
+
+
+def test_scheduler_can_be_used_again():
+    noise = torch.randn(5, 1)
+    scheduler = UniPCMultistepScheduler.from_config(Diffusion().scheduler().config)
+    first = sample(best_denoiser("epsilon"), scheduler, noise, 7)
+    sample(best_denoiser("epsilon"), scheduler, noise + 1, 4)
+    assert torch.equal(sample(best_denoiser("epsilon"), scheduler, noise, 7), first)
+
+
+def conditions(batch=2):
+    own = Condition(torch.randn(batch, 3), torch.randn(batch, 4, 3), torch.ones(batch, 4, dtype=torch.bool))
+    return own, Condition(torch.randn(batch, 3), torch.randn(batch, 4, 3), torch.zeros(batch, 4, dtype=torch.bool))
+
+
+def denoiser_with_record(calls):
+    def denoiser(noisy, timestep, condition):
+        calls.append(len(noisy))
+        said = noisy * timestep.view(-1, 1)
+        if condition is None:
+            return said
+        return (
+            said
+            + condition.pooled.sum(1, keepdim=True).sin()
+            + (condition.tokens.mean(1) * condition.mask[:, :3]).sum(1)[:, None]
+        )
+
+    return denoiser
+
+
+@pytest.mark.parametrize("scale", [0.0, 2.5, 7.0])
+def test_guidance_is_the_formula_in_one_batch(scale):
+    calls = []
+    denoiser = denoiser_with_record(calls)
+    own, null = conditions()
+    noisy, timestep = torch.randn(2, 1), torch.tensor([3.0, 9.0])
+    result = guided(denoiser, own, null, scale)(noisy, timestep)
+    assert calls == [4]
+    with_condition, without = denoiser(noisy, timestep, own), denoiser(noisy, timestep, null)
+    w = scale - 1
+    torch.testing.assert_close(result, (1 + w) * with_condition - w * without)  # the paper's Algorithm 1
+
+
+def test_scale_one_is_the_plain_denoiser_called_once():
+    calls = []
+    denoiser = denoiser_with_record(calls)
+    own, null = conditions()
+    noisy, timestep = torch.randn(2, 1), torch.tensor([3.0, 9.0])
+    result = guided(denoiser, own, null, 1.0)(noisy, timestep)
+    assert calls == [2]
+    assert torch.equal(result, denoiser(noisy, timestep, own))
+    calls.clear()
+    assert torch.equal(guided(denoiser, None, None, 4.0)(noisy, timestep), denoiser(noisy, timestep, None))
+    assert calls == [2, 2]
+
+
+def test_noise_belongs_to_its_seed():
+    together = seeded_noise((2, 3), [5, 6, 7], stream=0)
+    assert together.shape == (3, 2, 3)
+    assert torch.equal(seeded_noise((2, 3), [6], stream=0)[0], together[1])
+    assert torch.equal(seeded_noise((2, 3), [7, 5], stream=0), together[[2, 0]])
+    torch.randn(3)
+    assert torch.equal(seeded_noise((2, 3), [5, 6, 7], stream=0), together)
+
+
+def test_no_two_seeds_or_streams_share_noise():
+    draws = [seeded_noise((4,), [seed], stream)[0] for seed in range(20) for stream in (0, 1)]
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(draws, 2))
+
+
+def test_noise_is_standard_normal():
+    noise = seeded_noise((100,), range(400), stream=1)
+    assert abs(noise.mean()) < 0.02
+    assert abs(noise.std() - 1) < 0.02
+    across = torch.corrcoef(noise)[~torch.eye(400, dtype=torch.bool)]
+    assert abs(across.mean()) < 0.01

@@ -1,0 +1,129 @@
+import open_clip
+import pytest
+import torch
+from open_clip.transformer import TextTransformer
+
+from cmd_lightning.conditioning import ClassEncoder, OpenCLIPTextEncoder, drop_condition
+from cmd_lightning.errors import InputError
+from cmd_lightning.networks import Condition
+
+CAPTIONS = ["a red circle moves left", "square", ""]
+TEXT = {"context_length": 12, "width": 16, "heads": 2, "layers": 2}
+
+
+def test_classes_are_rows_of_the_table_and_null_is_the_last():
+    encoder = ClassEncoder(4, 6)
+    condition = encoder([3, 0, 3])
+    table = encoder.table.weight
+    assert table.shape == (5, 6)
+    assert torch.equal(condition.pooled, table[[3, 0, 3]])
+    assert torch.equal(condition.tokens, table[[3, 0, 3]][:, None])
+    assert condition.mask.tolist() == [[True]] * 3
+    null = encoder.null(2)
+    assert torch.equal(null.pooled, table[[4, 4]])
+    assert all((null.pooled[0] != row).any() for row in encoder(range(4)).pooled)
+    assert torch.equal(encoder(torch.tensor([1])).pooled, encoder([1]).pooled)
+
+
+@pytest.mark.parametrize("wrong", [-1, 4, 99])
+def test_classes_out_of_range_are_told(wrong):
+    with pytest.raises(InputError, match=f"class {wrong}: the model knows classes 0 to 3"):
+        ClassEncoder(4, 6)([2, wrong, 1])
+
+
+def test_hidden_states_are_those_of_open_clips_parts(wake):
+    encoder = wake(OpenCLIPTextEncoder(TEXT))
+    tower = TextTransformer(**TEXT, output_dim=None).eval()
+    tower.load_state_dict(encoder.tower.state_dict())
+    tokens = open_clip.tokenizer.SimpleTokenizer(context_length=12)(CAPTIONS)
+    x = tower.token_embedding.weight[tokens] + tower.positional_embedding[:12]
+    causal = torch.full((12, 12), float("-inf")).triu(1)
+    for block in tower.transformer.resblocks:
+        normed = block.ln_1(x)
+        x = x + block.attn(normed, normed, normed, attn_mask=causal, need_weights=False)[0]
+        x = x + block.mlp(block.ln_2(x))
+    expected = tower.ln_final(x)
+
+    condition = encoder(CAPTIONS)
+    torch.testing.assert_close(condition.tokens, expected, atol=1e-5, rtol=1e-5)
+    for i, row in enumerate(tokens.tolist()):
+        real = row.index(49407) + 1  # up to the end of text
+        assert condition.mask[i].tolist() == [True] * real + [False] * (12 - real)
+        mean = sum(expected[i, j] for j in range(real)) / real
+        torch.testing.assert_close(condition.pooled[i], mean, atol=1e-5, rtol=1e-5)
+    assert encoder.dim == 16
+
+
+def test_padding_does_not_reach_the_pooled_vector(wake):
+    short = wake(OpenCLIPTextEncoder(TEXT))
+    long = wake(OpenCLIPTextEncoder(TEXT | {"context_length": 20}))
+    weights = short.state_dict()
+    weights["tower.positional_embedding"] = torch.cat([weights["tower.positional_embedding"], torch.randn(8, 16)])
+    weights["tower.attn_mask"] = long.state_dict().get("tower.attn_mask")
+    long.load_state_dict({name: weights[name] for name in long.state_dict()})
+    torch.testing.assert_close(long(CAPTIONS).pooled, short(CAPTIONS).pooled, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        before = short(CAPTIONS[:1]).pooled
+        short.tower.token_embedding.weight[0] += 5  # the padding token
+        torch.testing.assert_close(short(CAPTIONS[:1]).pooled, before)
+
+
+def test_null_of_captions_is_the_empty_caption(wake):
+    encoder = wake(OpenCLIPTextEncoder(TEXT))
+    null = encoder.null(2)
+    empty = encoder([""])
+    torch.testing.assert_close(null.tokens, empty.tokens.expand(2, -1, -1))
+    assert null.mask.sum(1).tolist() == [2, 2]  # start and end
+    assert (encoder(CAPTIONS[:1]).pooled - null.pooled).abs().max() > 0.01
+
+
+def test_a_caption_longer_than_the_tower_is_cut(wake):
+    condition = wake(OpenCLIPTextEncoder(TEXT))(["red " * 40])
+    assert condition.tokens.shape == (1, 12, 16)
+    assert condition.mask.all()
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_trainable(trainable):
+    encoder = OpenCLIPTextEncoder(TEXT, trainable=trainable)
+    assert {p.requires_grad for p in encoder.parameters()} == {trainable}
+    assert encoder(CAPTIONS).pooled.requires_grad == trainable
+
+
+@pytest.mark.parametrize("make", [lambda: ClassEncoder(4, 6), lambda: OpenCLIPTextEncoder(TEXT)])
+def test_encoders_go_through_a_folder(tmp_path, make):
+    encoder = make().eval()
+    encoder.save_pretrained(tmp_path)
+    again = type(encoder).from_pretrained(tmp_path)
+    values = CAPTIONS if encoder.field == "caption" else [0, 3]
+    assert torch.equal(again(values).pooled, encoder(values).pooled)
+
+
+def counted(count):
+    own = torch.arange(1, count + 1).float()
+    full = Condition(own[:, None].repeat(1, 3), own[:, None, None].repeat(1, 2, 3), torch.ones(count, 2).bool())
+    return full, full.map(torch.zeros_like)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.1, 0.5, 1.0])
+def test_conditions_are_dropped_at_the_rate_and_whole(probability):
+    own, null = counted(20_000)
+    dropped = drop_condition(own, null, probability)
+    gone = dropped.pooled[:, 0] == 0
+    assert abs(gone.float().mean() - probability) < 4 * (probability * (1 - probability) / 20_000) ** 0.5 + 1e-9
+    kept = torch.where(gone, 0, torch.arange(1, 20_001)).float()
+    assert torch.equal(dropped.pooled, kept[:, None].expand(-1, 3))
+    assert torch.equal(dropped.tokens, kept[:, None, None].expand(-1, 2, 3))
+    assert torch.equal(dropped.mask, ~gone[:, None].expand(-1, 2))
+
+
+def test_samples_are_dropped_by_themselves():
+    own, null = counted(4)
+    seen = {tuple((drop_condition(own, null, 0.5).pooled[:, 0] == 0).tolist()) for _ in range(300)}
+    assert len(seen) == 16
+
+
+def test_conditions_without_tokens_can_be_dropped():
+    own = Condition(torch.ones(3, 2))
+    assert drop_condition(own, own.map(torch.zeros_like), 1.0).pooled.sum() == 0
+    assert drop_condition(own, own.map(torch.zeros_like), 0.0).tokens is None
