@@ -22,6 +22,29 @@ TRAINING = {
 }
 """LightningCLI's verbs."""
 
+TRAINING_HELP = """\
+usage: {program} {verb} -c CONFIG.yaml [--OPTION VALUE ...]
+
+{about}. This is LightningCLI: a config holds `model`, `data`, `trainer`; every entry of it is an option too.
+
+  -c FILE                             config, of configs/ or your own; several are merged, later ones win
+  --model CLASS                       the component: VideoAutoencoder, ContentDiffusion, MotionDiffusion, CMD
+  --model.network CLASS               its network, any of the zoo or an importable class; arguments as
+                                      --model.network.width 256
+  --data.train_shards PATHS           paths, globs, brace ranges or URLs of .tar shards; --data.OPTION likewise
+  --trainer.max_steps N               any argument of lightning's Trainer; also max_time DD:HH:MM:SS, devices,
+                                      precision (16-mixed, bf16-mixed), default_root_dir
+  --ckpt_path FILE                    go on from this checkpoint (fit), or evaluate it
+  --seed_everything N                 seed of all draws (default: 0)
+  --print_config                      show the whole config and stop
+  --model.help CLASS, --model.network.help CLASS, --data.help CLASS
+                                      arguments of a class with types and defaults
+  --help-all                          every option, also the Trainer's (takes some seconds)
+
+example: {program} {verb} -c configs/shapes/{config}.yaml --trainer.max_time 00:00:30:00
+"""
+"""What `fit --help` prints: at once, where importing the Trainer takes seconds."""
+
 VERBS = {
     "demo": "the whole path on procedural data, with a report page",
     "shards synth": "write shards of captioned moving shapes",
@@ -66,9 +89,15 @@ def dispatch(arguments: list[str]) -> int:
         print(f"{PROGRAM} {__version__}")
         return 0
     if arguments[0] in TRAINING:
+        verb = arguments[0]
+        if "-h" in arguments or "--help" in arguments:
+            config = "autoencoder" if verb in ("fit", "validate") else "cmd"
+            about = TRAINING[verb].capitalize()
+            print(TRAINING_HELP.format(program=PROGRAM, verb=verb, about=about, config=config), end="")
+            return 0
         from cmd_lightning.commands.training import run
 
-        run(arguments)
+        run(["--help" if word == "--help-all" else word for word in arguments])
         return 0
     group = arguments[0]
     members = [verb for verb in VERBS if verb.split()[0] == group]
