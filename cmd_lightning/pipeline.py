@@ -126,11 +126,12 @@ class CMDPipeline(DiffusionPipeline):
             if parts.get("_class_name") != cls.__name__:
                 raise InputError(f"{folder}: this is a {parts.get('_class_name')}, not a {cls.__name__}")
             for name, value in parts.items():
-                if name not in kwargs and isinstance(value, list) and "." in str(value[0]):
+                library = value[0] if isinstance(value, list) else None
+                if name not in kwargs and isinstance(library, str) and library not in ("diffusers", "transformers"):
                     load_class(".".join(value))
                     # diffusers imports no module that it does not know, and looks for a part's base class, by name,
                     # in the module that defines the part.
-                    vars(sys.modules[value[0]]).setdefault("ModelMixin", ModelMixin)
+                    vars(sys.modules[library]).setdefault("ModelMixin", ModelMixin)
         return super().from_pretrained(folder, **kwargs)
 
     @property
@@ -250,7 +251,13 @@ class CMDPipeline(DiffusionPipeline):
             seeds = torch.randint(2**31, (count,), generator=generator).tolist()
         if len(seeds) != count:
             raise InputError(f"seeds: {len(seeds)} given for {count} videos; give one for each")
+        if image is not None and count != len(image) * num_videos_per_prompt:
+            raise InputError(f"image: {len(image)} pictures for {count // num_videos_per_prompt} prompts; give as many")
         steps = per_stage(num_inference_steps, STEPS, "steps")
+        for stage, scheduler in (("content", self.scheduler), ("motion", self.motion_scheduler)):
+            if scheduler is not None and not 1 <= steps[stage] <= scheduler.config.num_train_timesteps:
+                most = scheduler.config.num_train_timesteps
+                raise InputError(f"steps {steps[stage]}: the {stage} model takes 1 to {most}; give such a number")
         scale = per_stage(guidance_scale, GUIDANCE, "guidance")
 
         if image is not None:
@@ -281,9 +288,15 @@ class CMDPipeline(DiffusionPipeline):
 
     def _content_of(self, image: Tensor) -> Tensor:
         """The content frame of a picture: that of a clip in which it stands still."""
-        frames = self.config.video_shape[1]
+        channels, frames, height, width = self.config.video_shape
         still = image.to(self.device, self.autoencoder.dtype)[:, :, None].repeat(1, 1, frames, 1, 1)
-        return self.autoencoder.encode(self.latent_space.encode(still))[0]
+        latent = self.latent_space.encode(still)
+        if tuple(latent.shape[1:]) != (channels, frames, height, width):
+            raise InputError(
+                f"image: pictures of shape {tuple(image.shape[1:])} become latents of {tuple(latent.shape[1:])}, but "
+                f"the model takes {(channels, frames, height, width)}; resize them"
+            )
+        return self.autoencoder.encode(latent)[0]
 
 
 def per_stage(value: PerStage, default: Mapping[str, float], option: str) -> dict[str, float]:
