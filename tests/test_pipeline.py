@@ -1,0 +1,283 @@
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
+
+from cmd_lightning.errors import InputError
+from cmd_lightning.pipeline import GUIDANCE, STEPS, CMDPipeline, per_stage
+
+FEW = {"num_inference_steps": {"content": 3, "motion": 4}, "guidance_scale": {"content": 2.0, "motion": 1.5}}
+CAPTIONS = ["a red circle moves left", "a blue square", "nothing"]
+
+
+def count_calls(module):
+    """The batch sizes of the calls of a network, from now on."""
+    sizes = []
+    module.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    return sizes
+
+
+def test_parts_have_the_names_of_stable_diffusion(tiny_pipeline, tmp_path):
+    names = {
+        *("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
+        *("autoencoder", "motion_model", "motion_scheduler", "motion_text_encoder"),
+    }
+    pipeline = tiny_pipeline()
+    assert set(pipeline.components) == names
+    assert set(inspect.signature(CMDPipeline.__init__).parameters) == {"self", "video_shape", "fps"} | names
+    pipeline.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert {key for key in index if not key.startswith("_")} == {"video_shape", "fps"} | names
+    assert {folder.name for folder in tmp_path.iterdir() if folder.is_dir()} == names - {"vae", "tokenizer"}
+    assert not [file for file in tmp_path.rglob("*") if file.suffix in (".bin", ".pt", ".pkl")]
+
+
+def test_video_has_the_models_shape_and_belongs_to_its_seed(tiny_pipeline):
+    pipeline = tiny_pipeline()
+    together = pipeline(CAPTIONS, seeds=[5, 6, 7], **FEW, output_type="np")
+    assert together.frames.shape == (3, 5, 8, 12, 3)
+    assert together.content.shape == (3, 3, 8, 12)
+    assert together.seeds == [5, 6, 7]
+    again = pipeline(CAPTIONS, seeds=[5, 6, 7], **FEW, output_type="np")
+    assert np.array_equal(again.frames, together.frames)
+    for i, seed in enumerate((5, 6, 7)):
+        alone = pipeline(CAPTIONS[i], seeds=[seed], **FEW, output_type="np")
+        np.testing.assert_allclose(alone.frames[0], together.frames[i], atol=1e-3)
+    turned = pipeline(CAPTIONS[::-1], seeds=[7, 6, 5], **FEW, output_type="np")
+    np.testing.assert_allclose(turned.frames[::-1], together.frames, atol=1e-3)
+
+
+def test_seed_and_caption_both_matter(tiny_pipeline):
+    pipeline = tiny_pipeline()
+    first = pipeline(CAPTIONS[0], seeds=[5], **FEW, output_type="np")
+    other_seed = pipeline(CAPTIONS[0], seeds=[6], **FEW, output_type="np")
+    other_caption = pipeline(CAPTIONS[1], seeds=[5], **FEW, output_type="np")
+    assert abs(other_seed.frames - first.frames).max() > 0.05
+    assert abs(other_caption.content - first.content).max() > 1e-3
+    motions = [
+        pipeline.generate_motion(first.content, [caption], [5], 3, 1.5) for caption in (CAPTIONS[0], CAPTIONS[1])
+    ]
+    assert (motions[0] - motions[1]).abs().max() > 1e-3
+
+
+def test_motion_is_sampled_normalised_and_follows_the_content(tiny_pipeline):
+    pipeline = tiny_pipeline(None)
+    content = torch.randn(2, 3, 8, 12)
+    motion = pipeline.generate_motion(content, 2, [5, 6], 3, 1.0)
+    assert motion.shape == (2, 3, 5, 10)
+    mean, std = pipeline.autoencoder.motion_mean, pipeline.autoencoder.motion_std
+    pipeline.autoencoder.motion_mean, pipeline.autoencoder.motion_std = torch.zeros(3), torch.ones(3)
+    normal = pipeline.generate_motion(content, 2, [5, 6], 3, 1.0)
+    torch.testing.assert_close(motion, normal * std.view(3, 1, 1) + mean.view(3, 1, 1))
+    other = pipeline.generate_motion(content + 1, 2, [5, 6], 3, 1.0)
+    assert (other - normal).abs().max() > 1e-3
+
+
+def test_steps_and_guidance_are_set_by_stage(tiny_pipeline):
+    pipeline = tiny_pipeline()
+    content, motion = count_calls(pipeline.unet), count_calls(pipeline.motion_model)
+    for steps, guidance, expected in (
+        ({"content": 3, "motion": 5}, {"content": 2.0, "motion": 1.0}, ([2] * 3, [1] * 5)),
+        ({"content": 3, "motion": 5}, {"content": 1.0, "motion": 3.0}, ([1] * 3, [2] * 5)),
+        (4, 1.0, ([1] * 4, [1] * 4)),
+        (4, 2.0, ([2] * 4, [2] * 4)),
+    ):
+        content.clear()
+        motion.clear()
+        pipeline(CAPTIONS[0], seeds=[5], num_inference_steps=steps, guidance_scale=guidance)
+        assert (content, motion) == expected
+
+
+def test_defaults_are_the_papers_steps_and_the_authors_guidance():
+    assert per_stage(None, STEPS, "steps") == {"content": 50, "motion": 100}
+    assert per_stage({"motion": 7}, STEPS, "steps") == {"content": 50, "motion": 7}
+    assert per_stage(None, GUIDANCE, "guidance") == {"content": 4.0, "motion": 1.0}
+    assert per_stage(2.5, GUIDANCE, "guidance") == {"content": 2.5, "motion": 2.5}
+
+
+@pytest.mark.parametrize("option", ["num_inference_steps", "guidance_scale"])
+def test_an_unknown_stage_is_told(tiny_pipeline, option):
+    with pytest.raises(InputError, match=r"no stage 'contents'; the stages are content, motion"):
+        tiny_pipeline(None)(seeds=[5], **{option: {"contents": 3}})
+
+
+@pytest.mark.parametrize("steps", [0, -3, 1001, {"motion": 0}])
+def test_impossible_steps_are_told(tiny_pipeline, steps):
+    with pytest.raises(InputError, match="takes 1 to 1000"):
+        tiny_pipeline(None)(seeds=[5], num_inference_steps=steps)
+
+
+def test_unconditional_model_takes_a_count(tiny_pipeline):
+    pipeline = tiny_pipeline(None)
+    content = count_calls(pipeline.unet)
+    output = pipeline(num_videos_per_prompt=3, seeds=[1, 2, 3], **FEW)
+    assert output.frames.shape == (3, 3, 5, 8, 12)
+    assert content == [3] * 3  # no second half without a condition
+
+
+def test_model_of_classes(tiny_pipeline):
+    pipeline = tiny_pipeline("label")
+    output = pipeline(class_labels=[0, 3], num_videos_per_prompt=2, seeds=[1, 2, 3, 4], **FEW)
+    assert output.frames.shape == (4, 3, 5, 8, 12)
+    alone = pipeline(class_labels=3, seeds=[3], **FEW)
+    torch.testing.assert_close(alone.content[0], output.content[2], atol=1e-4, rtol=1e-3)
+    with pytest.raises(InputError, match="class 4: the model knows classes 0 to 3"):
+        pipeline(class_labels=4, **FEW)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "told"),
+    [
+        ("label", {"prompt": "a red circle"}, r"conditioned on labels: give class ids \(--class\), not a caption"),
+        ("caption", {"class_labels": [1]}, r"conditioned on captions: give a prompt \(--prompt\), not a label"),
+        ("caption", {}, r"conditioned on captions: give a prompt \(--prompt\), not a number"),
+        ("label", {"prompt": "a", "class_labels": 1}, "give one of the two"),
+        ("caption", {"prompt": "a", "seeds": [1, 2]}, "2 given for 1 videos"),
+        ("caption", {"prompt": "a", "output_type": "latent"}, "choose pt, np or pil"),
+    ],
+)
+def test_what_does_not_fit_is_told(tiny_pipeline, kind, given, told):
+    with pytest.raises(InputError, match=told):
+        tiny_pipeline(kind)(**FEW | given)
+
+
+def test_a_picture_is_its_own_content_frame(tiny_pipeline):
+    pipeline = tiny_pipeline(unet=None, scheduler=None, text_encoder=None)
+    pictures = torch.rand(2, 3, 8, 12) * 2 - 1
+    output = pipeline(CAPTIONS[:2], image=pictures, num_videos_per_prompt=2, seeds=[1, 2, 3, 4], **FEW)
+    torch.testing.assert_close(output.content, pictures[[0, 0, 1, 1]], atol=1e-5, rtol=0)
+    alone = pipeline(CAPTIONS[1], image=pictures[1:], seeds=[3], **FEW, output_type="np")
+    whole = pipeline(CAPTIONS[:2], image=pictures, num_videos_per_prompt=2, seeds=[1, 2, 3, 4], **FEW, output_type="np")
+    np.testing.assert_allclose(alone.frames[0], whole.frames[2], atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 12), (1, 3, 12, 8), (1, 1, 8, 12)])
+def test_pictures_that_do_not_fit_are_told(tiny_pipeline, shape):
+    with pytest.raises(InputError, match="image"):
+        tiny_pipeline()(CAPTIONS[0], image=torch.zeros(shape), **FEW)
+
+
+def test_output_types_show_the_same_video(tiny_pipeline):
+    pipeline = tiny_pipeline(None)
+    floats, pixels, pictures = (
+        pipeline(num_videos_per_prompt=2, seeds=[1, 2], **FEW, output_type=kind).frames for kind in ("np", "pt", "pil")
+    )
+    assert pixels.dtype == torch.uint8
+    assert floats.min() >= 0
+    assert floats.max() <= 1
+    np.testing.assert_allclose(pixels.permute(0, 2, 3, 4, 1), floats * 255, atol=0.501)
+    assert (len(pictures), len(pictures[0]), pictures[0][0].size) == (2, 5, (12, 8))
+    assert np.array_equal(np.asarray(pictures[1][4]), pixels[1, :, 4].permute(1, 2, 0))
+    frames, content, seeds = pipeline(num_videos_per_prompt=2, seeds=[1, 2], **FEW, return_dict=False)
+    assert torch.equal(frames, pixels)
+    assert (content.shape, seeds) == ((2, 3, 8, 12), [1, 2])
+
+
+def test_seeds_come_from_the_generator(tiny_pipeline):
+    pipeline = tiny_pipeline(None)
+    first, again = (
+        pipeline(num_videos_per_prompt=2, generator=torch.Generator().manual_seed(9), **FEW) for _ in range(2)
+    )
+    assert first.seeds == again.seeds
+    assert first.seeds[0] != first.seeds[1]
+    assert torch.equal(pipeline(num_videos_per_prompt=2, seeds=first.seeds, **FEW).frames, first.frames)
+
+
+def test_folder_gives_the_same_frames_in_a_fresh_process(tiny_pipeline, tmp_path):
+    """Bit for bit for batches; of a single vector, the last bit of a product depends on where weights lie in memory."""
+    pipeline = tiny_pipeline()
+    pipeline.save_pretrained(tmp_path / "model")
+    frames = pipeline(CAPTIONS, seeds=[5, 6, 7], **FEW, output_type="np").frames
+    script = f"""
+import numpy, torch
+from cmd_lightning.pipeline import CMDPipeline
+torch.set_num_threads({torch.get_num_threads()})
+pipeline = CMDPipeline.from_pretrained({str(tmp_path / "model")!r})
+assert (pipeline.config.video_shape, pipeline.config.fps) == ([3, 5, 8, 12], 7.0)
+assert not any(part.training for part in pipeline.components.values() if isinstance(part, torch.nn.Module))
+output = pipeline({CAPTIONS!r}, seeds=[5, 6, 7], **{FEW!r}, output_type="np")
+numpy.save({str(tmp_path / "frames.npy")!r}, output.frames)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+    assert np.array_equal(np.load(tmp_path / "frames.npy"), frames)
+
+
+def test_unet_of_the_folder_opens_with_diffusers(tiny_pipeline, tmp_path):
+    pipeline = tiny_pipeline()
+    pipeline.save_pretrained(tmp_path)
+    unet = UNet2DConditionModel.from_pretrained(tmp_path / "unet")
+    assert type(unet) is UNet2DConditionModel
+    call = {"sample": torch.randn(2, 3, 8, 12), "timestep": 7, "encoder_hidden_states": torch.randn(2, 4, 16)}
+    assert torch.equal(unet(**call).sample, pipeline.unet(**call).sample)
+
+
+def test_another_scheduler_can_be_put_in(tiny_pipeline, tmp_path):
+    pipeline = tiny_pipeline(None)
+    pipeline.save_pretrained(tmp_path)
+    scheduler = DPMSolverMultistepScheduler.from_config(pipeline.motion_scheduler.config)
+    swapped = CMDPipeline.from_pretrained(tmp_path, motion_scheduler=scheduler)
+    swapped.set_progress_bar_config(disable=True)
+    assert swapped.motion_scheduler is scheduler
+    before, after = (p(seeds=[1], **FEW, output_type="np") for p in (pipeline, swapped))
+    torch.testing.assert_close(before.content, after.content, atol=1e-3, rtol=0)
+    assert abs(before.frames - after.frames).max() > 1e-4
+
+
+THIRD_PARTY = """
+from pathlib import Path
+
+Path(__file__).with_name("imported").touch()
+
+from torch import nn
+
+from cmd_lightning.networks import MotionModel
+
+
+class Drift(MotionModel):
+    def __init__(self, latent_spec, condition_dim, width=4):
+        super().__init__()
+        self.layer = nn.Conv2d(latent_spec.motion[0], latent_spec.motion[0], 1)
+
+    def forward(self, motion, timestep, content, condition):
+        return self.layer(motion)
+"""
+
+
+def test_a_third_partys_motion_model_opens_once_it_is_imported(tiny_pipeline, tmp_path, monkeypatch):
+    (tmp_path / "drift_model.py").write_text(THIRD_PARTY)
+    monkeypatch.syspath_prepend(tmp_path)
+    import drift_model
+
+    try:
+        spec = tiny_pipeline(None).autoencoder.latent_spec((3, 5, 8, 12))
+        pipeline = tiny_pipeline(None, motion_model=drift_model.Drift(spec, 0))
+        pipeline.save_pretrained(tmp_path / "model")
+        del sys.modules["drift_model"]
+        (tmp_path / "imported").unlink()
+        with pytest.raises(InputError, match=r"drift_model\.Drift.*import drift_model") as error:
+            CMDPipeline.from_pretrained(tmp_path / "model")
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "imported").exists()
+
+        import drift_model
+
+        again = CMDPipeline.from_pretrained(tmp_path / "model")
+        assert type(again.motion_model) is drift_model.Drift
+        again.set_progress_bar_config(disable=True)
+        assert torch.equal(again(seeds=[5], **FEW).frames, pipeline(seeds=[5], **FEW).frames)
+    finally:
+        sys.modules.pop("drift_model", None)
+
+
+def test_folders_that_are_no_model_are_told(tmp_path):
+    with pytest.raises(InputError, match=r"no model_index\.json"):
+        CMDPipeline.from_pretrained(tmp_path)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    with pytest.raises(InputError, match="this is a StableDiffusionPipeline, not a CMDPipeline"):
+        CMDPipeline.from_pretrained(Path(tmp_path))
