@@ -24,7 +24,7 @@ BACKGROUND, INK = 24, 224
 
 
 class VideoLogger(Callback):
-    """Shows after validation what the model makes of a few validation clips.
+    """Shows after validation or test what the model makes of a few of its clips.
 
     The module offers `preview(batch) -> dict[str, Tensor]`: rows of the picture by name, each
     `(B, C, T, H, W)` or, for still images, `(B, C, H, W)`, in [-1, 1]. It is called without gradients, with
@@ -36,7 +36,7 @@ class VideoLogger(Callback):
 
     Args:
         every_n_epochs: Epochs from one picture to the next.
-        num_videos: Clips of the first validation batch to show, as columns.
+        num_videos: Clips of the first batch to show, as columns.
         fps: Frames per second of the GIF.
         scale: Factor by which a pixel is enlarged; by default so that a clip is about 128 pixels wide.
     """
@@ -53,7 +53,7 @@ class VideoLogger(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses a module without preview before hours of training, not after."""
-        if stage in ("fit", "validate") and not callable(getattr(pl_module, "preview", None)):
+        if stage in ("fit", "validate", "test") and not callable(getattr(pl_module, "preview", None)):
             raise InputError(
                 f"VideoLogger needs a method preview(batch), which {type(pl_module).__name__} does not have; "
                 "add it or remove the callback"
@@ -93,6 +93,10 @@ class VideoLogger(Callback):
             temporary.write_bytes(gif)
         for logger in trainer.loggers:
             _show(logger, f"videos/{name}", path, picture, trainer.global_step)
+
+    # A test shows the same as a validation.
+    on_test_batch_end = on_validation_batch_end
+    on_test_epoch_end = on_validation_epoch_end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Lets the batch go."""

@@ -27,13 +27,19 @@ def config(folder, model, shards, workers) -> str:
         "trainer": {
             "accelerator": "cpu",
             "logger": False,
+            "default_root_dir": str(folder),
             "enable_progress_bar": False,
             "enable_model_summary": False,
             "callbacks": [
                 {"class_path": "EMA"},
                 {
                     "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-                    "init_args": {"dirpath": str(folder), "filename": "{step}", "every_n_train_steps": 1, "save_top_k": -1},
+                    "init_args": {
+                        "dirpath": str(folder),
+                        "filename": "{step}",
+                        "every_n_train_steps": 1,
+                        "save_top_k": -1,
+                    },
                 },
             ],
         },

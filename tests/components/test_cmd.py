@@ -1,0 +1,117 @@
+"""The three stages composed: one seed gives the same frames through every door; `test` and `predict` as commands."""
+
+import json
+
+import pytest
+import torch
+import yaml
+
+from cmd_lightning.cli import main
+from cmd_lightning.components import CMD
+from cmd_lightning.data.synth import write_shapes
+from cmd_lightning.errors import InputError
+from cmd_lightning.latent_space import from_uint8
+from cmd_lightning.pipeline import CMDPipeline
+from cmd_lightning.video_io import read_video, write_video
+
+STEPS, GUIDANCE = {"content": 3, "motion": 4}, {"content": 2.0, "motion": 1.5}
+
+
+def test_pipeline_component_and_command_give_the_same_frames(tiny_stages, tmp_path):
+    paths, _ = tiny_stages("caption")
+    model, prompts, seeds = tmp_path / "model", ["a red circle", "a blue square"], [5, 6]
+    assert main(["export", *map(str, paths.values()), str(model)]) == 0
+
+    pipeline = CMDPipeline.from_pretrained(model)
+    each = [prompt for prompt in prompts for _ in seeds]
+    frames = pipeline(each, seeds=seeds * 2, num_inference_steps=STEPS, guidance_scale=GUIDANCE).frames
+
+    from_stages = CMD(**{name: str(path) for name, path in paths.items()}, steps=STEPS, guidance=GUIDANCE)
+    assert torch.equal(from_stages.sample(each, seeds=seeds * 2), frames)
+    assert torch.equal(CMD(str(model)).sample(each, seeds=seeds * 2, steps=STEPS, guidance=GUIDANCE), frames)
+
+    options = ["--steps", "content=3,motion=4", "--guidance", "content=2,motion=1.5", "--out", str(tmp_path / "out")]
+    assert main(["generate", str(model), "--prompt", *prompts, "--num", "2", "--seed", "5", *options]) == 0
+    for video, prompt, seed in zip(frames, each, seeds * 2, strict=True):
+        name = prompt.replace(" ", "-")
+        write_video(tmp_path / "same.mp4", video, fps=pipeline.config.fps)
+        written = tmp_path / "out" / f"{name}-{seed}.mp4"
+        assert written.read_bytes() == (tmp_path / "same.mp4").read_bytes()
+        assert json.loads(written.with_suffix(".json").read_text())["seed"] == seed
+
+
+@pytest.fixture
+def shards(tmp_path):
+    folder = tmp_path / "shards"
+    write_shapes(folder, num=5, size=12, frames=5, fps=7.0, seed=0, split="test", shard_size=5)
+    return folder
+
+
+def run(tmp_path, verb, paths, shards):
+    """Runs the verb on the tiny stages; the logged scores."""
+    model = {name: str(path) for name, path in paths.items()} | {"steps": 2}
+    callbacks = [{"class_path": "VideoWriter"}, {"class_path": "VideoLogger", "init_args": {"num_videos": 2}}]
+    config = {
+        "model": {"class_path": "CMD", "init_args": model},
+        "data": {
+            "class_path": "WebVidDataModule",
+            "init_args": {"test_shards": str(shards), "num_frames": 5, "size": [8, 12], "batch_size": 3},
+        },
+        "trainer": {
+            "accelerator": "cpu",
+            "default_root_dir": str(tmp_path / "run"),
+            "logger": {
+                "class_path": "lightning.pytorch.loggers.CSVLogger",
+                "init_args": {"save_dir": str(tmp_path / "run")},
+            },
+            "enable_progress_bar": False,
+            "callbacks": callbacks,
+        },
+    }
+    (tmp_path / "cmd.yaml").write_text(yaml.safe_dump(config))
+    return main([verb, "-c", str(tmp_path / "cmd.yaml")])
+
+
+def test_test_scores_reconstructions(tiny_stages, shards, tmp_path):
+    paths, components = tiny_stages("caption")
+    assert run(tmp_path, "test", paths, shards) == 0
+    table = next((tmp_path / "run").rglob("metrics.csv")).read_text().splitlines()
+    scores = dict(zip(table[0].split(","), table[-1].split(","), strict=True))
+    # By hand, from the files: crop of the middle 8 rows of 12, reconstruction, ten times the logarithm.
+    expected, best = [], []
+    from cmd_lightning.data.webvid import WebVidDataModule
+
+    data = WebVidDataModule(test_shards=str(shards), num_frames=5, size=[8, 12], batch_size=5)
+    video = from_uint8(next(iter(data.test_dataloader()))["video"])
+    with torch.no_grad():
+        result = components["autoencoder"].network(video).clamp(-1, 1)
+    for original, copy in zip(video.double(), result.double(), strict=True):
+        expected.append(10 * torch.log10(4 / (original - copy).square().mean()))
+        best.append(max(10 * torch.log10(4 / (original - original[:, [t]]).square().mean()) for t in range(5)))
+    assert float(scores["test/psnr"]) == pytest.approx(float(torch.stack(expected).mean()), abs=1e-3)
+    assert float(scores["test/psnr_of_best_frame"]) == pytest.approx(float(torch.stack(best).mean()), abs=1e-3)
+    assert list((tmp_path / "run").rglob("videos/*.gif"))
+
+
+def test_predict_writes_a_video_a_sample(tiny_stages, shards, tmp_path):
+    paths, _ = tiny_stages("caption")
+    assert run(tmp_path, "predict", paths, shards) == 0
+    videos = sorted((tmp_path / "run" / "videos").glob("*.mp4"))
+    assert len(videos) == 5
+    assert read_video(videos[0]).shape == (3, 5, 8, 12)
+    about = json.loads(videos[0].with_suffix(".json").read_text())
+    assert about["caption"].startswith("a ")
+    assert len({json.loads(v.with_suffix(".json").read_text())["seed"] for v in videos}) == 5
+
+
+def test_stages_of_different_autoencoders_are_refused(tiny_stages, tmp_path, save_checkpoint, tiny_autoencoder):
+    from cmd_lightning.components import VideoAutoencoder
+
+    paths, components = tiny_stages()
+    other = VideoAutoencoder(tiny_autoencoder)
+    other.video_shape, other.fps = components["autoencoder"].video_shape, 7.0
+    save_checkpoint(other, tmp_path / "other.ckpt")
+    with pytest.raises(InputError, match="another autoencoder"):
+        CMD(**{name: str(path) for name, path in paths.items()} | {"autoencoder": str(tmp_path / "other.ckpt")})
+    with pytest.raises(InputError, match="holds the autoencoder stage, not content"):
+        CMD(autoencoder=str(paths["autoencoder"]), content=str(paths["autoencoder"]), motion=str(paths["motion"]))
