@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json as json_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def reconstruct(
@@ -32,7 +36,7 @@ def reconstruct(
     folder = Path(out)
     rows = []
     for clip in clips:
-        original = video_io.read_clip(clip, num_frames=frames, size=(height, width), stride=stride)
+        original = read_clip(clip, frames, (height, width), stride)
         video = from_uint8(original)[None].to(pipeline.device)
         with torch.no_grad():
             content, motion = pipeline.autoencoder.encode(video)
@@ -59,3 +63,15 @@ def reconstruct(
     if json is not None:
         text = json_module.dumps(rows, indent=2)
         print(text) if json == "-" else Path(json).write_text(text + "\n")
+
+
+def read_clip(path: str, num_frames: int, size: tuple[int, int], stride: int) -> Tensor:
+    """The first frames of a video, resized and cropped to `size`: uint8 `(C, T, H, W)`.
+
+    Raises:
+        InputError: It cannot be read, or is too short.
+    """
+    from cmd_lightning.data.clips import resize_and_crop
+    from cmd_lightning.video_io import read_video
+
+    return resize_and_crop(read_video(path, range(0, num_frames * stride, stride)), size)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from diffusers import UNet2DConditionModel
+from jsonargparse import class_from_function
 
 from cmd_lightning.networks import LatentSpec
 
 
+@class_from_function  # jsonargparse fills the places of a factory by class only; what it makes is the stock class
 def unet(
     latent_spec: LatentSpec,
     condition_dim: int,
