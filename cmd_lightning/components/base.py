@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
@@ -81,7 +82,7 @@ class Component(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds the draws of this step, so that a resumed run repeats those of an uninterrupted one."""
-        seed_draws("train", self.trainer.current_epoch, batch_idx, self.trainer.global_rank)
+        seed_draws("train", self.global_step, batch_idx, self.trainer.global_rank)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the description that `load_stage` reads."""
@@ -103,8 +104,6 @@ class Component(LightningModule):
 
 def seed_draws(*position: object) -> None:
     """Seeds torch's generators by the run's seed and a position in it."""
-    import os
-
     text = "/".join(map(str, (os.environ.get("PL_GLOBAL_SEED", 0), *position)))
     torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
 

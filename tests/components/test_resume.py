@@ -7,7 +7,7 @@ import yaml
 from cmd_lightning.cli import main
 from cmd_lightning.data.synth import write_shapes
 
-STEPS, STOP = 7, 4  # 13 clips in batches of 2: 7 batches an epoch, so both lie within one; then one beyond it
+STEPS, STOP = 7, 4  # 13 clips in batches of 2 are 7 batches an epoch
 
 
 @pytest.fixture(scope="module")
@@ -76,18 +76,23 @@ def motion(autoencoder) -> dict:
     }
 
 
-def fit_twice(folder, model, shards, workers, steps=STEPS, stop=STOP):
-    """The last checkpoints of an uninterrupted fit and of one that goes on from the checkpoint of step `stop`."""
-    ends = []
-    for name in ("whole", "resumed"):
-        (folder / name).mkdir(parents=True)
-        path = config(folder / name, model, shards, workers)
-        arguments = ["fit", "-c", path, "--trainer.max_steps", str(steps)]
-        if name == "resumed":
-            arguments += ["--ckpt_path", str(folder / "whole" / f"step={stop}.ckpt")]
-        assert main(arguments) == 0
-        ends.append(torch.load(folder / name / f"step={steps}.ckpt", weights_only=True))
-    return ends
+def fit(folder, model, shards, workers, steps, checkpoint=None):
+    """Fits up to `steps` and returns the path of the last checkpoint."""
+    folder.mkdir(parents=True)
+    arguments = ["fit", "-c", config(folder, model, shards, workers), "--trainer.max_steps", str(steps)]
+    assert main(arguments + (["--ckpt_path", str(checkpoint)] if checkpoint else [])) == 0
+    return folder / f"step={steps}.ckpt"
+
+
+def assert_resumes(folder, model, shards, workers, steps, stop):
+    """A fit of `steps`, one stopped after `stop` and resumed, and one resumed from the first's checkpoint agree."""
+    whole = fit(folder / "whole", model, shards, workers, steps)
+    stopped = fit(folder / "stopped", model, shards, workers, stop)
+    midway = whole.with_name(f"step={stop}.ckpt")
+    start, end = (torch.load(path, weights_only=True) for path in (midway, whole))
+    for name, checkpoint in (("resumed", stopped), ("killed", midway)):
+        path = fit(folder / name, model, shards, workers, steps, checkpoint)
+        compare(end, torch.load(path, weights_only=True), start)
 
 
 def assert_same(a, b, where="checkpoint"):
@@ -116,14 +121,10 @@ def compare(whole, resumed, start):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_autoencoder(tmp_path, shards, workers):
-    whole, resumed = fit_twice(tmp_path, AUTOENCODER, shards, workers)
-    compare(whole, resumed, torch.load(tmp_path / "whole" / f"step={STOP}.ckpt", weights_only=True))
+    assert_resumes(tmp_path, AUTOENCODER, shards, workers, STEPS, STOP)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_motion_with_random_draws_over_an_epoch_boundary(tmp_path, shards, workers):
-    (tmp_path / "first").mkdir()
-    assert main(["fit", "-c", config(tmp_path / "first", AUTOENCODER, shards, 0), "--trainer.max_steps", "1"]) == 0
-    model = motion(tmp_path / "first" / "step=1.ckpt")
-    whole, resumed = fit_twice(tmp_path, model, shards, workers, steps=9, stop=5)
-    compare(whole, resumed, torch.load(tmp_path / "whole" / "step=5.ckpt", weights_only=True))
+    autoencoder = fit(tmp_path / "first", AUTOENCODER, shards, 0, 1)
+    assert_resumes(tmp_path, motion(autoencoder), shards, workers, steps=9, stop=5)

@@ -1,0 +1,115 @@
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from cmd_lightning.components.checkpoints import KEY, fingerprint, load_stage, stage_of
+from cmd_lightning.errors import InputError
+
+
+class Bomb:
+    """Unpickling it leaves a file behind."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
+
+
+def test_a_stage_comes_back_as_it_was(tiny_stages):
+    paths, components = tiny_stages("caption")
+    for name, component in components.items():
+        stage = load_stage(paths[name], name, "model")
+        assert (stage.name, stage.video_shape, stage.fps) == (name, (3, 5, 8, 12), 7.0)
+        assert stage_of(paths[name]) == name
+        expected = {"network"} if name == "autoencoder" else {"network", "scheduler", "condition_encoder"}
+        assert set(stage.parts) == expected
+        for part in expected - {"scheduler"}:
+            again, original = stage.parts[part], getattr(component, part)
+            assert type(again) is type(original)
+            assert not again.training
+            assert not any(p.requires_grad for p in again.parameters())
+            for key, value in original.state_dict().items():
+                assert torch.equal(again.state_dict()[key], value), key
+    assert load_stage(paths["autoencoder"], "autoencoder", "m").trained_on is None
+
+
+def test_latent_stages_know_their_autoencoder(tiny_stages):
+    paths, components = tiny_stages()
+    expected = fingerprint(components["autoencoder"].network.state_dict())
+    assert load_stage(paths["motion"], "motion", "m").trained_on == expected
+    assert not [key for key in components["motion"].state_dict() if "content_head" in key]  # it is not in there twice
+
+
+def test_averaged_weights_win(tiny_stages, save_checkpoint, tmp_path):
+    _, components = tiny_stages()
+    motion = components["motion"]
+    name = "network.head.weight"
+    averaged = torch.randn_like(motion.state_dict()[name])
+    path = save_checkpoint(motion, tmp_path / "averaged.ckpt", ema={name: averaged})
+    network = load_stage(path, "motion", "m").parts["network"]
+    assert torch.equal(network.head.weight, averaged)
+    assert torch.equal(network.head.bias, motion.network.head.bias)
+
+
+def test_another_stage_is_told(tiny_stages):
+    paths, _ = tiny_stages()
+    with pytest.raises(InputError, match=r"model.autoencoder .*motion\.ckpt: this checkpoint holds the motion stage"):
+        load_stage(paths["motion"], "autoencoder", "model.autoencoder")
+
+
+def test_files_that_are_no_checkpoint_are_told(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    (tmp_path / "text.ckpt").write_text("hello")
+    (tmp_path / "empty.ckpt").write_bytes(b"")
+    for name, told in (
+        ("other.ckpt", "not written by cmd-lightning"),
+        ("text.ckpt", "cannot be read as a checkpoint"),
+        ("empty.ckpt", "cannot be read as a checkpoint"),
+        ("none.ckpt", "there is no such file"),
+        (".", "there is no such file"),
+    ):
+        with pytest.raises(InputError, match=told) as error:
+            load_stage(tmp_path / name, "motion", "motion")
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("how", ["torch", "pickle"])
+def test_code_in_a_checkpoint_is_not_run(tmp_path, how):
+    path, witness = tmp_path / "evil.ckpt", tmp_path / "ran"
+    content = {KEY: {"stage": "motion"}, "state_dict": Bomb(str(witness))}
+    if how == "torch":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    with pytest.raises(InputError, match="cannot be read as a checkpoint"):
+        load_stage(path, "motion", "motion")
+    assert not witness.exists()
+
+
+def test_a_damaged_checkpoint_is_told(tiny_stages, tmp_path):
+    paths, _ = tiny_stages()
+    data = paths["motion"].read_bytes()
+    (tmp_path / "half.ckpt").write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match="cannot be read as a checkpoint"):
+        load_stage(tmp_path / "half.ckpt", "motion", "motion")
+
+
+def test_fingerprint_tells_values_names_and_shapes_apart():
+    tensors = {"a": torch.arange(6.0), "b": torch.zeros(2, 3)}
+    first = fingerprint(tensors)
+    assert len(first) == 16
+    assert fingerprint({"b": torch.zeros(2, 3), "a": torch.arange(6.0)}) == first  # the order is no difference
+    changed = tensors["a"].clone()
+    changed[3] += 1e-6
+    others = [
+        {"a": changed, "b": tensors["b"]},
+        {"a": tensors["a"], "c": tensors["b"]},
+        {"a": tensors["a"], "b": torch.zeros(3, 2)},
+        {"a": tensors["a"]},
+    ]
+    assert len({first, *map(fingerprint, others)}) == 5
+    half = {"a": torch.arange(6.0, dtype=torch.bfloat16), "b": torch.zeros(2, 3)}
+    assert fingerprint(half) == first  # the values count, not how they are stored
