@@ -119,7 +119,7 @@ def motion(autoencoder, tmp_path_factory):
     return component, path, before
 
 
-CONTENT_STEPS, MOTION_STEPS = 400, 400
+CONTENT_STEPS, MOTION_STEPS = 400, 500
 
 
 def test_autoencoder_overfits(autoencoder):
