@@ -45,8 +45,11 @@ def open_model(model: str) -> CMDPipeline:
         raise InputError(
             f"MODEL {model}: there is no such folder; make one with `cmd-lightning export` or `cmd-lightning demo`"
         )
+    from diffusers.utils import logging
+
     from cmd_lightning.pipeline import CMDPipeline
 
+    logging.disable_progress_bar()  # of reading the parts, which takes a moment; that of the denoising steps stays
     pipeline = CMDPipeline.from_pretrained(model)
     import torch
 

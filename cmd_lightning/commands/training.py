@@ -68,14 +68,26 @@ def run(arguments: Sequence[str]) -> None:
             parser_kwargs={"exit_on_error": False},
             args=list(arguments),
         )
-    except jsonargparse.ArgumentError as error:
-        raise InputError(explain(str(error))) from error
+    except (jsonargparse.ArgumentError, ValueError) as error:
+        cause: BaseException | None = error  # jsonargparse wraps what a constructor raises
+        while cause is not None and not isinstance(cause, InputError):
+            cause = cause.__cause__
+        if cause is not None:
+            raise InputError(str(cause)) from error
+        if isinstance(error, jsonargparse.ArgumentError):
+            raise InputError(explain(str(error))) from error
+        raise
 
 
 def explain(message: str) -> str:
     """Jsonargparse's complaint on one line, with the nearest right class or option if there is one."""
     line = " ".join(message.split())
-    wrong = re.search(r"class_path['\"]?: ?['\"]([\w.]+)['\"]", line) or re.search(r"import path[^']*'([\w.]+)'", line)
+    patterns = (
+        r"import path string: ([\w.]+)",
+        r"class_path['\"]?: ?['\"]([\w.]+)['\"]",
+        r"import path[^']*'([\w.]+)'",
+    )
+    wrong = next(filter(None, (re.search(pattern, line) for pattern in patterns)), None)
     name = wrong[1].rpartition(".")[2] if wrong else ""
     near = difflib.get_close_matches(name, class_names(), n=1)
     if near and near[0] != name:
