@@ -1,0 +1,155 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import cmd_lightning
+from cmd_lightning.cli import main
+from cmd_lightning.commands.generate import conditions, read_picture, slug
+from cmd_lightning.errors import InputError
+from cmd_lightning.video_io import read_video
+
+STEPS = ("--steps", "content=2,motion=3", "--guidance", "content=2,motion=1.5")
+
+
+@pytest.fixture
+def saved(tiny_pipeline, tmp_path):
+    def save(condition, **changes):
+        pipeline = tiny_pipeline(condition, **changes)
+        pipeline.save_pretrained(tmp_path / "model")
+        return pipeline
+
+    return save
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """The videos that are handed to the encoder, by file name: mp4 itself loses a little."""
+    videos = {}
+    from cmd_lightning import video_io
+
+    original = video_io.write_video
+
+    def record(path, video, fps, *args, **kwargs):
+        videos[path.name] = video.clone()
+        assert fps == 7.0
+        original(path, video, fps, *args, **kwargs)
+
+    monkeypatch.setattr(video_io, "write_video", record)
+    return videos
+
+
+def run(tmp_path, *words):
+    assert main(["generate", str(tmp_path / "model"), "--out", str(tmp_path / "out"), *STEPS, *words]) == 0
+
+
+def close(a, b):
+    return (a.int() - b.int()).abs().max() <= 1
+
+
+def test_prompts_make_named_videos_with_their_record(saved, written, tmp_path, capsys):
+    pipeline = saved("caption")
+    run(tmp_path, "--prompt", "A red circle, moves left!", "square", "--num", "2", "--seed", "5")
+    names = ["a-red-circle-moves-left-5", "a-red-circle-moves-left-6", "square-5", "square-6"]
+    files = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert files == sorted(f"{name}.{kind}" for name in names for kind in ("mp4", "json"))
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / "out" / f"{name}.mp4") for name in names]
+
+    record = json.loads((tmp_path / "out" / "square-6.json").read_text())
+    assert record["model"] == str(tmp_path / "model")
+    assert (record["condition"], record["seed"]) == ("square", 6)
+    assert record["steps"] == {"content": 2, "motion": 3}
+    assert record["guidance"] == {"content": 2.0, "motion": 1.5}
+    assert record["cmd_lightning"] == cmd_lightning.__version__
+    assert record["torch"] == torch.__version__
+
+    expected = pipeline(
+        "square", seeds=[6], num_inference_steps=record["steps"], guidance_scale=record["guidance"]
+    ).frames[0]
+    assert close(written["square-6.mp4"], expected)
+    assert read_video(tmp_path / "out" / "square-6.mp4").shape == (3, 5, 8, 12)
+
+
+def test_batches_change_nothing(saved, written, tmp_path):
+    saved("label")
+    run(tmp_path, "--class", "0", "3", "--num", "2")
+    together = dict(written)
+    run(tmp_path, "--class", "0", "3", "--num", "2", "--batch-size", "1")
+    assert set(together) == {f"class-{label}-{seed}.mp4" for label in (0, 3) for seed in (0, 1)}
+    assert all(close(written[name], video) for name, video in together.items())
+    assert not close(together["class-0-0.mp4"], together["class-0-1.mp4"])
+
+
+def test_a_file_of_prompts(saved, tmp_path):
+    saved("caption")
+    (tmp_path / "prompts.txt").write_text("red circle\n\n  blue square \n")
+    run(tmp_path, "--prompts", str(tmp_path / "prompts.txt"))
+    assert {file.stem for file in (tmp_path / "out").iterdir()} == {"red-circle-0", "blue-square-0"}
+
+
+def test_unconditional_model(saved, tmp_path):
+    saved(None)
+    run(tmp_path, "--num", "3", "--batch-size", "2")
+    assert {file.stem for file in (tmp_path / "out").iterdir()} == {"video-0", "video-1", "video-2"}
+
+
+def test_pictures_are_set_in_motion(saved, written, tmp_path):
+    pipeline = saved(None, unet=None, scheduler=None)
+    pixels = {name: np.random.default_rng(i).integers(0, 255, (8, 12, 3), np.uint8) for i, name in enumerate("ab")}
+    for name, value in pixels.items():
+        Image.fromarray(value).save(tmp_path / f"{name}.png")
+    run(tmp_path, "--image", str(tmp_path / "a.png"), str(tmp_path / "b.png"), "--seed", "4")
+    assert {file.stem for file in (tmp_path / "out").iterdir()} == {"a-4", "b-4"}
+    picture = torch.from_numpy(pixels["b"]).permute(2, 0, 1)[None].float() / 127.5 - 1
+    expected = pipeline(image=picture, seeds=[4], num_inference_steps=3, guidance_scale=1.5).frames[0]
+    assert close(written["b-4.mp4"], expected)
+
+
+def test_picture_is_resized_by_its_shorter_side_and_cropped_in_the_middle(tmp_path):
+    wide = np.zeros((20, 90, 3), np.uint8)
+    wide[:, 25:65] = (255, 0, 0)  # the middle is red, of which 30 columns remain
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    picture = read_picture(str(tmp_path / "wide.png"), [3, 5, 8, 12])
+    assert picture.shape == (3, 8, 12)
+    torch.testing.assert_close(picture, torch.tensor([1.0, -1, -1]).view(3, 1, 1).expand(3, 8, 12))
+
+
+def test_picture_of_the_models_size_is_not_changed_whatever_its_mode(tmp_path):
+    grey = np.arange(96, dtype=np.uint8).reshape(8, 12)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    picture = read_picture(str(tmp_path / "grey.png"), [3, 5, 8, 12])
+    torch.testing.assert_close((picture[1] + 1) * 127.5, torch.from_numpy(grey).float(), atol=1e-4, rtol=0)
+
+
+def test_pictures_and_prompts_go_together(saved, tmp_path):
+    saved("caption")
+    for name in "abc":
+        Image.new("RGB", (12, 8)).save(tmp_path / f"{name}.png")
+    images = [str(tmp_path / f"{name}.png") for name in "abc"]
+    run(tmp_path, "--image", *images, "--prompt", "left")
+    arguments = ["generate", str(tmp_path / "model"), "--image", *images, "--prompt", "left", "right"]
+    assert main(arguments) == 2
+
+
+def test_conditions():
+    assert conditions(["a", "b"], None, None) == ["a", "b"]
+    assert conditions(None, None, [0]) == [0]
+    assert conditions(None, None, None) == [None]
+    with pytest.raises(InputError, match="--prompts and --class"):
+        conditions(None, "file", [1])
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("A red   Circle!", "a-red-circle"),
+        ("../../etc/passwd", "etc-passwd"),
+        (7, "class-7"),
+        ("日本", "video"),
+        ("x" * 99, "x" * 60),
+    ],
+)
+def test_slug(value, expected):
+    assert slug(value) == expected

@@ -1,0 +1,65 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from cmd_lightning.cli import main
+from cmd_lightning.video_io import read_video, write_video
+
+
+@pytest.fixture
+def clips(tmp_path, tiny_pipeline):
+    """A small model, and two clips of its size: one that moves, one that stands still."""
+    tiny_pipeline(None).save_pretrained(tmp_path / "model")
+    drift = torch.arange(12) * 20
+    moving = torch.stack([drift.roll(t).expand(3, 8, -1) for t in range(11)], 1).to(torch.uint8)
+    write_video(tmp_path / "moving.mp4", moving, 7.0)
+    write_video(tmp_path / "still.mp4", moving[:, :1].repeat(1, 11, 1, 1), 7.0)
+    return [str(tmp_path / name) for name in ("moving.mp4", "still.mp4")]
+
+
+def psnr_of(a, b):
+    return 10 * np.log10(255**2 / ((a.double() - b.double()) ** 2).mean().item())
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_scores_are_those_of_the_clips(clips, tmp_path, capsys, stride):
+    out = ["--out", str(tmp_path / "out"), "--stride", str(stride)]
+    assert main(["reconstruct", str(tmp_path / "model"), *clips, *out, "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    rows = json.loads(captured.out)  # nothing else on standard output
+    assert "moving.mp4" in captured.err
+    assert [row["clip"] for row in rows] == clips
+    frames = read_video(clips[0])[:, : 5 * stride : stride].float()
+    mean = frames.mean(1, keepdim=True).expand_as(frames)
+    assert rows[0]["psnr_of_mean_frame"] == pytest.approx(psnr_of(frames, mean), abs=0.05)
+    best = max(psnr_of(frames, frames[:, t : t + 1].expand_as(frames)) for t in range(5))
+    assert rows[0]["psnr_of_best_frame"] == pytest.approx(best, abs=0.05)
+    assert rows[1]["psnr_of_best_frame"] > 35  # but for the loss of mp4
+    assert all(-1 <= row["ssim"] <= 1 for row in rows)
+
+
+def test_writes_the_clip_beside_content_frame_and_reconstruction(clips, tmp_path):
+    report = tmp_path / "scores.json"
+    arguments = [*clips, "--out", str(tmp_path / "out"), "--json", str(report)]
+    assert main(["reconstruct", str(tmp_path / "model"), *arguments]) == 0
+    names = {"moving.gif", "moving.mp4", "still.gif", "still.mp4"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == names
+    assert read_video(tmp_path / "out" / "moving.gif").shape == (3, 5, 8, 36)
+    assert read_video(tmp_path / "out" / "moving.mp4").shape == (3, 5, 8, 12)
+    assert len(json.loads(report.read_text())) == 2
+
+
+@pytest.mark.parametrize("kind", ["missing", "unreadable", "short"])
+def test_clips_that_cannot_be_used_are_told(clips, tmp_path, capsys, kind):
+    clip = tmp_path / f"{kind}.mp4"
+    if kind == "unreadable":
+        clip.write_bytes(b"no video")
+    if kind == "short":
+        write_video(clip, torch.zeros(3, 2, 8, 12, dtype=torch.uint8), 7.0)
+    capsys.readouterr()
+    assert main(["reconstruct", str(tmp_path / "model"), str(clip), "--out", str(tmp_path / "out")]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert clip.name in lines[0]
