@@ -7,8 +7,11 @@ from typing import Any
 
 from cmd_lightning.errors import InputError
 
-STEPS = {"autoencoder": 1100, "content": 450, "motion": 650}
-"""Training steps of each stage, so that two cores need about two minutes for each."""
+STEPS = {"autoencoder": 600, "content": 600, "motion": 800}
+"""Training steps of each stage, so that two cores need about six minutes for all."""
+
+SHARES = {"autoencoder": 0.25, "content": 0.4, "motion": 0.35}
+"""The part of the time that a stage has at most."""
 
 EVALUATED = 64
 """Clips of the validation split, and of the test split; no more than there are to train on."""
@@ -37,7 +40,7 @@ RECORD = "demo.json"
 
 
 def demo(
-    *, out: str = "outputs/demo", clips: int = 4000, steps: int | None = None, seconds: int = 150, seed: int = 0
+    *, out: str = "outputs/demo", clips: int = 4000, steps: int | None = None, seconds: int = 450, seed: int = 0
 ) -> None:
     """The whole path on procedural data: makes clips, fits each stage briefly, scores, generates, writes a page.
 
@@ -47,8 +50,9 @@ def demo(
     Args:
         out: Folder for everything; an earlier demo in it is replaced.
         clips: Clips to train on.
-        steps: Training steps of each stage; by default 1100 for the autoencoder, 450 for content, 650 for motion.
-        seconds: Longest time of training a stage; it then ends early, however many steps it has done.
+        steps: Training steps of each stage; by default 600, 600 and 800.
+        seconds: Longest time of training, of which a quarter is for the autoencoder, 40 % for content, the rest for
+            motion; a stage whose time is up ends early.
         seed: Seed of the data, of training, and of the first video.
     """
     for option, value in (("clips", clips), ("steps", steps), ("seconds", seconds)):
@@ -173,7 +177,7 @@ def stage_settings(stage: str, folder: Path, steps: int, seconds: int, seed: int
     schedule = {"warmup_steps": min(50, steps // 10), "decay": "cosine", "total_steps": steps}
     trainer = {
         "max_steps": steps,
-        "max_time": {"seconds": seconds},
+        "max_time": {"seconds": max(1, round(SHARES[stage] * seconds))},
         "val_check_interval": max(1, steps // 5),
         "num_sanity_val_steps": 0,
         "log_every_n_steps": max(1, min(10, steps // 20)),
