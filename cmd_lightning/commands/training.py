@@ -28,6 +28,10 @@ class CMDCLI(LightningCLI):
         """Sets defaults that hold for every config."""
         parser.set_defaults({"seed_everything": 0})
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        """Parses `args`, and not the process's own command line."""
+        self.config = parser.parse_args(args)
+
     def fit(self, **kwargs: Any) -> None:
         """Trains, from `ckpt_path` on if it is given."""
         self.trainer.fit(**kwargs, weights_only=True)
