@@ -56,14 +56,18 @@ def generate(
     jobs = [(i, seed + copy) for i in range(count) for copy in range(num)]
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
+    written: set[Path] = set()
     for start in range(0, len(jobs), batch_size):
         batch = jobs[start : start + batch_size]
         chosen = [values[i % len(values)] for i, _ in batch]
         arguments = call_arguments(chosen, [pictures[i] for i, _ in batch] if pictures else None)
         result = pipeline(**arguments, seeds=[s for _, s in batch], num_inference_steps=steps, guidance_scale=guidance)
         for (i, used), value, video in zip(batch, chosen, result.frames, strict=True):
-            name = slug(value if value is not None else Path(image[i]).stem if image else "video")
+            name = slug(value, Path(image[i]).stem if image else "")
             path = folder / f"{name}-{used}.mp4"
+            if path in written:  # another prompt that begins alike
+                path = folder / f"{name}-{i}-{used}.mp4"
+            written.add(path)
             video_io.write_video(path, video.cpu(), pipeline.config.fps)
             record = {"model": model, "condition": value, "seed": used, "steps": steps, "guidance": guidance}
             path.with_suffix(".json").write_text(json.dumps(record | provenance(pipeline), indent=2) + "\n")
@@ -116,10 +120,10 @@ def read_picture(path: str, video_shape: list[int]) -> Tensor:
     return from_uint8(pixels.permute(2, 0, 1))
 
 
-def slug(value: object) -> str:
-    """A condition as a file name: lower-case letters, digits and dashes, 60 at most."""
-    text = f"class-{value}" if isinstance(value, int) else str(value)
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "video"
+def slug(value: str | int | None, picture: str = "") -> str:
+    """A picture's name and a condition as a file name: lower-case letters, digits and dashes, 60 at most."""
+    condition = f"class-{value}" if isinstance(value, int) else value or ""
+    return re.sub(r"[^a-z0-9]+", "-", f"{picture} {condition}".lower()).strip("-")[:60] or "video"
 
 
 def provenance(pipeline: object) -> dict[str, str]:

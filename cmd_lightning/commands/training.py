@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import jsonargparse
-from lightning import LightningDataModule, LightningModule
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from cmd_lightning import callbacks, components, conditioning, diffusion, zoo
+from cmd_lightning.commands.config_errors import explain
 from cmd_lightning.components import schedules
 from cmd_lightning.data import webvid
 from cmd_lightning.errors import InputError
@@ -62,6 +61,7 @@ def run(arguments: Sequence[str]) -> None:
         InputError: An option, class or value is wrong; the message names the nearest right one.
     """
     zoo.import_all()
+    strict = {"exit_on_error": False, "allow_abbrev": False}
     try:
         CMDCLI(
             LightningModule,
@@ -69,7 +69,7 @@ def run(arguments: Sequence[str]) -> None:
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"exit_on_error": False},
+            parser_kwargs=dict.fromkeys(CMDCLI.subcommands(), strict) | strict,
             args=list(arguments),
         )
     except (jsonargparse.ArgumentError, ValueError) as error:
@@ -79,32 +79,18 @@ def run(arguments: Sequence[str]) -> None:
         if cause is not None:
             raise InputError(str(cause)) from error
         if isinstance(error, jsonargparse.ArgumentError):
-            raise InputError(explain(str(error))) from error
+            raise InputError(explain(str(error), known_classes())) from error
         raise
 
 
-def explain(message: str) -> str:
-    """Jsonargparse's complaint on one line, with the nearest right class or option if there is one."""
-    line = " ".join(message.split())
-    patterns = (
-        r"import path string: ([\w.]+)",
-        r"class_path['\"]?: ?['\"]([\w.]+)['\"]",
-        r"import path[^']*'([\w.]+)'",
-    )
-    wrong = next(filter(None, (re.search(pattern, line) for pattern in patterns)), None)
-    name = wrong[1].rpartition(".")[2] if wrong else ""
-    near = difflib.get_close_matches(name, class_names(), n=1)
-    if near and near[0] != name:
-        return f"class_path {wrong[1]}: there is no such class; did you mean {near[0]}?"
-    return line
-
-
-def class_names() -> list[str]:
-    """The names that a config may give as class_path without a module."""
-    names = [name for module in NAMED for name, value in vars(module).items() if isinstance(value, type)]
+def known_classes() -> list[type]:
+    """The classes that a config may name without a module, and the Trainer."""
+    found: list[type] = [Trainer]
+    for module in NAMED:
+        found += [value for value in vars(module).values() if isinstance(value, type)]
     pending: list[type] = [Network]
     while pending:
         subclasses = pending.pop().__subclasses__()
-        names += [cls.__name__ for cls in subclasses]
+        found += subclasses
         pending += subclasses
-    return sorted(set(names))
+    return found

@@ -16,7 +16,7 @@ from cmd_lightning.components.checkpoints import fingerprint, load_stage
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import from_uint8
 from cmd_lightning.metrics.reconstruction import best_frame, mean_frame, psnr, ssim
-from cmd_lightning.pipeline import CMDPipeline
+from cmd_lightning.pipeline import GUIDANCE, STEPS, CMDPipeline, per_stage
 
 
 class CMD(LightningModule):
@@ -108,7 +108,8 @@ class CMD(LightningModule):
         video = from_uint8(batch["video"])
         content, motion = self.pipeline.autoencoder.encode(video)
         seeds, values = range(len(video)), self.values(batch)
-        moved = self.pipeline.generate_motion(content, values, seeds)
+        steps, scale = per_stage(self.steps, STEPS, "steps"), per_stage(self.guidance, GUIDANCE, "guidance")
+        moved = self.pipeline.generate_motion(content, values, seeds, int(steps["motion"]), scale["motion"])
         return {
             "original": video,
             "content frame": content[:, :, None],

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from cmd_lightning.errors import InputError
 from cmd_lightning.networks.attention import GEGLU, Attention, space_angles, time_angles
 
 
@@ -47,6 +48,8 @@ class VideoTransformer(nn.Module):
         self, width: int, depth: int, heads: int, head_dim: int, rotary: bool = True, qkv_bias: bool = False
     ) -> None:
         super().__init__()
+        if rotary and head_dim % 4:
+            raise InputError(f"head_dim {head_dim}: rotary positions turn channels in fours; give a multiple of 4")
         self.rotary = rotary
         self.head_dim = head_dim
         self.blocks = nn.ModuleList(VideoTransformerBlock(width, heads, head_dim, qkv_bias) for _ in range(depth))

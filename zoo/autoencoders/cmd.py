@@ -72,8 +72,9 @@ class CMDAutoencoder(AutoencoderNetwork):
     def initialize(self) -> None:
         """Starts where the reconstruction is the mean frame, so that training learns motion from the first step.
 
-        The frame weights start equal, the transformers as identities, and the way from the
-        content frame's patches into the decoder and out of it is a rotation and its inverse (up to `tanh`).
+        The frame weights start equal, the transformers as identities, the motion planes at zero, and the way from the
+        content frame's patches into the decoder and out of it is a rotation and its inverse, up to `output`. Where the
+        width is less than the values of a patch, it is a projection, and fine detail is missing at first.
         """
         if self.weights != "mean":
             nn.init.zeros_(self.content_head.weight)
@@ -83,6 +84,8 @@ class CMDAutoencoder(AutoencoderNetwork):
         self.unpatchify.weight.copy_(rotation.view_as(self.unpatchify.weight))
         for layer in (self.content_stem, self.row_stem, self.column_stem, self.unpatchify):
             nn.init.zeros_(layer.bias)
+        for layer in (self.row_stem, self.column_stem):
+            nn.init.zeros_(layer.weight)
 
     def encode(self, video: Tensor) -> tuple[Tensor, Tensor]:
         features = self.encoder(self.patchify(video), self.run_block)  # (B, C', T, H', W')

@@ -1,0 +1,61 @@
+"""What jsonargparse complains of in a config or an option, told on one line with the nearest right name."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterable
+
+NO_CLASS = (
+    r"import path string: ([\w.]+)",
+    r"class_path['\"]?: ?['\"]([\w.]+)['\"]",
+    r"import path[^']*'([\w.]+)'",
+)
+NO_OPTION = (r"Option '([\w.]+)' is not accepted", r"unrecognized arguments: -*([\w.]+)", r"accept option '([\w.]+)'")
+WRONG_VALUE = r"Parser key \"(\w+)\": Expected an? (.+?)\. Got value: (.+?)(?: - Expected|$)"
+LONGEST = 300
+
+
+def explain(message: str, classes: Iterable[type]) -> str:
+    """Jsonargparse's message, which nests one complaint in another, as the innermost one on one line.
+
+    Args:
+        message: What jsonargparse said.
+        classes: The classes that a config may name without a module; their arguments are the known options.
+    """
+    line = " ".join(message.split())
+    by_name = {cls.__name__: cls for cls in classes}
+    if option := first_match(NO_OPTION, line):
+        *path, name = option.split(".")
+        near = nearest(name, {parameter for cls in by_name.values() for parameter in parameters(cls)})
+        return f"{option}: there is no such option" + (f"; did you mean {'.'.join([*path, near])}?" if near else "")
+    if wrong := re.search(WRONG_VALUE, line):
+        key, expected, value = wrong.groups()
+        return f"{key} {value}: expected {re.sub(r'typing[.]|<class |>', '', expected)}"
+    if (path := first_match(NO_CLASS, line)) and path.rpartition(".")[2] not in by_name:
+        near = nearest(path.rpartition(".")[2], by_name)
+        hint = f"did you mean {near}?" if near else "a class of your own needs its module: --import my_package.module"
+        return f"class_path {path}: there is no such class; {hint}"
+    return line if len(line) <= LONGEST else line[:LONGEST] + " ..."
+
+
+def first_match(patterns: Iterable[str], line: str) -> str | None:
+    """The first group of the first pattern that is found."""
+    return next((found[1] for pattern in patterns if (found := re.search(pattern, line))), None)
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The one of `names` that was probably meant, other than `name` itself."""
+    return next((near for near in difflib.get_close_matches(name, list(names), n=2) if near != name), None)
+
+
+def parameters(cls: type) -> set[str]:
+    """The names of the constructor's arguments, inherited ones included."""
+    found: set[str] = set()
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            found |= {
+                name for name in inspect.signature(base.__init__).parameters if name not in ("self", "args", "kwargs")
+            }
+    return found
