@@ -77,7 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM}: interrupted", file=sys.stderr)
         return 130
     except SystemExit as error:  # --help and --print_config leave this way
-        return error.code if isinstance(error.code, int) else 0
+        if isinstance(error.code, str):
+            print(f"{PROGRAM}: {error.code}", file=sys.stderr)
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
 
 
 def dispatch(arguments: list[str]) -> int:

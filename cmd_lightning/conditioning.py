@@ -98,7 +98,7 @@ class OpenCLIPTextEncoder(ConditionEncoder):
         return Condition(pooled, hidden, mask)
 
     def null(self, count: int) -> Condition:
-        return self([""] * count)
+        return self([""]).map(lambda x: x.expand(count, *x.shape[1:]))
 
 
 def drop_condition(condition: Condition, null: Condition, probability: float) -> Condition:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, ModelMixin
+from diffusers import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from PIL.Image import Image
@@ -74,8 +73,15 @@ class CMDPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "text_encoder->motion_text_encoder->unet->motion_model->autoencoder"
     _optional_components = [  # noqa: RUF012 (diffusers' own spelling)
-        *("autoencoder", "unet", "scheduler", "text_encoder", "motion_model", "motion_scheduler"),
-        *("motion_text_encoder", "tokenizer", "vae"),
+        "autoencoder",
+        "unet",
+        "scheduler",
+        "text_encoder",
+        "motion_model",
+        "motion_scheduler",
+        "motion_text_encoder",
+        "tokenizer",
+        "vae",
     ]
 
     def __init__(
@@ -112,27 +118,29 @@ class CMDPipeline(DiffusionPipeline):
         """Opens a folder that `save_pretrained` or `cmd-lightning export` wrote.
 
         Args:
-            folder: The folder, or a hub repository's name.
+            folder: The folder.
             **kwargs: As for any diffusers pipeline; a part given by name replaces the folder's.
 
         Raises:
             InputError: The folder is no CMD pipeline, or a part is of a third party's class that is not imported.
         """
         index = Path(folder) / "model_index.json"
-        if Path(folder).is_dir():
-            if not index.is_file():
-                raise InputError(f"{folder}: no model_index.json in this folder; make a model folder with `export`")
-            parts = json.loads(index.read_text())
-            if parts.get("_class_name") != cls.__name__:
-                raise InputError(f"{folder}: this is a {parts.get('_class_name')}, not a {cls.__name__}")
-            for name, value in parts.items():
-                library = value[0] if isinstance(value, list) else None
-                if name not in kwargs and isinstance(library, str) and library not in ("diffusers", "transformers"):
-                    load_class(".".join(value))
-                    # diffusers imports no module that it does not know, and looks for a part's base class, by name,
-                    # in the module that defines the part.
-                    vars(sys.modules[library]).setdefault("ModelMixin", ModelMixin)
-        return super().from_pretrained(folder, **kwargs)
+        if not index.is_file():
+            raise InputError(f"{folder}: no model_index.json in this folder; make a model folder with `export`")
+        described = json.loads(index.read_text())
+        if described.get("_class_name") != cls.__name__:
+            raise InputError(f"{folder}: this is a {described.get('_class_name')}, not a {cls.__name__}")
+        # diffusers opens its own and transformers' classes; ours are opened here, and others' refused by name.
+        settings = {name: kwargs[name] for name in ("torch_dtype", "variant") if name in kwargs}
+        parts = {name: kwargs.pop(name) for name in cls._optional_components if name in kwargs}
+        for name in set(cls._optional_components) - set(parts):
+            library, class_name = described.get(name) or (None, None)
+            if isinstance(library, str) and library not in ("diffusers", "transformers"):
+                part = load_class(f"{library}.{class_name}")
+                parts[name] = part.from_pretrained(folder, subfolder=name, **settings)
+        pipeline = super().from_pretrained(folder, **kwargs, **dict.fromkeys(parts))
+        pipeline.register_modules(**parts)
+        return pipeline
 
     @property
     def encoders(self) -> dict[Stage, ConditionEncoder | None]:

@@ -71,9 +71,9 @@ def expand(shards: str | Sequence[str], option: str = "shards") -> list[str]:
 
     found: list[str] = []
     for spec in [shards] if isinstance(shards, str) else shards:
-        if spec.startswith("pipe:"):
-            raise InputError(f"{option} {spec}: commands are not run; give paths or http(s) addresses")
         for url in braceexpand.braceexpand(spec):
+            if ":" in url and not os.path.exists(url) and not url.startswith(("http://", "https://")):
+                raise InputError(f"{option} {url}: only paths and http(s) addresses are read; commands are not run")
             if is_remote(url) or os.path.isfile(url):
                 found.append(url)
             else:

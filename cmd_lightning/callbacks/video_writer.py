@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ class VideoWriter(BasePredictionWriter):
     def __init__(self, folder: str = "videos") -> None:
         super().__init__(write_interval="batch")
         self.folder = folder
+        self._written: set[str] = set()
 
     def write_on_batch_end(
         self,
@@ -38,7 +40,11 @@ class VideoWriter(BasePredictionWriter):
         folder = Path(trainer.default_root_dir, self.folder)
         folder.mkdir(parents=True, exist_ok=True)
         for i, key in enumerate(prediction["key"]):
-            path = folder / f"{key}.mp4"
+            name = re.sub(r"[^\w.-]+|^[.]+", "-", key)  # a key is a path inside a tar file, and a stranger chose it
+            if name in self._written:  # the same key in two shards
+                name = f"{name}-{batch_idx}-{i}"
+            self._written.add(name)
+            path = folder / f"{name}.mp4"
             write_video(path, prediction["video"][i].cpu(), pl_module.pipeline.config.fps)
             about = {name: prediction[name][i] for name in ("caption", "seed")} | {"label": int(prediction["label"][i])}
             path.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")

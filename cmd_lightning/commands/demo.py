@@ -20,9 +20,7 @@ EMA_DECAY = 0.99
 """Below the configs' value: a brief fit must forget where it started."""
 
 SAMPLING = ("--steps", "50", "--guidance", "content=2,motion=1")
-
-SHOWN = 6
-"""Test clips on the page."""
+"""As in configs/shapes/cmd.yaml."""
 
 PROMPTS = (
     "a red circle moves left",
@@ -63,7 +61,10 @@ def demo(
     from cmd_lightning.commands.demo_page import write_page
 
     folder = Path(out)
-    settings = {"clips": clips, "evaluated": min(EVALUATED, clips), "steps": steps, "seconds": seconds, "seed": seed}
+    settings: dict[str, Any] = {
+        **{"clips": clips, "evaluated": min(EVALUATED, clips), "steps": steps, "seconds": seconds, "seed": seed},
+        **{"ema_decay": EMA_DECAY, "sampling": " ".join(SAMPLING), "prompts": PROMPTS},
+    }
     clear(folder)
     (folder / RECORD).write_text(json.dumps(settings, indent=2) + "\n")
     timings = run_all(folder, {**STEPS} if steps is None else dict.fromkeys(STEPS, steps), clips, seconds, seed)
@@ -105,14 +106,9 @@ def run_all(folder: Path, steps: dict[str, int], clips: int, seconds: int, seed:
     model = folder / "model"
     run("export", *(folder / stage / "last.ckpt" for stage in STEPS), model)
 
-    originals, captions = unpack_clips(folder)
-    run("reconstruct", model, *originals, "--out", folder / "reconstructions", "--json", folder / "clips.json")
-    frames = save_content_frames(folder, originals)
-    sampling = ("--seed", seed, *SAMPLING)
-    run("generate", model, "--image", *frames, "--prompts", captions, *sampling, "--out", folder / "moved")
     prompts = folder / "prompts.txt"
     prompts.write_text("\n".join(PROMPTS) + "\n")
-    run("generate", model, "--prompts", prompts, *sampling, "--out", folder / "samples")
+    run("generate", model, "--prompts", prompts, "--seed", seed, *SAMPLING, "--out", folder / "samples")
     return timings
 
 
@@ -197,41 +193,4 @@ def quiet(name: str, folder: Path) -> dict[str, Any]:
     """Trainer settings: the log is FOLDER/logs/NAME/metrics.csv, and no summary of modules."""
     log = {"save_dir": (folder / "logs").as_posix(), "name": "", "version": name}
     logger = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": log}
-    return {"logger": logger, "enable_model_summary": False}
-
-
-def unpack_clips(folder: Path) -> tuple[list[Path], Path]:
-    """Takes the first test clips out of their shard; gives the files, and one with their captions, a line each."""
-    import tarfile
-
-    clips, captions = [], []
-    (folder / "clips").mkdir()
-    with tarfile.open(sorted((folder / "shards" / "test").glob("*.tar"))[0]) as shard:
-        for member in shard:
-            stem, suffix = Path(member.name).stem, Path(member.name).suffix
-            content = shard.extractfile(member).read()
-            if suffix == ".mp4":
-                clips.append(folder / "clips" / f"{stem}.mp4")
-                clips[-1].write_bytes(content)
-            elif suffix == ".txt":
-                captions.append(content.decode().strip())
-            if len(captions) == SHOWN:
-                break
-    path = folder / "captions.txt"
-    path.write_text("\n".join(captions) + "\n")
-    return clips, path
-
-
-def save_content_frames(folder: Path, clips: list[Path]) -> list[Path]:
-    """The content frames that `reconstruct` drew between original and reconstruction, as pictures."""
-    from PIL import Image
-
-    from cmd_lightning.video_io import read_video
-
-    (folder / "content_frames").mkdir()
-    paths = []
-    for clip in clips:
-        _, content, _ = read_video(folder / "reconstructions" / f"{clip.stem}.gif")[:, 0].chunk(3, dim=-1)
-        paths.append(folder / "content_frames" / f"{clip.stem}.png")
-        Image.fromarray(content.permute(1, 2, 0).contiguous().numpy()).save(paths[-1])
-    return paths
+    return {"logger": logger, "enable_model_summary": False, "devices": 1}

@@ -7,8 +7,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmd_lightning.commands.demo import EMA_DECAY, PROMPTS, SAMPLING, STEPS
-
 if TYPE_CHECKING:
     from cmd_lightning.report import Panel, Plot, Section
 
@@ -17,6 +15,10 @@ Log = dict[str, list[tuple[int, float]]]
 
 FPS = 8
 TITLES = {"autoencoder": "Autoencoder", "content": "Content model", "motion": "Motion model"}
+"""The stages, in order, as the page calls them."""
+
+SHOWN = 6
+"""Test clips on the page."""
 
 
 def write_page(folder: Path, settings: dict[str, Any]) -> str:
@@ -31,7 +33,7 @@ def write_page(folder: Path, settings: dict[str, Any]) -> str:
     """
     from cmd_lightning.report import write_report
 
-    logs = {name: read_log(folder / "logs" / name / "metrics.csv") for name in (*STEPS, "cmd")}
+    logs = {name: read_log(folder / "logs" / name / "metrics.csv") for name in (*TITLES, "cmd")}
     scores = read_scores(logs)
     about = protocol(folder, settings)
     (folder / "scores.json").write_text(json.dumps({"scores": scores, "protocol": about}, indent=2) + "\n")
@@ -75,7 +77,7 @@ def read_scores(logs: dict[str, Log]) -> dict[str, dict[str, float]]:
     def last(log: Log, split: str) -> dict[str, float]:
         return {name.removeprefix(split): values[-1][1] for name, values in log.items() if name.startswith(split)}
 
-    stages = {stage: {"steps": logs[stage]["val/loss"][-1][0] + 1} | last(logs[stage], "val/") for stage in STEPS}
+    stages = {stage: {"steps": logs[stage]["val/loss"][-1][0] + 1} | last(logs[stage], "val/") for stage in TITLES}
     return {"reconstruction": last(logs["cmd"], "test/"), **stages}
 
 
@@ -86,7 +88,7 @@ def introduction(scores: dict[str, dict[str, float]], settings: dict[str, Any]) 
     fits = [command["seconds"] for command in settings["commands"] if command["command"].split()[1] == "fit"]
     rows = [
         (TITLES[stage], float(scores[stage]["steps"]), float(round(seconds)))
-        for stage, seconds in zip(STEPS, fits, strict=True)
+        for stage, seconds in zip(TITLES, fits, strict=True)
     ]
     return Section(
         "A brief fit, rough by design",
@@ -121,36 +123,43 @@ def reconstruction(folder: Path, scores: dict[str, dict[str, float]], settings: 
                 f"Protocol: all {settings['evaluated']} clips of the test split, none of them trained on, 16 frames of "
                 "32x32 pixels; values in [-1, 1], range 2; PSNR over all frames and SSIM averaged over the frames of "
                 f"a clip, then the mean over clips; autoencoder after {scores['autoencoder']['steps']} steps, "
-                f"averaged weights (EMA, decay {EMA_DECAY}). The mean frame is the best that a still picture can do."
+                f"averaged weights (EMA, decay {settings['ema_decay']}). The mean frame is the best that a still "
+                "picture can do."
             ),
             Text(
-                "Left to right: original, content frame, reconstruction, and the true content frame with sampled "
-                f"motion (seed {settings['seed']}), which is another clip than the original as soon as the content "
-                "frame and caption leave the motion open."
+                "Left to right: original, content frame, reconstruction, the true content frame with sampled motion, "
+                "and a sample from the caption alone. Sampled motion is another clip than the original as soon as "
+                "content frame and caption leave the motion open. Seeds count from 0."
             ),
-            Gallery(strips(folder, settings), width=396),
+            Gallery(strips(folder), width=495),
         ],
     )
 
 
-def strips(folder: Path, settings: dict[str, Any]) -> list[Panel]:
-    """A panel a test clip: original, content frame, reconstruction, sampled motion, in step with one another."""
+def strips(folder: Path) -> list[Panel]:
+    """A panel a test clip: original, content frame, reconstruction, sampled motion, sample, in step."""
     import torch
+    import yaml
 
-    from cmd_lightning.commands.generate import slug
+    from cmd_lightning.components import CMD
+    from cmd_lightning.data.webvid import WebVidDataModule
+    from cmd_lightning.latent_space import to_uint8
+    from cmd_lightning.metrics.reconstruction import mean_frame, psnr
     from cmd_lightning.report import Panel
-    from cmd_lightning.video_io import gif_bytes, read_video
+    from cmd_lightning.video_io import gif_bytes
 
+    config = yaml.safe_load((folder / "cmd.yaml").read_text())
+    data = WebVidDataModule(**config["data"]["init_args"] | {"batch_size": SHOWN})
+    batch = next(iter(data.test_dataloader()))
+    rows = CMD(**config["model"]["init_args"]).preview(batch)
+    gained = psnr(rows["reconstruction"], rows["original"]), psnr(mean_frame(rows["original"]), rows["original"])
     panels = []
-    captions = (folder / "captions.txt").read_text().splitlines()
-    for row, caption in zip(json.loads((folder / "clips.json").read_text()), captions, strict=True):
-        beside = read_video(folder / "reconstructions" / f"{Path(row['clip']).stem}.gif")
-        moved = read_video(folder / "moved" / f"{slug(caption)}-{settings['seed']}.mp4")
-        gap = torch.full((*beside.shape[:3], 1), 255, dtype=torch.uint8)
-        cells = [*beside.chunk(3, dim=-1), moved]
+    for i, (caption, value, floor) in enumerate(zip(batch["caption"], *gained, strict=True)):
+        cells = [row[i].expand_as(rows["original"][i]) for row in rows.values()]
+        gap = torch.ones_like(cells[0][..., :1])
         strip = torch.cat([part for cell in cells for part in (cell, gap)][:-1], dim=-1)
-        text = f"{caption}; reconstruction {row['psnr']:.2f} dB, mean frame {row['psnr_of_mean_frame']:.2f} dB"
-        panels.append(Panel(gif_bytes(strip, FPS, 3), text, f"four moving pictures: {caption}"))
+        text = f"{caption}; reconstruction {value:.2f} dB, mean frame {floor:.2f} dB"
+        panels.append(Panel(gif_bytes(to_uint8(strip), FPS, 3), text, f"five moving pictures: {caption}"))
     return panels
 
 
@@ -162,7 +171,7 @@ def samples(folder: Path, settings: dict[str, Any]) -> Section:
 
     seed = settings["seed"]
     panels = []
-    for prompt in PROMPTS:
+    for prompt in settings["prompts"]:
         video = read_video(folder / "samples" / f"{slug(prompt)}-{seed}.mp4")
         panels.append(Panel(gif_bytes(video, FPS, 6), f"{prompt} (seed {seed})"))
     return Section(
@@ -170,7 +179,7 @@ def samples(folder: Path, settings: dict[str, Any]) -> Section:
         [
             Text(
                 "From the caption alone: a content frame, then its motion, then the video; the first try of each "
-                f"caption, none left out. Sampling: {' '.join(SAMPLING)}."
+                f"caption, none left out. Sampling: {settings['sampling']}."
             ),
             Gallery(panels, width=200),
         ],
@@ -192,10 +201,10 @@ def losses(logs: dict[str, Log], scores: dict[str, dict[str, float]], settings: 
             Text(
                 f"Protocol: mean squared error of the predicted clean latent at these timesteps of 1000; all "
                 f"{settings['evaluated']} clips of the validation split, noise fixed by the batch's number; averaged "
-                f"weights (EMA, decay {EMA_DECAY}) after {scores['content']['steps']} steps (content) and "
+                f"weights (EMA, decay {settings['ema_decay']}) after {scores['content']['steps']} steps (content) and "
                 f"{scores['motion']['steps']} steps (motion)."
             ),
-            *(curve(stage, logs[stage]) for stage in STEPS),
+            *(curve(stage, logs[stage]) for stage in TITLES),
         ],
     )
 

@@ -14,7 +14,7 @@ def export(checkpoints: list[str], out: str) -> None:
     """
     from pathlib import Path
 
-    from cmd_lightning.commands.folders import new_folder
+    from cmd_lightning.commands.files import new_folder
     from cmd_lightning.components.checkpoints import stage_of
     from cmd_lightning.components.cmd import assemble
     from cmd_lightning.errors import InputError

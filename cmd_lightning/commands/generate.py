@@ -46,7 +46,7 @@ def generate(
     if num < 1 or batch_size < 1:
         raise InputError(f"num {num}, batch-size {batch_size}: both must be at least 1")
     from cmd_lightning import video_io
-    from cmd_lightning.commands.folders import open_model
+    from cmd_lightning.commands.files import make_folder, open_model, unused
 
     pipeline = open_model(model)
     pictures = None if image is None else [read_picture(path, pipeline.config.video_shape) for path in image]
@@ -54,8 +54,7 @@ def generate(
         raise InputError(f"image: {len(pictures)} pictures for {len(values)} prompts; give as many, or one prompt")
     count = max(len(values), len(pictures or []))
     jobs = [(i, seed + copy) for i in range(count) for copy in range(num)]
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(Path(out), "--out")
     written: set[Path] = set()
     for start in range(0, len(jobs), batch_size):
         batch = jobs[start : start + batch_size]
@@ -64,10 +63,7 @@ def generate(
         result = pipeline(**arguments, seeds=[s for _, s in batch], num_inference_steps=steps, guidance_scale=guidance)
         for (i, used), value, video in zip(batch, chosen, result.frames, strict=True):
             name = slug(value, Path(image[i]).stem if image else "")
-            path = folder / f"{name}-{used}.mp4"
-            if path in written:  # another prompt that begins alike
-                path = folder / f"{name}-{i}-{used}.mp4"
-            written.add(path)
+            path = unused(folder / f"{name}-{used}.mp4", written)
             video_io.write_video(path, video.cpu(), pipeline.config.fps)
             record = {"model": model, "condition": value, "seed": used, "steps": steps, "guidance": guidance}
             path.with_suffix(".json").write_text(json.dumps(record | provenance(pipeline), indent=2) + "\n")
@@ -105,19 +101,21 @@ def call_arguments(values: list[Any], pictures: list[Tensor] | None) -> dict[str
 
 def read_picture(path: str, video_shape: list[int]) -> Tensor:
     """A picture `(3, H, W)` in [-1, 1]: the shorter side resized, the middle cropped, to the model's size."""
+    import numpy as np
     import torch
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
+    from PIL.Image import open as open_picture
 
+    from cmd_lightning.data.clips import resize_and_crop
     from cmd_lightning.latent_space import from_uint8
 
     try:
-        picture = Image.open(path).convert("RGB")
+        picture = open_picture(path).convert("RGB")
     except (OSError, UnidentifiedImageError) as error:
         raise InputError(f"--image {path}: it cannot be read as a picture ({error}); give a PNG or JPEG") from error
     _, _, height, width = video_shape
-    fitted = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
-    pixels = torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8).view(height, width, 3)
-    return from_uint8(pixels.permute(2, 0, 1))
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    return from_uint8(resize_and_crop(pixels[:, None], (height, width))[:, 0])
 
 
 def slug(value: str | int | None, picture: str = "") -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json as json_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from cmd_lightning.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 def reconstruct(
     model: str, clips: list[str], *, out: str = "outputs/reconstruct", stride: int = 1, json: str | None = None
 ) -> None:
-    """Writes DIR/<clip>.gif (original, content frame, reconstruction) and .mp4, and prints the PSNR of each clip.
+    """Writes DIR/<clip>-reconstruction.mp4, and .gif beside original and content frame; prints the PSNR of each.
 
     Args:
         model: Model folder, as written by export or demo.
@@ -27,42 +28,33 @@ def reconstruct(
     import torch
 
     from cmd_lightning import video_io
-    from cmd_lightning.commands.folders import open_model
+    from cmd_lightning.commands.files import make_folder, open_model, unused, write_json
     from cmd_lightning.latent_space import from_uint8, to_uint8
-    from cmd_lightning.metrics.reconstruction import best_frame, mean_frame, psnr, ssim
+    from cmd_lightning.metrics.reconstruction import scores
 
+    if stride < 1:
+        raise InputError(f"--stride {stride}: give at least 1")
     pipeline = open_model(model)
     _, frames, height, width = pipeline.config.video_shape
-    folder = Path(out)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    written: set[Path] = set()
     for clip in clips:
-        original = read_clip(clip, frames, (height, width), stride)
-        video = from_uint8(original)[None].to(pipeline.device)
+        video = from_uint8(read_clip(clip, frames, (height, width), stride))[None].to(pipeline.device)
         with torch.no_grad():
             content, motion = pipeline.autoencoder.encode(video)
             result = pipeline.decode(content, motion)
-        row = {
-            "clip": clip,
-            "psnr": psnr(result, video).item(),
-            "ssim": ssim(result, video).item(),
-            "psnr_of_mean_frame": psnr(mean_frame(video), video).item(),
-            "psnr_of_best_frame": psnr(best_frame(video), video).item(),
-        }
-        rows.append(row)
-        folder.mkdir(parents=True, exist_ok=True)
-        still = content[:, :, None].expand_as(video)
-        beside = to_uint8(torch.cat([video, still, result], dim=-1))[0].cpu()
-        stem = folder / Path(clip).stem
-        video_io.write_video(stem.with_suffix(".gif"), beside, pipeline.config.fps)
-        video_io.write_video(stem.with_suffix(".mp4"), to_uint8(result)[0].cpu(), pipeline.config.fps)
+        row = {name: value.item() for name, value in scores(result, video).items()}
+        rows.append({"clip": clip, **row})
+        path = unused(make_folder(Path(out), "--out") / f"{Path(clip).stem}-reconstruction.mp4", written)
+        video_io.write_video(path, to_uint8(result)[0].cpu(), pipeline.config.fps)
+        beside = torch.cat([video, content[:, :, None].expand_as(video), result], dim=-1)
+        video_io.write_video(f"{path.with_suffix('')}.gif", to_uint8(beside)[0].cpu(), pipeline.config.fps)
         print(
             f"{Path(clip).name}: {row['psnr']:.2f} dB, SSIM {row['ssim']:.3f} "
             f"(mean frame {row['psnr_of_mean_frame']:.2f} dB, best frame {row['psnr_of_best_frame']:.2f} dB)",
             file=sys.stderr if json == "-" else sys.stdout,
         )
-    if json is not None:
-        text = json_module.dumps(rows, indent=2)
-        print(text) if json == "-" else Path(json).write_text(text + "\n")
+    write_json(rows, json)
 
 
 def read_clip(path: str, num_frames: int, size: tuple[int, int], stride: int) -> Tensor:

@@ -104,17 +104,10 @@ def _progress(text: str) -> None:
 
 
 def _report(report: dict[str, Any], target: str | None) -> None:
-    import json
-    from pathlib import Path
+    from cmd_lightning.commands.files import write_json
 
-    text = json.dumps(report, indent=2, ensure_ascii=False)
-    if target == "-":
-        print(text)
-    elif target:
-        from cmd_lightning.video_io import replaced
+    if target is None:
+        import json
 
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-        with replaced(Path(target)) as temporary:
-            temporary.write_text(text + "\n")
-    else:
-        _progress(text)
+        _progress(json.dumps(report, indent=2, ensure_ascii=False))
+    write_json(report, target)

@@ -11,7 +11,7 @@ from torch.optim import Adam
 
 from cmd_lightning.components.base import Component, OptimizerFactory, ScheduleFactory
 from cmd_lightning.components.schedules import WarmupSchedule
-from cmd_lightning.metrics.reconstruction import mean_frame, psnr
+from cmd_lightning.metrics.reconstruction import scores
 from cmd_lightning.networks import AutoencoderNetwork
 
 
@@ -46,10 +46,11 @@ class VideoAutoencoder(Component):
     def parts(self) -> dict[str, Any]:
         return {"network": self.network}
 
+    def check_shape(self, video_shape: tuple[int, int, int, int]) -> None:
+        self.network.latent_spec(video_shape)
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         video = self.video(batch)
-        if self.global_step == 0 and batch_idx == 0:
-            self.network.latent_spec(self.video_shape)  # tells of a size that does not fit before the network does
         content, motion = self.network.encode(video)
         # The mean of all steps so far at first, then of about the last hundred.
         self.network.measure_motion(motion, momentum=min(0.99, self.global_step / (self.global_step + 1)))
@@ -60,13 +61,9 @@ class VideoAutoencoder(Component):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         video = self.video(batch)
         reconstruction = self.network(video)
-        values = {
-            "loss": self.error(reconstruction, video),
-            "psnr": psnr(reconstruction, video).mean(),
-            "psnr_of_mean_frame": psnr(mean_frame(video), video).mean(),
-        }
-        for name, value in values.items():
-            self.log(f"val/{name}", value, prog_bar=name == "psnr", batch_size=len(video), sync_dist=True)
+        self.log("val/loss", self.error(reconstruction, video), batch_size=len(video), sync_dist=True)
+        for name, value in scores(reconstruction, video).items():
+            self.log(f"val/{name}", value.mean(), prog_bar=name == "psnr", batch_size=len(video), sync_dist=True)
 
     def error(self, reconstruction: Tensor, video: Tensor) -> Tensor:
         """The reconstruction objective, a scalar in float32."""

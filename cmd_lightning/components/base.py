@@ -67,9 +67,10 @@ class Component(LightningModule):
         Raises:
             InputError: They are not of the shape that the model was built for.
         """
-        latent = self.latent_space.encode(from_uint8(batch["video"]))
+        latent = self.latent_space.encode(from_uint8(batch["video"], self.dtype))
         shape = tuple(latent.shape[1:])
         if self.video_shape is None:
+            self.check_shape(shape)
             self.video_shape = shape
         if self.video_shape != shape:
             raise InputError(
@@ -79,6 +80,9 @@ class Component(LightningModule):
         if self.fps is None:
             self.fps = float(batch["fps"][0])
         return latent
+
+    def check_shape(self, video_shape: tuple[int, int, int, int]) -> None:
+        """Raises InputError for a video shape that the networks cannot take; before the first batch is used."""
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds the draws of this step, so that a resumed run repeats those of an uninterrupted one."""

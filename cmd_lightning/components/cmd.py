@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from cmd_lightning.components.base import shape_text
 from cmd_lightning.components.checkpoints import fingerprint, load_stage
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import from_uint8
-from cmd_lightning.metrics.reconstruction import best_frame, mean_frame, psnr, ssim
+from cmd_lightning.metrics.reconstruction import scores
 from cmd_lightning.pipeline import GUIDANCE, STEPS, CMDPipeline, per_stage
 
 
@@ -55,7 +54,6 @@ class CMD(LightningModule):
             {name: part for name, part in self.pipeline.components.items() if isinstance(part, torch.nn.Module)}
         )
         self.steps, self.guidance = steps, guidance
-        self.scores = torch.nn.ModuleDict({name: MeanMetric() for name in SCORES})
 
     def sample(
         self,
@@ -71,9 +69,9 @@ class CMD(LightningModule):
             kind["num_videos_per_prompt"] = condition
         else:
             kind["prompt" if isinstance(condition[0], str) else "class_labels"] = list(condition)
-        return self.pipeline(
-            **kind, seeds=seeds, num_inference_steps=steps or self.steps, guidance_scale=guidance or self.guidance
-        ).frames
+        steps = self.steps if steps is None else steps
+        guidance = self.guidance if guidance is None else guidance
+        return self.pipeline(**kind, seeds=seeds, num_inference_steps=steps, guidance_scale=guidance).frames
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Generates one video for each sample, from its caption or label; its seed is derived from its key."""
@@ -98,9 +96,8 @@ class CMD(LightningModule):
                 "set data.num_frames and data.size to these"
             )
         reconstruction = self.pipeline.decode(*self.pipeline.autoencoder.encode(video))
-        for name, score in SCORES.items():
-            self.scores[name].update(score(reconstruction, video))
-            self.log(f"test/{name}", self.scores[name], on_epoch=True, on_step=False, batch_size=len(video))
+        for name, value in scores(reconstruction, video).items():
+            self.log(f"test/{name}", value.mean(), batch_size=len(video), sync_dist=True)
 
     @torch.no_grad()
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -117,15 +114,6 @@ class CMD(LightningModule):
             "sampled motion": self.pipeline.decode(content, moved),
             "sample": from_uint8(self.sample(values, seeds=seeds)),
         }
-
-
-SCORES = {
-    "psnr": psnr,
-    "ssim": ssim,
-    "psnr_of_mean_frame": lambda _, video: psnr(mean_frame(video), video),
-    "psnr_of_best_frame": lambda _, video: psnr(best_frame(video), video),
-}
-"""What `test` reports of reconstructions, each a mean over clips."""
 
 
 def assemble(autoencoder: str, content: str, motion: str) -> CMDPipeline:

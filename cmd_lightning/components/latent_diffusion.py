@@ -76,7 +76,7 @@ class LatentDiffusion(Component):
     @property
     def autoencoder(self) -> AutoencoderNetwork:
         """The frozen autoencoder, on this module's device."""
-        return self._frozen[0].to(self.device)
+        return self._frozen[0].to(self.device, self.dtype)
 
     @abstractmethod
     def latents(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -125,3 +125,11 @@ class LatentDiffusion(Component):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint[KEY]["trained_on"] = self.trained_on
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if checkpoint[KEY]["trained_on"] != self.trained_on:
+            raise InputError(
+                "model.autoencoder: the checkpoint was trained on the latents of another autoencoder; "
+                "give that one, or train anew without --ckpt_path"
+            )

@@ -8,6 +8,8 @@ from typing import Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from cmd_lightning.errors import InputError
+
 
 class WarmupSchedule(LambdaLR):
     """Linear warm-up, then constant (the paper) or a cosine down to zero.
@@ -27,7 +29,7 @@ class WarmupSchedule(LambdaLR):
         decay: Literal["constant", "cosine"] = "constant",
     ) -> None:
         if decay == "cosine" and total_steps is None:
-            raise ValueError("schedule.decay cosine needs schedule.total_steps: give the number of optimiser steps")
+            raise InputError("schedule.decay cosine: it needs schedule.total_steps; give the number of optimiser steps")
 
         def factor(step: int) -> float:
             warmup = min(1.0, (step + 1) / (warmup_steps + 1))

@@ -67,7 +67,7 @@ def sample(
     x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     for timestep in scheduler.timesteps:
         x_in = scheduler.scale_model_input(x, timestep) if hasattr(scheduler, "scale_model_input") else x
-        prediction = predict(x_in, timestep.expand(len(x)))
+        prediction = predict(x_in, timestep.expand(len(x))).to(x.dtype)
         x = scheduler.step(prediction, timestep, x, **extra)[0]
         on_step()
     return x

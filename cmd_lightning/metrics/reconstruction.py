@@ -33,6 +33,16 @@ def ssim(prediction: Tensor, video: Tensor) -> Tensor:
     return value.view(len(video), -1).mean(1)
 
 
+def scores(reconstruction: Tensor, video: Tensor) -> dict[str, Tensor]:
+    """PSNR and SSIM of each clip's reconstruction, and what still pictures would reach; `(B,)` each, by name."""
+    return {
+        "psnr": psnr(reconstruction, video),
+        "ssim": ssim(reconstruction, video),
+        "psnr_of_mean_frame": psnr(mean_frame(video), video),
+        "psnr_of_best_frame": psnr(best_frame(video), video),
+    }
+
+
 def mean_frame(video: Tensor) -> Tensor:
     """The mean over time, `(B, C, 1, H, W)`: the best still picture in the sense of least squares."""
     return video.mean(2, keepdim=True)

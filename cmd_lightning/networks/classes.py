@@ -6,6 +6,7 @@ import importlib
 import sys
 from typing import Any
 
+from diffusers import ConfigMixin
 from torch import nn
 
 from cmd_lightning.errors import InputError
@@ -40,10 +41,10 @@ def load_class(path: str) -> type:
             f"{path}: this class is not part of cmd_lightning and is not imported by itself; "
             f"if you trust it, `import {module_name}` first (command line: --import {module_name})"
         )
-    try:
-        return getattr(sys.modules[module_name], name)
-    except AttributeError:
-        raise InputError(f"{path}: {module_name} has no class {name}; was the file made by another version?") from None
+    found = getattr(sys.modules[module_name], name, None)
+    if not (isinstance(found, type) and issubclass(found, nn.Module | ConfigMixin)):
+        raise InputError(f"{path}: {module_name} has no network or scheduler {name}; was the file made elsewhere?")
+    return found
 
 
 def describe(part: nn.Module) -> dict[str, Any]:

@@ -159,10 +159,13 @@ class AutoencoderNetwork(Network):
 
     @torch.no_grad()
     def measure_motion(self, motion: Tensor, momentum: float) -> None:
-        """Moves the stored mean and standard deviation towards those of `motion` by `1 - momentum`."""
-        std, mean = torch.std_mean(motion.detach().float(), dim=(0, 2, 3))
-        self.motion_mean.lerp_(mean, 1 - momentum)
-        self.motion_std.lerp_(std.clamp_min(1e-4), 1 - momentum)
+        """Moves the stored mean and variance towards those of `motion` by `1 - momentum`."""
+        variance, mean = torch.var_mean(motion.detach().float(), dim=(0, 2, 3), correction=0)
+        # Clips differ in their means: what lies between the batches belongs to the variance too.
+        between = momentum * (1 - momentum) * (mean - self.motion_mean).square()
+        variance = momentum * self.motion_std.square() + (1 - momentum) * variance + between
+        self.motion_mean.lerp_(mean.to(self.motion_mean), 1 - momentum)
+        self.motion_std.copy_(variance.sqrt().clamp_min(1e-4))
 
     def normalize_motion(self, motion: Tensor) -> Tensor:
         """A motion latent as the motion model sees it: about zero mean and unit variance a channel."""

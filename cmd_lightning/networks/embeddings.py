@@ -40,9 +40,9 @@ def coordinates_embedding(coordinates: Tensor, dim: int) -> Tensor:
     return nn.functional.pad(embedding, (0, dim - embedding.shape[1]))
 
 
-def grid_coordinates(*sizes: int) -> Tensor:
+def grid_coordinates(*sizes: int, device: torch.device | None = None) -> Tensor:
     """The points of a grid in row-major order: `(prod(sizes), len(sizes))`, integers as floats."""
-    return torch.cartesian_prod(*(torch.arange(n).float() for n in sizes)).view(-1, len(sizes))
+    return torch.cartesian_prod(*(torch.arange(n, device=device).float() for n in sizes)).view(-1, len(sizes))
 
 
 class TimestepEmbedding(nn.Module):

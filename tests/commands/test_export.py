@@ -5,7 +5,7 @@ import torch
 
 from cmd_lightning.cli import main
 from cmd_lightning.commands.export import export
-from cmd_lightning.commands.folders import new_folder
+from cmd_lightning.commands.files import new_folder
 from cmd_lightning.components import VideoAutoencoder
 from cmd_lightning.components.checkpoints import load_stage
 from cmd_lightning.errors import InputError

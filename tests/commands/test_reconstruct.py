@@ -44,10 +44,10 @@ def test_writes_the_clip_beside_content_frame_and_reconstruction(clips, tmp_path
     report = tmp_path / "scores.json"
     arguments = [*clips, "--out", str(tmp_path / "out"), "--json", str(report)]
     assert main(["reconstruct", str(tmp_path / "model"), *arguments]) == 0
-    names = {"moving.gif", "moving.mp4", "still.gif", "still.mp4"}
+    names = {f"{clip}-reconstruction.{kind}" for clip in ("moving", "still") for kind in ("gif", "mp4")}
     assert {file.name for file in (tmp_path / "out").iterdir()} == names
-    assert read_video(tmp_path / "out" / "moving.gif").shape == (3, 5, 8, 36)
-    assert read_video(tmp_path / "out" / "moving.mp4").shape == (3, 5, 8, 12)
+    assert read_video(tmp_path / "out" / "moving-reconstruction.gif").shape == (3, 5, 8, 36)
+    assert read_video(tmp_path / "out" / "moving-reconstruction.mp4").shape == (3, 5, 8, 12)
     assert len(json.loads(report.read_text())) == 2
 
 

@@ -11,11 +11,15 @@ from cmd_lightning.zoo.motion.dit import MotionDiT
 
 
 def test_trusted_classes_are_imported():
-    sys.modules.pop("cmd_lightning.diffusion.sampling", None)
-    assert load_class("cmd_lightning.diffusion.sampling.seeded_noise").__name__ == "seeded_noise"
     assert load_class("diffusers.schedulers.scheduling_ddim.DDIMScheduler") is DDIMScheduler
     assert load_class(class_path(DDIMScheduler())) is DDIMScheduler
     assert load_class("cmd_lightning.zoo.motion.dit.MotionDiT") is MotionDiT
+
+
+def test_what_is_no_network_is_refused():
+    for path in ("os.system", "cmd_lightning.diffusion.sampling.seeded_noise", "cmd_lightning.networks.LatentSpec"):
+        with pytest.raises(InputError, match="no network or scheduler"):
+            load_class(path)
 
 
 def test_a_third_partys_module_is_not_imported(tmp_path, monkeypatch):
@@ -37,13 +41,13 @@ def test_names_that_look_trusted_are_not(name):
 
 
 def test_an_imported_third_partys_class_is_found(tmp_path, monkeypatch):
-    (tmp_path / "friend.py").write_text("class Model: pass\n")
+    (tmp_path / "friend.py").write_text("import torch\nclass Model(torch.nn.Module): pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     import friend
 
     try:
         assert load_class("friend.Model") is friend.Model
-        with pytest.raises(InputError, match=r"friend has no class Muddle"):
+        with pytest.raises(InputError, match=r"friend has no network or scheduler Muddle"):
             load_class("friend.Muddle")
     finally:
         del sys.modules["friend"]

@@ -65,8 +65,8 @@ class MotionDiT(MotionModel):
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
-        channels, _, slots = latent_spec.motion
-        self.patch_size, self.content_patch_size = patch_size, content_patch_size
+        channels = latent_spec.motion[0]
+        self.width, self.patch_size, self.content_patch_size = width, patch_size, content_patch_size
         self.motion_stem = nn.Conv2d(channels, width, patch_size, stride=patch_size)
         self.content_stem = nn.Conv2d(latent_spec.content[0], width, content_patch_size, stride=content_patch_size)
         self.timestep = TimestepEmbedding(width)
@@ -76,9 +76,6 @@ class MotionDiT(MotionModel):
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
         self.head = nn.Linear(width, channels * patch_size**2)
         self.initialize()
-        # Fixed positions; a slot's is where it lies in the sequence, so that a row and a column differ.
-        self.slots = slots
-        self.width = width
 
     def initialize(self) -> None:
         """Xavier for the linear layers; the output starts at zero."""
@@ -93,8 +90,7 @@ class MotionDiT(MotionModel):
 
     def positions(self, *sizes: int) -> Tensor:
         """Fixed positions of the tokens of a grid, `(N, width)`."""
-        grid = grid_coordinates(*sizes).to(self.device)
-        return coordinates_embedding(grid, self.width).to(self.dtype)
+        return coordinates_embedding(grid_coordinates(*sizes, device=self.device), self.width).to(self.dtype)
 
     def forward(self, motion: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
         _, channels, frames, slots = motion.shape

@@ -1,0 +1,90 @@
+"""What commands read and write: model folders, folders that are written whole or not at all, reports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cmd_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from cmd_lightning.pipeline import CMDPipeline
+
+
+@contextmanager
+def new_folder(path: Path, option: str) -> Iterator[Path]:
+    """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        InputError: `path` exists and is not an empty folder.
+    """
+    from cmd_lightning.video_io import replaced
+
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{option} {path}: it exists and is not empty; give a new folder, or remove it")
+    make_folder(path.parent, option)
+    with replaced(path) as draft:
+        draft.mkdir()
+        yield draft
+
+
+def make_folder(path: Path, option: str) -> Path:
+    """The folder `path`, made if it is not there.
+
+    Raises:
+        InputError: It is a file, or cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{option} {path}: no folder can be made there ({error.strerror}); give another") from error
+    return path
+
+
+def unused(path: Path, used: set[Path]) -> Path:
+    """`path`, or with a number before its suffix if this run has written it already; notes it in `used`."""
+    choice, number = path, 1
+    while choice in used:
+        number += 1
+        choice = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    used.add(choice)
+    return choice
+
+
+def write_json(report: Any, target: str | None) -> None:
+    """Writes a report as JSON to a file, or to standard output for "-"; nothing for None."""
+    if target is None:
+        return
+    text = json.dumps(report, indent=2, ensure_ascii=False)
+    if target == "-":
+        print(text)
+        return
+    from cmd_lightning.video_io import replaced
+
+    make_folder(Path(target).parent, "--json")
+    with replaced(Path(target)) as draft:
+        draft.write_text(text + "\n")
+
+
+def open_model(model: str) -> CMDPipeline:
+    """The pipeline of a model folder.
+
+    Raises:
+        InputError: There is no such folder.
+    """
+    if not Path(model).is_dir():
+        raise InputError(
+            f"MODEL {model}: there is no such folder; make one with `cmd-lightning export` or `cmd-lightning demo`"
+        )
+    from diffusers.utils import logging
+
+    from cmd_lightning.pipeline import CMDPipeline
+
+    logging.disable_progress_bar()  # of reading the parts, which takes a moment; that of the denoising steps stays
+    pipeline = CMDPipeline.from_pretrained(model)
+    import torch
+
+    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
