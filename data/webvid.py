@@ -17,6 +17,12 @@ _NEEDLESS = (
     "Your `IterableDataset` has `__len__` defined",
     "You're resuming from a checkpoint that ended before the epoch ended",
 )
+_USED = {  # by the Trainer's verb
+    "fit": ("train_shards", "val_shards"),
+    "validate": ("val_shards",),
+    "test": ("test_shards",),
+    "predict": ("test_shards",),
+}
 
 
 class WebVidDataModule(LightningDataModule):
@@ -86,9 +92,10 @@ class WebVidDataModule(LightningDataModule):
         self._position = Position()
 
     def prepare_data(self) -> None:
-        """Scan shards that have no index yet, once for all ranks."""
-        for option, shards in self.shards.items():
-            if shards:
+        """Scan shards that have no index yet, once for all ranks: those that the Trainer's verb reads, else all."""
+        verb = self.trainer.state.fn if self.trainer else None
+        for option in _USED[verb.value] if verb else self.shards:
+            if self.shards[option]:
                 self._find(option)
 
     def setup(self, stage: str) -> None:

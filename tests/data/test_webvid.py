@@ -193,6 +193,21 @@ def test_missing_shards_are_named_with_their_option(tmp_path):
         WebVidDataModule().test_dataloader()
 
 
+def test_only_the_shards_of_the_verb_need_exist(shards, tmp_path):
+    def data(*given):
+        gone = dict.fromkeys(("train_shards", "val_shards", "test_shards"), str(tmp_path / "none.tar"))
+        return WebVidDataModule(**(gone | dict.fromkeys(given, str(shards))), num_frames=4, size=16)
+
+    fit(data("train_shards", "val_shards"), max_steps=1)
+    trainer().validate(Model(), datamodule=data("val_shards"), verbose=False)
+    trainer().test(Model(), datamodule=data("test_shards"), verbose=False)
+    trainer().predict(Model(), datamodule=data("test_shards"))
+    with pytest.raises(InputError, match="val_shards"):
+        fit(data("train_shards"), max_steps=1)
+    with pytest.raises(InputError, match="test_shards"):
+        data("train_shards", "val_shards").prepare_data()
+
+
 TWO_RANKS = """
 import json, sys
 from cmd_lightning.data.webvid import WebVidDataModule
