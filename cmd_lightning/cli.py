@@ -73,6 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a folder that cannot be written, a full disk: the machine's word, with the file
+        where = f" {error.filename}" if error.filename else ""
+        print(f"{PROGRAM}:{where}: {error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted", file=sys.stderr)
         return 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -254,6 +255,8 @@ class CMDPipeline(DiffusionPipeline):
             return_dict: Whether to return a `CMDPipelineOutput` or the tuple of its fields.
         """
         values = self._values(prompt, class_labels, image, num_videos_per_prompt)
+        if not isinstance(values, int) and not any(self.encoders.values()):
+            raise InputError(f"{values[0]!r}: this model is unconditional; give no prompt and no class")
         count = values if isinstance(values, int) else len(values)
         if seeds is None:
             seeds = torch.randint(2**31, (count,), generator=generator).tolist()
@@ -267,6 +270,8 @@ class CMDPipeline(DiffusionPipeline):
                 most = scheduler.config.num_train_timesteps
                 raise InputError(f"steps {steps[stage]}: the {stage} model takes 1 to {most}; give such a number")
         scale = per_stage(guidance_scale, GUIDANCE, "guidance")
+        if not all(math.isfinite(value) for value in scale.values()):
+            raise InputError(f"guidance {guidance_scale}: give finite numbers")
 
         if image is not None:
             content = self._content_of(image).repeat_interleave(num_videos_per_prompt, dim=0)

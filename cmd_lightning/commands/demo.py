@@ -158,17 +158,9 @@ def merged(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def stage_settings(stage: str, folder: Path, steps: int, seconds: int, seed: int) -> dict[str, Any]:
     """What a brief fit changes in the config of a stage."""
-    checkpoint = {
-        "dirpath": (folder / stage).as_posix(),
-        "filename": "last",
-        # The end of training ends the epoch, be it by the number of steps or by the time.
-        "every_n_epochs": 1,
-        "save_on_train_epoch_end": True,
-        "enable_version_counter": False,
-    }
     callbacks = [
         {"class_path": "EMA", "init_args": {"decay": EMA_DECAY}},
-        {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": checkpoint},
+        {"class_path": "LastCheckpoint", "init_args": {"folder": (folder / stage).as_posix()}},
     ]
     schedule = {"warmup_steps": min(50, steps // 10), "decay": "cosine", "total_steps": steps}
     trainer = {

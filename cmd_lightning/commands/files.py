@@ -79,12 +79,17 @@ def open_model(model: str) -> CMDPipeline:
         raise InputError(
             f"MODEL {model}: there is no such folder; make one with `cmd-lightning export` or `cmd-lightning demo`"
         )
+    import torch
     from diffusers.utils import logging
 
     from cmd_lightning.pipeline import CMDPipeline
 
     logging.disable_progress_bar()  # of reading the parts, which takes a moment; that of the denoising steps stays
-    pipeline = CMDPipeline.from_pretrained(model)
-    import torch
-
+    try:
+        pipeline = CMDPipeline.from_pretrained(model)
+    except InputError:
+        raise
+    except Exception as error:  # a damaged folder fails in many ways, deep in diffusers
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"MODEL {model}: it cannot be opened ({reason[:160]}); export it again") from error
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -44,7 +44,9 @@ def generate(
     """
     values = conditions(prompt, prompts, class_)
     if num < 1 or batch_size < 1:
-        raise InputError(f"num {num}, batch-size {batch_size}: both must be at least 1")
+        raise InputError(f"--num {num}, --batch-size {batch_size}: both must be at least 1")
+    if not 0 <= seed < 2**62:
+        raise InputError(f"--seed {seed}: give a whole number from 0 to 2**62 - 1")
     from cmd_lightning import video_io
     from cmd_lightning.commands.files import make_folder, open_model, unused
 
@@ -79,7 +81,10 @@ def conditions(prompt: list[str] | None, prompts: str | None, classes: list[int]
         return prompt or classes or [None]
     if not Path(prompts).is_file():
         raise InputError(f"--prompts {prompts}: there is no such file; give a text file with a caption a line")
-    lines = [line.strip() for line in Path(prompts).read_text().splitlines()]
+    try:
+        lines = [line.strip() for line in Path(prompts).read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError:
+        raise InputError(f"--prompts {prompts}: it is not UTF-8 text; save it as UTF-8") from None
     if not any(lines):
         raise InputError(f"--prompts {prompts}: the file has no caption; write one a line")
     return [line for line in lines if line]

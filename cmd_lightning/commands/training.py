@@ -8,10 +8,11 @@ from typing import Any
 import jsonargparse
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cmd_lightning import callbacks, components, conditioning, diffusion, zoo
 from cmd_lightning.commands.config_errors import explain
-from cmd_lightning.components import schedules
+from cmd_lightning.components import checkpoints, schedules
 from cmd_lightning.data import webvid
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks.contracts import Network
@@ -30,6 +31,9 @@ class CMDCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parses `args`, and not the process's own command line."""
         self.config = parser.parse_args(args)
+        checkpoint = self.config[self.config.subcommand].get("ckpt_path")
+        if checkpoint not in (None, "best", "last", "hpc"):
+            checkpoints.read(checkpoint, "ckpt_path", "give one that `fit` wrote")
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, from `ckpt_path` on if it is given."""
@@ -72,6 +76,8 @@ def run(arguments: Sequence[str]) -> None:
             parser_kwargs=dict.fromkeys(CMDCLI.subcommands(), strict) | strict,
             args=list(arguments),
         )
+    except MisconfigurationException as error:
+        raise InputError(" ".join(str(error).split())) from error
     except (jsonargparse.ArgumentError, ValueError) as error:
         cause: BaseException | None = error  # jsonargparse wraps what a constructor raises
         while cause is not None and not isinstance(cause, InputError):

@@ -131,6 +131,12 @@ def assemble(autoencoder: str, content: str, motion: str) -> CMDPipeline:
                 f"{name} {path}: it was trained on the latents of another autoencoder than {autoencoder}; "
                 "give the one it was trained on, or train it anew"
             )
+    fields = {getattr(stage.parts.get("condition_encoder"), "field", None) for stage in stages.values()} - {None}
+    if len(fields) > 1:
+        raise InputError(
+            f"content {content} and motion {motion}: one is conditioned on captions, the other on labels; "
+            "give two of a kind"
+        )
     return CMDPipeline(
         network,
         unet=stages["content"].parts["network"],

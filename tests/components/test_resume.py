@@ -41,6 +41,7 @@ def config(folder, model, shards, workers) -> str:
                         "save_top_k": -1,
                     },
                 },
+                {"class_path": "LastCheckpoint", "init_args": {"folder": str(folder), "every_n_steps": 1000}},
             ],
         },
     }
@@ -90,7 +91,8 @@ def assert_resumes(folder, model, shards, workers, steps, stop):
     stopped = fit(folder / "stopped", model, shards, workers, stop)
     midway = whole.with_name(f"step={stop}.ckpt")
     start, end = (torch.load(path, weights_only=True) for path in (midway, whole))
-    for name, checkpoint in (("resumed", stopped), ("killed", midway)):
+    at_the_end = stopped.with_name("last.ckpt")  # written when `max_steps` stopped it, within an epoch
+    for name, checkpoint in (("resumed", stopped), ("killed", midway), ("ended", at_the_end)):
         path = fit(folder / name, model, shards, workers, steps, checkpoint)
         compare(end, torch.load(path, weights_only=True), start)
 
