@@ -30,7 +30,7 @@ class ShardStream(IterableDataset):
     """Batches of one rank, for a DataLoader with `batch_size=None` and any number of workers.
 
     A bad sample is replaced: by the last good one of the eight before it, else by the first good one of the
-    reader. `batch["bad"]` counts them by reason.
+    reader, else of all shards. `batch["bad"]` counts them by reason.
 
     Args:
         shards: with their numbers of samples.
@@ -181,14 +181,16 @@ class _Standby:
         return self._stream.decode(self._first_good, instead_of=key)
 
     def _find_first_good(self) -> dict[str, Any]:
-        reasons: Counter[str] = Counter()
-        for sample in self._stream._read(self._intervals):
-            try:
-                self._stream.decode(sample)
-                return sample
-            except BadSample as reason:
-                reasons[str(reason)] += 1
-        shards = ", ".join(self._stream.shards[interval.shard].url for interval in self._intervals)
+        everything = [Interval(number, 0, shard.good) for number, shard in enumerate(self._stream.shards)]
+        for intervals in (self._intervals, everything):
+            reasons: Counter[str] = Counter()
+            for sample in self._stream._read(intervals):
+                try:
+                    self._stream.decode(sample)
+                    return sample
+                except BadSample as reason:
+                    reasons[str(reason)] += 1
+        shards = ", ".join(shard.url for shard in self._stream.shards)
         raise InputError(f"{shards}: no usable clip ({describe(reasons)}); run `shards check` on these shards")
 
 

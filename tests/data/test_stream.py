@@ -111,10 +111,23 @@ def test_skipping_does_not_decode(shards, monkeypatch):
     assert len(decoded) == sum(len(batch["key"]) for batch in got) == 23 - 15
 
 
+@pytest.mark.parametrize("workers", [2, 3])
+def test_a_reader_without_good_samples_borrows_one(tmp_path, workers):
+    write_tar(tmp_path / "0.tar", [sample(f"{i:04d}", i, frames=6 if i < 6 else 3) for i in range(12)])
+    options = {"shuffle": False, "shuffle_buffer": 0, "batch_size": 2}
+    urls = [str(tmp_path / "0.tar")]
+    got, bad = batches(stream(urls, **options), workers)
+    keys = [key for batch in got for key in batch["key"]]
+    assert bad == {"too short": 6}
+    assert len(keys) == 12
+    assert set(keys) == {f"{i:04d}" for i in range(6)}
+    assert same(batches(stream(urls, 3, **options), workers)[0], got[3:])
+
+
 def test_all_bad_is_an_error_with_reasons(spoiled):
     made = ShardStream([Shard(spoiled[0], 8)], ClipLoader(4, (16, 16), stride=1), batch_size=2)
     for workers in (0, 2):
-        with pytest.raises(InputError, match=r"4 too short|8 too short") as error:
+        with pytest.raises(InputError, match="8 too short") as error:
             list(StreamLoader(made, num_workers=workers))
         assert "\n" not in str(error.value)
 
