@@ -71,7 +71,11 @@ def expand(shards: str | Sequence[str], option: str = "shards") -> list[str]:
 
     found: list[str] = []
     for spec in [shards] if isinstance(shards, str) else shards:
-        for url in braceexpand.braceexpand(spec):
+        try:
+            urls = list(braceexpand.braceexpand(spec))
+        except braceexpand.UnbalancedBracesError as error:
+            raise InputError(f"{option} {spec}: a brace is left open; write {{000000..000009}}.tar") from error
+        for url in urls:
             if ":" in url and not os.path.exists(url) and not url.startswith(("http://", "https://")):
                 raise InputError(f"{option} {url}: only paths and http(s) addresses are read; commands are not run")
             if is_remote(url) or os.path.isfile(url):
@@ -133,16 +137,21 @@ def classes_of(urls: Sequence[str]) -> list[str]:
 
 def read_index(folder: str) -> dict[str, Any]:
     """The index in a folder or under an address; an empty one where there is none."""
-    text = _fetch(folder + "/" + INDEX_NAME) if is_remote(folder) else None
     path = Path(folder, INDEX_NAME)
-    if not is_remote(folder) and path.is_file():
-        text = path.read_text()
+    data = None
+    if is_remote(folder):
+        data = _fetch(folder + "/" + INDEX_NAME)
+    elif path.is_file():
+        data = path.read_bytes()
     try:
-        found = json.loads(text) if text else {}
-        shards = {name: {k: entry[k] for k in ("bytes", "samples", "bad")} for name, entry in found["shards"].items()}
+        found = json.loads((data or b"{}").decode())
+        shards = {
+            name: {"bytes": int(entry["bytes"]), "samples": int(entry["samples"]), "bad": dict(entry["bad"])}
+            for name, entry in found["shards"].items()
+        }
+        return {"shards": shards, "classes": list(found.get("classes", []))}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {"shards": {}, "classes": []}  # nobody's, or damaged: scanning puts it right
-    return {"shards": shards, "classes": list(found.get("classes", []))}
 
 
 def update_index(folder: str | Path, shards: Sequence[Shard], classes: Sequence[str] = ()) -> None:
@@ -154,7 +163,7 @@ def update_index(folder: str | Path, shards: Sequence[Shard], classes: Sequence[
     index["shards"] = dict(sorted(index["shards"].items()))
     index["classes"] = list(classes) or index["classes"]
     with replaced(Path(folder, INDEX_NAME)) as temporary:
-        temporary.write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n")
+        temporary.write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def scan(path: str) -> Shard:
@@ -211,7 +220,7 @@ def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
         return None
 
 
-def _fetch(url: str) -> str | None:
+def _fetch(url: str) -> bytes | None:
     from urllib.error import URLError
     from urllib.request import urlopen
 
@@ -219,6 +228,6 @@ def _fetch(url: str) -> str | None:
         return None
     try:
         with urlopen(url, timeout=30) as reply:
-            return reply.read().decode()
+            return reply.read()
     except (URLError, OSError, ValueError):
         return None

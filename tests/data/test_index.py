@@ -16,7 +16,14 @@ def test_paths_globs_folders_braces_and_addresses(shards):
     assert expand(f"{shards}/{{00000..00004}}.tar") == names
     assert expand([names[3], f"{shards}/0000{{1,0}}.tar"]) == [names[3], names[1], names[0]]
     assert expand("https://host/{000..002}.tar") == [f"https://host/00{i}.tar" for i in range(3)]
-    for wrong in (f"{shards}/none.tar", f"{shards}/x*.tar", f"{shards}/{{00000..00005}}.tar", "pipe:cat x", []):
+    for wrong in (
+        f"{shards}/none.tar",
+        f"{shards}/x*.tar",
+        f"{shards}/{{00000..00005}}.tar",
+        "/x/{0..3",
+        "pipe:cat x",
+        [],
+    ):
         with pytest.raises(InputError) as error:
             expand(wrong, "train_shards")
         assert str(error.value).startswith("train_shards")
@@ -47,6 +54,21 @@ def test_cut_off_and_foreign_files(shards, tmp_path):
     write_tar(tmp_path / "twice.tar", [sample("a"), sample("a")])
     with pytest.raises(InputError, match="twice"):
         scan(str(tmp_path / "twice.tar"))
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        b'\xff{"shards": {}}',
+        b'{"shards": {}, "classes": null}',
+        b'{"shards": {"00002.tar": {"bytes": 1, "samples": 1, "bad": null}}}',
+    ],
+)
+def test_a_damaged_index_is_made_anew(shards, tmp_path, index):
+    shutil.copy(shards / "00002.tar", tmp_path)
+    (tmp_path / "index.json").write_bytes(index)
+    assert [shard.good for shard in load_index(expand(str(tmp_path)), write=True)] == [1]
+    assert json.loads((tmp_path / "index.json").read_text())["shards"]["00002.tar"]["samples"] == 1
 
 
 def test_the_index_is_written_used_and_renewed(shards, tmp_path, monkeypatch):
