@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cmd_lightning.data.clips import BadSample, read_facts, video_of
+from cmd_lightning.data.clips import BadSample, read_facts, read_label, video_of
 from cmd_lightning.data.index import Shard, expand, folder_of, is_remote, scan, update_index
 from cmd_lightning.data.stream import read_shard
 from cmd_lightning.errors import InputError
@@ -62,7 +62,7 @@ def _check_shard(url: str) -> tuple[Shard, list[VideoInfo]]:
 
 
 def _check_sample(sample: dict[str, Any]) -> VideoInfo:
-    read_facts(sample)
+    read_label(read_facts(sample))
     try:
         reader = VideoReader(video_of(sample))
         reader.verify()

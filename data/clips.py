@@ -51,6 +51,7 @@ class ClipLoader:
         """
         chance = random.Random(draw)
         facts = read_facts(sample)
+        label = read_label(facts)
         data = video_of(sample)
         try:
             reader = VideoReader(data)
@@ -62,7 +63,7 @@ class ClipLoader:
         return {
             "video": resize_and_crop(video, self.size, chance if self.random_crop else None),
             "caption": _caption(sample, facts),
-            "label": _label(facts),
+            "label": label,
             "key": sample["__key__"],
             "fps": reader.info.fps / step,
         }
@@ -133,12 +134,21 @@ def read_facts(sample: dict[str, Any]) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
+def read_label(facts: dict[str, Any]) -> int:
+    """The class that the facts name by a whole number; -1 where they name none.
+
+    Raises:
+        BadSample: it is true or false, below -1, or too large for an int64.
+    """
+    label = facts.get("label")
+    if not isinstance(label, int):
+        return -1
+    if isinstance(label, bool) or not -1 <= label < 2**63:
+        raise BadSample("bad label")
+    return label
+
+
 def _caption(sample: dict[str, Any], facts: dict[str, Any]) -> str:
     if "txt" in sample:
         return sample["txt"].decode("utf-8", "replace").strip()
     return str(facts.get("caption") or "")
-
-
-def _label(facts: dict[str, Any]) -> int:
-    label = facts.get("label")
-    return label if isinstance(label, int) else -1

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from shard_files import sample
+from shard_files import sample, write_tar
 
+from cmd_lightning.data.check import check_shards
 from cmd_lightning.data.clips import BadSample, ClipLoader, choose_frames, resize_and_crop
 from cmd_lightning.video_io import read_video
 
@@ -79,3 +80,11 @@ def test_reasons():
     }.items():
         with pytest.raises(BadSample, match=reason):
             loader(broken, 0)
+
+
+@pytest.mark.parametrize("label", [True, False, -2, 10**22])
+def test_a_label_that_is_no_class_is_bad_in_streams_and_checks(tmp_path, label):
+    with pytest.raises(BadSample, match="bad label"):
+        ClipLoader(4, (16, 16), stride=1)(members(label=label), 0)
+    write_tar(tmp_path / "0.tar", [sample("a"), sample("b", label=label)])
+    assert check_shards(str(tmp_path))["bad"] == {"bad label": 1}
