@@ -15,6 +15,17 @@ from cmd_lightning.data.index import Shard, update_index
 from cmd_lightning.errors import InputError
 
 
+def split_folder(out: str | Path, split: str) -> Path:
+    """The folder OUT/SPLIT.
+
+    Raises:
+        InputError: the split names a place outside OUT.
+    """
+    if Path(split).is_absolute() or ".." in Path(split).parts:
+        raise InputError(f"split '{split}': leaves the folder {out}; use a plain name")
+    return Path(out, split)
+
+
 class ShardWriter:
     """Writes samples to `folder/000000.tar`, `000001.tar`, ... and `index.json`.
 

@@ -1,5 +1,6 @@
 """Write the procedural data set as shards."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,8 +45,10 @@ def write_shapes(
     for name, value, least in (("num", num, 1), ("size", size, 8), ("frames", frames, 1)):
         if value < least:
             raise InputError(f"{name} {value}: must be at least {least}")
-    if size % 2 or fps <= 0:
-        raise InputError(f"size {size}, fps {fps}: size must be even (H.264) and fps above 0")
+    if size % 2:
+        raise InputError(f"size {size}: must be even (H.264)")
+    if not 0 < fps < math.inf:
+        raise InputError(f"fps {fps}: must be a number above 0, e.g. 8")
     own_seed = stable_hash(seed, split)
     with ShardWriter(folder, shard_size, classes=list(SHAPES)) as writer:
         for index in range(num):

@@ -1,5 +1,6 @@
 """WebVidDataModule: shards of captioned video for a Trainer, with the position in them as part of a checkpoint."""
 
+import math
 import warnings
 from typing import Any, Literal
 
@@ -78,8 +79,8 @@ class WebVidDataModule(LightningDataModule):
         ):
             if value < least:
                 raise InputError(f"{name} {value}: must be at least {least}")
-        if fps is not None and fps <= 0:
-            raise InputError(f"fps {fps}: must be above 0")
+        if fps is not None and not 0 < fps < math.inf:
+            raise InputError(f"fps {fps}: must be a number above 0, e.g. 8")
         sides = [size, size] if isinstance(size, int) else list(size)
         if len(sides) != 2 or min(sides) < 1:
             raise InputError(f"size {size}: give one side or [height, width], in pixels, at least 1")

@@ -33,12 +33,12 @@ def synth(
     Raises:
         InputError: a number is out of range or the folder holds shards already.
     """
-    from pathlib import Path
-
+    from cmd_lightning.data.shards import split_folder
     from cmd_lightning.data.synth import write_shapes
 
+    folder = split_folder(out, split)
     made = write_shapes(
-        Path(out, split),
+        folder,
         num=num,
         size=size,
         frames=frames,
@@ -48,7 +48,7 @@ def synth(
         shard_size=shard_size,
         progress=_progress,
     )
-    _report({"samples": made, "out": str(Path(out, split))}, json)
+    _report({"samples": made, "out": str(folder)}, json)
 
 
 def pack(
@@ -90,7 +90,7 @@ def check(shards: list[str], *, json: str | None = None) -> None:
         json: write the report to this file; - is standard output.
 
     Raises:
-        InputError: a shard is missing or no tar file.
+        InputError: a shard is missing, cannot be reached, or is no tar file.
     """
     from cmd_lightning.data.check import check_shards
 

@@ -117,6 +117,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(clips, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.csv").write_text("file,caption\nx,y\n")
     missing = table(tmp_path / "c.csv", [("none.mp4", "x", "", "")])
+    outside = table(tmp_path / "o.csv", [("dog/1.mp4", "x", "", "../esc")])
     out = str(tmp_path / "made" / "out")
     before = sorted(tmp_path.rglob("*"))
     for action, words in (
@@ -129,6 +130,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(clips, tmp_path):
         (lambda: shards.check([str(tmp_path / "none.tar")]), "no such shard"),
         (lambda: shards.synth(out=out, size=31), "size 31"),
         (lambda: shards.synth(out=out, num=0), "num 0"),
+        (lambda: shards.synth(out=out, fps=float("nan")), "fps nan"),
+        (lambda: shards.synth(out=out, fps=float("inf")), "fps inf"),
+        (lambda: shards.synth(out=out, split="../esc"), "split '../esc'"),
+        (lambda: shards.pack(videos=str(clips), out=out, split="../esc"), "split '../esc'"),
+        (lambda: shards.pack(videos=str(clips), out=out, split=str(tmp_path / "esc")), "split '/"),
+        (lambda: shards.pack(videos=str(clips), captions=outside, out=out), "split '../esc'"),
     ):
         with pytest.raises(InputError, match=words) as error:
             action()

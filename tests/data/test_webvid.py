@@ -176,6 +176,7 @@ def test_no_validation_shards_and_no_needless_warnings(shards):
     [
         ({"fps": 8.0, "stride": 2}, "fps 8.0 and stride 2"),
         ({"fps": -1.0}, "fps -1.0"),
+        ({"fps": float("nan")}, "fps nan"),
         ({"stride": 0}, "stride 0"),
         ({"size": [8, 8, 8]}, "size"),
         ({"batch_size": 0}, "batch_size 0"),
