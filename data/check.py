@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cmd_lightning.data.clips import BadSample, read_facts, read_label, video_of
-from cmd_lightning.data.index import Shard, expand, folder_of, is_remote, scan, update_index
+from cmd_lightning.data.index import Shard, expand, folder_of, is_remote, require_reachable, scan, update_index
 from cmd_lightning.data.stream import read_shard
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_io import VideoInfo, VideoReader
@@ -24,7 +24,7 @@ def check_shards(shards: str | Sequence[str], *, progress: Callable[[str], None]
         "sizes": {"WxH": number of clips}}.
 
     Raises:
-        InputError: a shard is missing or no tar file.
+        InputError: a shard is missing, cannot be reached, or is no tar file.
     """
     bad: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
@@ -51,6 +51,8 @@ def check_shards(shards: str | Sequence[str], *, progress: Callable[[str], None]
 
 
 def _check_shard(url: str) -> tuple[Shard, list[VideoInfo]]:
+    if is_remote(url):
+        require_reachable(url)
     known = Shard(url, 0) if is_remote(url) else scan(url)
     bad, infos = dict(known.bad), []
     for sample in read_shard(known):
@@ -58,6 +60,8 @@ def _check_shard(url: str) -> tuple[Shard, list[VideoInfo]]:
             infos.append(_check_sample(sample))
         except BadSample as reason:
             bad[sample["__key__"]] = str(reason)
+    if is_remote(url) and not infos and not bad:
+        raise InputError(f"{url}: no samples in it; check that the address is that of a tar file")
     return Shard(url, max(known.samples, len(infos) + len(bad)), bad), infos
 
 

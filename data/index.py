@@ -220,8 +220,23 @@ def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
         return None
 
 
+def require_reachable(url: str) -> None:
+    """Ask for a remote shard and let go again.
+
+    Raises:
+        InputError: nothing answers, or not with the file; with the reason.
+    """
+    from http.client import HTTPException
+    from urllib.request import urlopen
+
+    try:
+        urlopen(url, timeout=30).close()
+    except (OSError, HTTPException, ValueError) as error:
+        raise InputError(f"{url}: cannot be read ({error}); check the address and that its server runs") from error
+
+
 def _fetch(url: str) -> bytes | None:
-    from urllib.error import URLError
+    from http.client import HTTPException
     from urllib.request import urlopen
 
     if not url.startswith(("http://", "https://")):
@@ -229,5 +244,5 @@ def _fetch(url: str) -> bytes | None:
     try:
         with urlopen(url, timeout=30) as reply:
             return reply.read()
-    except (URLError, OSError, ValueError):
+    except (OSError, HTTPException, ValueError):
         return None

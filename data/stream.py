@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from cmd_lightning.data.clips import BadSample, ClipLoader
-from cmd_lightning.data.index import Shard, is_member
+from cmd_lightning.data.index import Shard, is_member, is_remote, require_reachable
 from cmd_lightning.data.plan import Interval, assign, batch_sizes, stable_hash
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_io import VIDEO_SUFFIXES
@@ -190,6 +190,10 @@ class _Standby:
                     return sample
                 except BadSample as reason:
                     reasons[str(reason)] += 1
+        if set(reasons) == {_MISSING}:
+            for shard in self._stream.shards:
+                if is_remote(shard.url):
+                    require_reachable(shard.url)
         shards = ", ".join(shard.url for shard in self._stream.shards)
         raise InputError(f"{shards}: no usable clip ({describe(reasons)}); run `shards check` on these shards")
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from shard_files import sample, write_tar
 
+from cmd_lightning.data.check import check_shards
 from cmd_lightning.data.clips import ClipLoader
 from cmd_lightning.data.index import Shard, expand, load_index
 from cmd_lightning.data.loader import StreamLoader
@@ -187,3 +188,19 @@ def test_remote_shards(server):
     made = ShardStream(shards, ClipLoader(4, (16, 16), stride=1), batch_size=4)
     seen = [next_batch["key"] for next_batch, _ in zip(made, range(6), strict=False)]
     assert sorted({key for keys in seen for key in keys}) == [f"{i:04d}" for i in range(4)]  # read again and again
+
+
+@pytest.mark.parametrize("reason", ["404", "refused"])
+def test_an_unreachable_shard_is_named_with_the_reason(server, reason):
+    url = f"{server}/with/none.tar" if reason == "404" else "http://127.0.0.1:9/000000.tar"
+    with pytest.raises(InputError, match=rf"{url}: cannot be read .*{reason}"):
+        check_shards(url)
+    with pytest.raises(InputError, match=rf"{url}: cannot be read .*{reason}") as error:
+        list(StreamLoader(stream([url])))
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 200
+
+
+def test_a_page_that_is_no_shard_is_refused(server):
+    with pytest.raises(InputError, match="no samples in it"):
+        check_shards(f"{server}/with/index.json")
