@@ -11,6 +11,7 @@ NO_CLASS = (
     r"import path string: ([\w.]+)",
     r"class_path['\"]?: ?['\"]([\w.]+)['\"]",
     r"import path[^']*'([\w.]+)'",
+    r"Expected a path but ([\w.]+)",
 )
 NO_OPTION = (r"Option '([\w.]+)' is not accepted", r"unrecognized arguments: -*([\w.]+)", r"accept option '([\w.]+)'")
 WRONG_VALUE = r"Parser key \"(\w+)\": Expected an? (.+?)\. Got value: (.+?)(?: - Expected|$)"

@@ -9,6 +9,7 @@ import jsonargparse
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import optim
 
 from cmd_lightning import callbacks, components, conditioning, diffusion, zoo
 from cmd_lightning.commands.config_errors import explain
@@ -18,7 +19,7 @@ from cmd_lightning.errors import InputError
 from cmd_lightning.networks.contracts import Network
 
 # Imported for the class names that a config may use without a module.
-NAMED = (callbacks, components, conditioning, webvid, diffusion, schedules)
+NAMED = (callbacks, components, conditioning, webvid, diffusion, schedules, optim)
 
 
 class CMDCLI(LightningCLI):

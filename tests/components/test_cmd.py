@@ -1,6 +1,8 @@
 """The three stages composed: one seed gives the same frames through every door; `test` and `predict` as commands."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -38,6 +40,22 @@ def test_pipeline_component_and_command_give_the_same_frames(tiny_stages, tmp_pa
         written = tmp_path / "out" / f"{name}-{seed}.mp4"
         assert written.read_bytes() == (tmp_path / "same.mp4").read_bytes()
         assert json.loads(written.with_suffix(".json").read_text())["seed"] == seed
+
+
+def test_a_fresh_process_generates_the_same_from_an_export(tiny_stages, tmp_path):
+    paths, _ = tiny_stages("caption")
+    model = tmp_path / "model"
+    assert main(["export", *map(str, paths.values()), str(model)]) == 0
+    system = CMD(**{name: str(path) for name, path in paths.items()})
+    prompts = ["a red circle", "a blue square", "a green one"]
+    frames = system.sample(prompts, seeds=[7, 7, 7], steps=3, guidance=2.0)
+    code = (
+        "import sys, torch; from cmd_lightning.pipeline import CMDPipeline; "
+        f"p = CMDPipeline.from_pretrained(sys.argv[1]); p = p({prompts!r}, seeds=[7, 7, 7], "
+        "num_inference_steps=3, guidance_scale=2.0); torch.save(p.frames, sys.argv[2])"
+    )
+    subprocess.run([sys.executable, "-c", code, str(model), str(tmp_path / "frames.pt")], check=True)
+    assert torch.equal(torch.load(tmp_path / "frames.pt", weights_only=True), frames)
 
 
 @pytest.fixture
