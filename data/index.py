@@ -8,6 +8,7 @@ import json
 import os
 import re
 import tarfile
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from glob import glob
@@ -169,6 +170,8 @@ def update_index(folder: str | Path, shards: Sequence[Shard], classes: Sequence[
 def scan(path: str) -> Shard:
     """Count the samples of a local shard from its tar headers; nothing is decoded.
 
+    Of a shard that was cut off, which a warning tells, the last sample counts as bad: it may lack members.
+
     Raises:
         InputError: the file is missing or no tar file.
     """
@@ -177,10 +180,10 @@ def scan(path: str) -> Shard:
     for sample in _groups(path):
         key = sample["__key__"]
         samples += 1
-        if not any(suffix in sample for suffix in VIDEO_SUFFIXES):
-            bad[key] = "no video"
-        elif not all(sample[suffix] for suffix in sample if not suffix.startswith("__")):
+        if not all(sample[suffix] for suffix in sample if not suffix.startswith("__")):
             bad[key] = "truncated shard"
+        elif not any(suffix in sample for suffix in VIDEO_SUFFIXES):
+            bad[key] = "no video"
     return Shard(path, samples, bad)
 
 
@@ -202,13 +205,21 @@ def _groups(path: str) -> Iterator[dict[str, Any]]:
 
 def _headers(path: str) -> Iterator[dict[str, Any]]:
     size = os.path.getsize(path) if os.path.exists(path) else 0
+    name = ""
     try:
         with tarfile.open(path, "r:") as tar:
             while (member := _next(tar)) is not None:
                 if member.isreg() and is_member(member.name):
+                    name = member.name
                     complete = member.offset_data + member.size <= size
-                    yield {"fname": member.name, "data": complete, "__url__": path}
+                    yield {"fname": name, "data": complete, "__url__": path}
                 tar.members = []  # type: ignore[attr-defined]  # headers of a long shard need not be kept
+            if not _ends(tar):
+                warnings.warn(
+                    f"{path}: cut off before its end, samples are missing; fetch or make it anew", stacklevel=2
+                )
+                if name:  # one more member, never complete, of the last sample
+                    yield {"fname": name + ".cut", "data": False, "__url__": path}
     except (tarfile.TarError, OSError) as error:
         raise InputError(f"{path}: not a readable tar file ({error}); make the shard anew") from error
 
@@ -218,6 +229,13 @@ def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
         return tar.next()
     except tarfile.ReadError:  # cut off: what comes before it is still good
         return None
+
+
+def _ends(tar: tarfile.TarFile) -> bool:
+    """Whether the block after the last member is the empty one that ends an archive."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    return tar.fileobj.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
 
 
 def require_reachable(url: str) -> None:

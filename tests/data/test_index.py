@@ -46,8 +46,12 @@ def test_cut_off_and_foreign_files(shards, tmp_path):
     with tarfile.open(shards / "00003.tar") as tar:
         third = tar.getmember("0014.mp4")
     cut = tmp_path / "cut.tar"
-    cut.write_bytes(whole[: third.offset_data + 10])
-    assert (scan(str(cut)).samples, scan(str(cut)).bad) == (3, {"0014": "truncated shard"})
+    lengths = {third.offset_data + 10, third.offset_data - 300, third.offset}  # in a member, a header, between
+    for length, last in zip(sorted(lengths), ("0013", "0013", "0014"), strict=True):
+        cut.write_bytes(whole[:length])
+        with pytest.warns(UserWarning, match="cut off before its end"):
+            found = scan(str(cut))
+        assert (found.samples, found.bad) == (int(last) - 11, {last: "truncated shard"})
     (tmp_path / "text.tar").write_text("no tar at all, but long enough" * 100)
     with pytest.raises(InputError, match="not a readable tar"):
         scan(str(tmp_path / "text.tar"))
