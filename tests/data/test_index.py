@@ -65,7 +65,6 @@ def test_cut_off_and_foreign_files(shards, tmp_path):
     [
         b'\xff{"shards": {}}',
         b'{"shards": {}, "classes": null}',
-        b'{"shards": {"00002.tar": {"bytes": 1, "samples": 1, "bad": null}}}',
     ],
 )
 def test_a_damaged_index_is_made_anew(shards, tmp_path, index):
