@@ -105,8 +105,8 @@ def test_stages_of_a_folder_agree(folder):
         [saved] = [
             callback["init_args"]
             for callback in configs[stage]["trainer"]["callbacks"]
-            if callback["class_path"].endswith("ModelCheckpoint")
+            if callback["class_path"] == "LastCheckpoint"
         ]
-        path = f"{saved['dirpath']}/{saved['filename']}.ckpt"
+        path = f"{saved['folder']}/last.ckpt"
         readers = [config["model"]["init_args"].get(stage) for config in configs.values()]
         assert {reader for reader in readers if reader} == {path}

@@ -32,7 +32,8 @@ class CMDCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parses `args`, and not the process's own command line."""
         self.config = parser.parse_args(args)
-        checkpoint = self.config[self.config.subcommand].get("ckpt_path")
+        verb = self.config.get("subcommand")
+        checkpoint = self.config[verb].get("ckpt_path") if verb else None
         if checkpoint not in (None, "best", "last", "hpc"):
             checkpoints.read(checkpoint, "ckpt_path", "give one that `fit` wrote")
 
