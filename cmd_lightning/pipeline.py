@@ -100,6 +100,8 @@ class CMDPipeline(DiffusionPipeline):
         fps: float = 8.0,
     ) -> None:
         super().__init__()
+        if vae is not None or tokenizer is not None:
+            raise InputError("vae, tokenizer: only pixels and encoders with their own tokenizer so far; give None")
         self.register_modules(
             autoencoder=autoencoder,
             unet=unet,

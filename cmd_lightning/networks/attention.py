@@ -60,8 +60,10 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
 
 def time_angles(frames: int, head_dim: int, device: torch.device | None = None) -> Tensor:
     """Rotary angles of `frames` positions, `(frames, head_dim / 2)`: wavelengths from 2π to 20 000 π."""
-    frequency = torch.exp(-math.log(10_000.0) * torch.arange(head_dim // 2, device=device) / (head_dim // 2))
-    return torch.arange(frames, device=device)[:, None] * frequency
+    frequency = torch.exp(
+        -math.log(10_000.0) * torch.arange(head_dim // 2, device=device, dtype=torch.float32) / (head_dim // 2)
+    )
+    return torch.arange(frames, device=device, dtype=torch.float32)[:, None] * frequency
 
 
 def space_angles(height: int, width: int, head_dim: int, device: torch.device | None = None) -> Tensor:
@@ -70,7 +72,7 @@ def space_angles(height: int, width: int, head_dim: int, device: torch.device | 
     Positions run from -1 to 1 along each side and the frequencies from π to 5π (PVDM's choice: "maximum frequency
     10"), so that an angle means the same share of the picture at every resolution.
     """
-    frequency = torch.linspace(1.0, 5.0, head_dim // 4, device=device) * math.pi
-    rows = torch.linspace(-1, 1, height, device=device)[:, None, None] * frequency
-    columns = torch.linspace(-1, 1, width, device=device)[None, :, None] * frequency
+    frequency = torch.linspace(1.0, 5.0, head_dim // 4, device=device, dtype=torch.float32) * math.pi
+    rows = torch.linspace(-1, 1, height, device=device, dtype=torch.float32)[:, None, None] * frequency
+    columns = torch.linspace(-1, 1, width, device=device, dtype=torch.float32)[None, :, None] * frequency
     return torch.cat([rows.expand(-1, width, -1), columns.expand(height, -1, -1)], dim=-1).flatten(0, 1)

@@ -20,7 +20,9 @@ def sinusoid(position: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor
         `(*position.shape, dim)`: first the cosines, then the sines.
     """
     half = dim // 2
-    frequency = torch.exp(-math.log(max_period) * torch.arange(half, device=position.device) / half)
+    frequency = torch.exp(
+        -math.log(max_period) * torch.arange(half, device=position.device, dtype=torch.float32) / half
+    )
     angle = position.float()[..., None] * frequency
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 

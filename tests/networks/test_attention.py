@@ -130,3 +130,13 @@ def test_angles_are_exact_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         assert time_angles(24, 16).dtype == space_angles(3, 5, 16).dtype == torch.float32
         torch.testing.assert_close(time_angles(24, 16)[23, 0], torch.tensor(23.0))
+
+
+def test_angles_are_float32_whatever_the_default():
+    torch.set_default_dtype(torch.bfloat16)  # as Lightning does for precision bf16-true
+    try:
+        found = time_angles(5, 8), space_angles(2, 3, 8)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for angles, expected in zip(found, (time_angles(5, 8), space_angles(2, 3, 8)), strict=True):
+        assert torch.equal(angles, expected)
