@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -35,17 +34,15 @@ class VideoLogger(Callback):
     show it too when they are the logger.
 
     Args:
-        every_n_epochs: Epochs from one picture to the next.
         num_videos: Clips of the first batch to show, as columns.
         fps: Frames per second of the GIF.
         scale: Factor by which a pixel is enlarged; by default so that a clip is about 128 pixels wide.
     """
 
-    def __init__(self, every_n_epochs: int = 1, num_videos: int = 4, fps: float = 8, scale: int | None = None) -> None:
-        for name, value in (("every_n_epochs", every_n_epochs), ("num_videos", num_videos), ("scale", scale)):
+    def __init__(self, num_videos: int = 4, fps: float = 8, scale: int | None = None) -> None:
+        for name, value in (("num_videos", num_videos), ("scale", scale)):
             if value is not None and value < 1:
                 raise InputError(f"VideoLogger {name}={value} is less than 1; give a positive whole number")
-        self.every_n_epochs = every_n_epochs
         self.num_videos = num_videos
         self.fps = fps
         self.scale = scale
@@ -69,7 +66,7 @@ class VideoLogger(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keeps the first clips of the first batch, which is on the device already."""
-        if batch_idx == dataloader_idx == 0 and trainer.is_global_zero and self._due(trainer):
+        if batch_idx == dataloader_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking:
             self._batch = first(batch, self.num_videos)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -101,12 +98,6 @@ class VideoLogger(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Lets the batch go."""
         self._batch = None
-
-    def _due(self, trainer: Trainer) -> bool:
-        if trainer.sanity_checking:
-            return False
-        in_training = trainer.state.fn == TrainerFn.FITTING
-        return not in_training or (trainer.current_epoch + 1) % self.every_n_epochs == 0
 
 
 def first(batch: Any, count: int) -> Any:

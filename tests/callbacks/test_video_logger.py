@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image, ImageSequence
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -119,14 +119,6 @@ def test_wandb_gets_the_file(tmp_path):
     path = tmp_path / "videos" / "toy-model-step7.gif"
     logger.log_video.assert_called_once_with("videos/toy-model", [str(path)], step=7, format=["gif"])
     assert path.exists()
-
-
-def test_every_n_epochs(tmp_path):
-    fit(tmp_path, CSVLogger(tmp_path, "", ""), VideoLogger(every_n_epochs=2), max_epochs=4)
-    assert {path.name for path in (tmp_path / "videos").iterdir()} == {
-        "toy-model-step4.gif",
-        "toy-model-step8.gif",
-    }
 
 
 @pytest.mark.parametrize("ema_first", [True, False])
