@@ -128,14 +128,6 @@ def load_index(urls: Sequence[str], *, write: bool = False) -> list[Shard]:
     return shards
 
 
-def classes_of(urls: Sequence[str]) -> list[str]:
-    """Names of the classes, by label, from the first index that has some; empty where none does."""
-    for folder in dict.fromkeys(folder_of(url) for url in urls):
-        if names := read_index(folder)["classes"]:
-            return names
-    return []
-
-
 def read_index(folder: str) -> dict[str, Any]:
     """The index in a folder or under an address; an empty one where there is none."""
     path = Path(folder, INDEX_NAME)

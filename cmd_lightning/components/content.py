@@ -37,7 +37,6 @@ class ContentDiffusion(LatentDiffusion):
             video_shape=self.video_shape,
         )
         pipeline.set_progress_bar_config(disable=True)
-        values = batch[self.condition_encoder.field] if self.condition_encoder else len(content)
-        samples = pipeline.generate_content(values, seeds=range(len(content)))
+        samples = pipeline.generate_content(self.values(batch), seeds=range(len(content)))
         decode = self.latent_space.decode
         return {"content frame": decode(content[:, :, None]), "sample": decode(samples[:, :, None])}

@@ -94,6 +94,10 @@ class LatentDiffusion(Component):
         """The condition of a batch, whole."""
         return self.condition_encoder(batch[self.condition_encoder.field]) if self.condition_encoder else None
 
+    def values(self, batch: dict[str, Any]) -> Any:
+        """What the pipeline samples a batch from: its captions or labels, or how many."""
+        return batch[self.condition_encoder.field] if self.condition_encoder else len(batch["key"])
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         clean, content = self.latents(batch)
         condition = self.condition(batch)

@@ -52,8 +52,7 @@ class MotionDiffusion(LatentDiffusion):
             video_shape=self.video_shape,
         )
         pipeline.set_progress_bar_config(disable=True)
-        values = batch[self.condition_encoder.field] if self.condition_encoder else len(content)
-        sampled = pipeline.generate_motion(content, values, seeds=range(len(content)))
+        sampled = pipeline.generate_motion(content, self.values(batch), seeds=range(len(content)))
         true = self.autoencoder.denormalize_motion(motion)
         return {
             "content frame": self.latent_space.decode(content[:, :, None]),

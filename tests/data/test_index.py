@@ -1,11 +1,12 @@
 import json
+import os
 import shutil
 import tarfile
 
 import pytest
 from shard_files import sample, write_tar
 
-from cmd_lightning.data.index import classes_of, expand, load_index, scan, update_index
+from cmd_lightning.data.index import expand, load_index, read_index, scan, update_index
 from cmd_lightning.errors import InputError
 
 
@@ -93,5 +94,5 @@ def test_the_index_is_written_used_and_renewed(shards, tmp_path, monkeypatch):
     (folder / "index.json").write_text("{damaged")
     assert [shard.good for shard in load_index(urls)] == [4, 7, 9, 5, 6]
     update_index(folder, [], ["cat", "dog"])
-    assert classes_of(urls) == ["cat", "dog"]
+    assert read_index(os.path.dirname(urls[0]))["classes"] == ["cat", "dog"]
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
