@@ -14,12 +14,12 @@ from torch import optim
 from cmd_lightning import callbacks, components, conditioning, diffusion, zoo
 from cmd_lightning.commands.config_errors import explain
 from cmd_lightning.components import checkpoints, schedules
-from cmd_lightning.data import webvid
+from cmd_lightning.data import rendered, webvid
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks.contracts import Network
 
 # Imported for the class names that a config may use without a module.
-NAMED = (callbacks, components, conditioning, webvid, diffusion, schedules, optim)
+NAMED = (callbacks, components, conditioning, webvid, rendered, diffusion, schedules, optim)
 
 
 class CMDCLI(LightningCLI):
