@@ -8,9 +8,10 @@ import math
 import random
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 from cmd_lightning.data.plan import stable_hash
+from cmd_lightning.errors import InputError
 
 Level = Literal["plain", "mixed"]
 Motion = Literal["still", "slow", "middle", "fast", "extreme"]
@@ -51,6 +52,8 @@ SPEEDS: dict[str, Point] = {  # slowest and fastest shape, in pixels a frame of 
     "fast": (3.0, 6.0),
     "extreme": (6.0, 12.0),
 }
+PACES = {"slow": "slowly", "fast": "fast", "extreme": "very fast"}  # what the caption says of it
+
 CAMERA = 1 / 3
 """Speed of the camera over the speed of shapes: 0.5 to 1 pixel a frame at `middle`."""
 
@@ -182,6 +185,8 @@ class Scene:
             phrases.append(f"the camera pans {self.camera.pan}")
         if self.camera.zoom:
             phrases.append(f"the camera zooms {'in' if self.camera.zoom > 0 else 'out'}")
+        if self.motion in PACES:
+            phrases.append(PACES[self.motion])
         return ", ".join(phrases)
 
     @property
@@ -217,11 +222,25 @@ def draw_scene(
             to three with textures, further paths, rotation, growth, patterns behind, a bar before, and a moving camera.
         motion: how fast everything moves, see SPEEDS.
         frames: of the clip; straight paths stay inside for so long.
-        combinations: of shape, colour and direction that are drawn from; training draws from the "seen".
+        combinations: of shape, colour and direction that are drawn from; training draws from the "seen". Only plain
+            scenes are drawn from the "unseen".
         alignment: of a mixed scene, one of ALIGNMENTS; drawn if None. In a "row" all shapes move along one
             horizontal line, in a "column" along a vertical one, and at a "corner" the first of three shares its row
             with the second and its column with the third in the first frame.
+
+    Raises:
+        InputError: an option is none of its names.
     """
+    for name, given, known in (
+        ("level", level, get_args(Level)),
+        ("motion", motion, get_args(Motion)),
+        ("combinations", combinations, get_args(Combinations)),
+        ("alignment", alignment, (None, *ALIGNMENTS)),
+    ):
+        if given not in known:
+            raise InputError(f"{name} {given}: give one of {', '.join(map(str, known))}")
+    if combinations == "unseen" and level != "plain":  # a colour and a line of two directions may have none
+        raise InputError(f"combinations unseen: not of level {level}; give level plain")
     chance = random.Random(stable_hash("scene", seed, index, level, motion))
     low, high = (speed / 64 for speed in SPEEDS[motion])
     steps = max(frames - 1, 1)
