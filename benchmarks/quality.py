@@ -1,0 +1,245 @@
+"""How good a model of the procedural world is: reconstruction, generation, and where both fail.
+
+    python -m benchmarks.quality outputs/shapes32/model --out benchmarks/results/shapes32.json
+
+Every figure is a cell of the result, measured on held-out clips (split "test" of seed 0, all combinations of shape,
+colour and direction) and written at once; a call measures the cells that are missing. `--cells` chooses some.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cmd_lightning.commands.files import model_folder, open_model
+from cmd_lightning.data.plan import stable_hash
+from cmd_lightning.data.scenes import ALIGNMENTS, SPEEDS, Scene, draw_scene
+from cmd_lightning.data.shapes import render
+from cmd_lightning.latent_space import from_uint8, to_uint8
+from cmd_lightning.metrics.frechet import frechet_distance_from_features
+from cmd_lightning.metrics.kernel import kernel_distance
+from cmd_lightning.metrics.neighbours import copies
+from cmd_lightning.metrics.reconstruction import scores
+from cmd_lightning.metrics.shapes_features import ShapesFeatures
+from cmd_lightning.metrics.shapes_reader import Reading, ShapesReader, joint_accuracy
+from cmd_lightning.pipeline import CMDPipeline
+from cmd_lightning.provenance import provenance, weights_sha256
+
+BATCH = 32
+FAILURES = [("motion", motion) for motion in SPEEDS] + [("alignment", alignment) for alignment in ALIGNMENTS]
+"""What the curves of "where it fails" run over; alignments at `middle` speed."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a result is measured.
+
+    Attributes:
+        num: held-out clips, or captions, of the headline figures.
+        curve_num: the same for each point of a curve.
+        steps: denoising steps of either stage.
+        guidance: guidance scale of the content model; the motion model has none.
+        bank: training clips among which neighbours are looked for.
+    """
+
+    num: int = 256
+    curve_num: int = 128
+    steps: int = 50
+    guidance: float = 2.0
+    bank: int = 5000
+
+
+class Quality:
+    """The cells, each a method that gives plain data.
+
+    Args:
+        pipeline: the model.
+        settings: how it is measured.
+    """
+
+    def __init__(self, pipeline: CMDPipeline, settings: Settings) -> None:
+        self.pipeline, self.settings = pipeline, settings
+        pipeline.set_progress_bar_config(disable=True)
+        self.reader, self.features = ShapesReader.from_pretrained(), ShapesFeatures.from_pretrained()
+
+    def cells(self) -> dict[str, Callable[[], Any]]:
+        """Every cell by name, the cheap ones first."""
+        cells: dict[str, Callable[[], Any]] = {"reader": self.reader_on_real_clips}
+        cells |= {f"reconstruction/{motion}": lambda m=motion: self.reconstruction(motion=m) for motion in SPEEDS}
+        for alignment in ALIGNMENTS:
+            cells[f"reconstruction/{alignment}"] = lambda a=alignment: self.reconstruction(alignment=a)
+        cells["plain captions"] = self.plain_captions
+        cells |= {f"generation/{value}": lambda o=option, v=value: self.generation(**{o: v}) for option, value in FAILURES}
+        return cells
+
+    def reader_on_real_clips(self) -> dict[str, float]:
+        """What the reader makes of the clips themselves and of their reconstructions: the ceiling of generation."""
+        scenes, video = self.clips(self.settings.num, level="plain")
+        expected = list(map(Reading.of, scenes))
+        return {
+            "true clips": joint_accuracy(self.reader.read(video), expected),
+            "reconstructions": joint_accuracy(self.reader.read(self.reconstruct(video)), expected),
+            "chance": self.reader.chance,
+        }
+
+    def reconstruction(self, **options: Any) -> dict[str, float]:
+        """PSNR and SSIM of mixed clips beside those of still pictures, and by which share motion is lost."""
+        _, video = self.clips(self.settings.num, level="mixed", **options)
+        rows = [scores(from_uint8(self.reconstruct(part)), from_uint8(part)) for part in video.split(BATCH)]
+        result = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+        floor = torch.maximum(result["psnr_of_mean_frame"], result["psnr_of_best_frame"])
+        gain = result["psnr"] - floor
+        spread = gain.std().item() / len(gain) ** 0.5
+        means = {name: value.mean().item() for name, value in result.items()}
+        return means | {"gain": means["psnr"] - floor.mean().item(), "gain_standard_error": spread}
+
+    def plain_captions(self) -> dict[str, Any]:
+        """Videos of held-out plain captions: are they what the caption says, spread as real ones, and new?"""
+        scenes, real = self.clips(self.settings.num, level="plain")
+        video = self.generate([scene.caption for scene in scenes])
+        readings, expected = self.reader.read(video), list(map(Reading.of, scenes))
+        result: dict[str, Any] = {"chance": self.reader.chance, "none": sum(r.none for r in readings) / len(readings)}
+        for name, chosen in (("all", None), ("seen", True), ("unseen", False)):
+            rows = [i for i, scene in enumerate(scenes) if chosen is None or scene.seen == chosen]
+            got, right = [readings[i] for i in rows], [expected[i] for i in rows]
+            result[name] = {"num": len(rows), "joint": joint_accuracy(got, right)}
+            for question in ("shape", "colour", "direction"):
+                hits = [getattr(a, question) == getattr(b, question) for a, b in zip(got, right, strict=True)]
+                result[name][question] = sum(hits) / len(hits)
+        result["start positions"] = {"generated": spread(first_positions(video)), "real": spread(first_positions(real))}
+        result["distances"] = self.distances(video, real)
+        result["copies"] = self.copies_in(video)
+        return result
+
+    def generation(self, **options: Any) -> dict[str, Any]:
+        """Distances of mixed clips that were reconstructed, had their motion generated, or were generated whole."""
+        scenes, video = self.clips(self.settings.curve_num, level="mixed", **options)
+        _, other = self.clips(self.settings.curve_num, level="mixed", split="val", **options)
+        captions = [scene.caption for scene in scenes]
+        return {
+            "real": self.distances(video, other),
+            "reconstruction": self.distances(self.reconstruct(video), other),
+            "generated motion": self.distances(self.generate(captions, of=video), other),
+            "generated": self.distances(self.generate(captions), other),
+        }
+
+    def clips(self, num: int, split: str = "test", **options: Any) -> tuple[list[Scene], Tensor]:
+        """Held-out scenes and their clips, uint8 (N, C, T, H, W)."""
+        _, frames, size, _ = self.pipeline.config.video_shape
+        seed = stable_hash(0, split)
+        scenes = [draw_scene(seed, index, frames=frames, **options) for index in range(num)]
+        return scenes, torch.stack([render(scene, frames, size) for scene in scenes])
+
+    @torch.no_grad()
+    def reconstruct(self, video: Tensor) -> Tensor:
+        """Through the autoencoder and back, uint8."""
+        parts = [from_uint8(part).to(self.pipeline.device) for part in video.split(BATCH)]
+        decoded = [self.pipeline.decode(*self.pipeline.autoencoder.encode(part)) for part in parts]
+        return torch.cat([to_uint8(part).cpu() for part in decoded])
+
+    @torch.no_grad()
+    def generate(self, captions: Sequence[str], of: Tensor | None = None) -> Tensor:
+        """Videos of captions, uint8, sample i from seed i; with the true content frames `of` these clips if given."""
+        videos = []
+        for first in range(0, len(captions), BATCH):
+            values, seeds = list(captions[first : first + BATCH]), range(first, min(first + BATCH, len(captions)))
+            if of is None:
+                content = self.pipeline.generate_content(values, seeds, self.settings.steps, self.settings.guidance)
+            else:
+                clips = from_uint8(of[first : first + BATCH]).to(self.pipeline.device)
+                content = self.pipeline.autoencoder.encode(clips)[0]
+            motion = self.pipeline.generate_motion(content, values, seeds, self.settings.steps, 1.0)
+            videos.append(to_uint8(self.pipeline.decode(content, motion)).cpu())
+        return torch.cat(videos)
+
+    @torch.no_grad()
+    def distances(self, video: Tensor, real: Tensor) -> dict[str, float]:
+        """Fréchet and kernel distance over shapes features."""
+        one, two = (torch.cat([self.features(part) for part in x.split(BATCH)]) for x in (video, real))
+        return {
+            "shapes_frechet_distance": float(frechet_distance_from_features(one, two)),
+            "shapes_kernel_distance": float(kernel_distance(one, two)),
+        }
+
+    def copies_in(self, video: Tensor) -> dict[str, float]:
+        """How close the videos come to the first training clips, beside how close other real clips come."""
+        _, bank = self.clips(self.settings.bank, split="train", level="plain", combinations="seen")
+        _, real = self.clips(len(video), split="val", level="plain")
+        found, usual = copies(video, bank), copies(real, bank)
+        return {
+            "bank": len(bank),
+            "generated flagged": float(sum(match.copy for match in found)) / len(found),
+            "real flagged": float(sum(match.copy for match in usual)) / len(usual),
+            "generated median distance": sorted(match.distance for match in found)[len(found) // 2],
+            "real median distance": sorted(match.distance for match in usual)[len(usual) // 2],
+        }
+
+
+def first_positions(video: Tensor) -> Tensor:
+    """Where the shape is in the first frame of plain clips (B, C, T, H, W), (B, 2) as x, y in sides of the picture.
+
+    The centre of what differs from the commonest value of the frame, its background, by more than 40 levels; NaN where
+    nothing does.
+    """
+    frame = video[:, :, 0].float()
+    background = frame.flatten(2).median(2).values[:, :, None, None]
+    weight = ((frame - background).abs().amax(1) > 40).float()
+    grid = (torch.arange(frame.shape[-1]) + 0.5) / frame.shape[-1]
+    total = weight.sum((1, 2))
+    return torch.stack([(weight.sum(1) * grid).sum(1) / total, (weight.sum(2) * grid).sum(1) / total], 1)
+
+
+def spread(positions: Tensor) -> dict[str, float]:
+    """Standard deviations, and how many cells of a 4x4 grid hold a position."""
+    known = positions[~positions.isnan().any(1)]
+    cells = {(int(4 * x), int(4 * y)) for x, y in known.tolist()}
+    return {
+        "std_x": known[:, 0].std().item(),
+        "std_y": known[:, 1].std().item(),
+        "cells_of_16": len(cells),
+        "found": len(known) / len(positions),
+    }
+
+
+def measure(quality: Quality, path: Path, chosen: Sequence[str], protocol: dict[str, Any]) -> Iterator[str]:
+    """Measures the cells that are missing in the file, and writes each at once."""
+    result = json.loads(path.read_text()) if path.is_file() else {}
+    if result.get("protocol", protocol)["weights"] != protocol["weights"]:
+        raise SystemExit(f"{path}: it holds results of other weights; give another --out, or delete it")
+    result = {"protocol": protocol, "cells": result.get("cells", {})}
+    for name, cell in quality.cells().items():
+        if name in result["cells"] or (chosen and not any(name.startswith(prefix) for prefix in chosen)):
+            continue
+        begun = time.perf_counter()
+        result["cells"][name] = cell()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        yield f"{name} ({time.perf_counter() - begun:.0f} s): {json.dumps(result['cells'][name])}"
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="zoo name or model folder")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file of the result")
+    parser.add_argument("--cells", nargs="*", default=[], help="beginnings of the names of the cells to measure")
+    for name, value in vars(Settings()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    options = parser.parse_args()
+    settings = Settings(**{name: getattr(options, name) for name in vars(Settings())})
+    weights = {"model": weights_sha256(model_folder(options.model)), "yardstick": weights_sha256(YARDSTICK)}
+    protocol = {"weights": weights, "settings": vars(settings)} | provenance()
+    for line in measure(Quality(open_model(options.model), settings), options.out, options.cells, protocol):
+        print(line, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

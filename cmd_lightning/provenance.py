@@ -1,0 +1,62 @@
+"""What makes a number reproducible: commit, versions, hardware, date, and the weights it holds for."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+LIBRARIES = ("torch", "lightning", "diffusers", "torchmetrics", "open_clip_torch")
+
+
+def provenance() -> dict[str, str]:
+    """Versions, commit, hardware, system and date, as a record beside a result."""
+    import torch
+
+    from cmd_lightning import __version__
+
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return {
+        "versions": ", ".join([f"cmd-lightning {__version__}", *(f"{name} {version(name)}" for name in LIBRARIES)]),
+        "commit": commit() or "not known: not run from a checkout",
+        "hardware": f"{processor()}, {torch.get_num_threads()} threads{gpu}",
+        "system": f"{platform.system()}, Python {platform.python_version()}",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def commit() -> str | None:
+    """The checked-out commit, if this package lies in its own repository."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        git = ["git", "-C", str(root)]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{head} with changes" if changed.strip() else head
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def weights_sha256(path: str | Path) -> dict[str, str]:
+    """The sha256 of a weights file, or of each one in a folder, by its path within it."""
+    path = Path(path)
+    files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
+    return {
+        file.name if path.is_file() else file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+    }
