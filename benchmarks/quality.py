@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from cmd_lightning.data.shapes import render
 from cmd_lightning.latent_space import from_uint8, to_uint8
 from cmd_lightning.metrics.frechet import frechet_distance_from_features
 from cmd_lightning.metrics.kernel import kernel_distance
-from cmd_lightning.metrics.neighbours import copies
+from cmd_lightning.metrics.neighbours import find_copies, thumbnails
 from cmd_lightning.metrics.reconstruction import scores
 from cmd_lightning.metrics.shapes_features import ShapesFeatures
 from cmd_lightning.metrics.shapes_reader import Reading, ShapesReader, joint_accuracy
@@ -33,6 +34,7 @@ from cmd_lightning.pipeline import CMDPipeline
 from cmd_lightning.provenance import provenance, weights_sha256
 
 BATCH = 32
+YARDSTICK = files("cmd_lightning.zoo") / "weights"
 FAILURES = [("motion", motion) for motion in SPEEDS] + [("alignment", alignment) for alignment in ALIGNMENTS]
 """What the curves of "where it fails" run over; alignments at `middle` speed."""
 
@@ -76,7 +78,9 @@ class Quality:
         for alignment in ALIGNMENTS:
             cells[f"reconstruction/{alignment}"] = lambda a=alignment: self.reconstruction(alignment=a)
         cells["plain captions"] = self.plain_captions
-        cells |= {f"generation/{value}": lambda o=option, v=value: self.generation(**{o: v}) for option, value in FAILURES}
+        cells |= {
+            f"generation/{value}": lambda o=option, v=value: self.generation(**{o: v}) for option, value in FAILURES
+        }
         return cells
 
     def reader_on_real_clips(self) -> dict[str, float]:
@@ -172,14 +176,14 @@ class Quality:
         """How close the videos come to the first training clips, beside how close other real clips come."""
         _, bank = self.clips(self.settings.bank, split="train", level="plain", combinations="seen")
         _, real = self.clips(len(video), split="val", level="plain")
-        found, usual = copies(video, bank), copies(real, bank)
-        return {
-            "bank": len(bank),
-            "generated flagged": float(sum(match.copy for match in found)) / len(found),
-            "real flagged": float(sum(match.copy for match in usual)) / len(usual),
-            "generated median distance": sorted(match.distance for match in found)[len(found) // 2],
-            "real median distance": sorted(match.distance for match in usual)[len(usual) // 2],
-        }
+        bank = thumbnails(bank)
+        result: dict[str, float] = {"bank": len(bank)}
+        for name, clips in (("generated", video), ("real", real)):
+            found = find_copies(thumbnails(clips), bank)
+            result[f"{name} copied"] = found.copied.float().mean().item()
+            result[f"{name} median distance"] = found.distance.median().item()
+            result[f"{name} least distance"] = found.distance.min().item()
+        return result
 
 
 def first_positions(video: Tensor) -> Tensor:
@@ -234,7 +238,12 @@ def main() -> int:
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = parser.parse_args()
     settings = Settings(**{name: getattr(options, name) for name in vars(Settings())})
-    weights = {"model": weights_sha256(model_folder(options.model)), "yardstick": weights_sha256(YARDSTICK)}
+    weights = {
+        "model": weights_sha256(model_folder(options.model)),
+        "yardstick": {
+            name: weights_sha256(YARDSTICK / name) for name in (ShapesReader.WEIGHTS, ShapesFeatures.WEIGHTS)
+        },
+    }
     protocol = {"weights": weights, "settings": vars(settings)} | provenance()
     for line in measure(Quality(open_model(options.model), settings), options.out, options.cells, protocol):
         print(line, flush=True)

@@ -98,7 +98,9 @@ def export(name: str) -> int:
     folder = Path("outputs", name)
     shutil.rmtree(folder / "model", ignore_errors=True)
     checkpoints = [str(folder / stage / "last.ckpt") for stages in ROUNDS for stage in stages]
-    return subprocess.run([sys.executable, "-m", "cmd_lightning", "export", *checkpoints, str(folder / "model")]).returncode
+    return subprocess.run(
+        [sys.executable, "-m", "cmd_lightning", "export", *checkpoints, str(folder / "model")]
+    ).returncode
 
 
 if __name__ == "__main__":
