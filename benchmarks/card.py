@@ -1,0 +1,226 @@
+"""Writes the card of a shipped model: what it is, how it was trained, what it scores, and where it fails.
+
+    python -m benchmarks.card shapes32
+
+From configs/NAME, the training logs in outputs/NAME, zoo/weights/NAME and benchmarks/results/NAME.json it makes
+zoo/cards/NAME.yaml, the record, and beside it NAME.md with its plots, for people. Words that no program can find, on
+what the samples look like, stand in the card under `seen` and are kept.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cmd_lightning.data.scenes import ALIGNMENTS, SPEEDS
+from cmd_lightning.pipeline import CMDPipeline
+from cmd_lightning.provenance import weights_sha256
+
+STAGES = ("autoencoder", "content", "motion")
+CARDS, WEIGHTS, RESULTS = Path("zoo/cards"), Path("zoo/weights"), Path("benchmarks/results")
+
+
+def training_record(name: str, stage: str) -> dict[str, Any]:
+    """Config, length and validation curve of a stage, of all calls that trained it."""
+    path = Path("configs", name, f"{stage}.yaml")
+    config = yaml.safe_load(path.read_text())
+    curve: dict[int, dict[str, float]] = {}
+    seconds: dict[int, float] = {}
+    for log in sorted(Path("outputs", name, stage, "log").rglob("metrics.csv"), key=lambda file: file.stat().st_mtime):
+        with log.open(newline="") as file:
+            for row in csv.DictReader(file):
+                step = int(row["step"]) + 1
+                if row.get("throughput/step_seconds"):
+                    seconds[step] = float(row["throughput/step_seconds"])
+                if row.get("val/loss"):
+                    scores = {key: float(row[key]) for key in row if key in ("val/loss", "val/psnr") and row[key]}
+                    curve[step] = {key.removeprefix("val/"): round(value, 5) for key, value in scores.items()}
+    steps = sorted(seconds)
+    lengths = [later - earlier for earlier, later in zip([0, *steps], steps, strict=False)]
+    return {
+        "config": path.as_posix(),
+        "steps": max(curve),
+        "batch_size": config["data"]["init_args"]["batch_size"],
+        "minutes": round(sum(n * seconds[step] for n, step in zip(lengths, steps, strict=True)) / 60, 1),
+        "validation": [{"step": step, **curve[step]} for step in sorted(curve)],
+    }
+
+
+def make_card(name: str, old: dict[str, Any]) -> dict[str, Any]:
+    """The record of a model; `old` is the card before, of which the words are kept."""
+    pipeline = CMDPipeline.from_pretrained(WEIGHTS / name)
+    parts = {key: part for key, part in pipeline.components.items() if hasattr(part, "parameters")}
+    result = json.loads((RESULTS / f"{name}.json").read_text())
+    weights = weights_sha256(WEIGHTS / name)
+    if result["protocol"]["weights"]["model"] != weights:
+        raise SystemExit(f"benchmarks/results/{name}.json holds results of other weights; run benchmarks.quality again")
+    return {
+        "name": name,
+        "kind": "model",
+        "what": old.get("what", "CMD on the procedural world: autoencoder, content model and motion model in pixels"),
+        "video": {"shape": list(pipeline.config.video_shape), "fps": pipeline.config.fps},
+        "parameters": {key: sum(p.numel() for p in part.parameters()) for key, part in parts.items()},
+        "trained_on": old.get("trained_on", "unknown hardware"),
+        "training": {stage: training_record(name, stage) for stage in STAGES},
+        "weights": weights,
+        "results": f"benchmarks/results/{name}.json",
+        "seen": old.get("seen", []),
+    }
+
+
+def plot_training(card: dict[str, Any], path: Path) -> None:
+    """Validation loss of each stage over its steps, and PSNR of the autoencoder."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 4, figsize=(13, 2.8), layout="constrained")
+    shown = [("autoencoder", "psnr", "PSNR in dB"), *((stage, "loss", "loss") for stage in STAGES)]
+    for axis, (stage, key, label) in zip(axes, shown, strict=True):
+        points = card["training"][stage]["validation"]
+        axis.plot([point["step"] for point in points], [point[key] for point in points], marker=".")
+        axis.set(title=f"{stage}: validation {label}", xlabel="step", yscale="log" if key == "loss" else "linear")
+        axis.grid(alpha=0.3, which="both")
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def plot_failures(cells: dict[str, Any], path: Path) -> None:
+    """Error against speed and alignment, of the autoencoder and of generation."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 2, figsize=(10, 6), layout="constrained")
+    for column, (title, values) in enumerate((("speed", list(SPEEDS)), ("alignment of shapes", list(ALIGNMENTS)))):
+        rows = [cells[f"reconstruction/{value}"] for value in values]
+        for key, name in (
+            ("psnr", "autoencoder"),
+            ("psnr_of_mean_frame", "mean frame"),
+            ("psnr_of_best_frame", "best frame"),
+        ):
+            heights = [row[key] if row[key] < 60 else float("nan") for row in rows]
+            axes[0, column].plot(values, heights, marker="o", label=name)
+        axes[0, column].set(title=f"reconstruction against {title}", ylabel="PSNR in dB")
+        for key in ("real", "reconstruction", "generated motion", "generated"):
+            heights = [cells[f"generation/{value}"][key]["shapes_kernel_distance"] for value in values]
+            axes[1, column].plot(values, heights, marker="o", label="other real clips" if key == "real" else key)
+        axes[1, column].set(title=f"distance to real clips against {title}", ylabel="shapes kernel distance")
+        axes[1, column].set_yscale("symlog", linthresh=0.01)
+    for axis in axes.flat:
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def page(card: dict[str, Any], cells: dict[str, Any], protocol: dict[str, Any]) -> str:
+    """The card as Markdown."""
+    name, plain, ceiling = card["name"], cells["plain captions"], cells["reader"]
+    settings = protocol["settings"]
+    lines = [f"# {name}", "", f"{card['what']}. Made by `python -m benchmarks.card {name}` from `{name}.yaml`.", ""]
+    channels, frames, height, width = card["video"]["shape"]
+    total = sum(card["parameters"].values())
+    lines += [
+        f"{frames} frames of {height}x{width} pixels, {channels} channels, {card['video']['fps']:g} a second; "
+        f"{total / 1e6:.1f} M parameters, of which "
+        + ", ".join(f"{key} {count / 1e6:.2f} M" for key, count in card["parameters"].items())
+        + ".",
+        "",
+        "## Training",
+        "",
+        f"{card['trained_on']}.",
+        "",
+        "| stage | config | steps | clips a step | minutes |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for stage, record in card["training"].items():
+        lines.append(
+            f"| {stage} | {record['config']} | {record['steps']} | {record['batch_size']} | {record['minutes']} |"
+        )
+    lines += ["", f"![validation curves]({name}-training.svg)", "", "## Reconstruction", ""]
+    lines += [
+        f"{settings['num']} held-out `mixed` clips each (seed 0, split test); PSNR of a clip over all its frames, mean "
+        "over clips; gain over the better of mean frame and best frame, repeated, with its standard error.",
+        "",
+        "| clips | PSNR in dB | SSIM | mean frame | best frame | gain in dB |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for value in (*SPEEDS, *ALIGNMENTS):
+        row = cells[f"reconstruction/{value}"]
+        what = f"alignment {value}, middle" if value in ALIGNMENTS else value
+        still = row["psnr_of_mean_frame"] > 60
+        floors = (
+            ["exact", "exact", "none possible"]
+            if still
+            else [
+                f"{row['psnr_of_mean_frame']:.2f}",
+                f"{row['psnr_of_best_frame']:.2f}",
+                f"{row['gain']:.2f} ± {row['gain_standard_error']:.2f}",
+            ]
+        )
+        lines.append(f"| {what} | {row['psnr']:.2f} | {row['ssim']:.3f} | {' | '.join(floors)} |")
+    lines += [
+        "",
+        "## Generation",
+        "",
+        f"Videos of {plain['all']['num']} held-out `plain` captions, one each, seeds from 0; {settings['steps']} steps "
+        f"a stage, guidance {settings['guidance']:g} for content, none for motion; read by `ShapesReader`, which reads "
+        f"{ceiling['true clips']:.1%} of the true clips and {ceiling['reconstructions']:.1%} of their reconstructions "
+        f"right. Chance is {plain['chance']:.2%}.",
+        "",
+        "| combinations of shape, colour, direction | captions | all three right | shape | colour | direction |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for key, what in (("seen", "seen in training"), ("unseen", "never seen"), ("all", "all")):
+        row = plain[key]
+        numbers = " | ".join(f"{row[q]:.1%}" for q in ("joint", "shape", "colour", "direction"))
+        lines.append(f"| {what} | {row['num']} | {numbers} |")
+    lines += ["", "Where the shape is in the first frame, in sides of the picture:", ""]
+    lines += ["| clips | std of x | std of y | cells of a 4x4 grid | shape found |", "| --- | --- | --- | --- | --- |"]
+    for key, row in plain["start positions"].items():
+        lines.append(f"| {key} | {row['std_x']:.3f} | {row['std_y']:.3f} | {row['cells_of_16']} | {row['found']:.1%} |")
+    copied = plain["copies"]
+    lines += [
+        "",
+        f"Nearest neighbours among {copied['bank']} `plain` training clips, in grey levels between thumbnails: "
+        f"generated clips {copied['generated median distance']:.1f} (median; least {copied['generated least distance']:.1f}, "
+        f"{copied['generated copied']:.1%} below the threshold of a copy), other real clips "
+        f"{copied['real median distance']:.1f} ({copied['real least distance']:.1f}, {copied['real copied']:.1%}).",
+        "",
+        "## Where it fails",
+        "",
+        f"Reconstruction of {settings['num']} `mixed` clips a point, and distances of {settings['curve_num']} clips a "
+        "point to as many other real clips of the same kind, over shapes features (not FVD): of reconstructions, of "
+        "clips with the true content frame and generated motion, and of clips generated from captions.",
+        "",
+        f"![error against speed and alignment]({name}-failures.svg)",
+        "",
+        "What people saw:",
+        "",
+        *(f"- {remark}" for remark in card["seen"]),
+        "",
+        f"Protocol: {protocol['versions']}; {protocol['hardware']}; {protocol['date']}; commit {protocol['commit']}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="folder of zoo/weights, e.g. shapes32")
+    name = parser.parse_args().name
+    path = CARDS / f"{name}.yaml"
+    result = json.loads((RESULTS / f"{name}.json").read_text())
+    card = make_card(name, yaml.safe_load(path.read_text()) if path.is_file() else {})
+    path.write_text(yaml.safe_dump(card, sort_keys=False, width=120))
+    plot_training(card, CARDS / f"{name}-training.svg")
+    plot_failures(result["cells"], CARDS / f"{name}-failures.svg")
+    (CARDS / f"{name}.md").write_text(page(card, result["cells"], result["protocol"]))
+    print(CARDS / f"{name}.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
