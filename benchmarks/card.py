@@ -184,7 +184,8 @@ def page(card: dict[str, Any], cells: dict[str, Any], protocol: dict[str, Any]) 
     lines += [
         "",
         f"Nearest neighbours among {copied['bank']} `plain` training clips, in grey levels between thumbnails: "
-        f"generated clips {copied['generated median distance']:.1f} (median; least {copied['generated least distance']:.1f}, "
+        f"generated clips {copied['generated median distance']:.1f} (median; least "
+        f"{copied['generated least distance']:.1f}, "
         f"{copied['generated copied']:.1%} below the threshold of a copy), other real clips "
         f"{copied['real median distance']:.1f} ({copied['real least distance']:.1f}, {copied['real copied']:.1%}).",
         "",
