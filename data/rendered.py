@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain
 from typing import Any
 
 from lightning import LightningDataModule
@@ -53,12 +54,16 @@ class SceneStream(IterableDataset):
         self.num, self.levels, self.motions = num, list(levels), list(motions)
         self.options = {"size": size, "frames": frames, "fps": fps, "combinations": combinations}
         self.batch_size, self.rank, self.ranks, self.seed = batch_size, rank, ranks, seed
-        self._sizes = batch_sizes(num, ranks, batch_size)[rank]
+        shares = batch_sizes(num, ranks, batch_size)
+        self._sizes = shares[rank]
+        in_order = chain.from_iterable(zip(*shares, strict=True))  # by step, then by rank
+        self._starts = list(accumulate(in_order, initial=0))[rank::ranks]
         self._epoch = self._first = 0
 
     def fingerprint(self, workers: int) -> str:
         """What a number of batches done holds for; how many workers there are does not matter."""
-        cut = (self.num, self.levels, self.motions, sorted(self.options.items()), self.batch_size, self.ranks, self.seed)
+        options = sorted(self.options.items())
+        cut = (self.num, self.levels, self.motions, options, self.batch_size, self.ranks, self.seed)
         return f"{stable_hash(cut):016x}"
 
     def begin(self, epoch: int, first_batch: int = 0) -> None:
@@ -74,7 +79,7 @@ class SceneStream(IterableDataset):
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         for batch in range(self._first + worker, len(self._sizes), workers):
-            first = self._epoch * self.num + (batch * self.ranks + self.rank) * self.batch_size
+            first = self._epoch * self.num + self._starts[batch]
             clips = [self.clip(first + position) for position in range(self._sizes[batch])]
             yield collate(clips) | {"bad": {}}
 

@@ -266,9 +266,7 @@ def draw_scene(
         if position and alignment in ("column", "corner") and (alignment == "column" or position == 2):
             x = things[0].start[0]
         things.append(
-            _draw_thing(
-                chance, low, high, steps, combinations, path, along, colours[position], (x, y), textured=True
-            )
+            _draw_thing(chance, low, high, steps, combinations, path, along, colours[position], (x, y), textured=True)
         )
     camera, bar = Camera(), None
     kind = chance.choices(["none", "pan", "zoom"], [0.5, 0.35, 0.15])[0]

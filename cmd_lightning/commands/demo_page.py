@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cmd_lightning.metrics.shapes_reader import Reading
     from cmd_lightning.report import Panel, Plot, Section
 
 Log = dict[str, list[tuple[int, float]]]
@@ -31,20 +34,26 @@ def write_page(folder: Path, settings: dict[str, Any]) -> str:
     Returns:
         The path and the headline scores, for people.
     """
+    from cmd_lightning.provenance import weights_sha256
     from cmd_lightning.report import write_report
+    from cmd_lightning.zoo import model_folder
 
-    logs = {name: read_log(folder / "logs" / name / "metrics.csv") for name in (*TITLES, "cmd")}
-    scores = read_scores(logs)
-    about = protocol(folder, settings)
-    (folder / "scores.json").write_text(json.dumps({"scores": scores, "protocol": about}, indent=2) + "\n")
+    stages = tuple(TITLES) if settings["fit"] else ()
+    logs = {name: read_log(folder / "logs" / name / "metrics.csv") for name in (*stages, "cmd")}
+    found = readings(folder, settings)
+    scores = read_scores(logs) | {"samples": {"read_as_asked": sum(found[p] == asked(p) for p in found)}}
+    weights = weights_sha256(model_folder(settings["model"]))
+    about = protocol(settings, weights)
+    record = {"scores": scores, "protocol": about | {"weights": weights}}
+    (folder / "scores.json").write_text(json.dumps(record, indent=2) + "\n")
     page = write_report(
         folder / "report.html",
-        "Content-motion latent diffusion in ten minutes",
+        "Content-motion latent diffusion, " + ("trained in ten minutes" if settings["fit"] else "as it ships"),
         [
             introduction(scores, settings),
+            samples(folder, found, settings),
             reconstruction(folder, scores, settings),
-            samples(folder, settings),
-            losses(logs, scores, settings),
+            *([losses(logs, scores, settings)] if settings["fit"] else []),
             conditions(about, settings),
         ],
     )
@@ -53,11 +62,13 @@ def write_page(folder: Path, settings: dict[str, Any]) -> str:
         ("reconstruction", f"{test['psnr']:.2f} dB", f"SSIM {test['ssim']:.3f}"),
         ("  the mean frame instead", f"{test['psnr_of_mean_frame']:.2f} dB", ""),
         ("  the best single frame", f"{test['psnr_of_best_frame']:.2f} dB", ""),
-        *((f"{stage} loss", f"{scores[stage]['loss']:.4f}", "validation") for stage in ("content", "motion")),
+        *((f"{stage} loss", f"{scores[stage]['loss']:.4f}", "validation") for stage in stages[1:]),
+        ("samples read as asked", f"{scores['samples']['read_as_asked']} of {len(found)}", ""),
     ]
     table = "\n".join(f"  {name:26}{value:>10}  {remark}".rstrip() for name, value, remark in rows)
     taken = sum(command["seconds"] for command in settings["commands"])
-    return f"\nThe demo took {taken / 60:.1f} minutes. {settings['evaluated']} clips each:\n{table}\n\nLook at {page}"
+    clips = f"{settings['evaluated']} test clips"
+    return f"\nThe demo took {taken / 60:.1f} minutes. {clips}:\n{table}\n\nLook at {page}"
 
 
 def read_log(path: Path) -> Log:
@@ -72,36 +83,71 @@ def read_log(path: Path) -> Log:
 
 
 def read_scores(logs: dict[str, Log]) -> dict[str, dict[str, float]]:
-    """The last value of every score: of the test, and of each stage's validation with the step that it follows."""
+    """The last value of every score: of the test, and of each stage's validation with its step."""
 
     def last(log: Log, split: str) -> dict[str, float]:
         return {name.removeprefix(split): values[-1][1] for name, values in log.items() if name.startswith(split)}
 
-    stages = {stage: {"steps": logs[stage]["val/loss"][-1][0] + 1} | last(logs[stage], "val/") for stage in TITLES}
+    trained = [stage for stage in TITLES if stage in logs]
+    stages = {stage: {"steps": logs[stage]["val/loss"][-1][0] + 1} | last(logs[stage], "val/") for stage in trained}
     return {"reconstruction": last(logs["cmd"], "test/"), **stages}
 
 
+def asked(prompt: str) -> Reading:
+    """What a video of "a [size] colour shape moves direction" should be read as."""
+    from cmd_lightning.metrics.shapes_reader import Reading
+
+    thing, direction = prompt.split(" moves ")
+    *_, colour, shape = thing.split()
+    return Reading(shape, colour, direction)
+
+
+def readings(folder: Path, settings: dict[str, Any]) -> dict[str, Reading]:
+    """What the reader of the procedural world sees in the video of each prompt."""
+    import torch
+
+    from cmd_lightning.metrics.shapes_reader import ShapesReader
+
+    videos = [sample(folder, prompt, settings) for prompt in settings["prompts"]]
+    return dict(zip(settings["prompts"], ShapesReader.from_pretrained().read(torch.stack(videos)), strict=True))
+
+
+def sample(folder: Path, prompt: str, settings: dict[str, Any]) -> Tensor:
+    """The video of a prompt, uint8 `(C, T, H, W)`."""
+    from cmd_lightning.commands.generate import slug
+    from cmd_lightning.video_io import read_video
+
+    return read_video(folder / "samples" / f"{slug(prompt)}-{settings['seed']}.mp4")
+
+
 def introduction(scores: dict[str, dict[str, float]], settings: dict[str, Any]) -> Section:
-    """What this page is, and how brief the training was."""
+    """What this page is, and whether its models ship or were trained briefly."""
     from cmd_lightning.report import Section, Table, Text
 
+    method = (
+        "An autoencoder turns each clip into one picture, the content frame, and a small motion latent; an image "
+        "diffusion model learns the content frames, and a light diffusion transformer the motion that goes with one. "
+    )
+    if not settings["fit"]:
+        shipped = (
+            f"All three are {settings['model']}, which ships with this program: trained before, on captioned moving "
+            f"shapes of 32x32 pixels as configs/{settings['model']} says. Nothing was trained for this page; "
+            "`cmd-lightning demo --fit` does that."
+        )
+        return Section("The shipped model", [Text(method + shipped)])
     fits = [command["seconds"] for command in settings["commands"] if command["command"].split()[1] == "fit"]
     rows = [
         (TITLES[stage], float(scores[stage]["steps"]), float(round(seconds)))
         for stage, seconds in zip(TITLES, fits, strict=True)
     ]
+    brief = (
+        "All three were just trained from nothing, on captioned moving shapes of 32x32 pixels, for as long as the "
+        "table says. That is enough to see every part work, not to see what the method can do: expect blurred and "
+        "wrong shapes below, and weaker samples than reconstructions. `cmd-lightning demo` shows longer training."
+    )
     return Section(
         "A brief fit, rough by design",
-        [
-            Text(
-                "An autoencoder turns each clip into one picture, the content frame, and a small motion latent; an "
-                "image diffusion model learns the content frames, and a light diffusion transformer the motion that "
-                "goes with one. All three were just trained from nothing, on captioned moving shapes of 32x32 "
-                "pixels, for as long as the table says. That is enough to see every part work, not to see what the "
-                "method can do: expect blurred and wrong shapes below, and weaker samples than reconstructions."
-            ),
-            Table(("stage", "training steps", "seconds, start-up included"), rows),
-        ],
+        [Text(method + brief), Table(("stage", "training steps", "seconds, start-up included"), rows)],
     )
 
 
@@ -109,7 +155,11 @@ def reconstruction(folder: Path, scores: dict[str, dict[str, float]], settings: 
     """What the autoencoder keeps: scores beside those of still pictures, and clips."""
     from cmd_lightning.report import Gallery, Section, Table, Text
 
-    test = scores["reconstruction"]
+    test, halves = scores["reconstruction"], " and half ".join(settings["levels"])
+    weights = f"the weights of {settings['model']}"
+    if settings["fit"]:
+        steps = scores["autoencoder"]["steps"]
+        weights = f"autoencoder after {steps} steps, averaged weights (EMA, decay {settings['ema_decay']})"
     rows = [
         ("content frame and motion latent", test["psnr"], test["ssim"]),
         ("the clip's mean frame, still", test["psnr_of_mean_frame"], None),
@@ -120,23 +170,22 @@ def reconstruction(folder: Path, scores: dict[str, dict[str, float]], settings: 
         [
             Table(("what stands for the clip", "PSNR in dB", "SSIM"), rows),
             Text(
-                f"Protocol: all {settings['evaluated']} clips of the test split, none of them trained on, 16 frames of "
-                "32x32 pixels; values in [-1, 1], range 2; PSNR over all frames and SSIM averaged over the frames of "
-                f"a clip, then the mean over clips; autoencoder after {scores['autoencoder']['steps']} steps, "
-                f"averaged weights (EMA, decay {settings['ema_decay']}). The mean frame is the best that a still "
-                "picture can do."
+                f"Protocol: all {settings['evaluated']} clips of the test split, half {halves}, none of them "
+                "trained on, 16 frames of 32x32 pixels; values in [-1, 1], range 2; PSNR over all frames and SSIM "
+                f"averaged over the frames of a clip, then the mean over clips; {weights}. The mean frame is the best "
+                "that a still picture can do."
             ),
             Text(
                 "Left to right: original, content frame, reconstruction, the true content frame with sampled motion, "
                 "and a sample from the caption alone. Sampled motion is another clip than the original as soon as "
                 "content frame and caption leave the motion open. Seeds count from 0."
             ),
-            Gallery(strips(folder), width=495),
+            Gallery(strips(folder, settings), width=495),
         ],
     )
 
 
-def strips(folder: Path) -> list[Panel]:
+def strips(folder: Path, settings: dict[str, Any]) -> list[Panel]:
     """A panel a test clip: original, content frame, reconstruction, sampled motion, sample, in step."""
     import torch
     import yaml
@@ -149,8 +198,12 @@ def strips(folder: Path) -> list[Panel]:
     from cmd_lightning.video_io import gif_bytes
 
     config = yaml.safe_load((folder / "cmd.yaml").read_text())
-    data = WebVidDataModule(**config["data"]["init_args"] | {"batch_size": SHOWN})
-    batch = next(iter(data.test_dataloader()))
+    number = settings["evaluated"]
+    data = WebVidDataModule(**config["data"]["init_args"] | {"batch_size": number})
+    every = next(iter(data.test_dataloader()))
+    each = number // len(settings["levels"])  # clips of a level, one level after the other
+    shown = [i for i in range(number) if i % each < SHOWN // len(settings["levels"])]
+    batch = {"video": every["video"][shown], "caption": [every["caption"][i] for i in shown]}
     rows = CMD(**config["model"]["init_args"]).preview(batch)
     gained = psnr(rows["reconstruction"], rows["original"]), psnr(mean_frame(rows["original"]), rows["original"])
     panels = []
@@ -163,23 +216,29 @@ def strips(folder: Path) -> list[Panel]:
     return panels
 
 
-def samples(folder: Path, settings: dict[str, Any]) -> Section:
-    """Videos from captions."""
-    from cmd_lightning.commands.generate import slug
+def samples(folder: Path, found: dict[str, Reading], settings: dict[str, Any]) -> Section:
+    """Videos from captions, with what the reader sees in them."""
+    from cmd_lightning.data.scenes import unseen
+    from cmd_lightning.metrics.shapes_reader import ShapesReader
     from cmd_lightning.report import Gallery, Panel, Section, Text
-    from cmd_lightning.video_io import gif_bytes, read_video
+    from cmd_lightning.video_io import gif_bytes
 
-    seed = settings["seed"]
     panels = []
-    for prompt in settings["prompts"]:
-        video = read_video(folder / "samples" / f"{slug(prompt)}-{seed}.mp4")
-        panels.append(Panel(gif_bytes(video, FPS, 6), f"{prompt} (seed {seed})"))
+    for prompt, reading in found.items():
+        words = f"{prompt} (seed {settings['seed']}); read as: {reading.colour} {reading.shape}, {reading.direction}"
+        wanted = asked(prompt)
+        if (wanted.shape, wanted.colour, wanted.direction) in unseen():
+            words += "; never in training"
+        panels.append(Panel(gif_bytes(sample(folder, prompt, settings), FPS, 6), words))
+    right = sum(found[prompt] == asked(prompt) for prompt in found)
     return Section(
         "Samples",
         [
             Text(
                 "From the caption alone: a content frame, then its motion, then the video; the first try of each "
-                f"caption, none left out. Sampling: {settings['sampling']}."
+                f"caption, none left out. Sampling: {settings['sampling']}. Under each stands what a reader sees, "
+                "a small network trained to name shape, colour and direction in clips of this world, or none: "
+                f"{right} of {len(found)} are read as asked; a guess is right in 1 of {round(1 / ShapesReader.chance)}."
             ),
             Gallery(panels, width=200),
         ],
@@ -226,53 +285,17 @@ def conditions(about: dict[str, str], settings: dict[str, Any]) -> Section:
     return Section("How it was made", [Table(("", ""), list(about.items())), Text(commands, code=True)])
 
 
-def protocol(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
+def protocol(settings: dict[str, Any], weights: dict[str, str]) -> dict[str, str]:
     """What holds for every number on the page."""
-    import platform
-    from datetime import UTC, datetime
-    from importlib.metadata import version
+    from cmd_lightning.provenance import provenance
 
-    import torch
-
-    from cmd_lightning import __version__
-
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    libraries = ("torch", "lightning", "diffusers", "torchmetrics")
+    seed, each = settings["seed"], settings["evaluated"] // len(settings["levels"])
+    clips = " and ".join(f"{each} {level}" for level in settings["levels"])
+    trained = f", {settings['evaluated']} to validate, others without end to train on" if settings["fit"] else ""
     return {
-        "data": f"procedural shapes, seed {settings['seed']}: {settings['clips']} clips to train on, "
-        f"{settings['evaluated']} to validate, {settings['evaluated']} to test; 16 frames of 32x32 pixels, 8 a second",
-        "seeds": f"{settings['seed']} for data, training and every video",
-        "versions": ", ".join([f"cmd-lightning {__version__}", *(f"{name} {version(name)}" for name in libraries)]),
-        "commit": commit() or "not known: not run from a checkout",
-        "hardware": f"{processor()}, {torch.get_num_threads()} threads{gpu}",
-        "system": f"{platform.system()}, Python {platform.python_version()}",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "data": f"procedural world, seed {seed}: {clips} clips to test{trained}; 16 frames of 32x32 pixels, 8 a second",
+        "seeds": f"{seed} for the clips and for every video" + (", and for training" if settings["fit"] else ""),
+        "weights": f"{settings['model']}: sha256 of "
+        + ", ".join(f"{name.partition('/')[0]} {digest[:12]}" for name, digest in weights.items()),
+        **provenance(),
     }
-
-
-def commit() -> str | None:
-    """The checked-out commit, if this package lies in its own repository."""
-    import subprocess
-
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        git = ["git", "-C", str(root)]
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"{head} with changes" if changed.strip() else head
-
-
-def processor() -> str:
-    """The processor's name."""
-    import platform
-
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -1,6 +1,6 @@
 """The verbs `shards synth`, `shards pack` and `shards check`."""
 
-from typing import Any
+from typing import Any, Literal
 
 
 def synth(
@@ -12,12 +12,15 @@ def synth(
     fps: float = 8.0,
     seed: int = 0,
     split: str = "train",
+    level: Literal["plain", "mixed"] = "plain",
+    motion: Literal["still", "slow", "middle", "fast", "extreme"] = "middle",
     shard_size: int = 1000,
     json: str | None = None,
 ) -> None:
     """Make the procedural data set: captioned moving shapes as real shards, in OUT/SPLIT.
 
-    A clip depends on (seed, split) and its number alone. Other splits of the same seed are other clips.
+    A clip depends on seed, split, level, motion and its number alone. Other splits of the same seed are other clips.
+    The split "train" leaves out a fifth of the combinations of shape, colour and direction, which all others show.
 
     Args:
         out: folder for the shards.
@@ -27,6 +30,9 @@ def synth(
         fps: frames per second.
         seed: any whole number.
         split: folder within OUT.
+        level: plain is one shape on grey, seen by a still camera; mixed has one to three with textures, circling,
+            spinning and growing, patterns behind, a bar before, and a moving camera.
+        motion: speed of shapes; at 64 pixels, middle is 1.5 to 3 a frame and extreme four times that.
         shard_size: clips in a shard.
         json: write a report to this file; - is standard output.
 
@@ -45,6 +51,8 @@ def synth(
         fps=fps,
         seed=seed,
         split=split,
+        level=level,
+        motion=motion,
         shard_size=shard_size,
         progress=_progress,
     )

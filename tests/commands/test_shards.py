@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cmd_lightning.commands import shards
+from cmd_lightning.data.scenes import SHAPES
 from cmd_lightning.data.shapes import make_clip
 from cmd_lightning.data.shards import ShardWriter
 from cmd_lightning.errors import InputError
@@ -47,18 +48,35 @@ def test_synth_is_reproducible_and_true(tmp_path):
     found = members(tmp_path / "a" / "val" / "000000.tar")
     facts = json.loads(found["00000000002.json"])
     assert found["00000000002.txt"].decode() == facts["caption"]
-    size = "" if facts["size"] == "medium" else facts["size"] + " "
-    assert facts["caption"] == f"a {size}{facts['colour']} {facts['shape']} moves {facts['direction']}"
+    (thing,) = facts["things"]
+    size = "" if thing["size"] == "medium" else thing["size"] + " "
+    assert facts["caption"] == f"a {size}{thing['colour']} {thing['shape']} moves {thing['direction']}"
     video = read_video(found["00000000002.mp4"])
     assert video.shape == (3, 5, 32, 32)
-    assert len(facts["positions"]) == 5
-    moved = (video.float() - facts["background"]).abs().sum(0).sub(60).clamp(min=0)  # above the codec's noise
+    assert len(thing["positions"]) == 5
+    background = facts["background"]["colours"][0][0]
+    moved = (video.float() - background).abs().sum(0).sub(60).clamp(min=0)  # above the codec's noise
     x = (moved.sum(1) * (torch.arange(32) + 0.5)).sum(1) / moved.sum((1, 2)) / 32
-    assert torch.allclose(x, torch.tensor(facts["positions"])[:, 0], atol=0.02)
+    assert torch.allclose(x, torch.tensor(thing["positions"])[:, 0], atol=0.02)
     index = json.loads((tmp_path / "a" / "val" / "index.json").read_text())
     assert [entry["samples"] for entry in index["shards"].values()] == [4, 3]
     shards.synth(out=str(tmp_path / "a"), num=7, size=32, frames=5, fps=4, seed=3, split="train")
     assert found["00000000002.mp4"] not in members(tmp_path / "a" / "train" / "000000.tar").values()
+
+
+def test_synth_levels_motions_and_what_training_leaves_out(tmp_path):
+    options = {"num": 60, "size": 16, "frames": 2, "level": "mixed", "motion": "extreme"}
+    facts = {}
+    for split in ("train", "val"):
+        shards.synth(out=str(tmp_path), split=split, **options)
+        found = members(tmp_path / split / "000000.tar")
+        facts[split] = [json.loads(data) for name, data in found.items() if name.endswith("json")]
+        assert all(about["label"] == SHAPES.index(about["things"][0]["shape"]) for about in facts[split])
+        assert {about["level"] for about in facts[split]} == {"mixed"}
+        assert {about["motion"] for about in facts[split]} == {"extreme"}
+        assert {len(about["things"]) for about in facts[split]} == {1, 2, 3}
+    assert all(about["seen"] for about in facts["train"])
+    assert not all(about["seen"] for about in facts["val"])
 
 
 def test_pack_with_a_table(clips, tmp_path, capsys):
@@ -133,6 +151,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(clips, tmp_path):
         (lambda: shards.synth(out=out, fps=float("nan")), "fps nan"),
         (lambda: shards.synth(out=out, fps=float("inf")), "fps inf"),
         (lambda: shards.synth(out=out, split="../esc"), "split '../esc'"),
+        (lambda: shards.synth(out=out, level="plane"), "level plane: give one of plain, mixed"),
+        (lambda: shards.synth(out=out, motion="quick"), "motion quick: give one of still"),
         (lambda: shards.pack(videos=str(clips), out=out, split="../esc"), "split '../esc'"),
         (lambda: shards.pack(videos=str(clips), out=out, split=str(tmp_path / "esc")), "split '/"),
         (lambda: shards.pack(videos=str(clips), captions=outside, out=out), "split '../esc'"),

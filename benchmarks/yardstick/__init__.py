@@ -1,0 +1,1 @@
+"""The yardstick: training of its networks, and the proof that they measure."""
