@@ -2,8 +2,8 @@
 
     python -m benchmarks.yardstick.train_clip --minutes 25
 
-A call stops after so many minutes and the next one goes on from its checkpoint; after the last step the weights are
-tested and written.
+A frame alone does not show a direction, so the picture of a clip is its contact sheet. A call stops after so many
+minutes and the next one goes on from its checkpoint; after the last step the weights are tested and written.
 """
 
 import argparse
@@ -26,9 +26,10 @@ from torch.nn.functional import cross_entropy
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.scenes import COLOURS, DIRECTIONS, SHAPES, SIZES, Scene, Thing, draw_scene
 from cmd_lightning.data.shapes import render
-from cmd_lightning.metrics.clip_similarity import GRID, SHEET_CONTEXT, SheetSimilarity, contact_sheet
+from cmd_lightning.metrics.clip_similarity import GRID, SheetSimilarity, contact_sheet
 
 SIZE, FRAMES = 32, GRID**2
+CONTEXT = 48  # tokens of a caption; of the very longest the last word is cut off
 MOTIONS = ("still", "slow", "middle", "middle", "fast", "extreme")
 CONFIG = {
     "embed_dim": 64,
@@ -40,7 +41,7 @@ CONFIG = {
         "head_width": 32,
         "pool_type": "avg",
     },
-    "text_cfg": {"context_length": SHEET_CONTEXT, "width": 64, "heads": 4, "layers": 2},
+    "text_cfg": {"context_length": CONTEXT, "width": 64, "heads": 4, "layers": 2},
 }
 
 
@@ -92,7 +93,7 @@ def plain_captions() -> dict[str, tuple[str, str, str, str]]:
 
 @torch.no_grad()
 def retrieval(metric: SheetSimilarity, clips: int = 256, seed: int = 987654321) -> dict[str, float]:
-    """How often the caption nearest to a held-out plain clip at `middle` is its own, and in how far."""
+    """How often the nearest of all plain captions is that of a held-out clip at `middle`, and how often each part is."""
     captions = plain_captions()
     tokens = metric.tokenizer(list(captions))
     texts = metric.model.encode_text(tokens, normalize=True)
@@ -134,7 +135,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
-    model, tokenizer = CLIP(**CONFIG), open_clip.SimpleTokenizer(context_length=SHEET_CONTEXT)
+    model, tokenizer = CLIP(**CONFIG), open_clip.SimpleTokenizer(context_length=CONTEXT)
     metric = SheetSimilarity(model, tokenizer)
     model.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)

@@ -1,0 +1,198 @@
+"""How well videos show what their captions say, by a CLIP model: the mean cosine that papers call CLIPSIM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity, interpolate
+from torchmetrics import Metric
+
+from cmd_lightning.errors import InputError
+from cmd_lightning.metrics.feature_metric import unit_range
+
+# open_clip takes seconds to import, so it is imported where it is needed.
+
+Tokenizer = Callable[[list[str]], Tensor]
+
+PICTURES = 256
+"""Pictures that go through the network at once."""
+
+
+class CLIPSimilarity(Metric):
+    """Cosine of each frame with the caption, averaged over the frames of a video and then over the videos.
+
+    The cosine is raw, in [-1, 1]: not times 100 and not cut at 0. Frames are resized to the model's input with an
+    antialiased bicubic filter, without cropping. A higher value is better; which values are good depends on the model
+    alone, so a value is to be told with the model's name.
+
+    Args:
+        model: An open_clip model, or the name of one, which is then looked up in the local cache or downloaded.
+            OpenAI's weights need a name that ends in "-quickgelu".
+        tokenizer: Captions to tokens `(B, L)`; of a model by name, its own if None.
+        pretrained: Which weights of a model by name.
+
+    Raises:
+        InputError: A model without a tokenizer, or a name that open_clip does not know.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    plot_lower_bound = -1.0
+    plot_upper_bound = 1.0
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module | str = "ViT-B-32-quickgelu",
+        tokenizer: Tokenizer | None = None,
+        pretrained: str = "openai",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if isinstance(model, str):
+            import open_clip
+
+            if model not in open_clip.list_models():
+                raise InputError(f"model {model}: open_clip has no such model, see open_clip.list_models()")
+            tokenizer = tokenizer or open_clip.get_tokenizer(model)
+            model = open_clip.create_model(model, pretrained=pretrained)
+        elif tokenizer is None:
+            raise InputError("tokenizer None: a model given as a module needs its tokenizer too")
+        self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in evaluation mode, also as part of a module that trains."""
+        return super().train(False)
+
+    def pictures(self, video: Tensor) -> Tensor:
+        """What the model sees of each clip: here every frame.
+
+        Args:
+            video: `(B, C, T, H, W)` float in [0, 1].
+
+        Returns:
+            `(B, N, C, h, w)`, N pictures of a clip, in [0, 1].
+        """
+        return video.transpose(1, 2)
+
+    @torch.no_grad()
+    def similarities(self, video: Tensor, captions: Sequence[str]) -> Tensor:
+        """Mean cosine of each video's pictures with its caption, `(B,)`; arguments as of `update`."""
+        if isinstance(captions, str) or len(video) != len(captions):
+            raise InputError(f"captions {captions!r:.60}: give a list with one for each of {len(video)} videos")
+        pictures = self.pictures(unit_range(video))
+        clips, number = pictures.shape[:2]
+        texts = self.model.encode_text(self.tokenizer(list(captions)).to(video.device))
+        images = torch.cat(
+            [self.model.encode_image(self.normalised(part)) for part in pictures.flatten(0, 1).split(PICTURES)]
+        )
+        cosines = cosine_similarity(images.double(), texts.double().repeat_interleave(number, dim=0))
+        return cosines.view(clips, number).mean(1)
+
+    def update(self, video: Tensor, captions: Sequence[str]) -> None:
+        """Take in videos with their captions.
+
+        Args:
+            video: `(B, C, T, H, W)`, uint8 or float in [0, 1].
+            captions: One of each video.
+        """
+        values = self.similarities(video, captions)
+        self.total += values.sum()
+        self.count += len(values)
+
+    def compute(self) -> Tensor:
+        """The mean over all videos so far, a scalar."""
+        if not self.count:
+            raise RuntimeError("CLIPSimilarity has seen no video: call update first")
+        return self.total / self.count
+
+    def normalised(self, pictures: Tensor) -> Tensor:
+        """Pictures `(N, C, h, w)` in [0, 1] at the model's size and in its value range."""
+        from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
+        visual = self.model.visual
+        size = visual.image_size if isinstance(visual.image_size, tuple) else (visual.image_size,) * 2
+        if pictures.shape[-2:] != size:
+            pictures = interpolate(pictures, size, mode="bicubic", antialias=True).clamp(0, 1)
+        mean, std = (
+            torch.tensor(getattr(visual, name, None) or default, device=pictures.device).view(3, 1, 1)
+            for name, default in (("image_mean", OPENAI_DATASET_MEAN), ("image_std", OPENAI_DATASET_STD))
+        )
+        return (pictures - mean) / std
+
+
+GRID = 4
+"""Pictures along a side of a contact sheet."""
+
+
+def contact_sheet(video: Tensor, size: int = 32) -> Tensor:
+    """Sixteen frames of each clip, evenly spaced from the first to the last, in rows of four: time as a picture.
+
+    Args:
+        video: `(B, C, T, H, W)` float in [0, 1] with T >= 16.
+        size: Side of a frame in the sheet in pixels.
+
+    Returns:
+        `(B, C, 4 * size, 4 * size)` in [0, 1].
+
+    Raises:
+        InputError: A clip is too short.
+    """
+    batch, channels, frames = video.shape[:3]
+    if frames < GRID**2:
+        raise InputError(f"video of {frames} frames: a contact sheet needs at least {GRID**2}")
+    picked = torch.linspace(0, frames - 1, GRID**2).round().long()
+    small = video[:, :, picked].transpose(1, 2).flatten(0, 1)
+    if small.shape[-2:] != (size, size):
+        small = interpolate(small, (size, size), mode="bilinear", antialias=True)
+    cells = small.view(batch, GRID, GRID, channels, size, size)
+    return cells.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels, GRID * size, GRID * size)
+
+
+class SheetSimilarity(CLIPSimilarity):
+    """Cosine of each clip's contact sheet with its caption, averaged over clips.
+
+    A CLIP model that sees single frames cannot tell a clip from its reversal. One that was trained on contact sheets
+    can, and is a stock open_clip model all the same; `from_pretrained` opens the one trained on the procedural world.
+    Its cosines mean something on videos and captions of that world alone.
+    """
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path | None = None) -> Self:
+        """Open weights with their architecture in the file's metadata; without a path, the ones that ship.
+
+        Raises:
+            InputError: The file is missing or is not such weights.
+        """
+        from open_clip import SimpleTokenizer
+        from open_clip.model import CLIP
+
+        if path is None:
+            with as_file(files("cmd_lightning.zoo") / "weights" / "shapes_clip.safetensors") as shipped:
+                return cls.from_pretrained(shipped)
+        try:
+            with safe_open(path, "pt") as file:
+                config = json.loads(file.metadata()["config"])
+                weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            model = CLIP(**config)
+            model.load_state_dict(weights)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            problem = str(error).splitlines()[0]
+            raise InputError(f"path {path}: no weights of a CLIP model of contact sheets ({problem})") from None
+        return cls(model, SimpleTokenizer(context_length=model.context_length))
+
+    def pictures(self, video: Tensor) -> Tensor:
+        """The contact sheet of each clip, `(B, 1, C, h, w)`."""
+        return contact_sheet(video)[:, None]
