@@ -28,6 +28,7 @@ def arguments(network: type[Pretrained]) -> argparse.Namespace:
     """Parse the command line of a training script."""
     parser = argparse.ArgumentParser(description=f"Train {network.__name__}; started again, it goes on.")
     parser.add_argument("--minutes", type=float, default=20, help="of training, from which the steps follow")
+    parser.add_argument("--steps", type=int, help="of training, instead of minutes; more than before goes on further")
     parser.add_argument("--out", type=Path, default=Path("zoo/weights") / network.WEIGHTS, help="safetensors file")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
@@ -39,8 +40,8 @@ def fit(
 ) -> tuple[Pretrained, dict[str, Any]]:
     """Train a network with Adam, the learning rate falling along a cosine to 0 over a fixed number of steps.
 
-    The first 50 steps are timed to tell how many fit into the minutes given. A checkpoint in `outputs/`, written
-    twice a minute, lets a second start go on where the first was stopped.
+    Without a number of steps, the first 50 are timed to tell how many fit into the minutes given. A checkpoint in
+    `outputs/`, written every 100 steps, lets a second start go on where the first was stopped.
 
     Args:
         network: to train.
@@ -54,7 +55,8 @@ def fit(
     torch.set_num_threads(options.threads)
     kept = Path("outputs/yardstick") / f"{options.out.stem}.ckpt"
     kept.parent.mkdir(parents=True, exist_ok=True)
-    network = network.to(options.device).train()
+    # This layout saves a sixth of the time on a CPU.
+    network = network.to(options.device, memory_format=torch.channels_last_3d).train()
     average = copy.deepcopy(network)
     adam = torch.optim.Adam(network.parameters(), RATE, betas=(0.9, 0.99))
     state = {"step": 0, "steps": 0, "seconds": 0.0}
@@ -63,6 +65,7 @@ def fit(
         for part, name in ((network, "network"), (average, "average"), (adam, "adam")):
             part.load_state_dict(saved[name])
         state = saved["state"]
+    state["steps"] = options.steps or state["steps"]
     before, since, shown = state["seconds"], time.perf_counter(), []
     while not state["steps"] or state["step"] < state["steps"]:
         step = state["step"]
@@ -70,7 +73,8 @@ def fit(
         adam.param_groups[0]["lr"] = RATE * min(1, (step + 1) / 100) * (1 + math.cos(math.pi * share)) / 2
         video, targets = draw(step)
         targets = {name: target.to(options.device) for name, target in targets.items()}
-        loss = loss_of(network, video.to(options.device), targets)
+        video = video.to(options.device, memory_format=torch.channels_last_3d)
+        loss = loss_of(network, video, targets)
         adam.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -81,9 +85,9 @@ def fit(
                 mean.lerp_(weight, 1 - keep)
         shown.append(loss.item())
         state |= {"step": step + 1, "seconds": before + time.perf_counter() - since}
-        if step + 1 == 50:
+        if step + 1 == 50 and not options.steps:
             state["steps"] = max(100, round(options.minutes * 60 / state["seconds"] * 50))
-        if (step + 1) % 200 == 0 or step + 1 == state["steps"]:
+        if (step + 1) % 100 == 0 or step + 1 == state["steps"]:
             mean = sum(shown) / len(shown)
             print(f"step {step + 1}/{state['steps']}, {state['seconds']:.0f} s, loss {mean:.4f}", flush=True)
             shown = []
@@ -116,15 +120,16 @@ def compressed(clip: Tensor, crf: int) -> Tensor:
 
 
 def spoil_mildly(video: Tensor, chance: torch.Generator) -> Tensor:
-    """What codecs and autoencoders do to clips, to three of four: none of it changes what a clip shows.
+    """What codecs and autoencoders do to clips, to the first half of a batch: none of it changes what a clip shows.
 
     Soft edges, coarse chroma, noise, shifted colours and contrast, a share of the mean over time.
     """
+    clean, video = video[len(video) // 2 :], video[: len(video) // 2]
 
     def some(low: float, high: float, share: float) -> Tensor:
         """Of each clip a strength, or 0."""
         drawn, values = torch.rand(2, len(video), generator=chance)
-        return torch.where(drawn < share * 0.75, low + (high - low) * values, torch.zeros(()))
+        return torch.where(drawn < share, low + (high - low) * values, torch.zeros(()))
 
     def over_clips(values: Tensor) -> Tensor:
         return values.view(-1, 1, 1, 1, 1)
@@ -137,7 +142,7 @@ def spoil_mildly(video: Tensor, chance: torch.Generator) -> Tensor:
     tint = 1 + 0.04 * (2 * torch.rand(len(video), 3, 1, 1, 1, generator=chance) - 1)
     contrast = 1 + over_clips(some(-0.15, 0.1, 0.4))
     noise = torch.randn(video.shape, generator=chance) * over_clips(some(0.0, 0.05, 0.5))
-    return (video * tint * contrast + noise).clamp(0, 1)
+    return torch.cat([(video * tint * contrast + noise).clamp(0, 1), clean])
 
 
 def shuffled(frames: int, chance: torch.Generator) -> Tensor:

@@ -1,0 +1,152 @@
+"""VideoConvNet: the small 3-D convolutional trunk of the yardstick's networks, and how their weights are kept."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cmd_lightning.errors import InputError
+
+SIZE = 32
+"""Side of the pictures that the trunk sees: one set of weights serves every size of clip."""
+
+LEAST_FRAMES = 8
+
+
+def prepare(video: Tensor) -> Tensor:
+    """Bring a clip to what the trunk sees: float in [0, 1], pictures of 32x32.
+
+    Args:
+        video: (B, 3, T, H, W) with square pictures and T >= 8, uint8 or float in [0, 1].
+
+    Returns:
+        float32 (B, 3, T, 32, 32).
+
+    Raises:
+        InputError: another shape.
+    """
+    if video.ndim != 5 or video.shape[1] != 3 or video.shape[2] < LEAST_FRAMES or video.shape[3] != video.shape[4]:
+        shape = tuple(video.shape)
+        raise InputError(f"video {shape}: give (B, 3, T, H, W) with square pictures and T of at least {LEAST_FRAMES}")
+    video = video.float() / 255 if video.dtype == torch.uint8 else video.float()
+    if video.shape[-1] == SIZE:
+        return video
+    frames = video.transpose(1, 2).flatten(0, 1)
+    frames = F.interpolate(frames, (SIZE, SIZE), mode="bilinear", antialias=True)
+    return frames.unflatten(0, (len(video), -1)).transpose(1, 2)
+
+
+class _Block(nn.Sequential):
+    def __init__(self, channels: int, width: int, kernel: tuple[int, ...], stride: tuple[int, ...]) -> None:
+        padding = tuple(side // 2 for side in kernel)
+        convolution = nn.Conv3d(channels, width, kernel, stride, padding, bias=False)
+        super().__init__(convolution, nn.GroupNorm(8, width), nn.SiLU())
+
+
+class VideoConvNet(nn.Module):
+    """A clip to a vector; about 100 MFLOP for 16 frames.
+
+    Convolutions over space and over time in turn. What is kept of each frame is a few places (the mean position
+    under a softmax over space, as in Finn et al. 2016, arXiv 1509.06113), and of each quarter of the time what is
+    there: the mean and the maximum over space of each channel. The maximum lets a small shape count.
+
+    Args:
+        num_features: length of the vector.
+        width: channels of the first layer, a multiple of 8.
+        places: number of places found in each frame.
+        hidden: units of the layer that sees all of them together.
+    """
+
+    MOMENTS, QUARTERS = 16, 4
+
+    def __init__(self, num_features: int, width: int = 24, places: int = 16, hidden: int = 192) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.frames = nn.Sequential(
+            _Block(5, width, (1, 3, 3), (1, 2, 2)),
+            _Block(width, 2 * width, (1, 3, 3), (1, 2, 2)),
+        )
+        self.places = nn.Conv3d(2 * width, places, 1)
+        self.clip = nn.Sequential(
+            _Block(2 * width, 64, (3, 1, 1), (2, 1, 1)),
+            _Block(64, 4 * width, (1, 3, 3), (1, 1, 1)),
+        )
+        inputs = self.MOMENTS * 2 * places + self.QUARTERS * 8 * width
+        self.head = nn.Sequential(nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, num_features))
+        line = torch.linspace(-1, 1, SIZE)
+        self.register_buffer("grid", torch.stack(torch.meshgrid(line, line, indexing="xy")), persistent=False)
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Features of clips.
+
+        Args:
+            video: (B, 3, T, H, W), uint8 or float in [0, 1]; see `prepare`.
+
+        Returns:
+            (B, num_features).
+        """
+        video = prepare(video) * 2 - 1
+        grid = self.grid[:, None].expand(len(video), -1, video.shape[2], -1, -1)
+        frames = self.frames(torch.cat([video, grid], dim=1))  # (B, C, T, 8, 8)
+        weights = self.places(frames).flatten(3).softmax(dim=3)  # (B, P, T, 64)
+        cells = F.adaptive_avg_pool2d(self.grid, frames.shape[-2:]).flatten(1)  # (2, 64)
+        places = (weights @ cells.T).transpose(2, 3).flatten(1, 2)  # (B, 2P, T)
+        clip = self.clip(frames)
+        there = torch.cat([clip.mean(dim=(3, 4)), clip.amax(dim=(3, 4))], dim=1)
+        row = F.adaptive_avg_pool1d(places, self.MOMENTS), F.adaptive_avg_pool1d(there, self.QUARTERS)
+        return self.head(torch.cat([part.flatten(1) for part in row], dim=1))
+
+
+class Pretrained(nn.Module):
+    """A network kept as one safetensors file: weights in half precision, settings and record as JSON metadata.
+
+    Subclasses name their file in `WEIGHTS`, and take `settings` as keyword arguments.
+
+    Attributes:
+        settings: the arguments it was built with.
+        record: how the loaded weights were trained and what they reached; empty without.
+    """
+
+    WEIGHTS: str
+    settings: dict[str, Any]
+    record: dict[str, Any]
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path | None = None) -> Self:
+        """Open trained weights, ready for evaluation.
+
+        Args:
+            path: of the safetensors file; the shipped weights if None.
+
+        Raises:
+            InputError: the file is missing, or holds something else.
+        """
+        path = Path(str(files("cmd_lightning.zoo") / "weights" / cls.WEIGHTS)) if path is None else Path(path)
+        train = f"`python -m benchmarks.yardstick.train_{cls.WEIGHTS.removeprefix('shapes_').split('.')[0]}`"
+        if not path.is_file():
+            raise InputError(f"{path}: no weights of {cls.__name__} there; check the path, or train them with {train}")
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("network") != cls.__name__:
+                    raise InputError(f"{path}: holds no weights of {cls.__name__}; give a file written by {train}")
+                network = cls(**json.loads(metadata["settings"]))
+                network.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
+        except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path}: not weights of {cls.__name__} ({reason}); give a file of {train}") from error
+        network.record = json.loads(metadata["record"])
+        return network.eval().requires_grad_(False)
+
+    def save_pretrained(self, path: str | Path, record: dict[str, Any]) -> None:
+        """Write weights, settings, and `record` (plain data on how they were trained) to a safetensors file."""
+        weights = {name: tensor.half().contiguous() for name, tensor in self.state_dict().items()}
+        about = {"network": type(self).__name__, "settings": json.dumps(self.settings), "record": json.dumps(record)}
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        save_file(weights, path, about)
