@@ -93,7 +93,7 @@ def plain_captions() -> dict[str, tuple[str, str, str, str]]:
 
 @torch.no_grad()
 def retrieval(metric: SheetSimilarity, clips: int = 256, seed: int = 987654321) -> dict[str, float]:
-    """How often the nearest of all plain captions is that of a held-out clip at `middle`, and how often each part is."""
+    """How often the nearest of all plain captions is a held-out clip's own, and how often each part of it."""
     captions = plain_captions()
     tokens = metric.tokenizer(list(captions))
     texts = metric.model.encode_text(tokens, normalize=True)
@@ -125,7 +125,7 @@ def main() -> None:
     """Train until the minutes or the steps are over."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=25.0, help="of this call (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=1500, help="of the whole training (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=3000, help="of the whole training (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, help="clips in a batch (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="at its peak (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of clips and weights (default: %(default)s)")
