@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +24,7 @@ from cmd_lightning.latent_space import LatentSpace, to_uint8
 from cmd_lightning.networks import AutoencoderNetwork, Condition, MotionModel
 from cmd_lightning.networks.classes import load_class
 from cmd_lightning.networks.content_unet import predict_content
+from cmd_lightning.zoo import model_folder
 
 Stage = Literal["content", "motion"]
 PerStage = float | Mapping[str, float] | None
@@ -117,24 +117,28 @@ class CMDPipeline(DiffusionPipeline):
         self.latent_space = LatentSpace()
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], **kwargs: Any) -> CMDPipeline:
-        """Opens a folder that `save_pretrained` or `cmd-lightning export` wrote.
+    def from_pretrained(cls, model: str | os.PathLike[str], **kwargs: Any) -> CMDPipeline:
+        """Opens a folder that `save_pretrained` or `cmd-lightning export` wrote, or a model that ships.
+
+        Weights are float32, also those that were stored in half precision, unless a dtype is given.
 
         Args:
-            folder: The folder.
+            model: The folder, or a name of the zoo.
             **kwargs: As for any diffusers pipeline; a part given by name replaces the folder's.
 
         Raises:
-            InputError: The folder is no CMD pipeline, or a part is of a third party's class that is not imported.
+            InputError: There is no such model, the folder is no CMD pipeline, or a part is of a third party's class
+                that is not imported.
         """
-        index = Path(folder) / "model_index.json"
+        folder = model_folder(model)
+        index = folder / "model_index.json"
         if not index.is_file():
             raise InputError(f"{folder}: no model_index.json in this folder; make a model folder with `export`")
         described = json.loads(index.read_text())
         if described.get("_class_name") != cls.__name__:
             raise InputError(f"{folder}: this is a {described.get('_class_name')}, not a {cls.__name__}")
         # diffusers opens its own and transformers' classes; ours are opened here, and others' refused by name.
-        settings = {name: kwargs[name] for name in ("torch_dtype", "variant") if name in kwargs}
+        settings = {name: kwargs[name] for name in ("dtype", "torch_dtype", "variant") if name in kwargs}
         parts = {name: kwargs.pop(name) for name in cls._optional_components if name in kwargs}
         for name in set(cls._optional_components) - set(parts):
             library, class_name = described.get(name) or (None, None)

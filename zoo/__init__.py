@@ -1,7 +1,14 @@
-"""The model zoo: a file for each network that plugs into a component, nothing to register."""
+"""The model zoo: a file for each network that plugs into a component, nothing to register; and models that ship."""
 
 import importlib
+import os
 import pkgutil
+from pathlib import Path
+
+from cmd_lightning.errors import InputError
+
+WEIGHTS = Path(__file__).parent / "weights"
+"""What ships: a folder for each model that generates, a file for each network that measures."""
 
 
 def import_all() -> None:
@@ -10,3 +17,27 @@ def import_all() -> None:
         package = importlib.import_module(f"{__name__}.{kind}")
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{package.__name__}.{module.name}")
+
+
+def models() -> list[str]:
+    """The names of the models that ship."""
+    return sorted(index.parent.name for index in WEIGHTS.glob("*/model_index.json"))
+
+
+def model_folder(model: str | os.PathLike[str]) -> Path:
+    """The folder of a model.
+
+    Args:
+        model: A folder, or else the name of a model that ships.
+
+    Raises:
+        InputError: It is neither.
+    """
+    if Path(model).is_dir():
+        return Path(model)
+    if str(model) in models():
+        return WEIGHTS / model
+    raise InputError(
+        f"MODEL {model}: there is no such folder, and the zoo has no model of that name; give a folder that "
+        f"`cmd-lightning export` wrote, or a name of the zoo: {', '.join(models()) or 'none ships with this version'}"
+    )

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 
-def export(checkpoints: list[str], out: str) -> None:
+if TYPE_CHECKING:
+    from cmd_lightning.pipeline import CMDPipeline
+
+
+def export(checkpoints: list[str], out: str, *, half: bool = False) -> None:
     """Writes a model folder from the checkpoints of the autoencoder, content and motion stages, in any order.
 
     Averaged weights are taken where a checkpoint has them. The folder opens with `CMDPipeline.from_pretrained`.
@@ -11,6 +16,7 @@ def export(checkpoints: list[str], out: str) -> None:
     Args:
         checkpoints: The three checkpoints.
         out: Folder to write; it must not exist or be empty.
+        half: Store the weights in float16, half the size; the model still computes in float32.
     """
     from pathlib import Path
 
@@ -26,6 +32,27 @@ def export(checkpoints: list[str], out: str) -> None:
             f"give one each of autoencoder, content and motion, then the folder"
         )
     pipeline = assemble(**by_stage)
+    if half:
+        halve(pipeline)
     with new_folder(Path(out), "out") as folder:
         pipeline.save_pretrained(folder)
     print(f"wrote {out}; try: cmd-lightning generate {out} --help")
+
+
+def halve(pipeline: CMDPipeline) -> None:
+    """Casts every part to float16.
+
+    Raises:
+        InputError: A weight is not finite after it.
+    """
+    import torch
+
+    from cmd_lightning.errors import InputError
+
+    for name, part in pipeline.components.items():
+        if not isinstance(part, torch.nn.Module):
+            continue
+        part.half()
+        for key, value in part.state_dict().items():
+            if not value.isfinite().all():
+                raise InputError(f"--half: {name}.{key} has values beyond float16; export without --half")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmd_lightning.errors import InputError
+from cmd_lightning.zoo import model_folder
 
 if TYPE_CHECKING:
     from cmd_lightning.pipeline import CMDPipeline
@@ -70,15 +71,12 @@ def write_json(report: Any, target: str | None) -> None:
 
 
 def open_model(model: str) -> CMDPipeline:
-    """The pipeline of a model folder.
+    """The pipeline of a model folder or a model of the zoo, on the GPU if there is one.
 
     Raises:
-        InputError: There is no such folder.
+        InputError: There is no such model, or its folder is damaged.
     """
-    if not Path(model).is_dir():
-        raise InputError(
-            f"MODEL {model}: there is no such folder; make one with `cmd-lightning export` or `cmd-lightning demo`"
-        )
+    folder = model_folder(model)
     import torch
     from diffusers.utils import logging
 
@@ -86,7 +84,7 @@ def open_model(model: str) -> CMDPipeline:
 
     logging.disable_progress_bar()  # of reading the parts, which takes a moment; that of the denoising steps stays
     try:
-        pipeline = CMDPipeline.from_pretrained(model)
+        pipeline = CMDPipeline.from_pretrained(folder)
     except InputError:
         raise
     except Exception as error:  # a damaged folder fails in many ways, deep in diffusers

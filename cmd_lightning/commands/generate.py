@@ -30,7 +30,7 @@ def generate(
     """Writes DIR/<slug>-<seed>.mp4 and .json for each video.
 
     Args:
-        model: Model folder, as written by export or demo.
+        model: Model folder, as written by export, or a name of the zoo, e.g. shapes32.
         prompt: Captions.
         prompts: Text file with a caption a line.
         class_: Class ids, for a model of classes.
@@ -48,7 +48,8 @@ def generate(
     if not 0 <= seed < 2**62:
         raise InputError(f"--seed {seed}: give a whole number from 0 to 2**62 - 1")
     from cmd_lightning import video_io
-    from cmd_lightning.commands.files import make_folder, open_model, unused
+    from cmd_lightning.commands.files import make_folder, model_folder, open_model, unused
+    from cmd_lightning.provenance import provenance, weights_sha256
 
     pipeline = open_model(model)
     pictures = None if image is None else [read_picture(path, pipeline.config.video_shape) for path in image]
@@ -57,6 +58,7 @@ def generate(
     count = max(len(values), len(pictures or []))
     jobs = [(i, seed + copy) for i in range(count) for copy in range(num)]
     folder = make_folder(Path(out), "--out")
+    about = {"weights": weights_sha256(model_folder(model)), "device": str(pipeline.device)} | provenance()
     written: set[Path] = set()
     for start in range(0, len(jobs), batch_size):
         batch = jobs[start : start + batch_size]
@@ -68,7 +70,7 @@ def generate(
             path = unused(folder / f"{name}-{used}.mp4", written)
             video_io.write_video(path, video.cpu(), pipeline.config.fps)
             record = {"model": model, "condition": value, "seed": used, "steps": steps, "guidance": guidance}
-            path.with_suffix(".json").write_text(json.dumps(record | provenance(pipeline), indent=2) + "\n")
+            path.with_suffix(".json").write_text(json.dumps(record | about, indent=2) + "\n")
             print(path)
 
 
@@ -127,12 +129,3 @@ def slug(value: str | int | None, picture: str = "") -> str:
     """A picture's name and a condition as a file name: lower-case letters, digits and dashes, 60 at most."""
     condition = f"class-{value}" if isinstance(value, int) else value or ""
     return re.sub(r"[^a-z0-9]+", "-", f"{picture} {condition}".lower()).strip("-")[:60] or "video"
-
-
-def provenance(pipeline: object) -> dict[str, str]:
-    """Versions and device, for the record beside a video."""
-    import torch
-
-    from cmd_lightning import __version__
-
-    return {"cmd_lightning": __version__, "torch": torch.__version__, "device": str(pipeline.device)}

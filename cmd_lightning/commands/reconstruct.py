@@ -16,7 +16,7 @@ def reconstruct(
     """Writes DIR/<clip>-reconstruction.mp4, and .gif beside original and content frame; prints the PSNR of each.
 
     Args:
-        model: Model folder, as written by export or demo.
+        model: Model folder, as written by export, or a name of the zoo, e.g. shapes32.
         clips: Videos; the first frames of each are taken, resized and cropped to the model's size.
         out: Folder for the results.
         stride: Distance of the clip's frames in source frames.

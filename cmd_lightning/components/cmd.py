@@ -21,10 +21,10 @@ from cmd_lightning.pipeline import GUIDANCE, STEPS, CMDPipeline, per_stage
 class CMD(LightningModule):
     """Content-motion latent diffusion, for `test` and `predict`: a thin module over `CMDPipeline`.
 
-    Give either a model folder or the checkpoints of the three stages.
+    Give either a model or the checkpoints of the three stages.
 
     Args:
-        model: Folder that `export` wrote.
+        model: Folder that `export` wrote, or a name of the zoo.
         autoencoder: Checkpoint of the autoencoder stage.
         content: Checkpoint of the content stage.
         motion: Checkpoint of the motion stage.
@@ -47,7 +47,9 @@ class CMD(LightningModule):
         elif autoencoder and content and motion:
             self.pipeline = assemble(autoencoder, content, motion)
         else:
-            raise InputError("model: give model.model, a folder, or the checkpoints autoencoder, content and motion")
+            raise InputError(
+                "model: give model.model, a folder or zoo name, or three checkpoints: autoencoder, content, motion"
+            )
         self.pipeline.set_progress_bar_config(disable=True)
         # Registered, so that Lightning moves them; the pipeline reads its device off them.
         self.networks = torch.nn.ModuleDict(

@@ -1,7 +1,10 @@
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from cmd_lightning.cli import main
 from cmd_lightning.commands.export import export
@@ -106,3 +109,50 @@ def test_stages_survive_the_way_through_the_folder(tiny_stages, tmp_path):
     opened = CMDPipeline.from_pretrained(tmp_path / "model")
     frames = [p(class_labels=[0, 3], seeds=[1, 2], **FEW).frames for p in (by_hand, opened)]
     assert abs(frames[0] - frames[1]).max() < 1e-3
+
+
+def test_half_precision_halves_the_files_and_opens_in_float32(tiny_stages, tmp_path):
+    paths, components = tiny_stages("caption")
+    checkpoints = [str(path) for path in paths.values()]
+    assert main(["export", *checkpoints, str(tmp_path / "whole")]) == 0
+    assert main(["export", *checkpoints, str(tmp_path / "half"), "--half"]) == 0
+    for file in (tmp_path / "half").rglob("*.safetensors"):
+        name = file.relative_to(tmp_path / "half")
+        assert {value.dtype for value in load_file(file).values() if value.is_floating_point()} == {torch.float16}, name
+    large = Path("text_encoder", "diffusion_pytorch_model.safetensors")
+    sizes = [(tmp_path / folder / large).stat().st_size for folder in ("half", "whole")]
+    assert sizes[0] < 0.51 * sizes[1]
+
+    pipeline = CMDPipeline.from_pretrained(tmp_path / "half")
+    trained = {
+        "autoencoder": components["autoencoder"].network,
+        "unet": components["content"].network,
+        "text_encoder": components["content"].condition_encoder,
+        "motion_model": components["motion"].network,
+    }
+    for name, part in trained.items():
+        for key, value in part.state_dict().items():
+            opened = getattr(pipeline, name).state_dict()[key]
+            assert opened.dtype == value.dtype == torch.float32, (name, key)
+            assert torch.equal(opened, torch.from_numpy(value.numpy().astype(np.float16).astype(np.float32))), key
+    assert pipeline("a red circle", seeds=[1], **FEW).frames.shape == (1, 5, 8, 12, 3)
+
+
+def test_a_dtype_that_is_asked_for_holds_for_every_part(tiny_stages, tmp_path):
+    paths, _ = tiny_stages("label")
+    export([str(path) for path in paths.values()], str(tmp_path / "model"), half=True)
+    pipeline = CMDPipeline.from_pretrained(tmp_path / "model", torch_dtype=torch.float64)
+    parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    assert len(parts) == 5
+    assert {parameter.dtype for part in parts for parameter in part.parameters()} == {torch.float64}
+
+
+def test_weights_beyond_half_precision_are_refused(tiny_stages, tmp_path, save_checkpoint):
+    paths, components = tiny_stages(None)
+    huge = torch.full_like(components["motion"].network.head.weight, 7e4)  # float16 ends at 65504
+    save_checkpoint(components["motion"], paths["motion"], ema={"network.head.weight": huge})
+    checkpoints = [str(path) for path in paths.values()]
+    with pytest.raises(InputError, match=r"--half: motion_model\.head\.weight .*without --half"):
+        export(checkpoints, str(tmp_path / "model"), half=True)
+    assert not (tmp_path / "model").exists()
+    export(checkpoints, str(tmp_path / "model"))
