@@ -41,12 +41,12 @@ usage: {program} {verb} -c CONFIG.yaml [--OPTION VALUE ...]
                                       arguments of a class with types and defaults
   --help-all                          every option, also the Trainer's (takes some seconds)
 
-example: {program} {verb} -c configs/shapes/{config}.yaml --trainer.max_time 00:00:30:00
+example: {program} {verb} -c configs/shapes32/{config}.yaml --trainer.max_time 00:00:30:00
 """
 """What `fit --help` prints: at once, where importing the Trainer takes seconds."""
 
 VERBS = {
-    "demo": "the whole path on procedural data, with a report page",
+    "demo": "what the shipped model can do, or --fit: train from nothing; with a report page",
     "shards synth": "write shards of captioned moving shapes",
     "shards pack": "write shards of your own clips",
     "shards check": "count what is in shards, decode all of it, write the index",

@@ -167,7 +167,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(fails, tiny_stages, tmp_pat
 
 
 def fit_config(tmp_path, name, change):
-    config = yaml.safe_load((CONFIGS / "shapes" / name).read_text())
+    config = yaml.safe_load((CONFIGS / "shapes32" / name).read_text())
     change(config)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     return tmp_path / "config.yaml"

@@ -63,7 +63,7 @@ def test_wheel_has_the_zoo_the_data_and_the_configs(wheel):
         files_of("zoo", {".py", ".yaml", ".safetensors"}) | files_of("data", {".py"}) | files_of("configs", {".yaml"})
     )
     assert "cmd_lightning/zoo/motion/dit.py" in expected
-    assert "cmd_lightning/configs/shapes/motion.yaml" in expected
+    assert "cmd_lightning/configs/shapes32/motion.yaml" in expected
     own = {
         str(file.relative_to(ROOT))
         for file in (ROOT / "cmd_lightning").rglob("*.py")

@@ -1,4 +1,4 @@
-"""`demo`: the whole path on procedural data with the commands that a user has, and a page about what came out."""
+"""`demo`: what the shipped model can do, or with --fit the whole path from nothing; and a page about what came out."""
 
 from __future__ import annotations
 
@@ -7,20 +7,29 @@ from typing import Any
 
 from cmd_lightning.errors import InputError
 
-STEPS = {"autoencoder": 600, "content": 600, "motion": 800}
-"""Training steps of each stage, so that two cores need about six minutes for all."""
+MODEL = "shapes32"
+"""The shipped model, and the folder of configs that trained it."""
+
+STEPS = {"autoencoder": 600, "content": 500, "motion": 300}
+"""Training steps of each stage of a brief fit, so that two cores need about seven minutes for all."""
+
+SECONDS = 450
+"""Longest time of training in a brief fit."""
 
 SHARES = {"autoencoder": 0.25, "content": 0.4, "motion": 0.35}
-"""The part of the time that a stage has at most."""
+"""The part of this time that a stage has at most."""
+
+LEVELS = ("plain", "mixed")
+"""Levels of the test clips, half of the clips each."""
 
 EVALUATED = 64
-"""Clips of the validation split, and of the test split; no more than there are to train on."""
+"""Test clips, and validation clips of a brief fit."""
 
 EMA_DECAY = 0.99
 """Below the configs' value: a brief fit must forget where it started."""
 
-SAMPLING = ("--steps", "50", "--guidance", "content=2,motion=1")
-"""As in configs/shapes/cmd.yaml."""
+SAMPLING_STEPS = 50
+GUIDANCE = {"content": 2.0, "motion": 1.0}
 
 PROMPTS = (
     "a red circle moves left",
@@ -38,36 +47,53 @@ RECORD = "demo.json"
 
 
 def demo(
-    *, out: str = "outputs/demo", clips: int = 4000, steps: int | None = None, seconds: int = 450, seed: int = 0
+    *,
+    out: str = "outputs/demo",
+    fit: bool = False,
+    steps: int | None = None,
+    seconds: int | None = None,
+    seed: int = 0,
 ) -> None:
-    """The whole path on procedural data: makes clips, fits each stage briefly, scores, generates, writes a page.
+    """Shows the shipped model: makes test clips, scores, generates from captions, writes a page. About a minute.
 
-    It runs the commands that you would, prints each, and leaves shards, configs, checkpoints, logs, model folder
-    and videos in OUT, with OUT/report.html to look at. Ten minutes on two cores at most.
+    It runs the commands that you would, prints each, and leaves shards, configs, logs and videos in OUT, with
+    OUT/report.html to look at. With --fit it first trains all three stages from nothing, and shows those models
+    instead: rough, because brief; ten minutes on two cores at most.
 
     Args:
         out: Folder for everything; an earlier demo in it is replaced.
-        clips: Clips to train on.
-        steps: Training steps of each stage; by default 600, 600 and 800.
-        seconds: Longest time of training, of which a quarter is for the autoencoder, 40 % for content, the rest for
-            motion; a stage whose time is up ends early.
-        seed: Seed of the data, of training, and of the first video.
+        fit: Train briefly instead of taking the shipped model.
+        steps: With --fit, training steps of each stage; by default 600, 500 and 300.
+        seconds: With --fit, longest time of training, of which a quarter is for the autoencoder, 40 % for content,
+            the rest for motion; by default 450. A stage whose time is up ends early.
+        seed: Seed of the test clips, of training, and of every video.
     """
-    for option, value in (("clips", clips), ("steps", steps), ("seconds", seconds)):
+    for option, value in (("steps", steps), ("seconds", seconds)):
         if value is not None and value < 1:
             raise InputError(f"--{option} {value}: give at least 1")
+        if value is not None and not fit:
+            raise InputError(f"--{option} {value}: nothing is trained; give --fit too")
     import json
 
     from cmd_lightning.commands.demo_page import write_page
 
     folder = Path(out)
     settings: dict[str, Any] = {
-        **{"clips": clips, "evaluated": min(EVALUATED, clips), "steps": steps, "seconds": seconds, "seed": seed},
-        **{"ema_decay": EMA_DECAY, "sampling": " ".join(SAMPLING), "prompts": PROMPTS},
+        **{"fit": fit, "model": (folder / "model").as_posix() if fit else MODEL, "seed": seed},
+        **{
+            "evaluated": EVALUATED,
+            "levels": LEVELS,
+            "sampling_steps": SAMPLING_STEPS,
+            "guidance": GUIDANCE,
+            "prompts": PROMPTS,
+        },
     }
+    if fit:
+        settings |= {"steps": dict.fromkeys(STEPS, steps) if steps else STEPS, "seconds": seconds or SECONDS}
+        settings |= {"ema_decay": EMA_DECAY}
     clear(folder)
     (folder / RECORD).write_text(json.dumps(settings, indent=2) + "\n")
-    timings = run_all(folder, {**STEPS} if steps is None else dict.fromkeys(STEPS, steps), clips, seconds, seed)
+    timings = run_all(folder, settings)
     settings["commands"] = [{"command": command, "seconds": round(taken, 1)} for command, taken in timings]
     (folder / RECORD).write_text(json.dumps(settings, indent=2) + "\n")
     print(write_page(folder, settings))
@@ -90,25 +116,29 @@ def clear(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def run_all(folder: Path, steps: dict[str, int], clips: int, seconds: int, seed: int) -> list[tuple[str, float]]:
+def run_all(folder: Path, settings: dict[str, Any]) -> list[tuple[str, float]]:
     """Runs every command of the demo; gives each with the seconds that it took."""
     timings = []
+    seed, model = settings["seed"], settings["model"]
 
     def run(*words: object) -> None:
         timings.append(run_command([str(word) for word in words]))
 
-    for split, number in (("train", clips), ("val", min(EVALUATED, clips)), ("test", min(EVALUATED, clips))):
-        shards = folder / "shards"
-        run("shards", "synth", "--out", shards, "--split", split, "--num", number, "--size", 32, "--seed", seed)
-    for stage in STEPS:
-        run("fit", "-c", write_config(stage, folder, stage_settings(stage, folder, steps[stage], seconds, seed)))
-    run("test", "-c", write_config("cmd", folder, {"seed_everything": seed, "trainer": quiet("cmd", folder)}))
-    model = folder / "model"
-    run("export", *(folder / stage / "last.ckpt" for stage in STEPS), model)
+    if settings["fit"]:
+        for stage in STEPS:
+            run("fit", "-c", write_config(stage, folder, stage_settings(stage, folder, settings)))
+        run("export", *(folder / stage / "last.ckpt" for stage in STEPS), model)
 
+    for level in settings["levels"]:
+        number = settings["evaluated"] // len(settings["levels"])
+        options = ("--split", "test", "--level", level, "--num", number, "--size", 32, "--seed", seed)
+        run("shards", "synth", "--out", folder / "shards" / level, *options)
+    run("test", "-c", write_config("cmd", folder, test_settings(folder, settings)))
     prompts = folder / "prompts.txt"
-    prompts.write_text("\n".join(PROMPTS) + "\n")
-    run("generate", model, "--prompts", prompts, "--seed", seed, *SAMPLING, "--out", folder / "samples")
+    prompts.write_text("\n".join(settings["prompts"]) + "\n")
+    guidance = ",".join(f"{stage}={scale:g}" for stage, scale in settings["guidance"].items())
+    sampling = ("--seed", seed, "--steps", settings["sampling_steps"], "--guidance", guidance)
+    run("generate", model, "--prompts", prompts, *sampling, "--out", folder / "samples")
     return timings
 
 
@@ -132,40 +162,41 @@ def run_command(arguments: list[str]) -> tuple[str, float]:
 
 
 def write_config(name: str, folder: Path, changes: dict[str, Any]) -> Path:
-    """Writes configs/shapes/NAME.yaml with the demo's paths and `changes` to `folder`."""
+    """Writes configs/shapes32/NAME.yaml with the demo's paths and `changes` to `folder`."""
     import json
     from importlib.resources import files
 
     import yaml
 
-    text = files("cmd_lightning").joinpath("configs", "shapes", f"{name}.yaml").read_text()
+    text = files("cmd_lightning").joinpath("configs", MODEL, f"{name}.yaml").read_text()
     here = json.dumps(folder.as_posix())[1:-1]
-    config = merged(json.loads(json.dumps(yaml.safe_load(text)).replace("outputs/shapes", here)), changes)
+    config = merged(json.loads(json.dumps(yaml.safe_load(text)).replace(f"outputs/{MODEL}", here)), changes)
     path = folder / f"{name}.yaml"
-    path.write_text(
-        f"# configs/shapes/{name}.yaml, made brief for the demo.\n{yaml.safe_dump(config, sort_keys=False)}"
-    )
+    path.write_text(f"# configs/{MODEL}/{name}.yaml, changed for the demo.\n{yaml.safe_dump(config, sort_keys=False)}")
     return path
 
 
 def merged(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`config` with `changes` put in, mapping by mapping."""
+    """`config` with `changes` put in, mapping by mapping; another class takes the place of one with its arguments."""
     for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(config.get(key), dict)
-        config[key] = merged(config[key], value) if both else value
+        old = config.get(key)
+        both = isinstance(value, dict) and isinstance(old, dict)
+        same = both and value.get("class_path", old.get("class_path")) == old.get("class_path")
+        config[key] = merged(old, value) if same else value
     return config
 
 
-def stage_settings(stage: str, folder: Path, steps: int, seconds: int, seed: int) -> dict[str, Any]:
+def stage_settings(stage: str, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """What a brief fit changes in the config of a stage."""
+    steps = settings["steps"][stage]
     callbacks = [
-        {"class_path": "EMA", "init_args": {"decay": EMA_DECAY}},
+        {"class_path": "EMA", "init_args": {"decay": settings["ema_decay"]}},
         {"class_path": "LastCheckpoint", "init_args": {"folder": (folder / stage).as_posix()}},
     ]
     schedule = {"warmup_steps": min(50, steps // 10), "decay": "cosine", "total_steps": steps}
     trainer = {
         "max_steps": steps,
-        "max_time": {"seconds": max(1, round(SHARES[stage] * seconds))},
+        "max_time": {"seconds": max(1, round(SHARES[stage] * settings["seconds"]))},
         "val_check_interval": max(1, steps // 5),
         "num_sanity_val_steps": 0,
         "log_every_n_steps": max(1, min(10, steps // 20)),
@@ -175,9 +206,23 @@ def stage_settings(stage: str, folder: Path, steps: int, seconds: int, seed: int
     if stage != "autoencoder":  # after a brief fit, samples of this prediction are blurred, of others grainy
         model["objective"] = {"init_args": {"prediction": "sample"}}
     return {
-        "seed_everything": seed,
+        "seed_everything": settings["seed"],
         "model": {"init_args": model},
+        "data": {"init_args": {"val_clips": settings["evaluated"], "seed": settings["seed"]}},
         "trainer": trainer | quiet(stage, folder),
+    }
+
+
+def test_settings(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What the demo changes in the config of the three stages together: the model, and clips from its own shards."""
+    shards = [(folder / "shards" / level / "test").as_posix() for level in settings["levels"]]
+    steps = settings["sampling_steps"]
+    data = {"test_shards": shards, "num_frames": 16, "size": 32, "stride": 1, "batch_size": 16}
+    return {
+        "seed_everything": settings["seed"],
+        "model": {"init_args": {name: settings[name] for name in ("model", "guidance")} | {"steps": steps}},
+        "data": {"class_path": "WebVidDataModule", "init_args": data},
+        "trainer": quiet("cmd", folder),
     }
 
 

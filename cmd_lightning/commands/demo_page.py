@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +43,7 @@ def write_page(folder: Path, settings: dict[str, Any]) -> str:
     logs = {name: read_log(folder / "logs" / name / "metrics.csv") for name in (*stages, "cmd")}
     found = readings(folder, settings)
     scores = read_scores(logs) | {"samples": {"read_as_asked": sum(found[p] == asked(p) for p in found)}}
-    weights = weights_sha256(model_folder(settings["model"]))
-    about = protocol(settings, weights)
+    about = protocol(settings, weights := weights_sha256(model_folder(settings["model"])))
     record = {"scores": scores, "protocol": about | {"weights": weights}}
     (folder / "scores.json").write_text(json.dumps(record, indent=2) + "\n")
     page = write_report(
@@ -67,8 +67,8 @@ def write_page(folder: Path, settings: dict[str, Any]) -> str:
     ]
     table = "\n".join(f"  {name:26}{value:>10}  {remark}".rstrip() for name, value, remark in rows)
     taken = sum(command["seconds"] for command in settings["commands"])
-    clips = f"{settings['evaluated']} test clips"
-    return f"\nThe demo took {taken / 60:.1f} minutes. {clips}:\n{table}\n\nLook at {page}"
+    head = f"The demo took {taken / 60:.1f} minutes. {settings['evaluated']} test clips:"
+    return f"\n{head}\n{table}\n\nLook at {page}"
 
 
 def read_log(path: Path) -> Log:
@@ -198,11 +198,10 @@ def strips(folder: Path, settings: dict[str, Any]) -> list[Panel]:
     from cmd_lightning.video_io import gif_bytes
 
     config = yaml.safe_load((folder / "cmd.yaml").read_text())
-    number = settings["evaluated"]
+    number, levels = settings["evaluated"], len(settings["levels"])
     data = WebVidDataModule(**config["data"]["init_args"] | {"batch_size": number})
     every = next(iter(data.test_dataloader()))
-    each = number // len(settings["levels"])  # clips of a level, one level after the other
-    shown = [i for i in range(number) if i % each < SHOWN // len(settings["levels"])]
+    shown = [i for i in range(number) if i % (number // levels) < SHOWN // levels]  # one level follows the other
     batch = {"video": every["video"][shown], "caption": [every["caption"][i] for i in shown]}
     rows = CMD(**config["model"]["init_args"]).preview(batch)
     gained = psnr(rows["reconstruction"], rows["original"]), psnr(mean_frame(rows["original"]), rows["original"])
@@ -226,19 +225,20 @@ def samples(folder: Path, found: dict[str, Reading], settings: dict[str, Any]) -
     panels = []
     for prompt, reading in found.items():
         words = f"{prompt} (seed {settings['seed']}); read as: {reading.colour} {reading.shape}, {reading.direction}"
-        wanted = asked(prompt)
-        if (wanted.shape, wanted.colour, wanted.direction) in unseen():
-            words += "; never in training"
+        if astuple(asked(prompt)) in unseen():
+            words += "; a combination held out of training"
         panels.append(Panel(gif_bytes(sample(folder, prompt, settings), FPS, 6), words))
+    guidance = " and ".join(f"{scale:g} ({stage})" for stage, scale in settings["guidance"].items())
     right = sum(found[prompt] == asked(prompt) for prompt in found)
     return Section(
         "Samples",
         [
             Text(
                 "From the caption alone: a content frame, then its motion, then the video; the first try of each "
-                f"caption, none left out. Sampling: {settings['sampling']}. Under each stands what a reader sees, "
-                "a small network trained to name shape, colour and direction in clips of this world, or none: "
-                f"{right} of {len(found)} are read as asked; a guess is right in 1 of {round(1 / ShapesReader.chance)}."
+                f"caption, none left out; {settings['sampling_steps']} steps of each model, guidance {guidance}. Under "
+                "each stands what a reader sees, a small network trained to name shape, colour and direction in clips "
+                f"of this world, or none: {right} of {len(found)} are read as asked; a guess is right in 1 of "
+                f"{round(1 / ShapesReader.chance)}."
             ),
             Gallery(panels, width=200),
         ],
@@ -289,8 +289,8 @@ def protocol(settings: dict[str, Any], weights: dict[str, str]) -> dict[str, str
     """What holds for every number on the page."""
     from cmd_lightning.provenance import provenance
 
-    seed, each = settings["seed"], settings["evaluated"] // len(settings["levels"])
-    clips = " and ".join(f"{each} {level}" for level in settings["levels"])
+    seed, levels = settings["seed"], settings["levels"]
+    clips = " and ".join(f"{settings['evaluated'] // len(levels)} {level}" for level in levels)
     trained = f", {settings['evaluated']} to validate, others without end to train on" if settings["fit"] else ""
     return {
         "data": f"procedural world, seed {seed}: {clips} clips to test{trained}; 16 frames of 32x32 pixels, 8 a second",
