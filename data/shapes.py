@@ -78,13 +78,14 @@ def positions(scene: Scene, frames: int) -> NDArray[np.float64]:
     return (world - 0.5 - shift) * zoom[:, None] + 0.5
 
 
-def render(scene: Scene, frames: int, size: int) -> Tensor:
+def render(scene: Scene, frames: int, size: int, offsets: NDArray[np.float64] | None = None) -> Tensor:
     """Paint the scene with soft edges one pixel wide.
 
     Args:
         scene: what to paint.
         frames: number of frames.
         size: side of the picture in pixels.
+        offsets: by which each thing is off its path in each frame, in sides of the world, (N, T, 2) as x, y.
 
     Returns:
         uint8 (C, T, H, W).
@@ -95,8 +96,9 @@ def render(scene: Scene, frames: int, size: int) -> Tensor:
     y = (grid + shift[:, 1:]).astype(np.float32)[:, :, None]  # (T, H, 1)
     pixels = (size * zoom).astype(np.float32)[:, None, None]  # in a side of the world
     video = _paint_background(scene.background, x, y, pixels, size)
-    for thing in scene.things:
-        _paint_thing(video, thing, x, y, pixels)
+    for number, thing in enumerate(scene.things):
+        centre = centres(thing, frames) + (0 if offsets is None else offsets[number])
+        _paint_thing(video, thing, centre, x, y, pixels)
     if scene.bar:
         across = x if scene.bar.upright else y
         cover = 0.5 - (abs(across - np.float32(scene.bar.place)) - np.float32(scene.bar.width / 2)) * pixels
@@ -134,9 +136,9 @@ def _paint_background(background: Background, x: Array, y: Array, pixels: Array,
     return first + (second - first) * mix.astype(np.float32)
 
 
-def _paint_thing(video: Array, thing: Thing, x: Array, y: Array, pixels: Array) -> None:
+def _paint_thing(video: Array, thing: Thing, centre: NDArray[np.float64], x: Array, y: Array, pixels: Array) -> None:
     frames = video.shape[1]
-    centre = centres(thing, frames).astype(np.float32)[:, :, None, None]
+    centre = centre.astype(np.float32)[:, :, None, None]
     radius = radii(thing, frames).astype(np.float32)[:, None, None]
     right, down = (x - centre[:, 0]) / radius, (y - centre[:, 1]) / radius
     if thing.spin or thing.angle:

@@ -1,0 +1,190 @@
+"""The proof of the yardstick: does each metric react to what it must react to? `python -m benchmarks.yardstick.prove`.
+
+Writes `yardstick.json`, `yardstick.md` and `yardstick.png` in benchmarks/results.
+"""
+
+import argparse
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from benchmarks.yardstick.corruptions import FRAMES, STRENGTHS, UNITS, corrupt, draw_clips
+from benchmarks.yardstick.gauges import GAUGES, Networks, Response, networks, respond, see, spearman
+from benchmarks.yardstick.plot import draw_plot
+from cmd_lightning.data.plan import stable_hash
+from cmd_lightning.metrics.neighbours import COPY_DISTANCE, COPY_RATIO, find_copies, thumbnails
+from cmd_lightning.metrics.shapes_reader import ShapesReader
+from cmd_lightning.provenance import provenance, weights_sha256
+from cmd_lightning.video_io import VideoReader, mp4_bytes
+
+LEVELS = ("plain", "mixed")
+ERRORS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+"""Amounts of "trajectory", for the rank agreement with the true error."""
+
+BANK, PLANTED = 300, 64
+"""Known clips, and how many of them are planted, half through H.264 and half a pixel aside."""
+
+
+def responses(level: str, num: int, size: int, loaded: Networks, resamples: int = 40) -> dict[str, dict[str, Response]]:
+    """For each metric of a level the response to each corruption of held-out `middle` clips."""
+    gauges = {name: gauge for name, gauge in GAUGES.items() if level in gauge.levels}
+    sights = {gauge.sight for gauge in gauges.values()}
+    real = see(draw_clips(stable_hash("yardstick", "real"), num, size, level), loaded, sights)
+    clips = draw_clips(stable_hash("yardstick", "corrupted"), num, size, level)
+    clean = see(clips, loaded, sights)
+    found: dict[str, dict[str, Response]] = {name: {} for name in gauges}
+    for corruption, amounts in STRENGTHS.items():
+        seen = [clean, *(see(corrupt(clips, corruption, amount), loaded, sights) for amount in amounts[1:])]
+        for name, gauge in gauges.items():
+            fakes = [sight[gauge.sight] for sight in seen]
+            found[name][corruption] = respond(gauge, real[gauge.sight], fakes, resamples)
+        print(f"{level}, {corruption}: done", flush=True)
+    return found
+
+
+def agreement(level: str, num: int, size: int, loaded: Networks) -> tuple[list[float], dict[str, dict[str, Any]]]:
+    """True trajectory errors of sets of clips in pixels of a picture of 64, and for each metric its values for these
+    sets and their rank correlation with the errors.
+    """
+    gauges = {name: gauge for name, gauge in GAUGES.items() if level in gauge.levels}
+    sights = {gauge.sight for gauge in gauges.values()}
+    real = see(draw_clips(stable_hash("yardstick", "real"), num, size, level), loaded, sights)
+    clips = draw_clips(stable_hash("yardstick", "corrupted"), num, size, level)
+    # Other draws for each set, so that no order is given beforehand.
+    sets = [corrupt(clips, "trajectory", amount, seed=number) for number, amount in enumerate(ERRORS)]
+    errors = torch.tensor([one.error for one in sets])
+    seen = [see(one, loaded, sights) for one in sets]
+    table = {}
+    for name, gauge in gauges.items():
+        values = torch.stack([gauge.value(real[gauge.sight], sight[gauge.sight]) for sight in seen])
+        table[name] = {"values": values.tolist(), "rho": spearman(values if gauge.rises else -values, errors)}
+    return errors.tolist(), table
+
+
+def planted_copies(level: str, size: int) -> dict[str, int]:
+    """Hide copies of known clips among new ones, and count how many of each are called copies."""
+    bank = draw_clips(stable_hash("yardstick", "known"), BANK, size, level).video
+    new = draw_clips(stable_hash("yardstick", "new"), PLANTED, size, level).video
+    half = PLANTED // 2
+    coded = torch.stack([VideoReader(mp4_bytes(clip, 8.0, crf=23)).read() for clip in bank[:half]])
+    aside = bank[half:PLANTED].roll(1, dims=-1)
+    known = thumbnails(bank)
+
+    def right(query: Tensor, first: int) -> int:
+        copies = find_copies(thumbnails(query), known)
+        return int((copies.copied & (copies.index == torch.arange(first, first + len(query)))).sum())
+
+    return {
+        "known clips": BANK,
+        "planted through H.264 (crf 23)": half,
+        "of these found": right(coded, 0),
+        "planted one pixel aside": half,
+        "of these found one pixel aside": right(aside, half),
+        "independent clips": PLANTED,
+        "of these called copies": int(find_copies(thumbnails(new), known).copied.sum()),
+    }
+
+
+def prove(num: int, size: int, loaded: Networks) -> dict[str, Any]:
+    """Measure everything with `num` clips in a set; plain data."""
+    result: dict[str, Any] = {
+        "protocol": {
+            "clips": f"{num} real held-out clips, and {num} others that are corrupted; motion middle, {FRAMES} frames "
+            f"of {size}x{size} pixels, rendered, not compressed; all combinations",
+            "spread": "standard deviation over 40 resamplings, with replacement, of the corrupted clips",
+            "tolerance": "twice the standard deviation of a step over the same resamplings at both strengths",
+            "chance of the reader": ShapesReader.chance,
+            "copies": f"thumbnails nearer than {COPY_DISTANCE} grey levels, and than {COPY_RATIO} of the next",
+            "weights": shipped_weights(),
+            **provenance(),
+        },
+        "strengths": {name: {"amounts": amounts, "unit": UNITS[name]} for name, amounts in STRENGTHS.items()},
+        "levels": {},
+    }
+    for level in LEVELS:
+        errors, table = agreement(level, num, size, loaded)
+        result["levels"][level] = {
+            "responses": {
+                name: {
+                    corruption: vars(answer)
+                    | {"verdict": answer.verdict, "blind by construction": GAUGES[name].blindness(corruption, level)}
+                    for corruption, answer in answers.items()
+                }
+                for name, answers in responses(level, num, size, loaded).items()
+            },
+            "trajectory": {"errors": errors, "metrics": table},
+            "copies": planted_copies(level, size),
+        }
+    return result
+
+
+def shipped_weights() -> dict[str, dict[str, Any]]:
+    """sha256 of each file of weights of the yardstick, and what it tells of its training."""
+    told = {}
+    for kind in ("reader", "features", "clip"):
+        path = Path(str(files("cmd_lightning.zoo") / "weights" / f"shapes_{kind}.safetensors"))
+        if path.exists():
+            with safe_open(path, "pt") as file:
+                told[path.name] = {"sha256": weights_sha256(path)[path.name], **(file.metadata() or {})}
+    return told
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The tables of a result."""
+    told = [(name, about) for name, about in result["protocol"].items() if isinstance(about, str)]
+    lines = ["# The yardstick, proven", "", "Written by `python -m benchmarks.yardstick.prove`.", ""]
+    lines += ["![values by strength](yardstick.png)", ""]
+    for level, found in result["levels"].items():
+        lines += [f"## {level} clips", "", "| metric | corruption | 0 | 1 | 2 | 3 | 4 | rank | verdict |"]
+        lines += ["| --- " * 9 + "|"]
+        for name, answers in found["responses"].items():
+            for corruption, answer in answers.items():
+                pairs = zip(answer["values"], answer["spreads"], strict=True)
+                values = " | ".join(f"{value:.3g} ± {spread:.1g}" for value, spread in pairs)
+                why = answer["blind by construction"]
+                verdict = f"blind by construction: {why}" if why else answer["verdict"]
+                lines.append(f"| {name} | {corruption} | {values} | {answer['rho']:.2f} | {verdict} |")
+        trajectory, copies = found["trajectory"], found["copies"]
+        head = " | ".join(f"{error:.2g}" for error in trajectory["errors"])
+        lines += ["", f"| true trajectory error in pixels of 64 | {head} | rank |"]
+        lines += ["| --- " * (len(trajectory["errors"]) + 2) + "|"]
+        for name, row in trajectory["metrics"].items():
+            lines.append(f"| {name} | {' | '.join(f'{value:.3g}' for value in row['values'])} | {row['rho']:.2f} |")
+        lines += ["", "Copies: " + ", ".join(f"{name} {number}" for name, number in copies.items()) + ".", ""]
+    lines += ["## Strengths", "", "| corruption | 0 | 1 | 2 | 3 | 4 | unit |", "| --- " * 7 + "|"]
+    for name, about in result["strengths"].items():
+        lines.append(f"| {name} | {' | '.join(f'{amount:g}' for amount in about['amounts'])} | {about['unit']} |")
+    lines += ["", "## Protocol", ""] + [f"- {name}: {about}" for name, about in told]
+    lines += [f"- {name}: sha256 {about['sha256']}" for name, about in result["protocol"]["weights"].items()]
+    lines += [
+        "- Rank: Spearman's correlation of the value, as worse counts, with strength or error.",
+        '- Verdicts: "monotone" if every step is the right way and beyond its tolerance; "reacts" if no step is '
+        "clearly the wrong way and strength 4 is clearly worse than 0. What a metric is blind to by construction is "
+        "not counted as passed. Strength 0 is another real set: a Fréchet distance is not 0 there with so few clips, "
+        "and comparable only within this table.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Parse the command line, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--num", type=int, default=256, help="clips in each set")
+    parser.add_argument("--size", type=int, default=32, help="side of the picture in pixels")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the results")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    result = prove(options.num, options.size, networks())
+    (options.out / "yardstick.json").write_text(json.dumps(result, indent=1) + "\n")
+    (options.out / "yardstick.md").write_text(markdown(result))
+    draw_plot(result).save(options.out / "yardstick.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()
