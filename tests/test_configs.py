@@ -60,7 +60,7 @@ def checkpoints(tmp_path_factory):
 
 
 def test_folders_have_every_stage():
-    assert {"shapes32", "clips64"} <= set(FOLDERS)
+    assert {"shapes32", "shapes64", "clips64"} <= set(FOLDERS)
     for folder in FOLDERS:
         assert {file.stem for file in (CONFIGS / folder).glob("*.yaml")} >= {*STAGES, "cmd"}
 
@@ -116,4 +116,5 @@ def test_stages_of_a_folder_agree(folder):
         ]
         path = f"{saved['folder']}/last.ckpt"
         readers = [config["model"]["init_args"].get(stage) for config in configs.values()]
-        assert {reader for reader in readers if reader} == {path}
+        shipped = "model" in configs["cmd"]["model"]["init_args"] and stage != "autoencoder"  # nothing reads these
+        assert {reader for reader in readers if reader} == (set() if shipped else {path})
