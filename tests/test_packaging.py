@@ -60,7 +60,9 @@ def test_wheel_has_the_zoo_the_data_and_the_configs(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert len(names) == len(set(names))
     expected = (
-        files_of("zoo", {".py", ".yaml", ".safetensors"}) | files_of("data", {".py"}) | files_of("configs", {".yaml"})
+        files_of("zoo", {".py", ".yaml", ".json", ".safetensors"})
+        | files_of("data", {".py"})
+        | files_of("configs", {".yaml"})
     )
     assert "cmd_lightning/zoo/motion/dit.py" in expected
     assert "cmd_lightning/configs/shapes32/motion.yaml" in expected
