@@ -94,7 +94,7 @@ GAUGES = {
         lambda real, fake: fake[:, 0].mean(),
         False,
         ("plain",),
-        {"speed": "the reader is not asked for the speed"},
+        {"speed": "none of its answers is the speed; faster than it was trained on, it reads less"},
     ),
     'reader, share of "none"': Gauge(
         "readings",
@@ -102,7 +102,7 @@ GAUGES = {
         True,
         ("plain",),
         {
-            "speed": "faster plain clips are plain clips",
+            "speed": "faster plain clips are plain clips; faster than it was trained on, it reads less",
             "reversal": "a plain clip played backward is a plain clip of another direction",
         },
     ),
@@ -144,8 +144,8 @@ class Response:
     def verdict(self) -> Verdict:
         """How it reacts.
 
-        "monotone": every step is the right way and beyond tolerance. "reacts": no step is clearly the wrong way,
-        and the greatest strength is clearly worse than none. Else one of the other two.
+        "monotone": every step is the right way and beyond tolerance. "reacts": the greatest strength is clearly worse
+        than none, and no step is the wrong way by more than its tolerance and a twentieth of the whole change.
         """
         change, tolerance = self.overall
         if change < -tolerance:
@@ -153,7 +153,8 @@ class Response:
         pairs = list(zip(self.steps, self.tolerances, strict=True))
         if all(step > limit for step, limit in pairs):
             return "monotone"
-        return "reacts" if change > tolerance and all(step >= -limit for step, limit in pairs) else "does not react"
+        back = any(step < -max(limit, change / 20) for step, limit in pairs)
+        return "reacts" if change > tolerance and not back else "does not react"
 
 
 def respond(gauge: Gauge, real: Tensor, fakes: list[Tensor], resamples: int = 40, seed: int = 0) -> Response:

@@ -54,8 +54,8 @@ def _draw_panel(draw: ImageDraw.ImageDraw, answers: dict[str, dict[str, Any]], c
         return top + HEIGHT - 16 - (value - low) / ((high - low) or 1) * (HEIGHT - 46)
 
     draw.rectangle((left, top, left + WIDTH, top + HEIGHT), outline=RULE)
-    draw.text((left + 4, top + 3), f"{high:.2g}", SOFT, small, anchor="lt")
-    draw.text((left + 4, top + HEIGHT - 3), f"{low:.2g}", SOFT, small, anchor="lb")
+    draw.text((left + 4, top + 3), f"{high:.3g}", SOFT, small, anchor="lt")
+    draw.text((left + 4, top + HEIGHT - 3), f"{low:.3g}", SOFT, small, anchor="lb")
     across = [left + 12 + step * (WIDTH - 24) / 4 for step in range(5)]
     for number, (level, answer) in enumerate(answers.items()):
         blind = answer["blind by construction"]

@@ -5,6 +5,7 @@ Writes `yardstick.json`, `yardstick.md` and `yardstick.png` in benchmarks/result
 
 import argparse
 import json
+from collections import Counter
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def prove(num: int, size: int, loaded: Networks) -> dict[str, Any]:
             f"of {size}x{size} pixels, rendered, not compressed; all combinations",
             "spread": "standard deviation over 40 resamplings, with replacement, of the corrupted clips",
             "tolerance": "twice the standard deviation of a step over the same resamplings at both strengths",
-            "chance of the reader": ShapesReader.chance,
+            "chance": f"{ShapesReader.chance:.4f} for the joint accuracy of the reader",
             "copies": f"thumbnails nearer than {COPY_DISTANCE} grey levels, and than {COPY_RATIO} of the next",
             "weights": shipped_weights(),
             **provenance(),
@@ -139,6 +140,7 @@ def markdown(result: dict[str, Any]) -> str:
     told = [(name, about) for name, about in result["protocol"].items() if isinstance(about, str)]
     lines = ["# The yardstick, proven", "", "Written by `python -m benchmarks.yardstick.prove`.", ""]
     lines += ["![values by strength](yardstick.png)", ""]
+    lines += _summary(result)
     for level, found in result["levels"].items():
         lines += [f"## {level} clips", "", "| metric | corruption | 0 | 1 | 2 | 3 | 4 | rank | verdict |"]
         lines += ["| --- " * 9 + "|"]
@@ -146,9 +148,7 @@ def markdown(result: dict[str, Any]) -> str:
             for corruption, answer in answers.items():
                 pairs = zip(answer["values"], answer["spreads"], strict=True)
                 values = " | ".join(f"{value:.3g} ± {spread:.1g}" for value, spread in pairs)
-                why = answer["blind by construction"]
-                verdict = f"blind by construction: {why}" if why else answer["verdict"]
-                lines.append(f"| {name} | {corruption} | {values} | {answer['rho']:.2f} | {verdict} |")
+                lines.append(f"| {name} | {corruption} | {values} | {answer['rho']:.2f} | {_verdict(answer)} |")
         trajectory, copies = found["trajectory"], found["copies"]
         head = " | ".join(f"{error:.2g}" for error in trajectory["errors"])
         lines += ["", f"| true trajectory error in pixels of 64 | {head} | rank |"]
@@ -163,12 +163,42 @@ def markdown(result: dict[str, Any]) -> str:
     lines += [f"- {name}: sha256 {about['sha256']}" for name, about in result["protocol"]["weights"].items()]
     lines += [
         "- Rank: Spearman's correlation of the value, as worse counts, with strength or error.",
-        '- Verdicts: "monotone" if every step is the right way and beyond its tolerance; "reacts" if no step is '
-        "clearly the wrong way and strength 4 is clearly worse than 0. What a metric is blind to by construction is "
+        '- Verdicts: "monotone" if every step is the right way and beyond its tolerance; "reacts" if strength 4 is '
+        "clearly worse than 0 and no step is the wrong way by more than its tolerance and a twentieth of the whole "
+        "change. What a metric is blind to by construction is "
         "not counted as passed. Strength 0 is another real set: a Fréchet distance is not 0 there with so few clips, "
         "and comparable only within this table.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _verdict(answer: dict[str, Any]) -> str:
+    return f"({answer['verdict']})" if answer["blind by construction"] else answer["verdict"]
+
+
+def _summary(result: dict[str, Any]) -> list[str]:
+    """Verdicts by metric and corruption, how many of each, and why some are not counted."""
+    corruptions = list(result["strengths"])
+    lines = [f"| metric | clips | {' | '.join(corruptions)} |", "| --- " * (len(corruptions) + 2) + "|"]
+    counted, reasons = Counter(), []
+    for level, found in result["levels"].items():
+        for name, answers in found["responses"].items():
+            cells = [_verdict(answers[corruption]) for corruption in corruptions]
+            lines.append(f"| {name} | {level} | {' | '.join(cells)} |")
+            for corruption, answer in answers.items():
+                if answer["blind by construction"]:
+                    reasons.append(f"- {name}, {corruption} of {level} clips: {answer['blind by construction']}.")
+                else:
+                    counted[answer["verdict"]] += 1
+    told = ", ".join(f"{verdict} {number}" for verdict, number in counted.most_common())
+    return [
+        *lines,
+        "",
+        f"Of {counted.total()}: {told}. In brackets, not counted, blind by construction:",
+        "",
+        *reasons,
+        "",
+    ]
 
 
 def main() -> None:

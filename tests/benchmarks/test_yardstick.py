@@ -149,6 +149,7 @@ def test_verdicts():
     assert verdict([0, -1, -2, -3, -4], rises=False) == "monotone"
     assert verdict([0, 1, 1, 1, 4]) == "reacts"
     assert verdict([0, 4, 1, 3, 4]) == "does not react"
+    assert verdict([0, -0.1, 0, 2, 4]) == "reacts"
     assert verdict([0, 0, 0, 0, 0]) == "does not react"
 
 
@@ -247,9 +248,11 @@ def test_tables_and_plot_of_a_result(clips):
     }
     text = markdown(result)
     assert f"| first, one | blur | {answer.values[0]:.3g} ± " in text
-    assert "blind by construction: it cannot" in text
+    assert f"| first, one | plain | {answer.verdict} | ({answer.verdict}) |" in text
+    assert "- first, one, noise of plain clips: it cannot." in text
+    assert f"Of 1: {answer.verdict} 1." in text
     assert "sha256 12ab" in text
     tables = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in tables[:4]} == {10}
+    assert [line.count("|") for line in tables[:7]] == [5] * 3 + [10] * 4
     image = np.asarray(draw_plot(result))
     assert (image == (37, 99, 235)).all(axis=2).sum() > 50
