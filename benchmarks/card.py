@@ -14,14 +14,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
-from cmd_lightning.data.scenes import ALIGNMENTS, SPEEDS
+from cmd_lightning.data.plan import stable_hash
+from cmd_lightning.data.scenes import ALIGNMENTS, SPEEDS, draw_scene
+from cmd_lightning.data.shapes import render
+from cmd_lightning.latent_space import from_uint8, to_uint8
 from cmd_lightning.pipeline import CMDPipeline
 from cmd_lightning.provenance import weights_sha256
+from cmd_lightning.video_io import gif_bytes
 
 STAGES = ("autoencoder", "content", "motion")
 CARDS, WEIGHTS, RESULTS = Path("zoo/cards"), Path("zoo/weights"), Path("benchmarks/results")
+GUIDANCE = {"content": 2.0, "motion": 1.0}
 
 
 def training_record(name: str, stage: str) -> dict[str, Any]:
@@ -114,6 +120,26 @@ def plot_failures(cells: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
+def draw_picture(pipeline: CMDPipeline, path: Path, columns: int = 8) -> None:
+    """A moving picture: originals, content frames, reconstructions, generated motion, samples; plain, then mixed."""
+    _, frames, size, _ = pipeline.config.video_shape
+    scenes = [
+        draw_scene(stable_hash(0, "test"), index, level=level, frames=frames)
+        for level in ("plain", "mixed")
+        for index in range(columns)
+    ]
+    video, captions = torch.stack([render(scene, frames, size) for scene in scenes]), [s.caption for s in scenes]
+    pipeline.set_progress_bar_config(disable=True)
+    with torch.no_grad():
+        content, motion = pipeline.autoencoder.encode(from_uint8(video))
+        moved = pipeline.generate_motion(content, captions, range(len(captions)), 50, 1.0)
+        rows = [to_uint8(pipeline.decode(content, latent)) for latent in (motion, moved)]
+    rows += [pipeline(captions, seeds=range(len(captions)), num_inference_steps=50, guidance_scale=GUIDANCE).frames]
+    still = to_uint8(content)[:, :, None].expand_as(video)
+    bands = [torch.cat([*row], dim=-1) for row in (video, still, *rows)]
+    path.write_bytes(gif_bytes(torch.cat(bands, dim=-2), pipeline.config.fps, 2 if size < 64 else 1))
+
+
 def page(card: dict[str, Any], cells: dict[str, Any], protocol: dict[str, Any]) -> str:
     """The card as Markdown."""
     name, plain, ceiling = card["name"], cells["plain captions"], cells["reader"]
@@ -126,6 +152,12 @@ def page(card: dict[str, Any], cells: dict[str, Any], protocol: dict[str, Any]) 
         f"{total / 1e6:.1f} M parameters, of which "
         + ", ".join(f"{key} {count / 1e6:.2f} M" for key, count in card["parameters"].items())
         + ".",
+        "",
+        f"![originals, content frames, reconstructions, generated motion and samples]({name}.gif)",
+        "",
+        "*Rows: held-out clips (`plain` on the left, `mixed` on the right), their content frames, reconstructions, "
+        "the true content frame with generated motion, and samples from the clips' captions; the first ones, not "
+        "chosen.*",
         "",
         "## Training",
         "",
@@ -216,6 +248,7 @@ def main() -> int:
     result = json.loads((RESULTS / f"{name}.json").read_text())
     card = make_card(name, yaml.safe_load(path.read_text()) if path.is_file() else {})
     path.write_text(yaml.safe_dump(card, sort_keys=False, width=120))
+    draw_picture(CMDPipeline.from_pretrained(WEIGHTS / name), CARDS / f"{name}.gif")
     plot_training(card, CARDS / f"{name}-training.svg")
     plot_failures(result["cells"], CARDS / f"{name}-failures.svg")
     (CARDS / f"{name}.md").write_text(page(card, result["cells"], result["protocol"]))

@@ -57,6 +57,8 @@ def weights_sha256(path: str | Path) -> dict[str, str]:
     path = Path(path)
     files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
     return {
-        file.name if path.is_file() else file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        file.name if path.is_file() else file.relative_to(path).as_posix(): hashlib.sha256(
+            file.read_bytes()
+        ).hexdigest()
         for file in files
     }
