@@ -76,7 +76,8 @@ class LatentDiffusion(Component):
     @property
     def autoencoder(self) -> AutoencoderNetwork:
         """The frozen autoencoder, on this module's device."""
-        return self._frozen[0].to(self.device, self.dtype)
+        # Not diffusers' own `to`, which warns at every call that names a dtype.
+        return nn.Module.to(self._frozen[0], self.device, self.dtype)
 
     @abstractmethod
     def latents(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
