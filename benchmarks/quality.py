@@ -47,13 +47,15 @@ class Settings:
         num: held-out clips, or captions, of the headline figures.
         curve_num: the same for each point of a curve.
         steps: denoising steps of either stage.
+        curve_steps: the same for each point of a curve.
         guidance: guidance scale of the content model; the motion model has none.
         bank: training clips among which neighbours are looked for.
     """
 
     num: int = 256
-    curve_num: int = 128
+    curve_num: int = 64
     steps: int = 50
+    curve_steps: int = 25
     guidance: float = 2.0
     bank: int = 5000
 
@@ -107,7 +109,7 @@ class Quality:
     def plain_captions(self) -> dict[str, Any]:
         """Videos of held-out plain captions: are they what the caption says, spread as real ones, and new?"""
         scenes, real = self.clips(self.settings.num, level="plain")
-        video = self.generate([scene.caption for scene in scenes])
+        video = self.generate([scene.caption for scene in scenes], self.settings.steps)
         readings, expected = self.reader.read(video), list(map(Reading.of, scenes))
         result: dict[str, Any] = {"chance": self.reader.chance, "none": sum(r.none for r in readings) / len(readings)}
         for name, chosen in (("all", None), ("seen", True), ("unseen", False)):
@@ -126,12 +128,12 @@ class Quality:
         """Distances of mixed clips that were reconstructed, had their motion generated, or were generated whole."""
         scenes, video = self.clips(self.settings.curve_num, level="mixed", **options)
         _, other = self.clips(self.settings.curve_num, level="mixed", split="val", **options)
-        captions = [scene.caption for scene in scenes]
+        captions, steps = [scene.caption for scene in scenes], self.settings.curve_steps
         return {
             "real": self.distances(video, other),
             "reconstruction": self.distances(self.reconstruct(video), other),
-            "generated motion": self.distances(self.generate(captions, of=video), other),
-            "generated": self.distances(self.generate(captions), other),
+            "generated motion": self.distances(self.generate(captions, steps, of=video), other),
+            "generated": self.distances(self.generate(captions, steps), other),
         }
 
     def clips(self, num: int, split: str = "test", **options: Any) -> tuple[list[Scene], Tensor]:
@@ -149,17 +151,17 @@ class Quality:
         return torch.cat([to_uint8(part).cpu() for part in decoded])
 
     @torch.no_grad()
-    def generate(self, captions: Sequence[str], of: Tensor | None = None) -> Tensor:
+    def generate(self, captions: Sequence[str], steps: int, of: Tensor | None = None) -> Tensor:
         """Videos of captions, uint8, sample i from seed i; with the true content frames `of` these clips if given."""
         videos = []
         for first in range(0, len(captions), BATCH):
             values, seeds = list(captions[first : first + BATCH]), range(first, min(first + BATCH, len(captions)))
             if of is None:
-                content = self.pipeline.generate_content(values, seeds, self.settings.steps, self.settings.guidance)
+                content = self.pipeline.generate_content(values, seeds, steps, self.settings.guidance)
             else:
                 clips = from_uint8(of[first : first + BATCH]).to(self.pipeline.device)
                 content = self.pipeline.autoencoder.encode(clips)[0]
-            motion = self.pipeline.generate_motion(content, values, seeds, self.settings.steps, 1.0)
+            motion = self.pipeline.generate_motion(content, values, seeds, steps, 1.0)
             videos.append(to_uint8(self.pipeline.decode(content, motion)).cpu())
         return torch.cat(videos)
 
