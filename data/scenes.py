@@ -224,9 +224,9 @@ def draw_scene(
         frames: of the clip; straight paths stay inside for so long.
         combinations: of shape, colour and direction that are drawn from; training draws from the "seen". Only plain
             scenes are drawn from the "unseen".
-        alignment: of a mixed scene, one of ALIGNMENTS; drawn if None. In a "row" all shapes move along one
-            horizontal line, in a "column" along a vertical one, and at a "corner" the first of three shares its row
-            with the second and its column with the third in the first frame.
+        alignment: of a mixed scene, one of ALIGNMENTS, then with three shapes; drawn if None. In a "row" all shapes
+            move along one horizontal line, in a "column" along a vertical one, and at a "corner" the first of three
+            shares its row with the second and its column with the third in the first frame.
 
     Raises:
         InputError: an option is none of its names.
@@ -253,8 +253,8 @@ def draw_scene(
     drawn = chance.choices(ALIGNMENTS, [0.55, 0.15, 0.15, 0.15])[0]
     if alignment is None:
         alignment = drawn if number == 3 or (number == 2 and drawn != "corner") else "none"
-    elif alignment != "none":
-        number = 3 if alignment == "corner" else max(number, 2)
+    else:
+        number = 3  # so that alignments differ in nothing else
     colours = chance.sample(list(COLOURS), number)
     things: list[Thing] = []
     for position in range(number):
