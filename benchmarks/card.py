@@ -180,7 +180,7 @@ def page(card: dict[str, Any], cells: dict[str, Any], protocol: dict[str, Any]) 
     ]
     for value in (*SPEEDS, *ALIGNMENTS):
         row = cells[f"reconstruction/{value}"]
-        what = f"alignment {value}, middle" if value in ALIGNMENTS else value
+        what = f"middle, three shapes, alignment {value}" if value in ALIGNMENTS else value
         still = row["psnr_of_mean_frame"] > 60
         floors = (
             ["exact", "exact", "none possible"]

@@ -36,7 +36,7 @@ from cmd_lightning.provenance import provenance, weights_sha256
 BATCH = 32
 YARDSTICK = files("cmd_lightning.zoo") / "weights"
 FAILURES = [("motion", motion) for motion in SPEEDS] + [("alignment", alignment) for alignment in ALIGNMENTS]
-"""What the curves of "where it fails" run over; alignments at `middle` speed."""
+"""What the curves of "where it fails" run over; alignments at `middle` speed and among three shapes."""
 
 
 @dataclass(frozen=True)
