@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.yardstick.train import blur
+from benchmarks.yardstick.augmentations import blur
+from benchmarks.yardstick.train import FRAMES
 from cmd_lightning.data.plan import stable_hash
-from cmd_lightning.data.scenes import Scene, draw_scene
+from cmd_lightning.data.scenes import Level, Motion, Scene, draw_scene
 from cmd_lightning.data.shapes import render, view
 from cmd_lightning.errors import InputError
 
@@ -41,8 +42,6 @@ UNITS = {
     "three, in pixels of a picture of 64",
 }
 
-FRAMES = 16
-
 
 @dataclass(frozen=True)
 class Clips:
@@ -59,7 +58,7 @@ class Clips:
     error: float = 0.0
 
 
-def draw_clips(seed: int, num: int, size: int, level: str, motion: str = "middle") -> Clips:
+def draw_clips(seed: int, num: int, size: int, level: Level, motion: Motion = "middle") -> Clips:
     """Render the first `num` clips of a seed; arguments as of `draw_scene`."""
     scenes = tuple(draw_scene(seed, index, level=level, motion=motion, frames=FRAMES) for index in range(num))
     return Clips(scenes, torch.stack([render(scene, FRAMES, size) for scene in scenes]))

@@ -6,24 +6,39 @@ Writes `yardstick.json`, `yardstick.md` and `yardstick.png` in benchmarks/result
 import argparse
 import json
 from collections import Counter
-from importlib.resources import files
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from benchmarks.yardstick.corruptions import FRAMES, STRENGTHS, UNITS, corrupt, draw_clips
-from benchmarks.yardstick.gauges import GAUGES, Networks, Response, networks, respond, see, spearman
+from benchmarks.yardstick.augmentations import compressed
+from benchmarks.yardstick.corruptions import STRENGTHS, UNITS, Clips, corrupt, draw_clips
+from benchmarks.yardstick.gauges import (
+    GAUGES,
+    RESAMPLES,
+    Gauge,
+    Networks,
+    Response,
+    gauges_of,
+    networks,
+    respond,
+    see,
+    spearman,
+)
 from benchmarks.yardstick.plot import draw_plot
+from benchmarks.yardstick.train import FRAMES
 from cmd_lightning.data.plan import stable_hash
+from cmd_lightning.data.scenes import Level
+from cmd_lightning.metrics.clip_similarity import SheetSimilarity
 from cmd_lightning.metrics.neighbours import COPY_DISTANCE, COPY_RATIO, find_copies, thumbnails
+from cmd_lightning.metrics.shapes_features import ShapesFeatures
 from cmd_lightning.metrics.shapes_reader import ShapesReader
 from cmd_lightning.provenance import provenance, weights_sha256
-from cmd_lightning.video_io import VideoReader, mp4_bytes
+from cmd_lightning.zoo import WEIGHTS
 
-LEVELS = ("plain", "mixed")
 ERRORS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 """Amounts of "trajectory", for the rank agreement with the true error."""
 
@@ -31,48 +46,66 @@ BANK, PLANTED = 300, 64
 """Known clips, and how many of them are planted, half through H.264 and half a pixel aside."""
 
 
-def responses(level: str, num: int, size: int, loaded: Networks, resamples: int = 40) -> dict[str, dict[str, Response]]:
-    """For each metric of a level the response to each corruption of held-out `middle` clips."""
-    gauges = {name: gauge for name, gauge in GAUGES.items() if level in gauge.levels}
-    sights = {gauge.sight for gauge in gauges.values()}
-    real = see(draw_clips(stable_hash("yardstick", "real"), num, size, level), loaded, sights)
-    clips = draw_clips(stable_hash("yardstick", "corrupted"), num, size, level)
-    clean = see(clips, loaded, sights)
-    found: dict[str, dict[str, Response]] = {name: {} for name in gauges}
-    for corruption, amounts in STRENGTHS.items():
-        seen = [clean, *(see(corrupt(clips, corruption, amount), loaded, sights) for amount in amounts[1:])]
-        for name, gauge in gauges.items():
-            fakes = [sight[gauge.sight] for sight in seen]
-            found[name][corruption] = respond(gauge, real[gauge.sight], fakes, resamples)
-        print(f"{level}, {corruption}: done", flush=True)
-    return found
+@dataclass(frozen=True)
+class Trial:
+    """What the metrics of a level are tried on.
 
-
-def agreement(level: str, num: int, size: int, loaded: Networks) -> tuple[list[float], dict[str, dict[str, Any]]]:
-    """True trajectory errors of sets of clips in pixels of a picture of 64, and for each metric its values for these
-    sets and their rank correlation with the errors.
+    Attributes:
+        gauges: the metrics.
+        loaded: their networks.
+        clips: held-out `middle` clips, to be corrupted.
+        real: what is seen in as many other real clips.
     """
-    gauges = {name: gauge for name, gauge in GAUGES.items() if level in gauge.levels}
-    sights = {gauge.sight for gauge in gauges.values()}
-    real = see(draw_clips(stable_hash("yardstick", "real"), num, size, level), loaded, sights)
-    clips = draw_clips(stable_hash("yardstick", "corrupted"), num, size, level)
-    # Other draws for each set, so that no order is given beforehand.
-    sets = [corrupt(clips, "trajectory", amount, seed=number) for number, amount in enumerate(ERRORS)]
-    errors = torch.tensor([one.error for one in sets])
-    seen = [see(one, loaded, sights) for one in sets]
-    table = {}
-    for name, gauge in gauges.items():
-        values = torch.stack([gauge.value(real[gauge.sight], sight[gauge.sight]) for sight in seen])
-        table[name] = {"values": values.tolist(), "rho": spearman(values if gauge.rises else -values, errors)}
-    return errors.tolist(), table
+
+    gauges: dict[str, Gauge]
+    loaded: Networks
+    clips: Clips
+    real: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, level: Level, num: int, size: int, loaded: Networks) -> "Trial":
+        """Draw `num` clips of `size` pixels for each of the two sets."""
+        gauges = gauges_of(level)
+        real = draw_clips(stable_hash("yardstick", "real"), num, size, level)
+        clips = draw_clips(stable_hash("yardstick", "corrupted"), num, size, level)
+        return cls(gauges, loaded, clips, see(real, loaded, {gauge.sight for gauge in gauges.values()}))
+
+    def responses(self) -> dict[str, dict[str, Response]]:
+        """For each metric the response to each corruption."""
+        clean = self._see(self.clips)
+        found: dict[str, dict[str, Response]] = {name: {} for name in self.gauges}
+        for corruption, amounts in STRENGTHS.items():
+            seen = [clean, *(self._see(corrupt(self.clips, corruption, amount)) for amount in amounts[1:])]
+            for name, gauge in self.gauges.items():
+                fakes = [sight[gauge.sight] for sight in seen]
+                found[name][corruption] = respond(gauge, self.real[gauge.sight], fakes)
+            print(f"{corruption}: done", flush=True)
+        return found
+
+    def agreement(self) -> tuple[list[float], dict[str, dict[str, Any]]]:
+        """True trajectory errors of sets of clips in pixels of a picture of 64, and for each metric its values for
+        these sets and their rank correlation with the errors.
+        """
+        # Other draws for each set, so that no order is given beforehand.
+        sets = [corrupt(self.clips, "trajectory", amount, seed=number) for number, amount in enumerate(ERRORS)]
+        errors = torch.tensor([one.error for one in sets])
+        seen = [self._see(one) for one in sets]
+        table = {}
+        for name, gauge in self.gauges.items():
+            values = torch.stack([gauge.value(self.real[gauge.sight], sight[gauge.sight]) for sight in seen])
+            table[name] = {"values": values.tolist(), "rho": spearman(values if gauge.rises else -values, errors)}
+        return errors.tolist(), table
+
+    def _see(self, clips: Clips) -> dict[str, Tensor]:
+        return see(clips, self.loaded, set(self.real))
 
 
-def planted_copies(level: str, size: int) -> dict[str, int]:
+def planted_copies(level: Level, size: int) -> dict[str, int]:
     """Hide copies of known clips among new ones, and count how many of each are called copies."""
     bank = draw_clips(stable_hash("yardstick", "known"), BANK, size, level).video
     new = draw_clips(stable_hash("yardstick", "new"), PLANTED, size, level).video
     half = PLANTED // 2
-    coded = torch.stack([VideoReader(mp4_bytes(clip, 8.0, crf=23)).read() for clip in bank[:half]])
+    coded = torch.stack([compressed(clip, 23) for clip in bank[:half]])
     aside = bank[half:PLANTED].roll(1, dims=-1)
     known = thumbnails(bank)
 
@@ -97,7 +130,7 @@ def prove(num: int, size: int, loaded: Networks) -> dict[str, Any]:
         "protocol": {
             "clips": f"{num} real held-out clips, and {num} others that are corrupted; motion middle, {FRAMES} frames "
             f"of {size}x{size} pixels, rendered, not compressed; all combinations",
-            "spread": "standard deviation over 40 resamplings, with replacement, of the corrupted clips",
+            "spread": f"standard deviation over {RESAMPLES} resamplings, with replacement, of the corrupted clips",
             "tolerance": "twice the standard deviation of a step over the same resamplings at both strengths",
             "chance": f"{ShapesReader.chance:.4f} for the joint accuracy of the reader",
             "copies": f"thumbnails nearer than {COPY_DISTANCE} grey levels, and than {COPY_RATIO} of the next",
@@ -107,8 +140,10 @@ def prove(num: int, size: int, loaded: Networks) -> dict[str, Any]:
         "strengths": {name: {"amounts": amounts, "unit": UNITS[name]} for name, amounts in STRENGTHS.items()},
         "levels": {},
     }
-    for level in LEVELS:
-        errors, table = agreement(level, num, size, loaded)
+    for level in get_args(Level):
+        print(level, flush=True)
+        trial = Trial.of(level, num, size, loaded)
+        errors, table = trial.agreement()
         result["levels"][level] = {
             "responses": {
                 name: {
@@ -116,7 +151,7 @@ def prove(num: int, size: int, loaded: Networks) -> dict[str, Any]:
                     | {"verdict": answer.verdict, "blind by construction": GAUGES[name].blindness(corruption, level)}
                     for corruption, answer in answers.items()
                 }
-                for name, answers in responses(level, num, size, loaded).items()
+                for name, answers in trial.responses().items()
             },
             "trajectory": {"errors": errors, "metrics": table},
             "copies": planted_copies(level, size),
@@ -127,11 +162,9 @@ def prove(num: int, size: int, loaded: Networks) -> dict[str, Any]:
 def shipped_weights() -> dict[str, dict[str, Any]]:
     """sha256 of each file of weights of the yardstick, and what it tells of its training."""
     told = {}
-    for kind in ("reader", "features", "clip"):
-        path = Path(str(files("cmd_lightning.zoo") / "weights" / f"shapes_{kind}.safetensors"))
-        if path.exists():
-            with safe_open(path, "pt") as file:
-                told[path.name] = {"sha256": weights_sha256(path)[path.name], **(file.metadata() or {})}
+    for name in (ShapesReader.WEIGHTS, ShapesFeatures.WEIGHTS, SheetSimilarity.WEIGHTS):
+        with safe_open(WEIGHTS / name, "pt") as file:
+            told[name] = {"sha256": weights_sha256(WEIGHTS / name)[name], **(file.metadata() or {})}
     return told
 
 

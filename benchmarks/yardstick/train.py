@@ -1,4 +1,4 @@
-"""What the trainings of the yardstick's networks share: a resumable loop, and ways to spoil clips."""
+"""What the trainings of the yardstick's networks share: command line and a resumable loop."""
 
 import argparse
 import copy
@@ -11,17 +11,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from cmd_lightning.metrics.video_convnet import Pretrained
-from cmd_lightning.video_io import VideoReader, mp4_bytes, replaced
+from cmd_lightning.metrics.pretrained import Pretrained
+from cmd_lightning.video_io import replaced
 
 Targets = dict[str, Tensor]
+"""What is right for each clip of a batch, (B, ...) by the name of the attribute."""
 
 BATCH_SIZE = 32
 RATE = 2e-3
 AVERAGING = 0.999
+"""Weight of the old average in an update."""
+
 FRAMES = 16
+"""Of every clip of the yardstick."""
 
 
 def arguments(network: type[Pretrained]) -> argparse.Namespace:
@@ -36,7 +39,10 @@ def arguments(network: type[Pretrained]) -> argparse.Namespace:
 
 
 def fit(
-    network: Pretrained, draw: Callable[[int], tuple[Tensor, Targets]], loss_of: Callable[..., Tensor], options: Any
+    network: Pretrained,
+    draw: Callable[[int], tuple[Tensor, Targets]],
+    loss_of: Callable[[Any, Tensor, Targets], Tensor],
+    options: argparse.Namespace,
 ) -> tuple[Pretrained, dict[str, Any]]:
     """Train a network with Adam, the learning rate falling along a cosine to 0 over a fixed number of steps.
 
@@ -45,7 +51,7 @@ def fit(
 
     Args:
         network: to train.
-        draw: makes batch number i: a video float (B, 3, T, H, W) in [0, 1], and class numbers (B,) by name.
+        draw: makes batch number i: a video float (B, 3, T, H, W) in [0, 1], and its targets.
         loss_of: (network, video, targets) to a scalar.
         options: of the command line, see `arguments`.
 
@@ -103,52 +109,3 @@ def fit(
         "date": datetime.date.today().isoformat(),
     }
     return average.eval(), record
-
-
-def blur(video: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur over space; `sigma` (B,) in pixels, 0 leaves a clip as it is."""
-    place = torch.arange(video.shape[-1], dtype=torch.float32)
-    apart = (place[:, None] - place).square()
-    rows = torch.exp(-apart / (2 * sigma.clamp(min=1e-3).square())[:, None, None])
-    rows = (rows / rows.sum(dim=2, keepdim=True))[:, None, None]
-    return rows @ video @ rows.transpose(-1, -2)
-
-
-def compressed(clip: Tensor, crf: int) -> Tensor:
-    """A clip uint8 (3, T, H, W) through H.264."""
-    return VideoReader(mp4_bytes(clip, 8.0, crf=crf)).read()
-
-
-def spoil_mildly(video: Tensor, chance: torch.Generator) -> Tensor:
-    """What codecs and autoencoders do to clips, to the first half of a batch: none of it changes what a clip shows.
-
-    Soft edges, coarse chroma, noise, shifted colours and contrast, a share of the mean over time.
-    """
-    clean, video = video[len(video) // 2 :], video[: len(video) // 2]
-
-    def some(low: float, high: float, share: float) -> Tensor:
-        """Of each clip a strength, or 0."""
-        drawn, values = torch.rand(2, len(video), generator=chance)
-        return torch.where(drawn < share, low + (high - low) * values, torch.zeros(()))
-
-    def over_clips(values: Tensor) -> Tensor:
-        return values.view(-1, 1, 1, 1, 1)
-
-    video = blur(video, some(0.2, 0.8, 0.5))
-    grey = video.mean(dim=1, keepdim=True)
-    chroma = F.interpolate(F.avg_pool3d(video - grey, (1, 2, 2)), scale_factor=(1, 2, 2))
-    video = torch.lerp(video, grey + chroma, over_clips(some(0.5, 1.0, 0.4)))
-    video = torch.lerp(video, video.mean(dim=2, keepdim=True), over_clips(some(0.0, 0.15, 0.3)))
-    tint = 1 + 0.04 * (2 * torch.rand(len(video), 3, 1, 1, 1, generator=chance) - 1)
-    contrast = 1 + over_clips(some(-0.15, 0.1, 0.4))
-    noise = torch.randn(video.shape, generator=chance) * over_clips(some(0.0, 0.05, 0.5))
-    return torch.cat([(video * tint * contrast + noise).clamp(0, 1), clean])
-
-
-def shuffled(frames: int, chance: torch.Generator) -> Tensor:
-    """A random order of frames that is far from the true one and its reverse: Kendall's tau within 0.35."""
-    first, second = torch.triu_indices(frames, frames, 1)
-    while True:
-        order = torch.randperm(frames, generator=chance)
-        if (order[second] - order[first]).sign().float().mean().abs() < 0.35:
-            return order

@@ -8,13 +8,13 @@ minutes and the next one goes on from its checkpoint; after the last step the we
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import math
 import random
 import time
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -27,6 +27,7 @@ from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.scenes import COLOURS, DIRECTIONS, SHAPES, SIZES, Scene, Thing, draw_scene
 from cmd_lightning.data.shapes import render
 from cmd_lightning.metrics.clip_similarity import GRID, SheetSimilarity, contact_sheet
+from cmd_lightning.provenance import weights_sha256
 
 SIZE, FRAMES = 32, GRID**2
 CONTEXT = 48  # tokens of a caption; of the very longest the last word is cut off
@@ -45,15 +46,15 @@ CONFIG = {
 }
 
 
-def make_batch(seed: int, step: int, size: int) -> tuple[Tensor, list[str], list[str]]:
+def make_batch(seed: int, step: int, number: int) -> tuple[Tensor, list[str], list[str]]:
     """Sheets `(B, C, h, w)` in [0, 1], their captions, and as many captions with one word wrong.
 
     Every other batch is plain clips alone: then captions differ in few words and each of them counts.
     """
+    level = "plain" if step % 2 else "mixed"
     clips, captions, wrong = [], [], []
-    for index in range(step * size, (step + 1) * size):
+    for index in range(step * number, (step + 1) * number):
         chance = random.Random(stable_hash("clip", seed, index))
-        level = "plain" if step % 2 else "mixed"
         scene = draw_scene(seed, index, level=level, motion=chance.choice(MOTIONS), frames=FRAMES)
         clips.append(render(scene, FRAMES, SIZE))
         captions.append(scene.caption)
@@ -108,13 +109,13 @@ def retrieval(metric: SheetSimilarity, clips: int = 256, seed: int = 987654321) 
     return {"caption": right.all(1).double().mean().item(), "chance": 1 / len(captions), "clips": clips} | parts
 
 
-def write(model: CLIP, path: Path, record: dict) -> None:
+def write(model: CLIP, path: Path, seen: set[int], record: dict[str, Any]) -> None:
     """Weights in half precision with architecture and record as metadata.
 
-    Words that the world's captions never use were never trained; as zeros they take no room in an archive.
+    Tokens that are not among the `seen` were never trained; as zeros they take no room in an archive.
     """
     weights = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
-    used = torch.tensor(record.pop("tokens"))
+    used = torch.tensor(sorted(seen))
     rows = weights["token_embedding.weight"]
     weights["token_embedding.weight"] = torch.zeros_like(rows).index_copy(0, used, rows[used])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,11 +191,10 @@ def main() -> None:
         "seed": options.seed,
         "date": f"{date.today()}",
     }
-    write(model, options.out, record | {"tokens": sorted(seen)})
+    write(model, options.out, seen, record)
     scores = retrieval(SheetSimilarity.from_pretrained(options.out))
-    write(model, options.out, record | {"tokens": sorted(seen), "retrieval": scores})
-    print(json.dumps(scores))
-    print(f"{options.out}  {hashlib.sha256(options.out.read_bytes()).hexdigest()}")
+    write(model, options.out, seen, record | {"retrieval": scores})
+    print(json.dumps(scores | weights_sha256(options.out)))
 
 
 if __name__ == "__main__":

@@ -8,15 +8,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.yardstick import train
+from benchmarks.yardstick.augmentations import blur, shuffled
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.scenes import SPEEDS, Scene, draw_scene
 from cmd_lightning.data.shapes import render
 from cmd_lightning.metrics.shapes_features import CHOICE, PRESENCE, ShapesFeatures
 
-PLAYS = (0.44, 0.08, 0.08, 0.08, 0.08, 0.08, 0.08, 0.08)
-"""How often each way to play is drawn."""
+PLAY_WEIGHTS = (0.44, 0.08, 0.08, 0.08, 0.08, 0.08, 0.08, 0.08)
+"""How often each way to play is drawn, in the order of CHOICE["play"]."""
 
-LEVELS = {"blur": (0.4, 0.8, 1.6, 3.2), "noise": (0.03, 0.08, 0.2, 0.5)}
+STRENGTHS = {"blur": (0.4, 0.8, 1.6, 3.2), "noise": (0.03, 0.08, 0.2, 0.5)}
 """Bounds of the three strengths: sigma in pixels of a picture of 32, and in shares of the range of values."""
 
 MOVEMENT = ("path", "direction", "change", "pan", "zoom", "motion")
@@ -34,7 +35,7 @@ def played(scene: Scene, play: str, chance: random.Random, size: int = 32) -> Te
     elif play == "half speed":
         order = [frame // 2 for frame in order]
     elif play == "shuffled":
-        order = train.shuffled(frames, torch.Generator().manual_seed(chance.getrandbits(60))).tolist()
+        order = shuffled(frames, torch.Generator().manual_seed(chance.getrandbits(60))).tolist()
     elif play == "partly shuffled":
         places = chance.sample(order, chance.randint(3, frames // 2))
         for place, frame in zip(places, places[1:] + places[:1], strict=True):
@@ -72,20 +73,20 @@ def draw(index: int, seed: int, clean: bool = False) -> tuple[Tensor, train.Targ
     for position in range(train.BATCH_SIZE):
         level, motion = chance.choice(["mixed", "mixed", "plain"]), chance.choice(list(SPEEDS))
         scene = draw_scene(seed, index * train.BATCH_SIZE + position, level=level, motion=motion, frames=train.FRAMES)
-        play = "forward" if clean else chance.choices(CHOICE["play"], PLAYS)[0]
+        play = "forward" if clean else chance.choices(CHOICE["play"], PLAY_WEIGHTS)[0]
         clips.append(played(scene, play, chance))
         rows.append(answers_of(scene, play))
     targets = {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
     video = torch.stack(clips).float() / 255
-    strengths = {}
-    for name, bounds in LEVELS.items():
-        levels = [0 if clean else chance.choice([0, 0, 0, 1, 2, 3]) for _ in clips]
-        drawn = [chance.uniform(*bounds[level - 1 : level + 1]) if level else 0.0 for level in levels]
-        strengths[name] = torch.tensor(drawn)
-        targets[name] = F.one_hot(torch.tensor(levels), 4).float()
+    sigmas = {}
+    for name, bounds in STRENGTHS.items():
+        strengths = [0 if clean else chance.choice([0, 0, 0, 1, 2, 3]) for _ in clips]
+        drawn = [chance.uniform(*bounds[strength - 1 : strength + 1]) if strength else 0.0 for strength in strengths]
+        sigmas[name] = torch.tensor(drawn)
+        targets[name] = F.one_hot(torch.tensor(strengths), 4).float()
     if not clean:
         noise = torch.randn(video.shape, generator=torch.Generator().manual_seed(chance.getrandbits(60)))
-        video = train.blur(video, strengths["blur"]) + noise * strengths["noise"].view(-1, 1, 1, 1, 1)
+        video = blur(video, sigmas["blur"]) + noise * sigmas["noise"].view(-1, 1, 1, 1, 1)
         # One in four rounded or a little off in its colours, as saved and generated clips are.
         tint = [chance.uniform(0.96, 1.04) if chance.random() < 0.25 else 1.0 for _ in range(3 * len(video))]
         video = video * torch.tensor(tint).view(-1, 3, 1, 1, 1)
@@ -128,7 +129,8 @@ def measure(network: ShapesFeatures, seed: int, batches: int = 32) -> dict[str, 
     return scores
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Train, standardise, measure, write."""
     options = train.arguments(ShapesFeatures)
     torch.manual_seed(0)
     network, record = train.fit(
@@ -139,3 +141,7 @@ if __name__ == "__main__":
     record["scores"] = measure(network, stable_hash("features", "test"))
     network.save_pretrained(options.out, record)
     print("\n".join(f"{name}: {value}" for name, value in record["scores"].items()))
+
+
+if __name__ == "__main__":
+    main()

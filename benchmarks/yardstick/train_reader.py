@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.yardstick import train
+from benchmarks.yardstick.augmentations import blur, compressed, shuffled, spoil_mildly
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.scenes import draw_scene
 from cmd_lightning.data.shapes import render
@@ -40,7 +41,7 @@ def draw_clip(kind: str, seed: int, index: int, size: int = 32, motion: str | No
         frame = chance.randrange(train.FRAMES)
         return video[:, frame : frame + 1].expand_as(video), Reading(reading.shape, reading.colour, "none")
     if kind == "shuffled":
-        order = train.shuffled(train.FRAMES, torch_chance)
+        order = shuffled(train.FRAMES, torch_chance)
         return video[:, order], Reading(reading.shape, reading.colour, "none")
     floats = video[None].float() / 255
     normal = torch.randn(floats.shape, generator=torch_chance)
@@ -52,7 +53,7 @@ def draw_clip(kind: str, seed: int, index: int, size: int = 32, motion: str | No
     elif kind == "noised":
         floats = floats + chance.uniform(0.45, 1.2) * size / 32 * normal
     else:
-        floats = train.blur(floats, torch.tensor([chance.uniform(0.11, 0.2) * size]))
+        floats = blur(floats, torch.tensor([chance.uniform(0.11, 0.2) * size]))
     return (floats[0].clamp(0, 1) * 255).round().byte(), Reading("none", "none", "none")
 
 
@@ -64,10 +65,11 @@ def draw(index: int, seed: int) -> tuple[Tensor, train.Targets]:
         kind = chance.choices(list(KINDS), KINDS.values())[0]
         size = 64 if chance.random() < 0.05 else 32
         clip, reading = draw_clip(kind, seed, index * train.BATCH_SIZE + position, size)
-        clip = train.compressed(clip, chance.randrange(17, 30)) if index % 8 == 0 and position == 31 else clip
+        if index % 8 == 0 and position == train.BATCH_SIZE - 1:
+            clip = compressed(clip, chance.randrange(17, 30))
         clips.append(prepare(clip[None]))
         readings.append(reading)
-    video = train.spoil_mildly(torch.cat(clips), torch.Generator().manual_seed(chance.getrandbits(60)))
+    video = spoil_mildly(torch.cat(clips), torch.Generator().manual_seed(chance.getrandbits(60)))
     return video, {
         name: torch.tensor([answers.index(getattr(reading, name)) for reading in readings])
         for name, answers in ANSWERS.items()
@@ -85,7 +87,7 @@ def measure(network: ShapesReader, seed: int, num: int = 1000) -> dict[str, floa
     expected = [reading for _, reading in pairs]
     true = torch.stack([clip for clip, _ in pairs])
     scores = {"true": joint_accuracy(network.read(true), expected)}
-    coded = torch.stack([train.compressed(clip, 23) for clip in true])
+    coded = torch.stack([compressed(clip, 23) for clip in true])
     scores["true after H.264"] = joint_accuracy(network.read(coded), expected)
     large = torch.stack([draw_clip("true", seed, index, 64, "middle")[0] for index in range(num // 2)])
     scores["true at 64"] = joint_accuracy(network.read(large), expected[: num // 2])
@@ -100,10 +102,15 @@ def measure(network: ShapesReader, seed: int, num: int = 1000) -> dict[str, floa
     return scores
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Train, measure, write."""
     options = train.arguments(ShapesReader)
     torch.manual_seed(0)
     network, record = train.fit(ShapesReader(), partial(draw, seed=stable_hash("reader", "train")), loss_of, options)
     record["scores"] = {"chance": network.chance} | measure(network, stable_hash("reader", "test"))
     network.save_pretrained(options.out, record)
     print("\n".join(f"{name}: {value:.4f}" for name, value in record["scores"].items()))
+
+
+if __name__ == "__main__":
+    main()

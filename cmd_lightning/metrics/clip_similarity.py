@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +15,7 @@ from torchmetrics import Metric
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.feature_metric import unit_range
+from cmd_lightning.zoo import WEIGHTS
 
 # open_clip takes seconds to import, so it is imported where it is needed.
 
@@ -23,6 +23,9 @@ Tokenizer = Callable[[list[str]], Tensor]
 
 PICTURES = 256
 """Pictures that go through the network at once."""
+
+GRID = 4
+"""Pictures along a side of a contact sheet."""
 
 
 class CLIPSimilarity(Metric):
@@ -133,10 +136,6 @@ class CLIPSimilarity(Metric):
         return (pictures - mean) / std
 
 
-GRID = 4
-"""Pictures along a side of a contact sheet."""
-
-
 def contact_sheet(video: Tensor, size: int = 32) -> Tensor:
     """Sixteen frames of each clip, evenly spaced from the first to the last, in rows of four: time as a picture.
 
@@ -169,6 +168,8 @@ class SheetSimilarity(CLIPSimilarity):
     Its cosines mean something on videos and captions of that world alone.
     """
 
+    WEIGHTS: ClassVar[str] = "shapes_clip.safetensors"
+
     @classmethod
     def from_pretrained(cls, path: str | Path | None = None) -> Self:
         """Open weights with their architecture in the file's metadata; without a path, the ones that ship.
@@ -179,9 +180,7 @@ class SheetSimilarity(CLIPSimilarity):
         from open_clip import SimpleTokenizer
         from open_clip.model import CLIP
 
-        if path is None:
-            with as_file(files("cmd_lightning.zoo") / "weights" / "shapes_clip.safetensors") as shipped:
-                return cls.from_pretrained(shipped)
+        path = Path(WEIGHTS / cls.WEIGHTS if path is None else path)
         try:
             with safe_open(path, "pt") as file:
                 config = json.loads(file.metadata()["config"])

@@ -28,6 +28,17 @@ def unit_range(video: Tensor) -> Tensor:
     return video
 
 
+def check_features(x: Tensor, y: Tensor) -> None:
+    """Refuse two sets of features whose distance has no meaning.
+
+    Raises:
+        InputError: They are not (N, d) and (M, d), or there are fewer than two samples in either.
+    """
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
+        shapes = f"{tuple(x.shape)}, {tuple(y.shape)}"
+        raise InputError(f"features of shapes {shapes}: give (N, d) and (M, d), at least two of each")
+
+
 class FeatureMetric(Metric):
     """A metric over the features of two sets of clips, real ones and generated ones.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.metrics.feature_metric import FeatureMetric
+from cmd_lightning.metrics.feature_metric import FeatureMetric, check_features
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> Tensor:
@@ -57,9 +57,7 @@ def frechet_distance_from_features(x: Tensor, y: Tensor) -> Tensor:
     Raises:
         InputError: The shapes do not fit, or there are too few samples.
     """
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
-        shapes = f"{tuple(x.shape)}, {tuple(y.shape)}"
-        raise InputError(f"features of shapes {shapes}: give (N, d) and (M, d), at least two of each")
+    check_features(x, y)
     x, y = x.double(), y.double()
     a, b = ((z - z.mean(0)) / (len(z) - 1) ** 0.5 for z in (x, y))
     # A = Q R with orthonormal columns of Q, so A Bᵀ has the singular values of the small R1 R2ᵀ.

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.utilities.data import dim_zero_cat
 
-from cmd_lightning.errors import InputError
-from cmd_lightning.metrics.feature_metric import FeatureMetric
+from cmd_lightning.metrics.feature_metric import FeatureMetric, check_features
 
 ROWS = 1024
 """Samples whose kernels with all others are held at once."""
@@ -28,9 +27,7 @@ def kernel_distance(x: Tensor, y: Tensor) -> Tensor:
     Raises:
         InputError: The shapes do not fit, or there are too few samples.
     """
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
-        shapes = f"{tuple(x.shape)}, {tuple(y.shape)}"
-        raise InputError(f"features of shapes {shapes}: give (N, d) and (M, d), at least two of each")
+    check_features(x, y)
     x, y = x.double(), y.double()
     within = (_mean_of_pairs(z) for z in (x, y))
     return sum(within) - 2 * _sum(x, y) / (len(x) * len(y))

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from cmd_lightning.data.scenes import COLOURS, DIRECTIONS, PATHS, PATTERNS, SHAPES, SPEEDS, TEXTURES
-from cmd_lightning.metrics.video_convnet import Pretrained, VideoConvNet
+from cmd_lightning.metrics.pretrained import Pretrained
+from cmd_lightning.metrics.video_convnet import VideoConvNet
 
 PRESENCE = {
     "shape": SHAPES,

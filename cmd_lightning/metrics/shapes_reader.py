@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from cmd_lightning.data.scenes import COLOURS, DIRECTIONS, SHAPES, Scene
 from cmd_lightning.errors import InputError
-from cmd_lightning.metrics.video_convnet import Pretrained, VideoConvNet
+from cmd_lightning.metrics.pretrained import Pretrained
+from cmd_lightning.metrics.video_convnet import VideoConvNet
 
 ANSWERS = {"shape": (*SHAPES, "none"), "colour": (*COLOURS, "none"), "direction": (*DIRECTIONS, "none")}
 """What the reader can answer to each question; "none" is the last."""

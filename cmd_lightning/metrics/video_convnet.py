@@ -1,13 +1,6 @@
-"""VideoConvNet: the small 3-D convolutional trunk of the yardstick's networks, and how their weights are kept."""
-
-import json
-from importlib.resources import files
-from pathlib import Path
-from typing import Any, Self
+"""VideoConvNet: the small 3-D convolutional trunk of the yardstick's networks."""
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,6 +10,7 @@ SIZE = 32
 """Side of the pictures that the trunk sees: one set of weights serves every size of clip."""
 
 LEAST_FRAMES = 8
+"""Of a clip that the trunk can read."""
 
 
 def prepare(video: Tensor) -> Tensor:
@@ -101,52 +95,3 @@ class VideoConvNet(nn.Module):
         there = torch.cat([clip.mean(dim=(3, 4)), clip.amax(dim=(3, 4))], dim=1)
         row = F.adaptive_avg_pool1d(places, self.MOMENTS), F.adaptive_avg_pool1d(there, self.QUARTERS)
         return self.head(torch.cat([part.flatten(1) for part in row], dim=1))
-
-
-class Pretrained(nn.Module):
-    """A network kept as one safetensors file: weights in half precision, settings and record as JSON metadata.
-
-    Subclasses name their file in `WEIGHTS`, and take `settings` as keyword arguments.
-
-    Attributes:
-        settings: the arguments it was built with.
-        record: how the loaded weights were trained and what they reached; empty without.
-    """
-
-    WEIGHTS: str
-    settings: dict[str, Any]
-    record: dict[str, Any]
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path | None = None) -> Self:
-        """Open trained weights, ready for evaluation.
-
-        Args:
-            path: of the safetensors file; the shipped weights if None.
-
-        Raises:
-            InputError: the file is missing, or holds something else.
-        """
-        path = Path(str(files("cmd_lightning.zoo") / "weights" / cls.WEIGHTS)) if path is None else Path(path)
-        train = f"`python -m benchmarks.yardstick.train_{cls.WEIGHTS.removeprefix('shapes_').split('.')[0]}`"
-        if not path.is_file():
-            raise InputError(f"{path}: no weights of {cls.__name__} there; check the path, or train them with {train}")
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("network") != cls.__name__:
-                    raise InputError(f"{path}: holds no weights of {cls.__name__}; give a file written by {train}")
-                network = cls(**json.loads(metadata["settings"]))
-                network.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
-        except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{path}: not weights of {cls.__name__} ({reason}); give a file of {train}") from error
-        network.record = json.loads(metadata["record"])
-        return network.eval().requires_grad_(False)
-
-    def save_pretrained(self, path: str | Path, record: dict[str, Any]) -> None:
-        """Write weights, settings, and `record` (plain data on how they were trained) to a safetensors file."""
-        weights = {name: tensor.half().contiguous() for name, tensor in self.state_dict().items()}
-        about = {"network": type(self).__name__, "settings": json.dumps(self.settings), "record": json.dumps(record)}
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        save_file(weights, path, about)
