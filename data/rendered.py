@@ -3,14 +3,14 @@
 import random
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain
-from typing import Any
+from typing import Any, get_args
 
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from cmd_lightning.data.loader import Position, StreamLoader
 from cmd_lightning.data.plan import batch_sizes, stable_hash
-from cmd_lightning.data.scenes import SPEEDS
+from cmd_lightning.data.scenes import Combinations, Level, Motion
 from cmd_lightning.data.shapes import make_clip
 from cmd_lightning.data.stream import collate
 from cmd_lightning.errors import InputError
@@ -39,13 +39,13 @@ class SceneStream(IterableDataset):
         self,
         num: int,
         *,
-        levels: Sequence[str],
-        motions: Sequence[str],
+        levels: Sequence[Level],
+        motions: Sequence[Motion],
         size: int,
         frames: int,
         fps: float,
         batch_size: int,
-        combinations: str = "all",
+        combinations: Combinations = "all",
         rank: int = 0,
         ranks: int = 1,
         seed: int = 0,
@@ -128,7 +128,7 @@ class ShapesDataModule(LightningDataModule):
         super().__init__()
         levels = [level] if isinstance(level, str) else list(level)
         motions = [motion] if isinstance(motion, str) else list(motion)
-        for name, given, known in (("level", levels, ("plain", "mixed")), ("motion", motions, tuple(SPEEDS))):
+        for name, given, known in (("level", levels, get_args(Level)), ("motion", motions, get_args(Motion))):
             if not given or set(given) - set(known):
                 raise InputError(f"data.{name} {', '.join(given)}: give one or several of {', '.join(known)}")
         for name, value, least in (

@@ -8,7 +8,7 @@ import math
 import random
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.errors import InputError
@@ -45,7 +45,7 @@ PATHS = ("straight", "bouncing", "accelerating", "circular")
 ALIGNMENTS = ("none", "row", "column", "corner")
 PATTERNS = ("flat", "gradient", "stripes", "checks", "waves")
 
-SPEEDS: dict[str, Point] = {  # slowest and fastest shape, in pixels a frame of a picture of 64
+SPEEDS: dict[Motion, tuple[float, float]] = {  # slowest and fastest shape, in pixels a frame of a picture of 64
     "still": (0.0, 0.0),
     "slow": (0.5, 1.5),
     "middle": (1.5, 3.0),
@@ -303,7 +303,7 @@ def _draw_thing(
     radius = SIZES[size]
     room = 1 - 2 * radius  # the centre stays between radius and 1 - radius
     shape, colour, direction = _draw_names(chance, combinations, colour, directions)
-    extra = {}
+    extra: dict[str, Any] = {}
     if textured:
         rate = (low + high) / 2 * 64  # pixels a frame
         extra = {

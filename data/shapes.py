@@ -32,9 +32,12 @@ def _triangle(x: Array, y: Array) -> Array:
 
 
 # Signed distance from the edge, negative inside, of a shape of radius 1 around 0.
-OUTLINES: dict[str, Callable[[Array, Array], Array]] = dict(
-    zip(SHAPES, (_circle, _square, _triangle, _diamond), strict=True)
-)
+OUTLINES: dict[str, Callable[[Array, Array], Array]] = {
+    "circle": _circle,
+    "square": _square,
+    "triangle": _triangle,
+    "diamond": _diamond,
+}
 
 
 def triangle_wave(x: NDArray[np.float64], height: float) -> NDArray[np.float64]:
@@ -112,7 +115,7 @@ def _waves(across: Array, period: float, pixels: Array) -> Array:
     return np.clip(np.float32(0.5) + wave * (np.float32(period / (2 * np.pi)) * pixels), 0, 1)
 
 
-def _turned(x: Array, y: Array, angle: Any) -> tuple[Array, Array]:
+def _turned(x: Array, y: Array, angle: float | NDArray[np.float64]) -> tuple[Array, Array]:
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return x * cos + y * sin, y * cos - x * sin
 

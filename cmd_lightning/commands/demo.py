@@ -79,18 +79,21 @@ def demo(
 
     folder = Path(out)
     settings: dict[str, Any] = {
-        **{"fit": fit, "model": (folder / "model").as_posix() if fit else MODEL, "seed": seed},
-        **{
-            "evaluated": EVALUATED,
-            "levels": LEVELS,
-            "sampling_steps": SAMPLING_STEPS,
-            "guidance": GUIDANCE,
-            "prompts": PROMPTS,
-        },
+        "fit": fit,
+        "model": (folder / "model").as_posix() if fit else MODEL,
+        "seed": seed,
+        "evaluated": EVALUATED,
+        "levels": LEVELS,
+        "sampling_steps": SAMPLING_STEPS,
+        "guidance": GUIDANCE,
+        "prompts": PROMPTS,
     }
     if fit:
-        settings |= {"steps": dict.fromkeys(STEPS, steps) if steps else STEPS, "seconds": seconds or SECONDS}
-        settings |= {"ema_decay": EMA_DECAY}
+        settings |= {
+            "steps": dict.fromkeys(STEPS, steps) if steps else STEPS,
+            "seconds": seconds or SECONDS,
+            "ema_decay": EMA_DECAY,
+        }
     clear(folder)
     (folder / RECORD).write_text(json.dumps(settings, indent=2) + "\n")
     timings = run_all(folder, settings)

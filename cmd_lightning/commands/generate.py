@@ -48,8 +48,9 @@ def generate(
     if not 0 <= seed < 2**62:
         raise InputError(f"--seed {seed}: give a whole number from 0 to 2**62 - 1")
     from cmd_lightning import video_io
-    from cmd_lightning.commands.files import make_folder, model_folder, open_model, unused
+    from cmd_lightning.commands.files import make_folder, open_model, unused
     from cmd_lightning.provenance import provenance, weights_sha256
+    from cmd_lightning.zoo import model_folder
 
     pipeline = open_model(model)
     pictures = None if image is None else [read_picture(path, pipeline.config.video_shape) for path in image]

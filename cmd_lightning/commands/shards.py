@@ -1,6 +1,8 @@
 """The verbs `shards synth`, `shards pack` and `shards check`."""
 
-from typing import Any, Literal
+from typing import Any
+
+from cmd_lightning.data.scenes import Level, Motion
 
 
 def synth(
@@ -12,8 +14,8 @@ def synth(
     fps: float = 8.0,
     seed: int = 0,
     split: str = "train",
-    level: Literal["plain", "mixed"] = "plain",
-    motion: Literal["still", "slow", "middle", "fast", "extreme"] = "middle",
+    level: Level = "plain",
+    motion: Motion = "middle",
     shard_size: int = 1000,
     json: str | None = None,
 ) -> None:

@@ -249,15 +249,13 @@ def test_page_lists_the_commands(which, expected, request):
 
 
 def test_a_demo_is_replaced_and_nothing_else(tmp_path, capsys):
-    from cmd_lightning.commands.demo import clear
-
     (tmp_path / "thesis.tex").write_text("years of work")
     assert main(["demo", "--out", str(tmp_path)]) == 2
     assert "--out" in capsys.readouterr().err
     assert (tmp_path / "thesis.tex").exists()
 
     (tmp_path / "demo.json").write_text("{}")
-    clear(tmp_path)
+    demo.clear(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,10 +7,10 @@ import torch
 
 from cmd_lightning import zoo
 from cmd_lightning.cli import main
-from cmd_lightning.commands.files import model_folder
 from cmd_lightning.components import CMD
 from cmd_lightning.errors import InputError
 from cmd_lightning.pipeline import CMDPipeline
+from cmd_lightning.zoo import model_folder
 
 FEW = {"num_inference_steps": 2, "guidance_scale": 2.0}
 
