@@ -70,6 +70,8 @@ class CMDPipeline(DiffusionPipeline):
         vae: The image autoencoder of the latent space; None for pixels.
         video_shape: `(C, T, H, W)` of the videos in the autoencoder's space.
         fps: Frames a second of the videos.
+        steps: Denoising steps of this model where none are given, by stage; the paper's if None.
+        guidance: Guidance scales where none are given, by stage; those of the authors' runs if None.
     """
 
     model_cpu_offload_seq = "text_encoder->motion_text_encoder->unet->motion_model->autoencoder"
@@ -98,6 +100,8 @@ class CMDPipeline(DiffusionPipeline):
         vae: nn.Module | None = None,
         video_shape: list[int] | tuple[int, ...] = (3, 16, 64, 64),
         fps: float = 8.0,
+        steps: dict[str, int] | None = None,
+        guidance: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
         if vae is not None or tokenizer is not None:
@@ -113,7 +117,7 @@ class CMDPipeline(DiffusionPipeline):
             tokenizer=tokenizer,
             vae=vae,
         )
-        self.register_to_config(video_shape=list(video_shape), fps=fps)
+        self.register_to_config(video_shape=list(video_shape), fps=fps, steps=steps, guidance=guidance)
         self.latent_space = LatentSpace()
 
     @classmethod
@@ -173,13 +177,28 @@ class CMDPipeline(DiffusionPipeline):
             raise InputError(f"the {stage} model is conditioned on {encoder.field}s: give {wanted}, not a {kind}")
         return encoder(values), encoder.null(len(values))
 
+    def sampling(self, stage: Stage, steps: PerStage = None, guidance: PerStage = None) -> tuple[int, float]:
+        """Denoising steps and guidance scale of a stage: what is given, else the model's own, else the paper's.
+
+        Raises:
+            InputError: A number is out of range.
+        """
+        most = (self.scheduler if stage == "content" else self.motion_scheduler).config.num_train_timesteps
+        number = per_stage(steps, {**STEPS, **(self.config.steps or {})}, "steps")[stage]
+        if not 1 <= number <= most:
+            raise InputError(f"steps {number}: the {stage} model takes 1 to {most}; give such a number")
+        scale = per_stage(guidance, {**GUIDANCE, **(self.config.guidance or {})}, "guidance")[stage]
+        if not math.isfinite(scale):
+            raise InputError(f"guidance {scale}: give a finite number")
+        return int(number), scale
+
     @torch.no_grad()
     def generate_content(
         self,
         values: Sequence[str] | Sequence[int] | Tensor | int,
         seeds: Sequence[int],
-        steps: int = STEPS["content"],
-        guidance: float = GUIDANCE["content"],
+        steps: int | None = None,
+        guidance: float | None = None,
     ) -> Tensor:
         """Content frames `(B, C, H, W)` for captions, class ids or a count."""
         channels, _, height, width = self.config.video_shape
@@ -188,8 +207,7 @@ class CMDPipeline(DiffusionPipeline):
             self.condition("content", values),
             self.scheduler,
             seeded_noise((channels, height, width), seeds, stream=0),
-            steps,
-            guidance,
+            *self.sampling("content", steps, guidance),
         )
 
     @torch.no_grad()
@@ -198,8 +216,8 @@ class CMDPipeline(DiffusionPipeline):
         content: Tensor,
         values: Sequence[str] | Sequence[int] | Tensor | int,
         seeds: Sequence[int],
-        steps: int = STEPS["motion"],
-        guidance: float = GUIDANCE["motion"],
+        steps: int | None = None,
+        guidance: float | None = None,
     ) -> Tensor:
         """Motion latents `(B, D, T, S)` that go with `content` `(B, C, H, W)`."""
 
@@ -209,9 +227,8 @@ class CMDPipeline(DiffusionPipeline):
 
         shape = self.autoencoder.latent_spec(tuple(self.config.video_shape)).motion
         noise = seeded_noise(shape, seeds, stream=1)
-        motion = self._denoise(
-            denoiser, self.condition("motion", values), self.motion_scheduler, noise, steps, guidance
-        )
+        sampling = self.sampling("motion", steps, guidance)
+        motion = self._denoise(denoiser, self.condition("motion", values), self.motion_scheduler, noise, *sampling)
         return self.autoencoder.denormalize_motion(motion)
 
     def _denoise(
@@ -255,8 +272,10 @@ class CMDPipeline(DiffusionPipeline):
             num_videos_per_prompt: Videos for each prompt, class or picture (of an unconditional model: in all).
             seeds: One seed for each video; a video depends on its own alone. Drawn from `generator` if not given.
             generator: Source of seeds, by default torch's global one.
-            num_inference_steps: Denoising steps, one number or {"content": ..., "motion": ...}; 50 and 100 by default.
-            guidance_scale: Guidance scale, one number or a mapping likewise; 4 and 1 by default, 1 is none.
+            num_inference_steps: Denoising steps, one number or {"content": ..., "motion": ...}; by default the
+                model's own, else 50 and 100.
+            guidance_scale: Guidance scale, one number or a mapping likewise, 1 is none; by default the model's own,
+                else 4 and 1.
             output_type: "pt" (uint8), "np" (floats in [0, 1]) or "pil".
             return_dict: Whether to return a `CMDPipelineOutput` or the tuple of its fields.
         """
@@ -270,20 +289,13 @@ class CMDPipeline(DiffusionPipeline):
             raise InputError(f"seeds: {len(seeds)} given for {count} videos; give one for each")
         if image is not None and count != len(image) * num_videos_per_prompt:
             raise InputError(f"image: {len(image)} pictures for {count // num_videos_per_prompt} prompts; give as many")
-        steps = per_stage(num_inference_steps, STEPS, "steps")
-        for stage, scheduler in (("content", self.scheduler), ("motion", self.motion_scheduler)):
-            if scheduler is not None and not 1 <= steps[stage] <= scheduler.config.num_train_timesteps:
-                most = scheduler.config.num_train_timesteps
-                raise InputError(f"steps {steps[stage]}: the {stage} model takes 1 to {most}; give such a number")
-        scale = per_stage(guidance_scale, GUIDANCE, "guidance")
-        if not all(math.isfinite(value) for value in scale.values()):
-            raise InputError(f"guidance {guidance_scale}: give finite numbers")
-
+        content_sampling = None if image is not None else self.sampling("content", num_inference_steps, guidance_scale)
+        motion_sampling = self.sampling("motion", num_inference_steps, guidance_scale)
         if image is not None:
             content = self._content_of(image).repeat_interleave(num_videos_per_prompt, dim=0)
         else:
-            content = self.generate_content(values, seeds, int(steps["content"]), scale["content"])
-        motion = self.generate_motion(content, values, seeds, int(steps["motion"]), scale["motion"])
+            content = self.generate_content(values, seeds, *content_sampling)
+        motion = self.generate_motion(content, values, seeds, *motion_sampling)
         frames = to_output(self.decode(content, motion), output_type)
         self.maybe_free_model_hooks()
         output = CMDPipelineOutput(frames, content, list(seeds))

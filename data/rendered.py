@@ -19,7 +19,8 @@ from cmd_lightning.errors import InputError
 class SceneStream(IterableDataset):
     """Batches of rendered clips of one rank, for a DataLoader with `batch_size=None` and any number of workers.
 
-    Clip i of epoch e is clip `e * num + i` of the seed: an epoch is only a stretch of an endless row.
+    Clip i of epoch e is clip `e * num + i` of the seed: an epoch is only a stretch of an endless row. With `repeat` it
+    is clip `i` in every epoch.
 
     Args:
         num: clips in an epoch, all ranks together.
@@ -33,6 +34,7 @@ class SceneStream(IterableDataset):
         rank: which process this is, from 0.
         ranks: how many there are.
         seed: of the row of clips.
+        repeat: whether every epoch is the same.
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class SceneStream(IterableDataset):
         rank: int = 0,
         ranks: int = 1,
         seed: int = 0,
+        repeat: bool = False,
     ) -> None:
         super().__init__()
+        self.repeat = repeat
         self.num, self.levels, self.motions = num, list(levels), list(motions)
         self.options = {"size": size, "frames": frames, "fps": fps, "combinations": combinations}
         self.batch_size, self.rank, self.ranks, self.seed = batch_size, rank, ranks, seed
@@ -63,7 +67,7 @@ class SceneStream(IterableDataset):
     def fingerprint(self, workers: int) -> str:
         """What a number of batches done holds for; how many workers there are does not matter."""
         options = sorted(self.options.items())
-        cut = (self.num, self.levels, self.motions, options, self.batch_size, self.ranks, self.seed)
+        cut = (self.num, self.levels, self.motions, options, self.batch_size, self.ranks, self.seed, self.repeat)
         return f"{stable_hash(cut):016x}"
 
     def begin(self, epoch: int, first_batch: int = 0) -> None:
@@ -79,7 +83,7 @@ class SceneStream(IterableDataset):
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         for batch in range(self._first + worker, len(self._sizes), workers):
-            first = self._epoch * self.num + self._starts[batch]
+            first = (0 if self.repeat else self._epoch * self.num) + self._starts[batch]
             clips = [self.clip(first + position) for position in range(self._sizes[batch])]
             yield collate(clips) | {"bad": {}}
 
@@ -100,7 +104,8 @@ class ShapesDataModule(LightningDataModule):
     Args:
         level: "plain" or "mixed", or several, of which each clip draws one; one named twice is drawn twice as often.
         motion: one or several of still, slow, middle, fast, extreme, likewise.
-        train_clips: clips of an epoch; the next epoch goes on with others.
+        train_clips: clips of an epoch; the next epoch goes on with others, or with `repeat` shows them again.
+        repeat: whether every epoch shows the same clips, as a component that caches latents needs it.
         val_clips: clips for validation.
         test_clips: clips for testing and prediction.
         num_frames: frames of a clip.
@@ -124,6 +129,7 @@ class ShapesDataModule(LightningDataModule):
         batch_size: int = 8,
         num_workers: int = 0,
         seed: int = 0,
+        repeat: bool = False,
     ) -> None:
         super().__init__()
         levels = [level] if isinstance(level, str) else list(level)
@@ -144,7 +150,7 @@ class ShapesDataModule(LightningDataModule):
                 raise InputError(f"data.{name} {value}: must be at least {least}")
         self.clips = {"train": train_clips, "val": val_clips, "test": test_clips}
         self.options = {"levels": levels, "motions": motions, "size": size, "frames": num_frames, "fps": fps}
-        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.batch_size, self.num_workers, self.seed, self.repeat = batch_size, num_workers, seed, repeat
         self._position = Position()
 
     def setup(self, stage: str) -> None:
@@ -185,5 +191,6 @@ class ShapesDataModule(LightningDataModule):
             rank=self.trainer.global_rank if self.trainer else 0,
             ranks=self.trainer.world_size if self.trainer else 1,
             seed=stable_hash(self.seed, split),
+            repeat=self.repeat,
         )
         return StreamLoader(stream, num_workers=self.num_workers, **options)

@@ -8,7 +8,14 @@ if TYPE_CHECKING:
     from cmd_lightning.pipeline import CMDPipeline
 
 
-def export(checkpoints: list[str], out: str, *, half: bool = False) -> None:
+def export(
+    checkpoints: list[str],
+    out: str,
+    *,
+    half: bool = False,
+    steps: dict[str, int] | None = None,
+    guidance: dict[str, float] | None = None,
+) -> None:
     """Writes a model folder from the checkpoints of the autoencoder, content and motion stages, in any order.
 
     Averaged weights are taken where a checkpoint has them. The folder opens with `CMDPipeline.from_pretrained`.
@@ -17,6 +24,8 @@ def export(checkpoints: list[str], out: str, *, half: bool = False) -> None:
         checkpoints: The three checkpoints.
         out: Folder to write; it must not exist or be empty.
         half: Store the weights in float16, half the size; the model still computes in float32.
+        steps: Denoising steps that the model takes where none are given, by default 50 for content and 100 for motion.
+        guidance: Guidance scale that it takes where none is given, by default 4 for content and 1 for motion.
     """
     from pathlib import Path
 
@@ -32,6 +41,7 @@ def export(checkpoints: list[str], out: str, *, half: bool = False) -> None:
             f"give one each of autoencoder, content and motion, then the folder"
         )
     pipeline = assemble(**by_stage)
+    pipeline.register_to_config(steps=steps, guidance=guidance)
     if half:
         halve(pipeline)
     with new_folder(Path(out), "out") as folder:

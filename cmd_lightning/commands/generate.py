@@ -37,8 +37,8 @@ def generate(
         image: Pictures to set in motion, resized and cropped to the model's size.
         num: Videos for each prompt, class or picture.
         seed: Seed of the first video of each; the others count up.
-        steps: Denoising steps, by default 50 for content and 100 for motion.
-        guidance: Guidance scale, 1 is none; by default 4 for content and 1 for motion.
+        steps: Denoising steps, by default the model's own, else 50 for content and 100 for motion.
+        guidance: Guidance scale, 1 is none; by default the model's own, else 4 for content and 1 for motion.
         batch_size: Videos made at once; it changes nothing but speed and memory.
         out: Folder for the videos.
     """
@@ -59,7 +59,16 @@ def generate(
     count = max(len(values), len(pictures or []))
     jobs = [(i, seed + copy) for i in range(count) for copy in range(num)]
     folder = make_folder(Path(out), "--out")
-    about = {"weights": weights_sha256(model_folder(model)), "device": str(pipeline.device)} | provenance()
+    stages = ("content", "motion") if pictures is None else ("motion",)
+    sampling = {stage: pipeline.sampling(stage, steps, guidance) for stage in stages}
+    steps = {stage: number for stage, (number, _) in sampling.items()}
+    guidance = {stage: scale for stage, (_, scale) in sampling.items()}
+    about = {
+        "steps": steps,
+        "guidance": guidance,
+        "weights": weights_sha256(model_folder(model)),
+        "device": str(pipeline.device),
+    } | provenance()
     written: set[Path] = set()
     for start in range(0, len(jobs), batch_size):
         batch = jobs[start : start + batch_size]
@@ -70,7 +79,7 @@ def generate(
             name = slug(value, Path(image[i]).stem if image else "")
             path = unused(folder / f"{name}-{used}.mp4", written)
             video_io.write_video(path, video.cpu(), pipeline.config.fps)
-            record = {"model": model, "condition": value, "seed": used, "steps": steps, "guidance": guidance}
+            record = {"model": model, "condition": value, "seed": used}
             path.with_suffix(".json").write_text(json.dumps(record | about, indent=2) + "\n")
             print(path)
 

@@ -15,7 +15,7 @@ from cmd_lightning.components.checkpoints import fingerprint, load_stage
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import from_uint8
 from cmd_lightning.metrics.reconstruction import scores
-from cmd_lightning.pipeline import GUIDANCE, STEPS, CMDPipeline, per_stage
+from cmd_lightning.pipeline import CMDPipeline
 
 
 class CMD(LightningModule):
@@ -28,8 +28,9 @@ class CMD(LightningModule):
         autoencoder: Checkpoint of the autoencoder stage.
         content: Checkpoint of the content stage.
         motion: Checkpoint of the motion stage.
-        steps: Denoising steps, one number or by stage: {content: 50, motion: 100}, the default.
-        guidance: Guidance scale, one number or by stage: {content: 4, motion: 1}, the default; 1 is none.
+        steps: Denoising steps, one number or by stage; by default the model's own, else {content: 50, motion: 100}.
+        guidance: Guidance scale, one number or by stage, 1 is none; by default the model's own, else
+            {content: 4, motion: 1}.
     """
 
     def __init__(
@@ -107,8 +108,8 @@ class CMD(LightningModule):
         video = from_uint8(batch["video"])
         content, motion = self.pipeline.autoencoder.encode(video)
         seeds, values = range(len(video)), self.values(batch)
-        steps, scale = per_stage(self.steps, STEPS, "steps"), per_stage(self.guidance, GUIDANCE, "guidance")
-        moved = self.pipeline.generate_motion(content, values, seeds, int(steps["motion"]), scale["motion"])
+        sampling = self.pipeline.sampling("motion", self.steps, self.guidance)
+        moved = self.pipeline.generate_motion(content, values, seeds, *sampling)
         return {
             "original": video,
             "content frame": content[:, :, None],

@@ -38,6 +38,8 @@ class LatentDiffusion(Component):
         condition_dropout: Share of samples that see the null condition in training, for guidance.
         objective: What is predicted and how it is weighted; the paper's noise prediction by default.
         video_shape: `(C, T, H, W)` to build for; by default what the autoencoder was trained on.
+        cache_latents: Keep the latents of every training clip in memory, in half precision by its key, so that later
+            epochs encode nothing; for data that fit, and that are the same in every epoch: no random crop or start.
         optimizer: Makes the optimiser from the trainable weights.
         schedule: Makes the learning-rate schedule, stepped with every optimiser step.
     """
@@ -50,6 +52,7 @@ class LatentDiffusion(Component):
         condition_dropout: float = 0.1,
         objective: Objective | None = None,
         video_shape: Sequence[int] | None = None,
+        cache_latents: bool = False,
         optimizer: OptimizerFactory = adam,
         schedule: ScheduleFactory = WarmupSchedule,
     ) -> None:
@@ -68,6 +71,7 @@ class LatentDiffusion(Component):
         # Kept out of the registered modules: it is neither trained, averaged nor saved with this stage.
         self._frozen = [frozen]
         self.trained_on = fingerprint(frozen.state_dict())
+        self._cache: dict[str, tuple[Tensor, Tensor]] | None = {} if cache_latents else None
         self.condition_encoder = condition
         self.condition_dropout = condition_dropout
         self.objective = objective or Diffusion()
@@ -99,8 +103,20 @@ class LatentDiffusion(Component):
         """What the pipeline samples a batch from: its captions or labels, or how many."""
         return batch[self.condition_encoder.field] if self.condition_encoder else len(batch["key"])
 
+    def training_latents(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """`latents`, from the cache where it holds all of the batch."""
+        if self._cache is None:
+            return self.latents(batch)
+        if not all(key in self._cache for key in batch["key"]):
+            clips = zip(*(latent.half().cpu() for latent in self.latents(batch)), strict=True)
+            self._cache.update(zip(batch["key"], clips, strict=True))
+        # What is kept is also what is used at first, so that a resumed fit sees the same values.
+        kept = zip(*(self._cache[key] for key in batch["key"]), strict=True)
+        clean, content = (torch.stack(clips).to(self.device, self.dtype) for clips in kept)
+        return clean, content
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        clean, content = self.latents(batch)
+        clean, content = self.training_latents(batch)
         condition = self.condition(batch)
         if condition is not None and self.condition_dropout:
             condition = drop_condition(condition, self.condition_encoder.null(len(clean)), self.condition_dropout)

@@ -5,8 +5,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cmd_lightning.networks import Condition, LatentSpec
+from cmd_lightning.networks.dit import DiTBlock
 from cmd_lightning.networks.embeddings import coordinates_embedding
-from cmd_lightning.zoo.motion.dit import DiTBlock, MotionDiT
+from cmd_lightning.zoo.motion.dit import MotionDiT
 
 
 def spec_of(content, motion):

@@ -1,0 +1,92 @@
+"""The diffusion transformer that content and motion models share: blocks, the way out, patches."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmd_lightning.networks.attention import Attention
+from cmd_lightning.networks.contracts import Condition, Network
+from cmd_lightning.networks.embeddings import TimestepEmbedding, coordinates_embedding, grid_coordinates
+
+
+class DiTBlock(nn.Module):
+    """Transformer block whose norms are shifted, scaled and gated by timestep and condition (adaLN-Zero)."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.attention = Attention(width, heads, width // heads, qkv_bias=True)
+        self.norm_mlp = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        hidden = int(width * mlp_ratio)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
+        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        nn.init.zeros_(self.modulation[1].weight)
+        nn.init.zeros_(self.modulation[1].bias)
+
+    def forward(self, x: Tensor, signal: Tensor) -> Tensor:
+        """`x` `(B, N, width)`, `signal` `(B, width)`."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(signal)[:, None].chunk(6, dim=-1)
+        x = x + gate1 * self.attention(self.norm_attention(x) * (1 + scale1) + shift1)
+        return x + gate2 * self.mlp(self.norm_mlp(x) * (1 + scale2) + shift2)
+
+
+class DiT(Network):
+    """The body of a diffusion transformer: timestep and pooled condition enter through adaLN; its output starts at 0.
+
+    Args:
+        condition_dim: Channels K of the pooled condition; 0 for an unconditional model.
+        outputs: Channels that come out of a token.
+        width: Channels of the tokens.
+        depth: Number of blocks.
+        heads: Attention heads; must divide `width`.
+        mlp_ratio: Hidden channels of the perceptrons over `width`.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    def __init__(self, condition_dim: int, outputs: int, width: int, depth: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.width = width
+        self.timestep = TimestepEmbedding(width)
+        self.condition = nn.Linear(condition_dim, width) if condition_dim else None
+        self.blocks = nn.ModuleList(DiTBlock(width, heads, mlp_ratio) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.head = nn.Linear(width, outputs)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear) and "modulation" not in name:
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for module in (self.modulation[1], self.head):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+
+    def positions(self, *sizes: int) -> Tensor:
+        """Fixed positions of the tokens of a grid, `(N, width)`."""
+        return coordinates_embedding(grid_coordinates(*sizes, device=self.device), self.width).to(self.dtype)
+
+    def transform(self, x: Tensor, timestep: Tensor, condition: Condition | None, read: int | None = None) -> Tensor:
+        """Tokens `(B, N, width)` to outputs `(B, N, outputs)`, of the first `read` tokens alone if that is given."""
+        signal = self.timestep(timestep)
+        if self.condition is not None:
+            signal = signal + self.condition(condition.pooled.to(signal.dtype))
+        for block in self.blocks:
+            x = self.run_block(block, x, signal)
+        shift, scale = self.modulation(signal)[:, None].chunk(2, dim=-1)
+        return self.head(self.norm(x[:, :read]) * (1 + scale) + shift)
+
+
+def pad_to_multiple(x: Tensor, rows: int, columns: int) -> Tensor:
+    """Repeats the last rows and columns of `(B, C, H, W)` until `rows` divides H and `columns` divides W."""
+    height, width = x.shape[2:]
+    if height % rows == 0 and width % columns == 0:
+        return x
+    return F.pad(x, (0, -width % columns, 0, -height % rows), mode="replicate")
+
+
+def unpatchify(x: Tensor, patch: tuple[int, int], rows: int) -> Tensor:
+    """Patches `(B, rows * columns, C * p * q)` of p × q points to pictures `(B, C, rows * p, columns * q)`."""
+    x = x.unflatten(2, (-1, *patch)).unflatten(1, (rows, -1))  # (B, rows, columns, C, p, q)
+    return x.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)

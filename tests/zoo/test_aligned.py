@@ -1,0 +1,58 @@
+"""The motion model with the content frame pooled onto the slots."""
+
+import pytest
+import torch
+
+from cmd_lightning.errors import InputError
+from cmd_lightning.networks import Condition, LatentSpec
+from cmd_lightning.zoo.motion.aligned import AlignedDiT
+
+ROWS, COLUMNS = 4, 5
+SLOTS = tuple((0.0, i / ROWS) for i in range(ROWS)) + tuple((1.0, i / COLUMNS) for i in range(COLUMNS))
+SPEC = LatentSpec((3, 8, 10), (4, 5, ROWS + COLUMNS), SLOTS)
+SMALL = {"width": 24, "depth": 2, "heads": 2, "frames": 2}
+
+
+def inputs(count=2, dim=6):
+    motion, content = torch.randn(count, 4, 5, ROWS + COLUMNS), torch.randn(count, 3, 8, 10)
+    return motion, torch.tensor([3, 700])[:count], content, Condition(torch.randn(count, dim))
+
+
+def test_starts_at_zero_and_keeps_odd_shapes(wake):
+    network = AlignedDiT(SPEC, 6, **SMALL)
+    motion, timestep, content, condition = inputs()
+    assert torch.equal(network(motion, timestep, content, condition), torch.zeros_like(motion))
+    assert wake(network)(motion, timestep, content, condition).shape == motion.shape
+
+
+def test_everything_that_is_given_matters(wake):
+    network = wake(AlignedDiT(SPEC, 6, **SMALL))
+    motion, timestep, content, condition = inputs()
+    output = network(motion, timestep, content, condition)
+    for other in (
+        network(motion + 1, timestep, content, condition),
+        network(motion, timestep + 50, content, condition),
+        network(motion, timestep, content + 1, condition),
+        network(motion, timestep, content, Condition(condition.pooled + 1)),
+    ):
+        assert not torch.allclose(other, output, atol=1e-4)
+
+
+def test_content_reaches_the_slots_it_lies_on(wake):
+    """Without blocks, and two patches away for the convolution, a change in the content meets its own lines alone."""
+    network = wake(AlignedDiT(SPEC, 0, **SMALL | {"depth": 0}))
+    motion, timestep, content, _ = inputs(1)
+    moved = content.clone()
+    moved[:, :, 0, 0] += 3  # in the patch of row 0 and column 0
+    change = (network(motion, timestep, moved, None) - network(motion, timestep, content, None)).abs().amax((0, 1, 2))
+    rows, columns = change[:ROWS], change[ROWS:]
+    assert (rows[:2] > 1e-5).all()
+    assert (rows[2:] < 1e-6).all()
+    assert (columns[:2] > 1e-5).all()
+    assert (columns[2:] < 1e-6).all()
+
+
+def test_other_layouts_are_refused():
+    grid = tuple((i / 3, j / 3) for i in range(3) for j in range(3))
+    with pytest.raises(InputError, match="use MotionDiT"):
+        AlignedDiT(LatentSpec((3, 9, 9), (4, 5, 9), grid), 6, **SMALL)
