@@ -140,3 +140,14 @@ def test_lists_of_levels_and_motions_are_all_drawn_and_clips_depend_on_their_own
 def test_a_wrong_option_is_an_error(options, words):
     with pytest.raises(InputError, match=words):
         module(**options)
+
+
+def test_repeated_epochs_are_the_same_clips():
+    options = {"level": "plain", "train_clips": 5, "size": 16, "num_frames": 4, "batch_size": 2}
+    for repeat in (False, True):
+        data = ShapesDataModule(**options, repeat=repeat)
+        data.setup("fit")
+        first, second = ([key for batch in data.train_dataloader() for key in batch["key"]] for _ in range(2))
+        assert len(first) == 5
+        assert (first == second) == repeat
+        assert repeat or not set(first) & set(second)
