@@ -86,6 +86,8 @@ class OpenCLIPTextEncoder(ConditionEncoder):
 
         self.tower = TextTransformer(**text_cfg, output_dim=None, output_tokens=True)
         self.tower.requires_grad_(trainable)
+        # A word that training never shows keeps its vector: it shall say nothing, rather than something random.
+        nn.init.zeros_(self.tower.token_embedding.weight)
         self.tokenizer = SimpleTokenizer(context_length=self.tower.context_length)
         self.dim = self.tower.width
 

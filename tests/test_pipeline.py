@@ -28,12 +28,13 @@ def test_parts_have_the_names_of_stable_diffusion(tiny_pipeline, tmp_path):
         *("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
         *("autoencoder", "motion_model", "motion_scheduler", "motion_text_encoder"),
     }
+    settings = {"video_shape", "fps", "steps", "guidance"}
     pipeline = tiny_pipeline()
     assert set(pipeline.components) == names
-    assert set(inspect.signature(CMDPipeline.__init__).parameters) == {"self", "video_shape", "fps"} | names
+    assert set(inspect.signature(CMDPipeline.__init__).parameters) == {"self"} | settings | names
     pipeline.save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
-    assert {key for key in index if not key.startswith("_")} == {"video_shape", "fps"} | names
+    assert {key for key in index if not key.startswith("_")} == settings | names
     assert {folder.name for folder in tmp_path.iterdir() if folder.is_dir()} == names - {"vae", "tokenizer"}
     assert not [file for file in tmp_path.rglob("*") if file.suffix in (".bin", ".pt", ".pkl")]
 
@@ -99,6 +100,14 @@ def test_defaults_are_the_papers_steps_and_the_authors_guidance():
     assert per_stage({"motion": 7}, STEPS, "steps") == {"content": 50, "motion": 7}
     assert per_stage(None, GUIDANCE, "guidance") == {"content": 4.0, "motion": 1.0}
     assert per_stage(2.5, GUIDANCE, "guidance") == {"content": 2.5, "motion": 2.5}
+
+
+def test_a_model_has_defaults_of_its_own(tiny_pipeline, tmp_path):
+    tiny_pipeline(steps={"motion": 3}, guidance={"content": 2.5}).save_pretrained(tmp_path)
+    pipeline = CMDPipeline.from_pretrained(tmp_path)
+    assert pipeline.sampling("content") == (50, 2.5)
+    assert pipeline.sampling("motion") == (3, 1.0)
+    assert pipeline.sampling("motion", {"motion": 7}, 3.0) == (7, 3.0)
 
 
 @pytest.mark.parametrize("option", ["num_inference_steps", "guidance_scale"])

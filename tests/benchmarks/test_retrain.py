@@ -95,7 +95,7 @@ def test_two_real_calls(tmp_path, monkeypatch, capfd):
     source = tmp_path.__class__(cmd_lightning.__path__[0]).parent / "configs" / "shapes32"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(source.parents[1]))
-    tiny = {"autoencoder": {"width": 16}, "content": {"block_out_channels": [8, 16]}, "motion": {"depth": 1}}
+    tiny = {"autoencoder": {"width": 16}, "content": {"depth": 1}, "motion": {"depth": 1}}
     for stage, changes in tiny.items():
         config = yaml.safe_load((source / f"{stage}.yaml").read_text().replace("shapes32", "tiny"))
         config["model"]["init_args"]["network"]["init_args"] |= changes

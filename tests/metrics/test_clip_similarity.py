@@ -1,4 +1,6 @@
 import json
+from dataclasses import replace
+from importlib.resources import files
 
 import numpy as np
 import open_clip
@@ -6,10 +8,11 @@ import pytest
 import torch
 from open_clip.model import CLIP
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from cmd_lightning.data.scenes import draw_scene
+from cmd_lightning.data.scenes import COLOURS, DIRECTIONS, SHAPES, draw_scene
 from cmd_lightning.data.shapes import render
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.clip_similarity import CLIPSimilarity, SheetSimilarity, contact_sheet
@@ -139,3 +142,37 @@ def test_weights_are_checked(tmp_path):
     save_file({"weight": torch.zeros(2)}, other, {"config": json.dumps(CONFIG)})
     with pytest.raises(InputError, match="other"):
         SheetSimilarity.from_pretrained(other)
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return SheetSimilarity.from_pretrained()
+
+
+def plain_clips(count):
+    scenes = [draw_scene(31337, index) for index in range(count)]
+    return scenes, torch.stack([render(scene, 16, 64) for scene in scenes])
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "least"), [("colour", COLOURS, 0.95), ("shape", SHAPES, 0.6), ("direction", DIRECTIONS, 0.6)]
+)
+def test_shipped_weights_prefer_the_true_word(shipped, name, names, least):
+    """Of a caption and the same with one word wrong; a guess is right half of the time."""
+    scenes, video = plain_clips(96)
+    order = list(names)
+    wrong = []
+    for position, scene in enumerate(scenes):
+        thing = scene.things[0]
+        step = 1 + position % (len(order) - 1)
+        other = order[(order.index(getattr(thing, name)) + step) % len(order)]
+        wrong.append(replace(thing, **{name: other}).phrase)
+    true = shipped.similarities(video, [scene.caption for scene in scenes])
+    assert (true > shipped.similarities(video, wrong)).float().mean() > least
+
+
+def test_shipped_weights_tell_what_they_are(shipped):
+    with safe_open(files("cmd_lightning.zoo") / "weights" / "shapes_clip.safetensors", "pt") as file:
+        record = json.loads(file.metadata()["record"])
+    assert record["retrieval"]["caption"] > 50 * record["retrieval"]["chance"]
+    assert {"clips", "seconds", "seed", "date"} <= record.keys()
