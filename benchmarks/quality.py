@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from cmd_lightning.commands.files import model_folder, open_model
 from cmd_lightning.data.plan import stable_hash
+from cmd_lightning.data.rendered import ShapesDataModule
 from cmd_lightning.data.scenes import ALIGNMENTS, SPEEDS, Scene, draw_scene
 from cmd_lightning.data.shapes import render
 from cmd_lightning.latent_space import from_uint8, to_uint8
@@ -49,7 +51,7 @@ class Settings:
         steps: denoising steps of either stage.
         curve_steps: the same for each point of a curve.
         guidance: guidance scale of the content model; the motion model has none.
-        bank: training clips among which neighbours are looked for.
+        bank: training clips, from the first on, among which neighbours are looked for.
     """
 
     num: int = 256
@@ -57,7 +59,7 @@ class Settings:
     steps: int = 50
     curve_steps: int = 25
     guidance: float = 2.0
-    bank: int = 5000
+    bank: int = 40_000
 
 
 class Quality:
@@ -66,10 +68,11 @@ class Quality:
     Args:
         pipeline: the model.
         settings: how it is measured.
+        recipe: config that trained the content model, for its training clips.
     """
 
-    def __init__(self, pipeline: CMDPipeline, settings: Settings) -> None:
-        self.pipeline, self.settings = pipeline, settings
+    def __init__(self, pipeline: CMDPipeline, settings: Settings, recipe: Path) -> None:
+        self.pipeline, self.settings, self.recipe = pipeline, settings, recipe
         pipeline.set_progress_bar_config(disable=True)
         self.reader, self.features = ShapesReader.from_pretrained(), ShapesFeatures.from_pretrained()
 
@@ -175,11 +178,14 @@ class Quality:
         }
 
     def copies_in(self, video: Tensor) -> dict[str, float]:
-        """How close the videos come to the first training clips, beside how close other real clips come."""
-        _, bank = self.clips(self.settings.bank, split="train", level="plain", combinations="seen")
+        """How close the videos come to the clips they were trained on, beside how close other real clips come."""
+        data = ShapesDataModule(**yaml.safe_load(self.recipe.read_text())["data"]["init_args"])
+        stream = data.train_dataloader().dataset
+        number = min(self.settings.bank, stream.num)
+        rows = [range(first, min(first + BATCH, number)) for first in range(0, number, BATCH)]
+        bank = torch.cat([thumbnails(torch.stack([stream.clip(i)["video"] for i in row])) for row in rows])
         _, real = self.clips(len(video), split="val", level="plain")
-        bank = thumbnails(bank)
-        result: dict[str, float] = {"bank": len(bank)}
+        result: dict[str, float] = {"bank": number}
         for name, clips in (("generated", video), ("real", real)):
             found = find_copies(thumbnails(clips), bank)
             result[f"{name} copied"] = found.copied.float().mean().item()
@@ -216,10 +222,10 @@ def spread(positions: Tensor) -> dict[str, float]:
 
 def measure(quality: Quality, path: Path, chosen: Sequence[str], protocol: dict[str, Any]) -> Iterator[str]:
     """Measures the cells that are missing in the file, and writes each at once."""
-    result = json.loads(path.read_text()) if path.is_file() else {}
-    if result.get("protocol", protocol)["weights"] != protocol["weights"]:
-        raise SystemExit(f"{path}: it holds results of other weights; give another --out, or delete it")
-    result = {"protocol": protocol, "cells": result.get("cells", {})}
+    result = json.loads(path.read_text()) if path.is_file() else {"protocol": protocol, "cells": {}}
+    for part in ("weights", "settings"):
+        if result["protocol"][part] != protocol[part]:
+            raise SystemExit(f"{path}: it holds results of other {part}; give another --out, or delete it")
     for name, cell in quality.cells().items():
         if name in result["cells"] or (chosen and not any(name.startswith(prefix) for prefix in chosen)):
             continue
@@ -236,6 +242,8 @@ def main() -> int:
     parser.add_argument("model", help="zoo name or model folder")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of the result")
     parser.add_argument("--cells", nargs="*", default=[], help="beginnings of the names of the cells to measure")
+    recipe = Path("configs/shapes32/content.yaml")
+    parser.add_argument("--recipe", type=Path, default=recipe, help="config that trained the content model")
     for name, value in vars(Settings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = parser.parse_args()
@@ -247,7 +255,9 @@ def main() -> int:
         },
     }
     protocol = {"weights": weights, "settings": vars(settings)} | provenance()
-    for line in measure(Quality(open_model(options.model), settings), options.out, options.cells, protocol):
+    for line in measure(
+        Quality(open_model(options.model), settings, options.recipe), options.out, options.cells, protocol
+    ):
         print(line, flush=True)
     return 0
 

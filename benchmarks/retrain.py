@@ -23,6 +23,9 @@ import yaml
 ROUNDS = (("autoencoder",), ("content", "motion"))
 """Stages that train at the same time."""
 
+EXPORT = ("--half", "--steps", "50", "--guidance", "content=2,motion=1")
+"""As the models ship."""
+
 SHORTEST = 0.2
 """Minutes below which a call starts no further stage."""
 
@@ -49,7 +52,10 @@ def main() -> int:
         if not all(done.finished for done in progress):
             print("The time is up; the same command goes on from here.")
             return 0
-    return export(options.name)
+    if code := export(options.name):
+        return code
+    print("All is done.")
+    return 0
 
 
 class Progress:
@@ -98,9 +104,8 @@ def export(name: str) -> int:
     folder = Path("outputs", name)
     shutil.rmtree(folder / "model", ignore_errors=True)
     checkpoints = [str(folder / stage / "last.ckpt") for stages in ROUNDS for stage in stages]
-    return subprocess.run(
-        [sys.executable, "-m", "cmd_lightning", "export", *checkpoints, str(folder / "model")]
-    ).returncode
+    command = [sys.executable, "-m", "cmd_lightning", "export", *checkpoints, str(folder / "model"), *EXPORT]
+    return subprocess.run(command).returncode
 
 
 if __name__ == "__main__":

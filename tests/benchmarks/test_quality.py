@@ -38,10 +38,11 @@ def test_cells_are_measured_once_and_only_for_the_same_weights(tmp_path):
 
             return {name: lambda name=name: measured(name) for name in counts}
 
-    path, protocol = tmp_path / "results" / "x.json", {"weights": "a"}
+    path, protocol = tmp_path / "results" / "x.json", {"weights": "a", "settings": {"num": 2}}
     assert [line.split()[0] for line in measure(Model(), path, ["tw"], protocol)] == ["two"]
     assert [line.split()[0] for line in measure(Model(), path, [], protocol)] == ["one"]
     assert counts == {"one": 1, "two": 1}
     assert json.loads(path.read_text())["cells"] == {"two": {"value": 1}, "one": {"value": 1}}
-    with pytest.raises(SystemExit, match="other weights"):
-        list(measure(Model(), path, [], {"weights": "b"}))
+    for part, other in (("weights", "b"), ("settings", {"num": 3})):
+        with pytest.raises(SystemExit, match=f"other {part}"):
+            list(measure(Model(), path, [], protocol | {part: other}))
