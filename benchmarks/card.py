@@ -17,8 +17,9 @@ from typing import Any
 import torch
 import yaml
 
+from cmd_lightning.data.draw import draw_scene
 from cmd_lightning.data.plan import stable_hash
-from cmd_lightning.data.scenes import ALIGNMENTS, SPEEDS, draw_scene
+from cmd_lightning.data.scenes import ALIGNMENTS, SPEEDS
 from cmd_lightning.data.shapes import render
 from cmd_lightning.latent_space import from_uint8, to_uint8
 from cmd_lightning.pipeline import CMDPipeline

@@ -21,9 +21,10 @@ import yaml
 from torch import Tensor
 
 from cmd_lightning.commands.files import model_folder, open_model
+from cmd_lightning.data.draw import draw_scene
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.rendered import ShapesDataModule
-from cmd_lightning.data.scenes import ALIGNMENTS, SPEEDS, Scene, draw_scene
+from cmd_lightning.data.scenes import ALIGNMENTS, SPEEDS, Scene
 from cmd_lightning.data.shapes import render
 from cmd_lightning.latent_space import from_uint8, to_uint8
 from cmd_lightning.metrics.frechet import frechet_distance_from_features

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cmd_lightning.data.scenes import COLOURS, DIRECTIONS, SHAPES, SIZES, Background, Scene, Thing, draw_scene
+from cmd_lightning.data.draw import draw_scene
+from cmd_lightning.data.scenes import COLOURS, DIRECTIONS, SHAPES, SIZES, Background, Scene, Thing
 
 Array = NDArray[np.float32]
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from benchmarks.yardstick.augmentations import blur
 from benchmarks.yardstick.train import FRAMES
+from cmd_lightning.data.draw import draw_scene
 from cmd_lightning.data.plan import stable_hash
-from cmd_lightning.data.scenes import Level, Motion, Scene, draw_scene
+from cmd_lightning.data.scenes import Level, Motion, Scene
 from cmd_lightning.data.shapes import render, view
 from cmd_lightning.errors import InputError
 

@@ -23,8 +23,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from cmd_lightning.data.draw import draw_scene
 from cmd_lightning.data.plan import stable_hash
-from cmd_lightning.data.scenes import COLOURS, DIRECTIONS, SHAPES, SIZES, Scene, Thing, draw_scene
+from cmd_lightning.data.scenes import COLOURS, DIRECTIONS, SHAPES, SIZES, Scene, Thing
 from cmd_lightning.data.shapes import render
 from cmd_lightning.metrics.clip_similarity import GRID, SheetSimilarity, contact_sheet
 from cmd_lightning.provenance import weights_sha256

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from benchmarks.yardstick import train
 from benchmarks.yardstick.augmentations import blur, shuffled
+from cmd_lightning.data.draw import draw_scene
 from cmd_lightning.data.plan import stable_hash
-from cmd_lightning.data.scenes import SPEEDS, Scene, draw_scene
+from cmd_lightning.data.scenes import SPEEDS, Scene
 from cmd_lightning.data.shapes import render
 from cmd_lightning.metrics.shapes_features import CHOICE, PRESENCE, ShapesFeatures
 

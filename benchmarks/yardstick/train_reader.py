@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from benchmarks.yardstick import train
 from benchmarks.yardstick.augmentations import blur, compressed, shuffled, spoil_mildly
+from cmd_lightning.data.draw import draw_scene
 from cmd_lightning.data.plan import stable_hash
-from cmd_lightning.data.scenes import draw_scene
 from cmd_lightning.data.shapes import render
 from cmd_lightning.metrics.shapes_reader import ANSWERS, Reading, ShapesReader, joint_accuracy
 from cmd_lightning.metrics.video_convnet import prepare

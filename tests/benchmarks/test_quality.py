@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.quality import first_positions, measure, spread
-from cmd_lightning.data.scenes import draw_scene
+from cmd_lightning.data.draw import draw_scene
 from cmd_lightning.data.shapes import positions, render
 
 

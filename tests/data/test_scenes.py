@@ -4,6 +4,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from cmd_lightning.data.draw import draw_scene
 from cmd_lightning.data.scenes import (
     COLOURS,
     DIRECTIONS,
@@ -15,7 +16,6 @@ from cmd_lightning.data.scenes import (
     Camera,
     Scene,
     Thing,
-    draw_scene,
     unseen,
 )
 from cmd_lightning.data.shapes import centres, positions, view

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from cmd_lightning.data.draw import draw_scene
 from cmd_lightning.data.scenes import (
     COLOURS,
     DIRECTIONS,
@@ -17,7 +18,6 @@ from cmd_lightning.data.scenes import (
     Camera,
     Scene,
     Thing,
-    draw_scene,
 )
 from cmd_lightning.data.shapes import centres, make_clip, positions, radii, render
 

@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from cmd_lightning.data.scenes import COLOURS, DIRECTIONS, SHAPES, draw_scene
+from cmd_lightning.data.draw import draw_scene
+from cmd_lightning.data.scenes import COLOURS, DIRECTIONS, SHAPES
 from cmd_lightning.data.shapes import render
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.clip_similarity import CLIPSimilarity, SheetSimilarity, contact_sheet

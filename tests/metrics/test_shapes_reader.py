@@ -2,7 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cmd_lightning.data.scenes import draw_scene
+from cmd_lightning.data.draw import draw_scene
 from cmd_lightning.data.shapes import render
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.shapes_features import ShapesFeatures
