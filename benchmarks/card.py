@@ -216,10 +216,10 @@ def page(card: dict[str, Any], cells: dict[str, Any], protocol: dict[str, Any]) 
     copied = plain["copies"]
     lines += [
         "",
-        f"Nearest neighbours among {copied['bank']} `plain` training clips, in grey levels between thumbnails: "
+        f"Nearest neighbours among the first {copied['bank']} clips trained on, in grey levels between thumbnails: "
         f"generated clips {copied['generated median distance']:.1f} (median; least "
         f"{copied['generated least distance']:.1f}, "
-        f"{copied['generated copied']:.1%} below the threshold of a copy), other real clips "
+        f"{copied['generated copied']:.1%} called copies), other real clips "
         f"{copied['real median distance']:.1f} ({copied['real least distance']:.1f}, {copied['real copied']:.1%}).",
         "",
         "## Where it fails",

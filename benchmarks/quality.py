@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from cmd_lightning.commands.files import model_folder, open_model
+from cmd_lightning.commands.files import open_model
 from cmd_lightning.data.draw import draw_scene
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.rendered import ShapesDataModule
@@ -35,9 +34,9 @@ from cmd_lightning.metrics.shapes_features import ShapesFeatures
 from cmd_lightning.metrics.shapes_reader import Reading, ShapesReader, joint_accuracy
 from cmd_lightning.pipeline import CMDPipeline
 from cmd_lightning.provenance import provenance, weights_sha256
+from cmd_lightning.zoo import WEIGHTS, model_folder
 
 BATCH = 32
-YARDSTICK = files("cmd_lightning.zoo") / "weights"
 FAILURES = [("motion", motion) for motion in SPEEDS] + [("alignment", alignment) for alignment in ALIGNMENTS]
 """What the curves of "where it fails" run over; alignments at `middle` speed and among three shapes."""
 
@@ -100,7 +99,7 @@ class Quality:
         }
 
     def reconstruction(self, **options: Any) -> dict[str, float]:
-        """PSNR and SSIM of mixed clips beside those of still pictures, and by which share motion is lost."""
+        """PSNR and SSIM of mixed clips beside those of still pictures, and the gain over the better of these."""
         _, video = self.clips(self.settings.num, level="mixed", **options)
         rows = [scores(from_uint8(self.reconstruct(part)), from_uint8(part)) for part in video.split(BATCH)]
         result = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
@@ -251,9 +250,7 @@ def main() -> int:
     settings = Settings(**{name: getattr(options, name) for name in vars(Settings())})
     weights = {
         "model": weights_sha256(model_folder(options.model)),
-        "yardstick": {
-            name: weights_sha256(YARDSTICK / name) for name in (ShapesReader.WEIGHTS, ShapesFeatures.WEIGHTS)
-        },
+        "yardstick": {name: weights_sha256(WEIGHTS / name) for name in (ShapesReader.WEIGHTS, ShapesFeatures.WEIGHTS)},
     }
     protocol = {"weights": weights, "settings": vars(settings)} | provenance()
     for line in measure(

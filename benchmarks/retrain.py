@@ -44,8 +44,9 @@ def main() -> int:
         pending = [stage for stage in stages if not Progress(options.name, stage).finished]
         if pending and left > SHORTEST:
             fits = [start(options.name, stage, left, options.threads, options.overrides) for stage in pending]
-            if code := max(fit.wait() for fit in fits):
-                return code
+            # A fit that a signal ended has a negative code.
+            if failed := [code for code in [fit.wait() for fit in fits] if code]:
+                return abs(failed[0])
         progress = [Progress(options.name, stage) for stage in stages]
         for stage, done in zip(stages, progress, strict=True):
             print(f"{stage}: {done.steps} of {done.total} steps", flush=True)

@@ -1,4 +1,4 @@
-"""ShapesDataModule: clips of the procedural world, rendered as they are needed; no files, no end, no repetition."""
+"""ShapesDataModule: clips of the procedural world, rendered as they are needed, without files and without end."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -96,7 +96,7 @@ class SceneStream(IterableDataset):
 
 
 class ShapesDataModule(LightningDataModule):
-    """The procedural world without shards: every training clip is new, from any number of workers and ranks.
+    """The procedural world without shards: every training clip is new, or with `repeat` new in the first epoch.
 
     A fit resumed from a checkpoint goes on at the next clip. Training shows only the "seen" combinations of shape,
     colour and direction, validation and testing show all. A batch is that of `WebVidDataModule`.

@@ -74,22 +74,24 @@ def test_time_of_earlier_calls_is_added(calls, config):
     assert retrain.Progress("tiny", "autoencoder").elapsed == timedelta(seconds=1060)
 
 
-def test_a_failed_fit_is_the_result(config, monkeypatch):
+@pytest.mark.parametrize("code", [2, -9])
+def test_a_failed_fit_is_the_result(config, monkeypatch, code):
     class Fit:
         def __init__(self, command, env):
-            pass
+            self.stage = command[5].split("/")[-1]
 
         def wait(self):
-            return 2
+            return code if self.stage == "motion.yaml" else 0
 
     monkeypatch.setattr(retrain.subprocess, "Popen", Fit)
     monkeypatch.setattr(sys, "argv", ["retrain", "tiny"])
-    assert retrain.main() == 2
+    save(config, "autoencoder", 10, 1.0)
+    assert retrain.main() == abs(code)
 
 
 @pytest.mark.slow
-def test_two_real_calls(tmp_path, monkeypatch, capfd):
-    """The real configs made tiny: the first call ends by its time, the second finishes and exports."""
+def test_a_real_call(tmp_path, monkeypatch, capfd):
+    """The real configs made tiny: every stage is fitted and all are exported."""
     import cmd_lightning
 
     source = tmp_path.__class__(cmd_lightning.__path__[0]).parent / "configs" / "shapes32"
