@@ -19,6 +19,14 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
+@pytest.fixture(autouse=True)
+def same_threads():
+    """A program under test sets the number of threads for itself only: the last bit of sums depends on it."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def no_network():
     """Connections that leave this machine raise."""

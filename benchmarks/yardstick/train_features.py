@@ -1,4 +1,4 @@
-"""Trains the classifier behind the shapes features: `python -m benchmarks.yardstick.train_features --minutes 20`."""
+"""Trains the classifier behind the shapes features: `python -m benchmarks.yardstick.train_features`."""
 
 import random
 from functools import partial
@@ -14,6 +14,8 @@ from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.scenes import SPEEDS, Scene
 from cmd_lightning.data.shapes import render
 from cmd_lightning.metrics.shapes_features import CHOICE, PRESENCE, ShapesFeatures
+
+BATCH_SIZE = 32
 
 PLAY_WEIGHTS = (0.44, 0.08, 0.08, 0.08, 0.08, 0.08, 0.08, 0.08)
 """How often each way to play is drawn, in the order of CHOICE["play"]."""
@@ -71,9 +73,9 @@ def draw(index: int, seed: int, clean: bool = False) -> tuple[Tensor, train.Targ
     """Training batch number `index`; clean ones are played forward and not spoilt."""
     chance = random.Random(stable_hash("batch", seed, index))
     clips, rows = [], []
-    for position in range(train.BATCH_SIZE):
+    for position in range(BATCH_SIZE):
         level, motion = chance.choice(["mixed", "mixed", "plain"]), chance.choice(list(SPEEDS))
-        scene = draw_scene(seed, index * train.BATCH_SIZE + position, level=level, motion=motion, frames=train.FRAMES)
+        scene = draw_scene(seed, index * BATCH_SIZE + position, level=level, motion=motion, frames=train.FRAMES)
         play = "forward" if clean else chance.choices(CHOICE["play"], PLAY_WEIGHTS)[0]
         clips.append(played(scene, play, chance))
         rows.append(answers_of(scene, play))
@@ -132,7 +134,7 @@ def measure(network: ShapesFeatures, seed: int, batches: int = 32) -> dict[str, 
 
 def main() -> None:
     """Train, standardise, measure, write."""
-    options = train.arguments(ShapesFeatures)
+    options = train.arguments("Trains the classifier behind the shapes features.", ShapesFeatures.WEIGHTS, steps=4000)
     torch.manual_seed(0)
     network, record = train.fit(
         ShapesFeatures(), partial(draw, seed=stable_hash("features", "train")), loss_of, options

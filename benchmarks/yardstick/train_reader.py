@@ -1,4 +1,4 @@
-"""Trains the reader of `plain` clips: `python -m benchmarks.yardstick.train_reader --minutes 20`."""
+"""Trains the reader of `plain` clips: `python -m benchmarks.yardstick.train_reader`."""
 
 import random
 from functools import partial
@@ -14,6 +14,8 @@ from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.shapes import render
 from cmd_lightning.metrics.shapes_reader import ANSWERS, Reading, ShapesReader, joint_accuracy
 from cmd_lightning.metrics.video_convnet import prepare
+
+BATCH_SIZE = 32
 
 KINDS = {
     "true": 0.62,
@@ -61,11 +63,11 @@ def draw(index: int, seed: int) -> tuple[Tensor, train.Targets]:
     """Training batch number `index`: one clip in 20 rendered at twice the size, one in 256 gone through H.264."""
     chance = random.Random(stable_hash("batch", seed, index))
     clips, readings = [], []
-    for position in range(train.BATCH_SIZE):
+    for position in range(BATCH_SIZE):
         kind = chance.choices(list(KINDS), KINDS.values())[0]
         size = 64 if chance.random() < 0.05 else 32
-        clip, reading = draw_clip(kind, seed, index * train.BATCH_SIZE + position, size)
-        if index % 8 == 0 and position == train.BATCH_SIZE - 1:
+        clip, reading = draw_clip(kind, seed, index * BATCH_SIZE + position, size)
+        if index % 8 == 0 and position == BATCH_SIZE - 1:
             clip = compressed(clip, chance.randrange(17, 30))
         clips.append(prepare(clip[None]))
         readings.append(reading)
@@ -104,7 +106,7 @@ def measure(network: ShapesReader, seed: int, num: int = 1000) -> dict[str, floa
 
 def main() -> None:
     """Train, measure, write."""
-    options = train.arguments(ShapesReader)
+    options = train.arguments("Trains the reader of plain clips.", ShapesReader.WEIGHTS, steps=1200)
     torch.manual_seed(0)
     network, record = train.fit(ShapesReader(), partial(draw, seed=stable_hash("reader", "train")), loss_of, options)
     record["scores"] = {"chance": network.chance} | measure(network, stable_hash("reader", "test"))

@@ -99,7 +99,10 @@ class CLIPSimilarity(Metric):
         clips, number = pictures.shape[:2]
         texts = self.model.encode_text(self.tokenizer(list(captions)).to(video.device))
         images = torch.cat(
-            [self.model.encode_image(self.normalised(part)) for part in pictures.flatten(0, 1).split(PICTURES)]
+            [
+                self.model.encode_image(normalised(self.model.visual, part))
+                for part in pictures.flatten(0, 1).split(PICTURES)
+            ]
         )
         cosines = cosine_similarity(images.double(), texts.double().repeat_interleave(number, dim=0))
         return cosines.view(clips, number).mean(1)
@@ -121,19 +124,19 @@ class CLIPSimilarity(Metric):
             raise RuntimeError("CLIPSimilarity has seen no video: call update first")
         return self.total / self.count
 
-    def normalised(self, pictures: Tensor) -> Tensor:
-        """Pictures `(N, C, h, w)` in [0, 1] at the model's size and in its value range."""
-        from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
-        visual = self.model.visual
-        size = visual.image_size if isinstance(visual.image_size, tuple) else (visual.image_size,) * 2
-        if pictures.shape[-2:] != size:
-            pictures = interpolate(pictures, size, mode="bicubic", antialias=True).clamp(0, 1)
-        mean, std = (
-            torch.tensor(getattr(visual, name, None) or default, device=pictures.device).view(3, 1, 1)
-            for name, default in (("image_mean", OPENAI_DATASET_MEAN), ("image_std", OPENAI_DATASET_STD))
-        )
-        return (pictures - mean) / std
+def normalised(visual: nn.Module, pictures: Tensor) -> Tensor:
+    """Pictures `(N, C, h, w)` in [0, 1] at the size and in the value range of an open_clip model's visual part."""
+    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
+    size = visual.image_size if isinstance(visual.image_size, tuple) else (visual.image_size,) * 2
+    if pictures.shape[-2:] != size:
+        pictures = interpolate(pictures, size, mode="bicubic", antialias=True).clamp(0, 1)
+    mean, std = (
+        torch.tensor(getattr(visual, name, None) or default, device=pictures.device).view(3, 1, 1)
+        for name, default in (("image_mean", OPENAI_DATASET_MEAN), ("image_std", OPENAI_DATASET_STD))
+    )
+    return (pictures - mean) / std
 
 
 def contact_sheet(video: Tensor, size: int = 32) -> Tensor:
