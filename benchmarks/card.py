@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import yaml
 
+from benchmarks.card_page import page
 from cmd_lightning.data.draw import draw_scene
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.scenes import ALIGNMENTS, SPEEDS
@@ -28,7 +29,6 @@ from cmd_lightning.video_io import gif_bytes
 
 STAGES = ("autoencoder", "content", "motion")
 CARDS, WEIGHTS, RESULTS = Path("zoo/cards"), Path("zoo/weights"), Path("benchmarks/results")
-GUIDANCE = {"content": 2.0, "motion": 1.0}
 
 
 def training_record(name: str, stage: str) -> dict[str, Any]:
@@ -47,24 +47,19 @@ def training_record(name: str, stage: str) -> dict[str, Any]:
                     scores = {key: float(row[key]) for key in row if key in ("val/loss", "val/psnr") and row[key]}
                     curve[step] = {key.removeprefix("val/"): round(value, 5) for key, value in scores.items()}
     steps = sorted(seconds)
-    lengths = [later - earlier for earlier, later in zip([0, *steps], steps, strict=False)]
+    lengths = [later - earlier for earlier, later in zip([0, *steps[:-1]], steps, strict=True)]
     return {
         "config": path.as_posix(),
-        "steps": max(curve),
+        "steps": steps[-1],
         "batch_size": config["data"]["init_args"]["batch_size"],
         "minutes": round(sum(n * seconds[step] for n, step in zip(lengths, steps, strict=True)) / 60, 1),
         "validation": [{"step": step, **curve[step]} for step in sorted(curve)],
     }
 
 
-def make_card(name: str, old: dict[str, Any]) -> dict[str, Any]:
+def make_card(name: str, pipeline: CMDPipeline, old: dict[str, Any]) -> dict[str, Any]:
     """The record of a model; `old` is the card before, of which the words are kept."""
-    pipeline = CMDPipeline.from_pretrained(WEIGHTS / name)
     parts = {key: part for key, part in pipeline.components.items() if hasattr(part, "parameters")}
-    result = json.loads((RESULTS / f"{name}.json").read_text())
-    weights = weights_sha256(WEIGHTS / name)
-    if result["protocol"]["weights"]["model"] != weights:
-        raise SystemExit(f"benchmarks/results/{name}.json holds results of other weights; run benchmarks.quality again")
     return {
         "name": name,
         "kind": "model",
@@ -73,7 +68,7 @@ def make_card(name: str, old: dict[str, Any]) -> dict[str, Any]:
         "parameters": {key: sum(p.numel() for p in part.parameters()) for key, part in parts.items()},
         "trained_on": old.get("trained_on", "unknown hardware"),
         "training": {stage: training_record(name, stage) for stage in STAGES},
-        "weights": weights,
+        "weights": weights_sha256(WEIGHTS / name),
         "results": f"benchmarks/results/{name}.json",
         "seen": old.get("seen", []),
     }
@@ -106,7 +101,11 @@ def plot_failures(cells: dict[str, Any], path: Path) -> None:
             ("psnr_of_mean_frame", "mean frame"),
             ("psnr_of_best_frame", "best frame"),
         ):
-            heights = [row[key] if row[key] < 60 else float("nan") for row in rows]
+            # A still picture of a still clip is exact.
+            heights = [
+                float("nan") if value == "still" and key != "psnr" else row[key]
+                for value, row in zip(values, rows, strict=True)
+            ]
             axes[0, column].plot(values, heights, marker="o", label=name)
         axes[0, column].set(title=f"reconstruction against {title}", ylabel="PSNR in dB")
         for key in ("real", "reconstruction", "generated motion", "generated"):
@@ -133,111 +132,12 @@ def draw_picture(pipeline: CMDPipeline, path: Path, columns: int = 8) -> None:
     pipeline.set_progress_bar_config(disable=True)
     with torch.no_grad():
         content, motion = pipeline.autoencoder.encode(from_uint8(video))
-        moved = pipeline.generate_motion(content, captions, range(len(captions)), 50, 1.0)
+        moved = pipeline.generate_motion(content, captions, range(len(captions)))
         rows = [to_uint8(pipeline.decode(content, latent)) for latent in (motion, moved)]
-    rows += [pipeline(captions, seeds=range(len(captions)), num_inference_steps=50, guidance_scale=GUIDANCE).frames]
+    rows.append(pipeline(captions, seeds=range(len(captions))).frames)
     still = to_uint8(content)[:, :, None].expand_as(video)
     bands = [torch.cat([*row], dim=-1) for row in (video, still, *rows)]
     path.write_bytes(gif_bytes(torch.cat(bands, dim=-2), pipeline.config.fps, 2 if size < 64 else 1))
-
-
-def page(card: dict[str, Any], cells: dict[str, Any], protocol: dict[str, Any]) -> str:
-    """The card as Markdown."""
-    name, plain, ceiling = card["name"], cells["plain captions"], cells["reader"]
-    settings = protocol["settings"]
-    lines = [f"# {name}", "", f"{card['what']}. Made by `python -m benchmarks.card {name}` from `{name}.yaml`.", ""]
-    channels, frames, height, width = card["video"]["shape"]
-    total = sum(card["parameters"].values())
-    lines += [
-        f"{frames} frames of {height}x{width} pixels, {channels} channels, {card['video']['fps']:g} a second; "
-        f"{total / 1e6:.1f} M parameters, of which "
-        + ", ".join(f"{key} {count / 1e6:.2f} M" for key, count in card["parameters"].items())
-        + ".",
-        "",
-        f"![originals, content frames, reconstructions, generated motion and samples]({name}.gif)",
-        "",
-        "*Rows: held-out clips (`plain` on the left, `mixed` on the right), their content frames, reconstructions, "
-        "the true content frame with generated motion, and samples from the clips' captions; the first ones, not "
-        "chosen.*",
-        "",
-        "## Training",
-        "",
-        f"{card['trained_on']}.",
-        "",
-        "| stage | config | steps | clips a step | minutes |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for stage, record in card["training"].items():
-        lines.append(
-            f"| {stage} | {record['config']} | {record['steps']} | {record['batch_size']} | {record['minutes']} |"
-        )
-    lines += ["", f"![validation curves]({name}-training.svg)", "", "## Reconstruction", ""]
-    lines += [
-        f"{settings['num']} held-out `mixed` clips each (seed 0, split test); PSNR of a clip over all its frames, mean "
-        "over clips; gain over the better of mean frame and best frame, repeated, with its standard error.",
-        "",
-        "| clips | PSNR in dB | SSIM | mean frame | best frame | gain in dB |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for value in (*SPEEDS, *ALIGNMENTS):
-        row = cells[f"reconstruction/{value}"]
-        what = f"middle, three shapes, alignment {value}" if value in ALIGNMENTS else value
-        still = row["psnr_of_mean_frame"] > 60
-        floors = (
-            ["exact", "exact", "none possible"]
-            if still
-            else [
-                f"{row['psnr_of_mean_frame']:.2f}",
-                f"{row['psnr_of_best_frame']:.2f}",
-                f"{row['gain']:.2f} ± {row['gain_standard_error']:.2f}",
-            ]
-        )
-        lines.append(f"| {what} | {row['psnr']:.2f} | {row['ssim']:.3f} | {' | '.join(floors)} |")
-    lines += [
-        "",
-        "## Generation",
-        "",
-        f"Videos of {plain['all']['num']} held-out `plain` captions, one each, seeds from 0; {settings['steps']} steps "
-        f"a stage, guidance {settings['guidance']:g} for content, none for motion; read by `ShapesReader`, which reads "
-        f"{ceiling['true clips']:.1%} of the true clips and {ceiling['reconstructions']:.1%} of their reconstructions "
-        f"right. Chance is {plain['chance']:.2%}.",
-        "",
-        "| combinations of shape, colour, direction | captions | all three right | shape | colour | direction |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for key, what in (("seen", "seen in training"), ("unseen", "never seen"), ("all", "all")):
-        row = plain[key]
-        numbers = " | ".join(f"{row[q]:.1%}" for q in ("joint", "shape", "colour", "direction"))
-        lines.append(f"| {what} | {row['num']} | {numbers} |")
-    lines += ["", "Where the shape is in the first frame, in sides of the picture:", ""]
-    lines += ["| clips | std of x | std of y | cells of a 4x4 grid | shape found |", "| --- | --- | --- | --- | --- |"]
-    for key, row in plain["start positions"].items():
-        lines.append(f"| {key} | {row['std_x']:.3f} | {row['std_y']:.3f} | {row['cells_of_16']} | {row['found']:.1%} |")
-    copied = plain["copies"]
-    lines += [
-        "",
-        f"Nearest neighbours among the first {copied['bank']} clips trained on, in grey levels between thumbnails: "
-        f"generated clips {copied['generated median distance']:.1f} (median; least "
-        f"{copied['generated least distance']:.1f}, "
-        f"{copied['generated copied']:.1%} called copies), other real clips "
-        f"{copied['real median distance']:.1f} ({copied['real least distance']:.1f}, {copied['real copied']:.1%}).",
-        "",
-        "## Where it fails",
-        "",
-        f"Reconstruction of {settings['num']} `mixed` clips a point, and distances of {settings['curve_num']} clips a "
-        "point to as many other real clips of the same kind, over shapes features (not FVD): of reconstructions, of "
-        "clips with the true content frame and generated motion, and of clips generated from captions.",
-        "",
-        f"![error against speed and alignment]({name}-failures.svg)",
-        "",
-        "What people saw:",
-        "",
-        *(f"- {remark}" for remark in card["seen"]),
-        "",
-        f"Protocol: {protocol['versions']}; {protocol['hardware']}; {protocol['date']}; commit {protocol['commit']}.",
-        "",
-    ]
-    return "\n".join(lines)
 
 
 def main() -> int:
@@ -247,9 +147,13 @@ def main() -> int:
     name = parser.parse_args().name
     path = CARDS / f"{name}.yaml"
     result = json.loads((RESULTS / f"{name}.json").read_text())
-    card = make_card(name, yaml.safe_load(path.read_text()) if path.is_file() else {})
+    pipeline = CMDPipeline.from_pretrained(WEIGHTS / name)
+    card = make_card(name, pipeline, yaml.safe_load(path.read_text()) if path.is_file() else {})
+    if result["protocol"]["weights"]["model"] != card["weights"]:
+        raise SystemExit(f"benchmarks/results/{name}.json holds results of other weights; run benchmarks.quality again")
+    path.parent.mkdir(exist_ok=True)
     path.write_text(yaml.safe_dump(card, sort_keys=False, width=120))
-    draw_picture(CMDPipeline.from_pretrained(WEIGHTS / name), CARDS / f"{name}.gif")
+    draw_picture(pipeline, CARDS / f"{name}.gif")
     plot_training(card, CARDS / f"{name}-training.svg")
     plot_failures(result["cells"], CARDS / f"{name}-failures.svg")
     (CARDS / f"{name}.md").write_text(page(card, result["cells"], result["protocol"]))

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from cmd_lightning.provenance import provenance, weights_sha256
 from cmd_lightning.zoo import WEIGHTS, model_folder
 
 BATCH = 32
+STAGES = ("content", "motion")
 FAILURES = [("motion", motion) for motion in SPEEDS] + [("alignment", alignment) for alignment in ALIGNMENTS]
 """What the curves of "where it fails" run over; alignments at `middle` speed and among three shapes."""
 
@@ -48,17 +50,14 @@ class Settings:
     Attributes:
         num: held-out clips, or captions, of the headline figures.
         curve_num: the same for each point of a curve.
-        steps: denoising steps of either stage.
-        curve_steps: the same for each point of a curve.
-        guidance: guidance scale of the content model; the motion model has none.
+        curve_steps: denoising steps of either stage for each point of a curve; the headline figures take the model's
+            own.
         bank: training clips, from the first on, among which neighbours are looked for.
     """
 
     num: int = 256
     curve_num: int = 64
-    steps: int = 50
     curve_steps: int = 25
-    guidance: float = 2.0
     bank: int = 40_000
 
 
@@ -79,13 +78,11 @@ class Quality:
     def cells(self) -> dict[str, Callable[[], Any]]:
         """Every cell by name, the cheap ones first."""
         cells: dict[str, Callable[[], Any]] = {"reader": self.reader_on_real_clips}
-        cells |= {f"reconstruction/{motion}": lambda m=motion: self.reconstruction(motion=m) for motion in SPEEDS}
-        for alignment in ALIGNMENTS:
-            cells[f"reconstruction/{alignment}"] = lambda a=alignment: self.reconstruction(alignment=a)
+        for option, value in FAILURES:
+            cells[f"reconstruction/{value}"] = partial(self.reconstruction, **{option: value})
         cells["plain captions"] = self.plain_captions
-        cells |= {
-            f"generation/{value}": lambda o=option, v=value: self.generation(**{o: v}) for option, value in FAILURES
-        }
+        for option, value in FAILURES:
+            cells[f"generation/{value}"] = partial(self.generation, **{option: value})
         return cells
 
     def reader_on_real_clips(self) -> dict[str, float]:
@@ -105,14 +102,14 @@ class Quality:
         result = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
         floor = torch.maximum(result["psnr_of_mean_frame"], result["psnr_of_best_frame"])
         gain = result["psnr"] - floor
-        spread = gain.std().item() / len(gain) ** 0.5
         means = {name: value.mean().item() for name, value in result.items()}
-        return means | {"gain": means["psnr"] - floor.mean().item(), "gain_standard_error": spread}
+        error = gain.std().item() / len(gain) ** 0.5
+        return means | {"gain": means["psnr"] - floor.mean().item(), "gain_standard_error": error}
 
     def plain_captions(self) -> dict[str, Any]:
         """Videos of held-out plain captions: are they what the caption says, spread as real ones, and new?"""
         scenes, real = self.clips(self.settings.num, level="plain")
-        video = self.generate([scene.caption for scene in scenes], self.settings.steps)
+        video = self.generate([scene.caption for scene in scenes])
         readings, expected = self.reader.read(video), list(map(Reading.of, scenes))
         result: dict[str, Any] = {"chance": self.reader.chance, "none": sum(r.none for r in readings) / len(readings)}
         for name, chosen in (("all", None), ("seen", True), ("unseen", False)):
@@ -154,17 +151,17 @@ class Quality:
         return torch.cat([to_uint8(part).cpu() for part in decoded])
 
     @torch.no_grad()
-    def generate(self, captions: Sequence[str], steps: int, of: Tensor | None = None) -> Tensor:
+    def generate(self, captions: Sequence[str], steps: int | None = None, of: Tensor | None = None) -> Tensor:
         """Videos of captions, uint8, sample i from seed i; with the true content frames `of` these clips if given."""
         videos = []
         for first in range(0, len(captions), BATCH):
             values, seeds = list(captions[first : first + BATCH]), range(first, min(first + BATCH, len(captions)))
             if of is None:
-                content = self.pipeline.generate_content(values, seeds, steps, self.settings.guidance)
+                content = self.pipeline.generate_content(values, seeds, steps)
             else:
                 clips = from_uint8(of[first : first + BATCH]).to(self.pipeline.device)
                 content = self.pipeline.autoencoder.encode(clips)[0]
-            motion = self.pipeline.generate_motion(content, values, seeds, steps, 1.0)
+            motion = self.pipeline.generate_motion(content, values, seeds, steps)
             videos.append(to_uint8(self.pipeline.decode(content, motion)).cpu())
         return torch.cat(videos)
 
@@ -252,10 +249,10 @@ def main() -> int:
         "model": weights_sha256(model_folder(options.model)),
         "yardstick": {name: weights_sha256(WEIGHTS / name) for name in (ShapesReader.WEIGHTS, ShapesFeatures.WEIGHTS)},
     }
-    protocol = {"weights": weights, "settings": vars(settings)} | provenance()
-    for line in measure(
-        Quality(open_model(options.model), settings, options.recipe), options.out, options.cells, protocol
-    ):
+    pipeline = open_model(options.model)
+    sampling = {stage: dict(zip(("steps", "guidance"), pipeline.sampling(stage), strict=True)) for stage in STAGES}
+    protocol = {"weights": weights, "settings": vars(settings), "sampling": sampling} | provenance()
+    for line in measure(Quality(pipeline, settings, options.recipe), options.out, options.cells, protocol):
         print(line, flush=True)
     return 0
 

@@ -13,6 +13,12 @@ from torch.utils.data import DataLoader
 from cmd_lightning.data.stream import ShardStream, describe
 from cmd_lightning.errors import InputError
 
+# Lightning's advice where a stream is not cut by worker or cannot resume; this one is and can.
+_NEEDLESS = (
+    "Your `IterableDataset` has `__len__` defined",
+    "You're resuming from a checkpoint that ended before the epoch ended",
+)
+
 
 class Position:
     """Where a fit is in its training data: the epoch, and how many of its batches are done."""
@@ -106,6 +112,8 @@ class StreamLoader(DataLoader):
         super().__init__(dataset, num_workers=num_workers, **options)
         self.position = position
         self.trainer = trainer
+        for message in _NEEDLESS:
+            warnings.filterwarnings("ignore", message=message)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield batches, from the position on. As a generator it begins at the first batch, when all is restored."""

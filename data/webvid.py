@@ -13,11 +13,6 @@ from cmd_lightning.data.loader import Position, StreamLoader
 from cmd_lightning.data.stream import ShardStream
 from cmd_lightning.errors import InputError
 
-# Lightning's advice where a stream is not cut by worker or cannot resume; this one is and can.
-_NEEDLESS = (
-    "Your `IterableDataset` has `__len__` defined",
-    "You're resuming from a checkpoint that ended before the epoch ended",
-)
 _USED = {  # by the Trainer's verb
     "fit": ("train_shards", "val_shards"),
     "validate": ("val_shards",),
@@ -103,8 +98,6 @@ class WebVidDataModule(LightningDataModule):
         """Count epochs anew, as a new fit does."""
         if stage == "fit":
             self._position = Position()
-        for message in _NEEDLESS:
-            warnings.filterwarnings("ignore", message=message)
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches of `train_shards`, going on where a loaded state says."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool3d, normalize
+from torch.nn.functional import adaptive_avg_pool3d
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.feature_metric import unit_range
@@ -21,38 +21,28 @@ COPY_RATIO = 0.5
 """Share of the distance to the second nearest below which it is one."""
 
 
-def nearest_neighbours(
-    query: Tensor, bank: Tensor, k: int = 1, distance: Literal["euclidean", "cosine"] = "euclidean"
-) -> tuple[Tensor, Tensor]:
-    """The nearest of a bank for each query.
+def nearest_neighbours(query: Tensor, bank: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+    """The nearest of a bank for each query, by Euclidean distance.
 
     Args:
         query: Features `(N, d)`.
         bank: Features `(M, d)`.
         k: How many neighbours, 1 to M.
-        distance: "euclidean", or "cosine": 1 minus the cosine, from 0 to 2.
 
     Returns:
         Distances `(N, k)`, nearest first, and their indices in the bank `(N, k)`.
 
     Raises:
-        InputError: The shapes do not fit, k is out of range or the distance unknown.
+        InputError: The shapes do not fit, or k is out of range.
     """
     if query.ndim != 2 or bank.ndim != 2 or query.shape[1] != bank.shape[1]:
         raise InputError(f"features of shapes {tuple(query.shape)}, {tuple(bank.shape)}: give (N, d) and (M, d)")
     if not 1 <= k <= len(bank):
         raise InputError(f"k {k}: give 1 to {len(bank)}, the size of the bank")
-    if distance not in ("euclidean", "cosine"):
-        raise InputError(f"distance {distance}: give euclidean or cosine")
-    if distance == "cosine":
-        query, bank = normalize(query.double(), dim=1), normalize(bank.double(), dim=1)
     found = []
     for rows in query.split(ROWS):
-        if distance == "cosine":
-            distances = 1 - rows @ bank.T
-        else:
-            # Not by way of the dot products: they lose the digits that tell a copy from a near copy.
-            distances = torch.cdist(rows, bank, compute_mode="donot_use_mm_for_euclid_dist")
+        # Not by way of the dot products: they lose the digits that tell a copy from a near copy.
+        distances = torch.cdist(rows, bank, compute_mode="donot_use_mm_for_euclid_dist")
         found.append(distances.topk(k, dim=1, largest=False))
     return torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])
 
