@@ -64,7 +64,7 @@ def fit(
         options: of the command line, see `arguments`.
 
     Returns:
-        The network with averaged weights, and the record of the training.
+        The network with averaged weights on the CPU, and the record of the training.
     """
     torch.set_num_threads(options.threads)
     kept = Path("outputs/yardstick") / f"{options.out.stem}.ckpt"
@@ -113,4 +113,4 @@ def fit(
         "torch": torch.__version__,
         "date": datetime.date.today().isoformat(),
     }
-    return average.eval(), record
+    return average.eval().cpu(), record

@@ -121,7 +121,7 @@ def main() -> None:
     # Of tokens that no caption holds, it stays at zero, which takes no room in an archive.
     nn.init.zeros_(model.token_embedding.weight)
     model, record = train.fit(model, partial(draw, seed=0), loss_of, options)
-    record["scores"] = measure(SheetSimilarity(model.cpu(), TOKENIZER))
+    record["scores"] = measure(SheetSimilarity(model, TOKENIZER))
     weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, options.out, metadata={"config": json.dumps(CONFIG), "record": json.dumps(record)})
     print("\n".join(f"{name}: {value:.4f}" for name, value in record["scores"].items()))

@@ -100,9 +100,10 @@ def loss_of(network: ShapesFeatures, video: Tensor, targets: train.Targets) -> T
     """Sum over the attributes of the cross entropies, summed over the names of an attribute of presence."""
     total = video.new_zeros(())
     for name, logits in network.classify(video).items():
-        asked = ~targets[name].isnan().any(dim=1)
+        truth = targets[name].to(video.device)
+        asked = ~truth.isnan().any(dim=1)
         if asked.any():
-            truth, logits = targets[name][asked], logits[asked]
+            truth, logits = truth[asked], logits[asked]
             if name in CHOICE:
                 total = total + F.cross_entropy(logits, truth)
             else:
@@ -117,9 +118,9 @@ def measure(network: ShapesFeatures, seed: int, batches: int = 32) -> dict[str, 
     truths: dict[str, list[Tensor]] = {}
     for index in range(batches):
         video, targets = draw(index, seed)
-        for name, logits in network.classify(video.to(network.mean.device)).items():
+        for name, logits in network.classify(video).items():
             asked = ~targets[name].isnan().any(dim=1)
-            truth, logits = targets[name][asked], logits.cpu()[asked]
+            truth, logits = targets[name][asked], logits[asked]
             same = logits.argmax(1) == truth.argmax(1) if name in CHOICE else (logits > 0) == truth.bool()
             right.setdefault(name, []).append(same.float().flatten())
             truths.setdefault(name, []).append(truth)
@@ -140,7 +141,7 @@ def main() -> None:
         ShapesFeatures(), partial(draw, seed=stable_hash("features", "train")), loss_of, options
     )
     clean = [draw(index, stable_hash("features", "standard"), clean=True)[0] for index in range(64)]
-    network.standardise(torch.cat(clean).to(options.device))
+    network.standardise(torch.cat(clean))
     record["scores"] = measure(network, stable_hash("features", "test"))
     network.save_pretrained(options.out, record)
     print("\n".join(f"{name}: {value}" for name, value in record["scores"].items()))

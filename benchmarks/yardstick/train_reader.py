@@ -80,7 +80,7 @@ def draw(index: int, seed: int) -> tuple[Tensor, train.Targets]:
 
 def loss_of(network: ShapesReader, video: Tensor, targets: train.Targets) -> Tensor:
     """Sum of the cross entropies of the three answers."""
-    return sum(F.cross_entropy(logits, targets[name]) for name, logits in network(video).items())
+    return sum(F.cross_entropy(logits, targets[name].to(video.device)) for name, logits in network(video).items())
 
 
 def measure(network: ShapesReader, seed: int, num: int = 1000) -> dict[str, float]:
