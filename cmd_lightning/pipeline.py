@@ -6,24 +6,21 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from diffusers.utils import BaseOutput
-from PIL.Image import Image
 from torch import Tensor, nn
 
 from cmd_lightning.conditioning import ConditionEncoder
 from cmd_lightning.diffusion.sampling import Denoiser, guided, sample, seeded_noise
 from cmd_lightning.errors import InputError
-from cmd_lightning.latent_space import LatentSpace, to_uint8
+from cmd_lightning.latent_space import LatentSpace
 from cmd_lightning.networks import AutoencoderNetwork, Condition, MotionModel
 from cmd_lightning.networks.classes import load_class
 from cmd_lightning.networks.content_unet import predict_content
+from cmd_lightning.pipeline_output import CMDPipelineOutput, to_output
 from cmd_lightning.zoo import model_folder
 
 Stage = Literal["content", "motion"]
@@ -34,22 +31,6 @@ STEPS = {"content": 50, "motion": 100}
 
 GUIDANCE = {"content": 4.0, "motion": 1.0}
 """Guidance scales of the authors' class-conditional runs; the paper's w is this less one."""
-
-
-@dataclass
-class CMDPipelineOutput(BaseOutput):
-    """What `CMDPipeline` returns.
-
-    Args:
-        frames: The videos: a uint8 tensor `(B, C, T, H, W)` for "pt", an array `(B, T, H, W, C)` of floats in [0, 1]
-            for "np", a list of lists of pictures for "pil".
-        content: The content frames, `(B, C, H, W)`, in the autoencoder's space.
-        seeds: The seed of each video.
-    """
-
-    frames: Tensor | np.ndarray | list[list[Image]]
-    content: Tensor
-    seeds: list[int]
 
 
 class CMDPipeline(DiffusionPipeline):
@@ -339,17 +320,3 @@ def per_stage(value: PerStage, default: Mapping[str, float], option: str) -> dic
             raise InputError(f"{option}: no stage {sorted(unknown)[0]!r}; the stages are {', '.join(default)}")
         return {**default, **value}
     return dict.fromkeys(default, value)
-
-
-def to_output(video: Tensor, output_type: str) -> Tensor | np.ndarray | list[list[Image]]:
-    """A video `(B, C, T, H, W)` in [-1, 1] as `output_type` asks; see `CMDPipelineOutput`."""
-    if output_type == "np":
-        return ((video.float() + 1) / 2).permute(0, 2, 3, 4, 1).cpu().numpy()
-    pixels = to_uint8(video)
-    if output_type == "pt":
-        return pixels
-    if output_type == "pil":
-        from PIL.Image import fromarray
-
-        return [[fromarray(frame) for frame in clip.permute(1, 2, 3, 0).cpu().numpy()] for clip in pixels]
-    raise InputError(f"output_type {output_type!r}: choose pt, np or pil")
