@@ -57,6 +57,15 @@ def training_record(name: str, stage: str) -> dict[str, Any]:
     }
 
 
+def progress(name: str) -> list[dict[str, float]]:
+    """What plain captions gave on the way: results in outputs/NAME/progress, named after the content model's steps."""
+    points = []
+    for path in Path("outputs", name, "progress").glob("*.json"):
+        cell = json.loads(path.read_text())["cells"]["plain captions"]["all"]
+        points.append({"step": int(path.stem), **{key: round(value, 4) for key, value in cell.items()}})
+    return sorted(points, key=lambda point: point["step"])
+
+
 def make_card(name: str, pipeline: CMDPipeline, old: dict[str, Any]) -> dict[str, Any]:
     """The record of a model; `old` is the card before, of which the words are kept."""
     parts = {key: part for key, part in pipeline.components.items() if hasattr(part, "parameters")}
@@ -68,6 +77,7 @@ def make_card(name: str, pipeline: CMDPipeline, old: dict[str, Any]) -> dict[str
         "parameters": {key: sum(p.numel() for p in part.parameters()) for key, part in parts.items()},
         "trained_on": old.get("trained_on", "unknown hardware"),
         "training": {stage: training_record(name, stage) for stage in STAGES},
+        "progress": progress(name) or old.get("progress", []),
         "weights": weights_sha256(WEIGHTS / name),
         "results": f"benchmarks/results/{name}.json",
         "seen": old.get("seen", []),
@@ -75,15 +85,21 @@ def make_card(name: str, pipeline: CMDPipeline, old: dict[str, Any]) -> dict[str
 
 
 def plot_training(card: dict[str, Any], path: Path) -> None:
-    """Validation loss of each stage over its steps, and PSNR of the autoencoder."""
+    """Validation loss of each stage over its steps, PSNR of the autoencoder, and what captions gave on the way."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 4, figsize=(13, 2.8), layout="constrained")
+    figure, axes = plt.subplots(1, 5, figsize=(16, 2.8), layout="constrained")
     shown = [("autoencoder", "psnr", "PSNR in dB"), *((stage, "loss", "loss") for stage in STAGES)]
-    for axis, (stage, key, label) in zip(axes, shown, strict=True):
+    for axis, (stage, key, label) in zip(axes[:-1], shown, strict=True):
         points = card["training"][stage]["validation"]
         axis.plot([point["step"] for point in points], [point[key] for point in points], marker=".")
         axis.set(title=f"{stage}: validation {label}", xlabel="step", yscale="log" if key == "loss" else "linear")
+    points = card["progress"]
+    for key, label in (("joint", "all three"), ("shape", "shape"), ("colour", "colour"), ("direction", "direction")):
+        axes[-1].plot([point["step"] for point in points], [point[key] for point in points], marker=".", label=label)
+    axes[-1].set(title="plain captions read right", xlabel="step of content", ylim=(0, 1))
+    axes[-1].legend(fontsize=8)
+    for axis in axes:
         axis.grid(alpha=0.3, which="both")
     figure.savefig(path)
     plt.close(figure)

@@ -48,7 +48,14 @@ def training(card: Record) -> list[str]:
     header = ("stage", "config", "steps", "clips a step", "minutes")
     names = ("config", "steps", "batch_size", "minutes")
     rows = [[stage, *(record[key] for key in names)] for stage, record in card["training"].items()]
-    return [f"{card['trained_on']}.", table(header, rows), f"![validation curves]({card['name']}-training.svg)"]
+    numbers = ", ".join(str(number) for number in sorted({point["num"] for point in card["progress"]}))
+    return [
+        f"{card['trained_on']}.",
+        table(header, rows),
+        f"![validation curves, and what captions gave on the way]({card['name']}-training.svg)",
+        f"*On the right: held-out `plain` captions read right ({numbers} captions a point) by steps of the content "
+        "model, with the motion model as far as it was then.*",
+    ]
 
 
 def reconstruction(cells: Record, protocol: Record) -> list[str]:
