@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from typing import Any, get_args
 
 from cmd_lightning.data.plan import stable_hash
@@ -50,9 +51,10 @@ def draw_scene(
         frames: of the clip; straight paths stay inside for so long.
         combinations: of shape, colour and direction that are drawn from; training draws from the "seen". Only plain
             scenes are drawn from the "unseen".
-        alignment: of a mixed scene, one of ALIGNMENTS, then with three shapes; drawn if None. In a "row" all shapes
-            move along one horizontal line, in a "column" along a vertical one, and at a "corner" the first of three
-            shares its row with the second and its column with the third in the first frame.
+        alignment: of a mixed scene, one of ALIGNMENTS; drawn if None. In a "row" all shapes move along one horizontal
+            line, in a "column" along a vertical one, and at a "corner" the first of three shares its row with the
+            second and its column with the third in the first frame. Where it is given, all scenes have three shapes
+            that move along one axis, so that alignments differ in nothing else.
 
     Raises:
         InputError: an option is none of its names.
@@ -75,6 +77,22 @@ def draw_scene(
     return Scene(level, motion, (thing,), Background(colours=(grey, grey)))
 
 
+ALONG = {"row": ("left", "right"), "column": ("up", "down")}
+"""Directions in which things stay on the line that they share."""
+
+
+def aligned(things: tuple[Thing, ...], alignment: str) -> tuple[Thing, ...]:
+    """Things put onto the lines that they share, which leave room to the walls for the largest on them."""
+    members = {"row": {1: things}, "column": {0: things}, "corner": {1: things[:2], 0: (things[0], *things[2:])}}
+    starts = {id(thing): list(thing.start) for thing in things}
+    for axis, sharing in members.get(alignment, {}).items():
+        radius = max(SIZES[thing.size] for thing in sharing)
+        line = min(max(things[0].start[axis], radius), 1 - radius)
+        for thing in sharing:
+            starts[id(thing)][axis] = line
+    return tuple(replace(thing, start=(*starts[id(thing)],)) for thing in things)
+
+
 class _Draw:
     """The draws of one scene, in a fixed order: another order would be other clips under the same numbers."""
 
@@ -90,9 +108,11 @@ class _Draw:
         drawn = chance.choices(ALIGNMENTS, [0.55, 0.15, 0.15, 0.15])[0]
         if alignment is None:
             alignment = drawn if number == 3 or (number == 2 and drawn != "corner") else "none"
+            things = self.things(number, ALONG.get(alignment, tuple(DIRECTIONS)), circular=alignment == "none")
         else:
-            number = 3  # so that alignments differ in nothing else
-        things = self.things(number, alignment)
+            along = ALONG.get(alignment) or ALONG[chance.choice(list(ALONG))]
+            things = self.things(3, along, circular=False)
+        things = aligned(things, alignment)
         camera, bar = self.camera(), None
         if chance.random() < 0.25:
             upright, place = chance.random() < 0.5, chance.uniform(0.2, 0.8)
@@ -107,31 +127,20 @@ class _Draw:
         )
         return Scene("mixed", self.motion, things, background, camera, bar, alignment)
 
-    def things(self, number: int, alignment: str) -> tuple[Thing, ...]:
-        """Things of different colours, in line as the alignment says."""
+    def things(self, number: int, directions: tuple[str, ...], circular: bool) -> tuple[Thing, ...]:
+        """Things of different colours, some on circles if they may be."""
         colours = self.chance.sample(list(COLOURS), number)
-        directions = {"row": ("left", "right"), "column": ("up", "down")}.get(alignment, tuple(DIRECTIONS))
-        paths = PATHS[:3] if alignment in ("row", "column") else PATHS
-        drawn: list[Thing] = []
-        for position, colour in enumerate(colours):
-            path = self.chance.choice(paths)
-            x = y = None  # of the start, where another thing sets it
-            if position and (alignment == "row" or (alignment == "corner" and position == 1)):
-                y = drawn[0].start[1]
-            if position and (alignment == "column" or (alignment == "corner" and position == 2)):
-                x = drawn[0].start[0]
-            drawn.append(self.thing(path, directions, colour, (x, y), textured=True))
-        return tuple(drawn)
+        paths = PATHS if circular else tuple(path for path in PATHS if path != "circular")
+        return tuple(self.thing(self.chance.choice(paths), directions, colour, textured=True) for colour in colours)
 
     def thing(
         self,
         path: str,
         directions: tuple[str, ...] = tuple(DIRECTIONS),
         colour: str | None = None,
-        given: tuple[float | None, float | None] = (None, None),
         textured: bool = False,
     ) -> Thing:
-        """A thing on a path; `colour` and the coordinates of its start are drawn where they are not given."""
+        """A thing on a path; `colour` is drawn if it is not given."""
         chance = self.chance
         size = chance.choice(list(SIZES))
         names = self.names(colour, directions)
@@ -140,11 +149,11 @@ class _Draw:
         room = 1 - 2 * radius  # the centre stays between radius and 1 - radius
         shape, colour, direction = names
         if not self.high:
-            start = tuple(radius + chance.random() * room if x is None else x for x in given)
+            start = (radius + chance.random() * room, radius + chance.random() * room)
             return Thing(shape, colour, size, "none", "still", start, 0.0, **extra)
         if path == "circular":
             extra["turn"] = chance.uniform(0.1, 0.2)
-            start = tuple(chance.uniform(0.3, 0.7) if x is None else x for x in given)
+            start = (chance.uniform(0.3, 0.7), chance.uniform(0.3, 0.7))
             turning = chance.choice(["clockwise", "anticlockwise"])
             speed = chance.uniform(self.low, self.high)
             extra["phase"] = chance.uniform(0, 2 * math.pi)
@@ -159,7 +168,7 @@ class _Draw:
         speed = chance.uniform(self.low, fastest)
         step = speed / scale
         start = []
-        for sign, place in zip(signs, given, strict=True):
+        for sign in signs:
             ahead = chance.random() * room  # way to the first wall
             if sign and path == "bouncing":
                 # The first frames show the direction that the caption tells, and there is a wall on the way.
@@ -167,7 +176,7 @@ class _Draw:
                 ahead = chance.uniform(nearest, max(nearest, min(room, 0.9 * step * self.steps)))
             elif sign:
                 ahead = chance.uniform(min(room, step * self.steps), room)
-            start.append((1 - radius - ahead if sign > 0 else radius + ahead) if place is None else place)
+            start.append(1 - radius - ahead if sign > 0 else radius + ahead)
         return Thing(shape, colour, size, direction, path, (*start,), speed, **extra)
 
     def names(self, colour: str | None, directions: tuple[str, ...]) -> tuple[str, str, str]:

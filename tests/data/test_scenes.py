@@ -157,21 +157,43 @@ def test_captions_tell_what_there_is():
     )
 
 
-def test_aligned_shapes_share_rows_and_columns():
-    for alignment, axis in (("row", 1), ("column", 0)):
-        shared = 0
-        for scene in scenes(60, level="mixed", alignment=alignment):
-            assert len(scene.things) >= 2
-            line = scene.things[0].start[axis]
-            assert all(thing.start[axis] == line for thing in scene.things)
-            if max(SIZES[thing.size] for thing in scene.things) <= min(line, 1 - line):  # the walls keep others off it
-                assert np.ptp(positions(scene, FRAMES)[:, :, axis], axis=0).max() < 1e-9
-                shared += 1
-        assert shared > 40
-    for scene in scenes(60, level="mixed", alignment="corner"):
-        first, second, third = (thing.start for thing in scene.things)
-        assert first[1] == second[1]
-        assert first[0] == third[0]
+@pytest.mark.parametrize("motion", ["still", "middle", "extreme"])
+def test_aligned_shapes_share_rows_and_columns(motion):
+    places = {
+        alignment: [positions(scene, FRAMES) for scene in scenes(60, level="mixed", motion=motion, alignment=alignment)]
+        for alignment in ("none", "row", "column", "corner")
+    }
+    assert all(len(place) == 3 for found in places.values() for place in found)
+    for place in places["row"]:
+        assert np.ptp(place[:, :, 1], axis=0).max() < 1e-9
+    for place in places["column"]:
+        assert np.ptp(place[:, :, 0], axis=0).max() < 1e-9
+    for first, second, third in places["corner"]:
+        assert first[0, 1] == pytest.approx(second[0, 1], abs=1e-9)
+        assert first[0, 0] == pytest.approx(third[0, 0], abs=1e-9)
+    assert sum(np.ptp(place[:, 0], axis=0).min() < 0.02 for place in places["none"]) < 20
+
+
+def test_given_alignments_differ_in_nothing_else():
+    for alignment in ("none", "corner"):
+        along = Counter(
+            frozenset("across" if thing.direction in ("left", "right") else "down" for thing in scene.things)
+            for scene in scenes(60, level="mixed", alignment=alignment)
+        )
+        assert set(along) == {frozenset(["across"]), frozenset(["down"])}
+        assert {t.path for scene in scenes(60, level="mixed", alignment=alignment) for t in scene.things} == {
+            "straight",
+            "bouncing",
+            "accelerating",
+        }
+
+
+def test_drawn_alignments():
+    for scene in scenes(300, level="mixed"):
+        place = positions(scene, FRAMES)
+        if scene.alignment in ("row", "column"):
+            axis = 1 if scene.alignment == "row" else 0
+            assert np.ptp(place[:, :, axis], axis=0).max() < 1e-9
     drawn = Counter(scene.alignment for scene in scenes(1000, level="mixed"))
     assert set(drawn) == {"none", "row", "column", "corner"}
     assert drawn["none"] > 500
