@@ -1,6 +1,6 @@
 """How good a model of the procedural world is: reconstruction, generation, and where both fail.
 
-    python -m benchmarks.quality outputs/shapes32/model --out benchmarks/results/shapes32.json
+    python -m benchmarks.quality shapes32 --recipe configs/shapes32/content.yaml --out benchmarks/results/shapes32.json
 
 Every figure is a cell of the result, measured on held-out clips (split "test" of seed 0, all combinations of shape,
 colour and direction) and written at once; a call measures the cells that are missing. `--cells` chooses some.
@@ -35,6 +35,7 @@ from cmd_lightning.metrics.shapes_features import ShapesFeatures
 from cmd_lightning.metrics.shapes_reader import Reading, ShapesReader, joint_accuracy
 from cmd_lightning.pipeline import CMDPipeline
 from cmd_lightning.provenance import provenance, weights_sha256
+from cmd_lightning.video_io import replaced
 from cmd_lightning.zoo import WEIGHTS, model_folder
 
 BATCH = 32
@@ -120,7 +121,6 @@ class Quality:
                 hits = [getattr(a, question) == getattr(b, question) for a, b in zip(got, right, strict=True)]
                 result[name][question] = sum(hits) / len(hits)
         result["start positions"] = {"generated": spread(first_positions(video)), "real": spread(first_positions(real))}
-        result["distances"] = self.distances(video, real)
         result["copies"] = self.copies_in(video)
         return result
 
@@ -220,8 +220,8 @@ def spread(positions: Tensor) -> dict[str, float]:
 def measure(quality: Quality, path: Path, chosen: Sequence[str], protocol: dict[str, Any]) -> Iterator[str]:
     """Measures the cells that are missing in the file, and writes each at once."""
     result = json.loads(path.read_text()) if path.is_file() else {"protocol": protocol, "cells": {}}
-    for part in ("weights", "settings"):
-        if result["protocol"][part] != protocol[part]:
+    for part in set(protocol) - {"commit", "date"}:  # which are those of the first call
+        if result["protocol"].get(part) != protocol[part]:
             raise SystemExit(f"{path}: it holds results of other {part}; give another --out, or delete it")
     for name, cell in quality.cells().items():
         if name in result["cells"] or (chosen and not any(name.startswith(prefix) for prefix in chosen)):
@@ -229,7 +229,8 @@ def measure(quality: Quality, path: Path, chosen: Sequence[str], protocol: dict[
         begun = time.perf_counter()
         result["cells"][name] = cell()
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        with replaced(path) as temporary:
+            temporary.write_text(json.dumps(result, indent=1) + "\n")
         yield f"{name} ({time.perf_counter() - begun:.0f} s): {json.dumps(result['cells'][name])}"
 
 
@@ -239,8 +240,7 @@ def main() -> int:
     parser.add_argument("model", help="zoo name or model folder")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of the result")
     parser.add_argument("--cells", nargs="*", default=[], help="beginnings of the names of the cells to measure")
-    recipe = Path("configs/shapes32/content.yaml")
-    parser.add_argument("--recipe", type=Path, default=recipe, help="config that trained the content model")
+    parser.add_argument("--recipe", type=Path, required=True, help="config that trained the content model")
     for name, value in vars(Settings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = parser.parse_args()
@@ -251,7 +251,8 @@ def main() -> int:
     }
     pipeline = open_model(options.model)
     sampling = {stage: dict(zip(("steps", "guidance"), pipeline.sampling(stage), strict=True)) for stage in STAGES}
-    protocol = {"weights": weights, "settings": vars(settings), "sampling": sampling} | provenance()
+    protocol = {"weights": weights, "settings": vars(settings), "sampling": sampling, "recipe": str(options.recipe)}
+    protocol |= provenance()
     for line in measure(Quality(pipeline, settings, options.recipe), options.out, options.cells, protocol):
         print(line, flush=True)
     return 0

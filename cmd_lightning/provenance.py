@@ -55,10 +55,5 @@ def processor() -> str:
 def weights_sha256(path: str | Path) -> dict[str, str]:
     """The sha256 of a weights file, or of each one in a folder, by its path within it."""
     path = Path(path)
-    files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
-    return {
-        file.name if path.is_file() else file.relative_to(path).as_posix(): hashlib.sha256(
-            file.read_bytes()
-        ).hexdigest()
-        for file in files
-    }
+    root, files = (path.parent, [path]) if path.is_file() else (path, sorted(path.rglob("*.safetensors")))
+    return {file.relative_to(root).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

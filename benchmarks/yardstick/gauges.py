@@ -32,18 +32,18 @@ class Gauge:
         value: what it makes of the sights of real and of corrupted clips, (N, d) each.
         rises: whether worse clips raise it, or lower it.
         levels: of clips that it is for.
-        blind: corruptions that it cannot react to, whatever its weights, and why; a key may end in " of LEVEL".
+        unasked: corruptions that it need not react to, and why; a key may end in " of LEVEL".
     """
 
     sight: str
     value: Callable[[Tensor, Tensor], Tensor]
     rises: bool
     levels: tuple[Level, ...]
-    blind: dict[str, str]
+    unasked: dict[str, str]
 
-    def blindness(self, corruption: str, level: Level) -> str | None:
-        """Why it cannot react to a corruption, or None if it must."""
-        return self.blind.get(corruption) or self.blind.get(f"{corruption} of {level}")
+    def why_unasked(self, corruption: str, level: Level) -> str | None:
+        """Why it need not react to a corruption, or None if it must."""
+        return self.unasked.get(corruption) or self.unasked.get(f"{corruption} of {level}")
 
 
 def networks() -> Networks:
@@ -136,7 +136,7 @@ class Response:
         values: at each strength.
         spreads: standard deviation of each value over resampled clips.
         steps: change from each strength to the next, as worse counts: positive is as it should be.
-        tolerances: twice the standard deviation of each step, over the same resamplings of both sets.
+        tolerances: twice the standard deviation of each step, over resamplings that are the same at all strengths.
         overall: change from the least to the greatest strength, likewise, and its tolerance.
         rho: Spearman's rank correlation of value, as worse counts, with strength.
     """

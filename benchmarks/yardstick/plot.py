@@ -12,7 +12,7 @@ WIDTH, HEIGHT, LEFT, TOP, GAP = 128, 108, 168, 46, 14
 def draw_plot(result: dict[str, Any]) -> Image.Image:
     """A row for each metric and a column for each corruption: value by strength, with the spread, per level.
 
-    Every plot has its own scale, given in its corners. Where a metric is blind by construction the curve is pale.
+    Every plot has its own scale, given in its corners. Where nothing is asked of a metric the curve is pale.
     """
     metrics = list(next(iter(result["levels"].values()))["responses"])
     corruptions = list(result["strengths"])
@@ -58,12 +58,12 @@ def _draw_panel(draw: ImageDraw.ImageDraw, answers: dict[str, dict[str, Any]], c
     draw.text((left + 4, top + HEIGHT - 3), f"{low:.3g}", SOFT, small, anchor="lb")
     across = [left + 12 + step * (WIDTH - 24) / 4 for step in range(5)]
     for number, (level, answer) in enumerate(answers.items()):
-        blind = answer["blind by construction"]
-        colour = tuple(round(255 - (255 - part) * 0.35) for part in COLOURS[level]) if blind else COLOURS[level]
+        unasked = answer["not asked because"]
+        colour = tuple(round(255 - (255 - part) * 0.35) for part in COLOURS[level]) if unasked else COLOURS[level]
         places = [(x, height(value)) for x, value in zip(across, answer["values"], strict=True)]
         draw.line(places, colour, 2, joint="curve")
         for (x, y), value, spread in zip(places, answer["values"], answer["spreads"], strict=True):
             draw.line((x, height(value - 2 * spread), x, height(value + 2 * spread)), colour, 1)
             draw.ellipse((x - 2, y - 2, x + 2, y + 2), colour)
-        verdict = "blind" if blind else answer["verdict"]
+        verdict = "not asked" if unasked else answer["verdict"]
         draw.text((left + WIDTH - 4, top + 3 + 11 * number), verdict, colour, small, anchor="rt")

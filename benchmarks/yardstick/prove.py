@@ -148,7 +148,7 @@ def prove(num: int, size: int, loaded: Networks) -> dict[str, Any]:
             "responses": {
                 name: {
                     corruption: vars(answer)
-                    | {"verdict": answer.verdict, "blind by construction": GAUGES[name].blindness(corruption, level)}
+                    | {"verdict": answer.verdict, "not asked because": GAUGES[name].why_unasked(corruption, level)}
                     for corruption, answer in answers.items()
                 }
                 for name, answers in trial.responses().items()
@@ -198,7 +198,7 @@ def markdown(result: dict[str, Any]) -> str:
         "- Rank: Spearman's correlation of the value, as worse counts, with strength or error.",
         '- Verdicts: "monotone" if every step is the right way and beyond its tolerance; "reacts" if strength 4 is '
         "clearly worse than 0 and no step is the wrong way by more than its tolerance and a twentieth of the whole "
-        "change. What a metric is blind to by construction is "
+        "change. What is not asked of a metric is "
         "not counted as passed. Strength 0 is another real set: a Fréchet distance is not 0 there with so few clips, "
         "and comparable only within this table.",
     ]
@@ -206,7 +206,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def _verdict(answer: dict[str, Any]) -> str:
-    return f"({answer['verdict']})" if answer["blind by construction"] else answer["verdict"]
+    return f"({answer['verdict']})" if answer["not asked because"] else answer["verdict"]
 
 
 def _summary(result: dict[str, Any]) -> list[str]:
@@ -219,15 +219,15 @@ def _summary(result: dict[str, Any]) -> list[str]:
             cells = [_verdict(answers[corruption]) for corruption in corruptions]
             lines.append(f"| {name} | {level} | {' | '.join(cells)} |")
             for corruption, answer in answers.items():
-                if answer["blind by construction"]:
-                    reasons.append(f"- {name}, {corruption} of {level} clips: {answer['blind by construction']}.")
+                if answer["not asked because"]:
+                    reasons.append(f"- {name}, {corruption} of {level} clips: {answer['not asked because']}.")
                 else:
                     counted[answer["verdict"]] += 1
     told = ", ".join(f"{verdict} {number}" for verdict, number in counted.most_common())
     return [
         *lines,
         "",
-        f"Of {counted.total()}: {told}. In brackets, not counted, blind by construction:",
+        f"Of {counted.total()}: {told}. In brackets, not counted, what is not asked of a metric:",
         "",
         *reasons,
         "",

@@ -55,7 +55,8 @@ def fit(
     """Train a network with Adam, the learning rate falling along a cosine to 0 over a fixed number of steps.
 
     A checkpoint in `outputs/yardstick`, written every 100 steps and when the minutes are over, lets the next call go on
-    where this one ends; a call that does not come to the last step ends the program here.
+    where this one ends, or write the weights again if all steps are done. A call that does not come to the last step
+    ends the program here.
 
     Args:
         network: to train.
@@ -73,8 +74,11 @@ def fit(
     average = copy.deepcopy(network)
     adam = torch.optim.Adam(network.parameters(), options.rate, betas=(0.9, 0.99))
     parts, step, seconds, clips = {"network": network, "average": average, "adam": adam}, 0, 0.0, 0
+    whole = {"--steps": options.steps, "--rate": options.rate, "--out": str(options.out)}
     if kept.exists():
-        saved = torch.load(kept, map_location=options.device, weights_only=True)
+        saved = torch.load(kept, map_location="cpu", weights_only=True)
+        if saved["whole"] != whole:
+            sys.exit(f"{kept}: began with {saved['whole']}, not {whole}; give the same, or delete it to train anew")
         for name, part in parts.items():
             part.load_state_dict(saved[name])
         step, seconds, clips = saved["step"], saved["seconds"], saved["clips"]
@@ -101,7 +105,7 @@ def fit(
             shown = []
             states = {name: part.state_dict() for name, part in parts.items()}
             with replaced(kept) as temporary:
-                torch.save(states | {"step": step, "seconds": seconds, "clips": clips}, temporary)
+                torch.save(states | {"whole": whole, "step": step, "seconds": seconds, "clips": clips}, temporary)
         if late and step < options.steps:
             print("The time is up; the same command goes on from here.")
             sys.exit()

@@ -114,7 +114,7 @@ def measure(metric: SheetSimilarity, clips: int = 256, seed: int = 987654321) ->
 def main() -> None:
     """Train, measure, write: weights in half precision with architecture and record as metadata."""
     options = train.arguments(
-        "Trains the CLIP model of the procedural world.", SheetSimilarity.WEIGHTS, steps=3000, rate=1e-3
+        "Trains the CLIP model of the procedural world.", SheetSimilarity.WEIGHTS, steps=2000, rate=1e-3
     )
     torch.manual_seed(0)
     model = CLIP(**CONFIG)

@@ -38,6 +38,7 @@ class Throughput(Callback):
         """Starts measuring."""
         self._steps = deque(maxlen=max(1, trainer.log_every_n_steps))
         self._seconds, self._clips = 0.0, 0
+        self._mark = time.perf_counter()  # a fit that goes on within an epoch does not start one
         self._last_step = trainer.global_step
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)

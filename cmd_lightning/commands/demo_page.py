@@ -221,6 +221,7 @@ def samples(folder: Path, found: dict[str, Reading], settings: dict[str, Any]) -
     from cmd_lightning.metrics.shapes_reader import ShapesReader
     from cmd_lightning.report import Gallery, Panel, Section, Text
     from cmd_lightning.video_io import gif_bytes
+    from cmd_lightning.zoo import model_folder
 
     panels = []
     for prompt, reading in found.items():
@@ -228,14 +229,18 @@ def samples(folder: Path, found: dict[str, Reading], settings: dict[str, Any]) -
         if astuple(asked(prompt)) in unseen():
             words += "; a combination held out of training"
         panels.append(Panel(gif_bytes(sample(folder, prompt, settings), FPS, 6), words))
-    guidance = " and ".join(f"{scale:g} ({stage})" for stage, scale in settings["guidance"].items())
+    index = json.loads((model_folder(settings["model"]) / "model_index.json").read_text())
+    sampling = ", ".join(
+        f"{index['steps'][stage]} steps and guidance {index['guidance'][stage]:g} of the {stage} model"
+        for stage in ("content", "motion")
+    )
     right = sum(found[prompt] == asked(prompt) for prompt in found)
     return Section(
         "Samples",
         [
             Text(
                 "From the caption alone: a content frame, then its motion, then the video; the first try of each "
-                f"caption, none left out; {settings['sampling_steps']} steps of each model, guidance {guidance}. Under "
+                f"caption, none left out; {sampling}. Under "
                 "each stands what a reader sees, a small network trained to name shape, colour and direction in clips "
                 f"of this world, or none: {right} of {len(found)} are read as asked; a guess is right in 1 of "
                 f"{round(1 / ShapesReader.chance)}."
@@ -291,7 +296,7 @@ def protocol(settings: dict[str, Any], weights: dict[str, str]) -> dict[str, str
 
     seed, levels = settings["seed"], settings["levels"]
     clips = " and ".join(f"{settings['evaluated'] // len(levels)} {level}" for level in levels)
-    trained = f", {settings['evaluated']} to validate, others without end to train on" if settings["fit"] else ""
+    trained = f", {settings['evaluated']} to validate, others to train on" if settings["fit"] else ""
     return {
         "data": f"procedural world, seed {seed}: {clips} clips to test{trained}; 16 frames of 32x32 pixels, 8 a second",
         "seeds": f"{seed} for the clips and for every video" + (", and for training" if settings["fit"] else ""),

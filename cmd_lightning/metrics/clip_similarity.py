@@ -192,7 +192,10 @@ class SheetSimilarity(CLIPSimilarity):
             model.load_state_dict(weights)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             problem = str(error).splitlines()[0]
-            raise InputError(f"path {path}: no weights of a CLIP model of contact sheets ({problem})") from None
+            raise InputError(
+                f"path {path}: no weights of a CLIP model of contact sheets ({problem}); give a file of "
+                "`python -m benchmarks.yardstick.train_clip`"
+            ) from None
         return cls(model, SimpleTokenizer(context_length=model.context_length))
 
     def pictures(self, video: Tensor) -> Tensor:

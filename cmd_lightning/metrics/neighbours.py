@@ -47,19 +47,17 @@ def nearest_neighbours(query: Tensor, bank: Tensor, k: int = 1) -> tuple[Tensor,
     return torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])
 
 
-def thumbnails(video: Tensor, size: int = 8, stride: int = 2) -> Tensor:
+def thumbnails(video: Tensor) -> Tensor:
     """Clips as coarse as what survives lossy compression and a shift by a pixel: means over blocks of time and space.
 
     Args:
         video: `(B, C, T, H, W)`, uint8 or float in [0, 1].
-        size: Side of the thumbnail.
-        stride: Frames of the clip in a frame of the thumbnail.
 
     Returns:
-        `(B, d)` with d = C · T/stride · size²; Euclidean distances between them are root mean squares of differences
+        `(B, d)` with d = C · T/2 · 8²; Euclidean distances between them are root mean squares of differences
         in grey levels from 0 to 255.
     """
-    small = adaptive_avg_pool3d(unit_range(video), (max(1, video.shape[2] // stride), size, size)).flatten(1)
+    small = adaptive_avg_pool3d(unit_range(video), (max(1, video.shape[2] // 2), 8, 8)).flatten(1)
     return small * 255 / small.shape[1] ** 0.5
 
 

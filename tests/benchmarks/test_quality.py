@@ -38,8 +38,8 @@ def test_cells_are_measured_once_and_only_for_the_same_weights(tmp_path):
 
             return {name: lambda name=name: measured(name) for name in counts}
 
-    path, protocol = tmp_path / "results" / "x.json", {"weights": "a", "settings": {"num": 2}}
-    assert [line.split()[0] for line in measure(Model(), path, ["tw"], protocol)] == ["two"]
+    path, protocol = tmp_path / "results" / "x.json", {"weights": "a", "settings": {"num": 2}, "date": "today"}
+    assert [line.split()[0] for line in measure(Model(), path, ["tw"], protocol | {"date": "yesterday"})] == ["two"]
     assert [line.split()[0] for line in measure(Model(), path, [], protocol)] == ["one"]
     assert counts == {"one": 1, "two": 1}
     assert json.loads(path.read_text())["cells"] == {"two": {"value": 1}, "one": {"value": 1}}

@@ -1,6 +1,8 @@
 """Retraining in short calls: what each starts, and that together they do what one fit does."""
 
 import json
+import os
+import signal
 import sys
 from datetime import timedelta
 
@@ -9,6 +11,14 @@ import torch
 import yaml
 
 from benchmarks import retrain
+
+
+@pytest.fixture(autouse=True)
+def same_handler():
+    """The program handles SIGTERM; other tests do not want that."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture
@@ -43,6 +53,9 @@ def calls(config, monkeypatch):
 
         def wait(self):
             return 0
+
+        def terminate(self):
+            pass
 
     monkeypatch.setattr(retrain.subprocess, "Popen", Fit)
     monkeypatch.setattr(retrain, "export", lambda name: made.append(["export", name]) or 0)
@@ -83,10 +96,41 @@ def test_a_failed_fit_is_the_result(config, monkeypatch, code):
         def wait(self):
             return code if self.stage == "motion.yaml" else 0
 
+        def terminate(self):
+            pass
+
     monkeypatch.setattr(retrain.subprocess, "Popen", Fit)
     monkeypatch.setattr(sys, "argv", ["retrain", "tiny"])
     save(config, "autoencoder", 10, 1.0)
     assert retrain.main() == abs(code)
+
+
+def test_the_end_of_the_program_is_that_of_its_fits(config, monkeypatch):
+    ended = []
+
+    class Fit:
+        def __init__(self, command, env):
+            self.stage = command[5].split("/")[-1]
+
+        def wait(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        def terminate(self):
+            ended.append(self.stage)
+
+    monkeypatch.setattr(retrain.subprocess, "Popen", Fit)
+    monkeypatch.setattr(sys, "argv", ["retrain", "tiny"])
+    save(config, "autoencoder", 10, 1.0)
+    with pytest.raises(SystemExit):
+        retrain.main()
+    assert ended == ["content.yaml", "motion.yaml"]
+
+
+def test_the_configs_say_how_many_steps(config, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["retrain", "tiny", "--", "--trainer.max_steps", "4"])
+    with pytest.raises(SystemExit):
+        retrain.main()
+    assert "the configs say when a stage is done" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -47,6 +47,14 @@ def test_short_calls_give_the_weights_of_a_long_one(tmp_path, monkeypatch, capsy
     assert all(torch.equal(one, two) for one, two in zip(whole.parameters(), parts.parameters(), strict=True))
 
 
+def test_other_options_do_not_go_on_from_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit(network(), draw, squared_error, options(minutes=5, steps=3))
+    fit(network(), draw, squared_error, options(minutes=5, steps=3))
+    with pytest.raises(SystemExit, match="delete it to train anew"):
+        fit(network(), draw, squared_error, options(minutes=5, steps=4))
+
+
 def test_it_learns(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trained, _ = fit(network(), draw, squared_error, options(minutes=5))

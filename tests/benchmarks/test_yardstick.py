@@ -179,7 +179,7 @@ def reactions(loaded, corrupted, sights=None, only=tuple(STRENGTHS)):
         seen = {name: see(corrupted[level][name], loaded, wanted) for name in ("clean", *only)}
         for name, gauge in gauges.items():
             for corruption in only:
-                if gauge.sight in wanted and not gauge.blindness(corruption, level):
+                if gauge.sight in wanted and not gauge.why_unasked(corruption, level):
                     pair = [seen["clean"][gauge.sight], seen[corruption][gauge.sight]]
                     change, tolerance = respond(gauge, real[gauge.sight], pair, 20).overall
                     found[name, level, corruption] = change > tolerance
@@ -234,14 +234,14 @@ def test_planted_copies_are_found():
 def test_tables_and_plot_of_a_result(clips):
     gauge = replace(next(iter(GAUGES.values())), value=lambda real, fake: fake.mean())
     answer = respond(gauge, torch.zeros(9, 1), [torch.randn(9, 1) + step for step in range(5)])
-    told = vars(answer) | {"verdict": answer.verdict, "blind by construction": None}
-    blind = told | {"blind by construction": "it cannot"}
+    told = vars(answer) | {"verdict": answer.verdict, "not asked because": None}
+    unasked = told | {"not asked because": "it cannot"}
     result = {
         "protocol": {"clips": "few", "weights": {"a.safetensors": {"sha256": "12ab"}}},
         "strengths": {name: {"amounts": STRENGTHS[name], "unit": "of it"} for name in ("blur", "noise")},
         "levels": {
             "plain": {
-                "responses": {"first, one": {"blur": told, "noise": blind}},
+                "responses": {"first, one": {"blur": told, "noise": unasked}},
                 "trajectory": {"errors": [0.0, 1.0], "metrics": {"first, one": {"values": [1.0, 2.0], "rho": 1.0}}},
                 "copies": {"known clips": 3},
             }
