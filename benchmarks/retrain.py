@@ -24,7 +24,7 @@ import yaml
 ROUNDS = (("autoencoder",), ("content", "motion"))
 """Stages that train at the same time."""
 
-EXPORT = ("--half", "--steps", "50", "--guidance", "content=2,motion=1")
+EXPORT = ("--half", "--steps", "50", "--guidance", "content=1.5,motion=4")
 """As the models ship."""
 
 SHORTEST = 1.0
