@@ -31,7 +31,7 @@ EMA_DECAY = 0.99
 SAMPLING_STEPS = 50
 """Of either stage of a model that was trained briefly; the one that ships brings its own."""
 
-GUIDANCE = "content=1.5,motion=4"
+GUIDANCE = "content=2,motion=1"
 """Guidance likewise."""
 
 PROMPTS = (

@@ -9,7 +9,7 @@ from PIL import Image
 import cmd_lightning
 from cmd_lightning import zoo
 from cmd_lightning.cli import main
-from cmd_lightning.commands.demo import GUIDANCE, PROMPTS, SAMPLING_STEPS
+from cmd_lightning.commands.demo import PROMPTS
 from cmd_lightning.commands.demo_page import asked
 from cmd_lightning.commands.generate import conditions, read_picture, slug
 from cmd_lightning.errors import InputError
@@ -174,10 +174,11 @@ def test_the_shipped_model_follows_captions():
     assert all(file.stat().st_size <= 16 * 2**20 for file in files)
     pipeline = CMDPipeline.from_pretrained("shapes32")
     pipeline.set_progress_bar_config(disable=True)
-    settings = {"num_inference_steps": SAMPLING_STEPS, "guidance_scale": GUIDANCE}
-    videos = pipeline(list(PROMPTS), seeds=[0] * len(PROMPTS), **settings).frames
+    videos = pipeline(list(PROMPTS), seeds=[0] * len(PROMPTS)).frames
     assert videos.shape == (len(PROMPTS), 3, 16, 32, 32)
     readings = ShapesReader.from_pretrained().read(videos)
-    # Briefly trained: it follows the colour, one in eight by chance, but not yet shape and direction.
-    colours = [reading.colour == asked(prompt).colour for reading, prompt in zip(readings, PROMPTS, strict=True)]
-    assert sum(colours) >= 6, readings
+    pairs = [(reading, asked(prompt)) for reading, prompt in zip(readings, PROMPTS, strict=True)]
+    # By chance 1, 2 and 0 of 8; 8, 7 and 4 here, where the last bit of a sum may differ.
+    assert sum(reading.colour == wanted.colour for reading, wanted in pairs) >= 7, readings
+    assert sum(reading.shape == wanted.shape for reading, wanted in pairs) >= 5, readings
+    assert sum(reading == wanted for reading, wanted in pairs) >= 2, readings

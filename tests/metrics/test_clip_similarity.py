@@ -176,4 +176,4 @@ def test_shipped_weights_tell_what_they_are(shipped):
     with safe_open(files("cmd_lightning.zoo") / "weights" / "shapes_clip.safetensors", "pt") as file:
         record = json.loads(file.metadata()["record"])
     assert record["scores"]["caption"] > 50 * record["scores"]["chance"]
-    assert {"clips", "seconds", "seed", "date"} <= record.keys()
+    assert {"clips", "steps", "minutes", "date"} <= record.keys()
