@@ -10,7 +10,6 @@ what the samples look like, stand in the card under `seen` and are kept.
 import argparse
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from cmd_lightning.data.draw import draw_scene
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.scenes import ALIGNMENTS, SPEEDS
 from cmd_lightning.data.shapes import render
+from cmd_lightning.errors import InputError, program
 from cmd_lightning.latent_space import from_uint8, to_uint8
 from cmd_lightning.pipeline import CMDPipeline
 from cmd_lightning.provenance import weights_sha256
@@ -162,11 +162,13 @@ def main() -> int:
     parser.add_argument("name", help="folder of zoo/weights, e.g. shapes32")
     name = parser.parse_args().name
     path = CARDS / f"{name}.yaml"
+    if not (RESULTS / f"{name}.json").is_file():
+        raise InputError(f"{name}: no {RESULTS / f'{name}.json'}; measure the model with benchmarks.quality first")
     result = json.loads((RESULTS / f"{name}.json").read_text())
     pipeline = CMDPipeline.from_pretrained(WEIGHTS / name)
     card = make_card(name, pipeline, yaml.safe_load(path.read_text()) if path.is_file() else {})
     if result["protocol"]["weights"]["model"] != card["weights"]:
-        raise SystemExit(f"benchmarks/results/{name}.json holds results of other weights; run benchmarks.quality again")
+        raise InputError(f"{RESULTS / f'{name}.json'}: results of other weights; measure with benchmarks.quality again")
     path.parent.mkdir(exist_ok=True)
     path.write_text(yaml.safe_dump(card, sort_keys=False, width=120))
     draw_picture(pipeline, CARDS / f"{name}.gif")
@@ -178,4 +180,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

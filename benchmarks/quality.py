@@ -8,7 +8,6 @@ colour and direction) and written at once; a call measures the cells that are mi
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.rendered import ShapesDataModule
 from cmd_lightning.data.scenes import ALIGNMENTS, SPEEDS, Scene
 from cmd_lightning.data.shapes import render
+from cmd_lightning.errors import InputError, program
 from cmd_lightning.latent_space import from_uint8, to_uint8
 from cmd_lightning.metrics.frechet import frechet_distance_from_features
 from cmd_lightning.metrics.kernel import kernel_distance
@@ -219,10 +219,14 @@ def spread(positions: Tensor) -> dict[str, float]:
 
 def measure(quality: Quality, path: Path, chosen: Sequence[str], protocol: dict[str, Any]) -> Iterator[str]:
     """Measures the cells that are missing in the file, and writes each at once."""
+    names = list(quality.cells())
+    for prefix in chosen:
+        if not any(name.startswith(prefix) for name in names):
+            raise InputError(f"--cells {prefix}: no cell begins so; there are {', '.join(names)}")
     result = json.loads(path.read_text()) if path.is_file() else {"protocol": protocol, "cells": {}}
     for part in set(protocol) - {"commit", "date"}:  # which are those of the first call
         if result["protocol"].get(part) != protocol[part]:
-            raise SystemExit(f"{path}: it holds results of other {part}; give another --out, or delete it")
+            raise InputError(f"--out {path}: it holds results of other {part}; give another file, or delete it")
     for name, cell in quality.cells().items():
         if name in result["cells"] or (chosen and not any(name.startswith(prefix) for prefix in chosen)):
             continue
@@ -244,6 +248,8 @@ def main() -> int:
     for name, value in vars(Settings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = parser.parse_args()
+    if not options.recipe.is_file():
+        raise InputError(f"--recipe {options.recipe}: there is no such file; give the config of the content model")
     settings = Settings(**{name: getattr(options, name) for name in vars(Settings())})
     weights = {
         "model": weights_sha256(model_folder(options.model)),
@@ -259,4 +265,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

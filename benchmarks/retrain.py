@@ -21,6 +21,8 @@ from pathlib import Path
 import torch
 import yaml
 
+from cmd_lightning.errors import InputError, program
+
 ROUNDS = (("autoencoder",), ("content", "motion"))
 """Stages that train at the same time."""
 
@@ -41,6 +43,12 @@ def main() -> int:
     options = parser.parse_args()
     if any("max_steps" in word for word in options.overrides):
         parser.error("--trainer.max_steps: the configs say when a stage is done; change it there")
+    if not Path("configs", options.name, f"{ROUNDS[0][0]}.yaml").is_file():
+        raise InputError(
+            f"{options.name}: no folder of configs/ with an autoencoder.yaml; there are shapes32, shapes64"
+        )
+    if options.minutes <= 0:
+        raise InputError(f"--minutes {options.minutes}: give a positive number")
     # Whoever ends this program ends the fits that it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     deadline = time.monotonic() + 60 * options.minutes
@@ -119,4 +127,4 @@ def export(name: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

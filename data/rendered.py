@@ -1,5 +1,6 @@
 """ShapesDataModule: clips of the procedural world, rendered as they are needed, without files and without end."""
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain
@@ -148,6 +149,8 @@ class ShapesDataModule(LightningDataModule):
         ):
             if value < least:
                 raise InputError(f"data.{name} {value}: must be at least {least}")
+        if not 0 < fps < math.inf:
+            raise InputError(f"data.fps {fps}: give a positive number of frames a second")
         self.clips = {"train": train_clips, "val": val_clips, "test": test_clips}
         self.options = {"levels": levels, "motions": motions, "size": size, "frames": num_frames, "fps": fps}
         self.batch_size, self.num_workers, self.seed, self.repeat = batch_size, num_workers, seed, repeat

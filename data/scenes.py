@@ -52,7 +52,7 @@ SPEEDS: dict[Motion, tuple[float, float]] = {  # slowest and fastest shape, in p
 PACES = {"slow": "slowly", "fast": "fast", "extreme": "very fast"}  # what the caption says of it
 
 CAMERA = 1 / 3
-"""Speed of the camera over the speed of shapes: 0.5 to 1 pixel a frame at `middle`."""
+"""Speed of the camera over the speed of shapes: a pan of 0.5 to 1 pixel a frame at `middle`; a zoom is slower."""
 
 UNSEEN_SHARE = 0.2
 """Share of the combinations of shape, colour and direction that training never shows."""

@@ -32,6 +32,7 @@ from benchmarks.yardstick.plot import draw_plot
 from benchmarks.yardstick.train import FRAMES
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.scenes import Level
+from cmd_lightning.errors import program
 from cmd_lightning.metrics.clip_similarity import SheetSimilarity
 from cmd_lightning.metrics.neighbours import COPY_DISTANCE, COPY_RATIO, find_copies, thumbnails
 from cmd_lightning.metrics.shapes_features import ShapesFeatures
@@ -189,6 +190,10 @@ def markdown(result: dict[str, Any]) -> str:
         for name, row in trajectory["metrics"].items():
             lines.append(f"| {name} | {' | '.join(f'{value:.3g}' for value in row['values'])} | {row['rho']:.2f} |")
         lines += ["", "Copies: " + ", ".join(f"{name} {number}" for name, number in copies.items()) + ".", ""]
+    for name, about in result["protocol"]["weights"].items():
+        scores = json.loads(about["record"])["scores"]
+        told_scores = ", ".join(f"{what} {value:.4g}" for what, value in scores.items())
+        lines += [f"## {name}", "", f"What it reached on new clips after its training: {told_scores}.", ""]
     lines += ["## Strengths", "", "| corruption | 0 | 1 | 2 | 3 | 4 | unit |", "| --- " * 7 + "|"]
     for name, about in result["strengths"].items():
         lines.append(f"| {name} | {' | '.join(f'{amount:g}' for amount in about['amounts'])} | {about['unit']} |")
@@ -250,4 +255,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

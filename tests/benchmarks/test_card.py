@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from benchmarks.card_page import page, table
+from cmd_lightning.metrics.shapes_features import ShapesFeatures
+from cmd_lightning.metrics.shapes_reader import ShapesReader
 from cmd_lightning.provenance import weights_sha256
 
 CARDS, WEIGHTS, RESULTS = Path("zoo/cards"), Path("zoo/weights"), Path("benchmarks/results")
@@ -18,6 +20,9 @@ def test_a_card_is_made_of_its_record_for_the_weights_that_ship(name):
     card = yaml.safe_load((CARDS / f"{name}.yaml").read_text())
     result = json.loads((RESULTS / f"{name}.json").read_text())
     assert card["weights"] == result["protocol"]["weights"]["model"] == weights_sha256(WEIGHTS / name)
+    for file in (ShapesReader.WEIGHTS, ShapesFeatures.WEIGHTS):
+        assert result["protocol"]["weights"]["yardstick"][file] == weights_sha256(WEIGHTS / file)
+    assert result["cells"]["reader"]["reconstructions"] >= 0.98, "the reader must read what the autoencoder made"
     assert (CARDS / f"{name}.md").read_text() == page(card, result["cells"], result["protocol"])
     assert card["seen"], "somebody must look at the samples and say what is wrong with them"
     for picture in (f"{name}.gif", f"{name}-training.svg", f"{name}-failures.svg"):

@@ -8,6 +8,7 @@ import torch
 from benchmarks.quality import first_positions, measure, spread
 from cmd_lightning.data.draw import draw_scene
 from cmd_lightning.data.shapes import positions, render
+from cmd_lightning.errors import InputError
 
 
 def test_first_positions_are_the_true_ones():
@@ -44,5 +45,5 @@ def test_cells_are_measured_once_and_only_for_the_same_weights(tmp_path):
     assert counts == {"one": 1, "two": 1}
     assert json.loads(path.read_text())["cells"] == {"two": {"value": 1}, "one": {"value": 1}}
     for part, other in (("weights", "b"), ("settings", {"num": 3})):
-        with pytest.raises(SystemExit, match=f"other {part}"):
+        with pytest.raises(InputError, match=f"other {part}"):
             list(measure(Model(), path, [], protocol | {part: other}))

@@ -1,7 +1,9 @@
 """The corruptions do what they say, and the shipped metrics react to each that they must react to."""
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from benchmarks.yardstick.prove import markdown, planted_copies
 from benchmarks.yardstick.train import FRAMES
 from cmd_lightning.data.shapes import positions
 from cmd_lightning.errors import InputError
+from cmd_lightning.provenance import weights_sha256
 
 NUM, SIZE = 48, 32
 LEVELS = ("plain", "mixed")
@@ -200,6 +203,20 @@ def test_every_metric_reacts_to_what_it_must_react_to(loaded, corrupted):
     found = reactions(loaded, corrupted)
     assert len(found) == 51
     assert {case for case, reacted in found.items() if not reacted} <= WEAK
+
+
+def test_the_proof_is_of_the_weights_that_ship():
+    proof = json.loads(Path("benchmarks/results/yardstick.json").read_text())
+    for file, about in proof["protocol"]["weights"].items():
+        assert weights_sha256(Path("zoo/weights", file)) == {file: about["sha256"]}
+    silent = {
+        (name, level, corruption)
+        for level, found in proof["levels"].items()
+        for name, answers in found["responses"].items()
+        for corruption, answer in answers.items()
+        if not answer["not asked because"] and answer["verdict"] not in ("monotone", "reacts")
+    }
+    assert silent <= {case for case in WEAK if case[0] == CLIP}
 
 
 class OneFrame(nn.Module):

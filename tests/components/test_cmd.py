@@ -48,11 +48,15 @@ def test_a_fresh_process_generates_the_same_from_an_export(tiny_stages, tmp_path
     assert main(["export", *map(str, paths.values()), str(model)]) == 0
     system = CMD(**{name: str(path) for name, path in paths.items()})
     prompts = ["a red circle", "a blue square", "a green one"]
-    frames = system.sample(prompts, seeds=[7, 7, 7], steps=3, guidance=2.0)
+    options = {"num_inference_steps": 3, "guidance_scale": 2.0}
+    frames = CMDPipeline.from_pretrained(model)(prompts, seeds=[7, 7, 7], **options).frames
+    # The last bit of a product depends on where weights lie in memory: not the same for checkpoints as for an export.
+    sampled = system.sample(prompts, seeds=[7, 7, 7], steps=3, guidance=2.0)
+    assert (sampled.int() - frames.int()).abs().max() <= 1
     code = (
         "import sys, torch; from cmd_lightning.pipeline import CMDPipeline; "
-        f"p = CMDPipeline.from_pretrained(sys.argv[1]); p = p({prompts!r}, seeds=[7, 7, 7], "
-        "num_inference_steps=3, guidance_scale=2.0); torch.save(p.frames, sys.argv[2])"
+        f"p = CMDPipeline.from_pretrained(sys.argv[1]); p = p({prompts!r}, seeds=[7, 7, 7], **{options!r}); "
+        "torch.save(p.frames, sys.argv[2])"
     )
     subprocess.run([sys.executable, "-c", code, str(model), str(tmp_path / "frames.pt")], check=True)
     assert torch.equal(torch.load(tmp_path / "frames.pt", weights_only=True), frames)

@@ -135,6 +135,7 @@ def test_lists_of_levels_and_motions_are_all_drawn_and_clips_depend_on_their_own
         ({"size": 4}, "data.size 4"),
         ({"train_clips": 0}, "data.train_clips 0"),
         ({"batch_size": 0}, "data.batch_size 0"),
+        ({"fps": 0}, "data.fps 0"),
     ],
 )
 def test_a_wrong_option_is_an_error(options, words):
