@@ -255,7 +255,10 @@ def test_tables_and_plot_of_a_result(clips):
     told = vars(answer) | {"verdict": answer.verdict, "not asked because": None}
     unasked = told | {"not asked because": "it cannot"}
     result = {
-        "protocol": {"clips": "few", "weights": {"a.safetensors": {"sha256": "12ab"}}},
+        "protocol": {
+            "clips": "few",
+            "weights": {"a.safetensors": {"sha256": "12ab", "record": '{"scores": {"true": 0.5}}'}},
+        },
         "strengths": {name: {"amounts": STRENGTHS[name], "unit": "of it"} for name in ("blur", "noise")},
         "levels": {
             "plain": {
@@ -271,6 +274,7 @@ def test_tables_and_plot_of_a_result(clips):
     assert "- first, one, noise of plain clips: it cannot." in text
     assert f"Of 1: {answer.verdict} 1." in text
     assert "sha256 12ab" in text
+    assert "on new clips after its training: true 0.5." in text
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert [line.count("|") for line in tables[:7]] == [5] * 3 + [10] * 4
     image = np.asarray(draw_plot(result))
