@@ -48,6 +48,8 @@ def training(card: Record) -> list[str]:
     header = ("stage", "config", "steps", "clips a step", "minutes")
     names = ("config", "steps", "batch_size", "minutes")
     rows = [[stage, *(record[key] for key in names)] for stage, record in card["training"].items()]
+    if not card["progress"]:
+        return [f"{card['trained_on']}.", table(header, rows), f"![validation curves]({card['name']}-training.svg)"]
     numbers = ", ".join(str(number) for number in sorted({point["num"] for point in card["progress"]}))
     return [
         f"{card['trained_on']}.",
