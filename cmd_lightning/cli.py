@@ -52,6 +52,7 @@ VERBS = {
     "shards check": "count what is in shards, decode all of it, write the index",
     "generate": "videos from prompts, classes or pictures",
     "reconstruct": "content frame, reconstruction and PSNR of clips",
+    "evaluate": "FVD, KVD, CLIPSIM and more of your clips against real ones",
     "export": "checkpoints to a model folder",
 }
 """The other verbs; `a b` is the function `b` in `commands/a.py`, `a` the function `a` there."""

@@ -185,6 +185,10 @@ class ShapesDataModule(LightningDataModule):
         """Take up a position: the next pass over the training data begins there."""
         self._position.load_state_dict(state_dict)
 
+    def describe(self) -> dict[str, Any]:
+        """What the test clips are, as plain data for the record of a result."""
+        return {"data": type(self).__name__, "split": "test", "seed": self.seed, **self.options}
+
     def _loader(self, split: str, **options: Any) -> StreamLoader:
         stream = SceneStream(
             self.clips[split],

@@ -128,6 +128,11 @@ class WebVidDataModule(LightningDataModule):
         """Take up a position: the next pass over the training data begins there."""
         self._position.load_state_dict(state_dict)
 
+    def describe(self) -> dict[str, Any]:
+        """What the test clips are, as plain data for the record of a result."""
+        clip = {"frames": self.num_frames, "size": list(self.size), "stride": self.stride, "fps": self.fps}
+        return {"data": type(self).__name__, "shards": self.shards["test_shards"], **clip, "start": "first frame"}
+
     def _evaluation(self, option: str) -> DataLoader:
         return StreamLoader(self._stream(option, training=False), num_workers=self.num_workers)
 

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningModule
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from cmd_lightning.components.base import shape_text
 from cmd_lightning.components.checkpoints import fingerprint, load_stage
 from cmd_lightning.errors import InputError
-from cmd_lightning.latent_space import from_uint8
-from cmd_lightning.metrics.reconstruction import scores
+from cmd_lightning.latent_space import from_uint8, to_uint8
+from cmd_lightning.metrics.reconstruction import SCORES, scores
+from cmd_lightning.metrics.suite import MetricSuite
 from cmd_lightning.pipeline import CMDPipeline
+from cmd_lightning.provenance import provenance, weights_sha256
+from cmd_lightning.zoo import model_folder
+
+TESTED = {
+    "reconstruction": ("frechet", "kernel", "lpips"),
+    "motion prediction": ("frechet", "kernel"),
+    "generation": ("frechet", "kernel", "is", "clipsim"),
+}
+"""What `test` measures: clips after the autoencoder, the true content frame with generated motion, and samples."""
 
 
 class CMD(LightningModule):
@@ -31,6 +44,10 @@ class CMD(LightningModule):
         steps: Denoising steps, one number or by stage; by default the model's own, else {content: 50, motion: 100}.
         guidance: Guidance scale, one number or by stage, 1 is none; by default the model's own, else
             {content: 4, motion: 1}.
+        metrics: What `test` measures beside PSNR and SSIM of reconstructions, as `MetricSuite` names it. Distances are
+            those of reconstructions, of true content frames with generated motion, and of samples, each from the test
+            clips; `is` and CLIP similarities are of samples, lpips of reconstructions.
+        preset: How clips are prepared for the I3D: "stylegan-v" by default, see `Protocol`.
     """
 
     def __init__(
@@ -41,8 +58,11 @@ class CMD(LightningModule):
         motion: str | None = None,
         steps: int | dict[str, int] | None = None,
         guidance: float | dict[str, float] | None = None,
+        metrics: Sequence[str] = (),
+        preset: str | None = None,
     ) -> None:
         super().__init__()
+        self.sources = [path for path in (model and str(model_folder(model)), autoencoder, content, motion) if path]
         if model is not None:
             self.pipeline = CMDPipeline.from_pretrained(model)
         elif autoencoder and content and motion:
@@ -57,6 +77,8 @@ class CMD(LightningModule):
             {name: part for name, part in self.pipeline.components.items() if isinstance(part, torch.nn.Module)}
         )
         self.steps, self.guidance = steps, guidance
+        self.suite = MetricSuite(metrics, TESTED, preset)
+        self.scores = torch.nn.ModuleDict({name: MeanMetric() for name in SCORES})
 
     def sample(
         self,
@@ -78,7 +100,7 @@ class CMD(LightningModule):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Generates one video for each sample, from its caption or label; its seed is derived from its key."""
-        seeds = [int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") for key in batch["key"]]
+        seeds = _seeds(batch)
         return {"video": self.sample(self.values(batch), seeds=seeds), "seed": seeds, **_about(batch)}
 
     def values(self, batch: dict[str, Any]) -> list[str] | list[int] | int:
@@ -90,7 +112,7 @@ class CMD(LightningModule):
         return values.tolist() if isinstance(values, Tensor) else list(values)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Scores the reconstruction of each clip beside what a still picture would reach."""
+        """Scores the reconstruction of each clip beside what a still picture would reach, and feeds the metrics."""
         video = from_uint8(batch["video"])
         expected = tuple(self.pipeline.config.video_shape)
         if tuple(video.shape[1:]) != expected:
@@ -98,9 +120,48 @@ class CMD(LightningModule):
                 f"data: videos of {shape_text(tuple(video.shape[1:]))}, the model makes {shape_text(expected)}; "
                 "set data.num_frames and data.size to these"
             )
-        reconstruction = self.pipeline.decode(*self.pipeline.autoencoder.encode(video))
+        content, motion = self.pipeline.autoencoder.encode(video)
+        reconstruction = self.pipeline.decode(content, motion)
         for name, value in scores(reconstruction, video).items():
-            self.log(f"test/{name}", value.mean(), batch_size=len(video), sync_dist=True)
+            self.scores[name].update(value)
+        self.suite.update_real(batch["video"])
+        self.suite.update(to_uint8(reconstruction), "reconstruction", real=batch["video"])
+        seeds, values = _seeds(batch), self.values(batch)
+        if self.suite.asks(fake="motion prediction"):
+            moved = self.pipeline.decode(content, self.generated_motion(content, values, seeds))
+            self.suite.update(to_uint8(moved), "motion prediction")
+        if self.suite.asks(fake="generation"):
+            self.suite.update(self.sample(values, seeds=seeds), "generation", captions=batch["caption"])
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the metrics, and writes `test.json` into the Trainer's folder: a record each, with its protocol."""
+        sampling = {stage: self.pipeline.sampling(stage, self.steps, self.guidance) for stage in ("content", "motion")}
+        made = {
+            "model": [str(source) for source in self.sources],
+            "weights": {name: sha for source in self.sources for name, sha in weights_sha256(source).items()},
+            "averaged_weights": True,
+            "sampling": {stage: {"steps": steps, "guidance": scale} for stage, (steps, scale) in sampling.items()},
+            "seeds": "first four bytes of the sha256 of the clip's key",
+            "precision": str(self.trainer.precision),
+        }
+        data = getattr(self.trainer.datamodule, "describe", lambda: {"data": str(self.trainer.datamodule)})()
+        means = {name: metric.compute().item() for name, metric in self.scores.items()}
+        records = [{"metric": name, "of": "reconstruction", "value": value} for name, value in means.items()]
+        records += self.suite.results()
+        logged = {f"test/{record['of']}/{record['metric']}": record["value"] for record in records[len(means) :]}
+        self.log_dict({f"test/{name}": value for name, value in means.items()} | logged, rank_zero_only=True)
+        records = [record | {"generated": made, "real": data} | provenance() for record in records]
+        if self.trainer.is_global_zero:
+            path = Path(self.trainer.default_root_dir, "test.json")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(records, indent=2) + "\n")
+        for metric in (self.suite, *self.scores.values()):
+            metric.reset()
+
+    def generated_motion(self, content: Tensor, values: list[str] | list[int] | int, seeds: Sequence[int]) -> Tensor:
+        """Motion latents `(B, D, T, S)` sampled for content frames `(B, C, H, W)`; arguments as of `sample`."""
+        sampling = self.pipeline.sampling("motion", self.steps, self.guidance)
+        return self.pipeline.generate_motion(content, values, seeds, *sampling)
 
     @torch.no_grad()
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -108,8 +169,7 @@ class CMD(LightningModule):
         video = from_uint8(batch["video"])
         content, motion = self.pipeline.autoencoder.encode(video)
         seeds, values = range(len(video)), self.values(batch)
-        sampling = self.pipeline.sampling("motion", self.steps, self.guidance)
-        moved = self.pipeline.generate_motion(content, values, seeds, *sampling)
+        moved = self.generated_motion(content, values, seeds)
         return {
             "original": video,
             "content frame": content[:, :, None],
@@ -151,6 +211,10 @@ def assemble(autoencoder: str, content: str, motion: str) -> CMDPipeline:
         video_shape=stages["motion"].video_shape,
         fps=first.fps,
     )
+
+
+def _seeds(batch: dict[str, Any]) -> list[int]:
+    return [int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") for key in batch["key"]]
 
 
 def _about(batch: dict[str, Any]) -> dict[str, Any]:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, interpolate
 from torchmetrics import Metric
+from torchmetrics.utilities import rank_zero_warn
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.metrics.feature_metric import unit_range
+from cmd_lightning.metrics.clip_models import Tokenizer, open_clip_model, sha256
+from cmd_lightning.metrics.covering import covering
+from cmd_lightning.metrics.inputs import check_rgb, unit_range
+from cmd_lightning.metrics.protocol import single_precision
 from cmd_lightning.zoo import WEIGHTS
 
 # open_clip takes seconds to import, so it is imported where it is needed.
 
-Tokenizer = Callable[[list[str]], Tensor]
+Resize = Literal["crop", "stretch"]
 
 PICTURES = 256
 """Pictures that go through the network at once."""
@@ -31,18 +35,27 @@ GRID = 4
 class CLIPSimilarity(Metric):
     """Cosine of each frame with the caption, averaged over the frames of a video and then over the videos.
 
-    The cosine is raw, in [-1, 1]: not times 100 and not cut at 0. Frames are resized to the model's input with an
-    antialiased bicubic filter, without cropping. A higher value is better; which values are good depends on the model
-    alone, so a value is to be told with the model's name.
+    The cosine is raw, in [-1, 1]: not times 100 and not cut at 0. (torchmetrics' `CLIPScore` is both; with the same
+    weights and pictures it is `100 * max(value, 0)`.) Which values are good depends on the model alone, so a value is
+    to be told with the model's name, and with how many videos and frames. OpenAI's ViT-B/32 is the one of the
+    literature (GODIVA, arXiv 2104.14806).
 
     Args:
-        model: An open_clip model, or the name of one, which is then looked up in the local cache or downloaded.
-            OpenAI's weights need a name that ends in "-quickgelu".
+        model: An open_clip model, or the name of one. OpenAI's weights need a name that ends in "-quickgelu".
         tokenizer: Captions to tokens `(B, L)`; of a model by name, its own if None.
-        pretrained: Which weights of a model by name.
+        pretrained: Which weights of a model by name: a tag of open_clip's, looked up in the local cache or downloaded,
+            or a file.
+        resize: How frames get the model's size: "crop", as CLIP's own preparation does it, brings the shorter side to
+            it and cuts out the centre; "stretch" squeezes the whole frame into it. Square frames are the same by both.
+            Both filters are bicubic and antialiased.
+
+    Attributes:
+        name: Of the model, as in "ViT-B-32-quickgelu/openai".
+        origin: Plain data for a result's record: "model", "pretrained", "resize", of a weights file its "sha256", and
+            "warning" if there is something to warn about.
 
     Raises:
-        InputError: A model without a tokenizer, or a name that open_clip does not know.
+        InputError: A model without a tokenizer, or a name or weights that cannot be opened: see `open_clip_model`.
     """
 
     is_differentiable = False
@@ -58,20 +71,25 @@ class CLIPSimilarity(Metric):
         self,
         model: nn.Module | str = "ViT-B-32-quickgelu",
         tokenizer: Tokenizer | None = None,
-        pretrained: str = "openai",
+        pretrained: str | Path = "openai",
+        resize: Resize = "crop",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if resize not in ("crop", "stretch"):
+            raise InputError(f"resize {resize}: give crop or stretch")
         if isinstance(model, str):
-            import open_clip
-
-            if model not in open_clip.list_models():
-                raise InputError(f"model {model}: open_clip has no such model, see open_clip.list_models()")
-            tokenizer = tokenizer or open_clip.get_tokenizer(model)
-            model = open_clip.create_model(model, pretrained=pretrained)
+            model, own, self.origin = open_clip_model(model, pretrained)
+            tokenizer = tokenizer or own
+            self.name = f"{self.origin['model']}/{self.origin['pretrained']}"
         elif tokenizer is None:
             raise InputError("tokenizer None: a model given as a module needs its tokenizer too")
+        else:
+            self.name = type(model).__name__
+            self.origin = {"model": self.name, "pretrained": None}
+        self.origin["resize"] = self.resize = resize
         self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
+        self.warned = False
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
@@ -92,27 +110,50 @@ class CLIPSimilarity(Metric):
 
     @torch.no_grad()
     def similarities(self, video: Tensor, captions: Sequence[str]) -> Tensor:
-        """Mean cosine of each video's pictures with its caption, `(B,)`; arguments as of `update`."""
+        """Mean cosine of each video's pictures with its caption, `(B,)` in double precision.
+
+        Arguments and errors as of `update`.
+        """
         if isinstance(captions, str) or len(video) != len(captions):
             raise InputError(f"captions {captions!r:.60}: give a list with one for each of {len(video)} videos")
-        pictures = self.pictures(unit_range(video))
-        clips, number = pictures.shape[:2]
-        texts = self.model.encode_text(self.tokenizer(list(captions)).to(video.device))
-        images = torch.cat(
-            [
-                self.model.encode_image(normalised(self.model.visual, part))
-                for part in pictures.flatten(0, 1).split(PICTURES)
-            ]
-        )
+        video = unit_range(video)
+        check_rgb(video)
+        weight = next(self.model.parameters(), video)
+        with single_precision(video.device):
+            texts = self.model.encode_text(self.tokens(captions).to(video.device))
+            pictures = self.pictures(video)
+            number = pictures.shape[1]
+            parts = pictures.flatten(0, 1).split(PICTURES)
+            images = torch.cat(
+                [
+                    self.model.encode_image(normalised(self.model.visual, part, self.resize).to(weight.dtype))
+                    for part in parts
+                ]
+            )
         cosines = cosine_similarity(images.double(), texts.double().repeat_interleave(number, dim=0))
-        return cosines.view(clips, number).mean(1)
+        return cosines.view(-1, number).mean(1)
+
+    def tokens(self, captions: Sequence[str]) -> Tensor:
+        """Captions as tokens `(B, L)`; warns the first time that some do not fit."""
+        tokens = self.tokenizer(list(captions))
+        if not self.warned and hasattr(self.tokenizer, "encode"):  # as of open_clip's own tokenizer of CLIP
+            length = tokens.shape[1]
+            cut = sum(len(self.tokenizer.encode(caption)) + 2 > length for caption in captions)  # with start and end
+            if cut:
+                self.warned = True
+                rank_zero_warn(f"captions: {cut} of {len(captions)} are cut, the model reads {length} tokens at most")
+        return tokens
 
     def update(self, video: Tensor, captions: Sequence[str]) -> None:
         """Take in videos with their captions.
 
         Args:
             video: `(B, C, T, H, W)`, uint8 or float in [0, 1].
-            captions: One of each video.
+            captions: One of each video. What is beyond the model's context, 77 tokens in OpenAI's, is cut with a
+                warning.
+
+        Raises:
+            InputError: Another shape, range or number of channels, or another number of captions.
         """
         values = self.similarities(video, captions)
         self.total += values.sum()
@@ -124,13 +165,27 @@ class CLIPSimilarity(Metric):
             raise RuntimeError("CLIPSimilarity has seen no video: call update first")
         return self.total / self.count
 
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Plots one value or several, as of `compute`, with matplotlib.
 
-def normalised(visual: nn.Module, pictures: Tensor) -> Tensor:
+        Args:
+            val: A value, or a list of them in order of time; None computes it.
+            ax: Axes to plot into.
+
+        Returns:
+            Figure and axes.
+        """
+        return self._plot(val, ax)
+
+
+def normalised(visual: nn.Module, pictures: Tensor, resize: Resize = "crop") -> Tensor:
     """Pictures `(N, C, h, w)` in [0, 1] at the size and in the value range of an open_clip model's visual part."""
     from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
     size = visual.image_size if isinstance(visual.image_size, tuple) else (visual.image_size,) * 2
-    if pictures.shape[-2:] != size:
+    if resize == "crop":
+        pictures = covering(pictures, size, "bicubic")
+    elif pictures.shape[-2:] != size:
         pictures = interpolate(pictures, size, mode="bicubic", antialias=True).clamp(0, 1)
     mean, std = (
         torch.tensor(getattr(visual, name, None) or default, device=pictures.device).view(3, 1, 1)
@@ -196,7 +251,10 @@ class SheetSimilarity(CLIPSimilarity):
                 f"path {path}: no weights of a CLIP model of contact sheets ({problem}); give a file of "
                 "`python -m benchmarks.yardstick.train_clip`"
             ) from None
-        return cls(model, SimpleTokenizer(context_length=model.context_length))
+        metric = cls(model, SimpleTokenizer(context_length=model.context_length))
+        metric.name = path.stem
+        metric.origin |= {"pretrained": path.name, "sha256": sha256(path)}
+        return metric
 
     def pictures(self, video: Tensor) -> Tensor:
         """The contact sheet of each clip, `(B, 1, C, h, w)`."""

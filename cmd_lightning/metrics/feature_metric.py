@@ -1,7 +1,8 @@
-"""FeatureMetric: what distances between real and generated clips share, a network whose features they compare."""
+"""FeatureMetric and FeatureDistance: metrics over what a network makes of clips."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -9,67 +10,40 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from cmd_lightning.errors import InputError
-
-
-def unit_range(video: Tensor) -> Tensor:
-    """Clips `(B, C, T, H, W)`, uint8 or float in [0, 1], as float in [0, 1].
-
-    Raises:
-        InputError: Another shape, type or range.
-    """
-    if video.ndim != 5:
-        raise InputError(f"video {tuple(video.shape)}: give (B, C, T, H, W)")
-    if video.dtype == torch.uint8:
-        return video.float() / 255
-    if not video.is_floating_point():
-        raise InputError(f"video of {video.dtype}: give uint8, or float in [0, 1]")
-    if video.numel() and not (video.min() >= 0 and video.max() <= 1):
-        raise InputError(f"video from {video.min():g} to {video.max():g}: give float in [0, 1], or uint8")
-    return video
-
-
-def check_features(x: Tensor, y: Tensor) -> None:
-    """Refuse two sets of features whose distance has no meaning.
-
-    Raises:
-        InputError: They are not (N, d) and (M, d), or there are fewer than two samples in either.
-    """
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
-        shapes = f"{tuple(x.shape)}, {tuple(y.shape)}"
-        raise InputError(f"features of shapes {shapes}: give (N, d) and (M, d), at least two of each")
+from cmd_lightning.metrics.feature_networks import open_feature
+from cmd_lightning.metrics.inputs import unit_range
+from cmd_lightning.metrics.protocol import Protocol, single_precision
+from cmd_lightning.metrics.sample_size import bootstrap_interval, distance_curve
 
 
 class FeatureMetric(Metric):
-    """A metric over the features of two sets of clips, real ones and generated ones.
-
-    States whose names begin with "real_" are those of the real clips.
+    """A metric over the features of clips.
 
     Args:
-        feature: Network from clips `(B, C, T, H, W)`, float in [0, 1], to features `(B, d)`. It is used as it is: in
-            evaluation mode, without gradients.
+        feature: Network from clips `(B, C, T, H, W)`, float in [0, 1], to features `(B, d)`, which is used as it is,
+            in evaluation mode and without gradients; or what `open_feature` opens: "i3d", a weights file, ...
+        preset: How clips are prepared for the network: see `Protocol.parse`.
         num_features: d; if None, the network's attribute `num_features`, else the width of what it makes of a black
             clip of 16 frames of 64x64.
-        reset_real_features: Whether `reset` forgets the real clips too; False saves computing them each time.
 
     Raises:
-        InputError: d is unknown and the network does not take such a black clip.
+        InputError: The network cannot be opened, or d is unknown and it does not take such a black clip.
     """
 
     is_differentiable = False
-    higher_is_better = False
     full_state_update = False
+    feature_network = "feature"  # where torchmetrics' FeatureShare looks
 
     def __init__(
         self,
-        feature: nn.Module,
+        feature: nn.Module | str | Path = "i3d",
+        preset: str | Protocol | None = None,
         num_features: int | None = None,
-        reset_real_features: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.feature = feature.eval().requires_grad_(False)
-        self.num_features = num_features or getattr(feature, "num_features", None) or self._measured()
-        self.reset_real_features = reset_real_features
+        self.feature = open_feature(feature, preset).eval().requires_grad_(False)
+        self.num_features = num_features or getattr(self.feature, "num_features", None) or self._measured()
 
     @torch.no_grad()
     def _measured(self) -> int:
@@ -86,37 +60,174 @@ class FeatureMetric(Metric):
 
     @torch.no_grad()
     def features(self, video: Tensor) -> Tensor:
-        """Features of clips in double precision.
+        """Features of clips.
 
         Args:
             video: `(B, C, T, H, W)`, uint8 or float in [0, 1].
 
         Returns:
-            `(B, d)`.
+            `(B, d)`, of single precision at least.
 
         Raises:
             InputError: The clips or the features have another shape, or are not finite.
         """
-        features = self.feature(unit_range(video))
+        video = unit_range(video)
+        weight = next(self.feature.parameters(), video)
+        with single_precision(video.device):  # a trainer's lower precision is not the network's
+            features = self.feature(video.to(weight.dtype))
         if features.shape != (len(video), self.num_features):
             raise InputError(f"feature: gave {tuple(features.shape)}, not {(len(video), self.num_features)}")
         if not features.isfinite().all():
             raise InputError("feature: gave values that are not finite")
-        return features.double()
+        return features if features.dtype == torch.float64 else features.float()
+
+    def _taken(self) -> None:
+        """What torchmetrics does around `update`, for features that are taken in without it."""
+        self._computed = None
+        self._update_count += 1
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Plots one value or several, as of `compute`, with matplotlib.
+
+        Args:
+            val: A value, or a list of them in order of time; None computes it.
+            ax: Axes to plot into.
+
+        Returns:
+            Figure and axes.
+        """
+        return self._plot(val, ax)
+
+
+class FeatureDistance(FeatureMetric):
+    """A distance between the features of two sets of clips, real ones and generated ones.
+
+    States whose names begin with "real_" are those of the real clips.
+
+    Args:
+        feature: As of `FeatureMetric`.
+        preset: As of `FeatureMetric`.
+        num_features: As of `FeatureMetric`.
+        reset_real_features: Whether `reset` forgets the real clips too; False saves computing them each time.
+        keep_features: Whether all features are kept, as `curve`, `extrapolated` and `interval` need them.
+    """
+
+    higher_is_better = False
+
+    real_features: list[Tensor]
+    fake_features: list[Tensor]
+
+    def __init__(
+        self,
+        feature: nn.Module | str | Path = "i3d",
+        preset: str | Protocol | None = None,
+        num_features: int | None = None,
+        reset_real_features: bool = True,
+        keep_features: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(feature, preset, num_features, **kwargs)
+        self.reset_real_features, self.keep_features = reset_real_features, keep_features
+        self.clip_shape: tuple[int, ...] | None = None
+        if keep_features:
+            self.add_state("real_features", [], dist_reduce_fx="cat")
+            self.add_state("fake_features", [], dist_reduce_fx="cat")
+
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """The distance of features of real clips `(N, d)` and of generated ones `(M, d)`, a scalar."""
+        raise NotImplementedError
+
+    def update(self, video: Tensor, real: bool) -> None:
+        """Take in clips.
+
+        Args:
+            video: `(B, C, T, H, W)`, uint8 or float in [0, 1].
+            real: Whether they are real, or generated.
+
+        Raises:
+            InputError: The clips or their features have another shape or range than those before.
+        """
+        features = self.features(video)
+        self.expect_shape(video)
+        self.update_features(features, real)
+
+    def update_features(self, features: Tensor, real: bool) -> None:
+        """Take in features `(B, d)` that `features` gave, of real or of generated clips."""
+        self._taken()
+        (self.real_features if real else self.fake_features).append(features.double())
+
+    def expect_shape(self, video: Tensor) -> None:
+        """Note the shape of the first clips.
+
+        Raises:
+            InputError: These have another one: the distance would measure length or resolution.
+        """
+        shape = tuple(video.shape[1:])
+        if self.clip_shape not in (None, shape):
+            raise InputError(
+                f"video of (C, T, H, W) {shape} after {self.clip_shape}: bring all clips to one number of frames and "
+                "one size first, or the distance measures these"
+            )
+        self.clip_shape = shape
 
     def reset(self) -> None:
         """Forget all clips; of the real ones only if `reset_real_features`."""
         kept = {}
         if not self.reset_real_features:
-            names = [name for name in self._defaults if name.startswith("real_")]
             # A list is emptied in place by a reset.
-            kept = {name: list(x) if isinstance(x := getattr(self, name), list) else x for name in names}
+            kept = {name: list(x) if isinstance(x, list) else x for name, x in self.real_states().items()}
         super().reset()
         for name, value in kept.items():
             setattr(self, name, value)
+        if not kept:
+            self.clip_shape = None
 
-    def check_counts(self, real: int, fake: int, least: int = 2) -> None:
-        """Raise a RuntimeError unless there are enough clips of both kinds."""
-        if min(real, fake) < least:
+    def real_states(self) -> dict[str, Any]:
+        """The states of the real clips by name."""
+        return {name: getattr(self, name) for name in self._defaults if name.startswith("real_")}
+
+    def counts(self) -> tuple[int, int]:
+        """How many real and how many generated clips there are so far."""
+        if self.keep_features:
+            real, fake = self.kept_features()
+            return len(real), len(fake)
+        return int(self.real_count), int(self.fake_count)
+
+    def check_counts(self, real: int, fake: int) -> None:
+        """Raise an InputError unless there are at least two clips of both kinds."""
+        if min(real, fake) < 2:
             name = type(self).__name__
-            raise RuntimeError(f"{name} needs at least {least} real and {least} generated clips, not {real} and {fake}")
+            raise InputError(f"{name} needs at least 2 real and 2 generated clips, not {real} and {fake}")
+
+    def kept_features(self) -> tuple[Tensor, Tensor]:
+        """The features of the real clips `(N, d)` and of the generated ones `(M, d)`, of this process or synchronised.
+
+        Raises:
+            InputError: They were not kept.
+        """
+        if not self.keep_features:
+            raise InputError("keep_features False: only sums of features were kept; set it to True")
+        states = (self.real_features, self.fake_features)  # tensors while they are synchronised
+        real, fake = (torch.cat([self._none(), *x]) if isinstance(x, list) else x for x in states)
+        return real, fake
+
+    def _none(self) -> Tensor:
+        return torch.empty(0, self.num_features, dtype=torch.float64, device=self.device)
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Gathers the states of all processes, also of those that have seen no clip."""
+        if self.keep_features:
+            for kept in (self.real_features, self.fake_features):
+                if isinstance(kept, list) and not kept:  # torchmetrics' own stand-in has neither the shape nor the type
+                    kept.append(self._none())
+        super().sync(*args, **kwargs)
+
+    def curve(self, seed: int = 0) -> dict[int, float]:
+        """The distance at a quarter, half and all of the clips, by number: `distance_curve`. On every process."""
+        with self.sync_context(should_sync=self._to_sync, should_unsync=self._should_unsync):
+            return distance_curve(*self.kept_features(), self.distance, seed)
+
+    def interval(self, resamples: int = 100, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
+        """Within which the distance scatters by the choice of clips: `bootstrap_interval`. On every process."""
+        with self.sync_context(should_sync=self._to_sync, should_unsync=self._should_unsync):
+            return bootstrap_interval(*self.kept_features(), self.distance, resamples, confidence, seed)

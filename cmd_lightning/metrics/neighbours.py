@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool3d
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.metrics.feature_metric import unit_range
+from cmd_lightning.metrics.inputs import unit_range
 
 ROWS = 64
 """Queries that are compared with the whole bank at once."""

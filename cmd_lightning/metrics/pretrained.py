@@ -1,5 +1,6 @@
 """Pretrained: how the weights of the yardstick's networks are kept."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -20,11 +21,13 @@ class Pretrained(nn.Module):
     Attributes:
         settings: the arguments it was built with.
         record: how the loaded weights were trained and what they reached; empty without.
+        origin: the file they are from and its sha256, for records of results; empty without.
     """
 
     WEIGHTS: ClassVar[str]
     settings: dict[str, Any]
     record: dict[str, Any]
+    origin: dict[str, Any]
 
     @classmethod
     def from_pretrained(cls, path: str | Path | None = None) -> Self:
@@ -48,6 +51,7 @@ class Pretrained(nn.Module):
                 network = cls(**json.loads(metadata["settings"]))
                 network.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
                 network.record = json.loads(metadata["record"])
+                network.origin = {"weights": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         except InputError:
             raise
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -9,6 +9,9 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 RANGE = 2.0
 """Width of the value range [-1, 1] of a video."""
 
+SCORES = ("psnr", "ssim", "psnr_of_mean_frame", "psnr_of_best_frame")
+"""Names of what `scores` gives."""
+
 
 def psnr(prediction: Tensor, video: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each clip over all its frames, `(B,)` in dB.

@@ -62,10 +62,11 @@ class ShapesFeatures(Pretrained):
     """
 
     WEIGHTS = "shapes_features.safetensors"
+    name, published = "shapes", False
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
-        self.settings, self.record = settings, {}
+        self.settings, self.record, self.origin = settings, {}, {}
         self.trunk = VideoConvNet(**{"num_features": 96, "hidden": 256} | settings)
         self.num_features = self.trunk.num_features
         self.heads = nn.ModuleDict(

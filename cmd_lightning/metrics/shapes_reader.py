@@ -59,7 +59,7 @@ class ShapesReader(Pretrained):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
-        self.settings, self.record = settings, {}
+        self.settings, self.record, self.origin = settings, {}, {}
         self.trunk = VideoConvNet(**{"num_features": 96} | settings)
         self.heads = nn.ModuleDict(
             {name: nn.Linear(self.trunk.num_features, len(answers)) for name, answers in ANSWERS.items()}

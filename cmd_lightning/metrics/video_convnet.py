@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.metrics.feature_metric import unit_range
+from cmd_lightning.metrics.inputs import unit_range
 
 SIZE = 32
 """Side of the pictures that the trunk sees: one set of weights serves every size of clip."""

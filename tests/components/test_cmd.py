@@ -11,8 +11,11 @@ import yaml
 from cmd_lightning.cli import main
 from cmd_lightning.components import CMD
 from cmd_lightning.data.synth import write_shapes
+from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
-from cmd_lightning.latent_space import from_uint8
+from cmd_lightning.latent_space import from_uint8, to_uint8
+from cmd_lightning.metrics.frechet import frechet_distance_from_features
+from cmd_lightning.metrics.kernel import kernel_distance
 from cmd_lightning.pipeline import CMDPipeline
 from cmd_lightning.video_io import read_video, write_video
 
@@ -69,9 +72,9 @@ def shards(tmp_path):
     return folder
 
 
-def run(tmp_path, verb, paths, shards):
+def run(tmp_path, verb, paths, shards, **options):
     """Runs the verb on the tiny stages; the logged scores."""
-    model = {name: str(path) for name, path in paths.items()} | {"steps": 2}
+    model = {name: str(path) for name, path in paths.items()} | {"steps": 2} | options
     callbacks = [{"class_path": "VideoWriter"}, {"class_path": "VideoLogger", "init_args": {"num_videos": 2}}]
     config = {
         "model": {"class_path": "CMD", "init_args": model},
@@ -101,8 +104,6 @@ def test_test_scores_reconstructions(tiny_stages, shards, tmp_path):
     scores = dict(zip(table[0].split(","), table[-1].split(","), strict=True))
     # By hand, from the files: crop of the middle 8 rows of 12, reconstruction, ten times the logarithm.
     expected, best = [], []
-    from cmd_lightning.data.webvid import WebVidDataModule
-
     data = WebVidDataModule(test_shards=str(shards), num_frames=5, size=[8, 12], batch_size=5)
     video = from_uint8(next(iter(data.test_dataloader()))["video"])
     with torch.no_grad():
@@ -113,6 +114,52 @@ def test_test_scores_reconstructions(tiny_stages, shards, tmp_path):
     assert float(scores["test/psnr"]) == pytest.approx(float(torch.stack(expected).mean()), abs=1e-3)
     assert float(scores["test/psnr_of_best_frame"]) == pytest.approx(float(torch.stack(best).mean()), abs=1e-3)
     assert list((tmp_path / "run").rglob("videos/*.gif"))
+
+
+class Means(torch.nn.Module):
+    """Features of any clip."""
+
+    num_features, name = 6, "means"
+
+    def forward(self, video):
+        return torch.nn.functional.adaptive_avg_pool3d(video, (2, 1, 1)).flatten(1)
+
+
+@pytest.mark.filterwarnings("ignore:.*generated clips for 6 features")
+def test_test_feeds_one_distance_three_ways(tiny_stages, shards, tmp_path):
+    paths, _ = tiny_stages("caption")
+    assert run(tmp_path, "test", paths, shards, metrics=["frechet:test_cmd.Means", "kernel:test_cmd.Means"]) == 0
+    records = json.loads((tmp_path / "run" / "test.json").read_text())
+    values = {(record["metric"], record["of"]): record["value"] for record in records}
+    assert ("psnr", "reconstruction") in values
+    for record in records:  # no number is naked
+        assert {"value", "real", "generated", "versions", "commit", "hardware", "date"} <= set(record)
+    assert records[0]["generated"]["sampling"]["content"]["steps"] == 2
+    assert len(records[0]["generated"]["weights"]) == 3
+    assert records[0]["real"]["frames"] == 5
+    # By hand: the three sets of clips in one batch, without Lightning.
+    system = CMD(**{name: str(path) for name, path in paths.items()}, steps=2)
+    batch = next(
+        iter(WebVidDataModule(test_shards=str(shards), num_frames=5, size=[8, 12], batch_size=5).test_dataloader())
+    )
+    seeds = system.predict_step(batch, 0)["seed"]
+    with torch.no_grad():
+        content, motion = system.pipeline.autoencoder.encode(from_uint8(batch["video"]))
+        moved = system.pipeline.generate_motion(content, batch["caption"], seeds, 2, None)
+        ways = {
+            "reconstruction": to_uint8(system.pipeline.decode(content, motion)),
+            "motion prediction": to_uint8(system.pipeline.decode(content, moved)),
+            "generation": system.sample(batch["caption"], seeds=seeds),
+        }
+    real = Means()(batch["video"] / 255)
+    for way, video in ways.items():
+        fake = Means()(video / 255)
+        distance = frechet_distance_from_features(real, fake)
+        assert values["frechet_distance(means)", way] == pytest.approx(float(distance), rel=1e-3, abs=1e-6)
+        assert values["kernel_distance(means)", way] == pytest.approx(
+            float(kernel_distance(real, fake)), rel=1e-3, abs=1e-6
+        )
+    assert len({values["frechet_distance(means)", way] for way in ways}) == 3
 
 
 def test_predict_writes_a_video_a_sample(tiny_stages, shards, tmp_path):

@@ -56,16 +56,19 @@ def test_metric_agrees_with_torchmetrics():
     torch.testing.assert_close(value, expected.double(), rtol=1e-3, atol=1e-5)
 
 
-def test_spread_is_that_of_torchmetrics_subsets():
-    ours = KernelVideoDistance(Means())
-    theirs = KernelInceptionDistance(feature=Means(), subsets=400, subset_size=15)
-    for metric in (ours, theirs):
-        metric.update(clips(60), real=True)
-        metric.update(clips(60, seed=1), real=False)
-    assert ours.spread(400, 15).item() == pytest.approx(theirs.compute()[1].item(), rel=0.2)
-    assert ours.spread(20, 15, seed=1) == ours.spread(20, 15, seed=1)
-    with pytest.raises(RuntimeError, match="at least 61"):
-        ours.spread(subset_size=61)
+def test_interval_scatters_as_independent_sets_do():
+    def metric(seed):
+        metric = KernelVideoDistance(Means())
+        metric.update(clips(60, seed=seed), real=True)
+        metric.update(clips(60, seed=seed + 1000, power=1.3), real=False)
+        return metric
+
+    values = torch.stack([metric(seed).compute() for seed in range(100)])
+    one = metric(0)
+    low, high = one.interval(resamples=200)
+    assert low < one.compute() < high
+    assert high - low == pytest.approx(2 * 1.96 * values.std().item(), rel=0.35)
+    assert one.interval(resamples=5, seed=1) == one.interval(resamples=5, seed=1)
 
 
 def test_reset_can_keep_the_real_clips():
@@ -82,7 +85,7 @@ def test_reset_can_keep_the_real_clips():
 
 def test_wrong_input_is_refused():
     metric = KernelVideoDistance(Means())
-    with pytest.raises(RuntimeError, match="not 0 and 0"):
+    with pytest.raises(InputError, match="not 0 and 0"):
         metric.compute()
     with pytest.raises(InputError, match="0, 1"):
         metric.update(clips(2) * 255, real=True)

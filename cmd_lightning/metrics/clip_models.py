@@ -1,0 +1,93 @@
+"""open_clip_model: CLIP models by name, with the weights they were made for."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torchmetrics.utilities import rank_zero_warn
+
+from cmd_lightning.errors import InputError
+
+# open_clip takes seconds to import, so it is imported where it is needed.
+
+Tokenizer = Callable[[list[str]], Tensor]
+
+
+def open_clip_model(model: str, pretrained: str | Path) -> tuple[nn.Module, Tokenizer, dict[str, Any]]:
+    """A CLIP model, its tokenizer, and what was opened.
+
+    Weights that were trained with the activation QuickGELU, OpenAI's above all, give plausible but wrong values in a
+    model without it. Of published tags this is known, and so it is of OpenAI's own archives (TorchScript); of other
+    files the path tells it at best.
+
+    Args:
+        model: A name out of `open_clip.list_models()`.
+        pretrained: A tag of published weights, which are looked up in the local cache or downloaded; or a file.
+
+    Returns:
+        Model, tokenizer, and plain data for a result's record: "model", "pretrained", of a file "sha256", and perhaps
+        "warning".
+
+    Raises:
+        InputError: An unknown name, weights that cannot be had, or such that need QuickGELU.
+    """
+    import open_clip
+
+    if model not in open_clip.list_models():
+        raise InputError(f"model {model}: open_clip has no such model, see open_clip.list_models()")
+    file, tag = Path(pretrained), open_clip.get_pretrained_cfg(model, str(pretrained))
+    if not tag and not file.is_file():
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+        raise InputError(f"pretrained {pretrained}: no file, nor a tag of {model}; give a file or one of: {tags}")
+    record = {"model": model, "pretrained": str(pretrained) if tag else file.name}
+    scripted = not tag and _is_torchscript(file)
+    quick = f"{model}-quickgelu"
+    if quick in open_clip.list_models():
+        if scripted or tag.get("quick_gelu"):
+            raise InputError(f"model {model}: weights {pretrained} were trained with QuickGELU; use {quick}")
+        if not tag and "openai" in str(file.resolve()).lower():
+            record["warning"] = f"model {model}: {file.name} seems to be OpenAI's, and those weights need {quick}"
+            rank_zero_warn(record["warning"])
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)  # open_clip logs what it is about to raise
+    try:
+        network = open_clip.create_model(model, pretrained=str(pretrained), weights_only=not scripted)
+        tokenizer = open_clip.get_tokenizer(model)
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError, UnpicklingError) as error:
+        problem = str(error).split("\n")[0]
+        if not tag:
+            raise InputError(f"pretrained {pretrained}: no weights of {model} ({problem}); check the file") from error
+        raise InputError(
+            f"pretrained {pretrained}: weights of {model} are neither in the local cache nor to be downloaded "
+            f"({problem}); open them once where there is a network, or give pretrained= a file"
+        ) from error
+    finally:
+        logging.disable(before)
+    if not tag:
+        record["sha256"] = sha256(file)
+    return network, tokenizer, record
+
+
+def sha256(*files: Path) -> str:
+    """Hexadecimal digest of the contents of files, one after the other."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())

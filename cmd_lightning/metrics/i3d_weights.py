@@ -1,0 +1,193 @@
+"""open_i3d: the I3D with published weights, or with those of a file.
+
+Which weights a file holds is known by its git blob id (what `git hash-object FILE` prints), a checksum of all of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cmd_lightning.errors import InputError
+from cmd_lightning.metrics.i3d import I3D, check_clip
+from cmd_lightning.metrics.protocol import Prepared, Protocol
+
+VARIABLE = "CMD_I3D_WEIGHTS"
+"""Environment variable: the file that "i3d" stands for."""
+
+
+class Public(NamedTuple):
+    """A public file of weights: what it is, what distances over it are called after, and where it was to be had."""
+
+    what: str
+    name: str
+    file: str = ""
+    url: str = ""
+
+
+PUBLIC = {
+    "a867b87ac3a9097d200598b1d48a1b890d8ec744": Public(
+        "published: Kinetics-only I3D of FVD (VideoGPT/TATS)",
+        "i3d",
+        "i3d_pretrained_400.pt",
+        "https://github.com/songweige/TATS/raw/main/tats/fvd/i3d_pretrained_400.pt",
+    ),
+    "93daef59c7ae0e9e8f76225521407e60cbafa6aa": Public(
+        "published: StyleGAN-V torchscript",
+        "i3d",
+        "i3d_torchscript.pt",
+        "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1",
+    ),
+    "73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a": Public(
+        "ImageNet+Kinetics I3D (piergiaj): not the detector of published FVD", "i3d (ImageNet+Kinetics)"
+    ),
+    "2a7c22e23e6c74f50a0166ce61110bccd2ab48bb": Public(
+        "ImageNet+Kinetics I3D (hassony2): not the detector of published FVD", "i3d (ImageNet+Kinetics)"
+    ),
+}
+"""Public files by git blob id. The addresses are those that other projects name; none was in reach when this was
+written, so none has been tried."""
+
+PUBLISHED = dict(zip(("i3d", "i3d-torchscript"), PUBLIC, strict=False))
+"""Names of the weights of published FVD, and their git blob ids: the same weights plain and as TorchScript."""
+
+I3D_NAMES = tuple(PUBLISHED)
+
+TORCHSCRIPT_EPS = 1e-3
+"""Batch norm epsilon of the published TorchScript, whose features are those of the original in TensorFlow."""
+
+
+def open_i3d(weights: str | Path, protocol: Protocol, trust_torchscript: bool = False) -> nn.Module:
+    """Open the I3D for distances.
+
+    A name is looked up: "i3d" in the environment variable CMD_I3D_WEIGHTS, which names a file of any layout; then both
+    among the checkpoints of `torch.hub.get_dir()`; then it is downloaded to there.
+
+    Args:
+        weights: "i3d" or "i3d-torchscript"; or a file: a state dict (.pt, .pth, .safetensors) laid out as
+            i3d_pretrained_400.pt, rgb_imagenet.pt or model_rgb.pth, or a TorchScript archive.
+        protocol: How clips are prepared.
+        trust_torchscript: Whether to open other TorchScript than the published one. It is a program: trust its author.
+
+    Returns:
+        Network from clips `(B, 3, T, H, W)`, float in [0, 1], to features `(B, 400)`, with attributes `num_features`;
+        `name`, what distances are called after; `published`, whether it holds the Kinetics-only weights of published
+        FVD; and `origin`, a record of file, checksums, protocol and "warning", if any, as plain JSON data.
+
+    Raises:
+        InputError: No file, none to be had, or not one of these weights.
+    """
+    path = _find(str(weights)) if str(weights) in I3D_NAMES else Path(weights).expanduser()
+    if not path.is_file():
+        raise InputError(
+            f"weights {path}: there is no such file; check the path, or give one of {', '.join(I3D_NAMES)}"
+        )
+    data = path.read_bytes()  # once: what is checked is what is opened
+    blob, sha256 = git_blob_id(data), hashlib.sha256(data).hexdigest()
+    public = PUBLIC.get(blob, Public("unknown", f"i3d (unpublished weights {sha256[:8]})"))
+    try:
+        network = _open(data, blob, trust_torchscript)
+    except InputError as error:
+        raise InputError(f"weights {path}: {error}") from error
+    network.name, network.published = public.name, blob in PUBLISHED.values()
+    network.origin = {"weights": path.name, "sha256": sha256, "git_blob": blob, "what": public.what}
+    if not network.published:
+        warning = f"weights {path.name}: {public.what}; distances over them compare with no published FVD"
+        warnings.warn(warning, stacklevel=2)
+        network.origin["warning"] = warning
+    return Prepared(network, protocol)
+
+
+def git_blob_id(data: bytes) -> str:
+    """What `git hash-object` prints for a file of this content."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def _find(name: str) -> Path:
+    """The file that a name stands for, downloaded if need be."""
+    if name == "i3d" and os.environ.get(VARIABLE):
+        return Path(os.environ[VARIABLE]).expanduser()
+    blob = PUBLISHED[name]
+    file, url = PUBLIC[blob].file, PUBLIC[blob].url
+    path = Path(torch.hub.get_dir(), "checkpoints", file)
+    remedy = f"get {file} from {url} or elsewhere, and set {VARIABLE} to the file or give its path"
+    found = path.is_file()
+    if not found:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path))  # under another name until it is complete
+        except (OSError, RuntimeError) as error:  # those of urllib are OSErrors
+            problem = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(f"weights {name}: no download from {url} ({problem}); {remedy}") from error
+    if git_blob_id(path.read_bytes()) != blob:
+        if not found:
+            path.unlink()
+        what = f"{path} is" if found else f"{url} gave"
+        raise InputError(f"weights {name}: {what} another file than the published one, of git blob {blob}; {remedy}")
+    return path
+
+
+def _open(data: bytes, blob: str, trust_torchscript: bool) -> nn.Module:
+    if _is_torchscript(data):
+        if not (trust_torchscript or blob in PUBLISHED.values()):
+            raise InputError(
+                "TorchScript of unknown origin is a program that would be run; give a state dict, or if you trust "
+                "its author --trust-torchscript, in Python trust_torchscript=True"
+            )
+        return _Script(_load(data, script=True), TORCHSCRIPT_EPS if blob in PUBLISHED.values() else None)
+    state = _load(data)
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict):
+        raise InputError(f"holds a {type(state).__name__}; give a state dict")
+    network = I3D()
+    network.load_state_dict(state)
+    return network
+
+
+def _is_torchscript(data: bytes) -> bool:
+    file = io.BytesIO(data)
+    if not zipfile.is_zipfile(file):
+        return False
+    return any("/code/" in name or name.endswith("/constants.pkl") for name in zipfile.ZipFile(file).namelist())
+
+
+def _load(data: bytes, script: bool = False) -> Any:
+    try:
+        if script:
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # that TorchScript is deprecated
+                return torch.jit.load(io.BytesIO(data), map_location="cpu")
+        if data[8:9] == b"{" and data[:1] != b"\x80":  # the length of a header of JSON, then that
+            from safetensors.torch import load
+
+            return load(data)
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds: of pickle, zipfile, safetensors, the interpreter of TorchScript
+        problem = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"cannot be opened ({problem}); give a state dict of the I3D") from error
+
+
+class _Script(nn.Module):
+    """TorchScript with the signature of StyleGAN-V's."""
+
+    num_features = I3D.num_features
+
+    def __init__(self, network: torch.jit.ScriptModule, batch_norm_eps: float | None) -> None:
+        super().__init__()
+        self.network, self.batch_norm_eps = network, batch_norm_eps
+
+    def forward(self, video: Tensor) -> Tensor:
+        check_clip(video)
+        with torch.jit.fuser("none"):  # it would compile for every shape, which fails on some machines
+            features = self.network(video, rescale=False, resize=False, return_features=True)
+        if features.shape != (len(video), self.num_features):
+            found = f"gave {tuple(features.shape)} of {video.shape[-1]}x{video.shape[-2]} pixels"
+            raise InputError(f"weights: the TorchScript {found}, not {(len(video), 400)}; set side=224")
+        return features

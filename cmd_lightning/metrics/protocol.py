@@ -1,0 +1,241 @@
+"""Protocol: how clips are brought to what the I3D sees, and how covariances are counted.
+
+Published FVD comes from three lineages of code over one set of weights. Their presets here:
+
+- "stylegan-v" (StyleGAN-V, Latte): whole levels by rounding, stretched to 224x224, batch norm epsilon 1e-3, covariance
+  over N.
+- "videogpt" (VideoGPT, PVDM, CMD): whole levels by truncation, shorter side to 224 and the centre cut out, batch norm
+  epsilon 1e-5, covariance over N - 1. TATS and LVDM stretch instead: "videogpt,resize=stretch".
+- "tf" (the original, Unterthiner et al. 2018, arXiv 1812.01717): levels as they are, stretched to 224x224 on the grid
+  of TensorFlow 1, batch norm epsilon 1e-3, covariance over N - 1.
+
+All interpolate linearly without antialias, even downwards, and feed [-1, 1].
+
+Deliberately not copied: the matrix root in single precision of the VideoGPT ports (it adds up to 0.9), the root of
+singular products by old versions of scipy (it can be anything), clips that count twice to fill up a batch or a set,
+and a truncation that truncates rounding errors too (see `prepare`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cmd_lightning.errors import InputError
+from cmd_lightning.metrics.batch_norm import set_batch_norm_eps
+from cmd_lightning.metrics.inputs import check_rgb, unit_range
+
+ROUNDING = 1e-3
+"""Levels by which a whole level may be missed before it counts as a fraction; single precision misses it by 1.5e-5."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Settings of the preparation; see `PRESETS`.
+
+    Attributes:
+        name: What it is called: a preset, with the knobs set over it.
+        resize: "stretch" to side x side; "crop": the shorter side to `side`, then the centre; or "none".
+        side: Of what the network sees, in pixels.
+        antialias: Whether more than two pixels count for one when frames shrink.
+        grid: "half-pixel", or "legacy" as of TensorFlow 1: pixel i is read at i * old / new.
+        levels: What of a level of 0 to 255 is kept, before all else: "float" all, "round" the nearest whole one,
+            "truncate" the whole one below.
+        range: Of the values the network is fed with.
+        batch_norm_eps: Of the network's batch norms; None leaves them.
+        unbiased: Whether covariances are sums over N - 1, or over N.
+
+    Raises:
+        InputError: A value that is none of these, or two that do not go together.
+    """
+
+    name: str
+    resize: Literal["stretch", "crop", "none"] = "stretch"
+    side: int = 224
+    antialias: bool = False
+    grid: Literal["half-pixel", "legacy"] = "half-pixel"
+    levels: Literal["float", "round", "truncate"] = "float"
+    range: Literal["-1..1", "0..1", "0..255"] = "-1..1"
+    batch_norm_eps: float | None = 1e-3
+    unbiased: bool = True
+
+    def __post_init__(self) -> None:
+        for knob, hint in _knobs().items():
+            value = getattr(self, knob)
+            if get_origin(hint) is Literal and value not in get_args(hint):
+                raise InputError(f"preset {self.name}: {knob}={value}; {_nearest(value, get_args(hint))}")
+        if self.side < 1 or (self.batch_norm_eps or 0) < 0:
+            raise InputError(f"preset {self.name}: side is at least 1, batch_norm_eps at least 0 or none")
+        if self.antialias and self.grid == "legacy":
+            raise InputError(f"preset {self.name}: antialias=true needs grid=half-pixel")
+
+    @classmethod
+    def parse(cls, text: str | Protocol) -> Protocol:
+        """Read a preset, or one with knobs set over it, as "videogpt,antialias=true,resize=stretch".
+
+        Raises:
+            InputError: There is no such preset, knob or value; it names those there are.
+        """
+        if isinstance(text, Protocol):
+            return text
+        preset, *settings = (part.strip() for part in str(text).split(","))
+        if preset not in PRESETS:
+            raise InputError(f"preset {preset!r}: there is none of that name; {_nearest(preset, PRESETS)}")
+        values = {}
+        for setting in settings:
+            knob, _, value = (part.strip() for part in setting.partition("="))
+            if knob not in _knobs():
+                raise InputError(f"preset {text}: {setting!r} sets no knob; {_nearest(knob, _knobs())}, as knob=value")
+            values[knob] = _read(value, _knobs()[knob], f"preset {text}: {knob}={value}")
+        return replace(PRESETS[preset], **values, name=",".join([preset, *settings]))
+
+    def record(self) -> dict[str, Any]:
+        """All settings, as plain JSON data."""
+        return asdict(self)
+
+
+def _knobs() -> dict[str, Any]:
+    return {knob: hint for knob, hint in get_type_hints(Protocol).items() if knob != "name"}
+
+
+def _nearest(value: Any, known: Any) -> str:
+    near = get_close_matches(str(value), known, 1)
+    return (f"do you mean {near[0]}? " if near else "") + f"there are {', '.join(known)}"
+
+
+def _read(text: str, hint: Any, where: str) -> Any:
+    words = {"none": None} if hint == float | None else {"true": True, "false": False} if hint is bool else {}
+    if text.lower() in words or hint is bool:
+        if text.lower() not in words:
+            raise InputError(f"{where}; give true or false")
+        return words[text.lower()]
+    try:
+        return text if get_origin(hint) is Literal else int(text) if hint is int else float(text)
+    except ValueError:
+        raise InputError(f"{where}; give a {'whole number' if hint is int else 'number, or none'}") from None
+
+
+PRESETS = {
+    "stylegan-v": Protocol("stylegan-v", levels="round", unbiased=False),
+    "videogpt": Protocol("videogpt", resize="crop", levels="truncate", batch_norm_eps=1e-5),
+    "tf": Protocol("tf", grid="legacy"),
+}
+
+
+def prepare(video: Tensor, protocol: Protocol) -> Tensor:
+    """Bring clips to what a network sees.
+
+    Args:
+        video: `(B, 3, T, H, W)`, float in [0, 1] or uint8.
+        protocol: How.
+
+    Returns:
+        float32 `(B, 3, T, h, w)` in `protocol.range`.
+
+    Raises:
+        InputError: Another shape, type, range or number of channels.
+    """
+    video = unit_range(video).float()
+    check_rgb(video)
+    if protocol.levels != "float":
+        # Of clips that came by way of [-1, 1], a quarter of the levels returns a hair below the whole one. Truncation
+        # is for true fractions: what was uint8 passes unchanged.
+        above = 0.5 if protocol.levels == "round" else ROUNDING
+        video = (video * 255).add_(above).floor_().div_(255)
+    video = _resize(video, protocol)
+    return {"-1..1": lambda: video * 2 - 1, "0..1": lambda: video, "0..255": lambda: video * 255}[protocol.range]()
+
+
+def _resize(video: Tensor, protocol: Protocol) -> Tensor:
+    side, old = protocol.side, tuple(video.shape[-2:])
+    if protocol.resize == "none":
+        return video
+    new = (side, side)
+    if protocol.resize == "crop":
+        new = tuple(-(-length * side // min(old)) for length in old)  # the longer side rounded up
+    if new != old and protocol.grid == "legacy":
+        video = _legacy(_legacy(video, -2, new[0]), -1, new[1])
+    elif new != old:
+        # Channels and frames side by side are pictures all the same; this order needs no copy.
+        frames = F.interpolate(video.flatten(1, 2), new, mode="bilinear", antialias=protocol.antialias)
+        video = frames.unflatten(1, video.shape[1:3])
+    top, left = ((length - side) // 2 for length in new)
+    return video[..., top : top + side, left : left + side]
+
+
+def _legacy(video: Tensor, dim: int, size: int) -> Tensor:
+    """Interpolation linear along one axis, on the grid of TensorFlow 1."""
+    length = video.shape[dim]
+    place = torch.arange(size, device=video.device) * (length / size)
+    below = place.floor().long()
+    shape = [size, 1] if dim == -2 else [size]
+    weight = (place - below).view(shape)
+    return video.index_select(dim, below).lerp_(video.index_select(dim, (below + 1).clamp_max(length - 1)), weight)
+
+
+@contextmanager
+def single_precision(device: torch.device) -> Iterator[None]:
+    """Within it float32 is float32: neither autocast nor TF32, which make distances differ between GPUs."""
+    units = (torch.backends.cudnn.conv, torch.backends.cuda.matmul, torch.backends.mkldnn.conv)
+    before = [unit.fp32_precision for unit in units]
+    try:
+        for unit in units:
+            unit.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for unit, precision in zip(units, before, strict=True):
+            unit.fp32_precision = precision
+
+
+class Prepared(nn.Module):
+    """A network behind the preparation of its clips, in single precision and evaluation mode whatever surrounds it.
+
+    Args:
+        network: From prepared clips to features `(B, d)`. A copy of it is used, whose batch norms get the epsilon of
+            the protocol; the network itself stays as it is.
+        protocol: How clips are prepared.
+
+    Attributes:
+        num_features, name, published: Those of the network, if it has them.
+        origin: That of the network, and the protocol.
+
+    Raises:
+        InputError: The network is TorchScript whose batch norms cannot be set: see `set_batch_norm_eps`.
+    """
+
+    def __init__(self, network: nn.Module, protocol: Protocol) -> None:
+        super().__init__()
+        self.protocol = protocol
+        with torch.no_grad():  # else a copy of TorchScript would lead back to the original
+            self.network = copy.deepcopy(network).float().eval()
+        if protocol.batch_norm_eps is not None:
+            set_batch_norm_eps(self.network, protocol.batch_norm_eps)
+        for attribute in ("num_features", "name", "published"):
+            if hasattr(network, attribute):
+                setattr(self, attribute, getattr(network, attribute))
+        self.origin = {**getattr(network, "origin", {}), "protocol": protocol.record()}
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Features `(B, d)`, float32, of clips `(B, 3, T, H, W)`, float in [0, 1] or uint8."""
+        with single_precision(video.device):
+            return self.network(prepare(video, self.protocol))
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in evaluation mode, also as part of a module that trains."""
+        return super().train(False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(move, recurse)

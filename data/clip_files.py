@@ -1,0 +1,210 @@
+"""Clips in local shards and in folders of videos, any of which can be opened at once."""
+
+import os
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from cmd_lightning.data.clips import video_of
+from cmd_lightning.data.index import is_member, load_index
+from cmd_lightning.errors import InputError
+from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoReader
+
+
+@dataclass(frozen=True)
+class OpenClip:
+    """A clip of which any frames can be read.
+
+    Attributes:
+        name: What errors call it.
+        frames: Number of frames.
+        fps: Frames per second; 0.0 if unknown.
+        read: Reads the frames of the given numbers as (3, T, H, W), uint8 or float32 in [0, 1].
+        members: Bytes of the "txt" and "json" that belong to it.
+    """
+
+    name: str
+    frames: int
+    fps: float
+    read: Callable[[list[int]], Tensor]
+    members: dict[str, bytes] = field(default_factory=dict)
+
+
+class Kind(Protocol):
+    """Clips that can be opened by number. It holds no open files when it is pickled for a worker process.
+
+    Attributes:
+        name: "shards", "videos" or "array".
+        keys: Unique names of the clips.
+        skipped: Numbers of samples that are not among them, by reason.
+    """
+
+    name: str
+    keys: list[str]
+    skipped: dict[str, int]
+
+    def title(self, index: int) -> str:
+        """What errors call a clip."""
+
+    def frames(self, index: int) -> int | None:
+        """Number of frames of a clip whose rate is unknown, where that needs no decoding; else None."""
+
+    def open(self, index: int) -> OpenClip:
+        """Open a clip."""
+
+
+class ShardFiles(Kind):
+    """Samples of local tar shards, their members found by offset; those known to be bad are left out.
+
+    Args:
+        urls: Paths of the shards.
+
+    Raises:
+        InputError: A shard is missing or not a tar file.
+    """
+
+    name = "shards"
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        skipped: Counter[str] = Counter()
+        self._samples: list[dict[str, Any]] = []
+        for shard in load_index(list(dict.fromkeys(urls))):
+            for sample in _members(shard.url):
+                if sample["__key__"] in shard.bad:
+                    skipped[shard.bad[sample["__key__"]]] += 1
+                elif not any(suffix in sample for suffix in VIDEO_SUFFIXES):
+                    skipped["no video"] += 1
+                else:
+                    self._samples.append(sample)
+        self.skipped = dict(skipped)
+        self.keys = [sample["__key__"] for sample in self._samples]
+        if len(set(self.keys)) < len(self.keys):  # of shards that were packed one by one
+            self.keys = [f"{sample['__url__']}/{sample['__key__']}" for sample in self._samples]
+
+    def title(self, index: int) -> str:
+        return "{__url__} clip {__key__}".format(**self._samples[index])
+
+    def frames(self, index: int) -> int | None:
+        return None
+
+    def open(self, index: int) -> OpenClip:
+        sample, members = self._samples[index], {}
+        with open(sample["__url__"], "rb") as file:
+            for suffix in sample.keys() & {*VIDEO_SUFFIXES, "txt", "json"}:
+                offset, size = sample[suffix]
+                file.seek(offset)
+                members[suffix] = file.read(size)
+        reader = self._named(index, VideoReader, video_of(members))
+        info = reader.info
+        return OpenClip(
+            self.title(index), info.frames, info.fps, lambda numbers: self._named(index, reader.read, numbers), members
+        )
+
+    def _named(self, index: int, act: Callable[[Any], Any], argument: Any) -> Any:
+        try:
+            return act(argument)
+        except InputError as error:  # it speaks of a clip in memory
+            reason = str(error).partition(": ")[2].partition(";")[0]
+            raise InputError(f"{self.title(index)}: {reason}; `shards check` marks bad clips to be left out") from error
+
+
+class VideoFolder(Kind):
+    """Video files and folders of PNG frames at any depth, sorted by name; hidden ones and other files are ignored.
+
+    A folder that holds PNGs and no videos is one clip; its frames are ordered by the numbers in their names.
+
+    Args:
+        folder: Path.
+
+    Raises:
+        InputError: Two clips have the same name but for the suffix: one clip would count twice.
+    """
+
+    name = "videos"
+
+    def __init__(self, folder: Path) -> None:
+        self.skipped: dict[str, int] = {}
+        found: dict[str, Path] = {}
+        for path in _clips_below(folder):
+            stem = path if path.is_dir() else path.with_suffix("")
+            key = folder.resolve().name if path == folder else stem.relative_to(folder).as_posix()
+            if key in found:
+                raise InputError(f"{folder}: {found[key].name} and {path.name} are one clip twice; remove one of them")
+            found[key] = path
+        self.keys = sorted(found)
+        self._paths = [found[key] for key in self.keys]
+
+    def title(self, index: int) -> str:
+        return str(self._paths[index])
+
+    def frames(self, index: int) -> int | None:
+        path = self._paths[index]
+        return len(_pictures(path)) if path.is_dir() else None
+
+    def open(self, index: int) -> OpenClip:
+        path = self._paths[index]
+        reader = VideoReader(path)
+        read = reader.read
+        if path.is_dir():
+            pictures = _pictures(path)
+            order = sorted(range(len(pictures)), key=lambda number: _numbered(pictures[number]))
+
+            def read(numbers: list[int]) -> Tensor:
+                return reader.read([order[number] for number in numbers])
+
+        stem = path if path.is_dir() else path.with_suffix("")
+        beside = {suffix: Path(f"{stem}.{suffix}") for suffix in ("txt", "json")}
+        members = {suffix: file.read_bytes() for suffix, file in beside.items() if file.is_file()}
+        return OpenClip(str(path), reader.info.frames, reader.info.fps, read, members)
+
+
+def _members(path: str) -> Iterator[dict[str, Any]]:
+    """The samples of a shard as webdataset groups them: (offset, bytes) by suffix, "__key__" and "__url__"."""
+    from webdataset.tariterators import group_by_keys
+
+    def headers() -> Iterator[dict[str, Any]]:
+        with tarfile.open(path, "r:") as tar:
+            while True:
+                try:
+                    member = tar.next()
+                except tarfile.ReadError:  # cut off: the index tells which sample that costs
+                    return
+                if member is None:
+                    return
+                if member.isreg() and is_member(member.name):
+                    yield {"fname": member.name, "data": (member.offset_data, member.size), "__url__": path}
+                tar.members = []  # type: ignore[attr-defined]  # headers of a long shard need not be kept
+
+    return group_by_keys(headers())
+
+
+def _clips_below(folder: Path) -> Iterator[Path]:
+    seen: set[str] = set()  # a link to a folder beside it, or above, brings no clip twice
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        here = [Path(place, name) for name in names if not name.startswith(".")]
+        videos = [path for path in here if path.suffix[1:].lower() in VIDEO_SUFFIXES]
+        if videos:
+            yield from videos
+        elif any(path.suffix == ".png" for path in here):
+            yield Path(place)
+
+
+def _pictures(folder: Path) -> list[str]:
+    return [path.name for path in sorted(folder.glob("*.png"))]  # as VideoReader counts them
+
+
+def _numbered(name: str) -> str:
+    """What to sort by, so that 2.png comes before 10.png."""
+    return re.sub(r"[0-9]+", lambda number: number[0].zfill(20), name)

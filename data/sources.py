@@ -1,0 +1,192 @@
+"""The clips that an evaluation reads: shards, folders of videos and arrays as map-style data sets, each clip once.
+
+Every source knows its exact length and opens any clip at once, so that each of k ranks takes every k-th clip:
+nothing is repeated to fill up, as a DistributedSampler does, and no clip counts twice in a distance.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torch.utils.data import Dataset, get_worker_info
+
+from cmd_lightning.data import stream
+from cmd_lightning.data.clip_arrays import ARRAY_SUFFIXES, ArrayFile
+from cmd_lightning.data.clip_files import Kind, ShardFiles, VideoFolder
+from cmd_lightning.data.clips import BadSample, read_facts, read_label, resize_and_crop
+from cmd_lightning.data.index import expand, is_remote
+from cmd_lightning.data.selection import Selection
+from cmd_lightning.errors import InputError
+from cmd_lightning.video_io import VIDEO_SUFFIXES
+
+KINDS = (
+    f".tar shards (path, glob, {{000..009}} or folder), a folder of videos ({', '.join(VIDEO_SUFFIXES)}) "
+    f"or of folders of PNG frames, an array ({', '.join(ARRAY_SUFFIXES)})"
+)
+
+
+class ClipSource(Dataset):
+    """The chosen clips of a source, in its order; `open_source` makes one.
+
+    An item is {"video": (3, T, H, W), uint8, or float32 in [0, 1] of an array of floats; "key": unique in the source;
+    "caption": "" if none; "label": -1 if none; "fps": after sampling, 0.0 if unknown}. What is wrong with a clip is
+    raised as `InputError`; in a worker process of a DataLoader, where it would come with the worker's traceback,
+    {"error": text} stands for it, which `collate` keeps and the consumer raises as `InputError(batch["error"])`.
+
+    Attributes:
+        of: Number of usable clips there.
+        chosen: Numbers of the chosen ones among them, ascending.
+        keys: Names of the chosen clips, in that order.
+        skipped: Numbers of unusable samples of shards by reason; they count nowhere else.
+
+    Args:
+        path: As the user gave it, for the record and errors.
+        selection: Which clips and frames.
+        kind: Where they come from.
+
+    Raises:
+        InputError: There are no clips or fewer than asked for, frames are too few where that is known without
+            decoding, or `fps` is asked of clips whose rate nothing tells.
+    """
+
+    def __init__(self, path: str, selection: Selection, kind: Kind) -> None:
+        self.path = path
+        self.selection = selection
+        self.skipped = kind.skipped
+        self._kind = kind
+        if not kind.keys:
+            skipped = f" ({stream.describe(kind.skipped)})" if kind.skipped else ""
+            raise InputError(f"{path}: holds no usable clips{skipped}; there are {KINDS}")
+        self.of = len(kind.keys)
+        self.chosen = selection.clips(self.of, path)
+        self.keys = [kind.keys[index] for index in self.chosen]
+        for index in self.chosen:
+            known = kind.frames(index)
+            if known is not None:  # told at once, not after an hour of decoding
+                selection.frame_numbers(known, 0.0, kind.keys[index], kind.title(index))
+
+    def __len__(self) -> int:
+        """Number of chosen clips."""
+        return len(self.chosen)
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        """Read the clip of a number."""
+        try:
+            return self._load(self.chosen[item])
+        except InputError as error:
+            return _failed(str(error))
+
+    def describe(self) -> dict[str, Any]:
+        """What was read and how, as plain data for the record of a result; reads the first clip.
+
+        Returns:
+            path, kind ("shards", "videos", "array"), clips (number chosen), of (usable ones there), frames, stride
+            (None with fps), fps and source_fps (of the first clip after and before sampling; None: unknown),
+            size ([H, W] of the first clip), choose, random_start, seed, skipped.
+        """
+        rate = self._kind.open(self.chosen[0]).fps
+        first = self[0]
+        asked = self.selection
+        return {
+            "path": self.path,
+            "kind": self._kind.name,
+            "clips": len(self),
+            "of": self.of,
+            "frames": asked.frames,
+            "stride": None if asked.fps else asked.stride or 1,
+            "fps": first["fps"] or None,
+            "source_fps": rate or None,
+            "size": list(first["video"].shape[2:]),
+            "choose": asked.choose,
+            "random_start": asked.random_start,
+            "seed": asked.seed,
+            "skipped": dict(self.skipped),
+        }
+
+    def _load(self, index: int) -> dict[str, Any]:
+        key, clip = self._kind.keys[index], self._kind.open(index)
+        try:
+            facts = read_facts(clip.members)
+            label = read_label({"label": facts.get("condition"), **facts})
+        except BadSample as reason:
+            raise InputError(f"{clip.name}: {reason}; repair or remove its .json") from reason
+        numbers, step = self.selection.frame_numbers(clip.frames, clip.fps, key, clip.name)
+        video = clip.read(numbers)
+        return {
+            "video": video if self.selection.size is None else _resized(video, self.selection.size),
+            "key": key,
+            "caption": _caption(clip.members, facts),
+            "label": label,
+            "fps": clip.fps / step,
+        }
+
+
+def open_source(path: str | Path, selection: Selection) -> ClipSource:
+    """Open the clips under a path.
+
+    Args:
+        path: Local shards (a .tar, glob, brace range, or folder that holds some); a folder with videos and folders of
+            PNG frames at any depth, or of PNG frames; an array of clips (.npy, or .pt and .pth with a tensor).
+        selection: Which clips and frames.
+
+    Raises:
+        InputError: The path is none of these, is remote, or cannot be read; or see `ClipSource`.
+    """
+    text = os.fspath(path)
+    place = Path(text)
+    if is_remote(text):
+        raise InputError(f"{text}: evaluate reads local shards; fetch them first")
+    if place.suffix in ARRAY_SUFFIXES and place.is_file():
+        return ClipSource(text, selection, ArrayFile(place, selection.layout))
+    if place.is_dir() and not any(place.glob("*.tar")):
+        return ClipSource(text, selection, VideoFolder(place))
+    if place.is_dir() or ".tar" in place.name:
+        return ClipSource(text, selection, ShardFiles(expand(text)))
+    problem = "cannot be read as clips" if place.exists() else "no such file or folder"
+    raise InputError(f"{text}: {problem}; there are {KINDS}")
+
+
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Batch items: video (B, 3, T, H, W), caption and key lists, label int64 (B,), fps float32 (B,).
+
+    Returns:
+        The batch; or {"error": text} if an item is one, or in a worker process.
+
+    Raises:
+        InputError: Clips differ in size.
+    """
+    for item in items:
+        if "error" in item:
+            return item
+        one, other = items[0]["video"].shape, item["video"].shape
+        if one != other:
+            return _failed(
+                f"{items[0]['key']} is {one[3]}x{one[2]}, {item['key']} is {other[3]}x{other[2]}: "
+                "give one --size (H W) for all clips"
+            )
+    return stream.collate(items)
+
+
+def _failed(error: str) -> dict[str, Any]:
+    if get_worker_info() is None:
+        raise InputError(error)
+    return {"error": error}
+
+
+def _caption(members: dict[str, bytes], facts: dict[str, Any]) -> str:
+    if "txt" in members:
+        return members["txt"].decode("utf-8", "replace").strip()
+    texts = [facts.get(name) for name in ("caption", "condition")]  # the latter is what `generate` writes
+    return next((text for text in texts if isinstance(text, str)), "")
+
+
+def _resized(video: Tensor, size: tuple[int, int]) -> Tensor:
+    if video.is_floating_point():  # resize_and_crop rounds to whole levels: it is left the cropping
+        scale = max(size[0] / video.shape[2], size[1] / video.shape[3])
+        covering = [max(wanted, round(side * scale)) for wanted, side in zip(size, video.shape[2:], strict=True)]
+        frames = interpolate(video.transpose(0, 1), covering, mode="bilinear", antialias=True)
+        video = frames.clamp_(0, 1).transpose(0, 1)
+    return resize_and_crop(video, size)
