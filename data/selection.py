@@ -96,5 +96,6 @@ class Selection:
         except BadSample as reason:
             needed = int((self.frames - 1) * step + 0.5) + 1
             raise InputError(
-                f"{title}: has {available} frames, --frames {self.frames} needs {needed}; ask for fewer or leave it out"
+                f"frames {self.frames}: {title} has {available} frames and {needed} are needed; give --frames "
+                f"{int((available - 1) / step) + 1} or less, or remove it"
             ) from reason

@@ -95,7 +95,8 @@ def evaluate(
         if path is not None:
             selection = Selection(**choice, seed=seed, layout=layout, random_start=random_start and side == "real")
             sources[side] = open_source(path, selection)
-    suite = MetricSuite(names, preset=preset, intervals=intervals, trust_torchscript=trust_torchscript)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of weights: their records tell
+        suite = MetricSuite(names, preset=preset, intervals=intervals, trust_torchscript=trust_torchscript)
     about = {side: source.describe() for side, source in sources.items()}
     evaluation = Evaluation(
         suite,

@@ -92,7 +92,7 @@ def open_i3d(weights: str | Path, protocol: Protocol, trust_torchscript: bool = 
         )
     data = path.read_bytes()  # once: what is checked is what is opened
     blob, sha256 = git_blob_id(data), hashlib.sha256(data).hexdigest()
-    public = PUBLIC.get(blob, Public("unknown", f"i3d (unpublished weights {sha256[:8]})"))
+    public = PUBLIC.get(blob, Public("of unknown origin", f"i3d (unpublished weights {sha256[:8]})"))
     try:
         network = _open(data, blob, trust_torchscript)
     except InputError as error:
@@ -100,7 +100,7 @@ def open_i3d(weights: str | Path, protocol: Protocol, trust_torchscript: bool = 
     network.name, network.published = public.name, blob in PUBLISHED.values()
     network.origin = {"weights": path.name, "sha256": sha256, "git_blob": blob, "what": public.what}
     if not network.published:
-        warning = f"weights {path.name}: {public.what}; distances over them compare with no published FVD"
+        warning = f"weights {path.name}: {public.what}; distances over them are no published FVD and compare with none"
         warnings.warn(warning, stacklevel=2)
         network.origin["warning"] = warning
     return Prepared(network, protocol)

@@ -1,5 +1,6 @@
 """`evaluate` as people call it: every kind of input, one number whichever way, records, and one line for a mistake."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import torch
 from cmd_lightning.cli import main
 from cmd_lightning.data.synth import write_shapes
 from cmd_lightning.metrics.frechet import frechet_distance_from_features
+from cmd_lightning.metrics.i3d import I3D
 from cmd_lightning.metrics.kernel import kernel_distance
 from cmd_lightning.metrics.shapes_features import ShapesFeatures
 from cmd_lightning.video_io import write_video
@@ -221,3 +223,37 @@ def test_mistakes_are_told_on_one_line(sets, capsys, tmp_path):
         line = capsys.readouterr().err.splitlines()[-1]
         assert line.startswith("cmd-lightning: "), changes
         assert told in line, (changes, line)
+
+
+@pytest.mark.filterwarnings("ignore:.*generated clips for 400 features")
+def test_weights_of_unknown_origin_are_not_called_fvd(sets, capsys, tmp_path, monkeypatch):
+    folder, _, _ = sets
+    path = tmp_path / "mine.pt"
+    torch.save(I3D().state_dict(), path)
+    monkeypatch.setenv("CMD_I3D_WEIGHTS", str(path))
+    nine = np.load(folder / "real.npy")[:3].repeat(2, axis=1)[:, :9]
+    np.save(tmp_path / "real.npy", nine)
+    np.save(tmp_path / "fake.npy", nine[::-1] // 2)
+    good = [
+        "--real",
+        tmp_path / "real.npy",
+        "--fake",
+        tmp_path / "fake.npy",
+        "--metrics",
+        "fvd",
+        "--preset",
+        "tf,side=193",
+    ]
+    arguments = ["evaluate", *map(str, good), *QUICK, "--json", "-", "--frames"]
+    assert main([*arguments, "9"]) == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert record["metric"] == f"frechet_distance(i3d (unpublished weights {sha256[:8]}))"
+    assert record["features"]["sha256"] == sha256
+    assert record["features"]["protocol"]["side"] == 193
+    assert any("mine.pt: of unknown origin" in warning for warning in record["warnings"])
+    assert main([*arguments, "8"]) == 2
+    assert "video of 8 frames: the I3D needs at least 9" in capsys.readouterr().err.splitlines()[-1]
+    torch.save({"logits.weight": torch.zeros(3)}, path)
+    assert main([*arguments, "9"]) == 2
+    assert "Conv3d_1a_7x7.conv3d.weight is missing" in capsys.readouterr().err.splitlines()[-1]

@@ -337,9 +337,9 @@ def test_errors_of_arrays(tmp_path):
     fails(path, "no axis of 3 channels in layout NTCHW", frames=3, layout="NTCHW")
     fails(array(path, floats * 2 - 1), "a.npy clip 0: from -1 to 1; give float in [0, 1]", frames=9)
     fails(array(path, np.stack([floats[0], floats[1] + np.nan])), "a.npy clip 1: holds NaN", frames=9)
-    text = fails(array(path, data), "a.npy clip 0: has 9 frames, --frames 16 needs 16")
+    text = fails(array(path, data), "a.npy clip 0 has 9 frames and 16 are needed; give --frames 9 or less")
     assert text == fails(path)  # already when it is opened
-    with pytest.raises(InputError, match="--frames 4 needs 10"):
+    with pytest.raises(InputError, match="10 are needed; give --frames 3 or less"):
         open_source(path, Selection(frames=4, stride=3))
     fails(path, "--stride instead", fps=8)
     fails(array(path, data[:0]), "no usable clips", frames=9)
@@ -354,7 +354,7 @@ def test_errors_of_arrays(tmp_path):
 
 
 def test_errors_of_files(videos, tmp_path):
-    fails(videos, "a/0.mp4: has 12 frames, --frames 16 needs 16")
+    fails(videos, "a/0.mp4 has 12 frames and 16 are needed; give --frames 12 or less")
     fails("https://host/0.tar", "https://host/0.tar: evaluate reads local shards; fetch them first")
     fails("https://host/{0..3}.tar", "local shards")
     fails(tmp_path / "none", "no such file or folder", ".npy")
@@ -363,7 +363,7 @@ def test_errors_of_files(videos, tmp_path):
     fails(videos / "c.mp4", "cannot be read as clips", "a folder of videos")
     clip = to_tensor(clips(1)[0])
     write_video(tmp_path / "png" / "a", clip, 8)
-    with pytest.raises(InputError, match=r"png/a: has 9 frames"):
+    with pytest.raises(InputError, match=r"png/a has 9 frames"):
         open_source(tmp_path / "png", Selection())
     fails(tmp_path / "png", "--stride instead", frames=2, fps=8)
     write_video(tmp_path / "png" / "a.mp4", clip, 8)
@@ -401,12 +401,12 @@ def test_errors_come_as_one_line_from_workers_too(tmp_path, workers):
     write_video(tmp_path / "a.mp4", to_tensor(clips(1, 9, 16, 20)[0]), 8)
     write_video(tmp_path / "b.mp4", to_tensor(clips(1, 9, 24, 20)[0]), 8)
     source = open_source(tmp_path, Selection(frames=9))
-    with pytest.raises(InputError, match=r"^a is 20x16, b is 20x24: give one --size \(H W\) for all clips$"):
+    with pytest.raises(InputError, match=r"^a is 20x16, b is 20x24: give one --size for all, as 64 or 64x96$"):
         list(batches(source, 2, workers=workers))
     sized = open_source(tmp_path, Selection(frames=9, size=(16, 16)))
     assert next(batches(sized, 2, workers=workers))["video"].shape == (2, 3, 9, 16, 16)
     short = open_source(tmp_path, Selection(frames=10))
-    with pytest.raises(InputError, match=r"^\S+a.mp4: has 9 frames, --frames 10 needs 10;[^\n]*$"):
+    with pytest.raises(InputError, match=r"^frames 10: \S+a.mp4 has 9 frames and 10 are needed;[^\n]*$"):
         list(batches(short, 2, workers=workers))
 
 

@@ -141,7 +141,7 @@ def test_a_torchscript_of_maps_is_refused(folder):
 
 
 def test_unknown_weights_are_called_so(plain):
-    with pytest.warns(UserWarning, match="compare with no published FVD") as caught:
+    with pytest.warns(UserWarning, match="are no published FVD") as caught:
         opened = open_i3d(plain, TF)
     assert len(caught) == 1 and "\n" not in str(caught[0].message)
     sha256 = subprocess.run(["sha256sum", plain], capture_output=True, text=True, check=True).stdout.split()[0]
@@ -149,7 +149,13 @@ def test_unknown_weights_are_called_so(plain):
     origin = json.loads(json.dumps(opened.origin))
     assert origin.pop("warning") == str(caught[0].message)
     blob = git_blob_id(plain.read_bytes())
-    expected = {"weights": "plain.pt", "sha256": sha256, "git_blob": blob, "what": "unknown", "protocol": TF.record()}
+    expected = {
+        "weights": "plain.pt",
+        "sha256": sha256,
+        "git_blob": blob,
+        "what": "of unknown origin",
+        "protocol": TF.record(),
+    }
     assert origin == expected
 
 
