@@ -56,4 +56,14 @@ def weights_sha256(path: str | Path) -> dict[str, str]:
     """The sha256 of a weights file, or of each one in a folder, by its path within it."""
     path = Path(path)
     root, files = (path.parent, [path]) if path.is_file() else (path, sorted(path.rglob("*.safetensors")))
-    return {file.relative_to(root).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {file.relative_to(root).as_posix(): sha256(file) for file in files}
+
+
+def sha256(*files: str | Path) -> str:
+    """Hexadecimal digest of the contents of files, one after the other."""
+    digest = hashlib.sha256()
+    for path in files:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

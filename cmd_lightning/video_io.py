@@ -5,6 +5,7 @@ Decoding and encoding are PyAV's (FFmpeg), GIFs are Pillow's; both are imported 
 
 import io
 import os
+import re
 import shutil
 import tempfile
 from bisect import bisect_right
@@ -47,7 +48,7 @@ class VideoReader:
     and the key frames in every container (headers are silent in mkv and gif, and wrong in some mp4).
 
     Args:
-        source: a file, a folder of PNG frames, or the bytes of a file.
+        source: a file, a folder of PNG frames (in natural order of their names), or the bytes of a file.
 
     Raises:
         InputError: the source is missing or cannot be read as video.
@@ -60,7 +61,7 @@ class VideoReader:
             if not Path(source).exists():
                 raise InputError(f"{source}: no such video file or folder; check the path")
             if Path(source).is_dir():
-                self._pictures = sorted(Path(source).glob("*.png"))
+                self._pictures = sorted(Path(source).glob("*.png"), key=lambda picture: natural_key(picture.name))
                 self.info = self._inspect_folder()
                 return
         with self._open() as (container, stream):
@@ -184,6 +185,16 @@ class VideoReader:
                 if index == wanted[-1]:
                     break
         return frames
+
+
+def natural_key(path: str) -> tuple[str, str]:
+    """What to sort paths by for natural order: by the numbers in them, so that "a/2" comes before "a/10".
+
+    Returns:
+        A key that differs between any two paths ("02" comes before "2"); it sorts names whose numbers are padded with
+        zeros as text does.
+    """
+    return re.sub(r"[0-9]+", lambda number: number[0].zfill(20), path), path
 
 
 def probe(source: str | Path | bytes) -> VideoInfo:

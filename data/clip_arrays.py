@@ -67,9 +67,9 @@ class ArrayFile(Kind):
         if video.isnan().any():
             raise InputError(f"{self.title(index)}: holds NaN; leave it out or repair what made it")
         low, high = video.min().item(), video.max().item()
-        if low < 0 or high > 1:
+        if low < -1e-5 or high > 1 + 1e-5:  # more than rounding explains
             raise InputError(f"{self.title(index)}: from {low:g} to {high:g}; give float in [0, 1], or uint8")
-        return video.float()
+        return video.float().clamp_(0, 1)
 
     def _map(self) -> Any:
         import numpy as np

@@ -1,7 +1,6 @@
 """Clips in local shards and in folders of videos, any of which can be opened at once."""
 
 import os
-import re
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,7 @@ from torch import Tensor
 from cmd_lightning.data.clips import video_of
 from cmd_lightning.data.index import is_member, load_index
 from cmd_lightning.errors import InputError
-from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoReader
+from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoReader, natural_key
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Kind(Protocol):
 
 
 class ShardFiles(Kind):
-    """Samples of local tar shards, their members found by offset; those known to be bad are left out.
+    """Samples of local tar shards as they lie there, found by offset; those known to be bad are left out.
 
     Args:
         urls: Paths of the shards.
@@ -115,9 +114,10 @@ class ShardFiles(Kind):
 
 
 class VideoFolder(Kind):
-    """Video files and folders of PNG frames at any depth, sorted by name; hidden ones and other files are ignored.
+    """Video files and folders of PNG frames at any depth; hidden ones and other files are ignored.
 
-    A folder that holds PNGs and no videos is one clip; its frames are ordered by the numbers in their names.
+    A folder that holds PNGs and no videos is one clip. Clips, like the frames of one, are in natural order (2 before
+    10) of their paths.
 
     Args:
         folder: Path.
@@ -137,7 +137,7 @@ class VideoFolder(Kind):
             if key in found:
                 raise InputError(f"{folder}: {found[key].name} and {path.name} are one clip twice; remove one of them")
             found[key] = path
-        self.keys = sorted(found)
+        self.keys = sorted(found, key=natural_key)
         self._paths = [found[key] for key in self.keys]
 
     def title(self, index: int) -> str:
@@ -145,23 +145,15 @@ class VideoFolder(Kind):
 
     def frames(self, index: int) -> int | None:
         path = self._paths[index]
-        return len(_pictures(path)) if path.is_dir() else None
+        return sum(1 for _ in path.glob("*.png")) if path.is_dir() else None  # as VideoReader counts them
 
     def open(self, index: int) -> OpenClip:
         path = self._paths[index]
         reader = VideoReader(path)
-        read = reader.read
-        if path.is_dir():
-            pictures = _pictures(path)
-            order = sorted(range(len(pictures)), key=lambda number: _numbered(pictures[number]))
-
-            def read(numbers: list[int]) -> Tensor:
-                return reader.read([order[number] for number in numbers])
-
         stem = path if path.is_dir() else path.with_suffix("")
         beside = {suffix: Path(f"{stem}.{suffix}") for suffix in ("txt", "json")}
         members = {suffix: file.read_bytes() for suffix, file in beside.items() if file.is_file()}
-        return OpenClip(str(path), reader.info.frames, reader.info.fps, read, members)
+        return OpenClip(str(path), reader.info.frames, reader.info.fps, reader.read, members)
 
 
 def _members(path: str) -> Iterator[dict[str, Any]]:
@@ -199,12 +191,3 @@ def _clips_below(folder: Path) -> Iterator[Path]:
             yield from videos
         elif any(path.suffix == ".png" for path in here):
             yield Path(place)
-
-
-def _pictures(folder: Path) -> list[str]:
-    return [path.name for path in sorted(folder.glob("*.png"))]  # as VideoReader counts them
-
-
-def _numbered(name: str) -> str:
-    """What to sort by, so that 2.png comes before 10.png."""
-    return re.sub(r"[0-9]+", lambda number: number[0].zfill(20), name)

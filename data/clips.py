@@ -93,9 +93,12 @@ def resize_and_crop(video: Tensor, size: tuple[int, int], chance: random.Random 
     """Scale a clip until it just covers the size, with antialiasing, then crop what is over.
 
     Args:
-        video: uint8 (C, T, H, W).
+        video: (C, T, H, W), uint8 or floats in [0, 1].
         size: (H, W) wanted, in pixels.
         chance: draws where to crop; None crops in the middle.
+
+    Returns:
+        (C, T, *size) of the same type; uint8 is rounded, floats are not.
     """
     height, width = size
     scale = max(height / video.shape[2], width / video.shape[3])
@@ -103,7 +106,8 @@ def resize_and_crop(video: Tensor, size: tuple[int, int], chance: random.Random 
     if covering != tuple(video.shape[2:]):
         frames = video.transpose(0, 1).float()
         frames = torch.nn.functional.interpolate(frames, covering, mode="bilinear", antialias=True)
-        video = frames.round_().clamp_(0, 255).to(torch.uint8).transpose(0, 1)
+        frames = frames.clamp_(0, 1) if video.is_floating_point() else frames.round_().clamp_(0, 255)
+        video = frames.to(video.dtype).transpose(0, 1)
     spare = covering[0] - height, covering[1] - width
     top, left = [chance.randint(0, room) if chance else room // 2 for room in spare]
     return video[:, :, top : top + height, left : left + width].contiguous()

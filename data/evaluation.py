@@ -60,7 +60,7 @@ class EvaluationData(LightningDataModule):
         return [self._loader({side: source}) for side, source in given.items()]
 
     def _loader(self, sources: dict[str, ClipSource]) -> DataLoader:
-        length = min(map(len, sources.values()))
+        length = len(next(iter(sources.values())))
         own = range(self.trainer.global_rank, length, self.trainer.world_size)
         return DataLoader(
             Subset(Sides(sources, self.captions), own),

@@ -22,8 +22,8 @@ class Selection:
         size: (H, W) in pixels, scaled to cover it and cropped in the middle; None keeps the size.
         random_start: Draw where a clip begins, from (seed, key); otherwise it begins at frame 0.
         num: Number of clips; None takes all.
-        choose: Which ones if there are more: a random subset, or the first in the order of the source, which is what
-            StyleGAN-V takes (of UCF-101 they show 15 of the 101 classes).
+        choose: Which ones if there are more: a random subset, or the first in the order of the source (natural, by
+            path), which is what StyleGAN-V takes (of UCF-101 they show 15 of the 101 classes).
         seed: Of the choice and of the beginnings.
         layout: Axes of an array, "NTHWC", "NCTHW" or "NTCHW"; None finds them by the one of size 3.
 

@@ -9,18 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from torch.nn.functional import interpolate
+import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from cmd_lightning.data import stream
 from cmd_lightning.data.clip_arrays import ARRAY_SUFFIXES, ArrayFile
 from cmd_lightning.data.clip_files import Kind, ShardFiles, VideoFolder
-from cmd_lightning.data.clips import BadSample, read_facts, read_label, resize_and_crop
+from cmd_lightning.data.clips import BadSample, read_facts, resize_and_crop
 from cmd_lightning.data.index import expand, is_remote
 from cmd_lightning.data.selection import Selection
 from cmd_lightning.errors import InputError
-from cmd_lightning.video_io import VIDEO_SUFFIXES
+from cmd_lightning.video_io import VIDEO_SUFFIXES, natural_key
 
 KINDS = (
     f".tar shards (path, glob, {{000..009}} or folder), a folder of videos ({', '.join(VIDEO_SUFFIXES)}) "
@@ -31,10 +30,13 @@ KINDS = (
 class ClipSource(Dataset):
     """The chosen clips of a source, in its order; `open_source` makes one.
 
+    The order is natural, by path: numbers in names count as numbers, so that 2.mp4 comes before 10.mp4.
+    Shards follow each other so too; within a shard, as within an array, clips keep their places.
+
     An item is {"video": (3, T, H, W), uint8, or float32 in [0, 1] of an array of floats; "key": unique in the source;
-    "caption": "" if none; "label": -1 if none; "fps": after sampling, 0.0 if unknown}. What is wrong with a clip is
-    raised as `InputError`; in a worker process of a DataLoader, where it would come with the worker's traceback,
-    {"error": text} stands for it, which `collate` keeps and the consumer raises as `InputError(batch["error"])`.
+    "caption": "" if none; "fps": after sampling, 0.0 if unknown}. What is wrong with a clip is raised as `InputError`;
+    in a worker process of a DataLoader, where it would come with the worker's traceback, {"error": text} stands for
+    it, which `collate` keeps and the consumer raises as `InputError(batch["error"])`.
 
     Attributes:
         of: Number of usable clips there.
@@ -74,10 +76,13 @@ class ClipSource(Dataset):
 
     def __getitem__(self, item: int) -> dict[str, Any]:
         """Read the clip of a number."""
+        index = self.chosen[item]
         try:
-            return self._load(self.chosen[item])
+            return self._load(index)
         except InputError as error:
             return _failed(str(error))
+        except OSError as error:  # a shard or caption that is gone, locked or on a failing disk
+            return _failed(f"{self._kind.title(index)}: {error.strerror or error}; check that its files can be read")
 
     def describe(self) -> dict[str, Any]:
         """What was read and how, as plain data for the record of a result; reads the first clip.
@@ -110,17 +115,15 @@ class ClipSource(Dataset):
         key, clip = self._kind.keys[index], self._kind.open(index)
         try:
             facts = read_facts(clip.members)
-            label = read_label({"label": facts.get("condition"), **facts})
         except BadSample as reason:
             raise InputError(f"{clip.name}: {reason}; repair or remove its .json") from reason
         numbers, step = self.selection.frame_numbers(clip.frames, clip.fps, key, clip.name)
         video = clip.read(numbers)
         return {
-            "video": video if self.selection.size is None else _resized(video, self.selection.size),
+            "video": video if self.selection.size is None else resize_and_crop(video, self.selection.size),
             "key": key,
             "caption": _caption(clip.members, facts),
-            "label": label,
-            "fps": clip.fps / step,
+            "fps": self.selection.fps or clip.fps / step,  # as asked, not as rounded: clips of all rates agree
         }
 
 
@@ -144,13 +147,13 @@ def open_source(path: str | Path, selection: Selection) -> ClipSource:
     if place.is_dir() and not any(place.glob("*.tar")):
         return ClipSource(text, selection, VideoFolder(place))
     if place.is_dir() or ".tar" in place.name:
-        return ClipSource(text, selection, ShardFiles(expand(text)))
+        return ClipSource(text, selection, ShardFiles(sorted(expand(text), key=natural_key)))
     problem = "cannot be read as clips" if place.exists() else "no such file or folder"
     raise InputError(f"{text}: {problem}; there are {KINDS}")
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Batch items: video (B, 3, T, H, W), caption and key lists, label int64 (B,), fps float32 (B,).
+    """Batch items: video (B, 3, T, H, W), caption and key lists, fps float32 (B,).
 
     Returns:
         The batch; or {"error": text} if an item is one, or in a worker process.
@@ -167,7 +170,12 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 f"{items[0]['key']} is {one[3]}x{one[2]}, {item['key']} is {other[3]}x{other[2]}: "
                 "give one --size for all, as 64 or 64x96"
             )
-    return stream.collate(items)
+    return {
+        "video": torch.stack([item["video"] for item in items]),
+        "caption": [item["caption"] for item in items],
+        "key": [item["key"] for item in items],
+        "fps": torch.tensor([item["fps"] for item in items], dtype=torch.float32),
+    }
 
 
 def _failed(error: str) -> dict[str, Any]:
@@ -181,12 +189,3 @@ def _caption(members: dict[str, bytes], facts: dict[str, Any]) -> str:
         return members["txt"].decode("utf-8", "replace").strip()
     texts = [facts.get(name) for name in ("caption", "condition")]  # the latter is what `generate` writes
     return next((text for text in texts if isinstance(text, str)), "")
-
-
-def _resized(video: Tensor, size: tuple[int, int]) -> Tensor:
-    if video.is_floating_point():  # resize_and_crop rounds to whole levels: it is left the cropping
-        scale = max(size[0] / video.shape[2], size[1] / video.shape[3])
-        covering = [max(wanted, round(side * scale)) for wanted, side in zip(size, video.shape[2:], strict=True)]
-        frames = interpolate(video.transpose(0, 1), covering, mode="bilinear", antialias=True)
-        video = frames.clamp_(0, 1).transpose(0, 1)
-    return resize_and_crop(video, size)

@@ -1,6 +1,7 @@
 import io
 import os
 from fractions import Fraction
+from itertools import permutations
 from pathlib import Path
 
 import av
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.video_io import VideoReader, gif_bytes, mp4_bytes, probe, read_video, write_video
+from cmd_lightning.video_io import VideoReader, gif_bytes, mp4_bytes, natural_key, probe, read_video, write_video
 
 
 def moving(frames=12, height=32, width=48):
@@ -121,6 +122,24 @@ def test_what_is_written_is_read(tmp_path, suffix):
     if suffix:
         assert probe(path).fps == pytest.approx(8, rel=0.02)
     assert os.listdir(path.parent) == [path.name]  # no temporary files
+
+
+def test_natural_order_goes_by_the_numbers_in_names():
+    wanted = ["1", "2", "10", "a", "a/2", "a/10/9", "a/10/11", "a1", "a2", "a10", "a10b2", "a10b10", "b"]
+    assert sorted({*wanted}, key=natural_key) == wanted
+    padded = ["a b/01", "a-b/00", "a.tar", "a/00", "a/02", "a02.tar", "a_b/00", "x²", "x٣"]
+    assert sorted({*padded}, key=natural_key) == sorted(padded)
+    ties = permutations(["2", "02", "002"])
+    assert {tuple(sorted(names, key=natural_key)) for names in ties} == {("002", "02", "2")}
+
+
+@pytest.mark.parametrize("name", ["frame{}.png", "{}.png", "shot1_{}_rgb.png"])
+def test_frames_of_a_folder_go_by_number_padded_or_not(tmp_path, name):
+    video = moving(frames=12)
+    for index in range(12):
+        Image.fromarray(video[:, index].permute(1, 2, 0).numpy()).save(tmp_path / name.format(index))
+    assert torch.equal(read_video(tmp_path), video)
+    assert torch.equal(read_video(tmp_path, [11, 2]), video[:, [11, 2]])
 
 
 def test_mp4_is_h264_reproducible_and_keeps_odd_sizes_unscaled(tmp_path):

@@ -6,19 +6,21 @@ import logging
 import sys
 import warnings
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cmd_lightning.errors import InputError
 
 if TYPE_CHECKING:
     from cmd_lightning.data.sources import ClipSource
+    from cmd_lightning.metrics.suite import MetricSuite
 
 
 def evaluate(
     *,
     real: str | None = None,
     fake: str | None = None,
-    metrics: list[str],
+    metrics: str,
     preset: str | None = None,
     num: int | None = None,
     frames: int = 16,
@@ -45,15 +47,15 @@ def evaluate(
     Args:
         real: Real clips.
         fake: Generated clips.
-        metrics: fvd, kvd, is, clipsim, psnr, ssim, lpips; over other features frechet:FEATURE, kernel:FEATURE,
-            is:CLASSIFIER, clipsim:MODEL/WEIGHTS. FEATURE is shapes, a file of I3D weights, an importable class, or an
-            id or folder of a VideoMAE or V-JEPA 2 checkpoint. fvd and kvd take the I3D that CMD_I3D_WEIGHTS names, or
-            download it.
+        metrics: Several with commas between: fvd, kvd, clipsim, psnr, ssim, lpips; over other features
+            frechet:FEATURE, kernel:FEATURE, is:CLASSIFIER, clipsim:MODEL/TAG. FEATURE is i3d, a file of I3D weights,
+            an importable class as my_package.Network, an id or folder of a VideoMAE or V-JEPA 2 checkpoint, or shapes;
+            CLASSIFIER one of the first three. fvd and kvd take the I3D that CMD_I3D_WEIGHTS names, or download it.
         preset: How clips are prepared for the I3D: stylegan-v, videogpt or tf, also with knobs set over it, as in
             videogpt,antialias=true (default: stylegan-v).
         num: Clips of either set (default: all); 2048 is usual.
         frames: Frames of a clip.
-        stride: Take every STRIDE-th frame of the files (default: 1).
+        stride: Take every STRIDE-th frame of the files, whatever their rates (default: 1, of one rate).
         fps: Sample the files at this many frames a second instead.
         size: Bring clips to this many pixels first, SIDE or HEIGHTxWIDTH: scaled to cover it, then cropped (default:
             their own size).
@@ -73,41 +75,51 @@ def evaluate(
         seed: Of the choice of clips and of where they begin.
         json: Write the records to this file; - is standard output, with nothing else on it.
     """
-    check(real, fake, statistics, save_statistics)
     for name, value, least in (("batch-size", batch_size, 1), ("workers", workers, 0), ("devices", devices, 1)):
         if value < least:
             raise InputError(f"--{name} {value}: give at least {least}")
-    names = [name for word in metrics for name in word.split(",") if name]
-    if not names:
-        raise InputError("--metrics: none given; try fvd, or frechet:FEATURE")
     from lightning import Trainer
 
-    from cmd_lightning.commands.files import write_json
+    from cmd_lightning.commands.files import make_folder, write_json
     from cmd_lightning.components.evaluation import Evaluation
     from cmd_lightning.data.evaluation import EvaluationData
     from cmd_lightning.data.sources import Selection, open_source
+    from cmd_lightning.metrics.statistics import describe_statistics
     from cmd_lightning.metrics.suite import MetricSuite
     from cmd_lightning.provenance import provenance
 
-    choice = {"frames": frames, "stride": stride, "fps": fps, "size": pixels(size), "num": num, "choose": choose}
-    sources: dict[str, ClipSource] = {}
-    for side, path in (("real", real), ("fake", fake)):
-        if path is not None:
-            selection = Selection(**choice, seed=seed, layout=layout, random_start=random_start and side == "real")
-            sources[side] = open_source(path, selection)
+    names = list(filter(None, metrics.split(",")))
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # of weights: their records tell
         suite = MetricSuite(names, preset=preset, intervals=intervals, trust_torchscript=trust_torchscript)
-    about = {side: source.describe() for side, source in sources.items()}
+    check_inputs(suite, real, fake, prompts, statistics, save_statistics)
+    if suite.paired and random_start:
+        raise InputError("--random-start: of pairs, for psnr, ssim and lpips, both clips begin at the same frame")
+    reading = {"frames": frames, "stride": stride if fps else stride or 1, "fps": fps, "size": pixels(size)}
+    choice = {"num": num, "choose": choose, "seed": seed, "layout": layout}
+    sources = {}
+    for side, path in (("real", real), ("fake", fake)):
+        if path is not None:
+            selection = Selection(**reading, **choice, random_start=random_start and side == "real")
+            sources[side] = open_source(path, selection)
+    about = {} if statistics is None else {"real": describe_statistics(statistics)}
+    about |= {side: source.describe() for side, source in sources.items()}
+    rates = [side["fps"] for side in about.values() if side["fps"]]
+    notes = []
+    if rates and max(rates) > 1.02 * min(rates):
+        notes = [f"clips have {min(rates):g} and {max(rates):g} frames a second, and distances measure that too"]
+    for option, target in (("--save-statistics", save_statistics), ("--json", json)):
+        if target not in (None, "-"):
+            make_folder(Path(target).parent, option)
     evaluation = Evaluation(
         suite,
-        {"frames": frames, "stride": stride, "fps": fps, "random_start": random_start},
-        statistics,
-        save_statistics,
-        about.get("real"),
+        reading,
+        fps=rates[0] if rates and stride is None else None,
+        load_from=statistics,
+        save_to=save_statistics,
+        about=about.get("real"),
     )
     captions = read_prompts(prompts, sources.get("fake"))
     data = EvaluationData(**sources, captions=captions, paired=suite.paired, batch_size=batch_size, workers=workers)
-    notes = check_rates(about.get("real"), about.get("fake"), stride)
     with redirect_stdout(sys.stderr), warnings.catch_warnings():
         for message in (".*does not have many workers.*", ".*isinstance.treespec, LeafSpec.*"):
             warnings.filterwarnings("ignore", message=message)
@@ -123,14 +135,12 @@ def evaluate(
         trainer.test(evaluation, data, verbose=False)
     if not trainer.is_global_zero:
         return
-    about["real"] = evaluation.about
-    notes = notes or check_rates(about["real"], about.get("fake"), stride)
-    protocol = {"real": about["real"], "generated": about.get("fake"), "precision": "float32"} | provenance()
-    records = []
-    for record in evaluation.records:
-        told = record.pop("warnings", []) + notes
-        records.append(record | protocol | ({"warnings": told} if told else {}))
-        print(line(records[-1]), file=sys.stderr if json == "-" else sys.stdout)
+    protocol = about | {"precision": "float32"} | provenance()
+    records = [record | protocol for record in evaluation.records]
+    for record in records:
+        if notes:
+            record["warnings"] = record.get("warnings", []) + notes
+        print(line_of(record), file=sys.stderr if json == "-" else sys.stdout)
     for warning in dict.fromkeys(warning for record in records for warning in record.get("warnings", [])):
         print(f"warning: {warning}", file=sys.stderr)
     if save_statistics:
@@ -138,16 +148,31 @@ def evaluate(
     write_json(records, json)
 
 
-def check(real: str | None, fake: str | None, statistics: str | None, save_statistics: str | None) -> None:
-    """Refuse what does not go together."""
-    if (real is None) == (statistics is None):
+def check_inputs(
+    suite: MetricSuite,
+    real: str | None,
+    fake: str | None,
+    prompts: str | None,
+    statistics: str | None,
+    save_statistics: str | None,
+) -> None:
+    """Refuse what does not go together, and what would be ignored."""
+    asked = ", ".join(entry.label for entry in suite.entries)
+    if not suite.entries:
+        raise InputError("--metrics: none given; try fvd, or frechet:FEATURE")
+    if (suite.distances or suite.paired) and (real is None) == (statistics is None):
         raise InputError("--real, --statistics: give one of the two, real clips or their saved statistics")
+    if not (suite.distances or suite.paired) and (real or statistics):
+        raise InputError(f"--real, --statistics: {asked} is of generated clips alone; leave them out")
     if fake is None and save_statistics is None:
         raise InputError("--fake: give generated clips, or only --save-statistics FILE for those of the real ones")
-    if save_statistics is not None and real is None:
-        raise InputError(f"--save-statistics {save_statistics}: give the real clips with --real")
-    if save_statistics is not None and not save_statistics.endswith(".safetensors"):
-        raise InputError(f"--save-statistics {save_statistics}: end the name in .safetensors")
+    if save_statistics is not None and not (real and suite.distances and save_statistics.endswith(".safetensors")):
+        raise InputError(
+            f"--save-statistics {save_statistics}: give a name that ends in .safetensors, real clips by --real, and "
+            "distances by --metrics"
+        )
+    if prompts is not None and not suite.asks("clipsim"):
+        raise InputError(f"--prompts {prompts}: {asked} reads no captions; leave it out, or ask for clipsim too")
 
 
 def pixels(size: str | None) -> tuple[int, int] | None:
@@ -172,24 +197,13 @@ def read_prompts(path: str | None, fake: ClipSource | None) -> list[str] | None:
     return lines
 
 
-def check_rates(real: dict[str, Any] | None, fake: dict[str, Any] | None, stride: int | None) -> list[str]:
-    """Refuse sets of different frame rates, where both are known; only a warning where a stride was asked for."""
-    one, two = (side["fps"] if side else None for side in (real, fake))
-    if not one or not two or abs(one - two) <= 0.01 * one:
-        return []
-    told = f"real clips have {one:g} frames a second, generated ones {two:g}: the distance measures that too"
-    if stride is None:
-        raise InputError(f"--real, --fake: {told}; give --fps {min(one, two):g}, or --stride to have it so")
-    return [told]
-
-
-def line(record: dict[str, Any]) -> str:
+def line_of(record: dict[str, Any]) -> str:
     """A result for people."""
     text = f"{record['metric']}: {record['value']:.5g}"
     if "standard_deviation" in record:
         text += f" ± {record['standard_deviation']:.3g} over {record['splits']} splits"
-    if "clips" in record:
-        text += f"  ({record['clips']['real']} real, {record['clips']['generated']} generated)"
+    clips = ", ".join(f"{number} {side}" for side, number in record["clips"].items())
+    text += f"  ({clips})"
     if "interval_95" in record:
         low, high = record["interval_95"]
         curve = ", ".join(f"{value:.5g} with {number} clips" for number, value in record["at"].items())

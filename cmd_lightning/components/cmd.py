@@ -17,6 +17,7 @@ from cmd_lightning.components.base import shape_text
 from cmd_lightning.components.checkpoints import fingerprint, load_stage
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import from_uint8, to_uint8
+from cmd_lightning.metrics.precision import OwnPrecision
 from cmd_lightning.metrics.reconstruction import SCORES, scores
 from cmd_lightning.metrics.suite import MetricSuite
 from cmd_lightning.pipeline import CMDPipeline
@@ -78,7 +79,7 @@ class CMD(LightningModule):
         )
         self.steps, self.guidance = steps, guidance
         self.suite = MetricSuite(metrics, TESTED, preset)
-        self.scores = torch.nn.ModuleDict({name: MeanMetric() for name in SCORES})
+        self.scores = OwnPrecision({name: MeanMetric() for name in SCORES})
 
     def sample(
         self,
@@ -137,7 +138,7 @@ class CMD(LightningModule):
         """Logs the metrics, and writes `test.json` into the Trainer's folder: a record each, with its protocol."""
         sampling = {stage: self.pipeline.sampling(stage, self.steps, self.guidance) for stage in ("content", "motion")}
         made = {
-            "model": [str(source) for source in self.sources],
+            "files": [str(source) for source in self.sources],
             "weights": {name: sha for source in self.sources for name, sha in weights_sha256(source).items()},
             "averaged_weights": True,
             "sampling": {stage: {"steps": steps, "guidance": scale} for stage, (steps, scale) in sampling.items()},
@@ -146,11 +147,12 @@ class CMD(LightningModule):
         }
         data = getattr(self.trainer.datamodule, "describe", lambda: {"data": str(self.trainer.datamodule)})()
         means = {name: metric.compute().item() for name, metric in self.scores.items()}
-        records = [{"metric": name, "of": "reconstruction", "value": value} for name, value in means.items()]
-        records += self.suite.results()
-        logged = {f"test/{record['of']}/{record['metric']}": record["value"] for record in records[len(means) :]}
+        results = self.suite.results()
+        logged = {f"test/{result['of']}/{result['metric']}": result["value"] for result in results}
         self.log_dict({f"test/{name}": value for name, value in means.items()} | logged, rank_zero_only=True)
-        records = [record | {"generated": made, "real": data} | provenance() for record in records]
+        records = [{"metric": name, "of": "reconstruction", "value": value} for name, value in means.items()] + results
+        protocol = {"model": made, "real": data} | provenance()
+        records = [record | protocol for record in records]
         if self.trainer.is_global_zero:
             path = Path(self.trainer.default_root_dir, "test.json")
             path.parent.mkdir(parents=True, exist_ok=True)

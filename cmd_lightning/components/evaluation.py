@@ -17,7 +17,8 @@ class Evaluation(LightningModule):
 
     Args:
         suite: The metrics.
-        protocol: How clips are read, plain data that saved statistics must agree with.
+        reading: How clips are read, plain data that saved statistics must agree with.
+        fps: Frames per second that all clips of known rate must have; None for any.
         load_from: Saved statistics to take in place of real clips.
         save_to: Where to save those of the real clips.
         about: Plain data on the real clips to save with them.
@@ -26,42 +27,52 @@ class Evaluation(LightningModule):
     def __init__(
         self,
         suite: MetricSuite,
-        protocol: Mapping[str, Any],
+        reading: Mapping[str, Any],
+        fps: float | None = None,
         load_from: str | None = None,
         save_to: str | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.suite, self.protocol = suite, protocol
+        self.suite, self.reading, self.fps = suite, reading, fps
         self.load_from, self.save_to, self.about = load_from, save_to, about
         self.records: list[dict[str, Any]] = []
 
     def on_test_start(self) -> None:
         """Loads statistics where the metrics are now."""
         if self.load_from:
-            self.about = load_statistics(self.load_from, self.suite.distances(), self.protocol)
+            load_statistics(self.load_from, self.suite.distances, self.reading)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Takes in the real clips of a batch, the generated ones, or both.
 
         Raises:
-            InputError: A clip could not be read, or has no caption where one is needed.
+            InputError: A clip could not be read, has another frame rate, or no caption where one is needed.
         """
+        for side, clips in batch.items():
+            self.check(side, clips)
         real, fake = (batch.get(side) for side in ("real", "fake"))
-        for side in filter(None, (real, fake)):
-            if "error" in side:
-                raise InputError(side["error"])
         if real:
             self.suite.update_real(real["video"])
         if fake:
-            if self.suite.asks("clipsim") and "" in fake["caption"]:
-                key = fake["key"][fake["caption"].index("")]
-                raise InputError(f"--fake: clip {key} has no caption; give --prompts FILE, or a {key}.txt beside it")
             self.suite.update(fake["video"], captions=fake["caption"], real=real and real["video"])
+
+    def check(self, side: str, clips: dict[str, Any]) -> None:
+        """Refuses a batch of one side that cannot be evaluated."""
+        if "error" in clips:
+            raise InputError(clips["error"])
+        for key, fps, caption in zip(clips["key"], clips["fps"].tolist(), clips["caption"], strict=True):
+            if self.fps and fps and abs(fps - self.fps) > 0.02 * self.fps:
+                raise InputError(
+                    f"--{side}: clip {key} has {fps:g} frames a second, others {self.fps:g}, and distances measure "
+                    f"that too; give --fps {min(fps, self.fps):g}, or --stride 1 to have it so"
+                )
+            if side == "fake" and not caption and self.suite.asks("clipsim"):
+                raise InputError(f"--fake: clip {key} has no caption; give --prompts FILE, or a {key}.txt beside it")
 
     def on_test_epoch_end(self) -> None:
         """Puts the sums of all processes together, on every process."""
         if self.save_to:
-            save_statistics(self.save_to, self.suite.distances(), self.protocol, self.about)
+            save_statistics(self.save_to, self.suite.distances, self.reading, self.about)
         if self.trainer.datamodule.fake is not None:
             self.records = self.suite.results()

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torchmetrics.utilities import rank_zero_warn
 
 from cmd_lightning.errors import InputError
+from cmd_lightning.metrics.torchscript import UNTRUSTED, is_torchscript, load_torchscript
+from cmd_lightning.provenance import sha256
 
 # open_clip takes seconds to import, so it is imported where it is needed.
 
 Tokenizer = Callable[[list[str]], Tensor]
 
 
-def open_clip_model(model: str, pretrained: str | Path) -> tuple[nn.Module, Tokenizer, dict[str, Any]]:
+def open_clip_model(
+    model: str, pretrained: str | Path, trust_torchscript: bool = False
+) -> tuple[nn.Module, Tokenizer, dict[str, Any]]:
     """A CLIP model, its tokenizer, and what was opened.
 
     Weights that were trained with the activation QuickGELU, OpenAI's above all, give plausible but wrong values in a
@@ -31,13 +31,15 @@ def open_clip_model(model: str, pretrained: str | Path) -> tuple[nn.Module, Toke
     Args:
         model: A name out of `open_clip.list_models()`.
         pretrained: A tag of published weights, which are looked up in the local cache or downloaded; or a file.
+        trust_torchscript: Whether to open a file of TorchScript, as OpenAI's own are. It is a program: trust its
+            author.
 
     Returns:
         Model, tokenizer, and plain data for a result's record: "model", "pretrained", of a file "sha256", and perhaps
         "warning".
 
     Raises:
-        InputError: An unknown name, weights that cannot be had, or such that need QuickGELU.
+        InputError: An unknown name, weights that cannot be had, such that need QuickGELU, or TorchScript without trust.
     """
     import open_clip
 
@@ -48,7 +50,7 @@ def open_clip_model(model: str, pretrained: str | Path) -> tuple[nn.Module, Toke
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
         raise InputError(f"pretrained {pretrained}: no file, nor a tag of {model}; give a file or one of: {tags}")
     record = {"model": model, "pretrained": str(pretrained) if tag else file.name}
-    scripted = not tag and _is_torchscript(file)
+    scripted = not tag and is_torchscript(file)
     quick = f"{model}-quickgelu"
     if quick in open_clip.list_models():
         if scripted or tag.get("quick_gelu"):
@@ -56,13 +58,21 @@ def open_clip_model(model: str, pretrained: str | Path) -> tuple[nn.Module, Toke
         if not tag and "openai" in str(file.resolve()).lower():
             record["warning"] = f"model {model}: {file.name} seems to be OpenAI's, and those weights need {quick}"
             rank_zero_warn(record["warning"])
+    if scripted and not trust_torchscript:
+        raise InputError(f"pretrained {pretrained}: {UNTRUSTED.format(call='CLIPSimilarity')}")
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)  # open_clip logs what it is about to raise
     try:
-        network = open_clip.create_model(model, pretrained=str(pretrained), weights_only=not scripted)
+        if scripted:
+            network = open_clip.create_model(model, pretrained_text=False)
+            network.load_state_dict(_scripted_weights(file))
+        else:
+            network = open_clip.create_model(model, pretrained=str(pretrained), weights_only=True)
         tokenizer = open_clip.get_tokenizer(model)
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError, UnpicklingError) as error:
-        problem = str(error).split("\n")[0]
+    except (
+        Exception
+    ) as error:  # of many kinds: of pickle, zipfile, safetensors, the Hub, the interpreter of TorchScript
+        problem = (str(error).strip() or type(error).__name__).splitlines()[0]
         if not tag:
             raise InputError(f"pretrained {pretrained}: no weights of {model} ({problem}); check the file") from error
         raise InputError(
@@ -76,18 +86,7 @@ def open_clip_model(model: str, pretrained: str | Path) -> tuple[nn.Module, Toke
     return network, tokenizer, record
 
 
-def sha256(*files: Path) -> str:
-    """Hexadecimal digest of the contents of files, one after the other."""
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+def _scripted_weights(file: Path) -> dict[str, Tensor]:
+    """The weights in an archive like OpenAI's, without its settings."""
+    settings = ("input_resolution", "context_length", "vocab_size")
+    return {name: value for name, value in load_torchscript(file).state_dict().items() if name not in settings}

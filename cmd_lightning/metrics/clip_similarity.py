@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -15,10 +15,12 @@ from torchmetrics import Metric
 from torchmetrics.utilities import rank_zero_warn
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.metrics.clip_models import Tokenizer, open_clip_model, sha256
+from cmd_lightning.metrics.clip_models import Tokenizer, open_clip_model
 from cmd_lightning.metrics.covering import covering
+from cmd_lightning.metrics.frozen import Frozen, single_precision
 from cmd_lightning.metrics.inputs import check_rgb, unit_range
-from cmd_lightning.metrics.protocol import single_precision
+from cmd_lightning.metrics.precision import own_precision
+from cmd_lightning.provenance import sha256
 from cmd_lightning.zoo import WEIGHTS
 
 # open_clip takes seconds to import, so it is imported where it is needed.
@@ -48,9 +50,10 @@ class CLIPSimilarity(Metric):
         resize: How frames get the model's size: "crop", as CLIP's own preparation does it, brings the shorter side to
             it and cuts out the centre; "stretch" squeezes the whole frame into it. Square frames are the same by both.
             Both filters are bicubic and antialiased.
+        trust_torchscript: Whether to open a file of TorchScript: see `open_clip_model`.
 
     Attributes:
-        name: Of the model, as in "ViT-B-32-quickgelu/openai".
+        name: Of the model and its weights, as in "ViT-B-32-quickgelu/openai", or "ViT-B-32/mine.pt" of a file.
         origin: Plain data for a result's record: "model", "pretrained", "resize", of a weights file its "sha256", and
             "warning" if there is something to warn about.
 
@@ -73,13 +76,14 @@ class CLIPSimilarity(Metric):
         tokenizer: Tokenizer | None = None,
         pretrained: str | Path = "openai",
         resize: Resize = "crop",
+        trust_torchscript: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if resize not in ("crop", "stretch"):
             raise InputError(f"resize {resize}: give crop or stretch")
         if isinstance(model, str):
-            model, own, self.origin = open_clip_model(model, pretrained)
+            model, own, self.origin = open_clip_model(model, pretrained, trust_torchscript)
             tokenizer = tokenizer or own
             self.name = f"{self.origin['model']}/{self.origin['pretrained']}"
         elif tokenizer is None:
@@ -88,14 +92,13 @@ class CLIPSimilarity(Metric):
             self.name = type(model).__name__
             self.origin = {"model": self.name, "pretrained": None}
         self.origin["resize"] = self.resize = resize
-        self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
+        self.model, self.tokenizer = Frozen(model), tokenizer
         self.warned = False
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def train(self, mode: bool = True) -> Self:
-        """Stays in evaluation mode, also as part of a module that trains."""
-        return super().train(False)
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
+        return super()._apply(own_precision(fn), exclude_state)  # or the sum would be cast
 
     def pictures(self, video: Tensor) -> Tensor:
         """What the model sees of each clip: here every frame.
@@ -114,8 +117,13 @@ class CLIPSimilarity(Metric):
 
         Arguments and errors as of `update`.
         """
-        if isinstance(captions, str) or len(video) != len(captions):
+        if captions is None or isinstance(captions, str) or len(video) != len(captions):
             raise InputError(f"captions {captions!r:.60}: give a list with one for each of {len(video)} videos")
+        for place, caption in enumerate(captions, start=1):
+            if not (isinstance(caption, str) and caption.strip()):  # a cosine with nothing means nothing
+                raise InputError(
+                    f"captions: number {place} of {len(captions)} is {caption!r}; give each video a caption"
+                )
         video = unit_range(video)
         check_rgb(video)
         weight = next(self.model.parameters(), video)
@@ -153,7 +161,7 @@ class CLIPSimilarity(Metric):
                 warning.
 
         Raises:
-            InputError: Another shape, range or number of channels, or another number of captions.
+            InputError: Another shape, range or number of channels, or another number of captions, or an empty one.
         """
         values = self.similarities(video, captions)
         self.total += values.sum()

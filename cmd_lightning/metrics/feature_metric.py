@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,8 @@ from torchmetrics import Metric
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.feature_networks import open_feature
 from cmd_lightning.metrics.inputs import unit_range
-from cmd_lightning.metrics.protocol import Protocol, single_precision
+from cmd_lightning.metrics.precision import own_precision
+from cmd_lightning.metrics.protocol import Protocol
 from cmd_lightning.metrics.sample_size import bootstrap_interval, distance_curve
 
 
@@ -21,7 +23,7 @@ class FeatureMetric(Metric):
 
     Args:
         feature: Network from clips `(B, C, T, H, W)`, float in [0, 1], to features `(B, d)`, which is used as it is,
-            in evaluation mode and without gradients; or what `open_feature` opens: "i3d", a weights file, ...
+            see `Frozen`; or what `open_feature` opens: "i3d", a weights file, ...
         preset: How clips are prepared for the network: see `Protocol.parse`.
         num_features: d; if None, the network's attribute `num_features`, else the width of what it makes of a black
             clip of 16 frames of 64x64.
@@ -42,10 +44,9 @@ class FeatureMetric(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.feature = open_feature(feature, preset).eval().requires_grad_(False)
+        self.feature = open_feature(feature, preset)
         self.num_features = num_features or getattr(self.feature, "num_features", None) or self._measured()
 
-    @torch.no_grad()
     def _measured(self) -> int:
         weight = next(self.feature.parameters(), torch.empty(0))
         try:
@@ -54,11 +55,6 @@ class FeatureMetric(Metric):
             problem = str(error).splitlines()[0]
             raise InputError(f"num_features None: give it, the feature network does not tell ({problem})") from error
 
-    def train(self, mode: bool = True) -> Self:
-        """Stays in evaluation mode, also as part of a module that trains."""
-        return super().train(False)
-
-    @torch.no_grad()
     def features(self, video: Tensor) -> Tensor:
         """Features of clips.
 
@@ -71,20 +67,32 @@ class FeatureMetric(Metric):
         Raises:
             InputError: The clips or the features have another shape, or are not finite.
         """
-        video = unit_range(video)
-        weight = next(self.feature.parameters(), video)
-        with single_precision(video.device):  # a trainer's lower precision is not the network's
-            features = self.feature(video.to(weight.dtype))
+        features = self.feature(unit_range(video))
         if features.shape != (len(video), self.num_features):
             raise InputError(f"feature: gave {tuple(features.shape)}, not {(len(video), self.num_features)}")
         if not features.isfinite().all():
             raise InputError("feature: gave values that are not finite")
         return features if features.dtype == torch.float64 else features.float()
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
+        return super()._apply(own_precision(fn), exclude_state)  # or sums and features would be cast
+
     def _taken(self) -> None:
         """What torchmetrics does around `update`, for features that are taken in without it."""
         self._computed = None
         self._update_count += 1
+
+    def _none(self) -> Tensor:
+        return torch.empty(0, self.num_features, dtype=torch.float64, device=self.device)
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Gathers the states of all processes, also of those that have seen no clip."""
+        if torch.distributed.is_initialized():
+            for name in self._defaults:
+                state = getattr(self, name)
+                if isinstance(state, list):  # one shape and type on all, which torchmetrics' stand-in for none lacks
+                    setattr(self, name, [torch.cat([self._none(), *state])])
+        super().sync(*args, **kwargs)
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Plots one value or several, as of `compute`, with matplotlib.
@@ -109,7 +117,7 @@ class FeatureDistance(FeatureMetric):
         preset: As of `FeatureMetric`.
         num_features: As of `FeatureMetric`.
         reset_real_features: Whether `reset` forgets the real clips too; False saves computing them each time.
-        keep_features: Whether all features are kept, as `curve`, `extrapolated` and `interval` need them.
+        keep_features: Whether all features are kept, as `curve` and `interval` need them.
     """
 
     higher_is_better = False
@@ -147,28 +155,34 @@ class FeatureDistance(FeatureMetric):
         Raises:
             InputError: The clips or their features have another shape or range than those before.
         """
-        features = self.features(video)
-        self.expect_shape(video)
-        self.update_features(features, real)
+        self._take(self.features(video), real, tuple(video.shape[1:]))
 
-    def update_features(self, features: Tensor, real: bool) -> None:
-        """Take in features `(B, d)` that `features` gave, of real or of generated clips."""
-        self._taken()
-        (self.real_features if real else self.fake_features).append(features.double())
+    def update_features(self, features: Tensor, real: bool, clip_shape: tuple[int, ...] | None = None) -> None:
+        """Take in features.
 
-    def expect_shape(self, video: Tensor) -> None:
-        """Note the shape of the first clips.
+        Args:
+            features: `(B, d)`, as `features` gave them.
+            real: Whether they are of real clips, or of generated ones.
+            clip_shape: `(C, T, H, W)` of the clips, which must be the same for all; None if not known.
 
         Raises:
-            InputError: These have another one: the distance would measure length or resolution.
+            InputError: Clips had another shape before.
         """
-        shape = tuple(video.shape[1:])
-        if self.clip_shape not in (None, shape):
+        self._taken()
+        self._take(features, real, clip_shape)
+
+    def _take(self, features: Tensor, real: bool, clip_shape: tuple[int, ...] | None) -> None:
+        self._expect(clip_shape)
+        # As they came: in double precision only where they are used, which takes half the room.
+        (self.real_features if real else self.fake_features).append(features)
+
+    def _expect(self, shape: tuple[int, ...] | None) -> None:
+        if shape is not None and self.clip_shape not in (None, shape):
             raise InputError(
                 f"video of (C, T, H, W) {shape} after {self.clip_shape}: bring all clips to one number of frames and "
                 "one size first, or the distance measures these"
             )
-        self.clip_shape = shape
+        self.clip_shape = shape or self.clip_shape
 
     def reset(self) -> None:
         """Forget all clips; of the real ones only if `reset_real_features`."""
@@ -188,10 +202,8 @@ class FeatureDistance(FeatureMetric):
 
     def counts(self) -> tuple[int, int]:
         """How many real and how many generated clips there are so far."""
-        if self.keep_features:
-            real, fake = self.kept_features()
-            return len(real), len(fake)
-        return int(self.real_count), int(self.fake_count)
+        real, fake = self.kept_features()
+        return len(real), len(fake)
 
     def check_counts(self, real: int, fake: int) -> None:
         """Raise an InputError unless there are at least two clips of both kinds."""
@@ -211,19 +223,11 @@ class FeatureDistance(FeatureMetric):
         real, fake = (torch.cat([self._none(), *x]) if isinstance(x, list) else x for x in states)
         return real, fake
 
-    def _none(self) -> Tensor:
-        return torch.empty(0, self.num_features, dtype=torch.float64, device=self.device)
-
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gathers the states of all processes, also of those that have seen no clip."""
-        if self.keep_features:
-            for kept in (self.real_features, self.fake_features):
-                if isinstance(kept, list) and not kept:  # torchmetrics' own stand-in has neither the shape nor the type
-                    kept.append(self._none())
-        super().sync(*args, **kwargs)
-
     def curve(self, seed: int = 0) -> dict[int, float]:
-        """The distance at a quarter, half and all of the clips, by number: `distance_curve`. On every process."""
+        """The distance at a quarter, half and all of the clips, by number: `distance_curve`.
+
+        To be called on every process. `extrapolated` tells where it leads.
+        """
         with self.sync_context(should_sync=self._to_sync, should_unsync=self._should_unsync):
             return distance_curve(*self.kept_features(), self.distance, seed)
 

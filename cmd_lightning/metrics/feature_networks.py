@@ -8,16 +8,17 @@ from pathlib import Path
 from torch import nn
 
 from cmd_lightning.errors import InputError
+from cmd_lightning.metrics.frozen import Frozen
 from cmd_lightning.metrics.i3d_weights import I3D_NAMES, open_i3d
 from cmd_lightning.metrics.protocol import Prepared, Protocol
 
-WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
 
 
 def open_feature(
     feature: nn.Module | str | Path, preset: str | Protocol | None = None, trust_torchscript: bool = False
 ) -> nn.Module:
-    """The network from clips `(B, C, T, H, W)`, float in [0, 1], to features `(B, d)`.
+    """The network from clips `(B, C, T, H, W)`, float in [0, 1], to features `(B, d)`, frozen: see `Frozen`.
 
     Args:
         feature: One of
@@ -34,9 +35,15 @@ def open_feature(
     Raises:
         InputError: Nothing of that name, or a preset where none applies.
     """
-    if isinstance(feature, nn.Module):
-        return feature if preset is None else Prepared(feature, Protocol.parse(preset))
-    name = str(feature)
+    if not isinstance(feature, nn.Module):
+        network = open_named(str(feature), preset, trust_torchscript)
+    else:
+        network = feature if preset is None else Prepared(feature, Protocol.parse(preset))
+    return network if isinstance(network, Frozen) else Frozen(network)
+
+
+def open_named(name: str, preset: str | Protocol | None, trust_torchscript: bool) -> nn.Module:
+    """The network that a name stands for; arguments and errors as of `open_feature`."""
     if takes_preset(name):
         return open_i3d(name, Protocol.parse(preset or "stylegan-v"), trust_torchscript)
     if preset is not None:
@@ -45,7 +52,7 @@ def open_feature(
         from cmd_lightning.metrics.shapes_features import ShapesFeatures
 
         return ShapesFeatures.from_pretrained()
-    if all(part.isidentifier() for part in name.split(".")) and "." in name and not Path(name).exists():
+    if is_importable(name):
         return import_network(name)
     from cmd_lightning.metrics.transformers_features import TransformersFeatures
 
@@ -55,6 +62,11 @@ def open_feature(
 def takes_preset(name: str) -> bool:
     """Whether a name stands for an I3D, which needs to be told how clips are prepared for it."""
     return name in I3D_NAMES or name.endswith(WEIGHT_SUFFIXES)
+
+
+def is_importable(name: str) -> bool:
+    """Whether a name stands for something in a Python module, as "package.Class"."""
+    return "." in name and all(part.isidentifier() for part in name.split(".")) and not Path(name).exists()
 
 
 def import_network(name: str) -> nn.Module:

@@ -136,7 +136,7 @@ class FrechetVideoDistance(FeatureDistance):
         num_features: d; if None, the network's attribute `num_features`, else found by trying.
         reset_real_features: Whether `reset` forgets the real clips too.
         unbiased: Whether covariances are sums over N - 1, or over N; if None as the preset says, else over N - 1.
-        keep_features: Keep the features instead of their sums, for `curve`, `extrapolated` and `interval`.
+        keep_features: Keep the features instead of their sums, for `curve` and `interval`.
     """
 
     plot_lower_bound = 0.0
@@ -167,11 +167,10 @@ class FrechetVideoDistance(FeatureDistance):
             self.add_state(f"{kind}_sum", torch.zeros(dim, dtype=torch.float64), dist_reduce_fx="sum")
             self.add_state(f"{kind}_gram", torch.zeros(dim, dim, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update_features(self, features: Tensor, real: bool) -> None:
-        """Take in features `(B, d)` that `features` gave, of real or of generated clips."""
+    def _take(self, features: Tensor, real: bool, clip_shape: tuple[int, ...] | None) -> None:
         if self.keep_features:
-            return super().update_features(features, real)
-        self._taken()
+            return super()._take(features, real, clip_shape)
+        self._expect(clip_shape)
         features = features.double()
         if real:
             self.real_count += len(features)
@@ -182,6 +181,10 @@ class FrechetVideoDistance(FeatureDistance):
             self.fake_sum += features.sum(0)
             self.fake_gram += features.T @ features
         return None
+
+    def counts(self) -> tuple[int, int]:
+        """How many real and how many generated clips there are so far."""
+        return super().counts() if self.keep_features else (int(self.real_count), int(self.fake_count))
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
         """The distance of two sets of features."""

@@ -55,11 +55,11 @@ def _spare(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> list[int]
 class _Unit(nn.Module):
     """Convolution, batch norm, ReLU."""
 
-    def __init__(self, channels: int, width: int, kernel: int, eps: float, stride: int = 1) -> None:
+    def __init__(self, channels: int, width: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
         padding = kernel // 2 if stride == 1 else 0
         self.conv3d = nn.Conv3d(channels, width, kernel, stride, padding, bias=False)
-        self.bn = nn.BatchNorm3d(width, eps)
+        self.bn = nn.BatchNorm3d(width, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.conv3d.stride != (1, 1, 1):  # the padding is not symmetric where a side is even
@@ -76,14 +76,14 @@ def _pool(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int])
 class _Mixed(nn.Module):
     """An Inception block: four branches side by side."""
 
-    def __init__(self, channels: int, widths: tuple[int, ...], eps: float) -> None:
+    def __init__(self, channels: int, widths: tuple[int, ...]) -> None:
         super().__init__()
-        self.b0 = _Unit(channels, widths[0], 1, eps)
-        self.b1a = _Unit(channels, widths[1], 1, eps)
-        self.b1b = _Unit(widths[1], widths[2], 3, eps)
-        self.b2a = _Unit(channels, widths[3], 1, eps)
-        self.b2b = _Unit(widths[3], widths[4], 3, eps)
-        self.b3b = _Unit(channels, widths[5], 1, eps)
+        self.b0 = _Unit(channels, widths[0], 1)
+        self.b1a = _Unit(channels, widths[1], 1)
+        self.b1b = _Unit(widths[1], widths[2], 3)
+        self.b2a = _Unit(channels, widths[3], 1)
+        self.b2b = _Unit(widths[3], widths[4], 3)
+        self.b3b = _Unit(channels, widths[5], 1)
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = F.max_pool3d(x, 3, 1, 1)
@@ -93,22 +93,20 @@ class _Mixed(nn.Module):
 class I3D(nn.Module):
     """Inflated Inception-v1 with 400 classes of Kinetics (Carreira & Zisserman 2017, arXiv 1705.07750).
 
-    Parameters are named as in the public files `rgb_imagenet.pt` and `i3d_pretrained_400.pt`.
-
-    Args:
-        eps: Of the batch norms: 1e-3 in the original, 1e-5 in the ports of VideoGPT and TATS.
+    Parameters are named as in the public files `rgb_imagenet.pt` and `i3d_pretrained_400.pt`. The epsilon of the batch
+    norms is 1e-3 as in the original; `set_batch_norm_eps` gives them another one.
     """
 
     num_features = 400
 
-    def __init__(self, eps: float = 1e-3) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.Conv3d_1a_7x7 = _Unit(3, 64, 7, eps, stride=2)
-        self.Conv3d_2b_1x1 = _Unit(64, 64, 1, eps)
-        self.Conv3d_2c_3x3 = _Unit(64, 192, 3, eps)
+        self.Conv3d_1a_7x7 = _Unit(3, 64, 7, stride=2)
+        self.Conv3d_2b_1x1 = _Unit(64, 64, 1)
+        self.Conv3d_2c_3x3 = _Unit(64, 192, 3)
         channels = 192
         for name, widths in MIXED.items():
-            self.add_module(name, _Mixed(channels, widths, eps))
+            self.add_module(name, _Mixed(channels, widths))
             channels = widths[0] + widths[2] + widths[4] + widths[5]
         self.logits = nn.Module()
         self.logits.conv3d = nn.Conv3d(channels, self.num_features, 1)

@@ -8,17 +8,18 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import warnings
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torchmetrics.utilities import rank_zero_warn
 
 from cmd_lightning.errors import InputError
+from cmd_lightning.metrics.frozen import Frozen
 from cmd_lightning.metrics.i3d import I3D, check_clip
 from cmd_lightning.metrics.protocol import Prepared, Protocol
+from cmd_lightning.metrics.torchscript import UNTRUSTED, is_torchscript, load_torchscript
 
 VARIABLE = "CMD_I3D_WEIGHTS"
 """Environment variable: the file that "i3d" stands for."""
@@ -85,13 +86,24 @@ def open_i3d(weights: str | Path, protocol: Protocol, trust_torchscript: bool = 
     Raises:
         InputError: No file, none to be had, or not one of these weights.
     """
-    path = _find(str(weights)) if str(weights) in I3D_NAMES else Path(weights).expanduser()
-    if not path.is_file():
+    name = str(weights)
+    path, wanted = _where(name) if name in I3D_NAMES else (Path(name).expanduser(), None)
+    missing = not path.is_file()
+    if missing and wanted is None:
         raise InputError(
             f"weights {path}: there is no such file; check the path, or give one of {', '.join(I3D_NAMES)}"
         )
+    if missing:
+        _download(name, path)
     data = path.read_bytes()  # once: what is checked is what is opened
     blob, sha256 = git_blob_id(data), hashlib.sha256(data).hexdigest()
+    if wanted not in (None, blob):
+        if missing:
+            path.unlink()
+        what = f"{PUBLIC[wanted].url} gave" if missing else f"{path} is"
+        raise InputError(
+            f"weights {name}: {what} another file than the published one, of git blob {wanted}; {_remedy(name)}"
+        )
     public = PUBLIC.get(blob, Public("of unknown origin", f"i3d (unpublished weights {sha256[:8]})"))
     try:
         network = _open(data, blob, trust_torchscript)
@@ -101,9 +113,9 @@ def open_i3d(weights: str | Path, protocol: Protocol, trust_torchscript: bool = 
     network.origin = {"weights": path.name, "sha256": sha256, "git_blob": blob, "what": public.what}
     if not network.published:
         warning = f"weights {path.name}: {public.what}; distances over them are no published FVD and compare with none"
-        warnings.warn(warning, stacklevel=2)
+        rank_zero_warn(warning)
         network.origin["warning"] = warning
-    return Prepared(network, protocol)
+    return Frozen(Prepared(network, protocol))
 
 
 def git_blob_id(data: bytes) -> str:
@@ -111,38 +123,35 @@ def git_blob_id(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-def _find(name: str) -> Path:
-    """The file that a name stands for, downloaded if need be."""
+def _where(name: str) -> tuple[Path, str | None]:
+    """Where the weights of a name lie or are to lie, and the git blob id that they must have, if any."""
     if name == "i3d" and os.environ.get(VARIABLE):
-        return Path(os.environ[VARIABLE]).expanduser()
+        return Path(os.environ[VARIABLE]).expanduser(), None
     blob = PUBLISHED[name]
-    file, url = PUBLIC[blob].file, PUBLIC[blob].url
-    path = Path(torch.hub.get_dir(), "checkpoints", file)
-    remedy = f"get {file} from {url} or elsewhere, and set {VARIABLE} to the file or give its path"
-    found = path.is_file()
-    if not found:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path))  # under another name until it is complete
-        except (OSError, RuntimeError) as error:  # those of urllib are OSErrors
-            problem = (str(error) or type(error).__name__).splitlines()[0]
-            raise InputError(f"weights {name}: no download from {url} ({problem}); {remedy}") from error
-    if git_blob_id(path.read_bytes()) != blob:
-        if not found:
-            path.unlink()
-        what = f"{path} is" if found else f"{url} gave"
-        raise InputError(f"weights {name}: {what} another file than the published one, of git blob {blob}; {remedy}")
-    return path
+    return Path(torch.hub.get_dir(), "checkpoints", PUBLIC[blob].file), blob
+
+
+def _download(name: str, path: Path) -> None:
+    url = PUBLIC[PUBLISHED[name]].url
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path))  # under another name until it is complete
+    except (OSError, RuntimeError) as error:  # those of urllib are OSErrors
+        problem = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"weights {name}: no download from {url} ({problem}); {_remedy(name)}") from error
+
+
+def _remedy(name: str) -> str:
+    public = PUBLIC[PUBLISHED[name]]
+    return f"get {public.file} from {public.url} or elsewhere, and set {VARIABLE} to the file or give its path"
 
 
 def _open(data: bytes, blob: str, trust_torchscript: bool) -> nn.Module:
-    if _is_torchscript(data):
-        if not (trust_torchscript or blob in PUBLISHED.values()):
-            raise InputError(
-                "TorchScript of unknown origin is a program that would be run; give a state dict, or if you trust "
-                "its author --trust-torchscript, in Python trust_torchscript=True"
-            )
-        return _Script(_load(data, script=True), TORCHSCRIPT_EPS if blob in PUBLISHED.values() else None)
+    if is_torchscript(io.BytesIO(data)):
+        known = blob in PUBLISHED.values()
+        if not (trust_torchscript or known):
+            raise InputError(UNTRUSTED.format(call="open_feature"))
+        return _Script(_load(data, script=True), TORCHSCRIPT_EPS if known else None)
     state = _load(data)
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict):
@@ -152,25 +161,17 @@ def _open(data: bytes, blob: str, trust_torchscript: bool) -> nn.Module:
     return network
 
 
-def _is_torchscript(data: bytes) -> bool:
-    file = io.BytesIO(data)
-    if not zipfile.is_zipfile(file):
-        return False
-    return any("/code/" in name or name.endswith("/constants.pkl") for name in zipfile.ZipFile(file).namelist())
-
-
 def _load(data: bytes, script: bool = False) -> Any:
     try:
         if script:
-            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # that TorchScript is deprecated
-                return torch.jit.load(io.BytesIO(data), map_location="cpu")
+            return load_torchscript(io.BytesIO(data))
         if data[8:9] == b"{" and data[:1] != b"\x80":  # the length of a header of JSON, then that
             from safetensors.torch import load
 
             return load(data)
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds: of pickle, zipfile, safetensors, the interpreter of TorchScript
-        problem = (str(error) or type(error).__name__).splitlines()[0]
+        problem = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"cannot be opened ({problem}); give a state dict of the I3D") from error
 
 

@@ -35,8 +35,10 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 42) -> tuple[T
     """
     if logits.ndim != 2:
         raise InputError(f"logits {tuple(logits.shape)}: give (N, K)")
-    if not 1 <= splits <= len(logits):
-        raise InputError(f"splits {splits}: there are {len(logits)} samples; give as many at least, or fewer splits")
+    if splits < 1:
+        raise InputError(f"splits {splits}: give at least 1")
+    if len(logits) < splits:
+        raise InputError(f"is: {len(logits)} clips for {splits} splits; give at least {splits} clips, or splits=1")
     order = np.random.RandomState(seed).permutation(len(logits))
     logs = logits.double()[torch.from_numpy(order).to(logits.device)].log_softmax(1)
     edges = [part * len(logs) // splits for part in range(splits + 1)]
@@ -96,11 +98,14 @@ class VideoInceptionScore(FeatureMetric):
         Raises:
             InputError: The clips or their logits have another shape or range.
         """
-        self.update_features(self.features(video))
+        self._take(self.features(video))
 
     def update_features(self, logits: Tensor) -> None:
         """Take in logits `(B, K)` that `features` gave."""
         self._taken()
+        self._take(logits)
+
+    def _take(self, logits: Tensor) -> None:
         self.logits.append(logits.double())
 
     def compute(self) -> tuple[Tensor, Tensor]:
@@ -111,16 +116,6 @@ class VideoInceptionScore(FeatureMetric):
         """
         logits = torch.cat([self._none(), *self.logits]) if isinstance(self.logits, list) else self.logits
         return inception_score(logits, self.splits, self.seed)
-
-    def _none(self) -> Tensor:
-        return torch.empty(0, self.num_features, dtype=torch.float64, device=self.device)
-
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gathers the logits of all processes, also of those that have seen no clip."""
-        if isinstance(self.logits, list) and not self.logits:  # torchmetrics' own stand-in has another shape and type
-            self._taken()
-        self.logits.append(self._none())
-        super().sync(*args, **kwargs)
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Plots the mean of one value or of several, as of `compute`, with matplotlib.

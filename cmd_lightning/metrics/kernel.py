@@ -12,7 +12,7 @@ from cmd_lightning.metrics.feature_metric import FeatureDistance
 from cmd_lightning.metrics.inputs import check_features
 from cmd_lightning.metrics.protocol import Protocol
 
-ROWS = 1024
+ROWS = 256
 """Samples whose kernels with all others are held at once."""
 
 

@@ -1,6 +1,5 @@
 """Pretrained: how the weights of the yardstick's networks are kept."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -10,6 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cmd_lightning.errors import InputError
+from cmd_lightning.provenance import sha256
 from cmd_lightning.zoo import WEIGHTS
 
 
@@ -51,7 +51,7 @@ class Pretrained(nn.Module):
                 network = cls(**json.loads(metadata["settings"]))
                 network.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
                 network.record = json.loads(metadata["record"])
-                network.origin = {"weights": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+                network.origin = {"weights": path.name, "sha256": sha256(path)}
         except InputError:
             raise
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

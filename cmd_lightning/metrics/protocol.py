@@ -19,11 +19,9 @@ and a truncation that truncates rounding errors too (see `prepare`).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -150,8 +148,9 @@ def prepare(video: Tensor, protocol: Protocol) -> Tensor:
         # is for true fractions: what was uint8 passes unchanged.
         above = 0.5 if protocol.levels == "round" else ROUNDING
         video = (video * 255).add_(above).floor_().div_(255)
-    video = _resize(video, protocol)
-    return {"-1..1": lambda: video * 2 - 1, "0..1": lambda: video, "0..255": lambda: video * 255}[protocol.range]()
+    # Before the resize, which is linear, there is less to scale.
+    low, high = {"-1..1": (-1, 1), "0..1": (0, 1), "0..255": (0, 255)}[protocol.range]
+    return _resize(video * (high - low) + low, protocol)
 
 
 def _resize(video: Tensor, protocol: Protocol) -> Tensor:
@@ -162,7 +161,7 @@ def _resize(video: Tensor, protocol: Protocol) -> Tensor:
     if protocol.resize == "crop":
         new = tuple(-(-length * side // min(old)) for length in old)  # the longer side rounded up
     if new != old and protocol.grid == "legacy":
-        video = _legacy(_legacy(video, -2, new[0]), -1, new[1])
+        video = _legacy(old[0], new[0]).to(video) @ video @ _legacy(old[1], new[1]).to(video).T
     elif new != old:
         # Channels and frames side by side are pictures all the same; this order needs no copy.
         frames = F.interpolate(video.flatten(1, 2), new, mode="bilinear", antialias=protocol.antialias)
@@ -171,33 +170,17 @@ def _resize(video: Tensor, protocol: Protocol) -> Tensor:
     return video[..., top : top + side, left : left + side]
 
 
-def _legacy(video: Tensor, dim: int, size: int) -> Tensor:
-    """Interpolation linear along one axis, on the grid of TensorFlow 1."""
-    length = video.shape[dim]
-    place = torch.arange(size, device=video.device) * (length / size)
+def _legacy(old: int, new: int) -> Tensor:
+    """Linear interpolation of `old` pixels to `new` ones on the grid of TensorFlow 1, as a matrix `(new, old)`."""
+    place = torch.arange(new) * (old / new)
     below = place.floor().long()
-    shape = [size, 1] if dim == -2 else [size]
-    weight = (place - below).view(shape)
-    return video.index_select(dim, below).lerp_(video.index_select(dim, (below + 1).clamp_max(length - 1)), weight)
-
-
-@contextmanager
-def single_precision(device: torch.device) -> Iterator[None]:
-    """Within it float32 is float32: neither autocast nor TF32, which make distances differ between GPUs."""
-    units = (torch.backends.cudnn.conv, torch.backends.cuda.matmul, torch.backends.mkldnn.conv)
-    before = [unit.fp32_precision for unit in units]
-    try:
-        for unit in units:
-            unit.fp32_precision = "ieee"
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for unit, precision in zip(units, before, strict=True):
-            unit.fp32_precision = precision
+    share = (place - below)[:, None]
+    pixels = torch.eye(old)
+    return pixels[below] * (1 - share) + pixels[(below + 1).clamp_max(old - 1)] * share
 
 
 class Prepared(nn.Module):
-    """A network behind the preparation of its clips, in single precision and evaluation mode whatever surrounds it.
+    """A network behind the preparation of its clips.
 
     Args:
         network: From prepared clips to features `(B, d)`. A copy of it is used, whose batch norms get the epsilon of
@@ -226,16 +209,4 @@ class Prepared(nn.Module):
 
     def forward(self, video: Tensor) -> Tensor:
         """Features `(B, d)`, float32, of clips `(B, 3, T, H, W)`, float in [0, 1] or uint8."""
-        with single_precision(video.device):
-            return self.network(prepare(video, self.protocol))
-
-    def train(self, mode: bool = True) -> Self:
-        """Stays in evaluation mode, also as part of a module that trains."""
-        return super().train(False)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        def move(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        return super()._apply(move, recurse)
+        return self.network(prepare(video, self.protocol))

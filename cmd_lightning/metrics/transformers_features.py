@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.metrics.clip_models import sha256
 from cmd_lightning.metrics.covering import covering
 from cmd_lightning.metrics.inputs import check_rgb
-from cmd_lightning.metrics.protocol import single_precision
+from cmd_lightning.provenance import sha256
 
 # transformers takes seconds to import, so it is imported where it is needed.
 
@@ -32,7 +31,7 @@ class TransformersFeatures(nn.Module):
 
     Clips are resized (bilinear, antialiased) until they just cover the encoder's input, cut to its centre, and
     normalised as the checkpoint's preprocessor says. Frames are taken as they come: choose their number and rate when
-    reading clips. Computed in single precision, whatever a trainer has chosen.
+    reading clips.
 
     Args:
         checkpoint: Id on the Hugging Face Hub, looked up in the local cache or downloaded, or a folder, as
@@ -93,13 +92,12 @@ class TransformersFeatures(nn.Module):
         self._check_frames(video.shape[2])
         frames = covering(video.float().transpose(1, 2).flatten(0, 1), self.size, "bilinear")
         clips = ((frames - self.image_mean) / self.image_std).unflatten(0, (len(video), -1))  # (B, T, 3, h, w)
-        with single_precision(video.device):
-            if self.is_vjepa:
-                states = self.model(pixel_values_videos=clips, skip_predictor=True).last_hidden_state
-            else:
-                states = self.model(pixel_values=clips).last_hidden_state
-            features = states.mean(1)
-            return features if self.norm is None else self.norm(features)
+        if self.is_vjepa:
+            states = self.model(pixel_values_videos=clips, skip_predictor=True).last_hidden_state
+        else:
+            states = self.model(pixel_values=clips).last_hidden_state
+        features = states.mean(1)
+        return features if self.norm is None else self.norm(features)
 
     def _check_frames(self, frames: int) -> None:
         config = self.model.config

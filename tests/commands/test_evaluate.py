@@ -8,30 +8,36 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
 from cmd_lightning.cli import main
 from cmd_lightning.data.synth import write_shapes
+from cmd_lightning.metrics import i3d_weights
+from cmd_lightning.metrics.clip_similarity import SheetSimilarity
 from cmd_lightning.metrics.frechet import frechet_distance_from_features
 from cmd_lightning.metrics.i3d import I3D
+from cmd_lightning.metrics.inception_score import inception_score
 from cmd_lightning.metrics.kernel import kernel_distance
 from cmd_lightning.metrics.shapes_features import ShapesFeatures
 from cmd_lightning.video_io import write_video
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*generated clips for 96 features")
-QUICK = ["--workers", "0"]
+pytestmark = pytest.mark.filterwarnings("ignore:.*generated clips for")
 
 
 def clips(count, seed, frames=8, size=32):
-    generator = torch.Generator().manual_seed(seed)
-    video = torch.rand(count, 3, frames, 4, 4, generator=generator)
-    video = torch.nn.functional.interpolate(video, (frames, size, size), mode="nearest")
-    return (video * 255).byte()
+    video = torch.rand(count, 3, frames, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return (interpolate(video, (frames, size, size), mode="nearest") * 255).byte()
 
 
-def write_folder(folder, video, suffix=""):
+def write_folder(folder, video, suffix="", fps=8.0):
     for index, clip in enumerate(video):
-        write_video(folder / f"{index:02}{suffix}", clip, 8.0)
-    return str(folder)
+        write_video(folder / f"{index}{suffix}", clip, fps)
+    return folder
+
+
+def mean_pixels():
+    """A classifier that is imported: twelve means as logits."""
+    return torch.nn.Sequential(torch.nn.AdaptiveAvgPool3d((1, 2, 2)), torch.nn.Flatten())
 
 
 @pytest.fixture(scope="module")
@@ -46,148 +52,199 @@ def sets(tmp_path_factory):
     return folder, real, fake
 
 
-def evaluate(capsys, *options, code=0):
-    """Runs the verb; the records, or the line on standard error."""
-    assert main(["evaluate", *map(str, options), *QUICK, "--frames", "8", "--json", "-"]) == code
-    captured = capsys.readouterr()
-    if code:
-        assert captured.out == ""
-        return captured.err.splitlines()[-1]
-    return json.loads(captured.out)
+@pytest.fixture(scope="module")
+def network():
+    return ShapesFeatures.from_pretrained()
 
 
-@pytest.mark.parametrize("kinds", [("real", "fake"), ("real.npy", "fake.pt")])
-def test_distances_are_those_of_the_clips(sets, capsys, kinds):
+@pytest.fixture
+def evaluate(capsys):
+    """Runs the verb on options given as keywords; the records, or the line on standard error where it fails."""
+
+    def run(fails=False, **options):
+        words = []
+        for name, value in {"frames": 8, "workers": 0, "json": "-", **options}.items():
+            words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+        assert main(["evaluate", *words]) == (2 if fails else 0)
+        captured = capsys.readouterr()
+        if fails:
+            assert captured.out == ""
+            assert captured.err.splitlines()[-1].startswith("cmd-lightning: ")
+            return captured.err.splitlines()[-1]
+        return json.loads(captured.out)
+
+    return run
+
+
+@pytest.mark.parametrize(("kinds", "workers"), [(("real", "fake"), 1), (("real.npy", "fake.pt"), 0)])
+def test_distances_are_those_of_the_clips(sets, evaluate, network, kinds, workers):
     folder, real, fake = sets
-    options = ("--real", folder / kinds[0], "--fake", folder / kinds[1], "--batch-size", 5)
-    frechet, kernel = evaluate(capsys, *options, "--metrics", "frechet:shapes,kernel:shapes")
-    network = ShapesFeatures.from_pretrained()
+    options = {"real": folder / kinds[0], "fake": folder / kinds[1], "batch_size": 5, "workers": workers}
+    frechet, kernel = evaluate(metrics="frechet:shapes,kernel:shapes", **options)
     x, y = network(real), network(fake)
     assert frechet["value"] == pytest.approx(float(frechet_distance_from_features(x, y)), rel=1e-5)
     assert kernel["value"] == pytest.approx(float(kernel_distance(x, y)), rel=1e-5)
     assert (frechet["metric"], kernel["metric"]) == ("frechet_distance(shapes)", "kernel_distance(shapes)")
     for record in (frechet, kernel):  # no number is naked
-        assert record["clips"] == {"real": 12, "generated": 10}
+        assert record["clips"] == {"real": 12, "fake": 10}
         assert record["features"]["sha256"] == network.origin["sha256"]
-        assert record["real"]["frames"] == record["generated"]["frames"] == 8
+        assert record["real"]["frames"] == record["fake"]["frames"] == 8
         assert record["real"]["size"] == [32, 32]
         assert {"versions", "commit", "hardware", "date", "precision"} <= set(record)
     assert "12 real and 10 generated clips for 96 features" in frechet["warnings"][0]
 
 
-def test_intervals(sets, capsys):
+def test_intervals(sets, evaluate, network):
     folder, real, fake = sets
-    options = ("--real", folder / "real.npy", "--fake", folder / "fake.pt", "--metrics", "kernel:shapes", "--intervals")
-    (record,) = evaluate(capsys, *options)
-    assert list(record["at"]) == ["2", "5", "10"]
-    network = ShapesFeatures.from_pretrained()
-    assert record["at"]["10"] == pytest.approx(float(kernel_distance(network(real[:12]), network(fake))), rel=1e-5)
-    assert record["interval_95"][0] < record["value"] < record["interval_95"][1]
+    options = {"real": folder / "real.npy", "fake": folder / "fake.pt", "intervals": True}
+    frechet, kernel = evaluate(metrics="frechet:shapes,kernel:shapes", **options)
+    assert list(kernel["at"]) == ["2", "5", "10"]
+    assert kernel["at"]["10"] == pytest.approx(float(kernel_distance(network(real), network(fake))), rel=1e-5)
+    for record in (frechet, kernel):
+        assert record["interval_95"][0] < record["value"] < record["interval_95"][1]
+    assert "extrapolated from sets not larger than the 96 features" in frechet["warnings"][1]
+    assert "warnings" not in kernel
+    (few,) = evaluate(**options, metrics="kernel:shapes", num=7)
+    assert few["warnings"] == ["no interval of 7 clips; give at least 8"]
 
 
-def test_statistics_stand_for_the_real_clips(sets, capsys, tmp_path):
+def test_statistics_stand_for_the_real_clips(sets, evaluate, tmp_path):
     folder, _, _ = sets
-    names, saved = ("--metrics", "frechet:shapes", "kernel:shapes"), tmp_path / "real.safetensors"
-    assert evaluate(capsys, "--real", folder / "real", "--save-statistics", saved, *names) == []
-    by_file = evaluate(capsys, "--statistics", saved, "--fake", folder / "fake", *names)
-    by_clips = evaluate(capsys, "--real", folder / "real", "--fake", folder / "fake", *names)
+    names, saved = "frechet:shapes,kernel:shapes", tmp_path / "new" / "real.safetensors"
+    assert evaluate(real=folder / "real", save_statistics=saved, metrics=names) == []
+    by_file = evaluate(statistics=saved, fake=folder / "fake", metrics=names, stride=1)
+    by_clips = evaluate(real=folder / "real", fake=folder / "fake", metrics=names)
     assert [record["value"] for record in by_file] == [record["value"] for record in by_clips]
     assert by_file[0]["real"]["path"] == str(folder / "real")
-    told = evaluate(capsys, "--statistics", saved, "--fake", folder / "fake", "--stride", 1, *names, code=2)
-    assert "clips stride: saved with None, asked with 1" in told
+    assert by_file[0]["clips"]["real"] == 12
+    told = evaluate(statistics=saved, fake=folder / "fake", metrics=names, stride=2, frames=4, fails=True)
+    assert "clips frames: saved with 8, asked with 4" in told
 
 
-def test_pairs_and_captions(sets, capsys, tmp_path):
-    """PSNR of pairs in the order of their names, against its formula; CLIP similarity with prompts in that order."""
+def test_pairs_in_order_of_their_names(sets, evaluate, tmp_path):
+    """PSNR against its formula; of seven clips that the seed draws, the same on both sides."""
     folder, real, _ = sets
-    noisy = (real[:10].int() + torch.tensor([-6, 6])[torch.randint(2, real[:10].shape)]).clamp(0, 255).byte()
-    torch.save(noisy, tmp_path / "noisy.pt")
-    torch.save(real[:10], tmp_path / "ten.pt")
-    (tmp_path / "prompts.txt").write_text("\n".join(f"a red circle moves left {i}" for i in range(10)))
-    options = ("--real", tmp_path / "ten.pt", "--fake", tmp_path / "noisy.pt", "--prompts", tmp_path / "prompts.txt")
-    psnr, ssim = evaluate(capsys, *options, "--metrics", "psnr", "ssim", "--num", "7")
-    chosen = torch.tensor(sorted(random_choice(10, 7)))
-    error = (noisy[chosen].double() - real[chosen].double()).square().flatten(1).mean(1)
+    noise = torch.tensor([-6, 6])[torch.randint(2, real.shape)]
+    noisy = (real.int() + noise).clamp(0, 255).byte()
+    write_folder(tmp_path / "noisy", noisy)
+    options = {"real": folder / "real", "fake": tmp_path / "noisy", "metrics": "psnr,ssim"}
+    psnr = evaluate(**options, batch_size=5)[0]
+    error = (noisy.double() - real.double()).square().flatten(1).mean(1)
     assert psnr["value"] == pytest.approx((10 * torch.log10(255**2 / error)).mean().item(), rel=1e-4)
-    assert 0.5 < ssim["value"] < 1
-    assert "no pairs" in evaluate(
-        capsys, "--real", folder / "real", "--fake", folder / "fake", "--metrics", "psnr", code=2
-    )
+    assert psnr["clips"] == {"fake": 12}
+    exact = evaluate(real=folder / "real", fake=folder / "real", metrics="psnr,ssim")
+    assert [record["value"] for record in exact] == pytest.approx([106.0206, 1], abs=1e-4)
+    some = evaluate(**options, num=7)[0]["value"]
+    assert some == evaluate(**options, num=7)[0]["value"]
+    assert some != evaluate(**options, num=7, seed=3)[0]["value"]
+    first = evaluate(**options, num=3, choose="first")[0]["value"]
+    assert first == pytest.approx((10 * torch.log10(255**2 / error[:3])).mean().item(), rel=1e-4)
+    assert "no pairs" in evaluate(real=folder / "real", fake=folder / "fake", metrics="psnr", fails=True)
+    assert "--random-start" in evaluate(**options, random_start=True, fails=True)
+    (small,) = evaluate(**options | {"metrics": "psnr"}, size="16x24")
+    assert small["fake"]["size"] == [16, 24]
 
 
-def random_choice(there, number, seed=0):
-    from cmd_lightning.data.selection import Selection
+def test_captions(evaluate, tmp_path):
+    """CLIP similarity with prompts in the order of the names, eleven of them so that 10 is not before 2."""
+    video = clips(11, 5, frames=16)
+    folder = write_folder(tmp_path / "fake", video, ".gif")
+    options = {"fake": folder, "metrics": "clipsim:shapes", "frames": 16}
+    assert "clip 0 has no caption; give --prompts FILE" in evaluate(**options, fails=True)
+    prompts = [f"a {colour} circle moves left" for colour in ("red", "blue", "green", "white", "yellow")] * 3
+    (tmp_path / "prompts.txt").write_text("\n".join(prompts[:11]))
+    (by_prompts,) = evaluate(**options, prompts=tmp_path / "prompts.txt")
+    metric = SheetSimilarity.from_pretrained()
+    from cmd_lightning.video_io import read_video
 
-    return Selection(num=number, seed=seed).clips(there, "path")
-
-
-def test_captions_of_clips_and_prompts(capsys, tmp_path):
-    video = clips(3, 5, frames=16)
-    folder = tmp_path / "fake"
-    write_folder(folder, video, ".gif")
-    options = ("--real", folder, "--fake", folder, "--metrics", "clipsim:shapes", "--frames", 16)
-    arguments = ["evaluate", *map(str, options), *QUICK, "--json", "-"]
-    assert main(arguments) == 2
-    assert "clip 00 has no caption; give --prompts FILE" in capsys.readouterr().err
-    prompts = ["a red circle moves left", "a blue square moves up", "a green triangle moves right"]
-    (tmp_path / "prompts.txt").write_text("\n".join(prompts))
-    assert main([*arguments, "--prompts", str(tmp_path / "prompts.txt")]) == 0
-    by_prompts = json.loads(capsys.readouterr().out)[0]
-    for index, prompt in enumerate(prompts):
-        (folder / f"{index:02}.txt").write_text(prompt)
-    assert main(arguments) == 0
-    beside = json.loads(capsys.readouterr().out)[0]
-    assert beside["value"] == by_prompts["value"]
-    assert beside["metric"] == "clip_similarity(shapes)"
-    (folder / "00.txt").write_text(prompts[1])
-    assert main(arguments) == 0
-    assert json.loads(capsys.readouterr().out)[0]["value"] != by_prompts["value"]
+    metric.update(torch.stack([read_video(folder / f"{index}.gif") for index in range(11)]), prompts[:11])
+    assert by_prompts["value"] == pytest.approx(metric.compute().item(), abs=1e-6)
+    assert by_prompts["metric"] == "clip_similarity(shapes_clip)"
+    for index, prompt in enumerate(prompts[:11]):
+        (folder / f"{index}.txt").write_text(prompt)
+    assert evaluate(**options)[0]["value"] == pytest.approx(by_prompts["value"], abs=1e-9)
     (tmp_path / "prompts.txt").write_text("one")
-    assert main([*arguments, "--prompts", str(tmp_path / "prompts.txt")]) == 2
-    assert "1 captions for 3 clips" in capsys.readouterr().err
+    assert "1 captions for 11 clips" in evaluate(**options, prompts=tmp_path / "prompts.txt", fails=True)
+    assert "is of generated clips alone" in evaluate(**options, real=folder, fails=True)
 
 
-def test_frame_rates_must_agree(capsys, tmp_path):
+def test_inception_score(sets, evaluate):
+    folder, _, fake = sets
+    (record,) = evaluate(fake=folder / "fake", metrics="is:test_evaluate.mean_pixels")
+    expected = inception_score(mean_pixels()(fake / 255), splits=10)
+    assert (record["value"], record["standard_deviation"]) == pytest.approx([x.item() for x in expected], rel=1e-5)
+    assert record["metric"] == "inception_score(test_evaluate.mean_pixels)"
+
+
+def test_frame_rates_must_agree(evaluate, tmp_path):
+    video = clips(3, 7, frames=40)
     for name, rate in (("slow", 8.0), ("fast", 25.0)):
-        for index, clip in enumerate(clips(3, 7, frames=40)):
-            write_video(tmp_path / name / f"{index}.mp4", clip, rate)
-    options = ("--real", tmp_path / "fast", "--fake", tmp_path / "slow", "--metrics", "kernel:shapes")
-    told = evaluate(capsys, *options, code=2)
-    assert "real clips have 25 frames a second, generated ones 8" in told
+        write_folder(tmp_path / name, video, ".mp4", rate)
+    options = {"real": tmp_path / "fast", "fake": tmp_path / "slow", "metrics": "kernel:shapes"}
+    told = evaluate(**options, fails=True)
+    assert "--fake: clip 0 has 8 frames a second, others 25" in told
     assert "give --fps 8" in told
-    (sampled,) = evaluate(capsys, *options, "--fps", 8)
+    (sampled,) = evaluate(**options, fps=8)
     assert "warnings" not in sampled
-    (strided,) = evaluate(capsys, *options, "--stride", 1)
-    assert "25 frames a second" in strided["warnings"][0]
+    assert (sampled["real"]["fps"], sampled["real"]["source_fps"]) == (8, 25)
+    (strided,) = evaluate(**options, stride=1)
+    assert "8 and 25 frames a second" in strided["warnings"][0]
+    assert "stride 1, fps 8" in evaluate(**options, stride=1, fps=8, fails=True)
     saved = tmp_path / "fast.safetensors"
-    evaluate(capsys, "--real", tmp_path / "fast", "--metrics", "kernel:shapes", "--save-statistics", saved)
-    options = ("--statistics", saved, "--fake", tmp_path / "slow", "--metrics", "kernel:shapes")
-    assert "give --fps 8" in evaluate(capsys, *options, code=2)
+    evaluate(real=tmp_path / "fast", metrics="kernel:shapes", save_statistics=saved)
+    assert "give --fps 8" in evaluate(statistics=saved, fake=tmp_path / "slow", metrics="kernel:shapes", fails=True)
 
 
-def test_shards_and_several_processes(capsys, tmp_path):
+def test_shards_and_several_processes(evaluate, tmp_path):
     """Two processes with uneven numbers of clips give the numbers of one."""
     for split, num in (("real", 11), ("fake", 8)):
         write_shapes(tmp_path / split, num=num, size=32, frames=8, fps=8.0, seed=0, split=split, shard_size=4)
     options = ["--real", tmp_path / "real", "--fake", tmp_path / "fake", "--metrics", "frechet:shapes,kernel:shapes"]
-    one = evaluate(capsys, *options, "--batch-size", 3)
-    command = [sys.executable, "-m", "cmd_lightning", "evaluate", *map(str, options), *QUICK, "--frames", "8"]
+    options += ["--frames", 8, "--workers", 0, "--batch-size", 3, "--devices", 2, "--json", tmp_path / "two.json"]
     two = subprocess.run(
-        [*command, "--batch-size", "3", "--devices", "2", "--json", str(tmp_path / "two.json")],
+        [sys.executable, "-m", "cmd_lightning", "evaluate", *map(str, options)],
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert two.returncode == 0, two.stderr
+    one = evaluate(real=tmp_path / "real", fake=tmp_path / "fake", metrics="frechet:shapes,kernel:shapes", batch_size=3)
     for alone, together in zip(one, json.loads((tmp_path / "two.json").read_text()), strict=True):
-        assert together["clips"] == alone["clips"] == {"real": 11, "generated": 8}
+        assert together["clips"] == alone["clips"] == {"real": 11, "fake": 8}
         assert together["value"] == pytest.approx(alone["value"], rel=1e-5)
     assert two.stdout.count("frechet_distance(shapes)") == 1
 
 
-def test_mistakes_are_told_on_one_line(sets, capsys, tmp_path):
+def test_only_published_weights_make_it_fvd(sets, evaluate, tmp_path, monkeypatch):
+    folder, _, _ = sets
+    path = tmp_path / "mine.pt"
+    torch.save(I3D().state_dict(), path)
+    monkeypatch.setenv("CMD_I3D_WEIGHTS", str(path))
+    nine = np.load(folder / "real.npy")[:3].repeat(2, axis=1)[:, :9]
+    np.save(tmp_path / "real.npy", nine)
+    np.save(tmp_path / "fake.npy", nine[::-1] // 2)
+    options = {"real": tmp_path / "real.npy", "fake": tmp_path / "fake.npy", "preset": "tf,side=193", "metrics": "fvd"}
+    (record,) = evaluate(**options, frames=9)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert record["metric"] == f"frechet_distance(i3d (unpublished weights {sha256[:8]}))"
+    assert record["features"]["sha256"] == sha256
+    assert record["features"]["protocol"]["side"] == 193
+    assert any("mine.pt: of unknown origin" in warning for warning in record["warnings"])
+    blob = i3d_weights.git_blob_id(path.read_bytes())
+    monkeypatch.setitem(i3d_weights.PUBLISHED, "i3d", blob)
+    monkeypatch.setitem(i3d_weights.PUBLIC, blob, next(iter(i3d_weights.PUBLIC.values())))
+    published, kernel = evaluate(**options | {"metrics": "fvd,kvd"}, frames=9)
+    assert (published["metric"], kernel["metric"]) == ("fvd", "kvd")
+    assert published["value"] == record["value"]
+    assert "video of 8 frames: the I3D needs at least 9" in evaluate(**options, fails=True)
+    torch.save({"logits.weight": torch.zeros(3)}, path)
+    assert "Conv3d_1a_7x7.conv3d.weight is missing" in evaluate(**options, fails=True)
+
+
+def test_mistakes_are_told_on_one_line(sets, evaluate, tmp_path):
     folder, real, _ = sets
-    good = {"--real": folder / "real", "--fake": folder / "fake", "--metrics": "kernel:shapes"}
+    good = {"real": folder / "real", "fake": folder / "fake", "metrics": "kernel:shapes"}
     np.save(tmp_path / "grey.npy", np.zeros((4, 8, 32, 32, 1), np.uint8))
     np.save(tmp_path / "alpha.npy", np.zeros((4, 8, 32, 32, 4), np.uint8))
+    np.save(tmp_path / "three.npy", np.zeros((4, 3, 3, 32, 32), np.uint8))
     nan = torch.rand(4, 3, 8, 32, 32)
     nan[2, 0, 0, 0, 0] = torch.nan
     torch.save(nan, tmp_path / "nan.pt")
@@ -196,64 +253,34 @@ def test_mistakes_are_told_on_one_line(sets, capsys, tmp_path):
     write_folder(tmp_path / "mixed", [clips(1, 0, size=32)[0], clips(1, 1, size=16)[0]])
     (tmp_path / "prompts.txt").write_text("a caption")
     for changes, told in (
-        ({"--real": tmp_path / "none"}, "none"),
-        ({"--fake": tmp_path / "grey.npy"}, "repeat a grey channel"),
-        ({"--fake": tmp_path / "alpha.npy"}, "alpha"),
-        ({"--fake": tmp_path / "nan.pt"}, "NaN"),
-        ({"--fake": tmp_path / "one.pt"}, "at least 2 real and 2 generated clips, not 12 and 1"),
-        ({"--fake": tmp_path / "small.pt"}, "one size first"),
-        ({"--fake": tmp_path / "mixed"}, "--size"),
-        ({"--num": 2048}, "--num 12"),
-        ({"--frames": 9}, "8 frames"),
-        ({"--metrics": "fvdd"}, "metrics fvdd: there is no such metric"),
-        ({"--metrics": "frechet"}, "say over which features"),
-        ({"--metrics": "frechet:nowhere/at-all"}, "nowhere/at-all"),
-        ({"--metrics": "frechet:no.such_network"}, "no.such_network"),
-        ({"--preset": "videogpt"}, "none of the metrics"),
-        ({"--size": "64by64"}, "--size 64by64"),
-        ({"--statistics": tmp_path / "x.safetensors"}, "give one of the two"),
-        ({"--save-statistics": tmp_path / "x.npz"}, "end the name in .safetensors"),
-        ({"--prompts": tmp_path / "prompts.txt"}, "1 captions for 10 clips"),
-        ({"--batch-size": 0}, "--batch-size 0"),
+        ({"real": tmp_path / "none"}, "none"),
+        ({"fake": tmp_path / "grey.npy"}, "repeat a grey channel"),
+        ({"fake": tmp_path / "alpha.npy"}, "alpha"),
+        ({"fake": tmp_path / "three.npy", "frames": 3}, "layout"),
+        ({"fake": tmp_path / "nan.pt"}, "NaN"),
+        ({"fake": tmp_path / "nan.pt", "workers": 1}, "NaN"),
+        ({"fake": tmp_path / "one.pt"}, "at least 2 real and 2 generated clips, not 12 and 1"),
+        ({"fake": tmp_path / "small.pt"}, "one size first"),
+        ({"fake": tmp_path / "mixed"}, "--size"),
+        ({"num": 2048}, "--num 12"),
+        ({"frames": 9}, "8 frames"),
+        ({"metrics": "fvdd"}, "metrics fvdd: there is no such metric"),
+        ({"metrics": ","}, "--metrics: none given"),
+        ({"metrics": "frechet"}, "say over which features"),
+        ({"metrics": "frechet:nowhere/at-all"}, "nowhere/at-all"),
+        ({"metrics": "frechet:no.such_network"}, "no.such_network"),
+        ({"metrics": "is:shapes"}, "say which classifier"),
+        ({"preset": "videogpt"}, "none of the metrics"),
+        ({"size": "64by64"}, "--size 64by64"),
+        ({"statistics": tmp_path / "x.safetensors"}, "give one of the two"),
+        ({"save_statistics": tmp_path / "x.npz"}, "ends in .safetensors"),
+        ({"prompts": tmp_path / "prompts.txt"}, "reads no captions"),
+        ({"batch_size": 0}, "--batch-size 0"),
     ):
-        options = [word for pair in (good | changes).items() for word in pair]
-        assert (
-            main(["evaluate", *map(str, [*(() if "--frames" in changes else ("--frames", 8)), *options, *QUICK])]) == 2
-        ), changes
-        line = capsys.readouterr().err.splitlines()[-1]
-        assert line.startswith("cmd-lightning: "), changes
-        assert told in line, (changes, line)
-
-
-@pytest.mark.filterwarnings("ignore:.*generated clips for 400 features")
-def test_weights_of_unknown_origin_are_not_called_fvd(sets, capsys, tmp_path, monkeypatch):
-    folder, _, _ = sets
-    path = tmp_path / "mine.pt"
-    torch.save(I3D().state_dict(), path)
-    monkeypatch.setenv("CMD_I3D_WEIGHTS", str(path))
-    nine = np.load(folder / "real.npy")[:3].repeat(2, axis=1)[:, :9]
-    np.save(tmp_path / "real.npy", nine)
-    np.save(tmp_path / "fake.npy", nine[::-1] // 2)
-    good = [
-        "--real",
-        tmp_path / "real.npy",
-        "--fake",
-        tmp_path / "fake.npy",
-        "--metrics",
-        "fvd",
-        "--preset",
-        "tf,side=193",
-    ]
-    arguments = ["evaluate", *map(str, good), *QUICK, "--json", "-", "--frames"]
-    assert main([*arguments, "9"]) == 0
-    (record,) = json.loads(capsys.readouterr().out)
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert record["metric"] == f"frechet_distance(i3d (unpublished weights {sha256[:8]}))"
-    assert record["features"]["sha256"] == sha256
-    assert record["features"]["protocol"]["side"] == 193
-    assert any("mine.pt: of unknown origin" in warning for warning in record["warnings"])
-    assert main([*arguments, "8"]) == 2
-    assert "video of 8 frames: the I3D needs at least 9" in capsys.readouterr().err.splitlines()[-1]
-    torch.save({"logits.weight": torch.zeros(3)}, path)
-    assert main([*arguments, "9"]) == 2
-    assert "Conv3d_1a_7x7.conv3d.weight is missing" in capsys.readouterr().err.splitlines()[-1]
+        assert told in evaluate(**good | changes, fails=True), changes
+    (chosen,) = evaluate(**good | {"fake": tmp_path / "three.npy", "real": tmp_path / "three.npy", "frames": 3,
+                                   "metrics": "frechet:test_evaluate.mean_pixels"}, layout="NCTHW")  # fmt: skip
+    assert chosen["fake"]["size"] == [32, 32]
+    assert "no statistics" in evaluate(
+        statistics=folder / "fake.pt", fake=folder / "fake", metrics="kernel:shapes", fails=True
+    )

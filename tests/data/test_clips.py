@@ -43,6 +43,19 @@ def test_resize_is_that_of_pillow(size):
         assert abs(wanted - out[:, index].permute(1, 2, 0).numpy()).max() <= 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_floats_are_resized_as_levels_are_but_not_rounded(dtype):
+    levels = torch.randint(0, 256, (3, 2, 48, 64), dtype=torch.uint8)
+    floats = levels.to(dtype) / 255
+    assert torch.equal(resize_and_crop(floats, (48, 60)), floats[..., 2:62])
+    for size in ((31, 24), (90, 100)):
+        out = resize_and_crop(floats, size)
+        assert (out.shape, out.dtype) == ((3, 2, *size), dtype)
+        rounding = (255 * out.double() - resize_and_crop(levels, size)).abs().max().item()
+        assert rounding == pytest.approx(0.5, abs=0.05 + 255 * torch.finfo(dtype).eps)
+    assert resize_and_crop(torch.ones(3, 1, 48, 64, dtype=dtype), (31, 24)).max() <= 1  # the weights sum to 1.0000001
+
+
 def test_random_crops_lie_inside():
     video = torch.arange(64).to(torch.uint8).expand(3, 1, 8, 64)
     lefts = {int(resize_and_crop(video, (8, 8), random.Random(i))[0, 0, 0, 0]) for i in range(400)}

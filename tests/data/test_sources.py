@@ -94,7 +94,7 @@ def test_lossless_kinds_give_the_same_clips(tmp_path):
         for clip, item in zip(data, found, strict=True):
             assert item["video"].dtype == torch.uint8
             assert torch.equal(item["video"], to_tensor(clip[[0, 2, 4, 6]]))
-            assert (item["caption"], item["label"], item["fps"]) == ("", -1, 0.0)
+            assert (item["caption"], item["fps"]) == ("", 0.0)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.dtype(">f8"), torch.bfloat16])
@@ -110,12 +110,17 @@ def test_arrays_of_floats(tmp_path, dtype):
         assert torch.equal(item["video"], to_tensor(clip))
 
 
-def test_floats_are_resized_as_levels_are(tmp_path):
-    data = clips(1, height=48, width=40)
-    levels = items(array(tmp_path / "a.npy", data), frames=9, size=(20, 24))[0]["video"]
-    floats = items(array(tmp_path / "b.npy", (data / 255).astype(np.float32)), frames=9, size=(20, 24))[0]["video"]
-    assert levels.shape == floats.shape == (3, 9, 20, 24)
-    assert (levels - 255 * floats).abs().max() <= 0.501  # rounding to levels
+def test_floats_may_miss_their_range_by_rounding_and_are_resized(tmp_path):
+    data = (clips(2, height=48, width=40) / 255).astype(np.float32)
+    data[0, 0, 0, 0], data[0, 0, 0, 1] = -1e-6, 1 + 1e-6
+    path = array(tmp_path / "a.npy", data)
+    found = items(path, frames=9)
+    assert torch.equal(found[0]["video"], to_tensor(data[0]).clamp(0, 1))
+    assert torch.equal(found[1]["video"], to_tensor(data[1]))
+    item = items(path, frames=9, size=(24, 20))[1]
+    assert item["video"].shape == (3, 9, 24, 20)
+    assert item["video"].mean().item() == pytest.approx(data[1].mean(), abs=2e-3)
+    assert item["video"].dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.pt"])
@@ -154,14 +159,22 @@ def test_videos_in_class_folders_with_captions(videos, tmp_path):
     (tmp_path / "c.v1.json").write_text('{"caption": "a cow"}')
     (tmp_path / "d.json").write_text('{"condition": 3}')
     (tmp_path / "frames.txt").write_text("a bird")
-    told = {item["key"]: (item["caption"], item["label"]) for item in items(tmp_path, frames=2)}
-    assert told == {
-        "a": ("a dog", -1),
-        "b": ("a cat", -1),
-        "c.v1": ("a cow", -1),
-        "d": ("", 3),
-        "frames": ("a bird", -1),
-    }
+    told = {item["key"]: item["caption"] for item in items(tmp_path, frames=2)}
+    assert told == {"a": "a dog", "b": "a cat", "c.v1": "a cow", "d": "", "frames": "a bird"}
+
+
+def test_clips_are_in_natural_order(tmp_path):
+    for name in [f"{folder}{index}" for folder in ("", "class 9/", "class 10/") for index in range(11)]:
+        write_video(tmp_path / "videos" / f"{name}.gif", torch.zeros(3, 1, 8, 8, dtype=torch.uint8), 8)
+    wanted = [f"{folder}{index}" for folder in ("", "class 9/", "class 10/") for index in range(11)]
+    assert open_source(tmp_path / "videos", Selection(frames=1)).keys == wanted
+    assert open_source(tmp_path / "videos", Selection(frames=1, num=3, choose="first")).keys == ["0", "1", "2"]
+    (tmp_path / "shards").mkdir()
+    for index in range(11):
+        write_tar(tmp_path / "shards" / f"{index}.tar", [{f"{key}{index}.mp4": b""} for key in "zy"])
+    wanted = [f"{key}{index}" for index in range(11) for key in "zy"]
+    for path in ("shards", "shards/*.tar", "shards/{0..10}.tar"):
+        assert open_source(tmp_path / path, Selection(frames=1)).keys == wanted
 
 
 def test_frames_are_ordered_by_number_and_a_folder_of_frames_is_a_clip(tmp_path):
@@ -193,17 +206,15 @@ def test_shards_as_training_reads_them(shards):
     data.setup("validate")
     wanted = {}
     for batch in data.val_dataloader():
-        for key, video, caption, label in zip(
-            batch["key"], batch["video"], batch["caption"], batch["label"], strict=True
-        ):
-            wanted[key] = video, caption, int(label)
+        for key, video, caption in zip(batch["key"], batch["video"], batch["caption"], strict=True):
+            wanted[key] = video, caption
     for path in (shards, f"{shards}/*.tar", f"{shards}/{{00000..00004}}.tar"):
         found = items(path, frames=3, size=(12, 16), stride=2)
         assert [item["key"] for item in found] == [f"{index:04d}" for index in range(23)]
         for item in found:
-            video, caption, label = wanted[item["key"]]
+            video, caption = wanted[item["key"]]
             assert torch.equal(item["video"], video)
-            assert (item["caption"], item["label"], item["fps"]) == (caption, label, 4.0)
+            assert (item["caption"], item["fps"]) == (caption, 4.0)
 
 
 def test_written_shards(tmp_path):
@@ -212,7 +223,7 @@ def test_written_shards(tmp_path):
         for index in range(3):
             writer.write("mp4", video, f"clip {index}", {"label": index})
     found = items(tmp_path, frames=9)
-    assert [(item["caption"], item["label"]) for item in found] == [(f"clip {index}", index) for index in range(3)]
+    assert [item["caption"] for item in found] == [f"clip {index}" for index in range(3)]
     assert all(torch.equal(item["video"], read_video(video)) for item in found)
 
 
@@ -277,7 +288,8 @@ def test_ranks_and_workers_cover_every_clip_once(videos, tmp_path):
     read = [batch for rank in range(2) for batch in batches(source, 2, workers=2, rank=rank, ranks=2)]
     assert [key for batch in read for key in batch["key"]] == ["a/0", "b/2", "a/1", "c"]
     for batch in read:
-        assert batch["fps"].tolist() == [8.0, 8.0]
+        assert set(batch) == {"video", "caption", "key", "fps"}
+        assert (batch["fps"].dtype, batch["fps"].tolist()) == (torch.float32, [8.0, 8.0])
         for key, video in zip(batch["key"], batch["video"], strict=True):
             assert torch.equal(video, source[source.keys.index(key)]["video"])
 
@@ -286,6 +298,8 @@ def test_rate_and_beginning(tmp_path):
     ramp = torch.arange(40, dtype=torch.uint8)[None, :, None, None].expand(3, 40, 16, 16) * 6
     for index in range(30):
         write_video(tmp_path / f"{index:02d}.mp4", ramp, 24, crf=0)
+        if index == 6:
+            write_video(tmp_path / "06.mp4", ramp, 17, crf=0)
 
     def numbers(item):
         return [round(level / 6) for level in item["video"].float().mean((0, 2, 3)).tolist()]
@@ -293,6 +307,9 @@ def test_rate_and_beginning(tmp_path):
     source = open_source(tmp_path, Selection(frames=4, fps=10))
     assert numbers(source[0]) == [0, 2, 5, 7]  # 0, 2.4, 4.8, 7.2
     assert source[0]["fps"] == 10.0
+    for rate in (7.1, 12.5):  # 24 / (24 / 7.1) is not 7.1
+        source = open_source(tmp_path, Selection(frames=4, fps=rate))
+        assert source[0]["fps"] == source[6]["fps"] == rate
     drawn = open_source(tmp_path, Selection(frames=5, stride=9, random_start=True))
     starts = [numbers(drawn[index])[0] for index in range(30)]
     assert set(starts) == {0, 1, 2, 3}
@@ -410,8 +427,25 @@ def test_errors_come_as_one_line_from_workers_too(tmp_path, workers):
         list(batches(short, 2, workers=workers))
 
 
-def test_collate_keeps_an_error():
+def test_errors_in_workers_reach_the_consumer_as_batches(tmp_path):
     assert collate([{"error": "what is wrong"}, {}]) == {"error": "what is wrong"}
+    for name in "abcd":
+        write_tar(tmp_path / f"{name}.tar", [sample(name)])
+    source = open_source(tmp_path, Selection(frames=2))
+    (tmp_path / "d.tar").unlink()
+    good, bad = DataLoader(source, 2, num_workers=2, collate_fn=collate)
+    assert good["key"] == ["a", "b"]
+    assert bad == {"error": f"{tmp_path}/d.tar clip d: No such file or directory; check that its files can be read"}
+
+
+@pytest.mark.parametrize("label", [True, -2, 10**22, "cat"])
+def test_no_label_is_read(tmp_path, label):
+    clip = to_tensor(clips(1)[0])
+    write_video(tmp_path / "a.mp4", clip, 8)
+    (tmp_path / "a.json").write_text(json.dumps({"label": label, "condition": label, "caption": "a dog"}))
+    (item,) = items(tmp_path, frames=9)
+    assert item["caption"] == "a dog"
+    assert set(item) == {"video", "key", "caption", "fps"}
 
 
 def test_needs_neither_lightning_nor_diffusers():

@@ -1,3 +1,4 @@
+import copy
 import csv
 import hashlib
 import json
@@ -11,6 +12,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from crafted import DISGUISES, crafted
 from open_clip.model import CLIP
 from open_clip.transform import image_transform
 from PIL import Image
@@ -235,6 +237,11 @@ def test_wrong_input_is_refused():
         metric.update(torch.rand(2, 3, 2, 16, 16), CAPTIONS[:1])
     with pytest.raises(InputError, match="captions"):
         metric.update(torch.rand(3, 3, 2, 16, 16), "cat")
+    with pytest.raises(InputError, match="captions None"):
+        metric.update(torch.rand(2, 3, 2, 16, 16), None)
+    for empty in ("", " \n", None):
+        with pytest.raises(InputError, match=r"^captions: number 2 of 2 is .*; give each video a caption$"):
+            metric.update(torch.rand(2, 3, 2, 16, 16), ["cat", empty])
     with pytest.raises(InputError, match="0, 1"):
         metric.update(torch.rand(2, 3, 2, 16, 16) - 1, CAPTIONS)
     with pytest.raises(InputError, match="drop alpha"):
@@ -264,6 +271,24 @@ def test_it_is_a_metric():
     torch.testing.assert_close(low, metric.similarities(video.half().float(), CAPTIONS))
     torch.testing.assert_close(metric.similarities(video.double(), CAPTIONS), metric.similarities(video, CAPTIONS))
     assert (metric.name, metric.origin) == ("CLIP", {"model": "CLIP", "pretrained": None, "resize": "crop"})
+
+
+@pytest.mark.parametrize("model", ["given", "shipped"])
+def test_value_within_a_module_that_is_cast(model, shipped):
+    video = torch.rand(3, 3, 16, 24, 20)
+    values = []
+    original = shipped if model == "shipped" else CLIPSimilarity(*tiny())
+    for cast in (False, True):
+        metric = copy.deepcopy(original)
+        module = nn.Sequential(metric, nn.Linear(1, 1)).train()
+        module = module.to(torch.bfloat16) if cast else module
+        for clip in video:
+            metric.update(clip[None], CAPTIONS[:1])
+            module = module.to(torch.bfloat16) if cast else module
+        assert metric.total.dtype == torch.float64 and not metric.model.training
+        values.append(metric.compute())
+    assert values[0] == values[1]
+    assert (module[1].weight.dtype, values[0].dtype) == (torch.bfloat16, torch.float64)
 
 
 def test_long_captions_are_told_once():
@@ -335,11 +360,34 @@ def test_openai_archives_need_quickgelu(tmp_path, tiny_names):
     archive = tmp_path / "archive.pt"
     save_as_openai(quick.state_dict(), archive)
     with pytest.raises(InputError, match=r"model tiny: .*use tiny-quickgelu"):
-        CLIPSimilarity("tiny", pretrained=archive)
+        CLIPSimilarity("tiny", pretrained=archive, trust_torchscript=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.jit, "load", lambda *args, **kwargs: pytest.fail("opened"))
+        with pytest.raises(
+            InputError, match=r"--trust-torchscript, in Python CLIPSimilarity\(\.\.\., trust_torchscript="
+        ):
+            CLIPSimilarity("tiny-quickgelu", pretrained=archive)
     video = torch.rand(2, 3, 2, 16, 16)
     expected = CLIPSimilarity(quick.half().float(), tokenizer).similarities(video, CAPTIONS)
-    ours = CLIPSimilarity("tiny-quickgelu", pretrained=archive).similarities(video, CAPTIONS)
-    torch.testing.assert_close(ours, expected)
+    metric = CLIPSimilarity("tiny-quickgelu", pretrained=archive, trust_torchscript=True)
+    torch.testing.assert_close(metric.similarities(video, CAPTIONS), expected)
+    assert metric.name == "tiny-quickgelu/archive.pt" and metric.model.logit_scale.dtype == torch.float32
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+def test_no_file_runs_code(disguise, tmp_path, tiny_names, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = crafted(tmp_path, disguise)
+    with warnings.catch_warnings(action="ignore"):
+        for trust in (False, True):
+            with pytest.raises(InputError) as caught:
+                CLIPSimilarity("tiny-quickgelu", pretrained=path, trust_torchscript=trust)
+            untrusted = disguise == "code" and not trust
+            told = "trust_torchscript=True" if untrusted else "no weights of tiny-quickgelu ("
+            assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "trapped").exists()
+    torch.load(crafted(tmp_path, "plain"), weights_only=False)
+    assert (tmp_path / "trapped").exists(), "as it would have been"
 
 
 def test_weights_that_cannot_be_had(tmp_path, tiny_names, monkeypatch):
@@ -356,8 +404,12 @@ def test_weights_that_cannot_be_had(tmp_path, tiny_names, monkeypatch):
     other = tmp_path / "other.pt"
     torch.save({"weight": torch.zeros(2)}, other)
     assert "no weights of tiny " in problem("tiny", other)
-    other.write_bytes(b"nothing")
-    assert "no weights of tiny " in problem("tiny", other)
+    for content in ([1], {}, None):
+        torch.save(content, other)
+        assert "no weights of tiny " in problem("tiny", other)
+    for content in (b"nothing", b""):
+        other.write_bytes(content)
+        assert "no weights of tiny " in problem("tiny", other)
 
 
 def test_contact_sheet_shows_the_frames_in_rows():

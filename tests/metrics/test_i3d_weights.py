@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from crafted import DISGUISES, crafted
 from i3d_reference import hassony2_names, made_weights, reference_i3d
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics import i3d_weights
+from cmd_lightning.metrics.frozen import Frozen
 from cmd_lightning.metrics.i3d import I3D
 from cmd_lightning.metrics.i3d_weights import PUBLIC, PUBLISHED, git_blob_id, open_i3d
 from cmd_lightning.metrics.protocol import PRESETS, Protocol, prepare
@@ -114,7 +116,7 @@ def test_features_of_each_lineage(made, preset):
 def test_epsilon_reaches_the_network(made):
     names = ("stylegan-v", "videogpt")
     shifted = [open_i3d(made[2], PRESETS[name], trust_torchscript=True).state_dict().values() for name in names]
-    assert [open_i3d(made[1], PRESETS[name]).network.Mixed_4c.b1b.bn.eps for name in names] == [1e-3, 1e-5]
+    assert [open_i3d(made[1], PRESETS[name]).network.network.Mixed_4c.b1b.bn.eps for name in names] == [1e-3, 1e-5]
     moves = {f"{(b - a).mean():.3e}" for a, b in zip(*shifted, strict=True) if not a.equal(b)}
     assert moves == {"-9.900e-04"}
 
@@ -159,6 +161,15 @@ def test_unknown_weights_are_called_so(plain):
     assert origin == expected
 
 
+def test_known_weights_are_those_of_published_fvd(plain, known):
+    known(plain, 0)
+    with warnings.catch_warnings(action="error", category=UserWarning):
+        opened = open_i3d(plain, TF)
+    assert opened.published is True and opened.name == "i3d" and "warning" not in opened.origin
+    assert isinstance(opened, Frozen), "steady whatever surrounds it"
+    assert opened.origin["what"] == "published: Kinetics-only I3D of FVD (VideoGPT/TATS)"
+
+
 def test_weights_that_began_with_imagenet_are_not_those_of_fvd(plain, known):
     known(plain, 2)
     with pytest.warns(UserWarning, match="not the detector of published FVD"):
@@ -190,26 +201,19 @@ def test_files_of_all_kinds(plain, tmp_path, assets):
     torch.save(state, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
     save_file(state, tmp_path / "weights.safetensors")
     for name in ("wrapped.pth", "model_rgb.pth", "old.bin", "weights.safetensors"):
-        loaded = open_i3d(str(tmp_path / name), KEEP).network.state_dict()
+        loaded = open_i3d(str(tmp_path / name), KEEP).network.network.state_dict()
         assert all(loaded[key].equal(value) for key, value in state.items()), name
-
-
-class Trap:
-    def __reduce__(self):
-        return Path.touch, (Path("trapped"),)
 
 
 def test_other_files_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "page.pt").write_text("<html>404</html>\n\n")
     torch.save([1], tmp_path / "list.pt")
-    torch.save({"weights": Trap()}, tmp_path / "trap.pt")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
     (tmp_path / "empty.pt").touch()
     told = {
         "page.pt": "cannot be opened",
         "list.pt": "holds a list",
-        "trap.pt": "cannot be opened",
         "other.pt": "Conv3d_1a_7x7.conv3d.weight is missing",
         "empty.pt": "cannot be opened",
         "absent.pt": "there is no such file",
@@ -217,7 +221,19 @@ def test_other_files_are_refused(tmp_path, monkeypatch):
     for name, text in told.items():
         message = refused(name, TF)
         assert text in message and name in message
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+def test_no_file_runs_code(disguise, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = crafted(tmp_path, disguise)
+    untrusted = "open_feature(..., trust_torchscript=True)" if disguise == "code" else "cannot be opened"
+    with warnings.catch_warnings(action="ignore"):
+        assert untrusted in refused(path, TF)
+        assert "cannot be opened (" in refused(path, TF, trust_torchscript=True)
     assert not Path("trapped").exists()
+    torch.load(crafted(tmp_path, "plain"), weights_only=False)
+    assert Path("trapped").exists(), "as it would have been"
 
 
 @pytest.mark.filterwarnings("ignore:weights .*")
@@ -227,7 +243,9 @@ def test_where_a_name_is_looked_up(plain, hub, known, monkeypatch):
     monkeypatch.setenv("CMD_I3D_WEIGHTS", str(plain.parent / "absent.pt"))
     assert "absent.pt" in refused("i3d", TF)
     monkeypatch.delenv("CMD_I3D_WEIGHTS")
-    fetched = []
+    fetched, read = [], []
+    hashed = git_blob_id
+    monkeypatch.setattr(i3d_weights, "git_blob_id", lambda data: read.append(data) or hashed(data))
 
     def download(url, file):
         fetched.append(url)
@@ -241,9 +259,10 @@ def test_where_a_name_is_looked_up(plain, hub, known, monkeypatch):
     for _ in range(2):
         opened = open_i3d("i3d", TF)
         assert opened.published and opened.origin["weights"] == "i3d_pretrained_400.pt"
+    assert len(read) == len(fetched) + 1, "each file is read and hashed once"
     assert len(fetched) == 2 and "i3d_pretrained_400.pt" in fetched[0], "the second time it is there"
     (hub / "i3d_pretrained_400.pt").write_bytes(b"half")
-    assert "remove it" in refused("i3d", TF) or "another file" in refused("i3d", TF)
+    assert "another file" in refused("i3d", TF)
     assert (hub / "i3d_pretrained_400.pt").exists()
 
 

@@ -77,15 +77,18 @@ def test_bounds_are_reached_without_overflow():
     assert inception_score(sure[:1].repeat(9, 1), 3)[0].item() == pytest.approx(1, rel=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_wrong_input_is_refused():
     metric = VideoInceptionScore(Classifier())
     metric.update(clips(9))
-    with pytest.raises(InputError, match="splits 10: there are 9 samples"):
+    with pytest.raises(InputError, match=r"^is: 9 clips for 10 splits; give at least 10 clips, or splits=1$"):
         metric.compute()
-    with pytest.raises(InputError, match="there are 0 samples"):
+    with pytest.raises(InputError, match="is: 0 clips"):
         VideoInceptionScore(Classifier()).compute()
     with pytest.raises(InputError, match="splits 0"):
         VideoInceptionScore(Classifier(), splits=0)
+    with pytest.raises(InputError, match="splits -1"):
+        inception_score(torch.zeros(5, 2), splits=-1)
     with pytest.raises(InputError, match="N, K"):
         inception_score(torch.zeros(5))
 
@@ -102,6 +105,20 @@ def test_plot_shows_the_mean():
     matplotlib.pyplot.close("all")
 
 
+def test_to_compute_changes_nothing():
+    metric = VideoInceptionScore(Classifier(), splits=2)
+    metric.update(clips(8))
+    first = metric.compute()
+    metric.update_features(metric.features(clips(8)))
+    assert metric.update_count == 2
+    metric.reset()
+    metric.update(clips(8))
+    for _ in range(2):
+        metric._computed = None  # the value it keeps
+        assert metric.compute() == first
+    assert (metric.update_count, len(metric.logits)) == (1, 1)
+
+
 def one_of_two(rank, path):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{path}", rank=rank, world_size=2)
@@ -112,6 +129,11 @@ def one_of_two(rank, path):
     if rank == 1:
         lone.update(clips(31))
     values = metric.compute(), lone.compute()
+    lone._computed = None
+    assert lone.compute() == values[1] and len(lone.logits) == 1 and lone.update_count == rank
+    metric.sync()  # which leaves tensors for lists
+    values += (metric.compute(),)
+    metric.unsync()
     if rank == 0:
         torch.save(values, f"{path}.values")
     torch.distributed.destroy_process_group()

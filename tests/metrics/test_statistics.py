@@ -10,9 +10,9 @@ from torch.multiprocessing import spawn
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.frechet import FrechetVideoDistance
 from cmd_lightning.metrics.kernel import KernelVideoDistance
-from cmd_lightning.metrics.statistics import load_statistics, save_statistics
+from cmd_lightning.metrics.statistics import describe_statistics, load_statistics, save_statistics
 
-PROTOCOL = {"frames": 4, "stride": 1}
+READING = {"frames": 4, "stride": 1}
 
 
 class Means(nn.Module):
@@ -39,13 +39,14 @@ def saved(tmp_path):
     both = metrics()
     for metric in both.values():
         metric.update(clips(30), real=True)
-    save_statistics(tmp_path / "real.safetensors", both, PROTOCOL, {"path": "somewhere"})
+    save_statistics(tmp_path / "real.safetensors", both, READING, {"path": "somewhere"})
     return tmp_path / "real.safetensors"
 
 
 def test_loaded_is_as_good_as_seen(saved):
     loaded, seen = metrics(weights="elsewhere.pt"), metrics()  # another name of the same weights
-    assert load_statistics(saved, loaded, PROTOCOL) == {"path": "somewhere"}
+    load_statistics(saved, loaded, READING)
+    assert describe_statistics(saved) == {"path": "somewhere"}
     for name in loaded:
         seen[name].update(clips(30), real=True)
         for metric in (loaded[name], seen[name]):
@@ -54,37 +55,39 @@ def test_loaded_is_as_good_as_seen(saved):
     with pytest.raises(InputError, match="one size"):
         loaded["fvd"].update(torch.rand(2, 3, 4, 8, 8), real=False)
     with safe_open(saved, "pt") as file:  # anyone can read how it was made
-        protocol = json.loads(file.metadata()["protocol"])
-    assert protocol["clips"] == PROTOCOL
-    assert protocol["fvd"]["features"]["sha256"] == "aa"
+        treatment = json.loads(file.metadata()["treatment"])
+    assert treatment["clips"] == READING
+    assert treatment["fvd"]["features"]["sha256"] == "aa"
 
 
 @pytest.mark.parametrize(
-    ("changes", "protocol", "told"),
+    ("changes", "reading", "told"),
     [
         ({}, {"frames": 4, "stride": 2}, "clips stride: saved with 1, asked with 2"),
         ({}, {"frames": 4}, "clips stride: saved with 1, asked with None"),
-        ({"sha256": "bb"}, PROTOCOL, "fvd features sha256: saved with aa, asked with bb"),
+        ({"sha256": "bb"}, READING, "fvd features sha256: saved with aa, asked with bb"),
     ],
 )
-def test_a_mismatch_is_refused(saved, changes, protocol, told):
+def test_a_mismatch_is_refused(saved, changes, reading, told):
     with pytest.raises(InputError, match=told) as error:
-        load_statistics(saved, metrics(**changes), protocol)
+        load_statistics(saved, metrics(**changes), reading)
     assert "\n" not in str(error.value)
 
 
 def test_what_is_no_statistics_is_refused(saved, tmp_path):
     with pytest.raises(InputError, match="it is of fvd, kvd, not of other"):
-        load_statistics(saved, {"other": metrics()["fvd"]}, PROTOCOL)
-    with pytest.raises(InputError, match="states"):  # sums cannot stand for features
-        load_statistics(saved, {"fvd": FrechetVideoDistance(Means(), keep_features=True)}, PROTOCOL)
+        load_statistics(saved, {"other": metrics()["fvd"]}, READING)
+    with pytest.raises(
+        InputError, match="kept: saved with sums, asked with features"
+    ):  # sums cannot stand for features
+        load_statistics(saved, {"fvd": FrechetVideoDistance(Means(), keep_features=True)}, READING)
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     (tmp_path / "text.safetensors").write_text("no tensors")
     for name in ("other", "text", "missing"):
         with pytest.raises(InputError, match="no statistics of real clips"):
-            load_statistics(tmp_path / f"{name}.safetensors", metrics(), PROTOCOL)
+            load_statistics(tmp_path / f"{name}.safetensors", metrics(), READING)
     with pytest.raises(InputError, match="0 real clips"):
-        save_statistics(tmp_path / "none.safetensors", metrics(), PROTOCOL)
+        save_statistics(tmp_path / "none.safetensors", metrics(), READING)
 
 
 def one_of_two(rank, path):
@@ -93,9 +96,9 @@ def one_of_two(rank, path):
     both, again = metrics(), metrics()
     for metric in both.values():
         metric.update(clips(30).split((11, 19))[rank], real=True)
-    save_statistics(f"{path}/two.safetensors", both, PROTOCOL)
+    save_statistics(f"{path}/two.safetensors", both, READING)
     torch.distributed.barrier()
-    load_statistics(f"{path}/two.safetensors", again, PROTOCOL)
+    load_statistics(f"{path}/two.safetensors", again, READING)
     for metric in again.values():
         metric.update(clips(20, seed=1).split((13, 7))[rank], real=False)
     values = {name: metric.compute() for name, metric in again.items()}

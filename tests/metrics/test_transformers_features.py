@@ -20,6 +20,7 @@ from transformers import (
 from transformers.utils import logging
 
 from cmd_lightning.errors import InputError
+from cmd_lightning.metrics.frozen import Frozen
 from cmd_lightning.metrics.kernel import KernelVideoDistance, kernel_distance
 from cmd_lightning.metrics.transformers_features import TransformersFeatures
 
@@ -180,7 +181,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, wake):
 
 def test_kernel_distance_over_it(tmp_path, wake):
     make("videomae", wake)[0].save_pretrained(tmp_path)
-    network = TransformersFeatures(str(tmp_path))
+    network = Frozen(TransformersFeatures(str(tmp_path)))
     real, fake = torch.rand(5, 3, 4, 32, 32), torch.rand(4, 3, 4, 32, 32) ** 2
     metric = KernelVideoDistance(network)
     metric.update(real, real=True)

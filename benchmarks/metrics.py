@@ -1,0 +1,302 @@
+"""What the video metrics cost: seconds beside those of the bare network and of peers, and memory.
+
+    OMP_NUM_THREADS=2 python -m benchmarks.metrics --out benchmarks/results/metrics.json    # four minutes on two cores
+
+No weights are needed: time does not depend on values, so the I3D's are drawn. All seconds are medians over rounds
+in which everything that is compared has one turn, after a round of warming up, so that other work on the machine
+meets all of it alike.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.fid import _compute_fid
+
+from cmd_lightning.errors import InputError, program
+from cmd_lightning.metrics import (
+    I3D,
+    PRESETS,
+    FrechetVideoDistance,
+    frechet_distance,
+    frechet_distance_from_features,
+    kernel_distance,
+)
+from cmd_lightning.metrics.frechet import moments, sampling_bias, shrunk
+from cmd_lightning.metrics.inputs import unit_range
+from cmd_lightning.metrics.protocol import prepare
+from cmd_lightning.provenance import provenance
+from cmd_lightning.video_io import replaced
+
+Calls = Mapping[str, Callable[[int], Any]]
+Rounds = dict[str, list[float]]
+"""Seconds of calls by name, one for each round."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured.
+
+    Attributes:
+        clips: real clips, and as many generated ones, for the Fréchet video distance; a multiple of `batch`.
+        batch: clips at once.
+        shape: (T, H, W) of a clip, which is uint8 and has three channels.
+        dim: features, where no network gives them.
+        samples: vectors of features in either set for the solve; the usual number.
+        few: the same where covariances lack rank.
+        stored: vectors of features after which memory is read, multiples of 500 and of 8.
+        kernel: vectors of features in either set for the kernel distance.
+        device: "cpu" or "cuda".
+    """
+
+    clips: int = 32
+    batch: int = 4
+    shape: tuple[int, int, int] = (16, 64, 64)
+    dim: int = 400
+    samples: int = 2048
+    few: int = 128
+    stored: tuple[int, ...] = (2_000, 20_000, 200_000)
+    kernel: tuple[int, ...] = (2_048, 10_000)
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.clips < 2 or self.clips % self.batch:
+            raise InputError(f"--clips {self.clips}: give a multiple of {self.batch}, the size of a batch")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("--device cuda: torch finds no such device; give cpu")
+
+
+def interleaved(calls: Calls, rounds: int) -> Rounds:
+    """Seconds of each call, which is given the number of the round; another one begins in every round."""
+    names, taken = list(calls), {name: [] for name in calls}
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            begun = _now()
+            calls[name](number)
+            taken[name].append(_now() - begun)
+    return taken
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def warmed(calls: Calls, rounds: int) -> dict[str, dict[str, float]]:
+    """Seconds of each call, summed up, after one round that does not count."""
+    interleaved(calls, 1)
+    return summary(interleaved(calls, rounds))
+
+
+def summary(taken: Rounds) -> dict[str, dict[str, float]]:
+    """Median, least and most over the rounds."""
+    return {name: {"median": median(own), "least": min(own), "most": max(own)} for name, own in taken.items()}
+
+
+def drawn_i3d(seed: int = 0) -> I3D:
+    """The I3D with drawn weights that keep the scale of what passes."""
+    network = I3D()
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+    return network.eval()
+
+
+def gaussian(number: int, dim: int, seed: int, device: str | torch.device) -> Tensor:
+    """Features `(number, dim)` of unequal variances about a mean that is not 0, as those of networks are."""
+    draw = torch.randn(number, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return (draw * torch.linspace(2, 0.02, dim, dtype=torch.float64) + 1).to(device)
+
+
+@torch.no_grad()
+def video_distance(settings: Settings, network: nn.Module) -> dict[str, Any]:
+    """The Fréchet video distance of uint8 clips with each preset, beside the bare network on prepared clips.
+
+    Args:
+        settings: what is measured.
+        network: from prepared clips `(B, 3, T, H, W)` to features `(B, num_features)`.
+    """
+    device, dim, count = torch.device(settings.device), network.num_features, settings.clips
+    network, batches = network.to(device), 2 * count // settings.batch
+    size = (batches, settings.batch, 3, *settings.shape)
+    videos = torch.randint(256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(device)
+    # Without a cache `compute` can be timed again and again.
+    metrics = {name: FrechetVideoDistance(network, name, compute_with_cache=False).to(device) for name in PRESETS}
+    sums = FrechetVideoDistance(nn.Identity(), num_features=dim).to(device)
+    features = gaussian(settings.batch, dim, 0, device).float()
+    prepared = prepare(videos[0], PRESETS["stylegan-v"])  # one batch for all rounds: time does not depend on values
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # the arithmetic that the metric asks for
+    calls: dict[str, Callable[[int], Any]] = {
+        "network": lambda _: network(prepared),
+        "sums": lambda _: sums.update_features(features, True),
+    }
+    for name, metric in metrics.items():
+        calls[f"preparation {name}"] = lambda i, name=name: prepare(unit_range(videos[i]), PRESETS[name])
+        calls[f"update {name}"] = lambda i, metric=metric: metric.update(videos[i], real=i % 2 == 0)
+    interleaved(calls, 1)
+    for metric in metrics.values():
+        metric.reset()  # the clips of the warm-up
+    taken = interleaved(calls, batches)
+    for name in PRESETS:  # within a round, as the speed of a shared machine drifts from one to the next
+        updates = zip(taken[f"update {name}"], taken["network"], strict=True)
+        taken[f"added by {name}"] = [update - bare for update, bare in updates]
+
+    x, y = (gaussian(count, dim, seed, device) for seed in (1, 2))
+    both, cov = (*moments(x), *moments(y)), moments(x)[1]
+    ends: dict[str, Callable[[int], Any]] = {
+        "solve": lambda _: frechet_distance(*both),
+        "bias": lambda _: sampling_bias(shrunk(cov, count), count, count),
+    }
+    for name, metric in metrics.items():
+        ends[f"compute {name}"] = lambda _, metric=metric: metric.compute()
+    with warnings.catch_warnings(action="ignore"):  # that there are too few clips
+        seconds = summary(taken) | warmed(ends, 9)
+    real, generated = metric.counts()
+    facts = {"real": real, "generated": generated, "batches": batches, "warns of few clips": count <= dim}
+    presets = {name: ratios(seconds, batches, name, count <= dim) for name in PRESETS}
+    return facts | {"presets": presets, "seconds": seconds}
+
+
+def ratios(seconds: Mapping[str, Mapping[str, float]], batches: int, preset: str, warns: bool) -> dict[str, float]:
+    """The distance's time over that of the bare network: as measured whole, and as the sum of its parts.
+
+    The first carries the scatter of the network's own time, the second only that of what is added to it.
+    """
+    of = {name: value["median"] for name, value in seconds.items()}
+    bare = batches * of["network"]
+    added = batches * of[f"added by {preset}"] + of[f"compute {preset}"]
+    parts = batches * (of[f"preparation {preset}"] + of["sums"]) + of["solve"] + warns * of["bias"]
+    return {"bare": bare, "total": bare + added, "ratio": 1 + added / bare, "ratio by parts": 1 + parts / bare}
+
+
+def solve(settings: Settings) -> dict[str, Any]:
+    """Seconds of the Fréchet distance from moments and from features, beside torchmetrics' and one decomposition."""
+    x, y = (gaussian(settings.samples, settings.dim, seed, settings.device) for seed in (1, 2))
+    both = (*moments(x), *moments(y))
+    calls = {
+        "frechet_distance": lambda _: frechet_distance(*both),
+        "frechet_distance_from_features": lambda _: frechet_distance_from_features(x, y),
+        "torchmetrics": lambda _: _compute_fid(*both),
+        # About the least that a way over covariances can do; numpy's would leave threads that spin into the next turn.
+        "one eigvalsh": lambda _: torch.linalg.eigvalsh(both[1]),
+    }
+    return {"samples": settings.samples, "dim": settings.dim, "seconds": warmed(calls, 9)}
+
+
+def accuracy(settings: Settings) -> dict[str, Any]:
+    """Errors where covariances lack rank, against numpy's nuclear norm of `A Bᵀ` at full size, in double precision."""
+    sets = [gaussian(settings.few, settings.dim, seed, settings.device) for seed in (1, 2)]
+    result: dict[str, Any] = {"samples": settings.few, "dim": settings.dim}
+    for name, (x, y) in {"two sets": (sets[0], sets[1]), "a set and itself": (sets[0], sets[0])}.items():
+        one, two = x.cpu().numpy(), y.cpu().numpy()
+        a, b = ((z - z.mean(0)) / (len(z) - 1) ** 0.5 for z in (one, two))
+        shift = np.square(one.mean(0) - two.mean(0)).sum()
+        exact = shift + np.square(a).sum() + np.square(b).sum() - 2 * np.linalg.norm(a @ b.T, "nuc")
+        both = (*moments(x), *moments(y))
+        result[name] = {
+            "exact": float(exact),
+            "frechet_distance": float(frechet_distance(*both)) - exact,
+            "frechet_distance_from_features": float(frechet_distance_from_features(x, y)) - exact,
+            "torchmetrics": float(_compute_fid(*both)) - exact,
+        }
+    return result
+
+
+KEEPING = {"sums": (False, 500), "kept features": (True, 500), "kept features in batches of 8": (True, 8)}
+"""Whether features are kept, and how many are given at once."""
+
+
+def memory(settings: Settings) -> dict[str, Any]:
+    """Resident memory of a fresh process by clips taken in, and what each clip adds."""
+    result = {}
+    for name, (keep, batch) in KEEPING.items():
+        arguments = f"{settings.dim}, {settings.stored}, {keep}, {batch}"
+        code = f"from benchmarks.metrics import resident; print(*resident({arguments}))"
+        root = Path(__file__).resolve().parents[1]
+        process = subprocess.run([sys.executable, "-c", code], cwd=root, check=True, stdout=subprocess.PIPE, text=True)
+        taken = dict(zip(settings.stored, map(int, process.stdout.split()), strict=True))
+        result[name] = {"resident bytes": taken, "bytes per clip": slope(taken)}
+    return result
+
+
+def slope(taken: Mapping[int, int]) -> float:
+    """Bytes per clip between the fewest clips and the most."""
+    few, many = min(taken), max(taken)
+    return (taken[many] - taken[few]) / (many - few)
+
+
+def resident(dim: int, stored: Sequence[int], keep: bool, batch: int) -> list[int]:
+    """Resident bytes of this process (on Linux) after these numbers of vectors of features, given in batches."""
+    metric, result = FrechetVideoDistance(nn.Identity(), num_features=dim, keep_features=keep), []
+    for number in range(batch, max(stored) + 1, batch):
+        metric.update_features(torch.randn(batch, dim), real=True)
+        if number in stored:
+            lines = Path("/proc/self/status").read_text().splitlines()
+            kilobytes = next(line.split()[1] for line in lines if line.startswith("VmRSS"))
+            result.append(1024 * int(kilobytes))
+    return result
+
+
+def kernel(settings: Settings) -> dict[str, Any]:
+    """Seconds of the kernel distance, beside the bare products of features."""
+    result = {}
+    for number in settings.kernel:
+        x, y = (gaussian(number, settings.dim, seed, settings.device) for seed in (1, 2))
+        calls = {
+            "kernel_distance": lambda _, x=x, y=y: kernel_distance(x, y),
+            "products": lambda _, x=x, y=y: _products(x, y),
+        }
+        result[str(number)] = {"seconds": warmed(calls, 3)}
+    return result
+
+
+def _products(x: Tensor, y: Tensor) -> None:
+    for one, two in ((x, x), (y, y), (x, y)):
+        for rows in one.split(1024):
+            rows @ two.T
+
+
+ROWS = {"solve": solve, "accuracy": accuracy, "memory": memory, "kernel": kernel}
+
+
+def measure(settings: Settings, network: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All rows by name, as plain data."""
+    for name, row in ROWS.items():
+        yield name, row(settings)
+    yield "video distance", video_distance(settings, network)
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/metrics.json"), help="JSON file")
+    parser.add_argument("--clips", type=int, default=Settings.clips, help="real ones, and as many generated ones")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default=Settings.device)
+    options = parser.parse_args()
+    settings = Settings(clips=options.clips, device=options.device)
+    result: dict[str, Any] = provenance() | {"settings": vars(settings), "rows": {}}
+    for name, row in measure(settings, drawn_i3d()):
+        result["rows"][name] = row
+        print(name, json.dumps(row, indent=1), flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(options.out) as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    program(main)

@@ -1,0 +1,113 @@
+"""Metrics by name: what a user may ask for, and what its value may be called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from torch import nn
+from torchmetrics import MeanMetric, Metric
+
+from cmd_lightning.errors import InputError
+from cmd_lightning.metrics.clip_similarity import CLIPSimilarity, SheetSimilarity
+from cmd_lightning.metrics.feature_networks import is_importable, open_feature, takes_preset
+from cmd_lightning.metrics.frechet import FrechetVideoDistance
+from cmd_lightning.metrics.inception_score import VideoInceptionScore
+from cmd_lightning.metrics.kernel import KernelVideoDistance
+from cmd_lightning.metrics.per_frame import PerFrame
+
+SHORT = {"fvd": "frechet:i3d", "kvd": "kernel:i3d", "clipsim": "clipsim:ViT-B-32-quickgelu/openai"}
+"""What names without features stand for."""
+
+DISTANCES = {"frechet": ("fvd", "frechet_distance"), "kernel": ("kvd", "kernel_distance")}
+"""Names of a distance over the published I3D, and over anything else."""
+
+PAIRED = {
+    "psnr": "over all frames of a clip, in dB, at most 106.02; mean over clips",
+    "ssim": "mean over frames",
+    "lpips": "mean over frames, of torchmetrics' LPIPS 0.1 with AlexNet",
+}
+"""Metrics of a generated clip against the real one it stands for, and how they are averaged."""
+
+GRAMMAR = "fvd, kvd, clipsim, psnr, ssim, lpips, frechet:FEATURE, kernel:FEATURE, is:CLASSIFIER, clipsim:MODEL/TAG"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A metric that was asked for: what it does, and over which features."""
+
+    kind: str
+    what: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read "fvd", "frechet:shapes", "clipsim:ViT-L-14-quickgelu/openai" and the like.
+
+        Raises:
+            InputError: There is no such metric.
+        """
+        kind, _, what = SHORT.get(text, text).partition(":")
+        if kind in DISTANCES and not what:
+            raise InputError(f"metrics {text}: say over which features, as in {kind}:shapes; there are {GRAMMAR}")
+        if kind == "is" and not (takes_preset(what) or is_importable(what)):
+            raise InputError(
+                f"metrics {text}: say which classifier gives the logits, as in is:i3d, or is:my_package.C3D"
+            )
+        if kind not in {*DISTANCES, *PAIRED, "is", "clipsim"} or (kind in PAIRED and what):
+            raise InputError(f"metrics {text}: there is no such metric; there are {GRAMMAR}")
+        return cls(kind, what)
+
+    @property
+    def over_i3d(self) -> bool:
+        """Whether clips are prepared for it by a preset."""
+        return self.kind in (*DISTANCES, "is") and takes_preset(self.what)
+
+    def build(self, networks: dict[str, nn.Module], preset: str | None, keep: bool, trust: bool) -> Metric:
+        """The metric.
+
+        Args:
+            networks: Feature networks that are open already, by name; it adds its own.
+            preset: How clips are prepared for the I3D.
+            keep: Whether a Fréchet distance keeps its features.
+            trust: Whether to open TorchScript of unknown origin.
+        """
+        if self.kind == "clipsim":
+            if self.what == "shapes":
+                return SheetSimilarity.from_pretrained()
+            model, _, pretrained = self.what.partition("/")
+            return CLIPSimilarity(model, pretrained=pretrained, trust_torchscript=trust)
+        if self.kind == "lpips":
+            return PerFrame(_lpips())
+        if self.kind in PAIRED:
+            return MeanMetric()
+        if self.what not in networks:
+            networks[self.what] = open_feature(self.what, preset if self.over_i3d else None, trust)
+        feature = networks[self.what]
+        if self.kind == "frechet":
+            return FrechetVideoDistance(feature, keep_features=keep)
+        return KernelVideoDistance(feature) if self.kind == "kernel" else VideoInceptionScore(feature)
+
+    def label(self, metric: Metric) -> str:
+        """What a value is called: as in the literature only over the networks that the literature means."""
+        if self.kind in PAIRED:
+            return self.kind
+        if self.kind == "clipsim":
+            return self.kind if self == Asked.parse(self.kind) else f"clip_similarity({metric.name})"
+        name = getattr(metric.feature, "name", self.what)
+        if self.kind == "is":
+            return f"inception_score({name})"
+        published, otherwise = DISTANCES[self.kind]
+        return published if getattr(metric.feature, "published", False) else f"{otherwise}({name})"
+
+
+def _lpips() -> Metric:
+    from urllib.error import URLError
+
+    from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
+
+    try:
+        return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
+    except (URLError, OSError, ModuleNotFoundError) as error:
+        raise InputError(
+            f"metrics lpips: no download of its AlexNet ({error}); put the file into torch.hub's folder of checkpoints"
+        ) from error
