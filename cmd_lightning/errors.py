@@ -1,5 +1,6 @@
 """The one exception for what a user can mend."""
 
+import re
 import sys
 from collections.abc import Callable
 
@@ -9,6 +10,12 @@ class InputError(ValueError):
 
     The command line prints it without a traceback and exits with code 2; in Python it is a `ValueError`.
     """
+
+
+def reason(error: BaseException) -> str:
+    """What an error of a library says, on one line without colours and cut where it gets long; else its type."""
+    text = re.sub(r"\x1b\[[\d;]*m", "", str(error))
+    return " ".join(text.split())[:160] or type(error).__name__
 
 
 def program(main: Callable[[], int | None]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -52,6 +52,9 @@ class EvaluationData(LightningDataModule):
                     "generated ones are no pairs; give as many of both, paired by the order of their names"
                 )
 
+        # A process may have no clip of a side: metrics put together what the others have.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+
     def test_dataloader(self) -> list[DataLoader]:
         """The batches of this process."""
         given = {side: source for side, source in (("real", self.real), ("fake", self.fake)) if source is not None}
@@ -79,7 +82,7 @@ class Sides(Dataset):
 
     def __getitem__(self, item: int) -> dict[str, dict[str, Any]]:
         """The clips of a number."""
-        items = {side: source[item] for side, source in self.sources.items()}
+        items = {side: kept_error(source.__getitem__, item) for side, source in self.sources.items()}
         if self.captions is not None and "fake" in items:
             items["fake"]["caption"] = self.captions[self.sources["fake"].chosen[item]]
         return items
@@ -87,4 +90,12 @@ class Sides(Dataset):
 
 def collate_sides(items: Sequence[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     """A batch of each side; see `collate`."""
-    return {side: collate([item[side] for item in items]) for side in items[0]}
+    return {side: kept_error(collate, [item[side] for item in items]) for side in items[0]}
+
+
+def kept_error(step: Callable[[Any], dict[str, Any]], argument: Any) -> dict[str, Any]:
+    """What a step gives, or {"error": text}: raised here, it would end one of several processes before the others."""
+    try:
+        return step(argument)
+    except InputError as error:
+        return {"error": str(error)}

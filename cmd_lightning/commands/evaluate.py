@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from contextlib import redirect_stdout
@@ -75,9 +76,13 @@ def evaluate(
         seed: Of the choice of clips and of where they begin.
         json: Write the records to this file; - is standard output, with nothing else on it.
     """
-    for name, value, least in (("batch-size", batch_size, 1), ("workers", workers, 0), ("devices", devices, 1)):
+    for name, value, least in (
+        ("batch-size", batch_size, 1), ("workers", workers, 0), ("devices", devices, 1), ("nodes", nodes, 1)
+    ):  # fmt: skip
         if value < least:
             raise InputError(f"--{name} {value}: give at least {least}")
+    if nodes > 1 and not {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"} & set(os.environ):
+        raise InputError(f"--nodes {nodes}: start it on each node by torchrun, or by SLURM's srun")
     from lightning import Trainer
 
     from cmd_lightning.commands.files import make_folder, write_json
@@ -88,8 +93,9 @@ def evaluate(
     from cmd_lightning.metrics.suite import MetricSuite
     from cmd_lightning.provenance import provenance
 
-    names = list(filter(None, metrics.split(",")))
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of weights: their records tell
+    names = list(filter(None, map(str.strip, metrics.split(","))))
+    ignored = warnings.catch_warnings(action="ignore", category=UserWarning)  # of weights: their records tell
+    with ignored, redirect_stdout(sys.stderr):
         suite = MetricSuite(names, preset=preset, intervals=intervals, trust_torchscript=trust_torchscript)
     check_inputs(suite, real, fake, prompts, statistics, save_statistics)
     if suite.paired and random_start:
@@ -104,12 +110,19 @@ def evaluate(
     about = {} if statistics is None else {"real": describe_statistics(statistics)}
     about |= {side: source.describe() for side, source in sources.items()}
     rates = [side["fps"] for side in about.values() if side["fps"]]
-    notes = []
-    if rates and max(rates) > 1.02 * min(rates):
-        notes = [f"clips have {min(rates):g} and {max(rates):g} frames a second, and distances measure that too"]
+    for side, source in sources.items():
+        least = 10 if side == "fake" and suite.asks("is") else 2 if suite.distances else 1
+        if len(source) < least:
+            needed = f"{asked_for(suite)} needs at least {least}"
+            raise InputError(f"--{side} {source.path}: number of clips {len(source)}; {needed}")
+    most = max(map(len, sources.values()))
+    if devices * nodes > most:  # the Trainer lets a process without any clip end before the others
+        raise InputError(f"--devices {devices}, --nodes {nodes}: {most} clips are too few for all; give no more")
     for option, target in (("--save-statistics", save_statistics), ("--json", json)):
         if target not in (None, "-"):
             make_folder(Path(target).parent, option)
+            if Path(target).is_dir():
+                raise InputError(f"{option} {target}: it is a folder; give a file")
     evaluation = Evaluation(
         suite,
         reading,
@@ -132,9 +145,19 @@ def evaluate(
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        trainer.test(evaluation, data, verbose=False)
+        try:
+            trainer.test(evaluation, data, verbose=False)
+        except SystemExit as error:  # how Lightning ends on Ctrl-C
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            raise
     if not trainer.is_global_zero:
         return
+    if evaluation.error is not None:
+        raise InputError(evaluation.error)
+    rates, notes = sorted(evaluation.rates.union(rates)), []
+    if rates and rates[-1] > 1.02 * rates[0]:
+        notes = [f"clips have from {rates[0]:g} to {rates[-1]:g} frames a second, and distances measure that too"]
     protocol = about | {"precision": "float32"} | provenance()
     records = [record | protocol for record in evaluation.records]
     for record in records:
@@ -157,7 +180,7 @@ def check_inputs(
     save_statistics: str | None,
 ) -> None:
     """Refuse what does not go together, and what would be ignored."""
-    asked = ", ".join(entry.label for entry in suite.entries)
+    asked = asked_for(suite)
     if not suite.entries:
         raise InputError("--metrics: none given; try fvd, or frechet:FEATURE")
     if (suite.distances or suite.paired) and (real is None) == (statistics is None):
@@ -175,12 +198,17 @@ def check_inputs(
         raise InputError(f"--prompts {prompts}: {asked} reads no captions; leave it out, or ask for clipsim too")
 
 
+def asked_for(suite: MetricSuite) -> str:
+    """The metrics of a suite, for people."""
+    return ", ".join(entry.label for entry in suite.entries)
+
+
 def pixels(size: str | None) -> tuple[int, int] | None:
     """Reads "64" or "64x96" (height x width)."""
     if size is None:
         return None
     sides = size.split("x")
-    if len(sides) > 2 or not all(side.isdigit() and int(side) for side in sides):
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
         raise InputError(f"--size {size}: give SIDE or HEIGHTxWIDTH in pixels, as 64 or 64x96")
     return int(sides[0]), int(sides[-1])
 
@@ -193,7 +221,10 @@ def read_prompts(path: str | None, fake: ClipSource | None) -> list[str] | None:
 
     lines = conditions(None, path, None)
     if len(lines) != fake.of:
-        raise InputError(f"--prompts {path}: {len(lines)} captions for {fake.of} clips of --fake; give one each")
+        raise InputError(
+            f"--prompts {path}: {len(lines)} captions for {fake.of} clips of --fake; give one each, blank "
+            "lines do not count"
+        )
     return lines
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from lightning import LightningModule
 
 from cmd_lightning.errors import InputError
@@ -13,7 +14,10 @@ from cmd_lightning.metrics.suite import MetricSuite
 
 
 class Evaluation(LightningModule):
-    """Feeds the batches of an `EvaluationData` to metrics; the numbers are in `records` afterwards.
+    """Feeds the batches of an `EvaluationData` to metrics.
+
+    Afterwards `records` holds the numbers, `rates` the frame rates of all clips as far as known, and with several
+    processes `error` what was wrong on one of them.
 
     Args:
         suite: The metrics.
@@ -37,11 +41,13 @@ class Evaluation(LightningModule):
         self.suite, self.reading, self.fps = suite, reading, fps
         self.load_from, self.save_to, self.about = load_from, save_to, about
         self.records: list[dict[str, Any]] = []
+        self.rates: set[float] = set()
+        self.error: str | None = None
 
     def on_test_start(self) -> None:
         """Loads statistics where the metrics are now."""
         if self.load_from:
-            load_statistics(self.load_from, self.suite.distances, self.reading)
+            self.attempt(load_statistics, self.load_from, self.suite.distances, self.reading)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Takes in the real clips of a batch, the generated ones, or both.
@@ -49,6 +55,10 @@ class Evaluation(LightningModule):
         Raises:
             InputError: A clip could not be read, has another frame rate, or no caption where one is needed.
         """
+        self.attempt(self.take, batch)
+
+    def take(self, batch: dict[str, Any]) -> None:
+        """Feeds a batch to the metrics."""
         for side, clips in batch.items():
             self.check(side, clips)
         real, fake = (batch.get(side) for side in ("real", "fake"))
@@ -61,6 +71,7 @@ class Evaluation(LightningModule):
         """Refuses a batch of one side that cannot be evaluated."""
         if "error" in clips:
             raise InputError(clips["error"])
+        self.rates |= {round(fps, 3) for fps in clips["fps"].tolist() if fps}
         for key, fps, caption in zip(clips["key"], clips["fps"].tolist(), clips["caption"], strict=True):
             if self.fps and fps and abs(fps - self.fps) > 0.02 * self.fps:
                 raise InputError(
@@ -72,7 +83,32 @@ class Evaluation(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Puts the sums of all processes together, on every process."""
+        told = self.gathered((self.error, self.rates))
+        self.error = next((error for error, _ in told if error), None)
+        self.rates = set().union(*(rates for _, rates in told))
+        self.attempt(self.finish)
+
+    def finish(self) -> None:
+        """Saves statistics, and computes."""
         if self.save_to:
             save_statistics(self.save_to, self.suite.distances, self.reading, self.about)
         if self.trainer.datamodule.fake is not None:
             self.records = self.suite.results()
+
+    def gathered(self, value: Any) -> list[Any]:
+        """The values of all processes."""
+        values = [value] * self.trainer.world_size
+        if self.trainer.world_size > 1:
+            torch.distributed.all_gather_object(values, value)
+        return values
+
+    def attempt(self, step: Callable[..., None], *arguments: Any) -> None:
+        """Takes a step; after an error on one of several processes none, so that all reach the end where it is told."""
+        if self.error is not None:
+            return
+        try:
+            step(*arguments)
+        except InputError as error:
+            if self.trainer.world_size == 1:
+                raise
+            self.error = str(error)

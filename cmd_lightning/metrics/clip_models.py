@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torchmetrics.utilities import rank_zero_warn
 
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, reason
 from cmd_lightning.metrics.torchscript import UNTRUSTED, is_torchscript, load_torchscript
 from cmd_lightning.provenance import sha256
 
@@ -72,7 +72,7 @@ def open_clip_model(
     except (
         Exception
     ) as error:  # of many kinds: of pickle, zipfile, safetensors, the Hub, the interpreter of TorchScript
-        problem = (str(error).strip() or type(error).__name__).splitlines()[0]
+        problem = reason(error)
         if not tag:
             raise InputError(f"pretrained {pretrained}: no weights of {model} ({problem}); check the file") from error
         raise InputError(

@@ -16,6 +16,15 @@ from cmd_lightning.metrics.inputs import unit_range
 from cmd_lightning.metrics.precision import own_precision
 from cmd_lightning.metrics.protocol import Protocol
 from cmd_lightning.metrics.sample_size import bootstrap_interval, distance_curve
+from cmd_lightning.provenance import state_sha256
+
+NO_SHAPE = 2**62
+"""Above any shape: of a process that has seen no clip."""
+
+ONE_SHAPE = (
+    "video of (C, T, H, W) {} after {}: bring all clips to one number of frames and one size first, or the distance "
+    "measures these"
+)
 
 
 class FeatureMetric(Metric):
@@ -73,6 +82,15 @@ class FeatureMetric(Metric):
         if not features.isfinite().all():
             raise InputError("feature: gave values that are not finite")
         return features if features.dtype == torch.float64 else features.float()
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What the network is, as plain data: what it says itself, and the sha256 of its weights in any case."""
+        network = type(self.feature.network)
+        told = getattr(self.feature, "origin", {})
+        if "sha256" in told:
+            return told
+        return {"network": f"{network.__module__}.{network.__qualname__}", "sha256": state_sha256(self.feature)} | told
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
         return super()._apply(own_precision(fn), exclude_state)  # or sums and features would be cast
@@ -136,10 +154,16 @@ class FeatureDistance(FeatureMetric):
     ) -> None:
         super().__init__(feature, preset, num_features, **kwargs)
         self.reset_real_features, self.keep_features = reset_real_features, keep_features
-        self.clip_shape: tuple[int, ...] | None = None
+        self.add_state("shape_least", torch.full((4,), NO_SHAPE), dist_reduce_fx="min")
+        self.add_state("shape_most", torch.zeros(4, dtype=torch.long), dist_reduce_fx="max")
         if keep_features:
             self.add_state("real_features", [], dist_reduce_fx="cat")
             self.add_state("fake_features", [], dist_reduce_fx="cat")
+
+    @property
+    def full_state_update(self) -> bool:
+        """Of torchmetrics' `forward`: the quicker way resets in between, and would count kept clips once more."""
+        return not self.reset_real_features
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
         """The distance of features of real clips `(N, d)` and of generated ones `(M, d)`, a scalar."""
@@ -168,21 +192,36 @@ class FeatureDistance(FeatureMetric):
         Raises:
             InputError: Clips had another shape before.
         """
+        if features.ndim != 2 or features.shape[1] != self.num_features or not features.isfinite().all():
+            raise InputError(f"features {tuple(features.shape)}: give finite ones, (B, {self.num_features})")
         self._taken()
         self._take(features, real, clip_shape)
 
     def _take(self, features: Tensor, real: bool, clip_shape: tuple[int, ...] | None) -> None:
-        self._expect(clip_shape)
+        if not isinstance(real, bool):
+            raise InputError(f"real {real!r}: give True for real clips, False for generated ones")
+        if clip_shape is not None:
+            self.expect_shape(clip_shape)
+        self._add(features, real)
+
+    def _add(self, features: Tensor, real: bool) -> None:
         # As they came: in double precision only where they are used, which takes half the room.
         (self.real_features if real else self.fake_features).append(features)
 
-    def _expect(self, shape: tuple[int, ...] | None) -> None:
-        if shape is not None and self.clip_shape not in (None, shape):
-            raise InputError(
-                f"video of (C, T, H, W) {shape} after {self.clip_shape}: bring all clips to one number of frames and "
-                "one size first, or the distance measures these"
-            )
-        self.clip_shape = shape or self.clip_shape
+    @property
+    def clip_shape(self) -> tuple[int, ...] | None:
+        """(C, T, H, W) of the clips so far; None if not known."""
+        return tuple(self.shape_most.tolist()) if self.shape_most.any() else None
+
+    def expect_shape(self, shape: tuple[int, ...]) -> None:
+        """Note the shape (C, T, H, W) of clips.
+
+        Raises:
+            InputError: There were others before: the distance would measure length or resolution.
+        """
+        if self.clip_shape not in (None, shape):
+            raise InputError(ONE_SHAPE.format(shape, self.clip_shape))
+        self.shape_least = self.shape_most = torch.tensor(shape, device=self.device)
 
     def reset(self) -> None:
         """Forget all clips; of the real ones only if `reset_real_features`."""
@@ -190,11 +229,10 @@ class FeatureDistance(FeatureMetric):
         if not self.reset_real_features:
             # A list is emptied in place by a reset.
             kept = {name: list(x) if isinstance(x, list) else x for name, x in self.real_states().items()}
+            kept |= {"shape_least": self.shape_least, "shape_most": self.shape_most}
         super().reset()
         for name, value in kept.items():
             setattr(self, name, value)
-        if not kept:
-            self.clip_shape = None
 
     def real_states(self) -> dict[str, Any]:
         """The states of the real clips by name."""
@@ -206,10 +244,12 @@ class FeatureDistance(FeatureMetric):
         return len(real), len(fake)
 
     def check_counts(self, real: int, fake: int) -> None:
-        """Raise an InputError unless there are at least two clips of both kinds."""
+        """Raise an InputError unless there are at least two clips of both kinds, all of one shape."""
         if min(real, fake) < 2:
             name = type(self).__name__
-            raise InputError(f"{name} needs at least 2 real and 2 generated clips, not {real} and {fake}")
+            raise InputError(f"{name} needs at least 2 real and 2 generated clips, not {real} and {fake}; give more")
+        if self.clip_shape and (self.shape_least != self.shape_most).any():  # on two processes
+            raise InputError(ONE_SHAPE.format(self.clip_shape, tuple(self.shape_least.tolist())))
 
     def kept_features(self) -> tuple[Tensor, Tensor]:
         """The features of the real clips `(N, d)` and of the generated ones `(M, d)`, of this process or synchronised.

@@ -35,6 +35,8 @@ def open_feature(
     Raises:
         InputError: Nothing of that name, or a preset where none applies.
     """
+    if not isinstance(feature, nn.Module | str | Path):
+        raise InputError(f"feature {feature!r:.60}: give a torch module, a name, or a file of weights")
     if not isinstance(feature, nn.Module):
         network = open_named(str(feature), preset, trust_torchscript)
     else:
@@ -78,7 +80,7 @@ def import_network(name: str) -> nn.Module:
     module, _, attribute = name.rpartition(".")
     try:
         network = getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError, TypeError) as error:
+    except Exception as error:  # whatever a stranger's module does when it is imported or made
         raise InputError(f"feature {name}: {error}; give a class or function that makes a module by itself") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"feature {name}: it makes a {type(network).__name__}, and must make a torch module")

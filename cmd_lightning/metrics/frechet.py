@@ -167,10 +167,9 @@ class FrechetVideoDistance(FeatureDistance):
             self.add_state(f"{kind}_sum", torch.zeros(dim, dtype=torch.float64), dist_reduce_fx="sum")
             self.add_state(f"{kind}_gram", torch.zeros(dim, dim, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def _take(self, features: Tensor, real: bool, clip_shape: tuple[int, ...] | None) -> None:
+    def _add(self, features: Tensor, real: bool) -> None:
         if self.keep_features:
-            return super()._take(features, real, clip_shape)
-        self._expect(clip_shape)
+            return super()._add(features, real)
         features = features.double()
         if real:
             self.real_count += len(features)

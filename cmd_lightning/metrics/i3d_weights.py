@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.utilities import rank_zero_warn
 
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, reason
 from cmd_lightning.metrics.frozen import Frozen
 from cmd_lightning.metrics.i3d import I3D, check_clip
 from cmd_lightning.metrics.protocol import Prepared, Protocol
@@ -91,7 +91,8 @@ def open_i3d(weights: str | Path, protocol: Protocol, trust_torchscript: bool = 
     missing = not path.is_file()
     if missing and wanted is None:
         raise InputError(
-            f"weights {path}: there is no such file; check the path, or give one of {', '.join(I3D_NAMES)}"
+            f"weights {path}: there is no such file; check the path (for i3d it is what {VARIABLE} names), or give one "
+            f"of {', '.join(I3D_NAMES)}"
         )
     if missing:
         _download(name, path)
@@ -137,7 +138,7 @@ def _download(name: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path))  # under another name until it is complete
     except (OSError, RuntimeError) as error:  # those of urllib are OSErrors
-        problem = (str(error).strip() or type(error).__name__).splitlines()[0]
+        problem = reason(error)
         raise InputError(f"weights {name}: no download from {url} ({problem}); {_remedy(name)}") from error
 
 
@@ -171,7 +172,7 @@ def _load(data: bytes, script: bool = False) -> Any:
             return load(data)
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds: of pickle, zipfile, safetensors, the interpreter of TorchScript
-        problem = (str(error).strip() or type(error).__name__).splitlines()[0]
+        problem = reason(error)
         raise InputError(f"cannot be opened ({problem}); give a state dict of the I3D") from error
 
 

@@ -14,6 +14,8 @@ def unit_range(video: Tensor) -> Tensor:
     Raises:
         InputError: Another shape, type or range, or values that are not numbers.
     """
+    if not isinstance(video, Tensor):
+        raise InputError(f"video {type(video).__name__}: give a tensor (B, C, T, H, W)")
     if video.ndim != 5:
         raise InputError(f"video {tuple(video.shape)}: give (B, C, T, H, W)")
     if video.dtype == torch.uint8:
@@ -49,3 +51,5 @@ def check_features(x: Tensor, y: Tensor) -> None:
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
         shapes = f"{tuple(x.shape)}, {tuple(y.shape)}"
         raise InputError(f"features of shapes {shapes}: give (N, d) and (M, d), at least two of each")
+    if not (x.isfinite().all() and y.isfinite().all()):
+        raise InputError("features: some are not finite; leave those clips out or repair what made them")

@@ -53,6 +53,8 @@ class Asked:
             raise InputError(
                 f"metrics {text}: say which classifier gives the logits, as in is:i3d, or is:my_package.C3D"
             )
+        if kind == "clipsim" and what != "shapes" and not all(what.partition("/")):
+            raise InputError(f"metrics {text}: say model and weights, as in clipsim:ViT-L-14-quickgelu/openai")
         if kind not in {*DISTANCES, *PAIRED, "is", "clipsim"} or (kind in PAIRED and what):
             raise InputError(f"metrics {text}: there is no such metric; there are {GRAMMAR}")
         return cls(kind, what)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.wrappers.abstract import WrapperMetric
@@ -38,6 +39,9 @@ class PerFrame(WrapperMetric):
             raise InputError(
                 f"metric {type(metric).__name__}(normalize=False): frames are in [0, 1], so normalize=True"
             )
+        data_range = getattr(metric, "data_range", None)
+        if data_range is not None and tuple(torch.as_tensor(data_range).flatten().tolist()) not in ((1.0,), (0.0, 1.0)):
+            raise InputError(f"metric {type(metric).__name__}: frames are in [0, 1], so data_range=1.0")
         self.metric = metric
 
     @property

@@ -70,8 +70,8 @@ class Protocol:
             value = getattr(self, knob)
             if get_origin(hint) is Literal and value not in get_args(hint):
                 raise InputError(f"preset {self.name}: {knob}={value}; {_nearest(value, get_args(hint))}")
-        if self.side < 1 or (self.batch_norm_eps or 0) < 0:
-            raise InputError(f"preset {self.name}: side is at least 1, batch_norm_eps at least 0 or none")
+        if self.side < 1 or not 0 <= (self.batch_norm_eps or 0) < 1:
+            raise InputError(f"preset {self.name}: side is at least 1, batch_norm_eps from 0 to 1 or none")
         if self.antialias and self.grid == "legacy":
             raise InputError(f"preset {self.name}: antialias=true needs grid=half-pixel")
 

@@ -82,7 +82,7 @@ def load_statistics(path: str | Path, metrics: Mapping[str, FeatureDistance], re
             if not is_first():  # states are summed or joined over processes, so one of them has it all
                 tensor = tensor[:0] if state == "real_features" else torch.zeros_like(tensor)
             setattr(metric, state, [tensor] if state == "real_features" else tensor)
-        metric.clip_shape = tuple(facts["clip_shape"][name])
+        metric.expect_shape(tuple(facts["clip_shape"][name]))
 
 
 def describe_statistics(path: str | Path) -> dict[str, Any]:
@@ -118,8 +118,7 @@ def treatment(metrics: Mapping[str, FeatureDistance], reading: Mapping[str, Any]
     """What must be the same: how clips are read, and what network sees them, whatever its file is called."""
     whole: dict[str, Any] = {"clips": dict(reading)}
     for name, metric in metrics.items():
-        origin = getattr(metric.feature, "origin", {"network": type(metric.feature.network).__name__})
-        features = {key: value for key, value in origin.items() if key not in ("weights", "warning")}
+        features = {key: value for key, value in metric.origin.items() if key not in ("weights", "warning")}
         if "protocol" in features:
             features["protocol"] = {key: value for key, value in features["protocol"].items() if key != "name"}
         whole[name] = {"features": features, "kept": "features" if metric.keep_features else "sums"}

@@ -80,6 +80,10 @@ class MetricSuite(nn.Module):
             for one in asked
             if kinds is None or one.kind in kinds
         ]
+        for fake in fakes:
+            labels = [entry.label for entry in self.entries if entry.fake == fake]
+            if twice := [label for label in labels if labels.count(label) > 1]:
+                raise InputError(f"metrics {', '.join(metrics)}: {twice[0]} comes out twice; ask for one of the two")
         self.metrics = OwnPrecision({str(number): entry.metric for number, entry in enumerate(self.entries)})
         self.counts = OwnPrecision({fake: SumMetric() for fake in fakes})
 
@@ -171,7 +175,7 @@ class MetricSuite(nn.Module):
                     told.append(f"extrapolated from sets not larger than the {metric.num_features} features: a guess")
         if entry.asked.kind in PAIRED:
             result["average"] = PAIRED[entry.asked.kind]
-        origin = getattr(getattr(metric, "feature", metric), "origin", {})
+        origin = getattr(metric, "origin", {})
         told += [origin["warning"]] if "warning" in origin else []
         details = {"features": origin, "warnings": told}
         return result | {"clips": clips} | {name: value for name, value in details.items() if value}

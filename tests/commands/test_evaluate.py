@@ -188,7 +188,7 @@ def test_frame_rates_must_agree(evaluate, tmp_path):
     assert "warnings" not in sampled
     assert (sampled["real"]["fps"], sampled["real"]["source_fps"]) == (8, 25)
     (strided,) = evaluate(**options, stride=1)
-    assert "8 and 25 frames a second" in strided["warnings"][0]
+    assert "from 8 to 25 frames a second" in strided["warnings"][0]
     assert "stride 1, fps 8" in evaluate(**options, stride=1, fps=8, fails=True)
     saved = tmp_path / "fast.safetensors"
     evaluate(real=tmp_path / "fast", metrics="kernel:shapes", save_statistics=saved)
@@ -211,6 +211,25 @@ def test_shards_and_several_processes(evaluate, tmp_path):
         assert together["clips"] == alone["clips"] == {"real": 11, "fake": 8}
         assert together["value"] == pytest.approx(alone["value"], rel=1e-5)
     assert two.stdout.count("frechet_distance(shapes)") == 1
+
+
+def test_a_mistake_on_one_of_two_processes_is_told_once(tmp_path):
+    """And a process that has no generated clip is none."""
+    video = torch.rand(3, 3, 8, 32, 32)
+    torch.save(video, tmp_path / "real.pt")
+    torch.save(video[:2], tmp_path / "good.pt")
+    video[1, 0, 0, 0, 0] = torch.nan  # the second process's
+    torch.save(video, tmp_path / "bad.pt")
+    options = ["--real", tmp_path / "real.pt", "--metrics", "kernel:shapes", "--frames", 8, "--workers", 0]
+    for devices, fake, code, told in ((2, "bad.pt", 2, "bad.pt clip 1: holds NaN"), (3, "good.pt", 0, "")):
+        command = [sys.executable, "-m", "cmd_lightning", "evaluate", *options, "--fake", tmp_path / fake]
+        run = subprocess.run(
+            [*map(str, command), "--devices", str(devices)], capture_output=True, text=True, timeout=300
+        )
+        assert run.returncode == code, run.stderr
+        assert "Traceback" not in run.stderr
+        assert run.stderr.count(told) == 1 or not told
+        assert run.stdout.count("kernel_distance(shapes)") == (not code)
 
 
 def test_only_published_weights_make_it_fvd(sets, evaluate, tmp_path, monkeypatch):
@@ -259,7 +278,7 @@ def test_mistakes_are_told_on_one_line(sets, evaluate, tmp_path):
         ({"fake": tmp_path / "three.npy", "frames": 3}, "layout"),
         ({"fake": tmp_path / "nan.pt"}, "NaN"),
         ({"fake": tmp_path / "nan.pt", "workers": 1}, "NaN"),
-        ({"fake": tmp_path / "one.pt"}, "at least 2 real and 2 generated clips, not 12 and 1"),
+        ({"fake": tmp_path / "one.pt"}, "number of clips 1; kernel_distance(shapes) needs at least 2"),
         ({"fake": tmp_path / "small.pt"}, "one size first"),
         ({"fake": tmp_path / "mixed"}, "--size"),
         ({"num": 2048}, "--num 12"),
@@ -276,6 +295,12 @@ def test_mistakes_are_told_on_one_line(sets, evaluate, tmp_path):
         ({"save_statistics": tmp_path / "x.npz"}, "ends in .safetensors"),
         ({"prompts": tmp_path / "prompts.txt"}, "reads no captions"),
         ({"batch_size": 0}, "--batch-size 0"),
+        ({"nodes": 0}, "--nodes 0"),
+        ({"devices": 13}, "12 clips are too few"),
+        ({"nodes": 2}, "by torchrun"),
+        ({"metrics": "clipsim:ViT-B-32"}, "say model and weights"),
+        ({"metrics": "kernel:shapes, kernel:shapes,frechet:frechet"}, "checkpoint frechet"),
+        ({"json": tmp_path}, "it is a folder"),
     ):
         assert told in evaluate(**good | changes, fails=True), changes
     (chosen,) = evaluate(**good | {"fake": tmp_path / "three.npy", "real": tmp_path / "three.npy", "frames": 3,

@@ -208,6 +208,9 @@ def test_reset_can_keep_the_real_clips():
         metric.compute()
     metric.update(clips(20, seed=1), real=False)
     torch.testing.assert_close(metric.compute(), first, rtol=0, atol=0)
+    for _ in range(2):  # torchmetrics' own way to count a batch and to compute it at once
+        torch.testing.assert_close(metric(clips(20, seed=1), real=False), first)
+    assert metric.counts() == (20, 60)
     forgetful = FrechetVideoDistance(Projection())
     forgetful.update(clips(20), real=True)
     forgetful.reset()
@@ -265,6 +268,15 @@ def one_of_two(rank, path):
         values[f"{counts} curve"], values[f"{counts} interval"] = metric.curve(), metric.interval(resamples=5)
         with metric.sync_context():
             assert metric.counts() == (31, 31)
+        other = KernelVideoDistance(nn.AdaptiveAvgPool3d(1), num_features=3)
+        other.feature = nn.Sequential(other.feature, nn.Flatten())
+        for kind in (True, False):
+            other.update(torch.rand(2, 3, 4, 6 + rank, 5), real=kind)
+        try:
+            other.compute()
+            values[f"{counts} told"] = "nothing"
+        except InputError as error:
+            values[f"{counts} told"] = str(error)
         assert metric.counts() == (len(real), len(fake))  # this process's own again
     torch.save(values, f"{path}.{rank}")
     torch.distributed.destroy_process_group()
@@ -280,6 +292,7 @@ def test_two_processes_are_one(tmp_path):
         metric.update(clips(31).double(), real=True)
         metric.update(clips(31, seed=1).double(), real=False)
     for counts in ((12, 19), (31, 0)):
+        assert "(3, 4, 7, 5) after (3, 4, 6, 5)" in values[0][f"{counts} told"]  # each process saw one size
         for keep in (True, False):
             torch.testing.assert_close(values[0][f"{counts} {keep}"], frechet.compute(), rtol=1e-9, atol=0)
         torch.testing.assert_close(values[0][f"{counts} kernel"], kernel.compute(), rtol=1e-9, atol=0)
@@ -331,3 +344,11 @@ def test_unequal_clips_are_refused():
     video[1, 0, 0, 0, 0] = torch.nan
     with pytest.raises(InputError, match="clip 1 of 3 holds NaN"):
         metric.update(video, real=False)
+    with pytest.raises(InputError, match="real 'fake': give True"):
+        metric.update(torch.rand(2, 3, 4, 6, 5), real="fake")
+    with pytest.raises(InputError, match=r"features \(2, 4\): give finite ones, \(B, 3\)"):
+        metric.update_features(torch.rand(2, 4), real=True)
+    with pytest.raises(InputError, match="not finite"):
+        frechet_distance_from_features(torch.full((3, 2), torch.nan), torch.rand(3, 2))
+    with pytest.raises(InputError, match="feature 400: give a torch module"):
+        FrechetVideoDistance(400)

@@ -128,7 +128,7 @@ def test_parse():
         ("tf,side=2.5", "whole number"),
         ("tf,side=0", "at least 1"),
         ("tf,batch_norm_eps=small", "number, or none"),
-        ("tf,batch_norm_eps=-1", "at least 0"),
+        ("tf,batch_norm_eps=-1", "from 0 to 1"),
         ("tf,antialias=true", "needs grid=half-pixel"),
     ],
 )
