@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from cmd_lightning.errors import InputError
 
 if TYPE_CHECKING:
+    from cmd_lightning.components.evaluation import Evaluation
+    from cmd_lightning.data.evaluation import EvaluationData
     from cmd_lightning.data.sources import ClipSource
     from cmd_lightning.metrics.suite import MetricSuite
 
@@ -76,53 +78,32 @@ def evaluate(
         seed: Of the choice of clips and of where they begin.
         json: Write the records to this file; - is standard output, with nothing else on it.
     """
-    for name, value, least in (
-        ("batch-size", batch_size, 1), ("workers", workers, 0), ("devices", devices, 1), ("nodes", nodes, 1)
-    ):  # fmt: skip
-        if value < least:
-            raise InputError(f"--{name} {value}: give at least {least}")
-    if nodes > 1 and not {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"} & set(os.environ):
-        raise InputError(f"--nodes {nodes}: start it on each node by torchrun, or by SLURM's srun")
-    from lightning import Trainer
-
-    from cmd_lightning.commands.files import make_folder, write_json
+    check_numbers(batch_size, workers, devices, nodes)
     from cmd_lightning.components.evaluation import Evaluation
     from cmd_lightning.data.evaluation import EvaluationData
     from cmd_lightning.data.sources import Selection, open_source
     from cmd_lightning.metrics.statistics import describe_statistics
     from cmd_lightning.metrics.suite import MetricSuite
-    from cmd_lightning.provenance import provenance
 
     names = list(filter(None, map(str.strip, metrics.split(","))))
     ignored = warnings.catch_warnings(action="ignore", category=UserWarning)  # of weights: their records tell
     with ignored, redirect_stdout(sys.stderr):
         suite = MetricSuite(names, preset=preset, intervals=intervals, trust_torchscript=trust_torchscript)
     check_inputs(suite, real, fake, prompts, statistics, save_statistics)
+    check_targets(save_statistics, json)
     if suite.paired and random_start:
         raise InputError("--random-start: of pairs, for psnr, ssim and lpips, both clips begin at the same frame")
     reading = {"frames": frames, "stride": stride if fps else stride or 1, "fps": fps, "size": pixels(size)}
-    choice = {"num": num, "choose": choose, "seed": seed, "layout": layout}
     sources = {}
     for side, path in (("real", real), ("fake", fake)):
         if path is not None:
-            selection = Selection(**reading, **choice, random_start=random_start and side == "real")
-            sources[side] = open_source(path, selection)
+            choice = {"num": num, "choose": choose, "random_start": random_start and side == "real"}
+            sources[side] = open_source(path, Selection(**reading, **choice, seed=seed, layout=layout))
+    check_counts(suite, sources, devices * nodes)
+    captions = read_prompts(prompts, sources.get("fake"))
     about = {} if statistics is None else {"real": describe_statistics(statistics)}
     about |= {side: source.describe() for side, source in sources.items()}
     rates = [side["fps"] for side in about.values() if side["fps"]]
-    for side, source in sources.items():
-        least = 10 if side == "fake" and suite.asks("is") else 2 if suite.distances else 1
-        if len(source) < least:
-            needed = f"{asked_for(suite)} needs at least {least}"
-            raise InputError(f"--{side} {source.path}: number of clips {len(source)}; {needed}")
-    most = max(map(len, sources.values()))
-    if devices * nodes > most:  # the Trainer lets a process without any clip end before the others
-        raise InputError(f"--devices {devices}, --nodes {nodes}: {most} clips are too few for all; give no more")
-    for option, target in (("--save-statistics", save_statistics), ("--json", json)):
-        if target not in (None, "-"):
-            make_folder(Path(target).parent, option)
-            if Path(target).is_dir():
-                raise InputError(f"{option} {target}: it is a folder; give a file")
     evaluation = Evaluation(
         suite,
         reading,
@@ -131,8 +112,20 @@ def evaluate(
         save_to=save_statistics,
         about=about.get("real"),
     )
-    captions = read_prompts(prompts, sources.get("fake"))
     data = EvaluationData(**sources, captions=captions, paired=suite.paired, batch_size=batch_size, workers=workers)
+    if not run(evaluation, data, devices, nodes):
+        return
+    if evaluation.error is not None:
+        raise InputError(evaluation.error)
+    report(evaluation.records, about, evaluation.rates.union(rates), json)
+    if save_statistics:
+        print(f"statistics of {about['real']['clips']} real clips: {save_statistics}", file=sys.stderr)
+
+
+def run(evaluation: Evaluation, data: EvaluationData, devices: int, nodes: int) -> bool:
+    """Evaluates; whether this is the process that reports."""
+    from lightning import Trainer
+
     with redirect_stdout(sys.stderr), warnings.catch_warnings():
         for message in (".*does not have many workers.*", ".*isinstance.treespec, LeafSpec.*"):
             warnings.filterwarnings("ignore", message=message)
@@ -151,24 +144,59 @@ def evaluate(
             if isinstance(error.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from None
             raise
-    if not trainer.is_global_zero:
-        return
-    if evaluation.error is not None:
-        raise InputError(evaluation.error)
-    rates, notes = sorted(evaluation.rates.union(rates)), []
-    if rates and rates[-1] > 1.02 * rates[0]:
-        notes = [f"clips have from {rates[0]:g} to {rates[-1]:g} frames a second, and distances measure that too"]
+    return trainer.is_global_zero
+
+
+def report(results: list[dict[str, Any]], about: dict[str, Any], rates: set[float], json: str | None) -> None:
+    """Prints the results with their warnings, and writes them with all that they depend on."""
+    from cmd_lightning.commands.files import write_json
+    from cmd_lightning.provenance import provenance
+
+    notes = []
+    if rates and max(rates) > 1.02 * min(rates):
+        notes = [f"clips have from {min(rates):g} to {max(rates):g} frames a second, and distances measure that too"]
     protocol = about | {"precision": "float32"} | provenance()
-    records = [record | protocol for record in evaluation.records]
+    records = [result | protocol for result in results]
     for record in records:
         if notes:
             record["warnings"] = record.get("warnings", []) + notes
         print(line_of(record), file=sys.stderr if json == "-" else sys.stdout)
     for warning in dict.fromkeys(warning for record in records for warning in record.get("warnings", [])):
         print(f"warning: {warning}", file=sys.stderr)
-    if save_statistics:
-        print(f"statistics of {about['real']['clips']} real clips: {save_statistics}", file=sys.stderr)
     write_json(records, json)
+
+
+def check_numbers(batch_size: int, workers: int, devices: int, nodes: int) -> None:
+    """Refuse numbers that mean nothing."""
+    numbers = {"batch-size": batch_size, "workers": workers, "devices": devices, "nodes": nodes}
+    for name, value in numbers.items():
+        if value < (name != "workers"):
+            raise InputError(f"--{name} {value}: give at least {int(name != 'workers')}")
+    if nodes > 1 and not {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"} & set(os.environ):
+        raise InputError(f"--nodes {nodes}: start it on each node by torchrun, or by SLURM's srun")
+
+
+def check_targets(save_statistics: str | None, json: str | None) -> None:
+    """Make the folders of what will be written, before the work and not after it."""
+    from cmd_lightning.commands.files import make_folder
+
+    for option, target in (("--save-statistics", save_statistics), ("--json", json)):
+        if target not in (None, "-"):
+            make_folder(Path(target).parent, option)
+            if Path(target).is_dir():
+                raise InputError(f"{option} {target}: it is a folder; give a file")
+
+
+def check_counts(suite: MetricSuite, sources: dict[str, ClipSource], processes: int) -> None:
+    """Refuse fewer clips than the metrics, or the processes, need."""
+    for side, source in sources.items():
+        least = 10 if side == "fake" and suite.asks("is") else 2 if suite.distances else 1
+        if len(source) < least:
+            needed = f"{asked_for(suite)} needs at least {least}"
+            raise InputError(f"--{side} {source.path}: number of clips {len(source)}; {needed}")
+    most = max(map(len, sources.values()))
+    if processes > most:  # the Trainer lets a process without any clip end before the others
+        raise InputError(f"--devices, --nodes: {most} clips are too few for {processes} processes; give no more")
 
 
 def check_inputs(
