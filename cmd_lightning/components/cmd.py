@@ -148,7 +148,7 @@ class CMD(LightningModule):
         data = getattr(self.trainer.datamodule, "describe", lambda: {"data": str(self.trainer.datamodule)})()
         means = {name: metric.compute().item() for name, metric in self.scores.items()}
         results = self.suite.results()
-        logged = {f"test/{result['of']}/{result['metric']}": result["value"] for result in results}
+        logged = {f"test/{result['of'].replace(' ', '_')}/{result['metric']}": result["value"] for result in results}
         self.log_dict({f"test/{name}": value for name, value in means.items()} | logged, rank_zero_only=True)
         records = [{"metric": name, "of": "reconstruction", "value": value} for name, value in means.items()] + results
         protocol = {"model": made, "real": data} | provenance()
