@@ -63,10 +63,10 @@ class EvaluationData(LightningDataModule):
         return [self._loader({side: source}) for side, source in given.items()]
 
     def _loader(self, sources: dict[str, ClipSource]) -> DataLoader:
-        length = len(next(iter(sources.values())))
-        own = range(self.trainer.global_rank, length, self.trainer.world_size)
+        sides = Sides(sources, self.captions)
+        own = range(self.trainer.global_rank, len(sides), self.trainer.world_size)
         return DataLoader(
-            Subset(Sides(sources, self.captions), own),
+            Subset(sides, own),
             self.batch_size,
             num_workers=self.workers,
             collate_fn=collate_sides,
@@ -80,6 +80,10 @@ class Sides(Dataset):
     def __init__(self, sources: dict[str, ClipSource], captions: Sequence[str] | None) -> None:
         self.sources, self.captions = sources, captions
 
+    def __len__(self) -> int:
+        """Number of clips of each side."""
+        return len(next(iter(self.sources.values())))
+
     def __getitem__(self, item: int) -> dict[str, dict[str, Any]]:
         """The clips of a number."""
         items = {side: kept_error(source.__getitem__, item) for side, source in self.sources.items()}
@@ -89,12 +93,19 @@ class Sides(Dataset):
 
 
 def collate_sides(items: Sequence[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """A batch of each side; see `collate`."""
-    return {side: kept_error(collate, [item[side] for item in items]) for side in items[0]}
+    """A batch of each side, see `collate`; or {"error": text} of the first clip that has one."""
+    batch = {}
+    for side in items[0]:
+        clips = [item[side] for item in items]
+        batch[side] = next((clip for clip in clips if "error" in clip), None) or kept_error(collate, clips)
+    return batch
 
 
 def kept_error(step: Callable[[Any], dict[str, Any]], argument: Any) -> dict[str, Any]:
-    """What a step gives, or {"error": text}: raised here, it would end one of several processes before the others."""
+    """What a step gives, or {"error": text} for whoever takes the batch to raise.
+
+    Raised here it would come with the traceback of a worker, or end one of several processes before the others.
+    """
     try:
         return step(argument)
     except InputError as error:

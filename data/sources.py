@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from cmd_lightning.data import stream
 from cmd_lightning.data.clip_arrays import ARRAY_SUFFIXES, ArrayFile
@@ -34,9 +34,7 @@ class ClipSource(Dataset):
     Shards follow each other so too; within a shard, as within an array, clips keep their places.
 
     An item is {"video": (3, T, H, W), uint8, or float32 in [0, 1] of an array of floats; "key": unique in the source;
-    "caption": "" if none; "fps": after sampling, 0.0 if unknown}. What is wrong with a clip is raised as `InputError`;
-    in a worker process of a DataLoader, where it would come with the worker's traceback, {"error": text} stands for
-    it, which `collate` keeps and the consumer raises as `InputError(batch["error"])`.
+    "caption": "" if none; "fps": after sampling, 0.0 if unknown}. What is wrong with a clip is raised as `InputError`.
 
     Attributes:
         of: Number of usable clips there.
@@ -79,10 +77,9 @@ class ClipSource(Dataset):
         index = self.chosen[item]
         try:
             return self._load(index)
-        except InputError as error:
-            return _failed(str(error))
         except OSError as error:  # a shard or caption that is gone, locked or on a failing disk
-            return _failed(f"{self._kind.title(index)}: {error.strerror or error}; check that its files can be read")
+            problem = f"{error.strerror or error}; check that its files can be read"
+            raise InputError(f"{self._kind.title(index)}: {problem}") from error
 
     def describe(self) -> dict[str, Any]:
         """What was read and how, as plain data for the record of a result; reads the first clip.
@@ -155,18 +152,13 @@ def open_source(path: str | Path, selection: Selection) -> ClipSource:
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Batch items: video (B, 3, T, H, W), caption and key lists, fps float32 (B,).
 
-    Returns:
-        The batch; or {"error": text} if an item is one, or in a worker process.
-
     Raises:
         InputError: Clips differ in size.
     """
     for item in items:
-        if "error" in item:
-            return item
         one, other = items[0]["video"].shape, item["video"].shape
         if one != other:
-            return _failed(
+            raise InputError(
                 f"{items[0]['key']} is {one[3]}x{one[2]}, {item['key']} is {other[3]}x{other[2]}: "
                 "give one --size for all, as 64 or 64x96"
             )
@@ -176,12 +168,6 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "key": [item["key"] for item in items],
         "fps": torch.tensor([item["fps"] for item in items], dtype=torch.float32),
     }
-
-
-def _failed(error: str) -> dict[str, Any]:
-    if get_worker_info() is None:
-        raise InputError(error)
-    return {"error": error}
 
 
 def _caption(members: dict[str, bytes], facts: dict[str, Any]) -> str:

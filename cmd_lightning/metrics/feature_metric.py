@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -165,9 +166,9 @@ class FeatureDistance(FeatureMetric):
         """Of torchmetrics' `forward`: the quicker way resets in between, and would count kept clips once more."""
         return not self.reset_real_features
 
+    @abstractmethod
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
         """The distance of features of real clips `(N, d)` and of generated ones `(M, d)`, a scalar."""
-        raise NotImplementedError
 
     def update(self, video: Tensor, real: bool) -> None:
         """Take in clips.

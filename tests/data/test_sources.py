@@ -15,9 +15,10 @@ from shard_files import sample, write_tar
 from torch.utils.data import DataLoader, Subset
 
 from cmd_lightning.data.check import check_shards
+from cmd_lightning.data.evaluation import Sides, collate_sides
 from cmd_lightning.data.selection import Selection
 from cmd_lightning.data.shards import ShardWriter
-from cmd_lightning.data.sources import collate, open_source
+from cmd_lightning.data.sources import open_source
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_io import mp4_bytes, read_video, write_video
@@ -47,11 +48,11 @@ def items(path, **selection):
 
 def batches(source, batch_size, workers=0, rank=0, ranks=1):
     """What a rank reads: every `ranks`-th clip."""
-    own = Subset(source, range(rank, len(source), ranks))
-    for batch in DataLoader(own, batch_size, num_workers=workers, collate_fn=collate):
-        if "error" in batch:
-            raise InputError(batch["error"])
-        yield batch
+    own = Subset(Sides({"real": source}, None), range(rank, len(source), ranks))
+    for batch in DataLoader(own, batch_size, num_workers=workers, collate_fn=collate_sides):
+        if "error" in batch["real"]:
+            raise InputError(batch["real"]["error"])
+        yield batch["real"]
 
 
 def fails(path, *words, **selection):
@@ -428,14 +429,16 @@ def test_errors_come_as_one_line_from_workers_too(tmp_path, workers):
 
 
 def test_errors_in_workers_reach_the_consumer_as_batches(tmp_path):
-    assert collate([{"error": "what is wrong"}, {}]) == {"error": "what is wrong"}
+    assert collate_sides([{"fake": {}}, {"fake": {"error": "it"}}]) == {"fake": {"error": "it"}}
     for name in "abcd":
         write_tar(tmp_path / f"{name}.tar", [sample(name)])
     source = open_source(tmp_path, Selection(frames=2))
     (tmp_path / "d.tar").unlink()
-    good, bad = DataLoader(source, 2, num_workers=2, collate_fn=collate)
-    assert good["key"] == ["a", "b"]
-    assert bad == {"error": f"{tmp_path}/d.tar clip d: No such file or directory; check that its files can be read"}
+    good, bad = DataLoader(Sides({"real": source}, None), 2, num_workers=2, collate_fn=collate_sides)
+    assert good["real"]["key"] == ["a", "b"]
+    assert bad["real"] == {
+        "error": f"{tmp_path}/d.tar clip d: No such file or directory; check that its files can be read"
+    }
 
 
 @pytest.mark.parametrize("label", [True, -2, 10**22, "cat"])
