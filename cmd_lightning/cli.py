@@ -34,7 +34,8 @@ usage: {program} {verb} -c CONFIG.yaml [--OPTION VALUE ...]
   --data.train_shards PATHS           paths, globs, brace ranges or URLs of .tar shards; --data.OPTION likewise
   --trainer.max_steps N               any argument of lightning's Trainer; also max_time DD:HH:MM:SS, devices,
                                       precision (16-mixed, bf16-mixed), default_root_dir
-  --ckpt_path FILE                    go on from this checkpoint (fit), or evaluate it
+  --ckpt_path FILE                    go on from this checkpoint (fit), or evaluate it; `last`: the one of the config's
+                                      LastCheckpoint, and where there is none yet, fit begins at step 0
   --seed_everything N                 seed of all draws (default: 0)
   --print_config                      show the whole config and stop
   --model.help CLASS, --model.network.help CLASS, --data.help CLASS

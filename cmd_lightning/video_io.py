@@ -1,6 +1,7 @@
 """Read and write clips: mp4, avi, mkv, webm, gif and folders of PNG frames, always as uint8 (C, T, H, W).
 
-Decoding and encoding are PyAV's (FFmpeg), GIFs are Pillow's; both are imported when first needed.
+Decoding (`video_file`) and encoding are PyAV's (FFmpeg), GIFs are written by Pillow; both are imported when first
+needed.
 """
 
 import io
@@ -8,11 +9,10 @@ import os
 import re
 import shutil
 import tempfile
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,171 +20,99 @@ import torch
 from torch import Tensor
 
 from cmd_lightning.errors import InputError
+from cmd_lightning.video_file import VideoError, VideoFile, VideoInfo
 
 VIDEO_SUFFIXES = ("mp4", "avi", "mkv", "webm", "gif")
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a file says of itself.
-
-    Attributes:
-        frames: number of frames.
-        fps: mean frame rate in frames per second; 0 where nothing tells it (a folder of PNGs).
-        width: width in pixels.
-        height: height in pixels.
-    """
-
-    frames: int
-    fps: float
-    width: int
-    height: int
 
 
 class VideoReader:
     """A clip of which any frames can be read, in any order, decoding no more than they need.
 
-    Opening walks over the packets without decoding them: that gives the exact number of frames, their times
-    and the key frames in every container (headers are silent in mkv and gif, and wrong in some mp4).
+    Attributes:
+        frames: number of frames.
+        fps: mean frame rate in frames per second; 0 where nothing tells it (a folder of PNGs).
+        times: seconds of each frame from the first where the rate varies; None where it is constant.
 
     Args:
         source: a file, a folder of PNG frames (in natural order of their names), or the bytes of a file.
 
     Raises:
-        InputError: the source is missing or cannot be read as video.
+        InputError: the source is missing.
+        VideoError: it cannot be read as video.
     """
 
     def __init__(self, source: str | Path | bytes) -> None:
-        self._source = source
-        self._pictures: list[Path] = []
+        self._name = "clip in memory" if isinstance(source, bytes) else str(source)
         if not isinstance(source, bytes):
-            if not Path(source).exists():
+            source = Path(source)
+            if not source.exists():
                 raise InputError(f"{source}: no such video file or folder; check the path")
-            if Path(source).is_dir():
-                self._pictures = sorted(Path(source).glob("*.png"), key=lambda picture: natural_key(picture.name))
-                self.info = self._inspect_folder()
-                return
-        with self._open() as (container, stream):
-            packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
-            # AVI keeps no times of presentation; FFmpeg's guesses are wrong where there are B-frames.
-            timed = container.format.name != "avi" and all(p.pts is not None for p in packets)
-            self._times = sorted(p.pts for p in packets) if timed else []
-            # A GIF's frames build on each other whatever their flags say: it is always read from its start.
-            seekable = timed and container.format.name != "gif"
-            keys = [(p.pts, p.dts) for p in packets if p.is_keyframe and p.dts is not None] if seekable else []
-            self._keys = sorted(keys)
-            self.info = VideoInfo(len(packets), self._rate(container, stream), stream.width, stream.height)
-        if not packets or not self.info.width:
-            raise InputError(f"{self._name}: holds no video frames; replace or remove the file")
+        is_folder = isinstance(source, Path) and source.is_dir()
+        self._file = _PictureFolder(source) if is_folder else VideoFile(source, self._name)
+        self.frames, self.fps, self.times = self._file.frames, self._file.fps, self._file.times
 
-    def read(self, indices: Sequence[int] | None = None) -> Tensor:
+    @cached_property
+    def info(self) -> VideoInfo:
+        """What the clip is; decodes its first frame, which alone tells the size as it is shown.
+
+        Raises:
+            VideoError: the first frame cannot be decoded.
+        """
+        _, _, height, width = self.read([0]).shape
+        return VideoInfo(self.frames, self.fps, width, height)
+
+    def read(
+        self, indices: Sequence[int] | None = None, transform: Callable[[Tensor], Tensor] = lambda frame: frame
+    ) -> Tensor:
         """Decode the frames of the given numbers.
 
         Args:
             indices: frame numbers from 0 in order of presentation, repeats allowed; None reads every frame.
+            transform: applied to each frame, uint8 RGB (C, H, W), as it is decoded, so that none is kept in full.
 
         Returns:
-            uint8 RGB, (C, T, H, W), one frame for each index.
+            One frame for each index, (C, T, H, W): uint8 RGB as it is shown, or what `transform` makes of it.
 
         Raises:
-            InputError: a number is out of range, or a frame cannot be decoded.
+            InputError: a number is out of range.
+            VideoError: a frame cannot be decoded, or only at too high a cost.
         """
-        indices = range(self.info.frames) if indices is None else indices
+        indices = range(self.frames) if indices is None else indices
         wanted = sorted(set(indices))
-        if not wanted or wanted[0] < 0 or wanted[-1] >= self.info.frames:
-            raise InputError(
-                f"{self._name}: has {self.info.frames} frames, not those asked for; ask for fewer or earlier"
-            )
-        if self._pictures:
-            frames = {index: _read_png(self._pictures[index]) for index in wanted}
-        elif self._times:
-            frames = self._decode_timed(wanted)
-        else:
-            frames = self._decode_counted(wanted)
-        if len(frames) < len(wanted) or len({frame.shape for frame in frames.values()}) > 1:
-            raise InputError(f"{self._name}: frames are damaged or missing; replace or remove the file")
+        if not wanted or wanted[0] < 0 or wanted[-1] >= self.frames:
+            raise InputError(f"{self._name}: has {self.frames} frames, not those asked for; ask for fewer or earlier")
+        frames = {index: transform(frame) for index, frame in self._file.decode(wanted)}
+        if len({frame.shape for frame in frames.values()}) > 1:
+            raise VideoError(self._name, "damaged frames", "of several sizes")
         return torch.stack([frames[index] for index in indices], 1)
 
     def verify(self) -> None:
         """Decode every frame and keep none.
 
         Raises:
-            InputError: a frame cannot be decoded or is missing.
+            VideoError: a frame cannot be decoded or is missing.
         """
-        if self._pictures:
-            decoded = sum(1 for picture in self._pictures if _read_png(picture) is not None)
-        else:
-            with self._open() as (container, stream):
-                decoded = sum(1 for _ in container.decode(stream))
-        if decoded < self.info.frames:
-            raise InputError(f"{self._name}: {self.info.frames - decoded} frames are damaged; replace the file")
+        if missing := max(0, self.frames - self._file.count()):
+            raise VideoError(self._name, "damaged frames", f"{missing} cannot be decoded")
 
-    @property
-    def _name(self) -> str:
-        return "clip in memory" if isinstance(self._source, bytes) else str(self._source)
 
-    @contextmanager
-    def _open(self) -> Iterator[tuple[Any, Any]]:
-        import av
+class _PictureFolder:
+    """A folder of PNG frames in natural order, with the face of a `VideoFile`."""
 
-        source = io.BytesIO(self._source) if isinstance(self._source, bytes) else str(self._source)
-        try:
-            # Titles that are not UTF-8 must not cost the clip.
-            with av.open(source, metadata_errors="replace") as container:
-                if not container.streams.video:
-                    raise InputError(f"{self._name}: holds no video stream; replace or remove the file")
-                stream = container.streams.video[0]
-                stream.codec_context.thread_count = 1  # clips are small and loaders already run side by side
-                yield container, stream
-        except av.FFmpegError as error:
-            detail = str(error.strerror or error)
-            raise InputError(f"{self._name}: not readable as video ({detail}); replace or remove the file") from error
+    fps, times = 0.0, None
 
-    def _rate(self, container: Any, stream: Any) -> float:
-        span = self._times[-1] - self._times[0] if self._times else 0
-        if span and (container.format.name == "gif" or not stream.average_rate):  # FFmpeg guesses that of a GIF
-            return float((len(self._times) - 1) / (span * stream.time_base))
-        return float(stream.average_rate or 1)
-
-    def _inspect_folder(self) -> VideoInfo:
+    def __init__(self, folder: Path) -> None:
+        self._pictures = sorted(folder.glob("*.png"), key=lambda picture: natural_key(picture.name))
         if not self._pictures:
-            raise InputError(f"{self._source}: the folder holds no .png frames; name a video file or such a folder")
-        _, height, width = _read_png(self._pictures[0]).shape
-        return VideoInfo(len(self._pictures), 0.0, width, height)
+            raise InputError(f"{folder}: the folder holds no .png frames; name a video file or such a folder")
+        self.frames = len(self._pictures)
 
-    def _decode_timed(self, wanted: list[int]) -> dict[int, Tensor]:
-        index_of = {self._times[index]: index for index in wanted}
-        first, last = self._times[wanted[0]], self._times[wanted[-1]]
-        # The key frame is chosen by its time of presentation but sought by its decoding time: seeking mp4 by
-        # the former can land one key frame too late where there are B-frames.
-        before = bisect_right(self._keys, first, key=lambda key: key[0])
-        starts = [self._keys[before - 1][1], None] if before > 1 else [None]
-        frames: dict[int, Tensor] = {}
-        for start in starts:  # a seek that lands too late leaves gaps: then once more from the beginning
-            frames = {}
-            with self._open() as (container, stream):
-                if start is not None:
-                    container.seek(start, stream=stream)
-                for frame in container.decode(stream):
-                    if frame.pts in index_of:
-                        frames[index_of[frame.pts]] = _to_tensor(frame)
-                    if len(frames) == len(wanted) or (frame.pts is not None and frame.pts > last):
-                        break
-            if len(frames) == len(wanted):
-                break
-        return frames
+    def decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+        for index in wanted:
+            yield index, _read_png(self._pictures[index])
 
-    def _decode_counted(self, wanted: list[int]) -> dict[int, Tensor]:
-        # Without times of presentation only counting from the start is exact.
-        frames = {}
-        chosen = set(wanted)
-        with self._open() as (container, stream):
-            for index, frame in enumerate(container.decode(stream)):
-                if index in chosen:
-                    frames[index] = _to_tensor(frame)
-                if index == wanted[-1]:
-                    break
-        return frames
+    def count(self) -> int:
+        return sum(1 for _ in self.decode(range(self.frames)))
 
 
 def natural_key(path: str) -> tuple[str, str]:
@@ -198,13 +126,14 @@ def natural_key(path: str) -> tuple[str, str]:
 
 
 def probe(source: str | Path | bytes) -> VideoInfo:
-    """Number of frames, rate and size of a clip, without decoding it.
+    """Number of frames, rate and size of a clip, of which only the first frame is decoded.
 
     Args:
         source: a file, a folder of PNG frames, or the bytes of a file.
 
     Raises:
-        InputError: the source is missing or cannot be read as video.
+        InputError: the source is missing.
+        VideoError: it cannot be read as video.
     """
     return VideoReader(source).info
 
@@ -217,7 +146,8 @@ def read_video(source: str | Path | bytes, indices: Sequence[int] | None = None)
         indices: numbers of the frames to read; None reads all.
 
     Raises:
-        InputError: the source is missing, unreadable, or shorter than asked.
+        InputError: the source is missing or shorter than asked.
+        VideoError: it cannot be read as video.
     """
     return VideoReader(source).read(indices)
 
@@ -342,8 +272,4 @@ def _read_png(path: Path) -> Tensor:
         with Image.open(path) as picture:
             return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
     except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{path}: not readable as a picture; replace or remove the file") from error
-
-
-def _to_tensor(frame: Any) -> Tensor:
-    return torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+        raise VideoError(str(path), "damaged frames", "not readable as a picture") from error

@@ -3,20 +3,28 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import BadSample, read_facts, read_label, video_of
-from cmd_lightning.data.index import Shard, expand, folder_of, is_remote, require_reachable, scan, update_index
-from cmd_lightning.data.stream import read_shard
-from cmd_lightning.errors import InputError
-from cmd_lightning.video_io import VideoInfo, VideoReader
+from cmd_lightning.data.index import Shard, expand, folder_of, is_remote, scan, update_index
+from cmd_lightning.data.tar import Sample, read_samples
+from cmd_lightning.video_file import VideoError, VideoInfo
+from cmd_lightning.video_io import VideoReader
 
 
-def check_shards(shards: str | Sequence[str], *, progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+def check_shards(
+    shards: str | Sequence[str],
+    *,
+    remote: ShardCache | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
     """Decode every sample; the index beside local shards then knows the bad ones, and streams leave them out.
 
     Args:
         shards: paths, globs, folders, brace ranges or http(s) addresses.
+        remote: fetches remote shards.
         progress: told a line for each shard.
 
     Returns:
@@ -24,13 +32,14 @@ def check_shards(shards: str | Sequence[str], *, progress: Callable[[str], None]
         "sizes": {"WxH": number of clips}}.
 
     Raises:
-        InputError: a shard is missing, cannot be reached, or is no tar file.
+        InputError: a shard is missing or cannot be fetched.
     """
+    remote = remote or ShardCache()
     bad: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     frames, seconds, good = 0, 0.0, 0
-    for url in expand(shards):
-        shard, infos = _check_shard(url)
+    for url in expand(shards, allow_commands=remote.allow_commands):
+        shard, infos = _check_shard(url, remote)
         bad.update(shard.bad.values())
         sizes.update(f"{info.width}x{info.height}" for info in infos)
         good += len(infos)
@@ -50,26 +59,24 @@ def check_shards(shards: str | Sequence[str], *, progress: Callable[[str], None]
     }
 
 
-def _check_shard(url: str) -> tuple[Shard, list[VideoInfo]]:
-    if is_remote(url):
-        require_reachable(url)
-    known = Shard(url, 0) if is_remote(url) else scan(url)
-    bad, infos = dict(known.bad), []
-    for sample in read_shard(known):
-        try:
-            infos.append(_check_sample(sample))
-        except BadSample as reason:
-            bad[sample["__key__"]] = str(reason)
-    if is_remote(url) and not infos and not bad:
-        raise InputError(f"{url}: no samples in it; check that the address is that of a tar file")
-    return Shard(url, max(known.samples, len(infos) + len(bad)), bad), infos
+def _check_shard(url: str, remote: ShardCache) -> tuple[Shard, list[VideoInfo]]:
+    bad, infos = {}, []
+    with Shard(url, 0).open(remote) as file:
+        known = scan(url, file)
+        for sample in read_samples(file, url):
+            try:
+                infos.append(_check_sample(sample))
+            except BadSample as reason:
+                bad[sample.key] = str(reason)
+    return replace(known, bad=bad), infos
 
 
-def _check_sample(sample: dict[str, Any]) -> VideoInfo:
-    read_label(read_facts(sample))
+def _check_sample(sample: Sample) -> VideoInfo:
+    members = sample.read()
+    read_label(read_facts(members))
     try:
-        reader = VideoReader(video_of(sample))
+        reader = VideoReader(video_of(members))
         reader.verify()
-    except InputError as error:
-        raise BadSample("unreadable video") from error
+    except VideoError as error:
+        raise BadSample(error.reason) from error
     return reader.info

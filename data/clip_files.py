@@ -1,17 +1,17 @@
 """Clips in local shards and in folders of videos, any of which can be opened at once."""
 
 import os
-import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from cmd_lightning.data.clips import video_of
-from cmd_lightning.data.index import is_member, load_index
+from cmd_lightning.data.clips import BadSample, video_of
+from cmd_lightning.data.index import load_index
+from cmd_lightning.data.tar import Sample, read_samples
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoReader, natural_key
 
@@ -72,33 +72,33 @@ class ShardFiles(Kind):
 
     def __init__(self, urls: Sequence[str]) -> None:
         skipped: Counter[str] = Counter()
-        self._samples: list[dict[str, Any]] = []
+        self._samples: list[tuple[str, Sample]] = []
         for shard in load_index(list(dict.fromkeys(urls))):
-            for sample in _members(shard.url):
-                if sample["__key__"] in shard.bad:
-                    skipped[shard.bad[sample["__key__"]]] += 1
-                elif not any(suffix in sample for suffix in VIDEO_SUFFIXES):
-                    skipped["no video"] += 1
-                else:
-                    self._samples.append(sample)
+            with open(shard.url, "rb") as file:
+                for sample in read_samples(file, shard.url):
+                    if fault := shard.bad.get(sample.key, sample.fault):
+                        skipped[fault] += 1
+                    else:
+                        self._samples.append((shard.url, replace(sample, file=None)))
         self.skipped = dict(skipped)
-        self.keys = [sample["__key__"] for sample in self._samples]
+        self.keys = [sample.key for _, sample in self._samples]
         if len(set(self.keys)) < len(self.keys):  # of shards that were packed one by one
-            self.keys = [f"{sample['__url__']}/{sample['__key__']}" for sample in self._samples]
+            self.keys = [f"{url}/{sample.key}" for url, sample in self._samples]
 
     def title(self, index: int) -> str:
-        return "{__url__} clip {__key__}".format(**self._samples[index])
+        url, sample = self._samples[index]
+        return f"{url} clip {sample.key}"
 
     def frames(self, index: int) -> int | None:
         return None
 
     def open(self, index: int) -> OpenClip:
-        sample, members = self._samples[index], {}
-        with open(sample["__url__"], "rb") as file:
-            for suffix in sample.keys() & {*VIDEO_SUFFIXES, "txt", "json"}:
-                offset, size = sample[suffix]
-                file.seek(offset)
-                members[suffix] = file.read(size)
+        url, sample = self._samples[index]
+        with open(url, "rb") as file:
+            try:
+                members = replace(sample, file=file).read()
+            except BadSample as reason:
+                raise InputError(f"{self.title(index)}: {reason}; fetch or make the shard anew") from reason
         reader = self._named(index, VideoReader, video_of(members))
         info = reader.info
         return OpenClip(
@@ -154,26 +154,6 @@ class VideoFolder(Kind):
         beside = {suffix: Path(f"{stem}.{suffix}") for suffix in ("txt", "json")}
         members = {suffix: file.read_bytes() for suffix, file in beside.items() if file.is_file()}
         return OpenClip(str(path), reader.info.frames, reader.info.fps, reader.read, members)
-
-
-def _members(path: str) -> Iterator[dict[str, Any]]:
-    """The samples of a shard as webdataset groups them: (offset, bytes) by suffix, "__key__" and "__url__"."""
-    from webdataset.tariterators import group_by_keys
-
-    def headers() -> Iterator[dict[str, Any]]:
-        with tarfile.open(path, "r:") as tar:
-            while True:
-                try:
-                    member = tar.next()
-                except tarfile.ReadError:  # cut off: the index tells which sample that costs
-                    return
-                if member is None:
-                    return
-                if member.isreg() and is_member(member.name):
-                    yield {"fname": member.name, "data": (member.offset_data, member.size), "__url__": path}
-                tar.members = []  # type: ignore[attr-defined]  # headers of a long shard need not be kept
-
-    return group_by_keys(headers())
 
 
 def _clips_below(folder: Path) -> Iterator[Path]:

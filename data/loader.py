@@ -1,8 +1,9 @@
 """The DataLoader over a stream, and the position in it that a checkpoint keeps."""
 
+import signal
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,10 +11,12 @@ from lightning import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from cmd_lightning.data.stream import ShardStream, describe
+from cmd_lightning.data.index import Shard
+from cmd_lightning.data.stream import Bad, ShardStream, describe, known_bad, list_bad
 from cmd_lightning.errors import InputError
 
 # Lightning's advice where a stream is not cut by worker or cannot resume; this one is and can.
+_ENOUGH = 100  # samples from which on a share of bad ones means something
 _NEEDLESS = (
     "Your `IterableDataset` has `__len__` defined",
     "You're resuming from a checkpoint that ended before the epoch ended",
@@ -87,10 +90,13 @@ class Position:
 
 
 class StreamLoader(DataLoader):
-    """Loads a stream with its workers, adds up the bad samples, and warns of them once an epoch.
+    """Loads a stream with its workers, adds up the bad samples, and reports them at the end of a pass.
 
     Args:
         dataset: the stream.
+        shards: what the stream reads, for the bad samples that are known.
+        max_bad_share: the largest share of bad samples to go on with, from 0 to 1; judged once 100 samples, or all
+            of a pass, are seen.
         position: followed in training; without it every pass is the whole of epoch 0.
         trainer: whose epoch the position goes by.
         num_workers: loader processes.
@@ -101,6 +107,8 @@ class StreamLoader(DataLoader):
         self,
         dataset: ShardStream,
         *,
+        shards: Sequence[Shard] = (),
+        max_bad_share: float = 1.0,
         position: Position | None = None,
         trainer: Trainer | None = None,
         num_workers: int = 0,
@@ -109,7 +117,10 @@ class StreamLoader(DataLoader):
         options |= {"batch_size": None, "pin_memory": torch.cuda.is_available()}
         # A generator of its own: starting an epoch must not move the global one, where models draw noise.
         options["generator"] = torch.Generator().manual_seed(dataset.seed)
-        super().__init__(dataset, num_workers=num_workers, **options)
+        super().__init__(dataset, num_workers=num_workers, worker_init_fn=_leave_signals, **options)
+        self.max_bad_share = max_bad_share
+        self.samples = sum(shard.samples for shard in shards)
+        self.known = known_bad(shards)
         self.position = position
         self.trainer = trainer
         for message in _NEEDLESS:
@@ -121,13 +132,42 @@ class StreamLoader(DataLoader):
         if self.position:
             epoch, first = self.position.begin(self.dataset, self.num_workers, self.trainer)
         self.dataset.begin(epoch, first)
-        bad: Counter[str] = Counter()
+        self._judge(self.known, self.samples)
+        bad: list[Bad] = []
+        seen = 0
         for done, batch in enumerate(super().__iter__(), first + 1):
             if "error" in batch:  # raised in a worker it would come with the worker's traceback
                 raise InputError(batch["error"])
-            bad.update(batch.pop("bad"))
+            bad += batch.pop("bad")
+            seen += len(batch["key"])
             if self.position:
                 self.position.advance()
-            if done == len(self) and bad:
-                warnings.warn(f"{sum(bad.values())} bad samples were replaced: {describe(bad)}", stacklevel=2)
+            if seen >= _ENOUGH or done == len(self):
+                self._judge(bad, seen)
+            if done == len(self):
+                self._report(bad, seen)
             yield batch
+
+    def _judge(self, bad: list[Bad], seen: int) -> None:
+        if len(bad) > self.max_bad_share * seen:
+            raise InputError(
+                f"data.max_bad_share {self.max_bad_share:g}: {len(bad)} of {seen} samples are bad: {list_bad(bad)}; "
+                "mend or remove them, or raise the share"
+            )
+
+    def _report(self, bad: list[Bad], seen: int) -> None:
+        if bad:
+            warnings.warn(f"{len(bad)} of {seen} samples were bad and replaced: {list_bad(bad, most=5)}", stacklevel=3)
+        if self.known:
+            known = describe(Counter(sample.reason for sample in self.known))
+            rank_zero_warn(f"{len(self.known)} samples known to be bad were left out: {known}")
+
+
+def _leave_signals(_: int) -> None:
+    """What is sent to the whole group of processes (Ctrl-C, a batch system) is for the main one to answer.
+
+    It may end a worker by SIGTERM too, but tries twice, so the first one is let pass.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))

@@ -1,36 +1,44 @@
 """The stream of batches that one rank reads from shards, each sample exactly once an epoch.
 
-Samples are read in sequence, mixed in a bounded buffer while still undecoded, and decoded last: so a resume
-reads past what was seen without decoding it. What a sample becomes depends on (seed, epoch, key) alone, never
-on what was read before it.
+Samples are found in sequence, mixed in a bounded buffer, and read and decoded last: so the buffer holds no video,
+and a resume goes past what was seen without reading it. What a sample becomes depends on (seed, epoch, key)
+alone, never on what was read before it.
 """
 
 import random
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from itertools import islice
-from typing import Any
+from threading import Thread
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import BadSample, ClipLoader
-from cmd_lightning.data.index import Shard, is_member, is_remote, require_reachable
+from cmd_lightning.data.fetch import FetchError
+from cmd_lightning.data.index import Shard, is_remote
 from cmd_lightning.data.plan import Interval, assign, batch_sizes, stable_hash
+from cmd_lightning.data.tar import Sample, read_samples
 from cmd_lightning.errors import InputError
-from cmd_lightning.video_io import VIDEO_SUFFIXES
 
-_SUFFIXES = {*VIDEO_SUFFIXES, "txt", "json"}
-_STANDBY = 8  # undecoded samples kept to stand in for a bad one
-_MISSING = "unreadable shard"
+_STANDBY = 8  # samples kept to stand in for a bad one
+_SEARCHED = 1000  # samples tried for one that can stand in where none of these can
+
+
+class Bad(NamedTuple):
+    """A sample that could not be used: the reason it is counted under, and where it is."""
+
+    reason: str
+    place: str
 
 
 class ShardStream(IterableDataset):
     """Batches of one rank, for a DataLoader with `batch_size=None` and any number of workers.
 
     A bad sample is replaced: by the last good one of the eight before it, else by the first good one of the
-    reader, else of all shards. `batch["bad"]` counts them by reason.
+    reader, else of all shards. `batch["bad"]` lists them.
 
     Args:
         shards: with their numbers of samples.
@@ -41,6 +49,7 @@ class ShardStream(IterableDataset):
         seed: of the order and of every draw.
         shuffle_buffer: undecoded samples among which the next one is drawn; 0 keeps the order of the shards.
         shuffle: draw the order of the shards anew each epoch.
+        remote: fetches remote shards, each while the one before it is read.
     """
 
     def __init__(
@@ -54,6 +63,7 @@ class ShardStream(IterableDataset):
         seed: int = 0,
         shuffle_buffer: int = 0,
         shuffle: bool = False,
+        remote: ShardCache | None = None,
     ) -> None:
         super().__init__()
         self.shards = list(shards)
@@ -64,6 +74,7 @@ class ShardStream(IterableDataset):
         self.seed = seed
         self.shuffle_buffer = shuffle_buffer
         self.shuffle = shuffle
+        self.remote = remote or ShardCache()
         self._sizes = batch_sizes(sum(shard.good for shard in self.shards), ranks, batch_size)[rank]
         self._epoch = 0
         self._first = 0
@@ -84,7 +95,16 @@ class ShardStream(IterableDataset):
         return len(self._sizes)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield the batches of this worker: v, v + W, ... counted from the first batch of the pass."""
+        """Yield the batches of this worker: v, v + W, ... counted from the first batch of the pass.
+
+        The last one is {"error": message} where the run cannot go on.
+        """
+        try:
+            yield from self._batches()
+        except InputError as error:
+            yield {"error": str(error)}
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         # Batch i of an epoch is served by reader i % W, whichever worker process plays it after a resume.
@@ -106,23 +126,21 @@ class ShardStream(IterableDataset):
                 for _ in range(self._sizes[batch]):
                     standby.keep(next(samples))
             else:
-                bad: Counter[str] = Counter()
-                try:
-                    clips = [standby.decode(next(samples), bad) for _ in range(self._sizes[batch])]
-                except InputError as error:
-                    yield {"error": str(error)}
-                    return
-                yield collate(clips) | {"bad": dict(bad)}
+                bad: list[Bad] = []
+                clips = [standby.decode(next(samples), bad) for _ in range(self._sizes[batch])]
+                yield collate(clips) | {"bad": bad}
 
-    def decode(self, sample: dict[str, Any], instead_of: str = "") -> dict[str, Any]:
-        """Decode one sample with the draws that belong to it in this epoch."""
-        if _MISSING in sample:
-            raise BadSample(_MISSING)
-        return self.clips(sample, stable_hash("clip", self.seed, self._epoch, sample["__key__"], instead_of))
+    def decode(self, sample: Sample, instead_of: str = "") -> dict[str, Any]:
+        """Read and decode one sample with the draws that belong to it in this epoch.
 
-    def _mixed(self, samples: Iterator[dict[str, Any]], reader: int) -> Iterator[dict[str, Any]]:
+        Raises:
+            BadSample: with the reason.
+        """
+        return self.clips(sample.read(), stable_hash("clip", self.seed, self._epoch, sample.key, instead_of))
+
+    def _mixed(self, samples: Iterator[Sample], reader: int) -> Iterator[Sample]:
         chance = random.Random(stable_hash("buffer", self.seed, self._epoch, self.rank, reader))
-        buffer: list[dict[str, Any]] = []
+        buffer: list[Sample] = []
         for sample in samples:
             buffer.append(sample)
             if len(buffer) > self.shuffle_buffer:
@@ -130,23 +148,61 @@ class ShardStream(IterableDataset):
         while buffer:
             yield _draw(buffer, chance)
 
-    def _read(self, intervals: Sequence[Interval]) -> Iterator[dict[str, Any]]:
-        """Exactly as many samples as the intervals promise; what a shard fails to give is marked as missing."""
-        for interval in intervals:
+    def _read(self, intervals: Sequence[Interval]) -> Iterator[Sample]:
+        """Exactly as many samples as the intervals promise; those that a shard fails to give come with that fault."""
+        ahead = None
+        for number, interval in enumerate(intervals):
             shard = self.shards[interval.shard]
             skip, left = interval.start, interval.stop - interval.start
-            while left:
-                before = left
-                for sample in islice(read_shard(shard), skip, None):
-                    yield sample
-                    left -= 1
-                    if not left:
+            problem = f"{shard.url}: holds fewer samples than its index says; run `shards check` on it"
+            try:
+                file = ahead.result() if ahead else shard.open(self.remote)
+                ahead = self._fetch_ahead(intervals[number + 1 : number + 2])
+                while left:
+                    before = left
+                    samples = (sample for sample in read_samples(file, shard.url) if sample.key not in shard.bad)
+                    for sample in islice(samples, skip, skip + left):
+                        yield sample
+                        left -= 1
+                    if shard.exact or (skip == 0 and left == before):
                         break
-                if shard.exact or (skip == 0 and left == before):
-                    break
-                skip = 0  # an assumed number was too high: the shard is read again from its start
+                    skip = 0  # an assumed number was too high: the shard is read again from its start
+            except FetchError as error:
+                problem, ahead = str(error), None
+            except OSError as error:
+                problem, ahead = f"{shard.url}: {error.strerror or error}", None
             for missing in range(left):
-                yield {"__key__": f"{shard.url} {interval.stop - missing}", _MISSING: True}
+                key = f"{shard.url} {interval.stop - missing}"
+                yield Sample(key, fault="unreadable shard", place=problem)
+
+    def _fetch_ahead(self, following: Sequence[Interval]) -> "_Ahead | None":
+        for interval in following:
+            if is_remote(self.shards[interval.shard].url):
+                return _Ahead(self.shards[interval.shard], self.remote)
+        return None
+
+
+class _Ahead(Thread):
+    """Opens a remote shard while the one before it is read."""
+
+    def __init__(self, shard: Shard, remote: ShardCache) -> None:
+        super().__init__(daemon=True)  # a process that ends does not wait for it
+        self._shard = shard
+        self._remote = remote
+        self._opened: BinaryIO | Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._opened = self._shard.open(self._remote)
+        except Exception as error:  # told where the shard is wanted
+            self._opened = error
+
+    def result(self) -> BinaryIO:
+        self.join()
+        if isinstance(self._opened, Exception):
+            raise self._opened
+        return self._opened
 
 
 class _Standby:
@@ -155,18 +211,18 @@ class _Standby:
     def __init__(self, stream: ShardStream, intervals: Sequence[Interval]) -> None:
         self._stream = stream
         self._intervals = intervals
-        self._before: deque[dict[str, Any]] = deque(maxlen=_STANDBY)
-        self._first_good: dict[str, Any] | None = None
+        self._before: deque[Sample] = deque(maxlen=_STANDBY)
+        self._first_good: Sample | None = None
 
-    def keep(self, sample: dict[str, Any]) -> None:
+    def keep(self, sample: Sample) -> None:
         self._before.append(sample)
 
-    def decode(self, sample: dict[str, Any], bad: Counter[str]) -> dict[str, Any]:
+    def decode(self, sample: Sample, bad: list[Bad]) -> dict[str, Any]:
         try:
             return self._stream.decode(sample)
         except BadSample as reason:
-            bad[str(reason)] += 1
-            return self._replace(sample["__key__"])
+            bad.append(Bad(str(reason), sample.place))
+            return self._replace(sample.key)
         finally:
             self.keep(sample)
 
@@ -180,46 +236,17 @@ class _Standby:
             self._first_good = self._find_first_good()
         return self._stream.decode(self._first_good, instead_of=key)
 
-    def _find_first_good(self) -> dict[str, Any]:
+    def _find_first_good(self) -> Sample:
         everything = [Interval(number, 0, shard.good) for number, shard in enumerate(self._stream.shards)]
         for intervals in (self._intervals, everything):
-            reasons: Counter[str] = Counter()
-            for sample in self._stream._read(intervals):
+            bad = []
+            for sample in islice(self._stream._read(intervals), _SEARCHED):
                 try:
                     self._stream.decode(sample)
                     return sample
                 except BadSample as reason:
-                    reasons[str(reason)] += 1
-        if set(reasons) == {_MISSING}:
-            for shard in self._stream.shards:
-                if is_remote(shard.url):
-                    require_reachable(shard.url)
-        shards = ", ".join(shard.url for shard in self._stream.shards)
-        raise InputError(f"{shards}: no usable clip ({describe(reasons)}); run `shards check` on these shards")
-
-
-def read_shard(shard: Shard) -> Iterator[dict[str, Any]]:
-    """The good samples of a shard in order, undecoded: members by suffix, and "__key__".
-
-    Ends early where the file does: a shard that cannot be opened gives none.
-    """
-    from webdataset.tariterators import group_by_keys, tar_file_expander, url_opener
-
-    def stop(_: Exception) -> bool:
-        return False
-
-    def wanted(name: str) -> bool:
-        return is_member(name) and name.rpartition("/")[2].partition(".")[2].lower() in _SUFFIXES
-
-    opened = list(url_opener([{"url": shard.url}], handler=stop))
-    try:
-        for sample in group_by_keys(tar_file_expander(opened, handler=stop, select_files=wanted), handler=stop):
-            if sample["__key__"] not in shard.bad:
-                yield sample
-    finally:
-        for source in opened:
-            with suppress(OSError):  # what a download tool says of being stopped early
-                source["stream"].close()
+                    bad.append(Bad(str(reason), sample.place))
+        raise InputError(f"no usable clip among {len(bad)}: {list_bad(bad)}; run `shards check` on these shards")
 
 
 def collate(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -233,12 +260,24 @@ def collate(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def known_bad(shards: Sequence[Shard]) -> list[Bad]:
+    """What the index of the shards knows to be bad."""
+    return [Bad(reason, f"{shard.url} {key}") for shard in shards for key, reason in shard.bad.items()]
+
+
 def describe(bad: dict[str, int]) -> str:
     """Counts by reason in words: "3 too short, 1 unreadable video"."""
     return ", ".join(f"{number} {reason}" for reason, number in sorted(bad.items()))
 
 
-def _draw(buffer: list[dict[str, Any]], chance: random.Random) -> dict[str, Any]:
+def list_bad(bad: Sequence[Bad], most: int = 20) -> str:
+    """Counts by reason, and which they are: "2 too short, 1 no video (a.tar 0003; a.tar 0007; b.tar 0001)"."""
+    places = list(dict.fromkeys(sample.place for sample in bad))
+    more = f"; and {len(places) - most} more" if len(places) > most else ""
+    return f"{describe(Counter(sample.reason for sample in bad))} ({'; '.join(places[:most])}{more})"
+
+
+def _draw(buffer: list[Sample], chance: random.Random) -> Sample:
     chosen = chance.randrange(len(buffer))
     buffer[chosen], buffer[-1] = buffer[-1], buffer[chosen]
     return buffer.pop()

@@ -7,10 +7,11 @@ from typing import Any, Literal
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import ClipLoader
 from cmd_lightning.data.index import Shard, expand, load_index
 from cmd_lightning.data.loader import Position, StreamLoader
-from cmd_lightning.data.stream import ShardStream
+from cmd_lightning.data.stream import ShardStream, known_bad, list_bad
 from cmd_lightning.errors import InputError
 
 _USED = {  # by the Trainer's verb
@@ -45,6 +46,9 @@ class WebVidDataModule(LightningDataModule):
         seed: of every random choice of the data.
         shuffle_buffer: undecoded samples, per worker, among which the next one is drawn in training.
         crop: where training crops to the size; "random" draws it for each clip.
+        max_bad_share: the largest share of bad samples to go on with, from 0 to 1. They are replaced and counted; more
+            of them, or of those that the index knows, end the run with a list.
+        remote: how shards at addresses are fetched and kept.
     """
 
     def __init__(
@@ -61,6 +65,8 @@ class WebVidDataModule(LightningDataModule):
         seed: int = 0,
         shuffle_buffer: int = 100,
         crop: Literal["center", "random"] = "center",
+        max_bad_share: float = 0.1,
+        remote: ShardCache | None = None,
     ) -> None:
         super().__init__()
         if fps is not None and stride is not None:
@@ -76,6 +82,8 @@ class WebVidDataModule(LightningDataModule):
                 raise InputError(f"{name} {value}: must be at least {least}")
         if fps is not None and not 0 < fps < math.inf:
             raise InputError(f"fps {fps}: must be a number above 0, e.g. 8")
+        if not 0 <= max_bad_share <= 1:
+            raise InputError(f"max_bad_share {max_bad_share}: give a share from 0 to 1, e.g. 0.1")
         sides = [size, size] if isinstance(size, int) else list(size)
         if len(sides) != 2 or min(sides) < 1:
             raise InputError(f"size {size}: give one side or [height, width], in pixels, at least 1")
@@ -84,6 +92,7 @@ class WebVidDataModule(LightningDataModule):
         self.fps, self.stride = fps, stride or (None if fps else 1)
         self.batch_size, self.num_workers = batch_size, num_workers
         self.seed, self.shuffle_buffer, self.crop = seed, shuffle_buffer, crop
+        self.max_bad_share, self.remote = max_bad_share, remote or ShardCache()
         self._found: dict[str, list[Shard]] = {}
         self._position = Position()
 
@@ -101,24 +110,19 @@ class WebVidDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches of `train_shards`, going on where a loaded state says."""
-        return StreamLoader(
-            self._stream("train_shards", training=True),
-            position=self._position,
-            trainer=self.trainer,
-            num_workers=self.num_workers,
-        )
+        return self._loader("train_shards", training=True, position=self._position, trainer=self.trainer)
 
     def val_dataloader(self) -> DataLoader | list:
         """Batches of `val_shards` in fixed order; none where no such shards are given."""
-        return self._evaluation("val_shards") if self.shards["val_shards"] else []
+        return self._loader("val_shards") if self.shards["val_shards"] else []
 
     def test_dataloader(self) -> DataLoader:
         """Batches of `test_shards` in fixed order."""
-        return self._evaluation("test_shards")
+        return self._loader("test_shards")
 
     def predict_dataloader(self) -> DataLoader:
         """The same as the test batches."""
-        return self._evaluation("test_shards")
+        return self._loader("test_shards")
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the training data, as plain numbers and names."""
@@ -133,8 +137,14 @@ class WebVidDataModule(LightningDataModule):
         clip = {"frames": self.num_frames, "size": list(self.size), "stride": self.stride, "fps": self.fps}
         return {"data": type(self).__name__, "shards": self.shards["test_shards"], **clip, "start": "first frame"}
 
-    def _evaluation(self, option: str) -> DataLoader:
-        return StreamLoader(self._stream(option, training=False), num_workers=self.num_workers)
+    def _loader(self, option: str, *, training: bool = False, **options: Any) -> DataLoader:
+        return StreamLoader(
+            self._stream(option, training=training),
+            shards=self._find(option),
+            max_bad_share=self.max_bad_share,
+            num_workers=self.num_workers,
+            **options,
+        )
 
     def _stream(self, option: str, *, training: bool) -> ShardStream:
         clips = ClipLoader(
@@ -154,6 +164,7 @@ class WebVidDataModule(LightningDataModule):
             seed=self.seed,
             shuffle_buffer=self.shuffle_buffer if training else 0,
             shuffle=training,
+            remote=self.remote,
         )
 
     def _find(self, option: str) -> list[Shard]:
@@ -161,9 +172,10 @@ class WebVidDataModule(LightningDataModule):
             shards = self.shards[option]
             if not shards:
                 raise InputError(f"{option}: none given; name .tar files, e.g. 'clips/{{000000..000009}}.tar'")
-            found = load_index(expand(shards, option), write=True)
+            urls = expand(shards, option, allow_commands=self.remote.allow_commands)
+            found = load_index(urls, write=True, remote=self.remote)
             if not sum(shard.good for shard in found):
-                raise InputError(f"{option} {shards}: no usable clip; see why with `shards check`")
+                raise InputError(f"{option} {shards}: no usable clip: {list_bad(known_bad(found))}")
             if unknown := sum(not shard.exact for shard in found):
                 warnings.warn(
                     f"{option}: {unknown} remote shards have no index.json beside them, so their order and number "

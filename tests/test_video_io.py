@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from cmd_lightning.errors import InputError
+from cmd_lightning.video_file import VideoFile
 from cmd_lightning.video_io import VideoReader, gif_bytes, mp4_bytes, natural_key, probe, read_video, write_video
 
 
@@ -29,7 +30,7 @@ def encode(path, frames, codec, **options):
         stream = container.add_stream(codec, rate=Fraction(10), options=options)
         stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
         for index in range(frames):
-            picture = np.full((32, 32, 3), 40 + 3 * index, np.uint8)
+            picture = np.full((32, 32, 3), 40 + 3 * index % 200, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
     return path
@@ -63,38 +64,38 @@ def test_chosen_frames_are_those_of_a_full_decode(tmp_path, name, codec, options
     assert torch.equal(VideoReader(path.read_bytes()).read([9, 3, 9]), full[:, [9, 3, 9]])
 
 
-def test_only_the_needed_frames_are_decoded(tmp_path, monkeypatch):
-    path = encode(tmp_path / "clip.mp4", 60, "libx264", g="8", bf="0", sc_threshold="0", keyint_min="8")
-    reader = VideoReader(path)
-    starts = []
-    opened = VideoReader._open
+@pytest.fixture
+def decoded(monkeypatch):
+    """The times of all frames that were decoded, wanted or not."""
+    times, original = [], VideoFile._decoded
 
-    def spy(self):
-        context = opened(self)
+    def counted(self, *given):
+        for frame in original(self, *given):
+            times.append(frame.pts)
+            yield frame
 
-        class Spy:
-            def __enter__(self):
-                container, stream = context.__enter__()
+    monkeypatch.setattr(VideoFile, "_decoded", counted)
+    return times
 
-                class Counted:
-                    def seek(self, *args, **kwargs):
-                        return container.seek(*args, **kwargs)
 
-                    def decode(self, stream):
-                        for frame in container.decode(stream):
-                            starts.append(frame.pts)
-                            yield frame
-
-                return Counted(), stream
-
-            def __exit__(self, *error):
-                return context.__exit__(*error)
-
-        return Spy()
-
-    monkeypatch.setattr(VideoReader, "_open", spy)
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+@pytest.mark.parametrize(("b_frames", "allowed"), [(0, 0), (2, 2)])
+def test_only_the_needed_frames_are_decoded(tmp_path, decoded, name, b_frames, allowed):
+    options = {"g": "8", "bf": str(b_frames), "sc_threshold": "0", "keyint_min": "8"}
+    reader = VideoReader(encode(tmp_path / name, 120, "libx264", **options))
     reader.read([42, 43])
-    assert len(starts) == 4  # 40 is the key frame before 42
+    assert 2 <= len(decoded) <= 4 + allowed  # 40 is the key frame before 42
+    decoded.clear()
+    reader.read([3, 51, 90, 91, 119])  # from 0, 48, 88 and 112
+    assert 5 <= len(decoded) <= 20 + 4 * allowed  # B-frames on the way are left out
+    assert (len(decoded) == 20) == (b_frames == 0)
+
+
+def test_frames_whose_key_frames_lie_close_are_decoded_in_one_go(tmp_path, decoded, monkeypatch):
+    reader = VideoReader(encode(tmp_path / "clip.mp4", 60, "libx264", g="1"))
+    monkeypatch.setattr(VideoFile, "_open", None)  # the file stays open
+    reader.read(range(10, 50, 2))
+    assert len(decoded) == 39
 
 
 @pytest.mark.skipif("CMD_ASSETS" not in os.environ, reason="CMD_ASSETS is not set")
@@ -107,6 +108,9 @@ def test_real_files():
         assert reader.info.frames == full.shape[1]
         indices = [*range(8), full.shape[1] // 2, full.shape[1] - 1]
         assert torch.equal(reader.read(indices), full[:, indices]), path
+        for first in range(3):
+            indices = range(first, full.shape[1], 5)
+            assert torch.equal(reader.read(indices), full[:, indices]), path
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".gif", ""])

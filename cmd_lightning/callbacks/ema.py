@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from cmd_lightning.callbacks.skip_non_finite import SkipNonFinite
 from cmd_lightning.errors import InputError
 
 CHECKPOINT_KEY = "ema"
@@ -128,10 +129,12 @@ class EMA(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Updates after an optimiser step, not after a batch that only accumulated gradients."""
+        """Updates after an optimiser step: not after a batch that only accumulated gradients, nor a skipped one."""
         if trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
+        if any(isinstance(callback, SkipNonFinite) and callback.skipping for callback in trainer.callbacks):
+            return
         if not self.update(pl_module):
             rank_zero_warn(f"Step {trainer.global_step}: a weight is NaN or infinite, the EMA was not updated.")
 

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
+from cmd_lightning.callbacks.stop_signals import StopSignals
+from cmd_lightning.callbacks.whole_checkpoint import WholeCheckpointIO
 from cmd_lightning.errors import InputError
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes `<folder>/last.ckpt`, over the one before.
+    """Writes `<folder>/last.ckpt`, over the one before; `fit --ckpt_path last` goes on from it.
 
     Lightning's `ModelCheckpoint` keeps several and chooses by a score, but none at the end of a fit that `max_steps`
     or `max_time` stops between two of its dates.
+
+    - This and all other checkpoints of the Trainer are whole files or not there, see `WholeCheckpointIO`.
+    - SIGTERM, SIGUSR1 (under SLURM the `requeue_signal`) or Ctrl-C let the step that runs end, write the checkpoint and
+      leave with `SystemExit` of 128 and the signal's number; under SLURM the `requeue_signal` requeues the job. A
+      second SIGTERM or Ctrl-C ends the process at once.
 
     Args:
         folder: Where the checkpoint goes.
@@ -28,23 +39,76 @@ class LastCheckpoint(Checkpoint):
         self.path = Path(folder, "last.ckpt")
         self.every_n_steps = every_n_steps
         self._saved = 0
+        self._last_step = 0
+        self._whole = True  # no gradients wait for a step that is still to come
+        self._signals = StopSignals()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Has the Trainer write and read whole checkpoints; strategies with files of their own keep theirs."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpointIO()
+        self._signals = StopSignals()
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Heeds signals from the start."""
+        self._begin(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Counts from where a resumed fit begins."""
-        self._saved = trainer.global_step
+        self._begin(trainer)
+        self._stop_if_asked(trainer)  # a signal may have come since the sanity check
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves if the date has come; not again for the batches that accumulate into one step."""
-        if trainer.global_step % self.every_n_steps == 0:
+        """Saves if the date has come or a signal; not for the batches that accumulate into one step."""
+        self._whole = trainer.global_step != self._last_step
+        self._last_step = trainer.global_step
+        if self._whole and trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
+        self._stop_if_asked(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Heeds signals amid a validation; the resumed fit leaves the rest of it out."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._stop_if_asked(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves what was trained since."""
         self._save(trainer)
+        self._stop_if_asked(trainer)
+
+    def _begin(self, trainer: Trainer) -> None:
+        self._saved = self._last_step = trainer.global_step
+        self._whole = True
+        if not trainer.fast_dev_run:
+            self._signals.watch(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.global_step != self._saved and not trainer.fast_dev_run:
             self._saved = trainer.global_step
             trainer.save_checkpoint(self.path)
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        """Saves and leaves if a signal has come and no gradients would be lost."""
+        number = self._signals.received(trainer) if self._whole else 0
+        if not number:
+            return
+        self._save(trainer)
+        if trainer.is_global_zero:
+            told = f"{self.path} is written; go on with --ckpt_path last" if trainer.global_step else "nothing to save"
+            print(
+                f"cmd-lightning: {signal.Signals(number).name} after step {trainer.global_step}: {told}",
+                file=sys.stderr,
+            )
+        self._signals.requeue(trainer, number)
+        trainer.strategy.barrier("LastCheckpoint")  # a process that is gone would take the others with it
+        raise SystemExit(128 + number)

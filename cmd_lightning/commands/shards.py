@@ -92,19 +92,21 @@ def pack(
     _report(pack_clips(videos, out, captions, shard_size=shard_size, split=split, progress=_progress), json)
 
 
-def check(shards: list[str], *, json: str | None = None) -> None:
+def check(shards: list[str], *, allow_commands: bool = False, json: str | None = None) -> None:
     """Decode every clip of the shards, count the good and the bad, and note them in the index beside the shards.
 
     Args:
         shards: .tar files: paths, globs, folders, brace ranges or http(s) addresses.
+        allow_commands: also take pipe:COMMAND, s3:// and the like, which run programs of yours.
         json: write the report to this file; - is standard output.
 
     Raises:
-        InputError: a shard is missing, cannot be reached, or is no tar file.
+        InputError: a shard is missing or cannot be fetched.
     """
+    from cmd_lightning.data.cache import ShardCache
     from cmd_lightning.data.check import check_shards
 
-    _report(check_shards(shards, progress=_progress), json)
+    _report(check_shards(shards, remote=ShardCache(allow_commands=allow_commands), progress=_progress), json)
 
 
 def _progress(text: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pydoc
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,9 +11,11 @@ import jsonargparse
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import optim
 
 from cmd_lightning import callbacks, components, conditioning, diffusion, zoo
+from cmd_lightning.callbacks import LastCheckpoint
 from cmd_lightning.commands.config_errors import explain
 from cmd_lightning.components import checkpoints, schedules
 from cmd_lightning.data import rendered, webvid
@@ -23,7 +27,7 @@ NAMED = (callbacks, components, conditioning, webvid, rendered, diffusion, sched
 
 
 class CMDCLI(LightningCLI):
-    """LightningCLI whose checkpoints are only ever read as plain data, and whose predictions go to files."""
+    """LightningCLI that calls classes only, reads checkpoints as plain data, and writes predictions to files."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Sets defaults that hold for every config."""
@@ -32,26 +36,50 @@ class CMDCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parses `args`, and not the process's own command line."""
         self.config = parser.parse_args(args)
+        refuse_foreign(self.config)
         verb = self.config.get("subcommand")
         checkpoint = self.config[verb].get("ckpt_path") if verb else None
         if checkpoint not in (None, "best", "last", "hpc"):
             checkpoints.read(checkpoint, "ckpt_path", "give one that `fit` wrote")
 
     def fit(self, **kwargs: Any) -> None:
-        """Trains, from `ckpt_path` on if it is given."""
-        self.trainer.fit(**kwargs, weights_only=True)
+        """Trains, from `ckpt_path` on if it is given; `last` begins where there is no last checkpoint yet."""
+        self.trainer.fit(**self.with_last(kwargs, needed=False), weights_only=True)
 
     def validate(self, **kwargs: Any) -> None:
         """One pass over the validation data."""
-        self.trainer.validate(**kwargs, weights_only=True)
+        self.trainer.validate(**self.with_last(kwargs), weights_only=True)
 
     def test(self, **kwargs: Any) -> None:
         """Evaluates on the test data."""
-        self.trainer.test(**kwargs, weights_only=True)
+        self.trainer.test(**self.with_last(kwargs), weights_only=True)
 
     def predict(self, **kwargs: Any) -> None:
         """Generates over the test data; the `VideoWriter` callback keeps what comes out."""
-        self.trainer.predict(**kwargs | {"return_predictions": False}, weights_only=True)
+        self.trainer.predict(**self.with_last(kwargs) | {"return_predictions": False}, weights_only=True)
+
+    def with_last(self, kwargs: dict[str, Any], needed: bool = True) -> dict[str, Any]:
+        """Arguments of a verb, in which `ckpt_path: last` is the file of the config's `LastCheckpoint`.
+
+        Args:
+            kwargs: The arguments. Without a `LastCheckpoint`, `last` stays what Lightning takes it for.
+            needed: Whether the file must be there; if not, `ckpt_path` becomes None without it.
+
+        Raises:
+            InputError: The file is not there, or is no checkpoint.
+        """
+        last = next(
+            (callback.path for callback in self.trainer.callbacks if isinstance(callback, LastCheckpoint)), None
+        )
+        if kwargs.get("ckpt_path") != "last" or last is None:
+            return kwargs
+        if not needed and not last.exists():
+            rank_zero_info(f"ckpt_path last: there is no {last} yet; the fit begins at step 0.")
+            return kwargs | {"ckpt_path": None}
+        checkpoints.read(
+            last, "ckpt_path last", "give another checkpoint, or `fit` with this one removed to begin anew"
+        )
+        return kwargs | {"ckpt_path": str(last)}
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -89,6 +117,30 @@ def run(arguments: Sequence[str]) -> None:
         if isinstance(error, jsonargparse.ArgumentError):
             raise InputError(explain(str(error), known_classes())) from error
         raise
+
+
+def refuse_foreign(config: Any) -> None:
+    """Looks at each `class_path` of a parsed config before any object is made.
+
+    Where a factory is asked for (network, optimizer, schedule), jsonargparse would also call a function, any that can
+    be imported, and only then find that it is no factory; where an argument may be anything, it would make an object
+    of any class, such as one that starts a process.
+
+    Raises:
+        InputError: A `class_path` is no class, or one of Python's own, none of which is of use here.
+    """
+    if isinstance(config, list | tuple):
+        for item in config:
+            refuse_foreign(item)
+    elif isinstance(config, dict | jsonargparse.Namespace):
+        for key, value in vars(config).items() if isinstance(config, jsonargparse.Namespace) else config.items():
+            refuse_foreign(value)
+            if key == "class_path" and isinstance(value, str):
+                found = pydoc.locate(value)
+                if callable(found) and not isinstance(found, type):
+                    raise InputError(f"class_path {value}: this is a function; give a class")
+                if value.partition(".")[0] in sys.stdlib_module_names:
+                    raise InputError(f"class_path {value}: this class is Python's own; give one that fits there")
 
 
 def known_classes() -> list[type]:

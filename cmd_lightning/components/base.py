@@ -10,10 +10,12 @@ from typing import Any, ClassVar
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from cmd_lightning.callbacks.skip_non_finite import SkipNonFinite
 from cmd_lightning.components.checkpoints import KEY
 from cmd_lightning.components.schedules import WarmupSchedule
 from cmd_lightning.errors import InputError
@@ -52,6 +54,11 @@ class Component(LightningModule):
     @abstractmethod
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """What a look at the model shows: videos `(B, C, T, H, W)` or pictures `(B, C, H, W)` in [-1, 1], by name."""
+
+    def configure_callbacks(self) -> list[Callback]:
+        """A guard against numerical faults, unless the Trainer has one already."""
+        given = any(isinstance(callback, SkipNonFinite) for callback in self.trainer.callbacks)
+        return [] if given else [SkipNonFinite()]
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimiser over the trainable weights, with its schedule."""

@@ -108,8 +108,10 @@ class LatentDiffusion(Component):
         if self._cache is None:
             return self.latents(batch)
         if not all(key in self._cache for key in batch["key"]):
-            clips = zip(*(latent.half().cpu() for latent in self.latents(batch)), strict=True)
-            self._cache.update(zip(batch["key"], clips, strict=True))
+            latents = [latent.half().cpu() for latent in self.latents(batch)]
+            if not all(latent.isfinite().all() for latent in latents):
+                return self.latents(batch)  # a fault of this step, which must not come again in every epoch
+            self._cache.update(zip(batch["key"], zip(*latents, strict=True), strict=True))
         # What is kept is also what is used at first, so that a resumed fit sees the same values.
         kept = zip(*(self._cache[key] for key in batch["key"]), strict=True)
         clean, content = (torch.stack(clips).to(self.device, self.dtype) for clips in kept)

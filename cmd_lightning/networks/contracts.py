@@ -159,13 +159,15 @@ class AutoencoderNetwork(Network):
 
     @torch.no_grad()
     def measure_motion(self, motion: Tensor, momentum: float) -> None:
-        """Moves the stored mean and variance towards those of `motion` by `1 - momentum`."""
+        """Moves the stored mean and variance towards those of `motion` by `1 - momentum`, if these are finite."""
         variance, mean = torch.var_mean(motion.detach().float(), dim=(0, 2, 3), correction=0)
         # Clips differ in their means: what lies between the batches belongs to the variance too.
         between = momentum * (1 - momentum) * (mean - self.motion_mean).square()
         variance = momentum * self.motion_std.square() + (1 - momentum) * variance + between
-        self.motion_mean.lerp_(mean.to(self.motion_mean), 1 - momentum)
-        self.motion_std.copy_(variance.sqrt().clamp_min(1e-4))
+        mean = torch.lerp(self.motion_mean, mean.to(self.motion_mean), 1 - momentum)
+        finite = (mean.isfinite() & variance.isfinite()).all()
+        self.motion_mean.copy_(torch.where(finite, mean, self.motion_mean))
+        self.motion_std.copy_(torch.where(finite, variance.sqrt().clamp_min(1e-4), self.motion_std))
 
     def normalize_motion(self, motion: Tensor) -> Tensor:
         """A motion latent as the motion model sees it: about zero mean and unit variance a channel."""

@@ -1,9 +1,12 @@
+import io
 import pickle
+import tarfile
 from pathlib import Path
 
 import pytest
 import torch
 
+from cmd_lightning.callbacks.whole_checkpoint import WholeCheckpointIO
 from cmd_lightning.components.checkpoints import KEY, fingerprint, load_stage, stage_of
 from cmd_lightning.errors import InputError
 
@@ -76,17 +79,52 @@ def test_files_that_are_no_checkpoint_are_told(tmp_path):
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("how", ["torch", "pickle"])
-def test_code_in_a_checkpoint_is_not_run(tmp_path, how):
+def as_zip(path, content):
+    torch.save(content, path)
+
+
+def as_legacy(path, content):
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def as_pickle(path, content):
+    path.write_bytes(pickle.dumps(content))
+
+
+def as_tar(path, content):
+    data = pickle.dumps(content)
+    with tarfile.open(path, "w") as archive:
+        for name in ("storages", "tensors", "pickle"):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
+class Scripted(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def as_torchscript(path, content):
+    torch.jit.script(Scripted()).save(path)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("write", [as_zip, as_legacy, as_pickle, as_tar, as_torchscript])
+def test_code_in_a_checkpoint_is_not_run(tmp_path, write):
     path, witness = tmp_path / "evil.ckpt", tmp_path / "ran"
     content = {KEY: {"stage": "motion"}, "state_dict": Bomb(str(witness))}
-    if how == "torch":
-        torch.save(content, path)
-    else:
-        path.write_bytes(pickle.dumps(content))
-    with pytest.raises(InputError, match="cannot be read as a checkpoint"):
-        load_stage(path, "motion", "motion")
+    write(path, content)
+    for attempt, told in (
+        (lambda: load_stage(path, "motion", "motion"), "cannot be read as a checkpoint"),
+        (lambda: WholeCheckpointIO().load_checkpoint(path, weights_only=False), "damaged or no checkpoint"),
+    ):
+        with pytest.raises(InputError, match=told) as error:
+            attempt()
+        assert "\n" not in str(error.value)
     assert not witness.exists()
+    pickle.loads(pickle.dumps(content))
+    assert witness.exists()  # the bomb is live
 
 
 def test_a_damaged_checkpoint_is_told(tiny_stages, tmp_path):

@@ -234,7 +234,7 @@ def test_bad_samples_of_shards_are_left_out_and_counted(tmp_path):
     source = open_source(tmp_path, Selection(frames=2))
     assert source.keys == ["a", "c", "d", "e", "g"]
     assert source.skipped == {"no video": 2}
-    fails(tmp_path, "1.tar clip e: not readable as video", "`shards check`", frames=2)
+    fails(tmp_path, "1.tar clip e: unreadable video", "`shards check`", frames=2)
     check_shards(str(tmp_path))
     source = open_source(tmp_path, Selection(frames=2))
     assert source.keys == ["a", "c", "d", "g"]
@@ -388,7 +388,7 @@ def test_errors_of_files(videos, tmp_path):
     fails(tmp_path / "png", "are one clip twice", frames=2)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.mp4").write_bytes(b"junk")
-    fails(tmp_path / "bad", "a.mp4: not readable as video")
+    fails(tmp_path / "bad", "a.mp4: unreadable video")
     write_video(tmp_path / "bad" / "a2.mp4", clip, 8)
     (tmp_path / "bad" / "a2.json").write_text("{")
     (tmp_path / "bad" / "a.mp4").unlink()

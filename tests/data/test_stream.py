@@ -7,8 +7,11 @@ from collections import Counter
 
 import pytest
 import torch
+from http_server import Server
 from shard_files import sample, write_tar
 
+from cmd_lightning.data import fetch
+from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.check import check_shards
 from cmd_lightning.data.clips import ClipLoader
 from cmd_lightning.data.index import Shard, expand, load_index
@@ -16,19 +19,29 @@ from cmd_lightning.data.loader import StreamLoader
 from cmd_lightning.data.stream import ShardStream
 from cmd_lightning.errors import InputError
 
+ONCE = ShardCache(attempts=1)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+OPTIONS = {"remote": ONCE, "batch_size": 3, "seed": 4, "shuffle_buffer": 5, "shuffle": True}
+
 
 def stream(urls, first=0, epoch=1, **options):
-    options = {"batch_size": 3, "seed": 4, "shuffle_buffer": 5, "shuffle": True} | options
-    made = ShardStream(load_index(urls), ClipLoader(4, (16, 16), stride=1, random_start=True), **options)
+    options = OPTIONS | options
+    made = ShardStream(load_index(urls, remote=ONCE), ClipLoader(4, (16, 16), stride=1, random_start=True), **options)
     made.begin(epoch, first)
     return made
 
 
 def batches(made, workers=0):
-    """The batches as a DataLoader gives them, and the bad samples."""
+    """The batches as a DataLoader gives them, and the bad samples by reason."""
     loader = torch.utils.data.DataLoader(made, batch_size=None, num_workers=workers)
     got = list(loader)
-    return got, sum((Counter(batch["bad"]) for batch in got), Counter())
+    return got, Counter(reason for batch in got for reason, _ in batch["bad"])
 
 
 def same(ours, theirs):
@@ -128,17 +141,44 @@ def test_a_reader_without_good_samples_borrows_one(tmp_path, workers):
 def test_all_bad_is_an_error_with_reasons(spoiled):
     made = ShardStream([Shard(spoiled[0], 8)], ClipLoader(4, (16, 16), stride=1), batch_size=2)
     for workers in (0, 2):
-        with pytest.raises(InputError, match="8 too short") as error:
+        with pytest.raises(InputError, match="no usable clip among 8: 8 too short") as error:
             list(StreamLoader(made, num_workers=workers))
         assert "\n" not in str(error.value)
 
 
-def test_bad_samples_are_warned_of_once_an_epoch(spoiled):
-    loader = StreamLoader(stream(spoiled))
+def test_bad_samples_are_reported_at_the_end_of_an_epoch(spoiled, tmp_path):
+    write_tar(tmp_path / "2.tar", [{"lost.txt": b"no video"}, sample("0021")])
+    made = stream([*spoiled, str(tmp_path / "2.tar")])
+    loader = StreamLoader(made, shards=made.shards)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         list(loader)
-    assert [str(w.message) for w in caught] == ["9 bad samples were replaced: 8 too short, 1 unreadable video"]
+    replaced, left_out = [str(w.message) for w in caught if "unclosed" not in str(w.message)]
+    assert replaced.startswith("9 of 22 samples were bad and replaced: 8 too short, 1 unreadable video (")
+    assert replaced.endswith("; and 4 more)")
+    assert left_out == "1 samples known to be bad were left out: 1 no video"
+
+
+def test_too_many_bad_samples_stop_the_run_with_the_list(spoiled, tmp_path):
+    """9 of 21 are bad: more than 0.4 of them, less than 0.45."""
+    list(StreamLoader(stream(spoiled), max_bad_share=0.45))
+    with pytest.raises(InputError, match=r"max_bad_share 0.4: 9 of 21 .*8 too short, 1 unreadable") as error:
+        list(StreamLoader(stream(spoiled), max_bad_share=0.4))
+    places = {f"{spoiled[0]} {i:04d}" for i in range(8)} | {f"{spoiled[1]} 0013"}
+    assert all(place in str(error.value) for place in places)
+    assert "\n" not in str(error.value)
+    # Not only at the end: of 300 samples the first hundred are enough to know.
+    clip, short = sample("a")["a.mp4"], sample("b", frames=3)["b.mp4"]
+    write_tar(tmp_path / "long.tar", [{f"{i:04d}.mp4": short if i % 4 == 0 else clip} for i in range(300)])
+    seen = []
+    with pytest.raises(InputError, match=r"max_bad_share 0.2: 2[4-6] of 10[0-2] samples"):
+        seen.extend(StreamLoader(stream([str(tmp_path / "long.tar")]), max_bad_share=0.2))
+    # What the headers or `shards check` tell is known before the first batch.
+    write_tar(tmp_path / "known.tar", [{f"{i:04d}.mp4": clip} if i % 3 else {f"{i:04d}.txt": b""} for i in range(6)])
+    with pytest.raises(InputError, match=r"max_bad_share 0.3: 2 of 6 samples are bad: 2 no video \(.*known.tar 0000;"):
+        made = stream([str(tmp_path / "known.tar")])
+        seen.extend(StreamLoader(made, shards=made.shards, max_bad_share=0.3))
+    assert not seen[34:]
 
 
 def test_known_bad_samples_are_left_out(spoiled):
@@ -194,13 +234,66 @@ def test_remote_shards(server):
 def test_an_unreachable_shard_is_named_with_the_reason(server, reason):
     url = f"{server}/with/none.tar" if reason == "404" else "http://127.0.0.1:9/000000.tar"
     with pytest.raises(InputError, match=rf"{url}: cannot be read .*{reason}"):
-        check_shards(url)
-    with pytest.raises(InputError, match=rf"{url}: cannot be read .*{reason}") as error:
+        check_shards(url, remote=ONCE)
+    with pytest.raises(InputError, match=rf"{server if reason == '404' else ''}.*: cannot be read .*{reason}") as error:
         list(StreamLoader(stream([url])))
     assert "\n" not in str(error.value)
-    assert len(str(error.value)) < 200
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_server_costs_no_sample(shards, monkeypatch, workers):
+    """It fails, cuts, stalls and resets, each shard and the index in turn; the batches are those of local shards."""
+    monkeypatch.setattr(fetch, "_pause", lambda seconds: None)
+    load_index(expand(str(shards)), write=True)
+
+    def answer(reply, number):
+        body = (shards / reply.path.rpartition("/")[2]).read_bytes()
+        if number % 5 == 0:
+            reply.status(503, Content_Length=0)
+        elif number % 5 == 1:
+            reply.file(body, stop=len(body) // 3)
+        elif number % 5 == 2:
+            reply.status(200, Content_Length=len(body))
+            reply.wfile.write(body[:700])
+            reply.closing.wait(5)
+        elif number % 5 == 3:
+            reply.file(body, stop=len(body) // 2, ETag='"a"')
+            reply.reset()
+        else:
+            reply.file(body, ETag='"a"')
+
+    with Server(answer) as server:
+        remote = ShardCache(timeout=0.3, attempts=30)
+        urls = expand(server.url + "/{00000..00004}.tar")
+        made = ShardStream(
+            load_index(urls, remote=remote),
+            ClipLoader(4, (16, 16), stride=1, random_start=True),
+            **OPTIONS | {"remote": remote},
+        )
+        made.begin(1)
+        got, bad = batches(made, workers)
+        assert len(server.requests) > 20
+    assert not bad
+    assert same(got, batches(stream(expand(str(shards))), workers)[0])
+
+
+def test_commands_are_run_only_if_allowed(shards, tmp_path):
+    command = f"pipe:touch {tmp_path}/ran; cat {shards}/00000.tar"
+    with pytest.raises(InputError, match="allow_commands"):
+        expand(command)
+    with pytest.raises(InputError, match="allow_commands"):
+        check_shards(command)
+    for url in ("s3://bucket/0.tar", "file:///etc/0.tar", f"data:{shards}", "ftp://host/0.tar"):
+        with pytest.raises(InputError, match="allow_commands"):
+            expand(url)
+    assert not (tmp_path / "ran").exists()
+    allowed = ShardCache(allow_commands=True)
+    assert check_shards(command, remote=allowed)["samples"] == 4
+    assert (tmp_path / "ran").exists()
 
 
 def test_a_page_that_is_no_shard_is_refused(server):
-    with pytest.raises(InputError, match="no samples in it"):
-        check_shards(f"{server}/with/index.json")
+    assert check_shards(f"{server}/with/index.json")["bad"] == {"unreadable shard": 1}
+    with pytest.raises(InputError, match=r"unreadable shard \(.*index.json"):
+        list(StreamLoader(stream([f"{server}/without/../with/index.json"])))

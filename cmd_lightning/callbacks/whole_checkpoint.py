@@ -1,0 +1,149 @@
+"""Checkpoint files that are whole or not there: written beside the old one, read back, and only then in its place."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from fsspec.implementations.local import LocalFileSystem
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.cloud_io import get_filesystem
+
+from cmd_lightning.errors import InputError, reason
+
+GIGABYTE = 1e9
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes and reads the checkpoints of a Trainer.
+
+    Whatever ends a process while it saves (a signal, a full disk, the power), under the checkpoint's name lies the
+    whole file of before or the whole new one. What is read is plain data and tensors; code in a file is refused.
+
+    A file is written as `.{name}.part` in the same folder, so that the next save overwrites what a killed one left.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Puts `checkpoint` at `path`, in place of what is there; files elsewhere than on a disk are Lightning's.
+
+        Raises:
+            InputError: The disk is full or refuses the file, or the checkpoint holds more than plain data and tensors.
+        """
+        if storage_options is not None or not isinstance(get_filesystem(path), LocalFileSystem):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        path = Path(path)
+        part = path.with_name(f".{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(part, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if fault := damage(part):
+                raise InputError(
+                    f"checkpoint {path}: not written, it could not be read back ({fault}); {_before(path)}what is "
+                    "added to checkpoints must be tensors and plain data, and the disk sound"
+                )
+            os.replace(part, path)
+            _sync_folder(path.parent)
+        except Exception as error:
+            refusal = next((cause for cause in _causes(error) if isinstance(cause, OSError)), None)
+            if refusal is None:
+                raise
+            _remove(part)  # now, to tell how much is free without it
+            room = f"about {_gigabytes(_size(checkpoint))} are needed{_free(path.parent)}"
+            raise InputError(
+                f"checkpoint {path}: it cannot be written ({refusal.strerror}); {room}; {_before(path)}"
+                "make room, or choose another folder"
+            ) from error
+        finally:
+            _remove(part)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """The checkpoint at `path`, all of its bytes checked.
+
+        Args:
+            path: The file.
+            map_location: As of `torch.load`.
+            weights_only: Has no effect: a file is never unpickled otherwise.
+
+        Raises:
+            InputError: The file is damaged, or holds code.
+            FileNotFoundError: There is no such file.
+        """
+        if Path(path).is_file() and (fault := damage(Path(path))):
+            raise InputError(
+                f"checkpoint {path}: it is damaged or no checkpoint ({fault}); "
+                "give another one, or remove it to begin anew"
+            )
+        return super().load_checkpoint(path, map_location, weights_only=True)
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint's file, by its checksums and by opening it; None if it is sound."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if bad := archive.testzip():
+                return f"wrong checksum of {bad}"
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch and zipfile raise many kinds
+        return reason(error)
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """`error`, and what led to it: torch tells a full disk as an error of its own, raised over the system's."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _size(value: Any) -> int:
+    """The bytes of the tensors in nested plain data; shared ones, which are written once, counted once."""
+    storages: dict[int, int] = {}
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, torch.Tensor):
+            storage = item.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(item, dict):
+            pending += item.values()
+        elif isinstance(item, list | tuple):
+            pending += item
+    return sum(storages.values())
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / GIGABYTE:.3g} GB"
+
+
+def _free(folder: Path) -> str:
+    return f", {_gigabytes(shutil.disk_usage(folder).free)} are free" if folder.is_dir() else ""
+
+
+def _before(path: Path) -> str:
+    return f"the one before is intact: --ckpt_path {path}; " if path.is_file() else ""
+
+
+def _remove(part: Path) -> None:
+    with contextlib.suppress(OSError):  # a folder that does not let us: the error that is on its way says so
+        part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the new name last: a file system may keep the file and forget its name."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

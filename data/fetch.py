@@ -1,0 +1,268 @@
+"""Downloads that survive bad connections: a file over http(s), or what a command prints, whole or not at all.
+
+A try that fails is followed by another after a pause, which goes on where the last one ended if the server can do that.
+What comes out is always one version of the file.
+"""
+
+import random
+import re
+import subprocess
+import time
+import warnings
+from email.utils import parsedate_to_datetime
+from http.client import HTTPException, HTTPResponse, InvalidURL
+from ssl import SSLCertVerificationError
+from typing import Any, Protocol
+from urllib.error import HTTPError, URLError
+from urllib.request import Request
+
+from cmd_lightning import __version__
+from cmd_lightning.data.connection import LEAST, Output, Paced, web_opener
+from cmd_lightning.errors import InputError, reason
+
+CHUNK = 2**20  # bytes held in memory at a time
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds; doubled from try to try
+LONGEST_ADVICE = 300.0  # seconds that a server's Retry-After is followed for
+
+_SILENT = 3  # tries in a row that may fail before a word is said
+_FAILED_TRY = (OSError, HTTPException, subprocess.TimeoutExpired)
+_chance = random.SystemRandom()  # not the seeded one, and another in each worker
+_pause = time.sleep
+
+
+class FetchError(InputError):
+    """A file that could not be fetched: its address, why, and after how many tries."""
+
+
+class MissingError(FetchError):
+    """A file that the server says it does not have (404, 410), or does not give (403: S3 says so of missing ones)."""
+
+
+class Target(Protocol):
+    """What a download is written to, from the first byte on. What its methods raise ends the download."""
+
+    def expect(self, total: int) -> None:
+        """Called with the number of bytes of the whole, once that is known; again if it turns out another."""
+
+    def write(self, data: bytes) -> object:
+        """Append the next bytes."""
+
+    def restart(self) -> object:
+        """Forget what was written: the file comes from its start again."""
+
+
+def download(
+    url: str,
+    target: Target,
+    *,
+    size: int | None = None,
+    attempts: int = 8,
+    timeout: float = 30.0,
+    allow_commands: bool = False,
+) -> None:
+    """Fetch a file whole, in as many tries as it needs.
+
+    Args:
+        url: an http(s) address; or `pipe:COMMAND`, gs://... and what else webdataset runs a command for.
+        target: takes the bytes; what it holds after an error is not the file.
+        size: bytes that the index says it has; None where nothing is known.
+        attempts: tries in a row that may fail less than 1 kB farther in the file than any before them.
+        timeout: seconds in which a connection or command must give at least 1 kB.
+        allow_commands: run commands.
+
+    Raises:
+        FetchError: the tries are used up, the server refuses, or the file has another size than `size`.
+        MissingError: the server has no such file.
+        InputError: the address needs a command and these are not allowed, or no command reads it.
+    """
+    if url.partition(":")[0].lower() in ("http", "https"):
+        transfer: _Transfer = _Web(url, target, size, timeout)
+    elif allow_commands:
+        transfer = _Command(url, target, size, timeout)
+    else:
+        raise InputError(
+            f"data.remote.allow_commands false: {url} stands for a command, which runs only where this is true; "
+            "else give an http(s) address"
+        )
+    failed = farthest = 0
+    while True:
+        try:
+            return transfer.run()
+        except _FAILED_TRY as error:
+            failed = 1 if transfer.position >= farthest + LEAST else failed + 1
+            farthest = max(farthest, transfer.position)
+            if failed >= attempts:
+                raise transfer.failure(error, failed) from error
+            if failed == _SILENT:
+                warnings.warn(f"{url}: {failed} tries failed ({reason(error)}); trying again", stacklevel=2)
+            longest = min(FIRST_PAUSE * 2.0 ** min(failed - 1, 60), LONGEST_PAUSE)
+            _pause(max(longest * _chance.uniform(0.5, 1), _advice(error)))
+
+
+class _Transfer:
+    """The tries of one download: `run` is one, `position` the bytes that the target holds."""
+
+    def __init__(self, url: str, target: Target, size: int | None, timeout: float) -> None:
+        self.url = url
+        self.target = target
+        self.size = size
+        self.timeout = timeout
+        self.position = 0
+
+    def run(self) -> None:
+        """One try: returns when the target holds the whole file.
+
+        Raises:
+            FetchError: no other try can help.
+            OSError, HTTPException, subprocess.TimeoutExpired: another one may.
+        """
+        raise NotImplementedError
+
+    def append(self, data: bytes) -> None:
+        self.position += len(data)
+        if self.size is not None and self.position > self.size:
+            raise self.outdated(f"more than {self.size}")
+        self.target.write(data)
+
+    def restart(self) -> None:
+        self.position = 0
+        self.target.restart()
+
+    def failure(self, error: BaseException, tries: int = 1, kind: type[FetchError] = FetchError) -> FetchError:
+        cause = error.reason if isinstance(error, URLError) and not isinstance(error, HTTPError) else error
+        why = reason(cause) if isinstance(cause, BaseException) else str(cause)
+        times = f", {tries} tries" if tries > 1 else ""
+        return kind(f"{self.url}: cannot be read ({why}{times}); check the address and what answers it")
+
+    def outdated(self, found: int | str) -> FetchError:
+        return FetchError(
+            f"{self.url}: has {found} bytes, {self.size} by its index, which is out of date; "
+            "make index.json anew with `shards check`"
+        )
+
+
+class _Web(_Transfer):
+    """Over http(s): a try asks for what the ones before it have not brought."""
+
+    version: tuple[str | None, str | None] = (None, None)  # ETag and Last-Modified of what the target holds
+    total: int | None = None  # bytes of the whole, if the server told
+
+    def run(self) -> None:
+        with self._ask() as reply:
+            if reply.status == 206:
+                self._go_on(reply)
+            else:
+                self._begin(reply)
+            if None not in (self.size, self.total) and self.size != self.total:
+                raise self.outdated(self.total)
+            known = self.size if self.total is None else self.total
+            if known is not None:
+                self.target.expect(known)
+            while self.total is None or self.position < self.total:
+                chunk = reply.read1(CHUNK if self.total is None else min(CHUNK, self.total - self.position))
+                if not chunk:
+                    break
+                self.append(chunk)
+        if self.total is None and (reply.chunked or known is None):
+            known = self.position  # a last chunk came, or nothing but the end itself tells that this is all
+        if self.position != known:
+            raise OSError(f"ended after {self.position} of {known} bytes")
+        if self.size not in (None, known):
+            raise self.outdated(known)
+
+    def restart(self) -> None:
+        super().restart()
+        self.version, self.total = (None, None), None
+
+    def _ask(self) -> Any:
+        headers = {"User-Agent": f"cmd-lightning/{__version__}"}
+        if self.position:
+            headers["Range"] = f"bytes={self.position}-"
+            etag, modified = self.version
+            condition = modified if etag is None or etag.startswith("W/") else etag  # a weak one is not allowed here
+            if condition:
+                headers["If-Range"] = condition
+        try:
+            return web_opener().open(Request(self.url, headers=headers), timeout=self.timeout)
+        except HTTPError as error:
+            error.close()
+            if error.code == 416 and self.position:
+                self.restart()
+            elif error.code not in (408, 429) and error.code < 500:
+                raise self.failure(error, kind=MissingError if error.code in (403, 404, 410) else FetchError) from error
+            raise
+        except URLError as error:
+            if isinstance(error.reason, str | SSLCertVerificationError):  # words are of an address that cannot be
+                raise self.failure(error) from error
+            raise
+        except (ValueError, InvalidURL) as error:
+            raise self.failure(error) from error
+
+    def _begin(self, reply: HTTPResponse) -> None:
+        if reply.status not in (200, 203):
+            raise OSError(f"HTTP status {reply.status} instead of a file")
+        if self.position:
+            self.restart()
+        self.version = _version(reply)
+        self.total = reply.length
+
+    def _go_on(self, reply: HTTPResponse) -> None:
+        part = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", reply.headers.get("Content-Range", ""))
+        same = all(a == b for a, b in zip(self.version, _version(reply), strict=True) if a and b)
+        if not (part and same and int(part[1]) == self.position and self.total in (None, int(part[2]))):
+            self.restart()
+            raise OSError("the file changed between two tries, or another part came than was asked for")
+        self.total = int(part[2])
+
+
+class _Command(_Transfer):
+    """What a command prints, from the start in each try; it counts when the command ends with code 0."""
+
+    def run(self) -> None:
+        if self.position:
+            self.restart()
+        source = self._start()
+        stream, process = getattr(source, "stream", source), getattr(source, "proc", None)
+        try:
+            if self.size is not None:
+                self.target.expect(self.size)
+            output = Paced(Output(stream.fileno(), self.timeout), self.timeout)
+            while chunk := output.read(CHUNK):
+                self.append(chunk)
+            if process is not None and process.wait(self.timeout) != 0:
+                raise OSError(f"exit code {process.returncode}")
+        finally:
+            stream.close()
+            if process is not None:
+                process.kill()
+                process.wait()
+        if self.size not in (None, self.position):
+            raise self.outdated(self.position)
+
+    def _start(self) -> Any:
+        from webdataset.gopen import gopen
+
+        try:
+            return gopen(self.url)
+        except ValueError as error:
+            raise InputError(
+                f"{self.url}: webdataset runs no command for it ({reason(error)}); write pipe:COMMAND instead"
+            ) from error
+        except (FileNotFoundError, ImportError) as error:  # no such program, file or package
+            raise self.failure(error) from error
+        except Exception as error:  # of whatever library asks for the address of the file
+            raise OSError(reason(error)) from error
+
+
+def _version(reply: HTTPResponse) -> tuple[str | None, str | None]:
+    return reply.headers.get("ETag"), reply.headers.get("Last-Modified")
+
+
+def _advice(error: BaseException) -> float:
+    """Seconds that the server asks to wait, as a number or a date; 0 if it does not."""
+    value = (isinstance(error, HTTPError) and error.headers.get("Retry-After")) or ""
+    try:
+        seconds = int(value) if value.isdecimal() else parsedate_to_datetime(value).timestamp() - time.time()
+    except ValueError:
+        return 0.0
+    return min(max(seconds, 0.0), LONGEST_ADVICE)

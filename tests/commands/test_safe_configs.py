@@ -1,0 +1,191 @@
+"""A config makes objects of the classes that fit, and calls nothing else; checkpoints run nothing wherever they go."""
+
+import copy
+import os
+import pickle
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+
+from cmd_lightning.cli import main
+
+CONFIG = {
+    "seed_everything": False,
+    "model": {
+        "class_path": "VideoAutoencoder",
+        "init_args": {
+            "network": {"class_path": "CMDAutoencoder"},
+            "optimizer": {"class_path": "torch.optim.Adam"},
+            "schedule": {"class_path": "WarmupSchedule"},
+        },
+    },
+    "data": {"class_path": "ShapesDataModule"},
+    "trainer": {"accelerator": "cpu", "max_steps": 1, "callbacks": []},
+}
+MODULE = """
+from pathlib import Path
+
+from torch.optim import Optimizer
+
+
+def touch(*arguments, **options):
+    Path({witness!r}).touch()
+
+
+class Touch:
+    __init__ = touch
+
+
+class Call(Touch):
+    __call__ = touch
+"""
+"""A third party's module, with what does not fit anywhere."""
+
+
+@pytest.fixture
+def witness(tmp_path, monkeypatch):
+    """The file that appears when a payload runs."""
+    (tmp_path / "payloads.py").write_text(MODULE.format(witness=str(tmp_path / "ran")))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path / "ran"
+    sys.modules.pop("payloads", None)
+
+
+@pytest.fixture
+def refused(tmp_path, capsys, witness):
+    """Runs `fit` on a config that must be refused on one line, and nothing be called."""
+
+    def run(config, *words):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+        capsys.readouterr()
+        assert main(["fit", "-c", str(tmp_path / "config.yaml"), *map(str, words)]) == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cmd-lightning: ")]
+        assert len(lines) == 1
+        assert not witness.exists()
+        return lines[0]
+
+    return run
+
+
+def put(place, value):
+    config = copy.deepcopy(CONFIG)
+    *path, last = place
+    inner = config
+    for step in path:
+        inner = inner[step]
+    inner[last] = [value] if last == "callbacks" else value
+    return config
+
+
+PLACES = {
+    "model": ("model",),
+    "network": ("model", "init_args", "network"),
+    "optimizer": ("model", "init_args", "optimizer"),
+    "schedule": ("model", "init_args", "schedule"),
+    "learning rate": ("model", "init_args", "optimizer", "init_args"),
+    "data": ("data",),
+    "callbacks": ("trainer", "callbacks"),
+    "logger": ("trainer", "logger"),
+    "plugins": ("trainer", "plugins"),
+    "strategy": ("trainer", "strategy"),
+    "profiler": ("trainer", "profiler"),
+}
+FACTORIES = ("network", "optimizer", "schedule")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_does_not_fit_is_refused_and_not_called(refused, witness, place):
+    payloads = [
+        {"class_path": "os.system", "init_args": {"command": f"touch '{witness}'"}},
+        {"class_path": "payloads.Touch"},
+    ]
+    if place in FACTORIES:
+        payloads += [
+            {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", str(witness)]}},
+            {"class_path": "payloads.Call"},
+            "payloads.touch",
+            "payloads.Touch",
+        ]
+    for payload in payloads:
+        refused(put(PLACES[place], payload))
+    time.sleep(0.1)  # what a payload had started would show by now
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize("path", ["os.system", "subprocess.Popen", "payloads.touch"])
+def test_nor_where_an_argument_may_be_anything(refused, witness, path):
+    payload = {"class_path": path, "init_args": {"command": "touch ran"} if path == "os.system" else {"args": "ls"}}
+    payload = {"class_path": path} if path == "payloads.touch" else payload
+    condition = {"class_path": "OpenCLIPTextEncoder", "init_args": {"text_cfg": {"width": payload}}}
+    model = {"class_path": "ContentDiffusion", "init_args": {"network": {"class_path": "ContentDiT"}}}
+    model["init_args"] |= {"autoencoder": "none.ckpt", "condition": condition}
+    assert f"class_path {path}: this" in refused(put(("model",), model))
+    logger = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": {"save_dir": "logs"}}
+    assert f"class_path {path}: this" in refused(put(("trainer", "logger"), logger | {"dict_kwargs": {"x": payload}}))
+
+
+def test_the_payloads_are_live(witness):
+    import payloads
+
+    for payload in (payloads.touch, payloads.Touch, payloads.Call):
+        payload()
+        witness.unlink()
+
+
+class Bomb:
+    def __init__(self, witness):
+        self.witness = witness
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.witness}'",)
+
+
+def test_checkpoints_with_code_are_refused_wherever_they_are_given(refused, witness, tmp_path, tiny_stages, capsys):
+    evil = tmp_path / "last.ckpt"
+    torch.save({"cmd": {"stage": "autoencoder"}, "state_dict": Bomb(witness)}, evil)
+
+    assert f"ckpt_path {evil}: it cannot be read as a checkpoint" in refused(CONFIG, "--ckpt_path", evil)
+
+    with_last = put(("trainer", "callbacks"), {"class_path": "LastCheckpoint", "init_args": {"folder": str(tmp_path)}})
+    with_last["trainer"] |= {"logger": False, "default_root_dir": str(tmp_path)}
+    told = refused(with_last, "--ckpt_path", "last")
+    assert f"ckpt_path last {evil}: it cannot be read as a checkpoint" in told
+    assert "removed to begin anew" in told
+
+    model = {"class_path": "MotionDiffusion", "init_args": {"network": {"class_path": "MotionDiT"}}}
+    model["init_args"]["autoencoder"] = str(evil)
+    assert f"model.autoencoder {evil}: it cannot be read as a checkpoint" in refused(put(("model",), model))
+
+    stages, _ = tiny_stages()
+    assert main(["export", str(evil), str(stages["content"]), str(stages["motion"]), str(tmp_path / "out")]) == 2
+    assert f"{evil}: it cannot be read as a checkpoint" in capsys.readouterr().err
+    assert not witness.exists()
+    pickle.loads(pickle.dumps(Bomb(witness)))
+    assert witness.exists()
+
+
+AUTOENCODER = {"patch_size": 4, "width": 16, "depth": 1, "heads": 2, "head_dim": 8}
+
+
+def test_last_begins_goes_on_and_is_wanted_for_evaluation(tmp_path, capsys, caplog, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = put(("trainer", "callbacks"), {"class_path": "LastCheckpoint", "init_args": {"folder": "out"}})
+    config["model"]["init_args"]["network"]["init_args"] = AUTOENCODER
+    config["data"]["init_args"] = {"num_frames": 4, "size": 16, "batch_size": 2, "train_clips": 8, "val_clips": 2}
+    config["trainer"] |= {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    config["trainer"] |= {"default_root_dir": str(tmp_path), "limit_val_batches": 1}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+
+    assert main(["validate", "-c", "config.yaml", "--ckpt_path", "last"]) == 2
+    assert "ckpt_path last out/last.ckpt: there is no such file" in capsys.readouterr().err
+    for steps in (1, 3):
+        assert main(["fit", "-c", "config.yaml", "--ckpt_path", "last", f"--trainer.max_steps={steps}"]) == 0
+        assert torch.load("out/last.ckpt", weights_only=True)["global_step"] == steps
+        begins = "ckpt_path last: there is no out/last.ckpt yet; the fit begins at step 0." in caplog.text
+        assert begins == (steps == 1)
+        caplog.clear()
+    assert main(["validate", "-c", "config.yaml", "--ckpt_path", "last"]) == 0
