@@ -26,6 +26,7 @@ class OpenClip:
         fps: Frames per second; 0.0 if unknown.
         read: Reads the frames of the given numbers as (3, T, H, W), uint8 or float32 in [0, 1].
         members: Bytes of the "txt" and "json" that belong to it.
+        times: Seconds of each frame from the first where the rate varies; None where it is constant or unknown.
     """
 
     name: str
@@ -33,6 +34,7 @@ class OpenClip:
     fps: float
     read: Callable[[list[int]], Tensor]
     members: dict[str, bytes] = field(default_factory=dict)
+    times: Sequence[float] | None = None
 
 
 class Kind(Protocol):
@@ -100,9 +102,13 @@ class ShardFiles(Kind):
             except BadSample as reason:
                 raise InputError(f"{self.title(index)}: {reason}; fetch or make the shard anew") from reason
         reader = self._named(index, VideoReader, video_of(members))
-        info = reader.info
         return OpenClip(
-            self.title(index), info.frames, info.fps, lambda numbers: self._named(index, reader.read, numbers), members
+            self.title(index),
+            reader.frames,
+            reader.fps,
+            lambda numbers: self._named(index, reader.read, numbers),
+            members,
+            reader.times,
         )
 
     def _named(self, index: int, act: Callable[[Any], Any], argument: Any) -> Any:
@@ -153,7 +159,7 @@ class VideoFolder(Kind):
         stem = path if path.is_dir() else path.with_suffix("")
         beside = {suffix: Path(f"{stem}.{suffix}") for suffix in ("txt", "json")}
         members = {suffix: file.read_bytes() for suffix, file in beside.items() if file.is_file()}
-        return OpenClip(str(path), reader.info.frames, reader.info.fps, reader.read, members)
+        return OpenClip(str(path), reader.frames, reader.fps, reader.read, members, reader.times)
 
 
 def _clips_below(folder: Path) -> Iterator[Path]:

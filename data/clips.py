@@ -72,7 +72,7 @@ class ClipLoader:
             raise BadSample(error.reason) from error
         return {
             "video": video,
-            "caption": _caption(sample, facts),
+            "caption": read_caption(sample, facts),
             "label": label,
             "key": sample["__key__"],
             "fps": reader.fps / step,
@@ -195,11 +195,15 @@ def read_label(facts: dict[str, Any]) -> int:
     return label
 
 
-def _caption(sample: dict[str, Any], facts: dict[str, Any]) -> str:
+def read_caption(sample: dict[str, Any], facts: dict[str, Any]) -> str:
+    """The caption of a sample: its .txt, else what the facts say; "" where there is none."""
     if "txt" in sample:
         return sample["txt"].decode("utf-8-sig", "replace").strip()
     caption = facts.get("caption")
+    if caption is None and isinstance(facts.get("condition"), str):  # as `generate` writes; a number is a class
+        caption = facts["condition"]
     if isinstance(caption, list):  # of several that were written for the clip
         caption = next((one for one in caption if isinstance(one, str)), None)
     known = isinstance(caption, str | int | float) and not isinstance(caption, bool)
-    return str(caption).strip() if known else ""
+    # JSON may hold half a character, which nothing could print or encode.
+    return str(caption).encode("utf-8", "replace").decode().strip() if known else ""

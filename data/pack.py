@@ -10,6 +10,7 @@ from typing import Any
 
 from cmd_lightning.data.shards import ShardWriter, split_folder
 from cmd_lightning.errors import InputError
+from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VIDEO_SUFFIXES, probe
 
 
@@ -96,8 +97,8 @@ def _pack_one(path: Path, row: _Row, label_of: dict[str, int], writer: ShardWrit
     data = path.read_bytes()
     try:
         info = probe(data)
-    except InputError:
-        return "unreadable video"
+    except VideoError as error:
+        return error.reason
     about: dict[str, Any] = {"label": label_of.get(row.label, -1), "path": row.path}
     if row.label:
         about["class"] = row.label

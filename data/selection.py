@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,7 +76,9 @@ class Selection:
             return list(range(self.num))
         return sorted(random.Random(stable_hash("choose", self.seed)).sample(range(there), self.num))
 
-    def frame_numbers(self, available: int, rate: float, key: str, title: str) -> tuple[list[int], float]:
+    def frame_numbers(
+        self, available: int, rate: float, key: str, title: str, times: Sequence[float] | None = None
+    ) -> tuple[list[int], float]:
         """Numbers of the frames to take of a clip, and how many source frames they lie apart.
 
         Args:
@@ -83,6 +86,7 @@ class Selection:
             rate: Its frames per second; 0.0 if unknown.
             key: Its name, from which a random start is drawn.
             title: What errors call it.
+            times: Seconds of its frames from the first where the rate varies; `fps` goes by them, a stride does not.
 
         Raises:
             InputError: The clip is too short, or its rate is needed and unknown.
@@ -92,7 +96,7 @@ class Selection:
         step = rate / self.fps if self.fps else self.stride or 1
         chance = random.Random(stable_hash("start", self.seed, key)) if self.random_start else None
         try:
-            return choose_frames(available, self.frames, step, chance), step
+            return choose_frames(available, self.frames, step, chance, times if self.fps else None), step
         except BadSample as reason:
             needed = int((self.frames - 1) * step + 0.5) + 1
             raise InputError(

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from cmd_lightning.data import stream
 from cmd_lightning.data.clip_arrays import ARRAY_SUFFIXES, ArrayFile
 from cmd_lightning.data.clip_files import Kind, ShardFiles, VideoFolder
-from cmd_lightning.data.clips import BadSample, read_facts, resize_and_crop
+from cmd_lightning.data.clips import BadSample, read_caption, read_facts, resize_and_crop
 from cmd_lightning.data.index import expand, is_remote
 from cmd_lightning.data.selection import Selection
 from cmd_lightning.errors import InputError
@@ -114,12 +114,12 @@ class ClipSource(Dataset):
             facts = read_facts(clip.members)
         except BadSample as reason:
             raise InputError(f"{clip.name}: {reason}; repair or remove its .json") from reason
-        numbers, step = self.selection.frame_numbers(clip.frames, clip.fps, key, clip.name)
+        numbers, step = self.selection.frame_numbers(clip.frames, clip.fps, key, clip.name, clip.times)
         video = clip.read(numbers)
         return {
             "video": video if self.selection.size is None else resize_and_crop(video, self.selection.size),
             "key": key,
-            "caption": _caption(clip.members, facts),
+            "caption": read_caption(clip.members, facts),
             "fps": self.selection.fps or clip.fps / step,  # as asked, not as rounded: clips of all rates agree
         }
 
@@ -168,10 +168,3 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "key": [item["key"] for item in items],
         "fps": torch.tensor([item["fps"] for item in items], dtype=torch.float32),
     }
-
-
-def _caption(members: dict[str, bytes], facts: dict[str, Any]) -> str:
-    if "txt" in members:
-        return members["txt"].decode("utf-8", "replace").strip()
-    texts = [facts.get(name) for name in ("caption", "condition")]  # the latter is what `generate` writes
-    return next((text for text in texts if isinstance(text, str)), "")

@@ -16,6 +16,8 @@ from PIL import Image
 
 from cmd_lightning import video_file
 from cmd_lightning.data.clips import BadSample, ClipLoader
+from cmd_lightning.data.selection import Selection
+from cmd_lightning.data.sources import open_source
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_file import VideoError, VideoFile
 from cmd_lightning.video_io import VideoReader, gif_bytes, mp4_bytes, probe
@@ -250,6 +252,15 @@ def test_an_even_rate_is_told_from_the_rounding_of_times(kind, rate):
     reader = VideoReader(data)
     assert reader.times is None
     assert reader.fps == pytest.approx(float(rate), rel=1e-3)
+
+
+def test_an_evaluation_reads_the_frames_that_a_stream_does(tmp_path):
+    data = encode(numbered(16), ticks=UNEVEN)
+    (tmp_path / "clip.mp4").write_bytes(data)
+    clip = ClipLoader(5, (16, 64), fps=2.5)({"__key__": "a", "mp4": data}, 0)
+    (read,) = open_source(tmp_path, Selection(frames=5, fps=2.5))
+    assert torch.equal(read["video"], clip["video"])
+    assert numbers_in(read["video"]) == [0, 3, 7, 11, 15]
 
 
 MATRICES = {  # as in the header of a track: what Apple's phones write for a turn clockwise by so many degrees

@@ -1,0 +1,268 @@
+"""The streaming loader beside bare decoding: how much of the decoder's speed reaches a training.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.dataloader    # five minutes on two cores
+
+Shards of H.264 clips are made in a temporary folder. The loader is what a user has: `WebVidDataModule` with captions,
+labels, shuffle buffer and bad samples. Beside it a PyTorch DataLoader of as many workers decodes the same frames of
+the same clips, held in memory, by PyAV alone and resizes them by the same function; once as PyAV's documentation
+shows, which sets up the conversion to RGB anew for each frame, and once with one converter for all frames of a clip.
+An epoch of each is timed whole, with the start of its workers, and they take turns, so that other work on the machine
+meets all alike. A first epoch of each does not count: in it, clips are compared bit by bit.
+"""
+
+import argparse
+import io
+import json
+import random
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cmd_lightning.data.clips import choose_frames, resize_and_crop
+from cmd_lightning.data.plan import stable_hash
+from cmd_lightning.data.shards import ShardWriter
+from cmd_lightning.data.webvid import WebVidDataModule
+from cmd_lightning.errors import InputError, program
+from cmd_lightning.provenance import provenance
+from cmd_lightning.video_io import mp4_bytes, replaced
+
+LOADER, BARE, BARE_ONE_CONVERTER = "loader", "bare", "bare, one converter"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured.
+
+    Attributes:
+        clips: in an epoch.
+        distinct: of them; the others are copies under other keys.
+        sizes: (H, W) of the clips' files.
+        frames: of a file.
+        rate: frames per second of a file.
+        fps: frames per second taken.
+        num_frames: frames taken.
+        size: (H, W) of the batches.
+        batch_size: clips in a batch.
+        workers: numbers of worker processes.
+        rounds: epochs that count.
+    """
+
+    clips: int = 240
+    distinct: int = 24
+    sizes: tuple[tuple[int, int], ...] = ((240, 320), (64, 64))
+    frames: int = 100
+    rate: float = 25.0
+    fps: float = 8.0
+    num_frames: int = 16
+    size: tuple[int, int] = (64, 64)
+    batch_size: int = 8
+    workers: tuple[int, ...] = (2, 0)
+    rounds: int = 7
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.clips % self.batch_size:
+            raise InputError(f"--clips {self.clips}: give a multiple of {self.batch_size}, the size of a batch")
+        if self.rounds < 1:
+            raise InputError(f"--rounds {self.rounds}: must be at least 1")
+
+
+def make_clip(number: int, frames: int, height: int, width: int) -> Tensor:
+    """A soft pattern with some grain over which the camera pans: uint8 (3, T, H, W)."""
+    generator = torch.Generator().manual_seed(number)
+    room = 2 * frames
+    field = torch.rand(1, 3, height // 16 + 4, width // 16 + 4, generator=generator)
+    field = torch.nn.functional.interpolate(field, (height + room, width + room), mode="bicubic")[0]
+    field = (0.9 * field + 0.1 * torch.rand(field.shape, generator=generator)).clamp(0, 1).mul(255).to(torch.uint8)
+    speed = 1 + number % 2
+    return torch.stack([field[:, i : i + height, speed * i : speed * i + width] for i in range(frames)], 1)
+
+
+def write_clips(folder: Path, settings: Settings, height: int, width: int) -> dict[str, bytes]:
+    """Write shards of clips with captions and labels; the clips' bytes by key."""
+    files = [
+        mp4_bytes(make_clip(number, settings.frames, height, width), settings.rate, crf=23)
+        for number in range(settings.distinct)
+    ]
+    clips = {}
+    with ShardWriter(folder, shard_size=50) as writer:
+        for number in range(settings.clips):
+            data = files[number % len(files)]
+            clips[f"{number // 50:06d}{number % 50:05d}"] = data
+            writer.write("mp4", data, f"pattern {number}", {"label": number % 4})
+    return clips
+
+
+class BareClips(Dataset):
+    """Clips decoded by PyAV and nothing else.
+
+    Args:
+        clips: bytes of files by key.
+        numbers: of the frames to take, ascending, by key.
+        size: (H, W) to resize to.
+        one_converter: convert all frames of a clip to RGB by one object.
+    """
+
+    def __init__(
+        self, clips: dict[str, bytes], numbers: dict[str, list[int]], size: tuple[int, int], *, one_converter: bool
+    ) -> None:
+        self.clips = [(key, data, numbers[key]) for key, data in clips.items()]
+        self.size = size
+        self.one_converter = one_converter
+
+    def __len__(self) -> int:
+        """Number of clips."""
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> tuple[str, Tensor]:
+        """The key of a clip and its frames: uint8 (3, T, *size)."""
+        key, data, numbers = self.clips[index]
+        with av.open(io.BytesIO(data)) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            step = 1 / (stream.average_rate * stream.time_base)
+            times = [round(number * step) for number in numbers]
+            wanted, found = set(times), {}
+            converter = av.video.reformatter.VideoReformatter()
+            container.seek(times[0], stream=stream)
+            for frame in container.decode(stream):
+                if frame.pts in wanted and self.one_converter:
+                    found[frame.pts] = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                elif frame.pts in wanted:
+                    found[frame.pts] = frame.to_ndarray(format="rgb24")
+                if frame.pts >= times[-1]:
+                    break
+        video = torch.from_numpy(np.stack([found[time] for time in times])).permute(3, 0, 1, 2)
+        return key, resize_and_crop(video, self.size)
+
+
+def stack(clips: Sequence[tuple[str, Tensor]]) -> dict[str, Any]:
+    """A batch of bare clips."""
+    return {"key": [key for key, _ in clips], "video": torch.stack([video for _, video in clips])}
+
+
+def measure(settings: Settings, height: int, width: int, workers: int) -> dict[str, Any]:
+    """Clips a second of loader and bare decoding: of each round, their median, and the loader's share of the bare ones.
+
+    Raises:
+        RuntimeError: they do not give the same clips.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        clips = write_clips(Path(folder, "shards"), settings, height, width)
+        data = WebVidDataModule(
+            str(Path(folder, "shards")),
+            num_frames=settings.num_frames,
+            size=list(settings.size),
+            fps=settings.fps,
+            batch_size=settings.batch_size,
+            num_workers=workers,
+        )
+        step = settings.rate / settings.fps
+        draws = {key: random.Random(stable_hash("clip", data.seed, 0, key, "")) for key in clips}  # of epoch 0
+        numbers = {key: choose_frames(settings.frames, settings.num_frames, step, draws[key]) for key in clips}
+        bare = {
+            name: DataLoader(
+                BareClips(clips, numbers, settings.size, one_converter=name == BARE_ONE_CONVERTER),
+                settings.batch_size,
+                num_workers=workers,
+                collate_fn=stack,
+            )
+            for name in (BARE, BARE_ONE_CONVERTER)
+        }
+
+        def loader() -> DataLoader:
+            data.setup("fit")  # every pass is epoch 0
+            return data.train_dataloader()
+
+        sides = {LOADER: loader} | {name: lambda one=one: one for name, one in bare.items()}
+        seen = {name: epoch(make(), keep=True)[1] for name, make in sides.items()}
+        for name, videos in seen.items():
+            if videos != seen[BARE] or len(videos) != settings.clips:
+                raise RuntimeError(f"{name} and {BARE} give other clips; nothing can be compared")
+        rates: dict[str, list[float]] = {name: [] for name in sides}
+        order = list(sides)
+        for number in range(settings.rounds):
+            first = number % len(order)
+            for name in order[first:] + order[:first]:
+                rates[name].append(settings.clips / epoch(sides[name]())[0])
+    return {"rates": rates, **summary(rates)}
+
+
+def epoch(loader: DataLoader, *, keep: bool = False) -> tuple[float, dict[str, int]]:
+    """Seconds of a pass over a loader, and the sums that tell its clips apart, by key."""
+    seen: dict[str, int] = {}
+    begun = time.perf_counter()
+    for batch in loader:
+        if keep:
+            seen |= {
+                key: hash(video.numpy().tobytes()) for key, video in zip(batch["key"], batch["video"], strict=True)
+            }
+    return time.perf_counter() - begun, seen
+
+
+def summary(rates: dict[str, list[float]]) -> dict[str, Any]:
+    """Median, least and most clips a second, and the loader's share of either bare one within each round."""
+    spread = {name: {"median": median(own), "least": min(own), "most": max(own)} for name, own in rates.items()}
+    shares = {
+        name: median(own / other for own, other in zip(rates[LOADER], rates[name], strict=True))
+        for name in rates
+        if name != LOADER
+    }
+    return {"clips a second": spread, "share": shares}
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """The results as a Markdown table."""
+    names = (LOADER, BARE, BARE_ONE_CONVERTER)
+    lines = [f"| clips, workers | {' | '.join(names)} | share of bare | of one converter |", "| --- " * 6 + "|"]
+    for title, row in rows.items():
+        cells = ["{median:.1f} ({least:.1f} to {most:.1f})".format(**row["clips a second"][name]) for name in names]
+        cells += [f"{row['share'][name]:.2f}" for name in names[1:]]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """All rows by title, with what makes them reproducible, as plain data."""
+    rows = {}
+    for height, width in settings.sizes:
+        for workers in settings.workers:
+            title = f"{width}x{height}, {workers}"
+            rows[title] = measure(settings, height, width, workers)
+            print(title, json.dumps(rows[title]["share"]), flush=True)
+    record = provenance()
+    record["versions"] += f", av {version('av')}"
+    return record | {"settings": asdict(settings), "protocol": __doc__, "rows": rows}
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/dataloader.json"), help="JSON file")
+    parser.add_argument("--clips", type=int, default=Settings.clips, help="in an epoch")
+    parser.add_argument("--rounds", type=int, default=Settings.rounds, help="epochs of each side")
+    parser.add_argument("--workers", type=int, nargs="+", default=Settings.workers, help="numbers of worker processes")
+    options = parser.parse_args()
+    settings = Settings(clips=options.clips, rounds=options.rounds, workers=tuple(options.workers))
+    torch.set_num_threads(1)
+    result = run(settings)
+    print(table(result["rows"]))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(options.out) as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    program(main)

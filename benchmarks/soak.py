@@ -1,0 +1,299 @@
+"""Whether memory stays level in a long fit: resident memory of the fit and of its loader workers over time.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.soak --minutes 30    # two CPU cores
+
+A small autoencoder is trained from shards of the procedural world, of which three samples to fifty are bad (empty, cut
+off, too short), with an average of the weights, checkpoints and validation. Workers are new processes each epoch, so a
+series is that of a role: the main process, worker 0, worker 1, .... A worker begins with what the main process holds at
+that moment; those of validation live for a second and are left out. A series is level if, after the first fifth of the
+run, the medians of successive tenths of the rest lie within 5 % of each other. What is judged is resident memory; the
+proportional share, which counts pages that processes have in common once, is given beside it.
+"""
+
+import argparse
+import io
+import json
+import multiprocessing
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+import warnings
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from lightning import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+
+from cmd_lightning.callbacks import EMA, LastCheckpoint
+from cmd_lightning.components import VideoAutoencoder
+from cmd_lightning.data.synth import write_shapes
+from cmd_lightning.data.webvid import WebVidDataModule
+from cmd_lightning.errors import InputError, program
+from cmd_lightning.provenance import provenance
+from cmd_lightning.video_io import replaced
+from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
+
+TENTHS = 10
+TOLERANCE = 0.05
+"""Largest distance of the medians, as a share of the least."""
+WARM_UP = 0.2
+"""Share of the run that is not judged."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is run.
+
+    Attributes:
+        minutes: of training.
+        workers: loader processes, at least 1.
+        every: seconds between two readings of memory.
+        clips: of the training data; the validation data are a quarter as many.
+        source: side of the clips in the shards, in pixels.
+        size: side to which they are scaled.
+        frames: frames of a clip.
+        batch: clips in a batch.
+        validate_every: epochs from one validation to the next.
+    """
+
+    minutes: float = 30.0
+    workers: int = 2
+    every: float = 2.0
+    clips: int = 200
+    source: int = 128
+    size: int = 32
+    frames: int = 8
+    batch: int = 4
+    validate_every: int = 5
+
+
+@dataclass
+class Series:
+    """Readings of one role.
+
+    Attributes:
+        seconds: when, from the beginning of the fit.
+        resident: bytes in memory.
+        share: bytes where what n processes have in common counts as one n-th.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    resident: list[int] = field(default_factory=list)
+    share: list[int] = field(default_factory=list)
+
+
+class Watch(Callback):
+    """Reads the memory of a fit's process and of its loader workers from /proc, from a thread of its own (Linux).
+
+    Attributes:
+        series: of readings, by role: "main", "worker 0", ....
+        begin: `time.monotonic()` at the beginning of training.
+
+    Args:
+        workers: of a loader; they start in order, and both loaders have as many.
+        every: seconds between two readings.
+    """
+
+    def __init__(self, workers: int, every: float) -> None:
+        self.workers, self.every = workers, every
+        self.series: dict[str, Series] = {"main": Series()}
+        self.begin = time.monotonic()
+        self._first: int | None = None
+        self._others: set[int] = set()
+        self._before: set[int] = set()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins to read."""
+        self.begin = time.monotonic()
+        self._thread = threading.Thread(target=self._read_on, args=(trainer,), daemon=True)
+        self._thread.start()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remembers who is no worker of validation."""
+        self._before = set(_children())
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves out who has begun since: some live until the next validation."""
+        self._others |= set(_children()) - self._before
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reads no more."""
+        self._stopped.set()
+        if self._thread:
+            self._thread.join()
+
+    def _read_on(self, trainer: Trainer) -> None:
+        while not self._stopped.wait(self.every):
+            self._read("main", "self")
+            workers = {} if trainer.validating else _children()
+            for number, pid in workers.items():
+                if number not in self._others:
+                    self._first = number if self._first is None else self._first
+                    self._read(f"worker {(number - self._first) % self.workers}", str(pid))
+
+    def _read(self, role: str, pid: str) -> None:
+        try:
+            lines = Path("/proc", pid, "smaps_rollup").read_text().splitlines()[1:]
+        except OSError:  # it has ended by now
+            return
+        bytes_of = {name: 1024 * int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+        if bytes_of.get("Rss"):
+            series = self.series.setdefault(role, Series())
+            series.seconds.append(round(time.monotonic() - self.begin, 1))
+            series.resident.append(bytes_of["Rss"])
+            series.share.append(bytes_of["Pss"])
+
+
+def _children() -> dict[int, int]:
+    """Process ids of this process's children, by their number in the order of their beginning."""
+    children = {int(child.name.rpartition("-")[2]): child.pid for child in multiprocessing.active_children()}
+    return {number: pid for number, pid in sorted(children.items()) if pid}
+
+
+def judge(series: Series, seconds: float) -> dict[str, Any]:
+    """Whether a series of a run of so many seconds is level.
+
+    Returns:
+        The median resident MiB of each tenth after the warm-up, the distance of the largest from the least as a share
+        of the least, and "level"; too few readings are not level.
+    """
+    begin = WARM_UP * seconds
+    tenths: list[list[int]] = [[] for _ in range(TENTHS)]
+    for when, size in zip(series.seconds, series.resident, strict=True):
+        if begin <= when < seconds:
+            tenths[int((when - begin) / (seconds - begin) * TENTHS)].append(size)
+    if not all(tenths):
+        return {"tenths": [], "distance": None, "level": False}
+    medians = [median(tenth) / 2**20 for tenth in tenths]
+    distance = max(medians) / min(medians) - 1
+    return {"tenths": [round(size, 1) for size in medians], "distance": distance, "level": distance <= TOLERANCE}
+
+
+def write_data(folder: Path, settings: Settings) -> int:
+    """Writes the folders `train` and `val` of shards; three samples to fifty of `train` are bad.
+
+    Returns:
+        The number of bad samples in `train`.
+    """
+    made = {"size": settings.source, "fps": 8.0, "shard_size": 50}
+    bad = 0
+    for split, clips in (("train", settings.clips), ("val", settings.clips // 4)):
+        write_shapes(folder / split, num=clips, frames=2 * settings.frames, split=split, **made)
+        write_shapes(folder / f"{split}_short", num=1, frames=settings.frames - 1, split=split, **made)
+        whole, short = (_first_clip(folder / name) for name in (split, f"{split}_short"))
+        kinds = {"empty": b"", "cut": whole[: len(whole) // 2], "short": short}
+        for shard in sorted((folder / split).glob("*.tar")):
+            for name, data in kinds.items() if split == "train" else ():
+                with tarfile.open(shard, "a") as tar:
+                    member = tarfile.TarInfo(f"{shard.stem}-{name}.mp4")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+                bad += 1
+        (folder / split / "index.json").unlink()  # it knows nothing of what was added
+    return bad
+
+
+def _first_clip(folder: Path) -> bytes:
+    with tarfile.open(min(folder.glob("*.tar"))) as tar:
+        member = next(member for member in tar if member.name.endswith(".mp4"))
+        return tar.extractfile(member).read()  # type: ignore[union-attr]
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """The fit, as a record of plain data."""
+    seed_everything(0, verbose=False)
+    warnings.filterwarnings("ignore", ".* samples were bad and replaced")  # told each epoch
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        bad = write_data(folder, settings)
+        data = WebVidDataModule(
+            str(folder / "train"),
+            str(folder / "val"),
+            num_frames=settings.frames,
+            size=settings.size,
+            batch_size=settings.batch,
+            num_workers=settings.workers,
+        )
+        model = VideoAutoencoder(lambda: CMDAutoencoder(patch_size=4, width=32, depth=1, heads=2, head_dim=16))
+        watch = Watch(settings.workers, settings.every)
+        trainer = Trainer(
+            accelerator="cpu",
+            max_time=timedelta(minutes=settings.minutes),
+            max_epochs=-1,
+            check_val_every_n_epoch=settings.validate_every,
+            num_sanity_val_steps=0,
+            callbacks=[EMA(), LastCheckpoint(name, every_n_steps=50), watch],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=name,
+        )
+        trainer.fit(model, data, weights_only=True)
+        seconds = time.monotonic() - watch.begin
+        done = {"seconds": round(seconds), "epochs": trainer.current_epoch, "steps": trainer.global_step}
+    verdicts = {role: judge(readings, seconds) for role, readings in sorted(watch.series.items())}
+    return {
+        "settings": vars(settings),
+        "samples": {"good": settings.clips, "bad": bad},
+        "done": done,
+        "level": all(verdict["level"] for verdict in verdicts.values()),
+        "roles": {role: verdicts[role] | {"series": vars(watch.series[role])} for role in verdicts},
+    }
+
+
+def plot(record: dict[str, Any], path: Path) -> None:
+    """Resident memory of each role over time; the warm-up is shaded."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for role, row in record["roles"].items():
+        minutes = [second / 60 for second in row["series"]["seconds"]]
+        axis.plot(minutes, [size / 2**20 for size in row["series"]["resident"]], label=role, linewidth=1)
+    axis.axvspan(0, WARM_UP * record["done"]["seconds"] / 60, color="0.9", label="warm-up")
+    axis.set(
+        xlabel="minutes of the fit", ylabel="resident memory in MiB", ylim=(0, None), title="a fit with loader workers"
+    )
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def main() -> int:
+    """The command line; 1 if memory is not level."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/soak.json"), help="JSON file; .png beside")
+    parser.add_argument("--minutes", type=float, default=Settings.minutes)
+    parser.add_argument("--workers", type=int, default=Settings.workers, help="loader processes, at least 1")
+    options = parser.parse_args()
+    if options.minutes <= 0:
+        raise InputError(f"--minutes {options.minutes}: give a positive number")
+    if options.workers < 1:
+        raise InputError(f"--workers {options.workers}: give at least 1, whose memory can be watched")
+    if sys.platform != "linux":
+        raise InputError(f"this system is {sys.platform}; memory is read from /proc, on Linux only")
+    record = provenance() | {"protocol": " ".join(__doc__.split("\n\n")[2].split())}
+    record |= run(Settings(minutes=options.minutes, workers=options.workers))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(options.out) as temporary:
+        temporary.write_text(json.dumps(record) + "\n")
+    plot(record, options.out.with_suffix(".png"))
+    for role, row in record["roles"].items():
+        print(
+            role,
+            "level" if row["level"] else "NOT LEVEL",
+            f"within {100 * row['distance']:.1f} %" if row["tenths"] else "too few readings",
+            row["tenths"],
+        )
+    return 0 if record["level"] else 1
+
+
+if __name__ == "__main__":
+    program(main)
