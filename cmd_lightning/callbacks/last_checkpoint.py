@@ -61,10 +61,13 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves if the date has come or a signal; not for the batches that accumulate into one step."""
+        """Saves if the date has come, the fit's end or a signal; not for the batches that accumulate into one step."""
         self._whole = trainer.global_step != self._last_step
         self._last_step = trainer.global_step
-        if self._whole and trainer.global_step % self.every_n_steps == 0:
+        # At the fit's end Lightning counts the epoch as over, though `max_steps` or `max_time` may have cut it short:
+        # what is saved then cannot go on within it.
+        ends = trainer.should_stop or trainer.global_step == trainer.max_steps
+        if self._whole and (ends or trainer.global_step % self.every_n_steps == 0):
             self._save(trainer)
         self._stop_if_asked(trainer)
 

@@ -93,6 +93,12 @@ class Component(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds the draws of this step, so that a resumed run repeats those of an uninterrupted one."""
+        epochs = self.trainer.fit_loop.epoch_progress
+        if epochs.current.ready == epochs.current.completed:
+            # Resumed at the end of an epoch, Lightning (2.6) begins the next one without counting it: a checkpoint of
+            # that one would say that it is over, and its rest be left out when a fit goes on from there.
+            epochs.increment_ready()
+            epochs.increment_started()
         seed_draws("train", self.global_step, batch_idx, self.trainer.global_rank)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -77,10 +77,11 @@ def motion(autoencoder) -> dict:
     }
 
 
-def fit(folder, model, shards, workers, steps, checkpoint=None):
-    """Fits up to `steps` and returns the path of the last checkpoint."""
+def fit(folder, model, shards, workers, steps, checkpoint=None, limit="max_steps"):
+    """Fits up to `steps`, or as many epochs as they make, and returns the path of the last checkpoint."""
     folder.mkdir(parents=True)
-    arguments = ["fit", "-c", config(folder, model, shards, workers), "--trainer.max_steps", str(steps)]
+    most = steps if limit == "max_steps" else -(-steps // 7)
+    arguments = ["fit", "-c", config(folder, model, shards, workers), f"--trainer.{limit}", str(most)]
     assert main(arguments + (["--ckpt_path", str(checkpoint)] if checkpoint else [])) == 0
     return folder / f"step={steps}.ckpt"
 
@@ -124,6 +125,16 @@ def compare(whole, resumed, start):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_autoencoder(tmp_path, shards, workers):
     assert_resumes(tmp_path, AUTOENCODER, shards, workers, STEPS, STOP)
+
+
+@pytest.mark.parametrize("limit", ["max_steps", "max_epochs"])
+def test_stopped_by_max_steps_within_or_at_the_end_of_an_epoch(tmp_path, shards, limit):
+    whole = fit(tmp_path / "whole", AUTOENCODER, shards, 0, 14, limit=limit)
+    start, end = (torch.load(path, weights_only=True) for path in (whole.with_name("step=4.ckpt"), whole))
+    for stop in (4, STEPS):
+        last = fit(tmp_path / f"until {stop}", AUTOENCODER, shards, 0, stop).with_name("last.ckpt")
+        path = fit(tmp_path / f"from {stop}", AUTOENCODER, shards, 0, 14, last, limit)
+        compare(end, torch.load(path, weights_only=True), start)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
