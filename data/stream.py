@@ -21,6 +21,7 @@ from cmd_lightning.data.fetch import FetchError
 from cmd_lightning.data.index import Shard, is_remote
 from cmd_lightning.data.plan import Interval, assign, batch_sizes, stable_hash
 from cmd_lightning.data.tar import Sample, read_samples
+from cmd_lightning.data.watchdog import Watchdog
 from cmd_lightning.errors import InputError
 
 _STANDBY = 8  # samples kept to stand in for a bad one
@@ -76,6 +77,7 @@ class ShardStream(IterableDataset):
         self.shuffle = shuffle
         self.remote = remote or ShardCache()
         self._sizes = batch_sizes(sum(shard.good for shard in self.shards), ranks, batch_size)[rank]
+        self._watchdog = Watchdog()
         self._epoch = 0
         self._first = 0
 
@@ -136,7 +138,9 @@ class ShardStream(IterableDataset):
         Raises:
             BadSample: with the reason.
         """
-        return self.clips(sample.read(), stable_hash("clip", self.seed, self._epoch, sample.key, instead_of))
+        draw = stable_hash("clip", self.seed, self._epoch, sample.key, instead_of)
+        with self._watchdog.watch(sample.place):
+            return self.clips(sample.read(), draw)
 
     def _mixed(self, samples: Iterator[Sample], reader: int) -> Iterator[Sample]:
         chance = random.Random(stable_hash("buffer", self.seed, self._epoch, self.rank, reader))

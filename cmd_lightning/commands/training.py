@@ -19,7 +19,7 @@ from cmd_lightning.callbacks import LastCheckpoint
 from cmd_lightning.commands.config_errors import explain
 from cmd_lightning.components import checkpoints, schedules
 from cmd_lightning.data import rendered, webvid
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, reason
 from cmd_lightning.networks.contracts import Network
 
 # Imported for the class names that a config may use without a module.
@@ -106,6 +106,13 @@ def run(arguments: Sequence[str]) -> None:
             parser_kwargs=dict.fromkeys(CMDCLI.subcommands(), strict) | strict,
             args=list(arguments),
         )
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            f"data.num_workers: {reason(error)}; its last words, if any, are above: mend that, or if memory ran out "
+            "lower data.num_workers or data.batch_size; then go on with --ckpt_path last"
+        ) from error
     except MisconfigurationException as error:
         raise InputError(" ".join(str(error).split())) from error
     except (jsonargparse.ArgumentError, ValueError) as error:
