@@ -9,7 +9,6 @@ import io
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -29,23 +28,6 @@ Reason = Literal["empty file", "unreadable video", "still picture", "no video st
 
 _CONTAINERS = "mov,matroska,avi,gif"  # FFmpeg's names; mov is mp4 too and matroska webm
 _WORTH_A_SEEK = 8  # frames: fewer are decoded about as fast as a decoder starts anew
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a clip is.
-
-    Attributes:
-        frames: number of frames.
-        fps: mean frame rate in frames per second; 0 where nothing tells it (a folder of PNGs).
-        width: width in pixels, as it is shown.
-        height: height in pixels, likewise.
-    """
-
-    frames: int
-    fps: float
-    width: int
-    height: int
 
 
 class VideoError(InputError):

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +21,26 @@ import torch
 from torch import Tensor
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.video_file import VideoError, VideoFile, VideoInfo
+from cmd_lightning.video_file import VideoError, VideoFile
 
 VIDEO_SUFFIXES = ("mp4", "avi", "mkv", "webm", "gif")
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a clip is.
+
+    Attributes:
+        frames: number of frames.
+        fps: mean frame rate in frames per second; 0 where nothing tells it (a folder of PNGs).
+        width: width in pixels, as it is shown.
+        height: height in pixels, likewise.
+    """
+
+    frames: int
+    fps: float
+    width: int
+    height: int
 
 
 class VideoReader:

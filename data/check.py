@@ -10,8 +10,8 @@ from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import BadSample, read_facts, read_label, video_of
 from cmd_lightning.data.index import Shard, expand, folder_of, is_remote, scan, update_index
 from cmd_lightning.data.tar import Sample, read_samples
-from cmd_lightning.video_file import VideoError, VideoInfo
-from cmd_lightning.video_io import VideoReader
+from cmd_lightning.video_file import VideoError
+from cmd_lightning.video_io import VideoInfo, VideoReader
 
 
 def check_shards(

@@ -15,8 +15,9 @@ from cmd_lightning.data.index import Shard
 from cmd_lightning.data.stream import Bad, ShardStream, describe, known_bad, list_bad
 from cmd_lightning.errors import InputError
 
-# Lightning's advice where a stream is not cut by worker or cannot resume; this one is and can.
 _ENOUGH = 100  # samples from which on a share of bad ones means something
+
+# Lightning's advice where a stream is not cut by worker or cannot resume; this one is and can.
 _NEEDLESS = (
     "Your `IterableDataset` has `__len__` defined",
     "You're resuming from a checkpoint that ended before the epoch ended",
@@ -164,10 +165,10 @@ class StreamLoader(DataLoader):
 
 
 def _leave_signals(_: int) -> None:
-    """What is sent to the whole group of processes (Ctrl-C, a batch system) is for the main one to answer.
+    """Leaves to the main process what is sent to the whole group of processes: by Ctrl-C, or a batch system.
 
-    It may end a worker by SIGTERM too, but tries twice, so the first one is let pass.
+    The main process may end a worker by SIGTERM too, but tries twice, so the first one is let pass.
     """
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))

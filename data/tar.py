@@ -1,14 +1,17 @@
 """The samples of a tar file, found by their headers alone: what they hold is read when it is needed.
 
-webdataset says which members make a sample. Its reader is not used: it loads every member whatever size it claims,
-unpacks compressed files, and cannot tell a shard that was cut off from a whole one.
+Names are split into key and suffix as webdataset does. Its reader is not used: it loads every member whatever size it
+claims, unpacks compressed files, and cannot tell a shard that was cut off from a whole one.
 """
 
 import os
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, BinaryIO, NamedTuple
 
 from cmd_lightning.data.clips import BadSample
@@ -51,31 +54,22 @@ class Sample:
     file: BinaryIO | None = field(default=None, compare=False, repr=False)
 
     def read(self) -> dict[str, Any]:
-        """The bytes of its members by suffix, and "__key__".
+        """The bytes of its members by suffix, and "__key__"; the file's position stays where it is.
 
         Raises:
-            BadSample: it has a fault, or its file is shorter than its headers say.
+            BadSample: it has a fault, or its file is shorter than its headers say or cannot be read.
         """
-        if self.fault or self.file is None:
+        if self.fault:
             raise BadSample(self.fault)
-        return {"__key__": self.key} | read_members(self.file, self.members)
-
-
-def read_members(file: BinaryIO, members: dict[str, Member]) -> dict[str, bytes]:
-    """The bytes of members by suffix, without moving the file's position.
-
-    Raises:
-        BadSample: the file ends before, or cannot be read.
-    """
-    found = {}
-    for suffix, (offset, size) in members.items():
-        try:
-            found[suffix] = os.pread(file.fileno(), size, offset)
-        except OSError as error:
-            raise BadSample("unreadable shard") from error
-        if len(found[suffix]) < size:
-            raise BadSample(CUT)
-    return found
+        found: dict[str, Any] = {"__key__": self.key}
+        for suffix, (offset, size) in self.members.items():
+            try:
+                found[suffix] = os.pread(self.file.fileno(), size, offset)
+            except OSError as error:
+                raise BadSample("unreadable shard") from error
+            if len(found[suffix]) < size:
+                raise BadSample(CUT)
+        return found
 
 
 def read_samples(file: BinaryIO, name: str = "") -> Iterator[Sample]:
@@ -90,91 +84,77 @@ def read_samples(file: BinaryIO, name: str = "") -> Iterator[Sample]:
         file: opened for reading, with a file descriptor.
         name: what the samples' places call it.
     """
-    from webdataset.tariterators import group_by_keys
-
-    times: dict[str, int] = {}
-    for group in group_by_keys(_members(file), handler=lambda _: True):
-        key = group.pop("__key__")
-        del group["__url__"]
-        faults = [member for member in group.values() if isinstance(member, str)]
-        members = {suffix: member for suffix, member in group.items() if isinstance(member, Member)}
+    times: Counter[str] = Counter()
+    for key, group in groupby(_members(file), itemgetter(0)):
+        members: dict[str, Member] = {}
+        faults = []
+        for _, suffix, member in group:
+            if isinstance(member, str):
+                faults.append(member)
+            elif suffix in members:
+                faults.append("member twice")
+            else:
+                members[suffix] = member
         if not faults and members.keys().isdisjoint(VIDEO_SUFFIXES):
             faults = ["no video"]
-        times[key] = times.get(key, 0) + 1
+        times[key] += 1
         if times[key] > 1:
             key = f"{key}~{times[key]}"
         yield Sample(key, members, faults[0] if faults else "", f"{name} {key}", file)
 
 
-def _members(file: BinaryIO) -> Iterator[dict[str, Any]]:
-    """Members as webdataset groups them; "data" is a `Member`, or why it cannot be used."""
+def _members(file: BinaryIO) -> Iterator[tuple[str, str, Member | str]]:
+    """Key, suffix, and the place of each member that is read, or why it cannot be; at the end a fault of the file."""
     from webdataset.tariterators import base_plus_ext
 
     size = os.fstat(file.fileno()).st_size
-    headers = _Headers(file)
-    last, key, suffixes = "", None, set[str]()
-    for header in headers:
+    key = None
+    for header in _headers(file):
+        if isinstance(header, str):
+            if header != CUT or key is not None:
+                yield key or "file", "", header  # the last sample's other members may be missing
+            return
         name = header.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        prefix, suffix = base_plus_ext(name)
+        base, suffix = base_plus_ext(name)
         if not header.isreg() or re.match(r"__[^/]*__($|/)", name) or (suffix or "").lower() not in SUFFIXES:
             continue  # names like `__meta__/...` are webdataset's own
-        suffix = suffix.lower()
-        data: Member | str = Member(header.offset_data, header.size)
+        key, member = base, Member(header.offset_data, header.size)
         if _is_hostile(name):
-            data, prefix = "hostile name", prefix.encode("unicode_escape").decode()[:_MAX_NAME]
+            key, member = base.encode("unicode_escape").decode()[:_MAX_NAME], "hostile name"
         elif header.issparse():
-            data = "sparse member"
+            member = "sparse member"
         elif header.offset_data + header.size > size:
-            data = CUT
+            member = CUT
         elif header.size > MAX_MEMBER_BYTES:
-            data = "too large"
-        if prefix != key:
-            key, suffixes = prefix, set()
-        if suffix in suffixes:
-            data, suffix = "member twice", f"{suffix}.{len(suffixes)}"
-        suffixes.add(suffix)
-        last = f"{prefix}.{suffix}"
-        yield {"fname": last, "data": data, "__url__": ""}
-    if not headers.any:
-        yield {"fname": "file.tar", "data": "unreadable shard", "__url__": ""}
-    elif last and not headers.whole:  # of the last sample, whose other members may be missing
-        yield {"fname": last + ".cut", "data": CUT, "__url__": ""}
+            member = "too large"
+        yield key, suffix.lower(), member
 
 
 def _is_hostile(name: str) -> bool:
     return name.startswith("/") or ".." in name.split("/") or len(name) > _MAX_NAME or not name.isprintable()
 
 
-class _Headers:
-    """The headers of a tar file in order.
-
-    Attributes:
-        any: whether the file begins as a tar file does.
-        whole: whether it ended with an archive's end.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.any = self.whole = False
-
-    def __iter__(self) -> Iterator[tarfile.TarInfo]:
-        try:
-            self._file.seek(0)
-            with tarfile.open(fileobj=_Careful(self._file), mode="r:") as tar:  # type: ignore[call-overload]
-                self.any = True
-                offset = -1
-                while (header := tar.next()) is not None and tar.offset > offset and header.size >= 0:
-                    offset = tar.offset  # a header with a negative size would lead back, for ever
-                    yield header
-                    tar.members = []  # type: ignore[attr-defined]  # headers of a long shard need not be kept
-                self._file.seek(tar.offset)
-                self.whole = header is None and self._file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
-        except (tarfile.TarError, OSError, ValueError, ArithmeticError, RecursionError, LookupError):
-            return  # what a damaged or crafted header does to tarfile; what came before it is still good
+def _headers(file: BinaryIO) -> Iterator[tarfile.TarInfo | str]:
+    """The headers of a tar file in order; at last the fault of one that is none, or ends without an archive's end."""
+    fault = "unreadable shard"
+    try:
+        file.seek(0)
+        with tarfile.open(fileobj=_BoundedReader(file), mode="r:") as tar:  # type: ignore[call-overload]
+            fault, offset = CUT, -1
+            while (header := tar.next()) is not None and tar.offset > offset and header.size >= 0:
+                offset = tar.offset  # a header with a negative size would lead back, for ever
+                yield header
+                tar.members = []  # type: ignore[attr-defined]  # headers of a long shard need not be kept
+            file.seek(tar.offset)
+            if header is None and file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE):
+                return
+    except (tarfile.TarError, OSError, ValueError, ArithmeticError, RecursionError, LookupError):
+        pass  # what a damaged or crafted header does to tarfile; what came before it is still good
+    yield fault
 
 
-class _Careful:
-    """A file for tarfile that refuses the size of a header's extension to be whatever a stranger wrote."""
+class _BoundedReader:
+    """A file for tarfile that refuses to read more than 1 MiB at once, whatever size a header claims for another."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

@@ -61,7 +61,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves if the date has come, the fit's end or a signal; not for the batches that accumulate into one step."""
+        """Saves every `every_n_steps`, at the end and on a signal; not for batches that accumulate into one step."""
         self._whole = trainer.global_step != self._last_step
         self._last_step = trainer.global_step
         # At the fit's end Lightning counts the epoch as over, though `max_steps` or `max_time` may have cut it short:

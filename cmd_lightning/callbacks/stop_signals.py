@@ -15,7 +15,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 
 class StopSignals:
-    """Takes SIGTERM, Ctrl-C and SIGUSR1 (under SLURM the environment's `requeue_signal`) down, for a fit.
+    """Records SIGTERM, Ctrl-C and SIGUSR1 (under SLURM the environment's `requeue_signal`) during a fit.
 
     Lightning's own handlers save from within the handler, amid a step, and wait there for other processes. These only
     note the signal. A second SIGTERM or Ctrl-C ends the process at once. Lightning puts the handlers of before back

@@ -23,8 +23,8 @@ GIGABYTE = 1e9
 class WholeCheckpointIO(TorchCheckpointIO):
     """Writes and reads the checkpoints of a Trainer.
 
-    Whatever ends a process while it saves (a signal, a full disk, the power), under the checkpoint's name lies the
-    whole file of before or the whole new one. What is read is plain data and tensors; code in a file is refused.
+    The path always holds the complete old file or the complete new one, whatever ends a process while it saves (a
+    signal, a full disk, the power). What is read is plain data and tensors; code in a file is refused.
 
     A file is written as `.{name}.part` in the same folder, so that the next save overwrites what a killed one left.
     """

@@ -11,7 +11,7 @@ import jsonargparse
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import optim
 
 from cmd_lightning import callbacks, components, conditioning, diffusion, zoo
@@ -36,7 +36,7 @@ class CMDCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parses `args`, and not the process's own command line."""
         self.config = parser.parse_args(args)
-        refuse_foreign(self.config)
+        check_class_paths(self.config)
         verb = self.config.get("subcommand")
         checkpoint = self.config[verb].get("ckpt_path") if verb else None
         if checkpoint not in (None, "best", "last", "hpc"):
@@ -44,21 +44,21 @@ class CMDCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, from `ckpt_path` on if it is given; `last` begins where there is no last checkpoint yet."""
-        self.trainer.fit(**self.with_last(kwargs, needed=False), weights_only=True)
+        self.trainer.fit(**self.resolve_last(kwargs, needed=False), weights_only=True)
 
     def validate(self, **kwargs: Any) -> None:
         """One pass over the validation data."""
-        self.trainer.validate(**self.with_last(kwargs), weights_only=True)
+        self.trainer.validate(**self.resolve_last(kwargs), weights_only=True)
 
     def test(self, **kwargs: Any) -> None:
         """Evaluates on the test data."""
-        self.trainer.test(**self.with_last(kwargs), weights_only=True)
+        self.trainer.test(**self.resolve_last(kwargs), weights_only=True)
 
     def predict(self, **kwargs: Any) -> None:
         """Generates over the test data; the `VideoWriter` callback keeps what comes out."""
-        self.trainer.predict(**self.with_last(kwargs) | {"return_predictions": False}, weights_only=True)
+        self.trainer.predict(**self.resolve_last(kwargs) | {"return_predictions": False}, weights_only=True)
 
-    def with_last(self, kwargs: dict[str, Any], needed: bool = True) -> dict[str, Any]:
+    def resolve_last(self, kwargs: dict[str, Any], needed: bool = True) -> dict[str, Any]:
         """Arguments of a verb, in which `ckpt_path: last` is the file of the config's `LastCheckpoint`.
 
         Args:
@@ -74,7 +74,8 @@ class CMDCLI(LightningCLI):
         if kwargs.get("ckpt_path") != "last" or last is None:
             return kwargs
         if not needed and not last.exists():
-            rank_zero_info(f"ckpt_path last: there is no {last} yet; the fit begins at step 0.")
+            if rank_zero_only.rank == 0:
+                print(f"ckpt_path last: there is no {last} yet; the fit begins at step 0", file=sys.stderr)
             return kwargs | {"ckpt_path": None}
         checkpoints.read(
             last, "ckpt_path last", "give another checkpoint, or `fit` with this one removed to begin anew"
@@ -126,7 +127,7 @@ def run(arguments: Sequence[str]) -> None:
         raise
 
 
-def refuse_foreign(config: Any) -> None:
+def check_class_paths(config: Any) -> None:
     """Looks at each `class_path` of a parsed config before any object is made.
 
     Where a factory is asked for (network, optimizer, schedule), jsonargparse would also call a function, any that can
@@ -138,10 +139,10 @@ def refuse_foreign(config: Any) -> None:
     """
     if isinstance(config, list | tuple):
         for item in config:
-            refuse_foreign(item)
+            check_class_paths(item)
     elif isinstance(config, dict | jsonargparse.Namespace):
         for key, value in vars(config).items() if isinstance(config, jsonargparse.Namespace) else config.items():
-            refuse_foreign(value)
+            check_class_paths(value)
             if key == "class_path" and isinstance(value, str):
                 found = pydoc.locate(value)
                 if callable(found) and not isinstance(found, type):

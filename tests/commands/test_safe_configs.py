@@ -150,7 +150,9 @@ def test_checkpoints_with_code_are_refused_wherever_they_are_given(refused, witn
 
     assert f"ckpt_path {evil}: it cannot be read as a checkpoint" in refused(CONFIG, "--ckpt_path", evil)
 
-    with_last = put(("trainer", "callbacks"), {"class_path": "LastCheckpoint", "init_args": {"folder": str(tmp_path)}})
+    with_last = put(
+        ("trainer", "callbacks"), {"class_path": "LastCheckpoint", "init_args": {"folder": str(tmp_path)}}
+    )
     with_last["trainer"] |= {"logger": False, "default_root_dir": str(tmp_path)}
     told = refused(with_last, "--ckpt_path", "last")
     assert f"ckpt_path last {evil}: it cannot be read as a checkpoint" in told
@@ -171,7 +173,7 @@ def test_checkpoints_with_code_are_refused_wherever_they_are_given(refused, witn
 AUTOENCODER = {"patch_size": 4, "width": 16, "depth": 1, "heads": 2, "head_dim": 8}
 
 
-def test_last_begins_goes_on_and_is_wanted_for_evaluation(tmp_path, capsys, caplog, monkeypatch):
+def test_last_begins_goes_on_and_is_wanted_for_evaluation(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = put(("trainer", "callbacks"), {"class_path": "LastCheckpoint", "init_args": {"folder": "out"}})
     config["model"]["init_args"]["network"]["init_args"] = AUTOENCODER
@@ -185,7 +187,6 @@ def test_last_begins_goes_on_and_is_wanted_for_evaluation(tmp_path, capsys, capl
     for steps in (1, 3):
         assert main(["fit", "-c", "config.yaml", "--ckpt_path", "last", f"--trainer.max_steps={steps}"]) == 0
         assert torch.load("out/last.ckpt", weights_only=True)["global_step"] == steps
-        begins = "ckpt_path last: there is no out/last.ckpt yet; the fit begins at step 0." in caplog.text
+        begins = "ckpt_path last: there is no out/last.ckpt yet; the fit begins at step 0" in capsys.readouterr().err
         assert begins == (steps == 1)
-        caplog.clear()
     assert main(["validate", "-c", "config.yaml", "--ckpt_path", "last"]) == 0
