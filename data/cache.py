@@ -1,12 +1,11 @@
 """Local copies of remote shards, in a folder of bounded size that any number of processes share.
 
-A copy is fetched under a hidden name that its process holds locked, and gets its own name when it is whole: another
-process that wants it waits for the lock, and one that is killed leaves nothing that could pass for a shard.
+A copy is fetched as a hidden part file that its process holds locked, and gets its own name when it is whole. Another
+process that wants the shard waits for the lock. A killed process leaves nothing that could pass for a shard.
 """
 
 import fcntl
 import hashlib
-import io
 import os
 import re
 from collections.abc import Iterator
@@ -15,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from cmd_lightning.data.fetch import MissingError, download
+from cmd_lightning.data.fetch import FetchError, MissingError, Put, download
 from cmd_lightning.errors import InputError, reason
 
 _COPY, _PART = "shard-", ".part-"
 _OURS = re.compile(rf"({_COPY}|{re.escape(_PART)})[0-9a-f]{{16}}-[\w.-]*", re.ASCII)
-_STEP = 2**24  # bytes: room is made in such steps for a file of unknown size
+_MOST_IN_MEMORY = 2**28  # bytes: the index of a million shards
+_STEP = 2**24  # bytes; room for a file of unknown size is made in such steps, as each looks through the folder
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ShardCache:
         folder: of the copies; None is `cmd-lightning/shards` in $XDG_CACHE_HOME or ~/.cache. Other files in it are
             left alone.
         gigabytes: 10**9 bytes that the copies may take; the least recently used ones are removed first.
-        attempts: tries that may fail in a row, without getting farther in the file, before it counts as unreadable.
+        attempts: consecutive failures without 1 kB of progress after which it gives up.
         timeout: seconds without 1 kB of progress after which a try is given up.
         allow_commands: also run what `pipe:COMMAND` and addresses such as gs:// stand for.
 
@@ -49,8 +49,10 @@ class ShardCache:
     allow_commands: bool = False
 
     def __post_init__(self) -> None:
-        if not self.gigabytes > 0:
-            raise InputError(f"remote.gigabytes {self.gigabytes}: must be above 0, and hold one shard at least")
+        if not 0 < self.gigabytes <= 1e9:
+            raise InputError(
+                f"remote.gigabytes {self.gigabytes}: must be above 0 and at most 1e9, and hold one shard at least"
+            )
         if self.attempts < 1:
             raise InputError(f"remote.attempts {self.attempts}: must be 1 or more")
         if not 0 < self.timeout <= 86400:
@@ -75,7 +77,7 @@ class ShardCache:
         folder = self._folder()
         name = _name(url)
         copy, part = folder / f"{_COPY}{name}", folder / f"{_PART}{name}"
-        with _told(folder):
+        with _folder_errors(folder):
             while (file := _reuse(copy, size)) is None:
                 folder.mkdir(parents=True, exist_ok=True)
                 with _locked(part) as descriptor:
@@ -93,17 +95,26 @@ class ShardCache:
             FetchError: it cannot be had.
             InputError: it needs a command and these are not allowed.
         """
-        memory = _Memory()
+        memory = bytearray()
+
+        def put(at: int, data: bytes, total: int | None) -> None:
+            if at + len(data) > _MOST_IN_MEMORY:
+                raise FetchError(f"{url}: has more than {_MOST_IN_MEMORY >> 20} MB; check what answers this address")
+            memory[at:] = data
+
         try:
-            download(url, memory, attempts=self.attempts, timeout=self.timeout, allow_commands=self.allow_commands)
+            return bytes(memory[: self._download(url, put)])
         except MissingError:
             return None
-        return memory.getvalue()
 
     def _fetch(self, url: str, size: int | None, copy: Path, part: "_Part") -> BinaryIO:
         copy.unlink(missing_ok=True)  # of another size
-        download(url, part, size=size, attempts=self.attempts, timeout=self.timeout, allow_commands=self.allow_commands)
-        return part.become(copy)
+        return part.commit(self._download(url, part.put, size), copy)
+
+    def _download(self, url: str, put: Put, size: int | None = None) -> int:
+        return download(
+            url, put, size=size, attempts=self.attempts, timeout=self.timeout, allow_commands=self.allow_commands
+        )
 
     def _folder(self) -> Path:
         default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "cmd-lightning", "shards")
@@ -114,73 +125,60 @@ class ShardCache:
             raise InputError(f"remote.folder {folder}: no home folder is known; name another") from error
 
 
-class _Memory(io.BytesIO):
-    """A small file being fetched."""
-
-    def expect(self, total: int) -> None:
-        pass
-
-    def restart(self) -> None:
-        self.seek(0)
-        self.truncate()
-
-
 class _Part:
-    """A shard being fetched; the file is as long as the room that is kept for it, so that others count with that."""
+    """A shard being fetched. Its file is as long as the room kept for it, so that other processes count with that."""
 
     def __init__(self, cache: ShardCache, url: str, path: Path, descriptor: int) -> None:
-        self._cache = cache
+        self._gigabytes = cache.gigabytes
+        self._limit = round(cache.gigabytes * 1e9)
         self._url = url
         self._path = path
         self._descriptor = descriptor
-        self._position = 0
         self._room = 0
         os.ftruncate(descriptor, 0)  # what a killed process left
 
-    def expect(self, total: int) -> None:
-        limit = self._cache.gigabytes * 1e9
-        if total > limit:
-            raise InputError(
-                f"remote.gigabytes {self._cache.gigabytes}: {self._url} alone has {total / 1e9:.3g} GB or more; "
-                "raise it to hold some shards at a time"
-            )
-        if total != self._room:
-            with _told(self._path.parent):
-                _make_room(self._path, total, limit)
-            self._room = total
-
-    def write(self, data: bytes) -> None:
-        end = self._position + len(data)
-        if end > self._room:
-            limit = int(min(self._cache.gigabytes * 1e9, 2.0**62))
-            self.expect(max(end, min(end + _STEP, limit)))
-        with _told(self._path.parent):
+    def put(self, at: int, data: bytes, total: int | None) -> None:
+        """Write the next bytes, as `download` hands them over."""
+        end = at + len(data)
+        with _folder_errors(self._path.parent):
+            if total is not None:
+                self._reserve(total)
+            elif end > self._room:
+                self._reserve(max(end, min(end + _STEP, self._limit)))
             left = memoryview(data)
             while left:
-                written = os.pwrite(self._descriptor, left, end - len(left))
-                left = left[written:]
-        self._position = end
+                left = left[os.pwrite(self._descriptor, left, end - len(left)) :]
 
-    def restart(self) -> None:
-        self._position = 0
+    def commit(self, size: int, copy: Path) -> BinaryIO:
+        """Cut the file to its size and give it the name of the copy.
 
-    def become(self, copy: Path) -> BinaryIO:
-        """Give the whole file its name; opened through what is open, as others may remove it at once."""
-        self.expect(self._position)
+        Returns:
+            The copy, opened through the descriptor: others may remove the file at once.
+        """
+        os.ftruncate(self._descriptor, size)
         os.fsync(self._descriptor)
         os.replace(self._path, copy)
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        return open(copy, "rb", opener=lambda *_: os.dup(self._descriptor))
+        return os.fdopen(os.dup(self._descriptor), "rb")
+
+    def _reserve(self, room: int) -> None:
+        if room > self._limit:
+            raise InputError(
+                f"remote.gigabytes {self._gigabytes}: {self._url} alone has {room / 1e9:.3g} GB or more; "
+                "raise it to hold some shards at a time"
+            )
+        if room != self._room:
+            _make_room(self._path, room, self._limit)
+            self._room = room
 
 
 def _name(url: str) -> str:
-    """A name for the copy of an address, of which people can tell the shard."""
+    """The name of the copy of an address: a hash, then the name of the shard for people to read."""
     base = re.sub(r"[^\w.-]+", "_", re.split(r"[?#]", url)[0].rpartition("/")[2], flags=re.ASCII)
     return f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{base[-80:]}"
 
 
 def _reuse(copy: Path, size: int | None) -> BinaryIO | None:
-    """Open a copy that is there and as long as it should be, and note that it was used."""
+    """Open a copy and note that it was used; None if it is missing or of another size."""
     try:
         file = open(copy, "rb")  # noqa: SIM115  # handed out open
     except FileNotFoundError:
@@ -193,14 +191,16 @@ def _reuse(copy: Path, size: int | None) -> BinaryIO | None:
     return file
 
 
-def _make_room(own: Path, wanted: int, limit: float) -> None:
+def _make_room(own: Path, wanted: int, limit: int) -> None:
     """Make `own` as long as `wanted`; first remove copies, the least recently used first, until all fits."""
     with open(own.parent / ".lock", "a") as folder_lock:
         fcntl.flock(folder_lock, fcntl.LOCK_EX)
         used, copies = wanted, []
         for path in own.parent.iterdir():
-            if not _OURS.fullmatch(path.name) or path == own or (_is_part(path) and _swept(path)):
+            if path == own or not _OURS.fullmatch(path.name):
                 continue
+            if _is_part(path):
+                _remove_stale(path)
             with suppress(FileNotFoundError):
                 facts = path.stat()
                 used += facts.st_size
@@ -219,38 +219,39 @@ def _is_part(path: Path) -> bool:
     return path.name.startswith(_PART)
 
 
-def _swept(part: Path) -> bool:
-    """Remove what a killed process left; whether it was that."""
-    try:
-        with _locked(part, wait=False) as descriptor:
-            return descriptor is not None
-    except PermissionError:
-        return False
+def _remove_stale(part: Path) -> None:
+    """Remove a part file that no process holds."""
+    with suppress(PermissionError), _locked(part, wait=False):
+        pass
 
 
 @contextmanager
 def _locked(part: Path, *, wait: bool = True) -> Iterator[int | None]:
-    """Hold a part, made where it is missing, as nobody else does; what still has that name in the end is removed.
+    """Locks a part file, creating it if needed; deletes it on exit unless renamed.
+
+    Args:
+        part: the file.
+        wait: for another process that holds it.
 
     Yields:
-        Its descriptor, for reading and writing; None where another process has it, or had it while this one waited.
+        Its descriptor, for reading and writing; None if another process holds it, or held it while this one waited.
     """
     descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
     held = False
     try:
         with suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            held = _names(part, descriptor)
+            held = _is_same_file(part, descriptor)
         yield descriptor if held else None
     finally:
-        if held and _names(part, descriptor):
+        if held and _is_same_file(part, descriptor):
             part.unlink()
         fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough where a child was forked meanwhile
         os.close(descriptor)
 
 
-def _names(path: Path, descriptor: int) -> bool:
-    """Whether the path is that of the open file, and not of another or none."""
+def _is_same_file(path: Path, descriptor: int) -> bool:
+    """Whether the path leads to the open file, and not to another one or none."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
@@ -258,8 +259,8 @@ def _names(path: Path, descriptor: int) -> bool:
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """What goes wrong with the folder, in words."""
+def _folder_errors(folder: Path) -> Iterator[None]:
+    """Turns an `OSError` of the folder into an `InputError`."""
     try:
         yield
     except OSError as error:

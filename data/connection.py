@@ -1,23 +1,33 @@
-"""Connections that end when nothing much comes through them: those of http(s), and the output of a command.
+"""Connections that end when almost nothing comes through them: those of http(s), and the output of a command.
 
-The time-out of a socket ends one that is silent. One that gives a byte each second would keep a reader for ever.
+A socket time-out ends a silent connection. A server that gives a byte each second would keep a reader for ever.
 """
 
 import io
 import select
 import time
-import urllib.request
 from functools import cache
-from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+from http.client import HTTPConnection, HTTPResponse
 from typing import Any
+from urllib.request import (
+    HTTPDefaultErrorHandler,
+    HTTPErrorProcessor,
+    HTTPHandler,
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    OpenerDirector,
+    ProxyHandler,
+    Request,
+    UnknownHandler,
+)
 
-LEAST = 1000  # bytes: fewer in the seconds given are a stall
+STALL_BYTES = 1000  # fewer in the seconds given are a stall
 
 
-class Paced(io.RawIOBase):
-    """A stream that must not stall: time spent on what it gave does not count, only that spent on waiting for it.
+class StallGuard(io.RawIOBase):
+    """A stream that must not stall.
 
-    Reading raises `TimeoutError` when less than 1 kB came in so many seconds of waiting.
+    Raises `TimeoutError` if less than 1 kB arrives within `seconds` of waiting; time between reads is not counted.
 
     Args:
         raw: the stream; closed with this one.
@@ -35,7 +45,7 @@ class Paced(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         if self._waited > self._seconds:
-            if self._came < LEAST:
+            if self._came < STALL_BYTES:
                 raise TimeoutError(f"stalled: {self._came} bytes in {self._waited:.3g} s")
             self._waited, self._came = 0.0, 0
         began = time.monotonic()
@@ -49,12 +59,12 @@ class Paced(io.RawIOBase):
         super().close()
 
 
-class Output(io.FileIO):
-    """What a command prints, with the time-out that sockets have.
+class PipeReader(io.FileIO):
+    """Reads a pipe with a time-out like that of a socket: raises `TimeoutError` if nothing comes in time.
 
     Args:
         descriptor: of the pipe; stays open.
-        seconds: in which something must come.
+        seconds: to wait for the next bytes.
     """
 
     def __init__(self, descriptor: int, seconds: float) -> None:
@@ -70,43 +80,32 @@ class Output(io.FileIO):
 
 
 class _Reply(HTTPResponse):
-    """Paced from the status line on: a time-out of a socket alone never ends a server that drips."""
+    """Applies the stall limit from the status line on; a socket time-out never fires on a dripping server."""
 
     def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
-        self.fp = io.BufferedReader(Paced(self.fp.detach(), sock.gettimeout()))
+        self.fp = io.BufferedReader(StallGuard(self.fp.detach(), sock.gettimeout()))
 
 
-class _HTTPConnection(HTTPConnection):
-    response_class = _Reply
+class _Handler(HTTPHandler, HTTPSHandler):
+    """Opens http and https with `_Reply`."""
 
-
-class _HTTPSConnection(HTTPSConnection):
-    response_class = _Reply
-
-
-class _HTTPHandler(urllib.request.HTTPHandler):
-    def http_open(self, request: urllib.request.Request) -> HTTPResponse:
-        return self.do_open(_HTTPConnection, request)
-
-
-class _HTTPSHandler(urllib.request.HTTPSHandler):
-    def https_open(self, request: urllib.request.Request) -> HTTPResponse:
-        return self.do_open(_HTTPSConnection, request)
+    def do_open(self, kind: type[HTTPConnection], request: Request, **options: Any) -> HTTPResponse:
+        guarded = type(kind.__name__, (kind,), {"response_class": _Reply})
+        return super().do_open(guarded, request, **options)
 
 
 @cache
-def web_opener() -> urllib.request.OpenerDirector:
-    """For http(s) and nothing else, also after a redirect: urllib's own one would read file:// and ftp://."""
-    opener = urllib.request.OpenerDirector()
+def web_opener() -> OpenerDirector:
+    """An opener for http(s) and nothing else, also after a redirect: urllib's own would read file:// and ftp://."""
+    opener = OpenerDirector()
     for handler in (
-        urllib.request.ProxyHandler,
-        urllib.request.UnknownHandler,
-        _HTTPHandler,
-        _HTTPSHandler,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPRedirectHandler,
-        urllib.request.HTTPErrorProcessor,
+        ProxyHandler,
+        UnknownHandler,
+        _Handler,
+        HTTPDefaultErrorHandler,
+        HTTPRedirectHandler,
+        HTTPErrorProcessor,
     ):
         opener.add_handler(handler())
     return opener

@@ -1,7 +1,7 @@
 """Downloads that survive bad connections: a file over http(s), or what a command prints, whole or not at all.
 
-A try that fails is followed by another after a pause, which goes on where the last one ended if the server can do that.
-What comes out is always one version of the file.
+A failed try is followed by another after a pause. It goes on where the last one ended if the server can do that. The
+result is always one version of the file.
 """
 
 import random
@@ -9,16 +9,19 @@ import re
 import subprocess
 import time
 import warnings
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPResponse, InvalidURL
 from ssl import SSLCertVerificationError
-from typing import Any, Protocol
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request
 
 from cmd_lightning import __version__
-from cmd_lightning.data.connection import LEAST, Output, Paced, web_opener
+from cmd_lightning.data.connection import STALL_BYTES, PipeReader, StallGuard, web_opener
 from cmd_lightning.errors import InputError, reason
+
+Put = Callable[[int, bytes, int | None], object]  # (at, data, total), as `download` tells
 
 CHUNK = 2**20  # bytes held in memory at a time
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds; doubled from try to try
@@ -31,44 +34,36 @@ _pause = time.sleep
 
 
 class FetchError(InputError):
-    """A file that could not be fetched: its address, why, and after how many tries."""
+    """A file could not be fetched; tells its address, the reason and the number of tries."""
 
 
 class MissingError(FetchError):
-    """A file that the server says it does not have (404, 410), or does not give (403: S3 says so of missing ones)."""
-
-
-class Target(Protocol):
-    """What a download is written to, from the first byte on. What its methods raise ends the download."""
-
-    def expect(self, total: int) -> None:
-        """Called with the number of bytes of the whole, once that is known; again if it turns out another."""
-
-    def write(self, data: bytes) -> object:
-        """Append the next bytes."""
-
-    def restart(self) -> object:
-        """Forget what was written: the file comes from its start again."""
+    """The server has no such file (404, 410), or does not give it (403, which S3 answers for missing files)."""
 
 
 def download(
     url: str,
-    target: Target,
+    put: Put,
     *,
     size: int | None = None,
     attempts: int = 8,
     timeout: float = 30.0,
     allow_commands: bool = False,
-) -> None:
+) -> int:
     """Fetch a file whole, in as many tries as it needs.
 
     Args:
         url: an http(s) address; or `pipe:COMMAND`, gs://... and what else webdataset runs a command for.
-        target: takes the bytes; what it holds after an error is not the file.
+        put: takes the next bytes as `put(at, data, total)`: `at` is their place in the file, which is where the last
+            ones ended, or 0 when the file comes from its start anew; `total` is the size of the whole in bytes, None
+            while it is unknown. What it raises ends the download, but an `OSError` counts as a failed try.
         size: bytes that the index says it has; None where nothing is known.
-        attempts: tries in a row that may fail less than 1 kB farther in the file than any before them.
-        timeout: seconds in which a connection or command must give at least 1 kB.
+        attempts: consecutive failures without 1 kB of progress after which it gives up.
+        timeout: seconds of waiting in which a connection or command must give at least 1 kB.
         allow_commands: run commands.
+
+    Returns:
+        The size of the file in bytes. Bytes put beyond it are left from an earlier try.
 
     Raises:
         FetchError: the tries are used up, the server refuses, or the file has another size than `size`.
@@ -76,9 +71,9 @@ def download(
         InputError: the address needs a command and these are not allowed, or no command reads it.
     """
     if url.partition(":")[0].lower() in ("http", "https"):
-        transfer: _Transfer = _Web(url, target, size, timeout)
+        transfer: _Transfer = _Web(url, put, size, timeout)
     elif allow_commands:
-        transfer = _Command(url, target, size, timeout)
+        transfer = _Command(url, put, size, timeout)
     else:
         raise InputError(
             f"data.remote.allow_commands false: {url} stands for a command, which runs only where this is true; "
@@ -87,9 +82,10 @@ def download(
     failed = farthest = 0
     while True:
         try:
-            return transfer.run()
+            transfer.run()
+            return transfer.position
         except _FAILED_TRY as error:
-            failed = 1 if transfer.position >= farthest + LEAST else failed + 1
+            failed = 1 if transfer.position >= farthest + STALL_BYTES else failed + 1
             farthest = max(farthest, transfer.position)
             if failed >= attempts:
                 raise transfer.failure(error, failed) from error
@@ -100,17 +96,17 @@ def download(
 
 
 class _Transfer:
-    """The tries of one download: `run` is one, `position` the bytes that the target holds."""
+    """The tries of one download: `run` is one, `position` the number of bytes put so far."""
 
-    def __init__(self, url: str, target: Target, size: int | None, timeout: float) -> None:
+    def __init__(self, url: str, put: Put, size: int | None, timeout: float) -> None:
         self.url = url
-        self.target = target
+        self.put = put
         self.size = size
         self.timeout = timeout
         self.position = 0
 
     def run(self) -> None:
-        """One try: returns when the target holds the whole file.
+        """Make one try; returns when the whole file has been put.
 
         Raises:
             FetchError: no other try can help.
@@ -118,15 +114,12 @@ class _Transfer:
         """
         raise NotImplementedError
 
-    def append(self, data: bytes) -> None:
-        self.position += len(data)
-        if self.size is not None and self.position > self.size:
+    def append(self, data: bytes, total: int | None) -> None:
+        end = self.position + len(data)
+        if self.size is not None and end > self.size:
             raise self.outdated(f"more than {self.size}")
-        self.target.write(data)
-
-    def restart(self) -> None:
-        self.position = 0
-        self.target.restart()
+        self.put(self.position, data, total)
+        self.position = end
 
     def failure(self, error: BaseException, tries: int = 1, kind: type[FetchError] = FetchError) -> FetchError:
         cause = error.reason if isinstance(error, URLError) and not isinstance(error, HTTPError) else error
@@ -142,9 +135,9 @@ class _Transfer:
 
 
 class _Web(_Transfer):
-    """Over http(s): a try asks for what the ones before it have not brought."""
+    """Over http(s): each try asks for the bytes that are still missing."""
 
-    version: tuple[str | None, str | None] = (None, None)  # ETag and Last-Modified of what the target holds
+    version: tuple[str | None, str | None] = (None, None)  # ETag and Last-Modified of the bytes put so far
     total: int | None = None  # bytes of the whole, if the server told
 
     def run(self) -> None:
@@ -156,23 +149,17 @@ class _Web(_Transfer):
             if None not in (self.size, self.total) and self.size != self.total:
                 raise self.outdated(self.total)
             known = self.size if self.total is None else self.total
-            if known is not None:
-                self.target.expect(known)
             while self.total is None or self.position < self.total:
                 chunk = reply.read1(CHUNK if self.total is None else min(CHUNK, self.total - self.position))
                 if not chunk:
                     break
-                self.append(chunk)
+                self.append(chunk, known)
         if self.total is None and (reply.chunked or known is None):
             known = self.position  # a last chunk came, or nothing but the end itself tells that this is all
         if self.position != known:
             raise OSError(f"ended after {self.position} of {known} bytes")
         if self.size not in (None, known):
             raise self.outdated(known)
-
-    def restart(self) -> None:
-        super().restart()
-        self.version, self.total = (None, None), None
 
     def _ask(self) -> Any:
         headers = {"User-Agent": f"cmd-lightning/{__version__}"}
@@ -187,7 +174,7 @@ class _Web(_Transfer):
         except HTTPError as error:
             error.close()
             if error.code == 416 and self.position:
-                self.restart()
+                self.position = 0
             elif error.code not in (408, 429) and error.code < 500:
                 raise self.failure(error, kind=MissingError if error.code in (403, 404, 410) else FetchError) from error
             raise
@@ -201,34 +188,28 @@ class _Web(_Transfer):
     def _begin(self, reply: HTTPResponse) -> None:
         if reply.status not in (200, 203):
             raise OSError(f"HTTP status {reply.status} instead of a file")
-        if self.position:
-            self.restart()
-        self.version = _version(reply)
-        self.total = reply.length
+        self.position, self.version, self.total = 0, _version(reply), reply.length
 
     def _go_on(self, reply: HTTPResponse) -> None:
         part = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", reply.headers.get("Content-Range", ""))
         same = all(a == b for a, b in zip(self.version, _version(reply), strict=True) if a and b)
         if not (part and same and int(part[1]) == self.position and self.total in (None, int(part[2]))):
-            self.restart()
+            self.position = 0
             raise OSError("the file changed between two tries, or another part came than was asked for")
         self.total = int(part[2])
 
 
 class _Command(_Transfer):
-    """What a command prints, from the start in each try; it counts when the command ends with code 0."""
+    """The output of a command, from its start in each try; the try counts if the command ends with code 0."""
 
     def run(self) -> None:
-        if self.position:
-            self.restart()
+        self.position = 0
         source = self._start()
         stream, process = getattr(source, "stream", source), getattr(source, "proc", None)
         try:
-            if self.size is not None:
-                self.target.expect(self.size)
-            output = Paced(Output(stream.fileno(), self.timeout), self.timeout)
+            output = StallGuard(PipeReader(stream.fileno(), self.timeout), self.timeout)
             while chunk := output.read(CHUNK):
-                self.append(chunk)
+                self.append(chunk, self.size)
             if process is not None and process.wait(self.timeout) != 0:
                 raise OSError(f"exit code {process.returncode}")
         finally:
@@ -259,7 +240,7 @@ def _version(reply: HTTPResponse) -> tuple[str | None, str | None]:
 
 
 def _advice(error: BaseException) -> float:
-    """Seconds that the server asks to wait, as a number or a date; 0 if it does not."""
+    """Seconds that the server asks to wait, by a number or a date in Retry-After; 0 if it does not ask."""
     value = (isinstance(error, HTTPError) and error.headers.get("Retry-After")) or ""
     try:
         seconds = int(value) if value.isdecimal() else parsedate_to_datetime(value).timestamp() - time.time()

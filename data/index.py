@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.tar import CUT, read_samples
@@ -21,6 +22,7 @@ from cmd_lightning.video_io import replaced
 
 INDEX_NAME = "index.json"
 ASSUMED_SAMPLES = 1000  # what video2dataset puts into a shard, where nothing tells
+_MOST_SAMPLES = 2**20  # of a shard, by its index: a stranger's must not make us count to 10 billion
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,13 @@ def is_remote(url: str) -> bool:
 
 def folder_of(url: str) -> str:
     """The folder, or the address, that a shard and its index lie in."""
-    folder, separator, _ = url.rpartition("/")
+    folder, separator, _ = _path_of(url).rpartition("/")
     return folder or separator or "."
+
+
+def _path_of(url: str) -> str:
+    """An address without its query, which may hold slashes; a path as it is."""
+    return url.partition("?")[0] if is_remote(url) else url
 
 
 def expand(shards: str | Sequence[str], option: str = "shards", *, allow_commands: bool = False) -> list[str]:
@@ -95,6 +102,10 @@ def expand(shards: str | Sequence[str], option: str = "shards", *, allow_command
                 raise InputError(
                     f"{option} {url}: only paths and http(s) addresses are read; commands and other addresses only "
                     "with data.remote.allow_commands true (`shards check --allow-commands`)"
+                )
+            if url.startswith(("http://", "https://")) and "@" in urlsplit(url).netloc:
+                raise InputError(
+                    f"{option}: addresses with user:password@ are not read; sign the address, or use pipe:COMMAND"
                 )
             if is_remote(url) or os.path.isfile(url):
                 found.append(url)
@@ -129,9 +140,10 @@ def load_index(urls: Sequence[str], *, write: bool = False, remote: ShardCache |
     scanned: dict[str, list[Shard]] = {}
     shards = []
     for url in urls:
-        folder, name = folder_of(url), url.rpartition("/")[2]
+        folder, name = folder_of(url), _path_of(url).rpartition("/")[2]
         if folder not in folders:
-            folders[folder] = read_index(folder, remote)
+            query = url[len(_path_of(url)) :]  # of a signed address
+            folders[folder] = read_index(folder, remote, query)
         entry = folders[folder]["shards"].get(name)
         if entry and (is_remote(url) or entry["bytes"] == os.path.getsize(url)):
             shards.append(Shard(url, entry["samples"], entry["bad"], entry["bytes"]))
@@ -147,8 +159,13 @@ def load_index(urls: Sequence[str], *, write: bool = False, remote: ShardCache |
     return shards
 
 
-def read_index(folder: str, remote: ShardCache | None = None) -> dict[str, Any]:
+def read_index(folder: str, remote: ShardCache | None = None, query: str = "") -> dict[str, Any]:
     """The index in a folder or under an address; an empty one where there is none, or none that makes sense.
+
+    Args:
+        folder: path or address.
+        remote: fetches it.
+        query: of its address, "?..." or empty.
 
     Raises:
         InputError: it cannot be fetched, though its server does not say that there is none.
@@ -156,18 +173,20 @@ def read_index(folder: str, remote: ShardCache | None = None) -> dict[str, Any]:
     path = Path(folder, INDEX_NAME)
     data = None
     if folder.startswith(("http://", "https://")):
-        data = (remote or ShardCache()).read(folder + "/" + INDEX_NAME)
+        data = (remote or ShardCache()).read(f"{folder}/{INDEX_NAME}{query}")
     elif path.is_file():
         data = path.read_bytes()
     try:
         found = json.loads((data or b"{}").decode())
         shards = {name: _entry(**entry) for name, entry in found["shards"].items()}
         return {"shards": shards, "classes": list(found.get("classes", []))}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {"shards": {}, "classes": []}  # nobody's, or damaged: scanning puts it right
 
 
 def _entry(bytes: int, samples: int, bad: dict[str, str], **_: Any) -> dict[str, Any]:
+    if not (type(bytes) is type(samples) is int and samples <= _MOST_SAMPLES):
+        raise ValueError(f"{samples} samples in {bytes} bytes")
     if not 0 <= len(bad) <= samples <= bytes // 512 + 1:  # a sample has a header of 512 bytes at the least
         raise ValueError(f"{samples} samples in {bytes} bytes, {len(bad)} bad")
     return {"bytes": bytes, "samples": samples, "bad": {key: str(reason) for key, reason in bad.items()}}

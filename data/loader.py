@@ -1,6 +1,8 @@
 """The DataLoader over a stream, and the position in it that a checkpoint keeps."""
 
+import ctypes
 import signal
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,7 +17,8 @@ from cmd_lightning.data.index import Shard
 from cmd_lightning.data.stream import Bad, ShardStream, describe, known_bad, list_bad
 from cmd_lightning.errors import InputError
 
-_ENOUGH = 100  # samples from which on a share of bad ones means something
+_PR_SET_PDEATHSIG = 1
+_ENOUGH = 10_000  # samples: that many tell the share of bad ones, though these often lie together, in a bad shard
 
 # Lightning's advice where a stream is not cut by worker or cannot resume; this one is and can.
 _NEEDLESS = (
@@ -96,8 +99,8 @@ class StreamLoader(DataLoader):
     Args:
         dataset: the stream.
         shards: what the stream reads, for the bad samples that are known.
-        max_bad_share: the largest share of bad samples to go on with, from 0 to 1; judged once 100 samples, or all
-            of a pass, are seen.
+        max_bad_share: the largest share of bad samples to go on with, from 0 to 1: of a pass, or of as much of it as
+            is seen once that is 10,000 samples. Those that are known count as if they lay evenly among the others.
         position: followed in training; without it every pass is the whole of epoch 0.
         trainer: whose epoch the position goes by.
         num_workers: loader processes.
@@ -120,7 +123,7 @@ class StreamLoader(DataLoader):
         options["generator"] = torch.Generator().manual_seed(dataset.seed)
         super().__init__(dataset, num_workers=num_workers, worker_init_fn=_leave_signals, **options)
         self.max_bad_share = max_bad_share
-        self.samples = sum(shard.samples for shard in shards)
+        self.good = sum(shard.good for shard in shards)
         self.known = known_bad(shards)
         self.position = position
         self.trainer = trainer
@@ -133,9 +136,13 @@ class StreamLoader(DataLoader):
         if self.position:
             epoch, first = self.position.begin(self.dataset, self.num_workers, self.trainer)
         self.dataset.begin(epoch, first)
-        self._judge(self.known, self.samples)
+        last = len(self)
+        if self.position and self.trainer:
+            last = int(min(last, self.trainer.num_training_batches))  # `limit_train_batches`
+        samples = self.dataset.count(last)
         bad: list[Bad] = []
         seen = 0
+        self._judge(bad, samples)
         for done, batch in enumerate(super().__iter__(), first + 1):
             if "error" in batch:  # raised in a worker it would come with the worker's traceback
                 raise InputError(batch["error"])
@@ -143,16 +150,17 @@ class StreamLoader(DataLoader):
             seen += len(batch["key"])
             if self.position:
                 self.position.advance()
-            if seen >= _ENOUGH or done == len(self):
-                self._judge(bad, seen)
-            if done == len(self):
+            self._judge(bad, max(seen, min(samples, _ENOUGH)))
+            if done == last:
                 self._report(bad, seen)
             yield batch
 
-    def _judge(self, bad: list[Bad], seen: int) -> None:
-        if len(bad) > self.max_bad_share * seen:
+    def _judge(self, bad: list[Bad], samples: int) -> None:
+        known = len(self.known) * samples / self.good if self.known else 0
+        if len(bad) + known > self.max_bad_share * (samples + known):
             raise InputError(
-                f"data.max_bad_share {self.max_bad_share:g}: {len(bad)} of {seen} samples are bad: {list_bad(bad)}; "
+                f"data.max_bad_share {self.max_bad_share:g}: too many samples are bad, {len(bad)} of {samples}"
+                f"{f' and {len(self.known)} known before' if self.known else ''}: {list_bad(bad + self.known)}; "
                 "mend or remove them, or raise the share"
             )
 
@@ -167,8 +175,11 @@ class StreamLoader(DataLoader):
 def _leave_signals(_: int) -> None:
     """Leaves to the main process what is sent to the whole group of processes: by Ctrl-C, or a batch system.
 
-    The main process may end a worker by SIGTERM too, but tries twice, so the first one is let pass.
+    The main process may end a worker by SIGTERM too, but tries twice, so the first one is let pass. When it is gone
+    itself the worker goes too, at once where the system can do that (Linux): it may hold a shard that others wait for.
     """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))

@@ -75,6 +75,10 @@ class SceneStream(IterableDataset):
         """Say where the next pass begins: in this epoch, at this batch."""
         self._epoch, self._first = epoch, first_batch
 
+    def count(self, batches: int) -> int:
+        """Clips in the first batches of an epoch of this rank."""
+        return sum(self._sizes[:batches])
+
     def __len__(self) -> int:
         """Batches in a whole epoch, the same on every rank."""
         return len(self._sizes)
@@ -86,7 +90,7 @@ class SceneStream(IterableDataset):
         for batch in range(self._first + worker, len(self._sizes), workers):
             first = (0 if self.repeat else self._epoch * self.num) + self._starts[batch]
             clips = [self.clip(first + position) for position in range(self._sizes[batch])]
-            yield collate(clips) | {"bad": {}}
+            yield collate(clips) | {"bad": []}
 
     def clip(self, index: int) -> dict[str, Any]:
         """Render one clip."""

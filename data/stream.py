@@ -92,6 +92,10 @@ class ShardStream(IterableDataset):
         self._epoch = epoch
         self._first = first_batch
 
+    def count(self, batches: int) -> int:
+        """Samples in the first batches of an epoch of this rank."""
+        return sum(self._sizes[:batches])
+
     def __len__(self) -> int:
         """Batches in a whole epoch, the same on every rank, wherever the next pass begins."""
         return len(self._sizes)

@@ -41,6 +41,7 @@ class LastCheckpoint(Checkpoint):
         self._saved = 0
         self._last_step = 0
         self._whole = True  # no gradients wait for a step that is still to come
+        self._ends = False  # by `max_time`, or somebody's wish
         self._signals = StopSignals()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -66,8 +67,11 @@ class LastCheckpoint(Checkpoint):
         self._last_step = trainer.global_step
         # At the fit's end Lightning counts the epoch as over, though `max_steps` or `max_time` may have cut it short:
         # what is saved then cannot go on within it.
-        ends = trainer.should_stop or trainer.global_step == trainer.max_steps
-        if self._whole and (ends or trainer.global_step % self.every_n_steps == 0):
+        self._ends |= trainer.should_stop
+        trainer.should_stop = self._ends and self._whole  # not while gradients wait for their step
+        if self._whole and (
+            self._ends or trainer.global_step == trainer.max_steps or trainer.global_step % self.every_n_steps == 0
+        ):
             self._save(trainer)
         self._stop_if_asked(trainer)
 
@@ -91,7 +95,7 @@ class LastCheckpoint(Checkpoint):
 
     def _begin(self, trainer: Trainer) -> None:
         self._saved = self._last_step = trainer.global_step
-        self._whole = True
+        self._whole, self._ends = True, False
         if not trainer.fast_dev_run:
             self._signals.watch(trainer)
 

@@ -33,6 +33,8 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received = self._received or number
+        # No print: a handler may interrupt one.
+        os.write(2, f"cmd-lightning: {signal.Signals(number).name}: the fit ends after this step\n".encode())
         if number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
 

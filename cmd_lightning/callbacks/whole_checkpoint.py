@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from fsspec.implementations.local import LocalFileSystem
@@ -42,29 +43,28 @@ class WholeCheckpointIO(TorchCheckpointIO):
         part = path.with_name(f".{path.name}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(part, "wb") as file:
+            with _alone(part) as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            if fault := damage(part):
-                raise InputError(
-                    f"checkpoint {path}: not written, it could not be read back ({fault}); {_before(path)}what is "
-                    "added to checkpoints must be tensors and plain data, and the disk sound"
-                )
-            os.replace(part, path)
+                if fault := damage(part):
+                    raise InputError(
+                        f"checkpoint {path}: not written, it could not be read back ({fault}); {_before(path)}what is "
+                        "added to checkpoints must be tensors and plain data, and the disk sound"
+                    )
+                os.replace(part, path)
             _sync_folder(path.parent)
+        except InputError:
+            raise
         except Exception as error:
             refusal = next((cause for cause in _causes(error) if isinstance(cause, OSError)), None)
             if refusal is None:
                 raise
-            _remove(part)  # now, to tell how much is free without it
             room = f"about {_gigabytes(_size(checkpoint))} are needed{_free(path.parent)}"
             raise InputError(
                 f"checkpoint {path}: it cannot be written ({refusal.strerror}); {room}; {_before(path)}"
                 "make room, or choose another folder"
             ) from error
-        finally:
-            _remove(part)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
@@ -98,6 +98,21 @@ def damage(path: Path) -> str | None:
     except Exception as error:  # torch and zipfile raise many kinds
         return reason(error)
     return None
+
+
+@contextlib.contextmanager
+def _alone(part: Path) -> Iterator[BinaryIO]:
+    """Opens a file that no other process writes; removes it in the end, unless it got another name."""
+    with open(part, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{part}: another fit is writing it; give each fit a folder of its own") from error
+        try:
+            file.truncate(0)
+            yield file
+        finally:
+            _remove(part)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -8,19 +8,38 @@ from collections.abc import Sequence
 from typing import Any
 
 import jsonargparse
+from diffusers import ConfigMixin
 from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
+from lightning.pytorch.accelerators import Accelerator
+from lightning.pytorch.callbacks import Callback, LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import LayerSync, Precision
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch import optim
+from torch import nn, optim
 
 from cmd_lightning import callbacks, components, conditioning, diffusion, zoo
 from cmd_lightning.callbacks import LastCheckpoint
 from cmd_lightning.commands.config_errors import explain
 from cmd_lightning.components import checkpoints, schedules
+from cmd_lightning.conditioning import ConditionEncoder
 from cmd_lightning.data import rendered, webvid
+from cmd_lightning.diffusion import Objective
 from cmd_lightning.errors import InputError, reason
 from cmd_lightning.networks.contracts import Network
+
+KINDS = (
+    *(LightningModule, LightningDataModule, Callback, Logger, Profiler, Accelerator, Strategy, CheckpointIO),
+    *(ClusterEnvironment, LayerSync, Precision, nn.Module, optim.Optimizer, optim.lr_scheduler.LRScheduler),
+    *(ConditionEncoder, Objective, ConfigMixin),
+)
+"""What a config may make objects of: these, their subclasses, and the classes of this project."""
+CALLERS = (LambdaCallback, optim.lr_scheduler.LambdaLR, optim.lr_scheduler.MultiplicativeLR)
+"""Of these not, but their subclasses: their own arguments are functions, of any module."""
 
 # Imported for the class names that a config may use without a module.
 NAMED = (callbacks, components, conditioning, webvid, rendered, diffusion, schedules, optim)
@@ -41,6 +60,15 @@ class CMDCLI(LightningCLI):
         checkpoint = self.config[verb].get("ckpt_path") if verb else None
         if checkpoint not in (None, "best", "last", "hpc"):
             checkpoints.read(checkpoint, "ckpt_path", "give one that `fit` wrote")
+
+    def _parse_ckpt_path(self) -> None:
+        """Takes no options from a checkpoint: Lightning would have objects made from what stands in it."""
+
+    def before_fit(self) -> None:
+        """Sees to it that a fit leaves something to go on from when it is told to stop."""
+        wanted = self.config.fit.trainer.enable_checkpointing is not False and not self.trainer.fast_dev_run
+        if wanted and not any(isinstance(callback, LastCheckpoint) for callback in self.trainer.callbacks):
+            self.trainer.callbacks.append(LastCheckpoint(self.trainer.default_root_dir))
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, from `ckpt_path` on if it is given; `last` begins where there is no last checkpoint yet."""
@@ -135,7 +163,7 @@ def check_class_paths(config: Any) -> None:
     of any class, such as one that starts a process.
 
     Raises:
-        InputError: A `class_path` is no class, or one of Python's own, none of which is of use here.
+        InputError: A `class_path` is no class, or not of a kind that a config has a place for.
     """
     if isinstance(config, list | tuple):
         for item in config:
@@ -145,10 +173,12 @@ def check_class_paths(config: Any) -> None:
             check_class_paths(value)
             if key == "class_path" and isinstance(value, str):
                 found = pydoc.locate(value)
-                if callable(found) and not isinstance(found, type):
-                    raise InputError(f"class_path {value}: this is a function; give a class")
-                if value.partition(".")[0] in sys.stdlib_module_names:
-                    raise InputError(f"class_path {value}: this class is Python's own; give one that fits there")
+                if not isinstance(found, type):
+                    raise InputError(f"class_path {value}: this is no class; give one")
+                if not issubclass(found, KINDS) and not value.startswith("cmd_lightning."):
+                    raise InputError(f"class_path {value}: a config has no place for a class of this kind")
+                if found in CALLERS:
+                    raise InputError(f"class_path {value}: calls whatever a config names; write a class of your own")
 
 
 def known_classes() -> list[type]:

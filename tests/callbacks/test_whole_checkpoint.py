@@ -133,3 +133,21 @@ def test_a_cut_file_is_told(path):
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(InputError, match="damaged or no checkpoint"):
         WholeCheckpointIO().load_checkpoint(path)
+
+
+def test_two_fits_do_not_write_one_file(tmp_path, monkeypatch):
+    """The second is refused while the first writes, and neither costs what is there."""
+    path, io = tmp_path / "last.ckpt", WholeCheckpointIO()
+    io.save_checkpoint({"step": 1}, path)
+    save = torch.save
+
+    def meanwhile(checkpoint, file):
+        save(checkpoint, file)
+        monkeypatch.setattr(torch, "save", save)
+        with pytest.raises(InputError, match="another fit is writing it"):
+            io.save_checkpoint({"step": 3}, path)
+
+    monkeypatch.setattr(torch, "save", meanwhile)
+    io.save_checkpoint({"step": 2}, path)
+    assert io.load_checkpoint(path) == {"step": 2}
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]

@@ -116,16 +116,63 @@ def test_what_does_not_fit_is_refused_and_not_called(refused, witness, place):
     assert not witness.exists()
 
 
-@pytest.mark.parametrize("path", ["os.system", "subprocess.Popen", "payloads.touch"])
+PAYLOADS = {
+    "os.system": {"init_args": {"command": "touch ran"}},
+    "subprocess.Popen": {"init_args": {"args": ["touch", "ran"]}},
+    "payloads.touch": {},
+    "payloads.Touch": {},
+    "webdataset.gopen.Pipe": {"init_args": {"mode": "r"}, "dict_kwargs": {"args": "touch ran", "shell": True}},
+}
+
+
+@pytest.mark.parametrize("path", PAYLOADS)
 def test_nor_where_an_argument_may_be_anything(refused, witness, path):
-    payload = {"class_path": path, "init_args": {"command": "touch ran"} if path == "os.system" else {"args": "ls"}}
-    payload = {"class_path": path} if path == "payloads.touch" else payload
+    payload = {"class_path": path} | PAYLOADS[path]
     condition = {"class_path": "OpenCLIPTextEncoder", "init_args": {"text_cfg": {"width": payload}}}
     model = {"class_path": "ContentDiffusion", "init_args": {"network": {"class_path": "ContentDiT"}}}
     model["init_args"] |= {"autoencoder": "none.ckpt", "condition": condition}
-    assert f"class_path {path}: this" in refused(put(("model",), model))
+    assert f"class_path {path}: " in refused(put(("model",), model))
     logger = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": {"save_dir": "logs"}}
-    assert f"class_path {path}: this" in refused(put(("trainer", "logger"), logger | {"dict_kwargs": {"x": payload}}))
+    assert f"class_path {path}: " in refused(put(("trainer", "logger"), logger | {"dict_kwargs": {"x": payload}}))
+    ddp = {"class_path": "lightning.pytorch.strategies.DDPStrategy", "init_args": {"ddp_comm_state": payload}}
+    assert f"class_path {path}: " in refused(put(("trainer", "strategy"), ddp))
+    time.sleep(0.1)
+    assert not witness.exists()
+
+
+def test_classes_that_call_whatever_they_are_given_are_refused(refused):
+    callback = {"class_path": "lightning.pytorch.callbacks.LambdaCallback", "init_args": {"setup": "payloads.touch"}}
+    assert "write a class of your own" in refused(put(("trainer", "callbacks"), callback))
+    schedule = {"class_path": "torch.optim.lr_scheduler.LambdaLR", "init_args": {"lr_lambda": "payloads.touch"}}
+    assert "LambdaLR" in refused(put(("model", "init_args", "schedule"), schedule))
+
+
+def test_options_in_a_checkpoint_are_not_taken(witness, tmp_path, capsys):
+    """Lightning would take "hyper_parameters" for options and make the objects that they name."""
+    config = put(("trainer", "callbacks"), {"class_path": "LastCheckpoint", "init_args": {"folder": str(tmp_path)}})
+    config["model"]["init_args"]["network"]["init_args"] = AUTOENCODER
+    config["data"]["init_args"] = {"num_frames": 4, "size": 16, "batch_size": 2, "train_clips": 8, "val_clips": 2}
+    config["trainer"] |= {"logger": False, "default_root_dir": str(tmp_path), "limit_val_batches": 1}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["fit", "-c", "config.yaml"]) == 0
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    payload = {"class_path": "os.system", "init_args": {"command": f"touch '{witness}'"}}
+    checkpoint["hyper_parameters"] = {"_class_path": "VideoAutoencoder", "network": payload}
+    torch.save(checkpoint, tmp_path / "evil.ckpt")
+    assert main(["fit", "-c", "config.yaml", "--ckpt_path", "evil.ckpt", "--trainer.max_steps", "2"]) == 0
+    assert not witness.exists()
+
+
+def test_every_fit_leaves_a_last_checkpoint(witness, tmp_path):
+    config = copy.deepcopy(CONFIG)
+    config["model"]["init_args"]["network"]["init_args"] = AUTOENCODER
+    config["data"]["init_args"] = {"num_frames": 4, "size": 16, "batch_size": 2, "train_clips": 8, "val_clips": 2}
+    config["trainer"] |= {"logger": False, "default_root_dir": str(tmp_path), "limit_val_batches": 1}
+    (tmp_path / "given.yaml").write_text(yaml.safe_dump(config))
+    assert main(["fit", "-c", "given.yaml", "--trainer.enable_checkpointing", "false"]) == 0
+    assert not (tmp_path / "last.ckpt").exists()
+    assert main(["fit", "-c", "given.yaml"]) == 0
+    assert (tmp_path / "last.ckpt").exists()
 
 
 def test_the_payloads_are_live(witness):
@@ -150,9 +197,7 @@ def test_checkpoints_with_code_are_refused_wherever_they_are_given(refused, witn
 
     assert f"ckpt_path {evil}: it cannot be read as a checkpoint" in refused(CONFIG, "--ckpt_path", evil)
 
-    with_last = put(
-        ("trainer", "callbacks"), {"class_path": "LastCheckpoint", "init_args": {"folder": str(tmp_path)}}
-    )
+    with_last = put(("trainer", "callbacks"), {"class_path": "LastCheckpoint", "init_args": {"folder": str(tmp_path)}})
     with_last["trainer"] |= {"logger": False, "default_root_dir": str(tmp_path)}
     told = refused(with_last, "--ckpt_path", "last")
     assert f"ckpt_path last {evil}: it cannot be read as a checkpoint" in told

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback
 
 from cmd_lightning.cli import main
 from cmd_lightning.data.synth import write_shapes
@@ -77,11 +78,11 @@ def motion(autoencoder) -> dict:
     }
 
 
-def fit(folder, model, shards, workers, steps, checkpoint=None, limit="max_steps"):
-    """Fits up to `steps`, or as many epochs as they make, and returns the path of the last checkpoint."""
+def fit(folder, model, shards, workers, steps, checkpoint=None, limit="max_steps", more=()):
+    """Fits up to `steps`, or by another limit, and returns the path of the checkpoint that is there after `steps`."""
     folder.mkdir(parents=True)
-    most = steps if limit == "max_steps" else -(-steps // 7)
-    arguments = ["fit", "-c", config(folder, model, shards, workers), f"--trainer.{limit}", str(most)]
+    limit = f"max_steps={steps}" if limit == "max_steps" else limit
+    arguments = ["fit", "-c", config(folder, model, shards, workers), f"--trainer.{limit}", *more]
     assert main(arguments + (["--ckpt_path", str(checkpoint)] if checkpoint else [])) == 0
     return folder / f"step={steps}.ckpt"
 
@@ -127,7 +128,28 @@ def test_autoencoder(tmp_path, shards, workers):
     assert_resumes(tmp_path, AUTOENCODER, shards, workers, STEPS, STOP)
 
 
-@pytest.mark.parametrize("limit", ["max_steps", "max_epochs"])
+class Stop(Callback):
+    """Asks for an end after so many batches, as Lightning's timer for `max_time` does."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.fit_loop.epoch_loop.total_batch_idx + 1 >= self.batches
+
+
+def test_stopped_by_time_within_an_epoch_and_amid_accumulated_gradients(tmp_path, shards):
+    accumulate = ["--trainer.accumulate_grad_batches", "3"]  # of 7 batches an epoch: steps of 3, 3 and 1
+    whole = fit(tmp_path / "whole", AUTOENCODER, shards, 0, 6, limit="max_epochs=2", more=accumulate)
+    stop = [*accumulate, "--trainer.callbacks+", "test_resume.Stop", "--trainer.callbacks.batches", "4"]
+    last = fit(tmp_path / "stopped", AUTOENCODER, shards, 0, 2, limit="max_epochs=2", more=stop).with_name("last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] == 2  # not in the midst of the second step
+    resumed = fit(tmp_path / "resumed", AUTOENCODER, shards, 0, 6, last, limit="max_epochs=2", more=accumulate)
+    start, end = (torch.load(path, weights_only=True) for path in (last, whole))
+    compare(end, torch.load(resumed, weights_only=True), start)
+
+
+@pytest.mark.parametrize("limit", ["max_steps", "max_epochs=2"])
 def test_stopped_by_max_steps_within_or_at_the_end_of_an_epoch(tmp_path, shards, limit):
     whole = fit(tmp_path / "whole", AUTOENCODER, shards, 0, 14, limit=limit)
     start, end = (torch.load(path, weights_only=True) for path in (whole.with_name("step=4.ckpt"), whole))

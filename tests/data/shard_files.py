@@ -23,3 +23,16 @@ def sample(key, index=0, frames=6, **facts):
         f"{key}.txt": about["caption"].encode(),
         f"{key}.json": json.dumps({"label": index % 4, **facts}).encode(),
     }
+
+
+def serve_folder(folder):
+    """The answers of an `http_server.Server` that serves the files of a folder."""
+
+    def answer(reply, _):
+        file = folder / reply.path.lstrip("/")
+        if file.is_file():
+            reply.file(file.read_bytes())
+        else:
+            reply.status(404, Content_Length=0)
+
+    return answer

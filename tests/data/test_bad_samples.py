@@ -1,13 +1,10 @@
-import io
 import re
 import tarfile
 import warnings
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
-from PIL import Image
+from odd_videos import picture, sound
 from shard_files import sample, write_tar
 
 from cmd_lightning.data.check import check_shards
@@ -15,23 +12,6 @@ from cmd_lightning.data.index import read_index
 from cmd_lightning.data.webvid import WebVidDataModule
 
 ROOT = Path(__file__).parents[2]
-
-
-def picture():
-    buffer = io.BytesIO()
-    Image.new("RGB", (32, 32), "red").save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def sound():
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("aac", rate=8000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), "float32"), format="fltp", layout="mono")
-        frame.sample_rate = 8000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return buffer.getvalue()
 
 
 def test_streams_and_checks_count_alike(tmp_path):

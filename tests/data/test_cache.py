@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from http_server import Server
 
+from cmd_lightning.data import cache as cache_module
 from cmd_lightning.data import fetch
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.fetch import FetchError
@@ -52,13 +53,20 @@ def test_a_shard_is_fetched_once(tmp_path, server):
     url = server.url + "/5000/0.tar?key=a/b"
     with cache.open(url) as file:
         assert file.read(10) == BODY[:10]
-        assert os.path.samefile(file.name, tmp_path / "a" / "b" / os.path.basename(file.name))
+        (copy,) = (tmp_path / "a" / "b").glob("shard-*")
+        assert os.path.samefile(file.fileno(), copy)
         assert not file.writable()
     assert content(cache, url, 5000) == BODY[:5000]
     assert len(server.requests) == 1
     assert copies(tmp_path / "a" / "b") == {"0.tar": 5000}
     assert content(cache, server.url + "/5000/0.tar?key=other") == BODY[:5000]
     assert len(server.requests) == 2
+
+
+def test_an_index_without_end_is_not_kept_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "_MOST_IN_MEMORY", 3 * len(BODY))
+    with Server(lambda reply, _: reply.file(BODY * 4)) as server, pytest.raises(FetchError, match="has more than"):
+        ShardCache(str(tmp_path)).read(server.url + "/index.json")
 
 
 def test_the_folder_if_none_is_given(tmp_path, server, monkeypatch):
@@ -156,6 +164,12 @@ def test_a_shard_of_unknown_size_takes_no_more_room_than_it_needs(tmp_path):
     for name in "ab":
         cache.open(f"pipe:head -c 1000000 /dev/zero; : /{name}").close()
     assert copies(tmp_path) == {"a": 10**6, "b": 10**6}
+    small = ShardCache(str(tmp_path), gigabytes=0.001, allow_commands=True)  # less than a step
+    small.open("pipe:head -c 1000000 /dev/zero; : /c").close()
+    assert copies(tmp_path) == {"c": 10**6}
+    large = ShardCache(str(tmp_path), gigabytes=0.037, allow_commands=True)  # two steps and one copy
+    large.open("pipe:head -c 18000000 /dev/zero; : /d").close()
+    assert copies(tmp_path) == {"c": 10**6, "d": 18 * 10**6}
 
 
 def test_what_is_removed_stays_open_to_its_reader(tmp_path, server):
@@ -183,6 +197,20 @@ def test_a_failure_leaves_nothing(tmp_path):
         with pytest.raises(FetchError, match="ended after 5000 of 100000 bytes, 2 tries"):
             cache.open(server.url + "/0.tar")
     assert copies(tmp_path) == {}
+
+
+@pytest.mark.parametrize("size", [0, 2000])
+def test_a_file_that_shrinks_while_it_is_fetched(tmp_path, size):
+    """Nothing of its longer version comes out, also if not one byte follows that."""
+
+    def answer(reply, number):
+        reply.file(BODY, stop=5000) if number == 0 else reply.file(BODY[len(BODY) - size :])
+
+    with Server(answer) as server:
+        assert content(ShardCache(str(tmp_path)), server.url + "/0.tar") == BODY[len(BODY) - size :]
+    with Server(answer) as server:
+        assert ShardCache().read(server.url + "/index.json") == BODY[len(BODY) - size :]
+    assert copies(tmp_path) == {"0.tar": size}
 
 
 def test_a_small_file_is_read_and_not_kept(tmp_path):
@@ -214,7 +242,14 @@ def test_a_command(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"gigabytes": 0}, {"gigabytes": float("nan")}, {"attempts": 0}, {"timeout": 0}, {"timeout": float("inf")}],
+    [
+        {"gigabytes": 0},
+        {"gigabytes": float("nan")},
+        {"gigabytes": float("inf")},
+        {"attempts": 0},
+        {"timeout": 0},
+        {"timeout": float("inf")},
+    ],
     ids=str,
 )
 def test_wrong_options(options):

@@ -1,4 +1,3 @@
-import io
 import random
 import socket
 import time
@@ -13,19 +12,6 @@ from cmd_lightning.errors import InputError
 BODY = random.Random(1).randbytes(200_000)
 
 
-class Memory(io.BytesIO):
-    def __init__(self):
-        super().__init__()
-        self.expected = []
-
-    def expect(self, total):
-        self.expected.append(total)
-
-    def restart(self):
-        self.seek(0)
-        self.truncate()
-
-
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch):
     """The pauses between tries, none of which is made."""
@@ -35,9 +21,14 @@ def pauses(monkeypatch):
 
 
 def get(url, **options):
-    memory = Memory()
-    download(url, memory, **{"timeout": 5.0} | options)
-    return memory.getvalue()
+    memory = bytearray()
+
+    def put(at, data, total):
+        assert at in (0, len(memory))
+        memory[at:] = data
+
+    size = download(url, put, **{"timeout": 5.0} | options)
+    return bytes(memory[:size])
 
 
 def got(answer, **options):
@@ -194,6 +185,11 @@ def test_a_range_that_cannot_be_had_starts_over():
     body, requests = got(shrunk)
     assert body == b"b" * 2000
     assert [request.get("Range") for request in requests] == [None, "bytes=3000-", None]
+
+    def emptied(reply, number):  # nothing is put a second time
+        reply.file(BODY, stop=3000) if number == 0 else reply.file(b"")
+
+    assert got(emptied)[0] == b""
 
     def another(reply, number):
         if "Range" in reply.headers:
@@ -356,18 +352,26 @@ def test_a_command_that_stalls_is_ended(tmp_path):
     assert time.monotonic() - began < 3
 
 
-def test_the_target_hears_how_much_comes():
+def totals(url, **options):
+    heard = []
+    download(url, lambda at, data, total: heard.append(total), **options)
+    return set(heard)
+
+
+def test_the_size_is_told_with_the_bytes_where_it_is_known():
     with Server(lambda reply, _: reply.file(BODY)) as server:
-        memory = Memory()
-        download(server.url + "/0.tar", memory)
-    assert memory.expected == [len(BODY)]
+        assert totals(server.url + "/0.tar") == {len(BODY)}
+    with Server(lambda reply, _: chunks(reply, BODY)) as server:
+        assert totals(server.url + "/0.tar") == {None}
+        assert totals(server.url + "/0.tar", size=len(BODY)) == {len(BODY)}
+    assert totals("pipe:echo", allow_commands=True) == {None}
+    assert totals("pipe:echo", allow_commands=True, size=1) == {1}
 
 
-def test_what_the_target_raises_is_no_failed_try(pauses):
-    class Full(Memory):
-        def write(self, data):
-            raise InputError("full")
+def test_what_put_raises_is_no_failed_try(pauses):
+    def full(at, data, total):
+        raise InputError("full")
 
     with Server(lambda reply, _: reply.file(BODY)) as server, pytest.raises(InputError, match="full"):
-        download(server.url + "/0.tar", Full())
+        download(server.url + "/0.tar", full)
     assert pauses == []

@@ -64,6 +64,9 @@ def test_cut_off_and_foreign_files(shards, tmp_path):
         b'\xff{"shards": {}}',
         b'{"shards": {}, "classes": null}',
         b'{"shards": {"00002.tar": {"bytes": 10240, "samples": 10000000000, "bad": {}}}}',
+        b'{"shards": {"00002.tar": {"bytes": 10000000000000, "samples": 10000000000, "bad": {}}}}',
+        b'{"shards": {"00002.tar": {"bytes": 10240, "samples": 1.5, "bad": {}}}}',
+        b"[" * 200_000,
         b'{"shards": {"00002.tar": {"bytes": 10240, "samples": 1, "bad": {"a": "x", "b": "x"}}}}',
         b'{"shards": {"00002.tar": {"bytes": 10240, "samples": 1, "bad": ["a"]}}}',
     ],
@@ -73,6 +76,27 @@ def test_a_damaged_index_is_made_anew(shards, tmp_path, index):
     (tmp_path / "index.json").write_bytes(index)
     assert [shard.good for shard in load_index(expand(str(tmp_path)), write=True)] == [1]
     assert json.loads((tmp_path / "index.json").read_text())["shards"]["00002.tar"]["samples"] == 1
+
+
+def test_a_strangers_index_is_believed_within_reason():
+    class Remote:
+        def __init__(self, **entry):
+            self.entry, self.asked = {"bytes": 10240, "samples": 2, "bad": {}} | entry, []
+
+        def read(self, url):
+            self.asked.append(url)
+            return json.dumps({"shards": {"0.tar": self.entry}}).encode()
+
+    signed, remote = "https://host/set/0.tar?key=ab/cd", Remote()
+    assert [(shard.url, shard.samples, shard.exact) for shard in load_index([signed], remote=remote)] == [
+        (signed, 2, True)
+    ]
+    assert remote.asked == ["https://host/set/index.json?key=ab/cd"]
+    (absurd,) = load_index([signed], remote=Remote(bytes=10**13, samples=10**10))
+    assert (absurd.samples, absurd.exact) == (1000, False)
+    with pytest.raises(InputError, match="password") as error:
+        expand("https://me:secret@host/{0..3}.tar")
+    assert "secret" not in str(error.value)
 
 
 def test_the_index_is_written_used_and_renewed(shards, tmp_path, monkeypatch):

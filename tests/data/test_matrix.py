@@ -1,20 +1,18 @@
 """Every sample exactly once, on any number of ranks, loader workers and shards, also of a fit that is stopped."""
 
-import functools
-import http.server
 import itertools
 import json
 import random
 import subprocess
 import sys
-import threading
 import types
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
-from shard_files import sample, write_tar
+from http_server import Server
+from shard_files import sample, serve_folder, write_tar
 
 from cmd_lightning.data.index import Shard, expand, load_index
 from cmd_lightning.data.plan import assign, batch_sizes
@@ -143,16 +141,8 @@ def served(tmp_path_factory):
         keys.append([f"{shard}-{i}" for i in range(samples)])
         write_tar(folder / f"{shard}.tar", [sample(key) for key in keys[-1]])
     load_index(expand(str(folder)), write=True)
-    handler = functools.partial(QuietHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield str(folder), f"http://127.0.0.1:{server.server_port}", keys
-        server.shutdown()
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
+    with Server(serve_folder(folder)) as server:
+        yield str(folder), server.url, keys
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,20 @@
-import functools
-import http.server
 import shutil
-import threading
 import warnings
 from collections import Counter
+from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 import torch
 from http_server import Server
-from shard_files import sample, write_tar
+from shard_files import sample, serve_folder, write_tar
 
-from cmd_lightning.data import fetch
+from cmd_lightning.data import fetch, loader
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.check import check_shards
 from cmd_lightning.data.clips import ClipLoader
 from cmd_lightning.data.index import Shard, expand, load_index
-from cmd_lightning.data.loader import StreamLoader
+from cmd_lightning.data.loader import Position, StreamLoader
 from cmd_lightning.data.stream import ShardStream
 from cmd_lightning.errors import InputError
 
@@ -159,26 +158,72 @@ def test_bad_samples_are_reported_at_the_end_of_an_epoch(spoiled, tmp_path):
     assert left_out == "1 samples known to be bad were left out: 1 no video"
 
 
-def test_too_many_bad_samples_stop_the_run_with_the_list(spoiled, tmp_path):
+def test_too_many_bad_samples_stop_the_run_with_the_list(spoiled):
     """9 of 21 are bad: more than 0.4 of them, less than 0.45."""
     list(StreamLoader(stream(spoiled), max_bad_share=0.45))
-    with pytest.raises(InputError, match=r"max_bad_share 0.4: 9 of 21 .*8 too short, 1 unreadable") as error:
-        list(StreamLoader(stream(spoiled), max_bad_share=0.4))
+    seen = []
+    with pytest.raises(InputError, match=r"max_bad_share 0.4: .* 9 of 21: 8 too short, 1 unreadable") as error:
+        seen.extend(StreamLoader(stream(spoiled), max_bad_share=0.4))
+    assert len(seen) < len(StreamLoader(stream(spoiled)))
     places = {f"{spoiled[0]} {i:04d}" for i in range(8)} | {f"{spoiled[1]} 0013"}
     assert all(place in str(error.value) for place in places)
     assert "\n" not in str(error.value)
-    # Not only at the end: of 300 samples the first hundred are enough to know.
+
+
+def judged(folder, kinds, share):
+    """Whether a pass over shards of 100 samples ends; kinds: "." good, "x" bad, "k" known to be bad."""
     clip, short = sample("a")["a.mp4"], sample("b", frames=3)["b.mp4"]
-    write_tar(tmp_path / "long.tar", [{f"{i:04d}.mp4": short if i % 4 == 0 else clip} for i in range(300)])
-    seen = []
-    with pytest.raises(InputError, match=r"max_bad_share 0.2: 2[4-6] of 10[0-2] samples"):
-        seen.extend(StreamLoader(stream([str(tmp_path / "long.tar")]), max_bad_share=0.2))
-    # What the headers or `shards check` tell is known before the first batch.
-    write_tar(tmp_path / "known.tar", [{f"{i:04d}.mp4": clip} if i % 3 else {f"{i:04d}.txt": b""} for i in range(6)])
-    with pytest.raises(InputError, match=r"max_bad_share 0.3: 2 of 6 samples are bad: 2 no video \(.*known.tar 0000;"):
-        made = stream([str(tmp_path / "known.tar")])
-        seen.extend(StreamLoader(made, shards=made.shards, max_bad_share=0.3))
-    assert not seen[34:]
+    makes = {".": lambda i: {f"{i}.mp4": clip}, "x": lambda i: {f"{i}.mp4": short}, "k": lambda i: {f"{i}.txt": b""}}
+    folder.mkdir()
+    for start in range(0, len(kinds), 100):
+        write_tar(
+            folder / f"{start:05d}.tar",
+            [makes[kind](f"{start + i:05d}") for i, kind in enumerate(kinds[start : start + 100])],
+        )
+    made = stream(expand(str(folder)), shuffle=False, shuffle_buffer=0, batch_size=4)
+    try:
+        return len(list(StreamLoader(made, shards=made.shards, max_bad_share=share)))
+    except InputError as error:
+        assert "max_bad_share" in str(error)
+        return "stopped"
+
+
+def test_the_share_is_that_of_the_pass(tmp_path, monkeypatch):
+    """Bad samples often lie together: a pass is judged by what it will hold at least, from its first batch on."""
+    assert judged(tmp_path / "together", "x" * 20 + "." * 280, 0.1) == 75
+    assert judged(tmp_path / "known", "k" * 19 + "." * 181, 0.1) == 46
+    assert judged(tmp_path / "many known", "k" * 21 + "." * 179, 0.1) == "stopped"
+    assert judged(tmp_path / "both", "k" * 12 + "x" * 12 + "." * 176, 0.1) == "stopped"
+    assert judged(tmp_path / "few of both", "k" * 9 + "x" * 9 + "." * 182, 0.1) == 48
+    monkeypatch.setattr(loader, "_ENOUGH", 40)  # of a long pass a part tells enough
+    assert judged(tmp_path / "long", "x." * 50 + "." * 600, 0.1) == "stopped"
+    assert judged(tmp_path / "late", "." * 600 + "x" * 50, 0.1) == 163
+
+
+def test_a_resumed_pass_is_not_judged_by_its_rest(tmp_path):
+    folder = tmp_path / "shards"
+    assert judged(folder, "." * 199 + "x", 0.1) == 50
+    made = stream(expand(str(folder)), shuffle=False, shuffle_buffer=0, batch_size=4)
+
+    class Late(Position):
+        def begin(self, stream, workers, trainer):
+            return 1, 49
+
+    rest = list(StreamLoader(made, max_bad_share=0.1, position=Late()))
+    assert len(rest) == 1
+    assert rest[0]["key"]
+
+
+def test_a_pass_that_is_cut_short_is_judged_and_reported(spoiled):
+    """As by `limit_train_batches`."""
+    made = stream(spoiled)
+    trainer = SimpleNamespace(num_training_batches=5, current_epoch=0)
+    cut = StreamLoader(made, max_bad_share=0.5, position=Position(), trainer=trainer)
+    with pytest.warns(UserWarning, match="of 15 samples were bad and replaced"):
+        list(islice(cut, 5))
+    cut = StreamLoader(made, max_bad_share=0.3, position=Position(), trainer=trainer)
+    with pytest.raises(InputError, match=r"max_bad_share 0\.3"):
+        list(islice(cut, 5))
 
 
 def test_known_bad_samples_are_left_out(spoiled):
@@ -207,15 +252,8 @@ def server(shards, tmp_path):
     shutil.copytree(shards, tmp_path / "with")
     load_index(expand(str(tmp_path / "with")), write=True)
     shutil.copytree(shards, tmp_path / "without", ignore=shutil.ignore_patterns("*.json"))
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with Server(serve_folder(tmp_path)) as server:
+        yield server.url
 
 
 def test_remote_shards(server):

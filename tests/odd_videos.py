@@ -1,0 +1,69 @@
+"""Videos made apart from the project's own encoder, whose frames say which they are, and files that are none."""
+
+import io
+from fractions import Fraction
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+
+
+def encode(pictures, kind="mp4", codec="libx264", pixels="yuv420p", ticks=None, base=Fraction(1, 1000), **options):
+    """An encoder apart from the project's: uint8 (T, H, W, 3), shown at these ticks of the base, to bytes."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=kind) as container:
+        stream = container.add_stream(codec, rate=Fraction(10), options={"crf": "10", **options})
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = pixels
+        if ticks is not None:
+            stream.codec_context.time_base = base
+        for number, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            if ticks is not None:
+                frame.pts, frame.time_base = ticks[number], base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def numbered(count, height=16, width=64):
+    """Pictures that hold their number as eight black or white bars."""
+    pictures = np.zeros((count, height, width, 3), np.uint8)
+    for number in range(count):
+        for bit in range(8):
+            pictures[number, :, bit * width // 8 : (bit + 1) * width // 8] = 255 * (number >> bit & 1)
+    return pictures
+
+
+def numbers_in(video):
+    bars = video.float().mean((0, 2)).unflatten(1, (8, -1)).mean(2) > 128
+    return (bars * 2 ** torch.arange(8)).sum(1).tolist()
+
+
+def corners(height=24, width=40):
+    """Pictures that no turn and no mirror leaves alike: red, green, blue and white corners."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    middle = height // 2, width // 2
+    picture[: middle[0], : middle[1], 0] = 220
+    picture[: middle[0], middle[1] :, 1] = 220
+    picture[middle[0] :, : middle[1], 2] = 220
+    picture[middle[0] :, middle[1] :] = 220
+    return picture[None].repeat(4, 0)
+
+
+def picture(kind="PNG"):
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(buffer, kind)
+    return buffer.getvalue()
+
+
+def sound():
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), "float32"), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
