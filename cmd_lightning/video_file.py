@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cmd_lightning.display_matrix import Turn, turn_of
 from cmd_lightning.errors import InputError, reason
 
 MAX_DECODED_PIXELS = 2**34
@@ -83,6 +84,7 @@ class VideoFile:
     def __init__(self, source: Path | bytes, name: str) -> None:
         self.name = name
         self._source = source
+        self._turn: Turn | None = None
         if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
             raise VideoError(name, "empty file")
         with self._errors("unreadable video"):
@@ -258,7 +260,11 @@ class VideoFile:
     def _to_rgb(self, frame: Any) -> Tensor:
         with self._errors("damaged frames"):
             rgb = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        return _upright(torch.from_numpy(rgb).permute(2, 0, 1), frame)
+            if self._turn is None:
+                # Of the first one only: a frame that was asked for its side data refers to itself, and would stay in
+                # memory until Python looks for such.
+                self._turn = turn_of(frame)
+        return self._turn(torch.from_numpy(rgb).permute(2, 0, 1))
 
     @contextmanager
     def _errors(self, reason_: Reason) -> Iterator[None]:
@@ -270,22 +276,6 @@ class VideoFile:
         except Exception as error:
             detail = getattr(error, "strerror", None) or reason(error)
             raise VideoError(self.name, reason_, detail) from error
-
-
-def _upright(picture: Tensor, frame: Any) -> Tensor:
-    """A picture turned or mirrored by quarter turns as its display matrix says.
-
-    The matrix (a, b, u, c, d, v, x, y, w), as in ISO 14496-12 and FFmpeg's display.h, moves what lies at (p, q), p to
-    the right and q downwards, to (a p + c q + x, b p + d q + y). So that of a phone held upright, a = d = 0, b = 1,
-    c = -1, moves what lay to the right downwards: a quarter turn clockwise.
-    """
-    matrices = [bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"]
-    if not matrices:
-        return picture
-    a, b, _, c, d = np.frombuffer(matrices[0], "=i4")[:5].tolist()
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        picture, a, d = picture.transpose(1, 2), c, b
-    return picture.flip([axis for axis, sign in ((1, d), (2, a)) if sign < 0])
 
 
 def _is_picture(source: Path | bytes) -> bool:
