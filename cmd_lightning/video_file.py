@@ -84,6 +84,7 @@ class VideoFile:
     def __init__(self, source: Path | bytes, name: str) -> None:
         self.name = name
         self._source = source
+        self._container: Any = None
         self._turn: Turn | None = None
         if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
             raise VideoError(name, "empty file")
@@ -91,6 +92,11 @@ class VideoFile:
             self._open()
             self._walk()
             self._set_rate()
+
+    def __del__(self) -> None:
+        """Closes the file: PyAV's objects refer to each other, and stay with their frames until Python looks for such."""
+        if self._container is not None:
+            self._container.close()
 
     def decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         """Decode frames, from the nearest key frame before each.
@@ -261,9 +267,9 @@ class VideoFile:
         with self._errors("damaged frames"):
             rgb = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
             if self._turn is None:
-                # Of the first one only: a frame that was asked for its side data refers to itself, and would stay in
-                # memory until Python looks for such.
-                self._turn = turn_of(frame)
+                # Of a small copy: a frame that was asked for its side data refers to itself, and stays in memory until
+                # Python looks for such.
+                self._turn = turn_of(frame.reformat(16, 16, threads=1))
         return self._turn(torch.from_numpy(rgb).permute(2, 0, 1))
 
     @contextmanager
