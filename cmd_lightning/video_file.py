@@ -94,7 +94,7 @@ class VideoFile:
             self._set_rate()
 
     def __del__(self) -> None:
-        """Closes the file: PyAV's objects refer to each other, and stay with their frames until Python looks for such."""
+        """Closes the file: PyAV's objects refer to each other, and stay with their frames until Python finds such."""
         if self._container is not None:
             self._container.close()
 
