@@ -102,7 +102,7 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         if trainer.global_step != self._saved and not trainer.fast_dev_run:
             self._saved = trainer.global_step
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)  # the optimiser's state and all
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
         """Saves and leaves if a signal has come and no gradients would be lost."""

@@ -145,6 +145,7 @@ def test_a_second_signal_ends_the_process_at_once(fit, number):
     child = os.fork()
     if child == 0:
         try:
+            torch.set_num_threads(1)  # those of before the fork are gone, and would be waited for
             fit("stopped", Send("on_train_batch_start", 1, number, number))
         finally:
             os._exit(99)
