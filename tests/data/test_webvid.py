@@ -92,13 +92,20 @@ def test_stopped_by_max_steps_and_resumed(shards, tmp_path):
     assert torch.equal(last.layer.weight, whole.layer.weight)
 
 
-def test_resume_with_another_batch_size_starts_the_epoch_again(shards, tmp_path):
+@pytest.mark.parametrize("changed", [{"batch_size": 2}, {"num_workers": 2}, {"seed": 1}, {"shards": 4}], ids=str)
+def test_resume_with_other_data_starts_the_epoch_again(shards, tmp_path, changed):
+    def other():
+        data = module(shards, **{name: value for name, value in changed.items() if name != "shards"})
+        if "shards" in changed:
+            data.shards["train_shards"] = f"{shards}/{{00000..0000{changed['shards'] - 1}}}.tar"
+        return data
+
     path = tmp_path / "stopped.ckpt"
     _, running = fit(module(shards), max_steps=5)
     running.save_checkpoint(path)
     with pytest.warns(UserWarning, match="5 batches into epoch 0"):
-        again, _ = fit(module(shards, batch_size=2), path, max_steps=8)
-    fresh, _ = fit(module(shards, batch_size=2), max_steps=3)
+        again, _ = fit(other(), path, max_steps=8)
+    fresh, _ = fit(other(), max_steps=3)
     assert [keys for _, keys in again.seen] == [keys for _, keys in fresh.seen]
 
 
