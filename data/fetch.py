@@ -9,6 +9,7 @@ import re
 import subprocess
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPResponse, InvalidURL
@@ -95,7 +96,7 @@ def download(
             _pause(max(longest * _chance.uniform(0.5, 1), _advice(error)))
 
 
-class _Transfer:
+class _Transfer(ABC):
     """The tries of one download: `run` is one, `position` the number of bytes put so far."""
 
     def __init__(self, url: str, put: Put, size: int | None, timeout: float) -> None:
@@ -105,6 +106,7 @@ class _Transfer:
         self.timeout = timeout
         self.position = 0
 
+    @abstractmethod
     def run(self) -> None:
         """Make one try; returns when the whole file has been put.
 
@@ -112,7 +114,6 @@ class _Transfer:
             FetchError: no other try can help.
             OSError, HTTPException, subprocess.TimeoutExpired: another one may.
         """
-        raise NotImplementedError
 
     def append(self, data: bytes, total: int | None) -> None:
         end = self.position + len(data)

@@ -194,3 +194,19 @@ def tiny_stages(tmp_path, save_checkpoint, tiny_autoencoder, tiny_condition, wak
         return paths, components
 
     return make
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The times of all frames that were decoded, wanted or not."""
+    from cmd_lightning.video_file import VideoFile
+
+    times, original = [], VideoFile._decoded
+
+    def counted(self, *given):
+        for frame in original(self, *given):
+            times.append(frame.pts)
+            yield frame
+
+    monkeypatch.setattr(VideoFile, "_decoded", counted)
+    return times

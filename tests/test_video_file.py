@@ -12,7 +12,7 @@ from PIL import Image
 
 from cmd_lightning import video_file
 from cmd_lightning.errors import InputError
-from cmd_lightning.video_file import VideoError, VideoFile
+from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VideoReader, mp4_bytes
 
 
@@ -128,19 +128,6 @@ def test_what_is_seen_through_in_a_gif_keeps_the_frame_before():
     video = VideoReader(buffer.getvalue()).read()
     assert video[:, 1, 4, 2].tolist() == [0, 0, 200]
     assert video[:, 1, 4, 6].tolist() == [200, 0, 0]
-
-
-@pytest.fixture
-def decoded(monkeypatch):
-    times, original = [], VideoFile._decoded
-
-    def counted(self, *given):
-        for frame in original(self, *given):
-            times.append(frame.pts)
-            yield frame
-
-    monkeypatch.setattr(VideoFile, "_decoded", counted)
-    return times
 
 
 def an_hour(kind):

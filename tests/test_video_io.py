@@ -64,20 +64,6 @@ def test_chosen_frames_are_those_of_a_full_decode(tmp_path, name, codec, options
     assert torch.equal(VideoReader(path.read_bytes()).read([9, 3, 9]), full[:, [9, 3, 9]])
 
 
-@pytest.fixture
-def decoded(monkeypatch):
-    """The times of all frames that were decoded, wanted or not."""
-    times, original = [], VideoFile._decoded
-
-    def counted(self, *given):
-        for frame in original(self, *given):
-            times.append(frame.pts)
-            yield frame
-
-    monkeypatch.setattr(VideoFile, "_decoded", counted)
-    return times
-
-
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
 @pytest.mark.parametrize(("b_frames", "allowed"), [(0, 0), (2, 2)])
 def test_only_the_needed_frames_are_decoded(tmp_path, decoded, name, b_frames, allowed):

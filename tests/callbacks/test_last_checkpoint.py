@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.environments import SLURMEnvironment
+from same import assert_same
 
 from cmd_lightning.callbacks import EMA, LastCheckpoint
 from cmd_lightning.callbacks.whole_checkpoint import WholeCheckpointIO
@@ -65,21 +66,6 @@ def fit(tmp_path, shards, tiny_autoencoder):
         return last.path
 
     return run
-
-
-def assert_same(a, b, where="checkpoint"):
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list):
-        assert len(a) == len(b), where
-        for i, pair in enumerate(zip(a, b, strict=True)):
-            assert_same(*pair, f"{where}[{i}]")
-    else:
-        assert a == b, where
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import pytest
 import torch
 import yaml
 from killed_fits import live
-from test_resume import AUTOENCODER, assert_same, motion
+from same import assert_same
+from test_resume import AUTOENCODER, motion
 
 from cmd_lightning.data.synth import write_shapes
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback
+from same import assert_same
 
 from cmd_lightning.cli import main
 from cmd_lightning.data.synth import write_shapes
@@ -97,23 +98,6 @@ def assert_resumes(folder, model, shards, workers, steps, stop):
     for name, checkpoint in (("resumed", stopped), ("killed", midway), ("ended", at_the_end)):
         path = fit(folder / name, model, shards, workers, steps, checkpoint)
         compare(end, torch.load(path, weights_only=True), start)
-
-
-def assert_same(a, b, where="checkpoint"):
-    """Equality of nested plain data and tensors, without tolerance."""
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}[{i}]")
-    else:
-        assert a == b, where
 
 
 def compare(whole, resumed, start):
