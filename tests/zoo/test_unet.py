@@ -1,6 +1,8 @@
+import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, LatentSpec
 from cmd_lightning.networks.content_unet import predict_content
 from cmd_lightning.networks.contracts import ContentModel
@@ -16,6 +18,18 @@ def test_defaults_are_stable_diffusion_15():
         network = unet(spec_of(4, 64, 64), 768)
     assert type(network) is UNet2DConditionModel
     assert sum(p.numel() for p in network.parameters()) == 859_520_964  # as published
+
+
+def test_stable_diffusion_21_is_a_choice_of_arguments():
+    with torch.device("meta"):
+        network = unet(spec_of(4, 64, 64), 1024, attention_head_dim=[5, 10, 20, 20], use_linear_projection=True)
+    assert sum(p.numel() for p in network.parameters()) == 865_910_724  # as published
+    attention = [block.attentions[0].transformer_blocks[0].attn1 for block in network.down_blocks[:3]]
+    assert [layer.heads for layer in attention] == [5, 10, 20]
+    assert [layer.to_q.out_features // layer.heads for layer in attention] == [64, 64, 64]
+    assert network.down_blocks[0].attentions[0].proj_in.weight.ndim == 2
+    with pytest.raises(InputError, match=r"attention_head_dim \[5, 10\]: block_out_channels has 4 levels"):
+        unet(spec_of(4, 64, 64), 1024, attention_head_dim=[5, 10])
 
 
 def test_levels_attend_from_the_one_asked_for_but_the_last():
