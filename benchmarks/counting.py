@@ -1,0 +1,113 @@
+"""How many parameters a network has and how many multiply-adds a call of it takes, without doing any of it.
+
+    python -m benchmarks.counting configs/webvid_sd21
+    python -m benchmarks.counting configs/webvid_sd21 --override configs/overrides/autoencoder_measured.yaml
+
+The networks of a folder of configs are built on the meta device, where tensors have shapes and no values, and called
+once with one clip; torch's flop counter sees every product. MACs are half of its FLOPs. The paper's efficiency tables
+leave out the products within attention (queries with keys, weights with values), which the counter of its authors did
+not see: "MACs as the paper counts" does too, "MACs" has them. Both are of one forward pass, without guidance.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
+
+from cmd_lightning.errors import program
+
+BATCHED = ("bmm", "baddbmm")
+"""Products of two tensors that both have a batch: attention where it is not one fused operation."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """What a network costs.
+
+    Attributes:
+        parameters: its weights, buffers not among them.
+        products: multiply-adds of a call outside attention, in linear layers and convolutions.
+        attention: multiply-adds of a call within attention, between the tokens.
+    """
+
+    parameters: int
+    products: int
+    attention: int
+
+    @property
+    def macs(self) -> int:
+        """All multiply-adds of a call."""
+        return self.products + self.attention
+
+
+def count(module: nn.Module, *inputs: Any, call: Callable[..., Any] | None = None, **more: Any) -> Count:
+    """Counts a call of `module`, which stays as it is, on whatever device.
+
+    Args:
+        module: Any network, its weights real or on the meta device.
+        *inputs: Of the call; of tensors, only shape and type matter.
+        call: What to do in place of `module(*inputs)`: gets the module and the inputs.
+        **more: Inputs by name.
+    """
+    target = _Call(module, call or (lambda network, *args, **kwargs: network(*args, **kwargs)))
+    # Weights that need a gradient: torch then never makes a batched product of a linear layer, which would look like
+    # attention.
+    weights = {
+        name: torch.empty_like(tensor, device="meta", requires_grad=isinstance(tensor, nn.Parameter))
+        for name, tensor in [*target.named_parameters(), *target.named_buffers()]
+    }
+    inputs, more = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (inputs, more))
+    counter = FlopCounterMode(display=False)
+    with torch.enable_grad(), counter:
+        functional_call(target, weights, inputs, more)
+    flops = {operation.__name__: number for operation, number in counter.get_flop_counts().get("Global", {}).items()}
+    attention = sum(number for name, number in flops.items() if name in BATCHED or "attention" in name)
+    parameters = sum(weight.numel() for weight in module.parameters())
+    return Count(parameters, (sum(flops.values()) - attention) // 2, attention // 2)
+
+
+class _Call(nn.Module):
+    """A way to call a network, as a module."""
+
+    def __init__(self, network: nn.Module, call: Callable[..., Any]) -> None:
+        super().__init__()
+        self.network, self.call = network, call
+
+    def forward(self, *inputs: Any, **more: Any) -> Any:
+        return self.call(self.network, *inputs, **more)
+
+
+def table(counts: dict[str, Count]) -> str:
+    """Counts by name as a Markdown table."""
+    lines = ["| network | parameters, M | MACs as the paper counts, T | MACs, T |", "| --- " * 4 + "|"]
+    for name, found in counts.items():
+        lines.append(
+            f"| {name} | {found.parameters / 1e6:.1f} | {found.products / 1e12:.4f} | {found.macs / 1e12:.4f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """The command line."""
+    from benchmarks.configured import calls
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of autoencoder.yaml, content.yaml and motion.yaml")
+    parser.add_argument("--override", type=Path, action="append", default=[], help="a file of configs/overrides")
+    options = parser.parse_args()
+    found = calls(options.folder, options.override)
+    print(table({name: count(call.network, *call.inputs, call=call.function) for name, call in found.items()}))
+    return 0
+
+
+if __name__ == "__main__":
+    program(main)
