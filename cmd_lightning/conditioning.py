@@ -19,10 +19,12 @@ class ConditionEncoder(Network):
     Attributes:
         dim: Channels K of the condition.
         field: The entry of a batch that it reads.
+        frozen: Whether it is pretrained and stays as it is; `open` reads its weights, and checkpoints leave them out.
     """
 
     dim: int
     field: Literal["caption", "label"]
+    frozen: bool = False
 
     @abstractmethod
     def forward(self, values: Sequence[str] | Sequence[int] | Tensor) -> Condition:
@@ -100,12 +102,16 @@ class OpenCLIPTextEncoder(ConditionEncoder):
         return Condition(pooled, hidden, mask)
 
     def null(self, count: int) -> Condition:
-        return self([""]).map(lambda x: x.expand(count, *x.shape[1:]))
+        return empty_caption(self, count)
 
 
-def drop_condition(condition: Condition, null: Condition, probability: float) -> Condition:
-    """Puts the null condition in the place of each sample's own with `probability` (classifier-free guidance)."""
-    dropped = torch.rand(len(condition.pooled), device=condition.pooled.device) < probability
+def empty_caption(encoder: ConditionEncoder, count: int) -> Condition:
+    """The condition of the empty caption, `count` times."""
+    return encoder([""]).map(lambda x: x.expand(count, *x.shape[1:]))
+
+
+def replace_condition(condition: Condition, null: Condition, dropped: Tensor) -> Condition:
+    """Puts the null condition in the place of the samples `dropped`, `(B,)` bool (classifier-free guidance)."""
 
     def choose(own: Tensor, empty: Tensor) -> Tensor:
         return torch.where(dropped.view(-1, *[1] * (own.ndim - 1)), empty, own)

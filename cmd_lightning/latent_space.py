@@ -1,21 +1,212 @@
-"""The space that the autoencoder works in, behind one encode and decode; pixels so far."""
+"""The space that the autoencoder works in: pixels, or latents of an image autoencoder, behind one encode and decode."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, Literal, Self
+
 import torch
-from torch import Tensor
+from diffusers import ConfigMixin
+from torch import Tensor, nn
+
+from cmd_lightning.errors import InputError
+from cmd_lightning.networks.classes import build
+from cmd_lightning.networks.contracts import Recorded
+from cmd_lightning.provenance import fingerprint
+from cmd_lightning.stable_diffusion import StableDiffusion
+
+Noise = Callable[[tuple[int, ...]], Tensor]
+"""From the shape of one sample to standard normal values `(B, *shape)`."""
+
+PROBE = 64
+"""Side in pixels of the grey picture that an image autoencoder is tried on; it must be a multiple of its factor."""
 
 
-class LatentSpace:
-    """Frames as they are. A subclass puts each frame through an image autoencoder."""
+class LatentSpace(Recorded, ConfigMixin):
+    """Videos as the autoencoder sees them. A space is frozen: it is neither trained, averaged nor checkpointed.
 
-    def encode(self, video: Tensor) -> Tensor:
-        """A video `(B, 3, T, H, W)` in [-1, 1] to its latents `(B, C, T, h, w)`."""
+    Attributes:
+        factor: Pixels on the side of a latent point.
+        fingerprint: Tells two spaces apart, by the weights.
+        vae: The image autoencoder; None for pixels.
+    """
+
+    config_name = "config.json"
+    factor: int = 1
+    fingerprint: str
+    vae: Any = None
+
+    def open(self) -> None:
+        """Reads the weights, if there are any and they have not been read yet.
+
+        Raises:
+            InputError: They cannot be had.
+        """
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
+        """This space, with its weights there and of that type."""
+        return self
+
+    @abstractmethod
+    def moments(self, video: Tensor) -> Tensor:
+        """What the space says of each frame of a video `(B, 3, T, H, W)` in [-1, 1], before any draw.
+
+        Returns:
+            `(B, M, T, h, w)`; for a posterior its mean and log-variance one after the other.
+        """
+
+    @abstractmethod
+    def latent(self, moments: Tensor, noise: Noise | None = None) -> Tensor:
+        """The latent `(B, C, T, h, w)` of `moments`: drawn from a posterior with `noise`, its mean without."""
+
+    def encode(self, video: Tensor, noise: Noise | None = None) -> Tensor:
+        """A video `(B, 3, T, H, W)` in [-1, 1] to its latent `(B, C, T, h, w)`."""
+        return self.latent(self.moments(video), noise)
+
+    @abstractmethod
+    def decode(self, latent: Tensor) -> Tensor:
+        """A latent back to a video in [-1, 1]."""
+
+
+class Pixels(LatentSpace):
+    """Frames as they are."""
+
+    fingerprint = "pixels"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def moments(self, video: Tensor) -> Tensor:
         return video
 
+    def latent(self, moments: Tensor, noise: Noise | None = None) -> Tensor:
+        return moments
+
     def decode(self, latent: Tensor) -> Tensor:
-        """Latents back to a video in [-1, 1]."""
         return latent.clamp(-1, 1)
+
+
+class FrameLatents(LatentSpace):
+    """The latents of an image autoencoder, frame by frame (paper section 4.1): Stable Diffusion's VAE or any other.
+
+    Latents are shifted and scaled as the autoencoder's config says (`shift_factor`, `scaling_factor`).
+
+    Args:
+        vae: Stable Diffusion folder or hub id, of which the `vae` is taken; that of an image autoencoder of diffusers
+            (`AutoencoderKL`, `AutoencoderTiny`, ...); or a module with `encode` and `decode` of pictures
+            `(N, 3, H, W)` in [-1, 1], in YAML by class_path and init_args.
+        variant: Of the weights, such as "fp16".
+        revision: Of a hub id: branch, tag or commit.
+        posterior: Whether training sees a draw from the VAE's posterior, as the authors do, or its mean; all else takes
+            the mean.
+        chunk_size: Frames that are encoded or decoded at once, which bounds the memory.
+    """
+
+    def __init__(
+        self,
+        vae: str | nn.Module | dict[str, Any],
+        variant: str | None = None,
+        revision: str | None = None,
+        posterior: Literal["sample", "mean"] = "sample",
+        chunk_size: int = 4,
+    ) -> None:
+        super().__init__()
+        if chunk_size < 1:
+            raise InputError(f"latent_space.chunk_size {chunk_size}: give at least 1 frame")
+        if isinstance(vae, nn.Module) and not isinstance(vae, ConfigMixin):
+            raise InputError(
+                f"latent_space.vae: {type(vae).__name__} does not record how it was built, so no checkpoint could name "
+                "it; derive it from diffusers' ModelMixin and ConfigMixin"
+            )
+        self._source = None
+        if isinstance(vae, str):
+            self._source = StableDiffusion(vae, variant, revision, option="latent_space.vae")
+        self.vae: Any = None if self._source else build(vae) if isinstance(vae, dict) else vae
+        self.posterior, self.chunk_size = posterior, chunk_size
+        self._factor: int | None = None
+        self._fingerprint = ""
+
+    def open(self) -> None:
+        if self._factor is not None:
+            return
+        if self.vae is None:
+            self.vae = self._source.vae()
+        self.vae.requires_grad_(False).eval()
+        weights = dict(self.vae.named_parameters())
+        like = next(iter(weights.values()), torch.zeros(()))
+        with torch.no_grad():
+            out = self.vae.encode(like.new_zeros(1, 3, PROBE, PROBE))
+        self._posterior = hasattr(out, "latent_dist")
+        self._factor = PROBE // _tensor(out).shape[-1]
+        scale = torch.tensor([self._scale, self._shift])
+        self._fingerprint = fingerprint(self.vae.state_dict() | {"scale and shift": scale})
+
+    @property
+    def factor(self) -> int:
+        self.open()
+        return self._factor
+
+    @property
+    def fingerprint(self) -> str:
+        self.open()
+        return self._fingerprint
+
+    @property
+    def _scale(self) -> float:
+        return getattr(self.vae.config, "scaling_factor", None) or 1.0
+
+    @property
+    def _shift(self) -> float:
+        return getattr(self.vae.config, "shift_factor", None) or 0.0
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
+        self.open()
+        nn.Module.to(self.vae, device, dtype)  # not diffusers' own, which warns at every call that names a dtype
+        return self
+
+    @torch.no_grad()
+    def moments(self, video: Tensor) -> Tensor:
+        self.open()
+        height, width = video.shape[3:]
+        if height % self.factor or width % self.factor:
+            raise InputError(
+                f"data.size [{height}, {width}]: height and width must be multiples of {self.factor}, the pixels on "
+                "the side of a latent point; choose another"
+            )
+        return self._by_frame(lambda pictures: _tensor(self.vae.encode(pictures)), video)
+
+    def latent(self, moments: Tensor, noise: Noise | None = None) -> Tensor:
+        self.open()
+        latent = moments
+        if self._posterior:
+            latent, log_variance = moments.chunk(2, dim=1)
+            if noise is not None and self.posterior == "sample":
+                deviation = (log_variance.clamp(-30, 20) / 2).exp()  # the bounds are those of every implementation
+                latent = latent + deviation * noise(tuple(latent.shape[1:])).to(latent)
+        return (latent - self._shift) * self._scale
+
+    @torch.no_grad()
+    def decode(self, latent: Tensor) -> Tensor:
+        self.open()
+        return self._by_frame(self._pictures, latent / self._scale + self._shift).clamp(-1, 1)
+
+    def _pictures(self, latents: Tensor) -> Tensor:
+        out = self.vae.decode(latents)
+        return out if isinstance(out, Tensor) else out.sample
+
+    def _by_frame(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        own = next(self.vae.parameters(), x).dtype
+        frames = x.transpose(1, 2).flatten(0, 1).to(own)  # (B * T, C, H, W)
+        done = torch.cat([function(chunk) for chunk in frames.split(self.chunk_size)]).to(x.dtype)
+        return done.unflatten(0, (len(x), -1)).transpose(1, 2)
+
+
+def _tensor(encoded: Any) -> Tensor:
+    """What an image autoencoder's `encode` says: the parameters of a posterior, or latents."""
+    if isinstance(encoded, Tensor):
+        return encoded
+    return encoded.latent_dist.parameters if hasattr(encoded, "latent_dist") else encoded.latents
 
 
 def to_uint8(video: Tensor) -> Tensor:
@@ -26,3 +217,10 @@ def to_uint8(video: Tensor) -> Tensor:
 def from_uint8(video: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Values 0 to 255 to [-1, 1]."""
     return video.to(dtype) / 127.5 - 1
+
+
+def shape_text(shape: tuple[int, ...], factor: int = 1) -> str:
+    """A video shape for people: channels, frames, height x width; `factor` pixels on the side of a latent point."""
+    channels, frames, height, width = shape
+    of_what = f"{channels} channels" if factor == 1 else f"{channels} latent channels"
+    return f"{of_what}, {frames} frames, {height * factor}x{width * factor}"

@@ -10,17 +10,19 @@ from typing import Any, Literal
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
 from cmd_lightning.conditioning import ConditionEncoder
 from cmd_lightning.diffusion.sampling import Denoiser, guided, sample, seeded_noise
 from cmd_lightning.errors import InputError
-from cmd_lightning.latent_space import LatentSpace
+from cmd_lightning.latent_space import FrameLatents, LatentSpace, Pixels, shape_text
 from cmd_lightning.networks import AutoencoderNetwork, Condition, MotionModel
 from cmd_lightning.networks.classes import load_class
 from cmd_lightning.networks.content_unet import predict_content
 from cmd_lightning.pipeline_output import CMDPipelineOutput, to_output
+from cmd_lightning.pretrained_text import StableDiffusionText
 from cmd_lightning.zoo import model_folder
 
 Stage = Literal["content", "motion"]
@@ -33,29 +35,30 @@ GUIDANCE = {"content": 4.0, "motion": 1.0}
 """Guidance scales of the authors' class-conditional runs; the paper's w is this less one."""
 
 
-class CMDPipeline(DiffusionPipeline):
+class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     """Content-motion latent diffusion: a content frame, then its motion latent, then the video.
 
-    The content parts bear Stable Diffusion's names, so that its tools open them. A part may be missing: without the
-    content parts a picture must be given.
+    The content parts bear Stable Diffusion's names, so that its tools open them, and `load_lora_weights` takes its
+    adapters. A part may be missing: without the content parts a picture must be given.
 
     Args:
         autoencoder: Splits clips and puts them together.
         unet: Denoises content frames: a stock `UNet2DConditionModel` or any `ContentModel`.
         scheduler: The content model's sampler.
-        text_encoder: Encodes the condition of the content model; None if it has none.
+        text_encoder: Encodes the condition of the content model: a `ConditionEncoder`, or with `tokenizer` that of
+            Stable Diffusion; None if it has none.
         motion_model: Denoises motion latents.
         motion_scheduler: The motion model's sampler.
         motion_text_encoder: Encodes the condition of the motion model; None if it has none.
-        tokenizer: The tokenizer of a transformers `text_encoder`; None for encoders that bring their own.
-        vae: The image autoencoder of the latent space; None for pixels.
+        tokenizer: The tokenizer of Stable Diffusion's text encoder; None for encoders that bring their own.
+        vae: The image autoencoder of the latent space, as `FrameLatents` takes it; None for pixels.
         video_shape: `(C, T, H, W)` of the videos in the autoencoder's space.
         fps: Frames a second of the videos.
         steps: Denoising steps of this model where none are given, by stage; the paper's if None.
         guidance: Guidance scales where none are given, by stage; those of the authors' runs if None.
     """
 
-    model_cpu_offload_seq = "text_encoder->motion_text_encoder->unet->motion_model->autoencoder"
+    model_cpu_offload_seq = "text_encoder->motion_text_encoder->unet->motion_model->autoencoder->vae"
     _optional_components = [  # noqa: RUF012 (diffusers' own spelling)
         "autoencoder",
         "unet",
@@ -73,7 +76,7 @@ class CMDPipeline(DiffusionPipeline):
         autoencoder: AutoencoderNetwork,
         unet: nn.Module | None = None,
         scheduler: SchedulerMixin | None = None,
-        text_encoder: ConditionEncoder | None = None,
+        text_encoder: ConditionEncoder | nn.Module | None = None,
         motion_model: MotionModel | None = None,
         motion_scheduler: SchedulerMixin | None = None,
         motion_text_encoder: ConditionEncoder | None = None,
@@ -85,8 +88,6 @@ class CMDPipeline(DiffusionPipeline):
         guidance: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
-        if vae is not None or tokenizer is not None:
-            raise InputError("vae, tokenizer: only pixels and encoders with their own tokenizer so far; give None")
         self.register_modules(
             autoencoder=autoencoder,
             unet=unet,
@@ -99,7 +100,20 @@ class CMDPipeline(DiffusionPipeline):
             vae=vae,
         )
         self.register_to_config(video_shape=list(video_shape), fps=fps, steps=steps, guidance=guidance)
-        self.latent_space = LatentSpace()
+        self._latent_space: LatentSpace = Pixels()
+
+    @property
+    def latent_space(self) -> LatentSpace:
+        """The space of the autoencoder: that of `vae`, on its device."""
+        if self._latent_space.vae is not self.vae:
+            self._latent_space = Pixels() if self.vae is None else FrameLatents(self.vae)
+        return self._latent_space
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the videos in pixels."""
+        height, width = self.config.video_shape[2:]
+        return height * self.latent_space.factor, width * self.latent_space.factor
 
     @classmethod
     def from_pretrained(cls, model: str | os.PathLike[str], **kwargs: Any) -> CMDPipeline:
@@ -137,7 +151,10 @@ class CMDPipeline(DiffusionPipeline):
     @property
     def encoders(self) -> dict[Stage, ConditionEncoder | None]:
         """The condition encoder of each stage."""
-        return {"content": self.text_encoder, "motion": self.motion_text_encoder}
+        content = self.text_encoder
+        if content is not None and not isinstance(content, ConditionEncoder):
+            content = StableDiffusionText.of(content, self.tokenizer)
+        return {"content": content, "motion": self.motion_text_encoder}
 
     def condition(self, stage: Stage, values: Sequence[str] | Sequence[int] | Tensor | int) -> tuple[Any, Any]:
         """The condition and the null condition of a stage; (None, None) for an unconditional model.
@@ -231,6 +248,22 @@ class CMDPipeline(DiffusionPipeline):
         return self.latent_space.decode(self.autoencoder.decode(content, motion))
 
     @torch.no_grad()
+    def encode(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        """Content frames and motion latents of videos `(B, 3, T, H, W)` in [-1, 1].
+
+        Raises:
+            InputError: They are of another size or length than the model's.
+        """
+        space = self.latent_space
+        latent = space.encode(video.to(self.device, self.autoencoder.dtype))
+        if tuple(latent.shape[1:]) != (expected := tuple(self.config.video_shape)):
+            raise InputError(
+                f"videos of {shape_text(tuple(latent.shape[1:]), space.factor)}, the model makes "
+                f"{shape_text(expected, space.factor)}; give such, in training configs by data.num_frames and data.size"
+            )
+        return self.autoencoder.encode(latent)
+
+    @torch.no_grad()
     def __call__(
         self,
         prompt: str | Sequence[str] | None = None,
@@ -300,15 +333,11 @@ class CMDPipeline(DiffusionPipeline):
 
     def _content_of(self, image: Tensor) -> Tensor:
         """The content frame of a picture: that of a clip in which it stands still."""
-        channels, frames, height, width = self.config.video_shape
-        still = image.to(self.device, self.autoencoder.dtype)[:, :, None].repeat(1, 1, frames, 1, 1)
-        latent = self.latent_space.encode(still)
-        if tuple(latent.shape[1:]) != (channels, frames, height, width):
+        if tuple(image.shape[1:]) != (3, *self.size):
             raise InputError(
-                f"image: pictures of shape {tuple(image.shape[1:])} become latents of {tuple(latent.shape[1:])}, but "
-                f"the model takes {(channels, frames, height, width)}; resize them"
+                f"image: pictures of shape {tuple(image.shape[1:])}, the model takes {(3, *self.size)}; resize them"
             )
-        return self.autoencoder.encode(latent)[0]
+        return self.encode(image[:, :, None].repeat(1, 1, self.config.video_shape[1], 1, 1))[0]
 
 
 def per_stage(value: PerStage, default: Mapping[str, float], option: str) -> dict[str, float]:

@@ -3,7 +3,7 @@ import pytest
 import torch
 from open_clip.transformer import TextTransformer
 
-from cmd_lightning.conditioning import ClassEncoder, OpenCLIPTextEncoder, drop_condition
+from cmd_lightning.conditioning import ClassEncoder, OpenCLIPTextEncoder, replace_condition
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition
 
@@ -105,25 +105,17 @@ def counted(count):
     return full, full.map(torch.zeros_like)
 
 
-@pytest.mark.parametrize("probability", [0.0, 0.1, 0.5, 1.0])
-def test_conditions_are_dropped_at_the_rate_and_whole(probability):
-    own, null = counted(20_000)
-    dropped = drop_condition(own, null, probability)
-    gone = dropped.pooled[:, 0] == 0
-    assert abs(gone.float().mean() - probability) < 4 * (probability * (1 - probability) / 20_000) ** 0.5 + 1e-9
-    kept = torch.where(gone, 0, torch.arange(1, 20_001)).float()
-    assert torch.equal(dropped.pooled, kept[:, None].expand(-1, 3))
-    assert torch.equal(dropped.tokens, kept[:, None, None].expand(-1, 2, 3))
-    assert torch.equal(dropped.mask, ~gone[:, None].expand(-1, 2))
-
-
-def test_samples_are_dropped_by_themselves():
-    own, null = counted(4)
-    seen = {tuple((drop_condition(own, null, 0.5).pooled[:, 0] == 0).tolist()) for _ in range(300)}
-    assert len(seen) == 16
+def test_what_is_dropped_is_dropped_whole():
+    own, null = counted(64)
+    dropped = torch.rand(64) < 0.5
+    replaced = replace_condition(own, null, dropped)
+    kept = torch.where(dropped, 0, torch.arange(1, 65)).float()
+    assert torch.equal(replaced.pooled, kept[:, None].expand(-1, 3))
+    assert torch.equal(replaced.tokens, kept[:, None, None].expand(-1, 2, 3))
+    assert torch.equal(replaced.mask, ~dropped[:, None].expand(-1, 2))
 
 
 def test_conditions_without_tokens_can_be_dropped():
     own = Condition(torch.ones(3, 2))
-    assert drop_condition(own, own.map(torch.zeros_like), 1.0).pooled.sum() == 0
-    assert drop_condition(own, own.map(torch.zeros_like), 0.0).tokens is None
+    assert replace_condition(own, own.map(torch.zeros_like), torch.ones(3, dtype=torch.bool)).pooled.sum() == 0
+    assert replace_condition(own, own.map(torch.zeros_like), torch.zeros(3, dtype=torch.bool)).tokens is None

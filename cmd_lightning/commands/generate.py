@@ -53,7 +53,7 @@ def generate(
     from cmd_lightning.zoo import model_folder
 
     pipeline = open_model(model)
-    pictures = None if image is None else [read_picture(path, pipeline.config.video_shape) for path in image]
+    pictures = None if image is None else [read_picture(path, pipeline.size) for path in image]
     if pictures is not None and len(values) not in (1, len(pictures)):
         raise InputError(f"image: {len(pictures)} pictures for {len(values)} prompts; give as many, or one prompt")
     count = max(len(values), len(pictures or []))
@@ -116,8 +116,8 @@ def call_arguments(values: list[Any], pictures: list[Tensor] | None) -> dict[str
     return arguments
 
 
-def read_picture(path: str, video_shape: list[int]) -> Tensor:
-    """A picture `(3, H, W)` in [-1, 1]: the shorter side resized, the middle cropped, to the model's size."""
+def read_picture(path: str, size: tuple[int, int]) -> Tensor:
+    """A picture `(3, H, W)` in [-1, 1]: the shorter side resized, the middle cropped, to `size` (H, W)."""
     import numpy as np
     import torch
     from PIL import UnidentifiedImageError
@@ -130,9 +130,8 @@ def read_picture(path: str, video_shape: list[int]) -> Tensor:
         picture = open_picture(path).convert("RGB")
     except (OSError, UnidentifiedImageError) as error:
         raise InputError(f"--image {path}: it cannot be read as a picture ({error}); give a PNG or JPEG") from error
-    _, _, height, width = video_shape
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    return from_uint8(resize_and_crop(pixels[:, None], (height, width))[:, 0])
+    return from_uint8(resize_and_crop(pixels[:, None], size)[:, 0])
 
 
 def slug(value: str | int | None, picture: str = "") -> str:

@@ -35,19 +35,20 @@ def reconstruct(
     if stride < 1:
         raise InputError(f"--stride {stride}: give at least 1")
     pipeline = open_model(model)
-    _, frames, height, width = pipeline.config.video_shape
+    frames, space = pipeline.config.video_shape[1], pipeline.latent_space
     rows: list[dict[str, Any]] = []
     written: set[Path] = set()
     for clip in clips:
-        video = from_uint8(read_clip(clip, frames, (height, width), stride))[None].to(pipeline.device)
+        video = from_uint8(read_clip(clip, frames, pipeline.size, stride))[None].to(pipeline.device)
         with torch.no_grad():
-            content, motion = pipeline.autoencoder.encode(video)
+            content, motion = pipeline.encode(video)
             result = pipeline.decode(content, motion)
+            picture = space.decode(content[:, :, None])
         row = {name: value.item() for name, value in scores(result, video).items()}
         rows.append({"clip": clip, **row})
         path = unused(make_folder(Path(out), "--out") / f"{Path(clip).stem}-reconstruction.mp4", written)
         video_io.write_video(path, to_uint8(result)[0].cpu(), pipeline.config.fps)
-        beside = torch.cat([video, content[:, :, None].expand_as(video), result], dim=-1)
+        beside = torch.cat([video, picture.expand_as(video), result], dim=-1)
         video_io.write_video(f"{path.with_suffix('')}.gif", to_uint8(beside)[0].cpu(), pipeline.config.fps)
         print(
             f"{Path(clip).name}: {row['psnr']:.2f} dB, SSIM {row['ssim']:.3f} "

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import nn, optim
 
-from cmd_lightning import callbacks, components, conditioning, diffusion, zoo
+from cmd_lightning import callbacks, components, conditioning, diffusion, latent_space, pretrained_text, zoo
 from cmd_lightning.callbacks import LastCheckpoint
 from cmd_lightning.commands.config_errors import explain
 from cmd_lightning.components import checkpoints, schedules
@@ -42,7 +42,10 @@ CALLERS = (LambdaCallback, optim.lr_scheduler.LambdaLR, optim.lr_scheduler.Multi
 """Of these not, but their subclasses: their own arguments are functions, of any module."""
 
 # Imported for the class names that a config may use without a module.
-NAMED = (callbacks, components, conditioning, webvid, rendered, diffusion, schedules, optim)
+NAMED = (
+    *(callbacks, components, conditioning, pretrained_text, latent_space, diffusion, schedules),
+    *(webvid, rendered, optim),
+)
 
 
 class CMDCLI(LightningCLI):

@@ -11,6 +11,8 @@ from torch.optim import Adam
 
 from cmd_lightning.components.base import Component, OptimizerFactory, ScheduleFactory
 from cmd_lightning.components.schedules import WarmupSchedule
+from cmd_lightning.errors import InputError
+from cmd_lightning.latent_space import LatentSpace, from_uint8
 from cmd_lightning.metrics.reconstruction import scores
 from cmd_lightning.networks import AutoencoderNetwork
 
@@ -26,8 +28,11 @@ class VideoAutoencoder(Component):
     Args:
         network: Makes the network.
         loss: "l2" is the paper's "simple reconstruction objective"; "l1" is what the authors ran on pixels.
+        latent_space: The space that it works in, such as `FrameLatents` of Stable Diffusion's VAE; pixels by default.
         optimizer: Makes the optimiser from the trainable weights.
         schedule: Makes the learning-rate schedule, stepped with every optimiser step.
+        gradient_checkpointing: Whether the network recomputes its activations in the backward pass, to save memory.
+        compile: Whether torch.compile compiles the network; or its arguments.
     """
 
     stage = "autoencoder"
@@ -36,10 +41,15 @@ class VideoAutoencoder(Component):
         self,
         network: Callable[[], AutoencoderNetwork],
         loss: Literal["l1", "l2"] = "l2",
+        latent_space: LatentSpace | None = None,
         optimizer: OptimizerFactory = adam,
         schedule: ScheduleFactory = WarmupSchedule,
+        gradient_checkpointing: bool = False,
+        compile: bool | dict[str, Any] = False,
     ) -> None:
-        super().__init__(optimizer, schedule)
+        super().__init__(optimizer, schedule, gradient_checkpointing, compile)
+        if latent_space is not None:
+            self.freeze(latent_space=latent_space)
         self.network = network()
         self.loss = loss
 
@@ -47,6 +57,14 @@ class VideoAutoencoder(Component):
         return {"network": self.network}
 
     def check_shape(self, video_shape: tuple[int, int, int, int]) -> None:
+        height, width = (side * self.latent_space.factor for side in video_shape[2:])
+        least = self.latent_space.factor * self.network.granularity
+        if height % least or width % least:
+            raise InputError(
+                f"data.size [{height}, {width}]: height and width must be multiples of {least}, which is "
+                f"{self.latent_space.factor} pixels a latent point times the autoencoder's patch size "
+                f"{self.network.granularity}; choose another"
+            )
         self.network.latent_spec(video_shape)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -62,7 +80,10 @@ class VideoAutoencoder(Component):
         video = self.video(batch)
         reconstruction = self.network(video)
         self.log("val/loss", self.error(reconstruction, video), batch_size=len(video), sync_dist=True)
-        for name, value in scores(reconstruction, video).items():
+        if "video" not in batch:  # moments alone: there are no pixels to compare with
+            return
+        pixels = from_uint8(batch["video"], self.dtype)
+        for name, value in scores(self.latent_space.decode(reconstruction), pixels).items():
             self.log(f"val/{name}", value.mean(), prog_bar=name == "psnr", batch_size=len(video), sync_dist=True)
 
     def error(self, reconstruction: Tensor, video: Tensor) -> Tensor:

@@ -2,48 +2,55 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cmd_lightning.callbacks.skip_non_finite import SkipNonFinite
-from cmd_lightning.components.checkpoints import KEY
+from cmd_lightning.components import draws
+from cmd_lightning.components.checkpoints import KEY, describe_frozen
+from cmd_lightning.components.frozen import FrozenParts
 from cmd_lightning.components.schedules import WarmupSchedule
 from cmd_lightning.errors import InputError
-from cmd_lightning.latent_space import LatentSpace, from_uint8
+from cmd_lightning.latent_space import LatentSpace, Pixels, from_uint8, shape_text
 from cmd_lightning.networks.classes import describe
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 ScheduleFactory = Callable[[Optimizer], LRScheduler]
 
 
-class Component(LightningModule):
+class Component(FrozenParts):
     """A stage of CMD that is trained on batches of a DataModule.
 
     Args:
         optimizer: Makes the optimiser from the trainable weights.
         schedule: Makes the learning-rate schedule, stepped with every optimiser step.
+        gradient_checkpointing: Whether the network recomputes its activations in the backward pass, to save memory.
+        compile: Whether torch.compile compiles the network; or its arguments.
     """
 
     stage: ClassVar[str]
+    network: nn.Module
+    latent_space: LatentSpace
 
     def __init__(
         self,
         optimizer: OptimizerFactory,
         schedule: ScheduleFactory = WarmupSchedule,
+        gradient_checkpointing: bool = False,
+        compile: bool | dict[str, Any] = False,
     ) -> None:
         super().__init__()
         self.optimizer_factory, self.schedule_factory = optimizer, schedule
-        self.latent_space = LatentSpace()
+        self.gradient_checkpointing, self.compile_options = gradient_checkpointing, compile
+        self.freeze(latent_space=Pixels())
+        self._configured = False
         self.video_shape: tuple[int, int, int, int] | None = None
         self.fps: float | None = None
 
@@ -68,21 +75,47 @@ class Component(LightningModule):
             "lr_scheduler": {"scheduler": self.schedule_factory(optimizer), "interval": "step"},
         }
 
+    def setup(self, stage: str) -> None:
+        """Reads the weights of frozen parts."""
+        self.open_frozen()
+
+    def configure_model(self) -> None:
+        """Switches gradient checkpointing and compilation on, and shards the weights where the strategy asks for it."""
+        if self._configured:
+            return
+        self._configured = True
+        if self.gradient_checkpointing:
+            self.network.enable_gradient_checkpointing()
+
     def video(self, batch: dict[str, Any]) -> Tensor:
-        """The batch's videos in the autoencoder's space, `(B, C, T, H, W)`.
+        """The batch's videos in the autoencoder's space, `(B, C, T, H, W)`; from their moments, where it has these.
+
+        In training a posterior is drawn from, with draws that belong to the samples; else its mean is taken.
 
         Raises:
-            InputError: They are not of the shape that the model was built for.
+            InputError: They are not of the shape that the model was built for, or of another latent space.
         """
-        latent = self.latent_space.encode(from_uint8(batch["video"], self.dtype))
+        space = self.latent_space
+        if "moments" in batch:
+            self.check_origin(batch)
+            moments = batch["moments"].to(self.dtype)
+        elif "video" in batch:
+            moments = space.moments(from_uint8(batch["video"], self.dtype))
+        else:
+            raise InputError(
+                f"data: these shards hold no videos and no moments, which the {self.stage} stage needs; "
+                "encode some with `shards encode --vae`, or train on videos"
+            )
+        latent = space.latent(moments, self.normal(batch, "posterior") if self.training else None)
         shape = tuple(latent.shape[1:])
         if self.video_shape is None:
             self.check_shape(shape)
             self.video_shape = shape
         if self.video_shape != shape:
             raise InputError(
-                f"data: videos of shape {shape_text(shape)}, but the {self.stage} stage is built for "
-                f"{shape_text(self.video_shape)}; set data.num_frames and data.size to these, or train it anew"
+                f"data: videos of shape {shape_text(shape, space.factor)}, but the {self.stage} stage is built for "
+                f"{shape_text(self.video_shape, space.factor)}; set data.num_frames and data.size to these, or train "
+                "it anew"
             )
         if self.fps is None:
             self.fps = float(batch["fps"][0])
@@ -90,6 +123,34 @@ class Component(LightningModule):
 
     def check_shape(self, video_shape: tuple[int, int, int, int]) -> None:
         """Raises InputError for a video shape that the networks cannot take; before the first batch is used."""
+
+    def normal(self, batch: dict[str, Any], name: str) -> Callable[[tuple[int, ...]], Tensor]:
+        """From the shape of one sample to standard normal values for a batch, the samples' own under this name."""
+        keys, epoch = batch["key"], batch.get("epoch", 0)
+        return lambda shape: draws.normal(shape, name, keys, epoch).to(self.device)
+
+    def uniform(self, batch: dict[str, Any], name: str) -> Tensor:
+        """A value in [0, 1) for each sample of a batch, its own under this name, `(B,)`."""
+        return draws.uniform(name, batch["key"], batch.get("epoch", 0)).to(self.device)
+
+    def check_origin(self, batch: dict[str, Any]) -> None:
+        """Refuses what another latent space or another autoencoder made of the clips of a batch.
+
+        Raises:
+            InputError: The batch comes from latent shards that do not belong to this model.
+        """
+        ours = self.origin() if "content" in batch else {"latent_space": self.latent_space.fingerprint}
+        for made_by in batch["made_by"]:
+            for part, own in ours.items():
+                if made_by.get(part) != own:
+                    raise InputError(
+                        f"data: these latents are of another {part.replace('_', ' ')} ({made_by.get(part)}) than the "
+                        f"{self.stage} stage's ({own}); make them anew with `shards encode`, or give that one"
+                    )
+
+    def origin(self) -> dict[str, str]:
+        """What makes the latents that this stage learns: a fingerprint for each part."""
+        return {"latent_space": self.latent_space.fingerprint}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds the draws of this step, so that a resumed run repeats those of an uninterrupted one."""
@@ -99,13 +160,15 @@ class Component(LightningModule):
             # that one would say that it is over, and its rest be left out when a fit goes on from there.
             epochs.increment_ready()
             epochs.increment_started()
-        seed_draws("train", self.global_step, batch_idx, self.trainer.global_rank)
+        # The draws of the components belong to the samples; this is for networks that draw, as dropout does.
+        torch.manual_seed(draws.seed_of("train", self.global_step, batch_idx, self.trainer.global_rank))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the description that `load_stage` reads."""
         checkpoint[KEY] = {
             "stage": self.stage,
             "parts": {name: describe(part) for name, part in self.parts().items()},
+            "frozen": describe_frozen(self._frozen),
             "video_shape": list(self.video_shape or ()),
             "fps": self.fps,
         }
@@ -117,15 +180,3 @@ class Component(LightningModule):
             held = "something else" if about is None else f"the {about['stage']} stage"
             raise InputError(f"ckpt_path: this checkpoint holds {held}; give one of the {self.stage} stage")
         self.video_shape, self.fps = tuple(about["video_shape"]) or None, about["fps"]
-
-
-def seed_draws(*position: object) -> None:
-    """Seeds torch's generators by the run's seed and a position in it."""
-    text = "/".join(map(str, (os.environ.get("PL_GLOBAL_SEED", 0), *position)))
-    torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
-
-
-def shape_text(shape: tuple[int, ...]) -> str:
-    """A video shape for people: channels, frames, height x width."""
-    channels, frames, height, width = shape
-    return f"{channels} channels, {frames} frames, {height}x{width}"

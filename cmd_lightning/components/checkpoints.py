@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.networks.classes import build
+from cmd_lightning.latent_space import LatentSpace, Pixels
+from cmd_lightning.networks.classes import build, describe
+from cmd_lightning.networks.lora import LoRA, fold
+from cmd_lightning.stable_diffusion import StableDiffusion
 
 KEY = "cmd"
 """The entry of a checkpoint with the description: plain data, readable with `weights_only=True`."""
@@ -24,6 +26,7 @@ class Stage:
 
     Args:
         name: "autoencoder", "content" or "motion".
+        latent_space: The space that it works in, opened.
         parts: The networks and schedulers by attribute name, averaged weights where there are some, in eval mode.
         video_shape: `(C, T, H, W)` of the videos that it was trained on.
         fps: Frames a second of these videos.
@@ -31,6 +34,7 @@ class Stage:
     """
 
     name: str
+    latent_space: LatentSpace
     parts: dict[str, Any]
     video_shape: tuple[int, int, int, int]
     fps: float
@@ -54,14 +58,52 @@ def load_stage(path: str | Path, stage: str, option: str) -> Stage:
         raise InputError(f"{option} {path}: this checkpoint holds the {about['stage']} stage, not {stage}; {hint}")
     weights = {**checkpoint["state_dict"], **checkpoint.get("ema", {})}
     parts = {}
-    for name, description in about["parts"].items():
-        part = build(description)
-        if isinstance(part, nn.Module):
-            prefix = name + "."
-            part.load_state_dict({k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)})
-            part.requires_grad_(False).eval()
-        parts[name] = part
-    return Stage(stage, parts, tuple(about["video_shape"]), about["fps"], about.get("trained_on"))
+    with torch.device("cpu"):  # also where the caller builds its own networks on the meta device
+        frozen = {name: open_frozen(name, kept, f"{option} {path}") for name, kept in about.get("frozen", {}).items()}
+        for name, description in about["parts"].items():
+            if name in frozen:
+                parts[name] = frozen[name]
+                continue
+            part = build(description)
+            if isinstance(part, nn.Module):
+                prefix = name + "."
+                own = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
+                if name == "network" and (adapted := about.get("lora")):
+                    StableDiffusion(**adapted["base"]).load_unet(part)
+                    fold(part, own, LoRA(**adapted["lora"]))
+                else:
+                    part.load_state_dict(own)
+                part.requires_grad_(False).eval()
+            parts[name] = part
+    space = frozen.get("latent_space") or Pixels()
+    return Stage(stage, space, parts, tuple(about["video_shape"]), about["fps"], about.get("trained_on"))
+
+
+def describe_frozen(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """What `open_frozen` needs of the pretrained ones of `parts`: how they are built, and which weights they have."""
+    pretrained = {name: part for name, part in parts.items() if hasattr(part, "open")}
+    return {name: {"part": describe(part), "fingerprint": part.fingerprint} for name, part in pretrained.items()}
+
+
+def open_frozen(name: str, kept: dict[str, Any], where: str) -> Any:
+    """A frozen part from where its weights lie.
+
+    Raises:
+        InputError: It is not there any more, or is another one now.
+    """
+    part = build(kept["part"])
+    try:
+        part.open()
+    except InputError as error:
+        raise InputError(
+            f"{where}: the {name.replace('_', ' ')} that it was trained with is missing; {error}"
+        ) from error
+    if part.fingerprint != kept["fingerprint"]:
+        raise InputError(
+            f"{where}: its {name.replace('_', ' ')} has other weights than in training ({part.fingerprint}, not "
+            f"{kept['fingerprint']}); put those back: {kept['part']['init_args']}"
+        )
+    return part
 
 
 def stage_of(path: str | Path) -> str:
@@ -81,13 +123,3 @@ def read(path: str | Path, option: str, hint: str) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or KEY not in checkpoint:
         raise InputError(f"{option} {path}: this checkpoint was not written by cmd-lightning; {hint}")
     return checkpoint
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """The sha256 of names, shapes and values, as 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        value = tensor.detach().cpu().float().contiguous()
-        digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(value.numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -13,15 +13,15 @@ from lightning import LightningModule
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from cmd_lightning.components.base import shape_text
-from cmd_lightning.components.checkpoints import fingerprint, load_stage
+from cmd_lightning.components.checkpoints import load_stage
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import from_uint8, to_uint8
 from cmd_lightning.metrics.precision import OwnPrecision
 from cmd_lightning.metrics.reconstruction import SCORES, scores
 from cmd_lightning.metrics.suite import MetricSuite
 from cmd_lightning.pipeline import CMDPipeline
-from cmd_lightning.provenance import provenance, weights_sha256
+from cmd_lightning.pretrained_text import StableDiffusionText
+from cmd_lightning.provenance import fingerprint, provenance, weights_sha256
 from cmd_lightning.zoo import model_folder
 
 TESTED = {
@@ -106,7 +106,7 @@ class CMD(LightningModule):
 
     def values(self, batch: dict[str, Any]) -> list[str] | list[int] | int:
         """What the samples of a batch are generated from."""
-        encoder = self.pipeline.text_encoder
+        encoder = self.pipeline.encoders["content"]
         if encoder is None:
             return len(batch["key"])
         values = batch[encoder.field]
@@ -115,13 +115,7 @@ class CMD(LightningModule):
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Scores the reconstruction of each clip beside what a still picture would reach, and feeds the metrics."""
         video = from_uint8(batch["video"])
-        expected = tuple(self.pipeline.config.video_shape)
-        if tuple(video.shape[1:]) != expected:
-            raise InputError(
-                f"data: videos of {shape_text(tuple(video.shape[1:]))}, the model makes {shape_text(expected)}; "
-                "set data.num_frames and data.size to these"
-            )
-        content, motion = self.pipeline.autoencoder.encode(video)
+        content, motion = self.pipeline.encode(video)
         reconstruction = self.pipeline.decode(content, motion)
         for name, value in scores(reconstruction, video).items():
             self.scores[name].update(value)
@@ -169,12 +163,12 @@ class CMD(LightningModule):
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Originals, their content frames and reconstructions, true content with sampled motion, and full samples."""
         video = from_uint8(batch["video"])
-        content, motion = self.pipeline.autoencoder.encode(video)
+        content, motion = self.pipeline.encode(video)
         seeds, values = range(len(video)), self.values(batch)
         moved = self.generated_motion(content, values, seeds)
         return {
             "original": video,
-            "content frame": content[:, :, None],
+            "content frame": self.pipeline.latent_space.decode(content[:, :, None]),
             "reconstruction": self.pipeline.decode(content, motion),
             "sampled motion": self.pipeline.decode(content, moved),
             "sample": from_uint8(self.sample(values, seeds=seeds)),
@@ -202,11 +196,16 @@ def assemble(autoencoder: str, content: str, motion: str) -> CMDPipeline:
             f"content {content} and motion {motion}: one is conditioned on captions, the other on labels; "
             "give two of a kind"
         )
+    text, tokenizer = stages["content"].parts.get("condition_encoder"), None
+    if isinstance(text, StableDiffusionText):  # its parts, as Stable Diffusion's tools look for them
+        text, tokenizer = text.text_model, text.tokenizer
     return CMDPipeline(
         network,
         unet=stages["content"].parts["network"],
         scheduler=stages["content"].parts["scheduler"],
-        text_encoder=stages["content"].parts.get("condition_encoder"),
+        text_encoder=text,
+        tokenizer=tokenizer,
+        vae=first.latent_space.vae,
         motion_model=stages["motion"].parts["network"],
         motion_scheduler=stages["motion"].parts["scheduler"],
         motion_text_encoder=stages["motion"].parts.get("condition_encoder"),

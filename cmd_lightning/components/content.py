@@ -20,7 +20,7 @@ class ContentDiffusion(LatentDiffusion):
 
     @torch.no_grad()
     def latents(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        content, _ = self.autoencoder.encode(self.video(batch))
+        content, _ = self.encoded(batch)
         return content, content
 
     def predict(self, noisy: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
@@ -34,6 +34,7 @@ class ContentDiffusion(LatentDiffusion):
             unet=self.network,
             scheduler=self.objective.scheduler(),
             text_encoder=self.condition_encoder,
+            vae=self.latent_space.vae,
             video_shape=self.video_shape,
         )
         pipeline.set_progress_bar_config(disable=True)

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from cmd_lightning.components.base import Component, OptimizerFactory, ScheduleFactory
-from cmd_lightning.components.checkpoints import KEY, fingerprint, load_stage
+from cmd_lightning.components.checkpoints import KEY, load_stage
 from cmd_lightning.components.schedules import WarmupSchedule
-from cmd_lightning.conditioning import ConditionEncoder, drop_condition
+from cmd_lightning.conditioning import ConditionEncoder, replace_condition
 from cmd_lightning.diffusion import Diffusion, Objective
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, LatentSpec
 from cmd_lightning.networks.contracts import AutoencoderNetwork
+from cmd_lightning.provenance import fingerprint
 
 TIMESTEP_BINS = 4
 """Validation looks at the middle of each of so many equal parts of the timestep range."""
@@ -42,7 +43,12 @@ class LatentDiffusion(Component):
             epochs encode nothing; for data that fit, and that are the same in every epoch: no random crop or start.
         optimizer: Makes the optimiser from the trainable weights.
         schedule: Makes the learning-rate schedule, stepped with every optimiser step.
+        gradient_checkpointing: Whether the network recomputes its activations in the backward pass, to save memory.
+        compile: Whether torch.compile compiles the network; or its arguments.
     """
+
+    autoencoder: AutoencoderNetwork
+    condition_encoder: ConditionEncoder | None
 
     def __init__(
         self,
@@ -55,33 +61,32 @@ class LatentDiffusion(Component):
         cache_latents: bool = False,
         optimizer: OptimizerFactory = adam,
         schedule: ScheduleFactory = WarmupSchedule,
+        gradient_checkpointing: bool = False,
+        compile: bool | dict[str, Any] = False,
     ) -> None:
-        super().__init__(optimizer, schedule)
+        super().__init__(optimizer, schedule, gradient_checkpointing, compile)
         if not 0 <= condition_dropout <= 1:
             raise InputError(f"model.condition_dropout {condition_dropout}: give a probability from 0 to 1")
         if isinstance(autoencoder, nn.Module):
-            frozen = autoencoder.requires_grad_(False).eval()
+            frozen = autoencoder
         else:
             trained = load_stage(autoencoder, "autoencoder", "model.autoencoder")
             frozen, self.fps = trained.parts["network"], trained.fps
+            self.freeze(latent_space=trained.latent_space)
             video_shape = video_shape or trained.video_shape
         if video_shape is None:
             raise InputError("model.video_shape: needed with an autoencoder that is not a checkpoint; give C, T, H, W")
         self.video_shape = tuple(video_shape)
-        # Kept out of the registered modules: it is neither trained, averaged nor saved with this stage.
-        self._frozen = [frozen]
+        self.freeze(autoencoder=frozen)
         self.trained_on = fingerprint(frozen.state_dict())
         self._cache: dict[str, tuple[Tensor, Tensor]] | None = {} if cache_latents else None
-        self.condition_encoder = condition
+        if condition is not None and condition.frozen:
+            self.freeze(condition_encoder=condition)
+        else:
+            self.condition_encoder = condition
         self.condition_dropout = condition_dropout
         self.objective = objective or Diffusion()
         self.network = network(frozen.latent_spec(self.video_shape), condition.dim if condition else 0)
-
-    @property
-    def autoencoder(self) -> AutoencoderNetwork:
-        """The frozen autoencoder, on this module's device."""
-        # Not diffusers' own `to`, which warns at every call that names a dtype.
-        return nn.Module.to(self._frozen[0], self.device, self.dtype)
 
     @abstractmethod
     def latents(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -96,8 +101,46 @@ class LatentDiffusion(Component):
         return parts | ({"condition_encoder": self.condition_encoder} if self.condition_encoder else {})
 
     def condition(self, batch: dict[str, Any]) -> Condition | None:
-        """The condition of a batch, whole."""
-        return self.condition_encoder(batch[self.condition_encoder.field]) if self.condition_encoder else None
+        """The condition of a batch, whole; read from the shards that hold it, if its encoder is frozen.
+
+        Raises:
+            InputError: They hold that of other encoders only.
+        """
+        encoder = self.condition_encoder
+        if encoder is None:
+            return None
+        if not encoder.frozen or not batch.get("text"):
+            return encoder(batch[encoder.field])
+        if (stored := batch["text"].get(encoder.fingerprint)) is None:
+            raise InputError(
+                f"data: these latents come with text of other encoders ({', '.join(batch['text'])}) than the "
+                f"{self.stage} stage's ({encoder.fingerprint}); encode them anew with its --text, or with none"
+            )
+        pooled, tokens = (stored[name].to(self.device, self.dtype) for name in ("pooled", "tokens"))
+        return Condition(pooled, tokens, stored["mask"].to(self.device))
+
+    def encoded(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The content frames and the normalised motion latents of a batch, from latent shards or by the autoencoder.
+
+        Raises:
+            InputError: The shards were made by another autoencoder, or for another shape.
+        """
+        if "content" not in batch:
+            content, motion = self.autoencoder.encode(self.video(batch))
+        else:
+            self.check_origin(batch)
+            content, motion = (batch[name].to(self.dtype) for name in ("content", "motion"))
+            spec = self.autoencoder.latent_spec(self.video_shape)
+            if (tuple(content.shape[1:]), tuple(motion.shape[1:])) != (spec.content, spec.motion):
+                raise InputError(
+                    f"data: latents of shapes {tuple(content.shape[1:])} and {tuple(motion.shape[1:])}, but the "
+                    f"{self.stage} stage is built for {spec.content} and {spec.motion}; encode clips of the frames and "
+                    "size that the autoencoder was trained on"
+                )
+        return content, self.autoencoder.normalize_motion(motion)
+
+    def origin(self) -> dict[str, str]:
+        return super().origin() | {"autoencoder": self.trained_on}
 
     def values(self, batch: dict[str, Any]) -> Any:
         """What the pipeline samples a batch from: its captions or labels, or how many."""
@@ -121,9 +164,10 @@ class LatentDiffusion(Component):
         clean, content = self.training_latents(batch)
         condition = self.condition(batch)
         if condition is not None and self.condition_dropout:
-            condition = drop_condition(condition, self.condition_encoder.null(len(clean)), self.condition_dropout)
-        timestep = self.objective.timesteps(torch.rand(len(clean), device=self.device))
-        noise = torch.randn_like(clean)
+            dropped = self.uniform(batch, "dropout") < self.condition_dropout
+            condition = replace_condition(condition, self.condition_encoder.null(len(clean)), dropped)
+        timestep = self.objective.timesteps(self.uniform(batch, "timestep"))
+        noise = self.normal(batch, "noise")(clean.shape[1:]).to(clean)
         noisy = self.objective.corrupt(clean, noise, timestep)
         prediction = self.predict(noisy, timestep, content, condition)
         loss = self.objective.loss(prediction, clean, noise, timestep).mean()

@@ -35,8 +35,8 @@ class MotionDiffusion(LatentDiffusion):
 
     @torch.no_grad()
     def latents(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        content, motion = self.autoencoder.encode(self.video(batch))
-        return self.autoencoder.normalize_motion(motion), content
+        content, motion = self.encoded(batch)
+        return motion, content
 
     def predict(self, noisy: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
         return self.network(noisy, timestep, content, condition)
@@ -49,6 +49,7 @@ class MotionDiffusion(LatentDiffusion):
             motion_model=self.network,
             motion_scheduler=self.objective.scheduler(),
             motion_text_encoder=self.condition_encoder,
+            vae=self.latent_space.vae,
             video_shape=self.video_shape,
         )
         pipeline.set_progress_bar_config(disable=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
+
+from cmd_lightning.errors import InputError
 
 
 class Objective(ABC):
@@ -80,6 +83,22 @@ class Diffusion(Objective):
             clip_sample=clip_sample,
             timestep_spacing="trailing",  # the first step then starts from pure noise, as in training
         )
+
+    @classmethod
+    def of(cls, scheduler: Mapping[str, Any]) -> Diffusion:
+        """The objective that a model was trained with, from the config of its diffusers scheduler.
+
+        Raises:
+            InputError: The scheduler says nothing of a noise schedule, as those of flow matching do not.
+        """
+        if "beta_schedule" not in scheduler or scheduler.get("trained_betas") is not None:
+            raise InputError(
+                f"model.base: its scheduler {scheduler.get('_class_name')} has no noise schedule by name; "
+                "give model.objective"
+            )
+        names = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps")
+        same = {name: scheduler[name] for name in names if name in scheduler}
+        return cls(prediction=scheduler.get("prediction_type", "epsilon"), **same)
 
     def scheduler(self) -> DDIMScheduler:
         return DDIMScheduler.from_config(self._scheduler.config)

@@ -60,7 +60,9 @@ def build(description: dict[str, Any]) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """`value` as numbers, strings, lists and dicts."""
+    """`value` as numbers, strings, lists and dicts; a part within it as its description."""
+    if isinstance(value, ConfigMixin):
+        return describe(value)
     if hasattr(value, "to_dict"):
         value = value.to_dict()
     if isinstance(value, dict):

@@ -78,21 +78,26 @@ class Condition:
         return Condition(*(None if x is None else function(x, y) for x, y in zip(mine, others, strict=True)))
 
 
-class Network(ModelMixin, ConfigMixin):
-    """A network that records its constructor's arguments, so that checkpoints and folders describe themselves.
-
-    A subclass writes a plain `__init__`; its arguments (plain data, or a `LatentSpec`) land in `self.config` and
-    `save_pretrained` / `from_pretrained` work as for any diffusers model. A network that offers gradient
-    checkpointing sets `_supports_gradient_checkpointing` and calls `self.run_block(block, ...)`.
-    """
-
-    config_name = "config.json"
-    gradient_checkpointing = False
+class Recorded:
+    """Records the arguments of its constructor in diffusers' config; comes before `ConfigMixin` among the bases."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
             cls.__init__ = _recorded(cls.__init__)
+
+
+class Network(Recorded, ModelMixin, ConfigMixin):
+    """A network that records its constructor's arguments, so that checkpoints and folders describe themselves.
+
+    A subclass writes a plain `__init__`; its arguments (plain data, or a `LatentSpec`) land in `self.config` and
+    `save_pretrained` / `from_pretrained` work as for any diffusers model. A network that offers gradient
+    checkpointing sets `_supports_gradient_checkpointing` and calls `self.run_block(block, ...)`; `_repeated_blocks`
+    names the classes of the blocks that are compiled and sharded one by one.
+    """
+
+    config_name = "config.json"
+    gradient_checkpointing = False
 
     def run_block(self, block: nn.Module, *inputs: Any) -> Tensor:
         """`block(*inputs)`, with its activations recomputed in the backward pass where that is switched on."""
@@ -105,7 +110,7 @@ def _recorded(init: Callable[..., None]) -> Callable[..., None]:
     """`init`, with its arguments written to the config, and a `latent_spec` given as plain data made one."""
     names = list(inspect.signature(init).parameters)[1:]
 
-    def build(self: Network, *args: Any, **kwargs: Any) -> None:
+    def build(self: Recorded, *args: Any, **kwargs: Any) -> None:
         given = dict(zip(names, args, strict=False)) | kwargs
         if "latent_spec" in given:
             given["latent_spec"] = LatentSpec.of(given["latent_spec"])
@@ -116,7 +121,7 @@ def _recorded(init: Callable[..., None]) -> Callable[..., None]:
     recording = register_to_config(functools.wraps(init)(build))
 
     @functools.wraps(init)
-    def wrapper(self: Network, *args: Any, **kwargs: Any) -> None:
+    def wrapper(self: Recorded, *args: Any, **kwargs: Any) -> None:
         if getattr(self, "_internal_dict", None) is None:
             recording(self, *args, **kwargs)
         else:
@@ -130,7 +135,12 @@ class AutoencoderNetwork(Network):
 
     The buffers `motion_mean` and `motion_std`, `(D,)` each, are measured while it trains: the motion model works on
     `(motion - mean) / std`, since the noise schedule of diffusion assumes unit variance.
+
+    Attributes:
+        granularity: Height and width of the videos must be multiples of it.
     """
+
+    granularity: int = 1
 
     def __init__(self, motion_channels: int) -> None:
         super().__init__()

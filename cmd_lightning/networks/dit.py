@@ -44,6 +44,7 @@ class DiT(Network):
     """
 
     _supports_gradient_checkpointing = True
+    _repeated_blocks = ["DiTBlock"]  # noqa: RUF012 (diffusers' own spelling)
 
     def __init__(self, condition_dim: int, outputs: int, width: int, depth: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()

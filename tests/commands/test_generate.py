@@ -122,7 +122,7 @@ def test_picture_is_resized_by_its_shorter_side_and_cropped_in_the_middle(tmp_pa
     wide = np.zeros((20, 90, 3), np.uint8)
     wide[:, 25:65] = (255, 0, 0)  # the middle is red, of which 30 columns remain
     Image.fromarray(wide).save(tmp_path / "wide.png")
-    picture = read_picture(str(tmp_path / "wide.png"), [3, 5, 8, 12])
+    picture = read_picture(str(tmp_path / "wide.png"), (8, 12))
     assert picture.shape == (3, 8, 12)
     torch.testing.assert_close(picture, torch.tensor([1.0, -1, -1]).view(3, 1, 1).expand(3, 8, 12))
 
@@ -130,7 +130,7 @@ def test_picture_is_resized_by_its_shorter_side_and_cropped_in_the_middle(tmp_pa
 def test_picture_of_the_models_size_is_not_changed_whatever_its_mode(tmp_path):
     grey = np.arange(96, dtype=np.uint8).reshape(8, 12)
     Image.fromarray(grey).save(tmp_path / "grey.png")
-    picture = read_picture(str(tmp_path / "grey.png"), [3, 5, 8, 12])
+    picture = read_picture(str(tmp_path / "grey.png"), (8, 12))
     torch.testing.assert_close((picture[1] + 1) * 127.5, torch.from_numpy(grey).float(), atol=1e-4, rtol=0)
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from cmd_lightning.callbacks.whole_checkpoint import WholeCheckpointIO
-from cmd_lightning.components.checkpoints import KEY, fingerprint, load_stage, stage_of
+from cmd_lightning.components.checkpoints import KEY, load_stage, stage_of
 from cmd_lightning.errors import InputError
+from cmd_lightning.provenance import fingerprint
 
 
 class Bomb:

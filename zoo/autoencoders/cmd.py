@@ -35,6 +35,7 @@ class CMDAutoencoder(AutoencoderNetwork):
     """
 
     _supports_gradient_checkpointing = True
+    _repeated_blocks = ["VideoTransformerBlock"]  # noqa: RUF012 (diffusers' own spelling)
 
     def __init__(
         self,
@@ -52,7 +53,7 @@ class CMDAutoencoder(AutoencoderNetwork):
     ) -> None:
         super().__init__(motion_channels)
         self.channels, self.patch_size, self.weights, self.output = channels, patch_size, weights, output
-        self.motion_channels = motion_channels
+        self.motion_channels, self.granularity = motion_channels, patch_size
         patch = (1, patch_size, patch_size)
         self.patchify = nn.Conv3d(channels, width, patch, stride=patch)
         self.encoder = VideoTransformer(width, depth, heads, head_dim, rotary, qkv_bias)

@@ -1,0 +1,41 @@
+"""Random numbers that belong to a sample: they follow from the run's seed, a name, the epoch and its key alone.
+
+So a batch cut over several processes, put together otherwise, or read from latent shards draws the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def normal(shape: Sequence[int], name: str, keys: Sequence[str], epoch: int | Sequence[int]) -> Tensor:
+    """Standard normal values `(len(keys), *shape)`, float32 on the CPU.
+
+    Args:
+        shape: Of one sample.
+        name: What they are for; another name gives other values.
+        keys: The samples.
+        epoch: Of the data; one for all samples, or one each.
+    """
+    return torch.stack([torch.randn(*shape, generator=generator) for generator in _generators(name, keys, epoch)])
+
+
+def uniform(name: str, keys: Sequence[str], epoch: int | Sequence[int]) -> Tensor:
+    """Values in [0, 1), `(len(keys),)`, float32 on the CPU; arguments as of `normal`."""
+    return torch.cat([torch.rand(1, generator=generator) for generator in _generators(name, keys, epoch)])
+
+
+def seed_of(*position: object) -> int:
+    """A seed for torch's generators that follows from the run's own seed and a position in it."""
+    text = "/".join(map(str, (os.environ.get("PL_GLOBAL_SEED", 0), *position)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+
+def _generators(name: str, keys: Sequence[str], epoch: int | Sequence[int]) -> list[torch.Generator]:
+    epochs = [epoch] * len(keys) if isinstance(epoch, int) else epoch
+    return [torch.Generator().manual_seed(seed_of(name, e, key)) for e, key in zip(epochs, keys, strict=True)]

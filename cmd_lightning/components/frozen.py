@@ -1,0 +1,43 @@
+"""What training leans on and leaves alone: kept beside the module, so that it is neither averaged nor checkpointed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning import LightningModule
+from torch import nn
+
+from cmd_lightning.latent_space import LatentSpace
+
+
+class FrozenParts(LightningModule):
+    """A module with parts that are attributes like others, on its device, but not among its parameters or its state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._frozen: dict[str, nn.Module | LatentSpace] = {}
+
+    def freeze(self, **parts: nn.Module | LatentSpace) -> None:
+        """Adds parts by name, or exchanges them."""
+        for part in parts.values():
+            if isinstance(part, nn.Module):
+                part.requires_grad_(False).eval()
+        self._frozen |= parts
+
+    def open_frozen(self) -> None:
+        """Reads the weights of those that have not been read yet.
+
+        Raises:
+            InputError: They cannot be had.
+        """
+        for part in self._frozen.values():
+            if hasattr(part, "open"):
+                part.open()
+
+    def __getattr__(self, name: str) -> Any:
+        part = self.__dict__.get("_frozen", {}).get(name)
+        if part is None:
+            return super().__getattr__(name)
+        # Not diffusers' own `to`, which warns at every call that names a dtype.
+        move = part.to if isinstance(part, LatentSpace) else nn.Module.to.__get__(part)
+        return move(self.device, self.dtype)

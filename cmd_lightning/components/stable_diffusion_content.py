@@ -1,0 +1,87 @@
+"""The second stage on a pretrained image model: Stable Diffusion is fine-tuned to make content frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from cmd_lightning.components.checkpoints import KEY
+from cmd_lightning.components.content import ContentDiffusion
+from cmd_lightning.diffusion import Diffusion, Objective
+from cmd_lightning.networks import LatentSpec
+from cmd_lightning.networks.contracts import AutoencoderNetwork
+from cmd_lightning.networks.lora import LoRA, adapters
+from cmd_lightning.pretrained_text import StableDiffusionText
+from cmd_lightning.stable_diffusion import StableDiffusion
+
+
+class StableDiffusionContent(ContentDiffusion):
+    """Fine-tunes Stable Diffusion's U-Net, all of it or by adapters (paper App. B.3: 1.5 and 2.1-base).
+
+    The architecture stands in the config; weights, tokenizer, text encoder and noise schedule are those of `base`, and
+    read when a fit begins. A fit that goes on from a checkpoint takes the weights of the U-Net, or with `lora` of the
+    adapters, from there.
+
+    Args:
+        base: Stable Diffusion folder in diffusers' layout, or hub id.
+        network: Makes the U-Net, of the architecture of `base`.
+        autoencoder: Checkpoint of the autoencoder stage, or the trained network itself.
+        text_width: Channels of its text encoder: 768 for 1.5, 1024 for 2.1.
+        variant: Of the weights of `base`, such as "fp16"; they are trained in float32 all the same.
+        revision: Of a hub id: branch, tag or commit.
+        lora: Train low-rank adapters only; None trains all weights, as the paper does.
+        objective: What is predicted and how it is weighted; by default the prediction and noise schedule of `base`.
+        **kwargs: As for `ContentDiffusion`.
+    """
+
+    def __init__(
+        self,
+        base: str,
+        network: Callable[[LatentSpec, int], nn.Module],
+        autoencoder: str | AutoencoderNetwork,
+        text_width: int = 768,
+        variant: str | None = None,
+        revision: str | None = None,
+        lora: LoRA | None = None,
+        objective: Objective | None = None,
+        **kwargs: Any,
+    ) -> None:
+        text = StableDiffusionText(base, text_width, variant, revision)
+        usual = objective or Diffusion(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+        super().__init__(network, autoencoder, condition=text, objective=usual, **kwargs)
+        self.base = StableDiffusion(base, variant, revision)
+        self.lora = lora
+        self.strict_loading = lora is None  # a checkpoint of adapters leaves out what stays as it is in `base`
+        self._own_objective = objective is None
+        self._adapted = False
+
+    def setup(self, stage: str) -> None:
+        """Reads what `base` gives, and adds the adapters."""
+        super().setup(stage)
+        if self._own_objective:
+            self.objective = Diffusion.of(self.base.config("scheduler"))
+        if self._adapted:
+            return
+        self._adapted = True
+        if self.lora or not self.trainer.ckpt_path:
+            self.base.load_unet(self.network)
+        if self.lora:
+            self.lora.add_to(self.network)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.lora is None:
+            return
+        source = {"name": self.base.name, "variant": self.base.variant, "revision": self.base.revision}
+        checkpoint[KEY]["lora"] = {"base": source, "lora": self.lora.plain()}
+        trained = {f"network.{name}" for name, weight in self.network.named_parameters() if weight.requires_grad}
+        for name in [name for name in checkpoint["state_dict"] if name not in trained]:
+            del checkpoint["state_dict"][name]
+
+    def save_lora(self, folder: str) -> None:
+        """Writes the adapters as Stable Diffusion's users know them: `pytorch_lora_weights.safetensors`."""
+        from diffusers import StableDiffusionPipeline
+
+        StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=adapters(self.network))

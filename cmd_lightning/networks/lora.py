@@ -1,0 +1,74 @@
+"""Low-rank adapters on a Stable Diffusion U-Net, trained while its own weights stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from cmd_lightning.errors import InputError
+
+
+@dataclass
+class LoRA:
+    """What is trained in place of all weights.
+
+    Args:
+        rank: Of the change to each weight matrix.
+        alpha: The change is scaled by alpha / rank; by default by 1.
+        targets: The layers that change, by the ends of their names; by default the projections of all attentions.
+    """
+
+    rank: int = 16
+    alpha: float | None = None
+    targets: Sequence[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise InputError(f"model.lora.rank {self.rank}: give at least 1")
+
+    def add_to(self, network: nn.Module) -> None:
+        """Adds adapters, which change nothing at first, and freezes all else.
+
+        Raises:
+            InputError: peft is not installed, or no layer has such a name.
+        """
+        try:
+            from peft import LoraConfig
+        except ImportError as error:
+            raise InputError("model.lora: it needs peft; `pip install peft`, or leave lora out") from error
+        network.requires_grad_(False)
+        targets = list(self.targets)
+        try:
+            network.add_adapter(LoraConfig(r=self.rank, lora_alpha=self.alpha or self.rank, target_modules=targets))
+        except ValueError as error:
+            raise InputError(f"model.lora.targets {targets}: the network has no such layers; {error}") from error
+
+    def plain(self) -> dict[str, Any]:
+        """This as plain data, for a checkpoint."""
+        return asdict(self) | {"targets": list(self.targets)}
+
+
+def adapters(network: nn.Module) -> dict[str, Tensor]:
+    """The weights of the adapters, by the names of the public layout (`...to_q.lora_A.weight`)."""
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(network)
+
+
+def fold(network: nn.Module, weights: Mapping[str, Tensor], lora: LoRA) -> None:
+    """Makes `network`, which holds the weights of the base model, what it became by training.
+
+    Args:
+        network: Without adapters, before and after.
+        weights: Of the adapters, by their names within the network.
+        lora: What was trained.
+    """
+    lora.add_to(network)
+    missing, unexpected = network.load_state_dict(weights, strict=False)
+    if unexpected or any("lora_" in name for name in missing):
+        raise InputError("model.lora: the checkpoint's adapters do not fit its network; was it made elsewhere?")
+    network.fuse_lora()
+    network.unload_lora()

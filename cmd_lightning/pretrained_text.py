@@ -1,0 +1,185 @@
+"""Text encoders with public weights, which stay as they are: Stable Diffusion's own, and those of open_clip."""
+
+from __future__ import annotations
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from cmd_lightning.conditioning import ConditionEncoder, OpenCLIPTextEncoder, empty_caption
+from cmd_lightning.errors import InputError
+from cmd_lightning.networks import Condition
+from cmd_lightning.provenance import fingerprint
+from cmd_lightning.stable_diffusion import StableDiffusion
+
+
+class PretrainedText(ConditionEncoder):
+    """A frozen encoder of captions."""
+
+    field = "caption"
+    frozen = True
+    _fingerprint = ""
+    _null: Condition | None = None
+
+    @abstractmethod
+    def open(self) -> None:
+        """Reads the weights, if they have not been read yet.
+
+        Raises:
+            InputError: They cannot be had.
+        """
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells two encoders apart, by the weights."""
+        self.open()
+        self._fingerprint = self._fingerprint or fingerprint(self.state_dict())
+        return self._fingerprint
+
+    def null(self, count: int) -> Condition:
+        """The condition of the empty caption, which is encoded once."""
+        if self._null is None or self._null.pooled.device != self.device or self._null.pooled.dtype != self.dtype:
+            with torch.no_grad():
+                self._null = empty_caption(self, 1)
+        return self._null.map(lambda x: x.expand(count, *x.shape[1:]))
+
+
+class StableDiffusionText(PretrainedText):
+    """The tokenizer and text encoder of a Stable Diffusion model: all its hidden states, padding included.
+
+    Args:
+        base: Stable Diffusion folder or hub id.
+        width: Channels of the hidden states: 768 for 1.5, 1024 for 2.1; None takes what there is.
+        variant: Of the weights, such as "fp16".
+        revision: Of a hub id: branch, tag or commit.
+    """
+
+    def __init__(
+        self, base: str, width: int | None = None, variant: str | None = None, revision: str | None = None
+    ) -> None:
+        super().__init__()
+        self._source = StableDiffusion(base, variant, revision)
+        self._width = width
+        self.text_model: nn.Module | None = None
+        self.tokenizer: Any = None
+
+    @classmethod
+    def of(cls, text_model: nn.Module, tokenizer: Any) -> Self:
+        """One whose parts are at hand."""
+        encoder = cls("")
+        encoder.text_model, encoder.tokenizer = text_model, tokenizer
+        return encoder
+
+    @property
+    def dim(self) -> int:
+        return self._width or self.text_model.config.hidden_size
+
+    def open(self) -> None:
+        if self.text_model is not None:
+            return
+        model, tokenizer = self._source.text()
+        if self._width not in (None, width := model.config.hidden_size):
+            raise InputError(
+                f"{self._source.option} {self._source.name}: its text encoder has {width} channels, where the U-Net "
+                f"and model.text_width ask for {self._width}; Stable Diffusion 1.5 has 768, 2.1 has 1024: give the "
+                "model whose config this is"
+            )
+        self.text_model, self.tokenizer = model.requires_grad_(False).eval(), tokenizer
+
+    @torch.no_grad()
+    def forward(self, values: Sequence[str]) -> Condition:
+        self.open()
+        length = self.tokenizer.model_max_length
+        tokens = self.tokenizer(
+            list(values), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        ).input_ids.to(self.text_model.device)
+        out = self.text_model(tokens)
+        return Condition(out.pooler_output, out.last_hidden_state, torch.ones_like(tokens, dtype=torch.bool))
+
+
+class FrozenOpenCLIP(PretrainedText, OpenCLIPTextEncoder):
+    """The text tower of a public open_clip model: the hidden states of the caption's tokens, and their mean.
+
+    The paper's motion model reads ViT-H (table 6), through a projection of its own.
+
+    Args:
+        model: A name out of `open_clip.list_models()`; OpenAI's weights need one that ends in -quickgelu.
+        weights: A tag of published weights, which are looked up in the local cache or downloaded; or a file.
+    """
+
+    def __init__(self, model: str = "ViT-H-14", weights: str = "laion2b_s32b_b79k") -> None:
+        OpenCLIPTextEncoder.__init__(self, _text_settings(model), trainable=False)
+        self._model, self._weights, self._opened = model, weights, False
+
+    def open(self) -> None:
+        if self._opened:
+            return
+        from cmd_lightning.metrics.clip_models import open_clip_model
+
+        try:
+            whole, _, _ = open_clip_model(self._model, self._weights)
+        except InputError as error:
+            raise InputError(f"condition {self._model}: {error}") from error
+        names = self.tower.state_dict()
+        weights = getattr(whole, "text", whole).state_dict()
+        self.tower.load_state_dict({name: weights[name] for name in names})
+        self._opened = True
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Self:
+        """Opens a folder of a pipeline, which holds the weights."""
+        encoder = super().from_pretrained(*args, **kwargs)
+        encoder._opened = True
+        return encoder
+
+    @torch.no_grad()
+    def forward(self, values: Sequence[str]) -> Condition:
+        self.open()
+        return OpenCLIPTextEncoder.forward(self, values)
+
+
+def _text_settings(model: str) -> dict[str, Any]:
+    """The arguments of open_clip's text transformer for a model.
+
+    Raises:
+        InputError: There is no such model, or its text tower or tokenizer is of another kind.
+    """
+    import open_clip
+    from open_clip.transformer import QuickGELU, TextTransformer
+
+    config = open_clip.get_model_config(model)
+    if config is None:
+        raise InputError(f"condition model {model}: open_clip has no such model, see open_clip.list_models()")
+    settings = dict(config["text_cfg"])
+    if others := {key for key in settings if key.startswith("hf_")}:
+        raise InputError(
+            f"condition model {model}: its text tower or tokenizer is one of Hugging Face's ({', '.join(others)}); "
+            "choose a model with open_clip's own, such as ViT-H-14"
+        )
+    known = inspect.signature(TextTransformer).parameters
+    settings = {key: value for key, value in settings.items() if key in known}
+    return settings | ({"act_layer": QuickGELU} if config.get("quick_gelu") else {})
+
+
+def open_text_encoder(spec: str) -> PretrainedText:
+    """A pretrained text encoder, opened.
+
+    Args:
+        spec: `MODEL:WEIGHTS` of open_clip, such as `ViT-H-14:laion2b_s32b_b79k` or `ViT-H-14:file.safetensors`; or a
+            Stable Diffusion folder or hub id, of which the text encoder is taken.
+
+    Raises:
+        InputError: It cannot be had.
+    """
+    model, colon, weights = spec.partition(":")
+    if colon and not Path(spec).exists():
+        encoder: PretrainedText = FrozenOpenCLIP(model, weights)
+    else:
+        encoder = StableDiffusionText(spec)
+    encoder.open()
+    return encoder
