@@ -41,10 +41,10 @@ def test_attends_over_time_for_each_place_then_over_space_for_each_frame(wake):
 
 
 def test_knows_positions_only_if_rotary(wake):
-    video = torch.randn(1, 8, 5, 3, 4)
+    video = torch.randn(1, 8, 5, 3, 4).double()
     order = torch.tensor([3, 0, 4, 1, 2])
     for rotary in (True, False):
-        network = wake(VideoTransformer(8, 1, 2, 4, rotary=rotary), 0.5)
+        network = wake(VideoTransformer(8, 1, 2, 4, rotary=rotary), 0.5).double()
         same_in_time = torch.allclose(network(video[:, :, order], plain), network(video, plain)[:, :, order], atol=1e-5)
         flipped = network(video.flip(4), plain).flip(4)
         same_in_space = torch.allclose(flipped, network(video, plain), atol=1e-5)
