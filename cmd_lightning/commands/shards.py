@@ -66,22 +66,29 @@ def pack(
     videos: str,
     out: str,
     captions: str | None = None,
+    prompts: str | None = None,
     shard_size: int = 1000,
     split: str | None = None,
+    seed: int = 0,
     json: str | None = None,
 ) -> None:
-    """Pack clips into shards, as they are: a folder with a table, or a folder of class folders.
+    """Pack clips into shards, as they are: a folder with a table, of a public data set, or of class folders.
 
-    The table is a CSV with the columns path (within VIDEOS) and, as wanted, caption, label and split. Rows
-    with a split go to OUT/SPLIT. Without a table every folder in VIDEOS is a class of that name. Unreadable
-    clips are left out and counted.
+    CAPTIONS is a CSV with the columns path (within VIDEOS) and, as wanted, caption, label and split; or, as
+    published: the CSV of OpenVid-1M or WebVid, a videodatainfo.json of MSR-VTT, or UCF-101's folder
+    ucfTrainTestlist, of which the first official split is taken (name trainlist02.txt, then testlist02.txt, for
+    the second). Clips with a split go to OUT/SPLIT. Without CAPTIONS every folder in VIDEOS is a class of that
+    name. Clips that are missing or cannot be read are left out and counted.
 
     Args:
-        videos: folder of the clips (.mp4, .avi, .mkv, .webm, .gif).
+        videos: folder of the clips (.mp4, .avi, .mkv, .webm, .gif); those of public data sets lie anywhere in it.
         out: folder for the shards.
-        captions: the table.
+        captions: what is said of the clips.
+        prompts: captions by class in place of others, a CSV class,prompt or a text file with one a line in the
+            order of the classes.
         shard_size: clips in a shard.
-        split: pack these rows of the table only; where no row has a split, the folder within OUT for all.
+        split: pack the clips of this split only; where none has a split, the folder within OUT for all.
+        seed: of the choice of a caption where a clip has several, as in MSR-VTT.
         json: write a report to this file; - is standard output.
 
     Raises:
@@ -89,7 +96,8 @@ def pack(
     """
     from cmd_lightning.data.pack import pack_clips
 
-    _report(pack_clips(videos, out, captions, shard_size=shard_size, split=split, progress=_progress), json)
+    options = {"prompts": prompts, "shard_size": shard_size, "split": split, "seed": seed}
+    _report(pack_clips(videos, out, captions, **options, progress=_progress), json)
 
 
 def check(shards: list[str], *, allow_commands: bool = False, json: str | None = None) -> None:
