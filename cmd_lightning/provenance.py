@@ -6,8 +6,9 @@ import hashlib
 import platform
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,12 +26,21 @@ def provenance() -> dict[str, str]:
 
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return {
-        "versions": ", ".join([f"cmd-lightning {__version__}", *(f"{name} {version(name)}" for name in LIBRARIES)]),
+        "versions": ", ".join([f"cmd-lightning {__version__}", *installed()]),
         "commit": commit() or "not known: not run from a checkout",
         "hardware": f"{processor()}, {torch.get_num_threads()} threads{gpu}",
         "system": f"{platform.system()}, Python {platform.python_version()}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def installed() -> list[str]:
+    """Name and version of the libraries that are there: a benchmark may do without some."""
+    found = []
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return found
 
 
 def commit() -> str | None:
