@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from cmd_lightning.callbacks.shards import finite_everywhere, gathered, local, sharded_like
 from cmd_lightning.callbacks.skip_non_finite import SkipNonFinite
 from cmd_lightning.errors import InputError
 
@@ -30,6 +31,8 @@ class EMA(Callback):
     A checkpoint keeps the raw weights in `state_dict` and the average in `checkpoint["ema"]`, a plain
     dictionary from parameter name to tensor: `checkpoint["state_dict"] | checkpoint["ema"]` is what to use
     for generation. Lightning leaves callbacks, hence the average, out with `save_weights_only=True`.
+
+    Under `ModelParallelStrategy` the average is sharded as the weights are, and whole in checkpoints.
 
     Args:
         decay: Weight of the old average in an update. In update n it is at most `(1 + n) / (10 + n)`, so that
@@ -61,17 +64,15 @@ class EMA(Callback):
             False if a weight is NaN or infinite; the average then stays what it was.
         """
         weights = _trainable(module)
-        # One synchronisation for all tensors; the largest magnitude cannot overflow as a sum would.
-        largest = torch.nn.utils.get_total_norm(weights.values(), norm_type=float("inf"))
-        if not torch.isfinite(largest):
+        if not finite_everywhere(weights.values()):  # one synchronisation for all tensors
             return False
         self._complete(weights)
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         # A single kernel launch per group of tensors; what torch.optim.swa_utils uses as well.
         torch._foreach_lerp_(
-            [self.average[name] for name in weights],
-            [weight.float() for weight in weights.values()],
+            [local(self.average[name]) for name in weights],
+            [local(weight).float() for weight in weights.values()],
             1.0 - decay,
         )
         return True
@@ -114,11 +115,11 @@ class EMA(Callback):
     # Training
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses strategies under which a process does not hold whole weights."""
-        if isinstance(trainer.strategy, DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy):
+        """Refuses strategies whose shards are not the weights' own."""
+        if isinstance(trainer.strategy, DeepSpeedStrategy | FSDPStrategy):
             raise InputError(
-                f"EMA does not support sharded weights (strategy {type(trainer.strategy).__name__}); "
-                "use trainer.strategy=ddp or remove the EMA callback"
+                f"EMA does not support the sharded weights of {type(trainer.strategy).__name__}; "
+                "use trainer.strategy=ddp or sharded, or remove the EMA callback"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -181,12 +182,13 @@ class EMA(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the average, and sees to it that `state_dict` has the raw weights even during evaluation."""
-        checkpoint[CHECKPOINT_KEY] = dict(self.average)
+        checkpoint[CHECKPOINT_KEY] = gathered(self.average, keep=trainer.is_global_zero)
+        raw = gathered(self._raw, keep=trainer.is_global_zero)
         names = {id(weight): name for name, weight in pl_module.named_parameters()}
         # Tied weights stand in `state_dict` under each of their names.
         for alias, weight in pl_module.named_parameters(remove_duplicate=False):
-            if alias in checkpoint["state_dict"] and names[id(weight)] in self._raw:
-                checkpoint["state_dict"][alias] = self._raw[names[id(weight)]]
+            if alias in checkpoint["state_dict"] and names[id(weight)] in raw:
+                checkpoint["state_dict"][alias] = raw[names[id(weight)]]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Takes the average over, or starts anew from the raw weights if the checkpoint has none."""
@@ -199,7 +201,7 @@ class EMA(Callback):
             if name not in weights or weights[name].shape != average.shape:
                 rank_zero_warn(f"The checkpoint's EMA weight {name} does not fit the model and is left out.")
                 continue
-            self.average[name] = average.to(weights[name].device, torch.float32, copy=True)
+            self.average[name] = sharded_like(average.to(weights[name].device, torch.float32, copy=True), weights[name])
 
 
 def _trainable(module: LightningModule) -> dict[str, Tensor]:

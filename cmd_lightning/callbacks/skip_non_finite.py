@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from cmd_lightning.callbacks.shards import finite
 from cmd_lightning.errors import InputError
 
 WARNINGS = 5
@@ -114,8 +115,7 @@ def _sound(trainer: Trainer, pl_module: LightningModule, losses: list[Tensor], g
     """Whether all is finite, on all processes; waits for the GPU once."""
     found = [loss.isfinite().all() for loss in losses]
     if gradients:
-        # The largest magnitude cannot overflow as a sum would.
-        found.append(torch.nn.utils.get_total_norm(gradients, norm_type=float("inf")).isfinite())
+        found.append(finite(gradients))
     sound = torch.stack([value.to(pl_module.device) for value in found]).all() if found else torch.tensor(True)
     if trainer.world_size > 1:  # a loss can be NaN, and its gradients not
         sound = trainer.strategy.reduce(sound.to(pl_module.device, torch.float32), reduce_op="min")

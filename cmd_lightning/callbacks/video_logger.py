@@ -12,7 +12,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
+from cmd_lightning.callbacks.shards import own_class
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_io import gif_bytes, replaced
 
@@ -28,7 +30,8 @@ class VideoLogger(Callback):
     The module offers `preview(batch) -> dict[str, Tensor]`: rows of the picture by name, each
     `(B, C, T, H, W)` or, for still images, `(B, C, H, W)`, in [-1, 1]. It is called without gradients, with
     the EMA weights if there are any, and with the same random seed every time, so that two pictures of a run
-    differ by the training only. Only the first process calls it, so it must not wait for others.
+    differ by the training only. Only the first process calls it, so it must not wait for others; where weights are
+    sharded, all processes do, and the first one's are shown.
 
     The picture is an animated GIF, `<log dir>/videos/<module>-step<N>.gif`; TensorBoard and Weights & Biases
     show it too when they are the logger.
@@ -66,7 +69,8 @@ class VideoLogger(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keeps the first clips of the first batch, which is on the device already."""
-        if batch_idx == dataloader_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking:
+        asked = trainer.is_global_zero or isinstance(pl_module, FSDPModule)
+        if batch_idx == dataloader_idx == 0 and asked and not trainer.sanity_checking:
             self._batch = first(batch, self.num_videos)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -80,10 +84,12 @@ class VideoLogger(Callback):
         with torch.no_grad(), precision, torch.random.fork_rng(devices):
             torch.manual_seed(0)
             rows = pl_module.preview(batch)
+        if not trainer.is_global_zero:
+            return
         picture = grid({name: row[: self.num_videos] for name, row in rows.items()}, self.scale)
         gif = gif_bytes(picture, self.fps)
 
-        name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", type(pl_module).__name__).lower()
+        name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", own_class(pl_module).__name__).lower()
         path = Path(log_dir or ".") / "videos" / f"{name}-step{trainer.global_step}.gif"
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced(path) as temporary:

@@ -50,11 +50,18 @@ class GEGLU(nn.Module):
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """Turns the first `2 * A` channels of `x` `(..., N, head_dim)` pairwise by `angles` `(N, A)`, in float32.
 
-    As a product of complex numbers: one pass over memory, where sines and cosines on real pairs take eight.
+    As a product of complex numbers: one pass over memory, where sines and cosines on real pairs take eight. Not when it
+    is compiled: inductor makes one kernel of the reals with all that is around them, and none of complex numbers.
     """
     turned, kept = x.float().split([2 * angles.shape[-1], x.shape[-1] - 2 * angles.shape[-1]], dim=-1)
-    pairs = torch.view_as_complex(turned.unflatten(-1, (-1, 2)))
-    turned = torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
+    pairs = turned.unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():
+        sine = angles.sin()
+        pairs = pairs * angles.cos()[..., None] + pairs.flip(-1) * torch.stack([-sine, sine], dim=-1)
+    else:
+        turn = torch.polar(torch.ones_like(angles), angles)
+        pairs = torch.view_as_real(torch.view_as_complex(pairs) * turn)
+    turned = pairs.flatten(-2)
     return torch.cat([turned, kept], dim=-1) if kept.shape[-1] else turned
 
 

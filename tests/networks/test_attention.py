@@ -18,8 +18,10 @@ def rotated_by_hand(x, angles):
     return out
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("kept", [0, 2, 4])
-def test_rotation_is_the_formula_and_leaves_the_other_channels(kept):
+def test_rotation_is_the_formula_and_leaves_the_other_channels(kept, compiled, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiled)
     x = torch.randn(5, 6 + kept)
     angles = torch.randn(5, 3)
     expected = [rotated_by_hand(row, angle) for row, angle in zip(x.tolist(), angles.tolist(), strict=True)]

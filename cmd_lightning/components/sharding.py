@@ -1,0 +1,141 @@
+"""Weights, gradients and optimiser states in shards, a process holding a part of each (torch's `fully_shard`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
+from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.optim import Optimizer
+
+from cmd_lightning.callbacks.shards import gathered, sharded_like
+from cmd_lightning.callbacks.whole_checkpoint import damage
+from cmd_lightning.errors import InputError
+
+ENTRIES = ("training_step", "validation_step", "preview")
+"""The methods of a component within which its weights outside the blocks are whole."""
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """`--trainer.strategy sharded`: Lightning's `ModelParallelStrategy` over all processes, with whole checkpoints.
+
+    They are those of a fit without shards: it may go on under another strategy or number of processes, and later stages
+    read them. (Lightning's own way has files in pieces, or reads weights before a component can say that they are of
+    another stage, and mistakes the states of an optimiser that leaves some weights out.)
+
+    Args:
+        process_group_backend: "nccl", "gloo" or another of torch.distributed; by default what fits the devices.
+        timeout: How long a process waits for the others.
+    """
+
+    def __init__(
+        self, process_group_backend: str | None = None, timeout: timedelta | None = default_pg_timeout
+    ) -> None:
+        super().__init__("auto", 1, False, process_group_backend, timeout)
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """That `load_optimizer_state_dict` is asked for."""
+        return True
+
+    def setup_environment(self) -> None:
+        """Takes as many shards as there are processes on all nodes."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The whole weights on the first process, elsewhere not."""
+        return gathered(self.model.state_dict(), keep=self.is_global_zero)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The whole state of an optimiser on the first process, elsewhere not."""
+        return gathered(optimizer.state_dict(), keep=self.is_global_zero)
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """A checkpoint as plain data, whose tensors are read as they are used, by all processes of a machine together.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        path = Path(checkpoint_path)
+        if path.is_file() and (fault := damage(path)):
+            raise InputError(
+                f"checkpoint {path}: it is damaged or no checkpoint ({fault}); "
+                "give another one, or remove it to begin anew"
+            )
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Takes this process's part of the weights."""
+        own = self.model.state_dict()
+        kept = checkpoint["state_dict"]
+        parts = {name: sharded_like(kept[name], own[name]) if name in own else kept[name] for name in kept}
+        self.model.load_state_dict(parts, strict=strict)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Takes this process's part of the optimisers' states."""
+        for optimizer, kept in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            numbers = [number for group in kept["param_groups"] for number in group["params"]]
+            parts = {
+                number: {
+                    name: sharded_like(value, weight) if getattr(value, "shape", None) == weight.shape else value
+                    for name, value in kept["state"][number].items()
+                }
+                for number, weight in zip(numbers, weights, strict=True)
+                if number in kept["state"]
+            }
+            optimizer.load_state_dict({"state": parts, "param_groups": kept["param_groups"]})
+
+
+StrategyRegistry.register("sharded", ShardedStrategy, description="weights, gradients and optimiser states in shards")
+
+
+def shard(component: LightningModule, mesh: DeviceMesh) -> None:
+    """Shards the weights of a component over the processes, in `configure_model`; again, it does nothing.
+
+    Each block that repeats (`_repeated_blocks`, `_no_split_modules` of its networks) is put together when it runs, one
+    after the other, and the rest of the weights for the whole of a step. The networks themselves keep their classes.
+
+    Args:
+        component: Its methods `ENTRIES` may use the networks; elsewhere the weights are in pieces.
+        mesh: Lightning's: `component.device_mesh`.
+
+    Raises:
+        InputError: The strategy splits layers, or writes checkpoints in pieces, which no later stage reads.
+    """
+    if isinstance(component, FSDPModule):
+        return
+    strategy = component.trainer.strategy
+    if mesh["tensor_parallel"].size() > 1 or strategy._save_distributed_checkpoint:
+        raise InputError(
+            f"trainer.strategy {type(strategy).__name__}: layers are not split, and checkpoints are one file here; "
+            f"give --trainer.strategy sharded, or data_parallel_size {mesh.size()}, tensor_parallel_size 1 and "
+            "save_distributed_checkpoint false"
+        )
+    # Pieces again after each use, also those of the root: what reads weights between steps (averaging, checkpoints)
+    # finds all of them in pieces.
+    options = {"mesh": mesh["data_parallel"], "reshard_after_forward": True}
+    for block in reversed(blocks(component)):  # inner ones first
+        fully_shard(block, **options)
+    fully_shard(component, **options)
+    for name in ENTRIES:
+        register_fsdp_forward_method(component, name)
+
+
+def blocks(module: nn.Module) -> list[nn.Module]:
+    """The blocks of the networks in `module` that have weights, outer before inner ones."""
+    names: set[str] = set()
+    for part in module.modules():
+        for attribute in ("_repeated_blocks", "_no_split_modules"):
+            names.update(getattr(part, attribute, None) or ())
+    found = [part for part in module.modules() if type(part).__name__ in names]
+    return [part for part in found if next(part.parameters(), None) is not None]
