@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from cmd_lightning.data.cache import ShardCache
-from cmd_lightning.data.clips import BadSample, read_facts, read_label, video_of
+from cmd_lightning.data.clips import LATENT_SUFFIX, BadSample, read_facts, read_label, video_of
 from cmd_lightning.data.index import Shard, expand, folder_of, is_remote, scan, update_index
+from cmd_lightning.data.latents import check_finite, read_latents
 from cmd_lightning.data.tar import Sample, read_samples
 from cmd_lightning.video_file import VideoError
-from cmd_lightning.video_io import VideoInfo, VideoReader
+from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoInfo, VideoReader
 
 
 def check_shards(
@@ -28,8 +29,8 @@ def check_shards(
         progress: told a line for each shard.
 
     Returns:
-        {"samples": good ones, "bad": {reason: number}, "frames": of the good ones, "seconds": likewise,
-        "sizes": {"WxH": number of clips}}.
+        {"samples": good ones, "bad": {reason: number}, "frames": of the good videos, "seconds": likewise,
+        "sizes": {"WxH": number of videos}}; of latents too "latents": {shapes: number of samples}.
 
     Raises:
         InputError: a shard is missing or cannot be fetched.
@@ -37,43 +38,54 @@ def check_shards(
     remote = remote or ShardCache()
     bad: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
+    shapes: Counter[str] = Counter()
     frames, seconds, good = 0, 0.0, 0
     for url in expand(shards, allow_commands=remote.allow_commands):
-        shard, infos = _check_shard(url, remote)
+        shard, found = _check_shard(url, remote)
+        infos = [info for info in found if isinstance(info, VideoInfo)]
+        shapes.update(text for text in found if isinstance(text, str))
         bad.update(shard.bad.values())
         sizes.update(f"{info.width}x{info.height}" for info in infos)
-        good += len(infos)
+        good += len(found)
         frames += sum(info.frames for info in infos)
         seconds += sum(info.frames / info.fps for info in infos)
-        progress(f"{url}: {len(infos)} good, {len(shard.bad)} bad")
+        progress(f"{url}: {len(found)} good, {len(shard.bad)} bad")
         if not is_remote(url) and os.access(folder_of(url), os.W_OK):
             update_index(folder_of(url), [shard])
         else:
             progress(f"{url}: the folder cannot be written, so its index.json stays as it is")
-    return {
+    report = {
         "samples": good,
         "bad": dict(bad),
         "frames": frames,
         "seconds": round(seconds, 3),
         "sizes": dict(sorted(sizes.items())),
     }
+    return report | ({"latents": dict(sorted(shapes.items()))} if shapes else {})
 
 
-def _check_shard(url: str, remote: ShardCache) -> tuple[Shard, list[VideoInfo]]:
-    bad, infos = {}, []
+def _check_shard(url: str, remote: ShardCache) -> tuple[Shard, list[VideoInfo | str]]:
+    bad, found = {}, []
     with Shard(url, 0).open(remote) as file:
         known = scan(url, file)
         for sample in read_samples(file, url):
             try:
-                infos.append(_check_sample(sample))
+                found.append(_check_sample(sample))
             except BadSample as reason:
                 bad[sample.key] = str(reason)
-    return replace(known, bad=bad), infos
+    return replace(known, bad=bad), found
 
 
-def _check_sample(sample: Sample) -> VideoInfo:
+def _check_sample(sample: Sample) -> VideoInfo | str:
+    """What the video of a sample is, or the shapes of its latents as "2 clips of content 4x32x32, motion 8x16x64"."""
     members = sample.read()
-    read_label(read_facts(members))
+    facts = read_facts(members)
+    read_label(facts)
+    if LATENT_SUFFIX in members and members.keys().isdisjoint(VIDEO_SUFFIXES):
+        latents = read_latents(members, facts)
+        check_finite(latents.clips)
+        shapes = ", ".join(f"{name} {'x'.join(map(str, clip.shape[1:]))}" for name, clip in latents.clips.items())
+        return f"{latents.number} clips of {shapes}"
     try:
         reader = VideoReader(video_of(members))
         reader.verify()

@@ -4,7 +4,7 @@ import json
 import math
 import random
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,19 @@ from torch import Tensor
 from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoReader
 
+LATENT_SUFFIX = "safetensors"
+"""Of the member that holds the latents of a clip in place of its video."""
+
 _ROUNDING = 1e-6  # of a frame: what floats may be off by where a time lies in the middle of two frames
 _LONGEST = 16  # sides: what lies further out of a long source is not scaled, only to be cropped
 
 
 class BadSample(Exception):
     """A sample that cannot be used; its text is the reason it is counted under."""
+
+
+SampleLoader = Callable[[dict[str, Any], int, int], dict[str, Any]]
+"""Makes a clip of the members of a sample, a draw and the epoch, as `ClipLoader` does."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +49,13 @@ class ClipLoader:
     random_start: bool = False
     random_crop: bool = False
 
-    def __call__(self, sample: dict[str, Any], draw: int) -> dict[str, Any]:
+    def __call__(self, sample: dict[str, Any], draw: int, epoch: int = 0) -> dict[str, Any]:
         """Decode a sample.
 
         Args:
             sample: the members by suffix, and "__key__".
             draw: number that all random choices follow from.
+            epoch: of no account, as the draw is another one in each.
 
         Returns:
             video uint8 (C, T, H, W), caption, label (-1: none), key, fps.
@@ -164,7 +172,7 @@ def video_of(sample: dict[str, Any]) -> bytes:
     for suffix in VIDEO_SUFFIXES:
         if suffix in sample:
             return sample[suffix]
-    raise BadSample("no video")
+    raise BadSample("latents, for LatentDataModule" if LATENT_SUFFIX in sample else "no video")
 
 
 def read_facts(sample: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,18 @@ def stable_hash(*parts: object) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
+def clip_draw(seed: int, epoch: int, key: str, instead_of: str = "") -> int:
+    """What all random choices of a clip follow from: where it begins, and where it is cropped.
+
+    Args:
+        seed: of the data.
+        epoch: from 0.
+        key: of the sample.
+        instead_of: the key of a bad sample that this one stands in for.
+    """
+    return stable_hash("clip", seed, epoch, key, instead_of)
+
+
 def batch_sizes(samples: int, ranks: int, batch_size: int) -> list[list[int]]:
     """Cut an epoch into batches: as many on every rank, none empty, every sample in exactly one.
 

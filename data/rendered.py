@@ -9,11 +9,11 @@ from typing import Any, get_args
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from cmd_lightning.data.batch import collate
 from cmd_lightning.data.loader import Position, StreamLoader
 from cmd_lightning.data.plan import batch_sizes, stable_hash
 from cmd_lightning.data.scenes import Combinations, Level, Motion
 from cmd_lightning.data.shapes import make_clip
-from cmd_lightning.data.stream import collate
 from cmd_lightning.errors import InputError
 
 
@@ -90,7 +90,7 @@ class SceneStream(IterableDataset):
         for batch in range(self._first + worker, len(self._sizes), workers):
             first = (0 if self.repeat else self._epoch * self.num) + self._starts[batch]
             clips = [self.clip(first + position) for position in range(self._sizes[batch])]
-            yield collate(clips) | {"bad": []}
+            yield collate(clips, self._epoch) | {"bad": []}
 
     def clip(self, index: int) -> dict[str, Any]:
         """Render one clip."""

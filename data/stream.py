@@ -12,14 +12,14 @@ from itertools import islice
 from threading import Thread
 from typing import Any, BinaryIO, NamedTuple
 
-import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from cmd_lightning.data.batch import collate
 from cmd_lightning.data.cache import ShardCache
-from cmd_lightning.data.clips import BadSample, ClipLoader
+from cmd_lightning.data.clips import BadSample, SampleLoader
 from cmd_lightning.data.fetch import FetchError
 from cmd_lightning.data.index import Shard, is_remote
-from cmd_lightning.data.plan import Interval, assign, batch_sizes, stable_hash
+from cmd_lightning.data.plan import Interval, assign, batch_sizes, clip_draw, stable_hash
 from cmd_lightning.data.tar import Sample, read_samples
 from cmd_lightning.data.watchdog import Watchdog
 from cmd_lightning.errors import InputError
@@ -56,7 +56,7 @@ class ShardStream(IterableDataset):
     def __init__(
         self,
         shards: Sequence[Shard],
-        clips: ClipLoader,
+        clips: SampleLoader,
         *,
         batch_size: int,
         rank: int = 0,
@@ -134,7 +134,7 @@ class ShardStream(IterableDataset):
             else:
                 bad: list[Bad] = []
                 clips = [standby.decode(next(samples), bad) for _ in range(self._sizes[batch])]
-                yield collate(clips) | {"bad": bad}
+                yield collate(clips, self._epoch) | {"bad": bad}
 
     def decode(self, sample: Sample, instead_of: str = "") -> dict[str, Any]:
         """Read and decode one sample with the draws that belong to it in this epoch.
@@ -142,9 +142,9 @@ class ShardStream(IterableDataset):
         Raises:
             BadSample: with the reason.
         """
-        draw = stable_hash("clip", self.seed, self._epoch, sample.key, instead_of)
+        draw = clip_draw(self.seed, self._epoch, sample.key, instead_of)
         with self._watchdog.watch(sample.place):
-            return self.clips(sample.read(), draw)
+            return self.clips(sample.read(), draw, self._epoch)
 
     def _mixed(self, samples: Iterator[Sample], reader: int) -> Iterator[Sample]:
         chance = random.Random(stable_hash("buffer", self.seed, self._epoch, self.rank, reader))
@@ -255,17 +255,6 @@ class _Standby:
                 except BadSample as reason:
                     bad.append(Bad(str(reason), sample.place))
         raise InputError(f"no usable clip among {len(bad)}: {list_bad(bad)}; run `shards check` on these shards")
-
-
-def collate(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Batch clips: video uint8 (B, C, T, H, W), caption and key lists, label int64 (B,), fps float32 (B,)."""
-    return {
-        "video": torch.stack([clip["video"] for clip in clips]),
-        "caption": [clip["caption"] for clip in clips],
-        "label": torch.tensor([clip["label"] for clip in clips], dtype=torch.int64),
-        "key": [clip["key"] for clip in clips],
-        "fps": torch.tensor([clip["fps"] for clip in clips], dtype=torch.float32),
-    }
 
 
 def known_bad(shards: Sequence[Shard]) -> list[Bad]:

@@ -14,10 +14,11 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, BinaryIO, NamedTuple
 
-from cmd_lightning.data.clips import BadSample
+from cmd_lightning.data.clips import LATENT_SUFFIX, BadSample
 from cmd_lightning.video_io import VIDEO_SUFFIXES
 
-SUFFIXES = frozenset({*VIDEO_SUFFIXES, "txt", "json"})
+_CLIPS = frozenset({*VIDEO_SUFFIXES, LATENT_SUFFIX})
+SUFFIXES = _CLIPS | {"txt", "json"}
 """Of the members that are read; others are passed over."""
 
 MAX_MEMBER_BYTES = 0x7FFFF000
@@ -75,10 +76,10 @@ class Sample:
 def read_samples(file: BinaryIO, name: str = "") -> Iterator[Sample]:
     """Find the samples of an uncompressed tar file, in its order.
 
-    A sample with a fault comes too, so that everybody counts alike: "no video", "member twice", "hostile name" (leads
-    out of its folder, or cannot be printed), "sparse member", "too large", and "truncated shard" for the last one of a
-    file that is cut off or damaged there. A file that is no tar file at all is one sample, "unreadable shard". A key
-    that comes again later in the file is another sample and gets a number.
+    A sample with a fault comes too, so that everybody counts alike: "no video" (nor latents), "member twice", "hostile
+    name" (leads out of its folder, or cannot be printed), "sparse member", "too large", and "truncated shard" for the
+    last one of a file that is cut off or damaged there. A file that is no tar file at all is one sample, "unreadable
+    shard". A key that comes again later in the file is another sample and gets a number.
 
     Args:
         file: opened for reading, with a file descriptor.
@@ -95,7 +96,7 @@ def read_samples(file: BinaryIO, name: str = "") -> Iterator[Sample]:
                 faults.append("member twice")
             else:
                 members[suffix] = member
-        if not faults and members.keys().isdisjoint(VIDEO_SUFFIXES):
+        if not faults and members.keys().isdisjoint(_CLIPS):
             faults = ["no video"]
         times[key] += 1
         if times[key] > 1:

@@ -14,7 +14,7 @@ def test_a_worker_that_dies_ends_the_fit_on_one_line(tmp_path, monkeypatch, caps
     write_shapes(tmp_path / "shards", num=13, size=16, frames=8, shard_size=5)
     parent = os.getpid()
 
-    def die(self, sample, draw):
+    def die(self, sample, draw, epoch):
         assert os.getpid() != parent
         os.kill(os.getpid(), signal.SIGKILL) if death == "signal" else os._exit(1)
 

@@ -2,6 +2,9 @@ import io
 import json
 import tarfile
 
+import torch
+from safetensors.torch import save
+
 from cmd_lightning.data.shapes import make_clip
 from cmd_lightning.video_io import mp4_bytes
 
@@ -36,3 +39,21 @@ def serve_folder(folder):
             reply.status(404, Content_Length=0)
 
     return answer
+
+
+def latent_sample(key, number=0, clips=3, made_by=None, **tensors):
+    """A sample of a latent shard: content and motion whose values are `number` + its clip / 10, and text."""
+    values = number + torch.arange(clips) / 10
+    held = {
+        "content": values.view(-1, 1, 1, 1).expand(-1, 4, 2, 3).half(),
+        "motion": values.view(-1, 1, 1, 1).expand(-1, 2, 5, 6).half(),
+        "text.0123456789abcdef.pooled": torch.full((7,), float(number)).half(),
+        "text.0123456789abcdef.tokens": torch.full((4, 7), float(number)).half(),
+        "text.0123456789abcdef.mask": torch.tensor([True, True, False, False]),
+    } | tensors
+    about = {"label": number % 4, "fps": 7.5, "made_by": made_by or {"latent_space": "pixels", "autoencoder": "ab"}}
+    return {
+        f"{key}.safetensors": save({name: held[name].contiguous() for name in held if held[name] is not None}),
+        f"{key}.txt": f"clip {number}".encode(),
+        f"{key}.json": json.dumps(about).encode(),
+    }

@@ -34,7 +34,15 @@ def test_a_batch_is_that_of_the_shards():
     assert batch["fps"].tolist() == [8.0] * 3
     for caption, label in zip(batch["caption"], batch["label"], strict=True):
         assert SHAPES[label] in caption
-    assert set(batch) == {"video", "caption", "label", "key", "fps"}
+    assert set(batch) == {"video", "caption", "label", "key", "fps", "epoch"}
+
+
+@pytest.mark.parametrize("repeat", [False, True])
+def test_batches_tell_their_epoch(repeat):
+    data = module(repeat=repeat)
+    epochs = [{batch["epoch"] for batch in data.train_dataloader()} for _ in range(2)]
+    assert epochs == [{0}, {1}]
+    assert {batch["epoch"] for batch in data.val_dataloader()} == {0}
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])

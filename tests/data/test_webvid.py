@@ -168,7 +168,7 @@ def test_batches(shards):
         torch.float32,
     )
     assert batch["fps"].tolist() == [4, 4]
-    assert set(batch) == {"video", "caption", "label", "key", "fps"}
+    assert set(batch) == {"video", "caption", "label", "key", "fps", "epoch"}
     assert all(caption.startswith("a ") for caption in batch["caption"])
 
 
