@@ -91,6 +91,22 @@ class StableDiffusionText(PretrainedText):
             )
         self.text_model, self.tokenizer = model.requires_grad_(False).eval(), tokenizer
 
+    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
+        """Writes the text encoder and its tokenizer into folders of their own."""
+        self.open()
+        self.save_config(folder)
+        for name in ("text_model", "tokenizer"):
+            getattr(self, name).save_pretrained(Path(folder, name))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, subfolder: str = "", **kwargs: Any) -> Self:
+        """Opens what `save_pretrained` wrote, as a part of a pipeline."""
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        kinds = {"text_model": CLIPTextModel, "tokenizer": CLIPTokenizer}
+        parts = [kind.from_pretrained(Path(folder, subfolder, name)) for name, kind in kinds.items()]
+        return cls.of(parts[0].float(), parts[1])
+
     @torch.no_grad()
     def forward(self, values: Sequence[str]) -> Condition:
         self.open()

@@ -18,7 +18,9 @@ def export(
 ) -> None:
     """Writes a model folder from the checkpoints of the autoencoder, content and motion stages, in any order.
 
-    Averaged weights are taken where a checkpoint has them. The folder opens with `CMDPipeline.from_pretrained`.
+    Averaged weights are taken where a checkpoint has them. The folder opens with `CMDPipeline.from_pretrained`, and if
+    Stable Diffusion was fine-tuned its parts with `StableDiffusionPipeline`. Adapters are folded into the
+    U-Net, and lie beside it in `lora` for other base models.
 
     Args:
         checkpoints: The three checkpoints.
@@ -29,9 +31,11 @@ def export(
     """
     from pathlib import Path
 
+    from safetensors.torch import save_file
+
     from cmd_lightning.commands.files import new_folder
     from cmd_lightning.components.checkpoints import stage_of
-    from cmd_lightning.components.cmd import assemble
+    from cmd_lightning.components.cmd import compose, load_stages
     from cmd_lightning.errors import InputError
 
     by_stage = {stage_of(path): path for path in checkpoints}
@@ -40,12 +44,16 @@ def export(
             f"checkpoints: these hold {', '.join(by_stage) or 'no stage'}; "
             f"give one each of autoencoder, content and motion, then the folder"
         )
-    pipeline = assemble(**by_stage)
+    stages = load_stages(**by_stage)
+    pipeline = compose(stages)
     pipeline.register_to_config(steps=steps, guidance=guidance)
     if half:
         halve(pipeline)
     with new_folder(Path(out), "out") as folder:
         pipeline.save_pretrained(folder)
+        if adapters := stages["content"].adapters:
+            (folder / "lora").mkdir()
+            save_file(adapters, folder / "lora/pytorch_lora_weights.safetensors", {"format": "pt"})
     print(f"wrote {out}; try: cmd-lightning generate {out} --help")
 
 

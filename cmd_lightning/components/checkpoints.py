@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import LatentSpace, Pixels
 from cmd_lightning.networks.classes import build, describe
-from cmd_lightning.networks.lora import LoRA, fold
+from cmd_lightning.networks.lora import LoRA, fold, public
 from cmd_lightning.stable_diffusion import StableDiffusion
 
 KEY = "cmd"
@@ -31,6 +31,7 @@ class Stage:
         video_shape: `(C, T, H, W)` of the videos that it was trained on.
         fps: Frames a second of these videos.
         trained_on: Fingerprint of the autoencoder whose latents it learned; None for an autoencoder.
+        adapters: What was trained of the network in the public layout of LoRA; empty where all of it was.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Stage:
     video_shape: tuple[int, int, int, int]
     fps: float
     trained_on: str | None
+    adapters: dict[str, Tensor]
 
 
 def load_stage(path: str | Path, stage: str, option: str) -> Stage:
@@ -57,7 +59,7 @@ def load_stage(path: str | Path, stage: str, option: str) -> Stage:
     if about["stage"] != stage:
         raise InputError(f"{option} {path}: this checkpoint holds the {about['stage']} stage, not {stage}; {hint}")
     weights = {**checkpoint["state_dict"], **checkpoint.get("ema", {})}
-    parts = {}
+    parts, adapters = {}, {}
     with torch.device("cpu"):  # also where the caller builds its own networks on the meta device
         frozen = {name: open_frozen(name, kept, f"{option} {path}") for name, kept in about.get("frozen", {}).items()}
         for name, description in about["parts"].items():
@@ -70,13 +72,14 @@ def load_stage(path: str | Path, stage: str, option: str) -> Stage:
                 own = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
                 if name == "network" and (adapted := about.get("lora")):
                     StableDiffusion(**adapted["base"]).load_unet(part)
-                    fold(part, own, LoRA(**adapted["lora"]))
+                    fold(part, own, lora := LoRA(**adapted["lora"]))
+                    adapters = public(own, lora)
                 else:
                     part.load_state_dict(own)
                 part.requires_grad_(False).eval()
             parts[name] = part
     space = frozen.get("latent_space") or Pixels()
-    return Stage(stage, space, parts, tuple(about["video_shape"]), about["fps"], about.get("trained_on"))
+    return Stage(stage, space, parts, tuple(about["video_shape"]), about["fps"], about.get("trained_on"), adapters)
 
 
 def describe_frozen(parts: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from lightning import LightningModule
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from cmd_lightning.components.checkpoints import load_stage
+from cmd_lightning.components.checkpoints import Stage, load_stage
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import from_uint8, to_uint8
 from cmd_lightning.metrics.precision import OwnPrecision
@@ -175,15 +175,15 @@ class CMD(LightningModule):
         }
 
 
-def assemble(autoencoder: str, content: str, motion: str) -> CMDPipeline:
-    """A pipeline from the checkpoints of the three stages, with their averaged weights.
+def load_stages(autoencoder: str, content: str, motion: str) -> dict[str, Stage]:
+    """The three stages by name, from their checkpoints, with their averaged weights.
 
     Raises:
         InputError: A checkpoint is missing or of another stage, or two were not trained on this autoencoder.
     """
-    first = load_stage(autoencoder, "autoencoder", "autoencoder")
-    stages = {"content": load_stage(content, "content", "content"), "motion": load_stage(motion, "motion", "motion")}
-    network = first.parts["network"]
+    paths = {"autoencoder": autoencoder, "content": content, "motion": motion}
+    stages = {name: load_stage(path, name, name) for name, path in paths.items()}
+    network = stages["autoencoder"].parts["network"]
     for name, path in (("content", content), ("motion", motion)):
         if stages[name].trained_on != fingerprint(network.state_dict()):
             raise InputError(
@@ -196,11 +196,22 @@ def assemble(autoencoder: str, content: str, motion: str) -> CMDPipeline:
             f"content {content} and motion {motion}: one is conditioned on captions, the other on labels; "
             "give two of a kind"
         )
+    return stages
+
+
+def assemble(autoencoder: str, content: str, motion: str) -> CMDPipeline:
+    """The pipeline of three checkpoints; raises as `load_stages` does."""
+    return compose(load_stages(autoencoder, content, motion))
+
+
+def compose(stages: Mapping[str, Stage]) -> CMDPipeline:
+    """The pipeline of three stages, as `load_stages` gives them."""
+    first = stages["autoencoder"]
     text, tokenizer = stages["content"].parts.get("condition_encoder"), None
     if isinstance(text, StableDiffusionText):  # its parts, as Stable Diffusion's tools look for them
         text, tokenizer = text.text_model, text.tokenizer
     return CMDPipeline(
-        network,
+        first.parts["network"],
         unet=stages["content"].parts["network"],
         scheduler=stages["content"].parts["scheduler"],
         text_encoder=text,

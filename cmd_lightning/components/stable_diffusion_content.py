@@ -12,7 +12,7 @@ from cmd_lightning.components.content import ContentDiffusion
 from cmd_lightning.diffusion import Diffusion, Objective
 from cmd_lightning.networks import LatentSpec
 from cmd_lightning.networks.contracts import AutoencoderNetwork
-from cmd_lightning.networks.lora import LoRA, adapters
+from cmd_lightning.networks.lora import LoRA
 from cmd_lightning.pretrained_text import StableDiffusionText
 from cmd_lightning.stable_diffusion import StableDiffusion
 
@@ -79,9 +79,3 @@ class StableDiffusionContent(ContentDiffusion):
         trained = {f"network.{name}" for name, weight in self.network.named_parameters() if weight.requires_grad}
         for name in [name for name in checkpoint["state_dict"] if name not in trained]:
             del checkpoint["state_dict"][name]
-
-    def save_lora(self, folder: str) -> None:
-        """Writes the adapters as Stable Diffusion's users know them: `pytorch_lora_weights.safetensors`."""
-        from diffusers import StableDiffusionPipeline
-
-        StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=adapters(self.network))

@@ -82,6 +82,7 @@ class Diffusion(Objective):
             prediction_type=prediction,
             clip_sample=clip_sample,
             timestep_spacing="trailing",  # the first step then starts from pure noise, as in training
+            steps_offset=1,  # no difference with this spacing, but Stable Diffusion's pipeline warns of another
         )
 
     @classmethod

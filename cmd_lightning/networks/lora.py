@@ -51,11 +51,16 @@ class LoRA:
         return asdict(self) | {"targets": list(self.targets)}
 
 
-def adapters(network: nn.Module) -> dict[str, Tensor]:
-    """The weights of the adapters, by the names of the public layout (`...to_q.lora_A.weight`)."""
-    from peft import get_peft_model_state_dict
+def public(weights: Mapping[str, Tensor], lora: LoRA) -> dict[str, Tensor]:
+    """The weights of adapters in the layout that Stable Diffusion's tools read, `unet....to_q.lora_A.weight`.
 
-    return get_peft_model_state_dict(network)
+    The scale goes into the weights, so that no reader needs to know `alpha`.
+    """
+    scale = (lora.alpha or lora.rank) / lora.rank
+    return {
+        f"unet.{name.replace('.default.', '.')}": weight * (scale if "lora_B" in name else 1.0)
+        for name, weight in weights.items()
+    }
 
 
 def fold(network: nn.Module, weights: Mapping[str, Tensor], lora: LoRA) -> None:

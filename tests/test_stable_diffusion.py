@@ -1,0 +1,276 @@
+"""The way of the paper's text-to-video set-up on a small Stable Diffusion folder: fit, test, export, generate."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file
+from stable_diffusion_folders import SCHEDULE, UNETS, vae_of, write_stable_diffusion
+
+from cmd_lightning.cli import main
+from cmd_lightning.pipeline import CMDPipeline
+
+SIZE = (32, 48)  # not square: latents of 4 x 6
+STAGES = ("autoencoder", "content", "motion")
+
+SMALL = {
+    "autoencoder": ["--model.network.width=16", "--model.network.depth=1", "--model.network.heads=2"],
+    "content": ["--model.network.block_out_channels=[16,32]", "--model.network.layers_per_block=1"],
+    "motion": ["--model.network.width=16", "--model.network.depth=1", "--model.network.heads=2"],
+}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    out = tmp_path_factory.mktemp("clips")
+    assert main(["shards", "synth", "--out", str(out), "--num", "4", "--size", "64"]) == 0
+    return out / "train"
+
+
+@pytest.fixture(scope="module", params=["1.5", "2.1"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def base(kind, tmp_path_factory):
+    return write_stable_diffusion(tmp_path_factory.mktemp("base") / "sd", kind)
+
+
+def options(stage, base, shards, folder, kind):
+    """The command line of a fit of the paper's own config, made small."""
+    unet = UNETS[kind]
+    own = {
+        "autoencoder": [f"--model.latent_space.vae={base}"],
+        "content": [
+            f"--model.base={base}",
+            f"--model.text_width={unet['cross_attention_dim']}",
+            f"--model.network.attention_head_dim={json.dumps(unet['attention_head_dim'])}",
+        ],
+        "motion": [
+            "--model.condition=OpenCLIPTextEncoder",
+            '--model.condition.text_cfg={"context_length": 12, "width": 16, "heads": 2, "layers": 1}',
+        ],
+    }[stage]
+    if stage != "autoencoder":
+        own.append(f"--model.autoencoder={folder / 'autoencoder/last.ckpt'}")
+    config = {"1.5": "webvid_sd15", "2.1": "webvid_sd21"}[kind]
+    return [
+        *("-c", f"configs/{config}/{stage}.yaml", *own, *SMALL[stage], *data(shards)),
+        *("--trainer.accelerator=cpu", "--trainer.precision=32-true", "--trainer.accumulate_grad_batches=1"),
+        *("--trainer.max_steps=2", "--trainer.val_check_interval=2", f"--trainer.default_root_dir={folder / stage}"),
+        f'--trainer.callbacks=[{{"class_path": "EMA"}}, {{"class_path": "LastCheckpoint", "init_args": '
+        f'{{"folder": "{folder / stage}"}}}}, {{"class_path": "VideoLogger", "init_args": {{"num_videos": 2}}}}]',
+    ]
+
+
+def data(shards):
+    paths = [f"--data.{split}_shards={shards}" for split in ("train", "val", "test")]
+    return [*paths, f"--data.size={list(SIZE)}", "--data.num_frames=5", "--data.batch_size=2", "--data.num_workers=0"]
+
+
+@pytest.fixture(scope="module")
+def trained(base, kind, shards, tmp_path_factory):
+    """The folder of three fits."""
+    folder = tmp_path_factory.mktemp("trained")
+    for stage in STAGES:
+        assert main(["fit", *options(stage, base, shards, folder, kind)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(trained):
+    checkpoints = [str(trained / stage / "last.ckpt") for stage in STAGES]
+    assert main(["export", *checkpoints, str(trained / "model"), "--steps", "2"]) == 0
+    return trained / "model"
+
+
+def test_checkpoints_leave_out_what_is_frozen(trained, base):
+    for stage in STAGES:
+        checkpoint = torch.load(trained / stage / "last.ckpt", weights_only=True)
+        names = {name.partition(".")[0] for name in (*checkpoint["state_dict"], *checkpoint["ema"])}
+        assert names == {"network"} | ({"condition_encoder"} if stage == "motion" else set())
+    own = load_file(base / "unet/diffusion_pytorch_model.safetensors")
+    tuned = torch.load(trained / "content/last.ckpt", weights_only=True)["state_dict"]
+    moved = max((tuned[f"network.{name}"] - weight).abs().max().item() for name, weight in own.items())
+    assert 0 < moved < 1e-3  # two steps of 1e-4 from the base's weights, and not from random ones
+
+
+def test_plain_stable_diffusion_opens_the_export(exported, trained, base):
+    pipeline = StableDiffusionPipeline.from_pretrained(exported, safety_checker=None)
+    checkpoint = torch.load(trained / "content/last.ckpt", weights_only=True)
+    for name, weight in pipeline.unet.state_dict().items():
+        assert torch.equal(weight, checkpoint["ema"].get(f"network.{name}", weight))
+        assert f"network.{name}" in checkpoint["ema"]
+    ours = CMDPipeline.from_pretrained(exported).unet.state_dict()
+    assert all(torch.equal(ours[name], weight) for name, weight in pipeline.unet.state_dict().items())
+    for part in ("vae", "text_encoder"):  # as they were
+        before = load_file(next((base / part).glob("*.safetensors")))
+        after = getattr(pipeline, part).state_dict()
+        assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    for name, value in SCHEDULE.items():
+        assert pipeline.scheduler.config[name] == value
+    pipeline.set_progress_bar_config(disable=True)
+    picture = pipeline("a red circle moves left", height=32, width=48, num_inference_steps=2, output_type="np").images
+    assert picture.shape == (1, *SIZE, 3)
+
+
+def test_generate_test_and_reconstruct_on_the_export(exported, shards, tmp_path, kind):
+    argv = ["generate", str(exported), "--prompt", "a red circle moves left", "--num", "2", "--out", str(tmp_path)]
+    assert main(argv) == 0
+    from cmd_lightning.video_io import read_video
+
+    videos = sorted(tmp_path.glob("*.mp4"))
+    assert [tuple(read_video(video, range(5)).shape) for video in videos] == [(3, 5, *SIZE)] * 2
+    config = {"1.5": "webvid_sd15", "2.1": "webvid_sd21"}[kind]
+    root = f"--trainer.default_root_dir={tmp_path}"
+    arguments = ["-c", f"configs/{config}/cmd.yaml", f"--model.model={exported}", *data(shards), root]
+    nothing = [f"--model.{stage}=null" for stage in STAGES]
+    assert main(["test", *arguments, *nothing, "--trainer.precision=32-true", "--model.steps=2"]) == 0
+    scores = {record["metric"]: record["value"] for record in json.loads((tmp_path / "test.json").read_text())}
+    assert 3 < scores["psnr"] < 60
+    assert main(["reconstruct", str(exported), str(videos[0]), "--out", str(tmp_path / "again")]) == 0
+
+
+def test_content_frames_are_those_of_stable_diffusion_itself(exported):
+    """Our sampler over the parts of the folder against diffusers' own pipeline with the same scheduler and noise."""
+    ours, theirs = CMDPipeline.from_pretrained(exported), StableDiffusionPipeline.from_pretrained(exported)
+    for pipeline in (ours, theirs):
+        pipeline.set_progress_bar_config(disable=True)
+    prompts = ["a red circle moves left", "a blue square"]
+    from cmd_lightning.diffusion.sampling import seeded_noise
+
+    noise = seeded_noise((4, 4, 6), [3, 4], stream=0)
+    settings = {"num_inference_steps": 3, "guidance_scale": 5.0, "eta": 0.0, "output_type": "latent"}
+    expected = theirs(prompts, latents=noise, height=32, width=48, **settings).images
+    found = ours.generate_content(prompts, [3, 4], steps=3, guidance=5.0)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_lora_in_the_public_layout_loads_and_unloads(exported, tmp_path):
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    other = UNet2DConditionModel.from_pretrained(exported / "unet")
+    other.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_k", "to_v", "to_out.0"], init_lora_weights=False))
+    StableDiffusionPipeline.save_lora_weights(tmp_path, unet_lora_layers=get_peft_model_state_dict(other))
+    pipeline = CMDPipeline.from_pretrained(exported)
+    pipeline.set_progress_bar_config(disable=True)
+    before = {name: weight.clone() for name, weight in pipeline.unet.state_dict().items()}
+    plain = pipeline.generate_content(["a red circle"], [0], steps=2)
+    pipeline.load_lora_weights(tmp_path)
+    changed = pipeline.generate_content(["a red circle"], [0], steps=2)
+    assert (changed - plain).abs().max() > 1e-3
+    pipeline.unload_lora_weights()
+    after = pipeline.unet.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+    again = pipeline.generate_content(["a red circle"], [0], steps=2)
+    torch.testing.assert_close(again, plain, atol=1e-3, rtol=0)  # the last bit depends on where weights lie in memory
+
+
+def test_adapters_train_alone_and_are_folded_in(base, kind, shards, trained, tmp_path):
+    """LoRA by the content config: what is saved, a resumed fit, and the export."""
+    (tmp_path / "autoencoder").mkdir()
+    shutil.copy(trained / "autoencoder/last.ckpt", tmp_path / "autoencoder")
+    argv = ["fit", *options("content", base, shards, tmp_path, kind), "--model.lora.rank=2", "--model.lora.alpha=6"]
+    assert main([*argv, "--ckpt_path=last"]) == 0
+    first = torch.load(tmp_path / "content/last.ckpt", weights_only=True)
+    assert first["state_dict"].keys() == first["ema"].keys()
+    assert all("lora_" in name for name in first["state_dict"])
+    assert main([*argv, "--ckpt_path=last", "--trainer.max_steps=4"]) == 0
+    last = torch.load(tmp_path / "content/last.ckpt", weights_only=True)
+    assert last["global_step"] == 4
+
+    checkpoints = [str(trained / "autoencoder/last.ckpt"), str(tmp_path / "content/last.ckpt")]
+    assert main(["export", *checkpoints, str(trained / "motion/last.ckpt"), str(tmp_path / "model")]) == 0
+    before = load_file(base / "unet/diffusion_pytorch_model.safetensors")
+    after = load_file(tmp_path / "model/unet/diffusion_pytorch_model.safetensors")
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        stem = "network." + name.removesuffix(".weight")
+        if (down := last["ema"].get(f"{stem}.lora_A.default.weight")) is not None:
+            weight = weight + 3 * last["ema"][f"{stem}.lora_B.default.weight"] @ down  # alpha / rank
+            assert not torch.equal(weight, before[name])
+        torch.testing.assert_close(after[name], weight, atol=1e-6, rtol=1e-5)
+
+    # The same adapters in the public layout, on the base itself.
+    pipeline = StableDiffusionPipeline.from_pretrained(base)
+    pipeline.load_lora_weights(tmp_path / "model/lora", weight_name="pytorch_lora_weights.safetensors")
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+    for name, weight in pipeline.unet.state_dict().items():
+        torch.testing.assert_close(after[name], weight, atol=1e-6, rtol=1e-5)
+
+
+def test_the_noise_schedule_is_that_of_the_base(shards, trained, tmp_path, kind):
+    base = write_stable_diffusion(tmp_path / "sd", kind, prediction_type="v_prediction")
+    (tmp_path / "autoencoder").mkdir()
+    shutil.copy(trained / "autoencoder/last.ckpt", tmp_path / "autoencoder")
+    argv = ["fit", *options("content", base, shards, tmp_path, kind)]
+    assert main(argv) == 0
+    scheduler = torch.load(tmp_path / "content/last.ckpt", weights_only=True)["cmd"]["parts"]["scheduler"]["init_args"]
+    assert scheduler["prediction_type"] == "v_prediction"
+    assert main([*argv, "--model.objective=FlowMatching"]) == 0  # what the user asks for comes first
+    parts = torch.load(tmp_path / "content/last.ckpt", weights_only=True)["cmd"]["parts"]
+    assert parts["scheduler"]["class_path"].endswith("FlowMatchEulerDiscreteScheduler")
+
+
+def told(capsys, argv):
+    """The one line that a wrong command ends with."""
+    capsys.readouterr()
+    assert main(argv) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cmd-lightning:")]
+    assert "Traceback" not in line
+    return line
+
+
+def test_wrong_bases_are_told(base, kind, shards, trained, tmp_path, capsys):
+    (tmp_path / "autoencoder").mkdir()
+    shutil.copy(trained / "autoencoder/last.ckpt", tmp_path / "autoencoder")
+
+    def content(path, *more):
+        return told(capsys, ["fit", *options("content", path, shards, tmp_path, kind), *more])
+
+    line = content("nobody/stable-diffusion")
+    assert re.search(r"model.base nobody/stable-diffusion: it is no folder, and not to be had from the hub", line)
+    assert "stable-diffusion-v1-5/stable-diffusion-v1-5" in line
+
+    shutil.copytree(base, tmp_path / "headless")
+    shutil.rmtree(tmp_path / "headless/unet")
+    assert "headless: there is no unet in this folder" in content(tmp_path / "headless")
+
+    other = write_stable_diffusion(tmp_path / "other", {"1.5": "2.1", "2.1": "1.5"}[kind])
+    assert re.search(r"its text encoder has \d+ channels, where the U-Net .* 1.5 has 768, 2.1 has 1024", content(other))
+    width = UNETS[{"1.5": "2.1", "2.1": "1.5"}[kind]]["cross_attention_dim"]
+    line = content(other, f"--model.text_width={width}")
+    assert re.search(r"its U-Net has \w+ .*, model.network has .*; take the config of its kind", line)
+
+    argv = [word for word in options("content", base, shards, tmp_path, kind) if not word.startswith("--model.base")]
+    assert "model.base" in told(capsys, ["fit", *argv])
+
+
+def test_sizes_that_do_not_divide_are_told(base, kind, shards, tmp_path, capsys):
+    fit = ["fit", *options("autoencoder", base, shards, tmp_path, kind)]
+    line = told(capsys, [*fit, "--data.size=[40,48]"])  # 8 pixels a point, patches of 2
+    assert "data.size [40, 48]: height and width must be multiples of 16" in line
+    assert "multiples of 8" in told(capsys, [*fit, "--data.size=[36,48]"])
+
+
+def test_another_vae_than_in_training_is_told(base, kind, shards, trained, tmp_path, capsys):
+    checkpoint = torch.load(trained / "autoencoder/last.ckpt", weights_only=True)
+    vae = checkpoint["cmd"]["frozen"]["latent_space"]["part"]["init_args"]
+    assert vae["vae"] == str(base)
+    (tmp_path / "autoencoder").mkdir()
+    for source, message in (
+        (str(tmp_path / "gone"), "the latent space that it was trained with is missing"),
+        (str(write_stable_diffusion(tmp_path / "sd", kind)), None),
+    ):
+        vae["vae"] = source
+        torch.save(checkpoint, tmp_path / "autoencoder/last.ckpt")
+        if message is None:  # the right folder elsewhere, then another VAE in it
+            vae_of(seed=8).save_pretrained(tmp_path / "sd/vae")
+            message = "its latent space has other weights than in training"
+        assert message in told(capsys, ["fit", *options("motion", base, shards, tmp_path, kind)])
