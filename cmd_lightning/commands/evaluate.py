@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cmd_lightning.commands.processes import check_nodes, check_numbers, quiet_trainer
 from cmd_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -78,7 +77,9 @@ def evaluate(
         seed: Of the choice of clips and of where they begin.
         json: Write the records to this file; - is standard output, with nothing else on it.
     """
-    check_numbers(batch_size, workers, devices, nodes)
+    check_numbers(batch_size=batch_size, devices=devices, nodes=nodes)
+    check_numbers(0, workers=workers)
+    check_nodes(nodes)
     from cmd_lightning.components.evaluation import Evaluation
     from cmd_lightning.data.evaluation import EvaluationData
     from cmd_lightning.data.sources import Selection, open_source
@@ -124,26 +125,8 @@ def evaluate(
 
 def run(evaluation: Evaluation, data: EvaluationData, devices: int, nodes: int) -> bool:
     """Evaluates; whether this is the process that reports."""
-    from lightning import Trainer
-
-    with redirect_stdout(sys.stderr), warnings.catch_warnings():
-        for message in (".*does not have many workers.*", ".*isinstance.treespec, LeafSpec.*"):
-            warnings.filterwarnings("ignore", message=message)
-        logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # what devices it lacks
-        trainer = Trainer(
-            devices=devices,
-            num_nodes=nodes,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
-        try:
-            trainer.test(evaluation, data, verbose=False)
-        except SystemExit as error:  # how Lightning ends on Ctrl-C
-            if isinstance(error.__context__, KeyboardInterrupt):
-                raise KeyboardInterrupt from None
-            raise
+    with quiet_trainer(devices, nodes) as trainer:
+        trainer.test(evaluation, data, verbose=False)
     return trainer.is_global_zero
 
 
@@ -164,16 +147,6 @@ def report(results: list[dict[str, Any]], about: dict[str, Any], rates: set[floa
     for warning in dict.fromkeys(warning for record in records for warning in record.get("warnings", [])):
         print(f"warning: {warning}", file=sys.stderr)
     write_json(records, json)
-
-
-def check_numbers(batch_size: int, workers: int, devices: int, nodes: int) -> None:
-    """Refuse numbers that mean nothing."""
-    numbers = {"batch-size": batch_size, "workers": workers, "devices": devices, "nodes": nodes}
-    for name, value in numbers.items():
-        if value < (name != "workers"):
-            raise InputError(f"--{name} {value}: give at least {int(name != 'workers')}")
-    if nodes > 1 and not {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"} & set(os.environ):
-        raise InputError(f"--nodes {nodes}: start it on each node by torchrun, or by SLURM's srun")
 
 
 def check_targets(save_statistics: str | None, json: str | None) -> None:

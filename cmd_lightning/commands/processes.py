@@ -1,0 +1,74 @@
+"""What verbs on several devices and nodes share: the Trainer, quiet, and the ways in which it ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from cmd_lightning.errors import InputError, reason
+
+if TYPE_CHECKING:
+    from lightning import Trainer
+
+_UNEVEN = timedelta(weeks=4)  # by which a process may end before another, which a barrier must wait for
+
+
+def check_numbers(least: int = 1, **numbers: int) -> None:
+    """Refuse numbers of an option below `least`."""
+    for name, value in numbers.items():
+        if value < least:
+            raise InputError(f"--{name.replace('_', '-')} {value}: give at least {least}")
+
+
+def check_nodes(nodes: int) -> None:
+    """Refuse several nodes where nothing starts a process on each."""
+    if nodes > 1 and not {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"} & set(os.environ):
+        raise InputError(f"--nodes {nodes}: start it on each node by torchrun, or by SLURM's srun")
+
+
+@contextmanager
+def quiet_trainer(devices: int, nodes: int, **options: Any) -> Iterator[Trainer]:
+    """A Trainer that logs and saves nothing and leaves the data to us; what it prints goes to standard error.
+
+    Args:
+        devices: GPUs, or processes where there is none, of each node.
+        nodes: Nodes, started by torchrun or SLURM.
+        **options: Further ones of the Trainer.
+
+    Raises:
+        InputError: There are fewer devices, or they cannot do what the options ask for.
+        KeyboardInterrupt: Ctrl-C ended what ran in the block.
+    """
+    from lightning import Trainer
+    from lightning.pytorch.strategies import DDPStrategy
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+    with redirect_stdout(sys.stderr), warnings.catch_warnings():
+        for message in (".*does not have many workers.*", ".*isinstance.treespec, LeafSpec.*"):
+            warnings.filterwarnings("ignore", message=message)
+        logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # what devices it lacks
+        try:
+            trainer = Trainer(
+                devices=devices,
+                num_nodes=nodes,
+                strategy=DDPStrategy(timeout=_UNEVEN) if devices * nodes > 1 else "auto",
+                logger=False,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+                **options,
+            )
+        except MisconfigurationException as error:
+            raise InputError(f"--devices {devices}, --nodes {nodes}: {reason(error)}") from error
+        try:
+            yield trainer
+        except SystemExit as error:  # how Lightning ends on Ctrl-C
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            raise
