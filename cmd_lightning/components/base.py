@@ -15,8 +15,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from cmd_lightning.callbacks.skip_non_finite import SkipNonFinite
 from cmd_lightning.components import draws
 from cmd_lightning.components.checkpoints import KEY, describe_frozen
+from cmd_lightning.components.compiling import compile_network
 from cmd_lightning.components.frozen import FrozenParts
 from cmd_lightning.components.schedules import WarmupSchedule
+from cmd_lightning.components.sharding import shard
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import LatentSpace, Pixels, from_uint8, shape_text
 from cmd_lightning.networks.classes import describe
@@ -84,8 +86,16 @@ class Component(FrozenParts):
         if self._configured:
             return
         self._configured = True
+        sharded = self.device_mesh is not None
         if self.gradient_checkpointing:
+            if not getattr(self.network, "_supports_gradient_checkpointing", False):
+                kind = type(self.network).__name__
+                raise InputError(f"model.gradient_checkpointing true: {kind} does not offer it; leave it out")
             self.network.enable_gradient_checkpointing()
+        if self.compile_options:
+            compile_network(self.network, self.compile_options, by_block=sharded)
+        if sharded:
+            shard(self, self.device_mesh)
 
     def video(self, batch: dict[str, Any]) -> Tensor:
         """The batch's videos in the autoencoder's space, `(B, C, T, H, W)`; from their moments, where it has these.

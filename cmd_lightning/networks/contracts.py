@@ -19,6 +19,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError
+from cmd_lightning.networks.moments import mean_and_variance
 
 
 @dataclass(frozen=True)
@@ -169,8 +170,8 @@ class AutoencoderNetwork(Network):
 
     @torch.no_grad()
     def measure_motion(self, motion: Tensor, momentum: float) -> None:
-        """Moves the stored mean and variance towards those of `motion` by `1 - momentum`, if these are finite."""
-        variance, mean = torch.var_mean(motion.detach().float(), dim=(0, 2, 3), correction=0)
+        """Moves the stored mean and variance towards those of all processes' `motion` by `1 - momentum`, if finite."""
+        mean, variance = mean_and_variance(motion.detach().float(), dim=(0, 2, 3))
         # Clips differ in their means: what lies between the batches belongs to the variance too.
         between = momentum * (1 - momentum) * (mean - self.motion_mean).square()
         variance = momentum * self.motion_std.square() + (1 - momentum) * variance + between
