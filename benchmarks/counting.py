@@ -1,7 +1,7 @@
 """How many parameters a network has and how many multiply-adds a call of it takes, without doing any of it.
 
     python -m benchmarks.counting configs/webvid_sd21
-    python -m benchmarks.counting configs/webvid_sd21 --override configs/overrides/autoencoder_measured.yaml
+    python -m benchmarks.counting configs/webvid_sd21 --override autoencoder=configs/overrides/autoencoder_measured.yaml
 
 The networks of a folder of configs are built on the meta device, where tensors have shapes and no values, and called
 once with one clip; torch's flop counter sees every product. MACs are half of its FLOPs. The paper's efficiency tables
@@ -101,10 +101,19 @@ def main() -> int:
     from benchmarks.configured import calls
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="of autoencoder.yaml, content.yaml and motion.yaml")
-    parser.add_argument("--override", type=Path, action="append", default=[], help="a file of configs/overrides")
+    parser.add_argument("folder", type=Path, help="of autoencoder.yaml, content.yaml, motion.yaml and cmd.yaml")
+    parser.add_argument(
+        *("--override", "-o"),
+        action="append",
+        default=[],
+        help="STAGE=FILE, laid over a stage's config; cmd=FILE: the clips",
+    )
     options = parser.parse_args()
-    found = calls(options.folder, options.override)
+    overrides: dict[str, list[Path]] = {}
+    for given in options.override:
+        stage, _, file = given.partition("=")
+        overrides.setdefault(stage, []).append(Path(file))
+    found = calls(options.folder, overrides)
     print(table({name: count(call.network, *call.inputs, call=call.function) for name, call in found.items()}))
     return 0
 

@@ -14,6 +14,12 @@ NO_CLASS = (
     r"Expected a path but ([\w.]+)",
 )
 NO_OPTION = (r"Option '([\w.]+)' is not accepted", r"unrecognized arguments: -*([\w.]+)", r"accept option '([\w.]+)'")
+MISSING = r"class_path '([\w.]+)': the following arguments are required: ([\w.]+)"
+REMEDIES = {
+    "base": "the folder of a Stable Diffusion in diffusers' layout, or its hub id (configs/README.md names some)",
+    "vae": "the folder of a Stable Diffusion or of an image autoencoder, or its hub id (configs/README.md names some)",
+}
+"""What to give for an option that configs leave to their user."""
 WRONG_VALUE = r"Parser key \"(\w+)\": Expected an? (.+?)\. Got value: (.+?)(?: - Expected|$)"
 LONGEST = 300
 
@@ -31,6 +37,11 @@ def explain(message: str, classes: Iterable[type]) -> str:
         *path, name = option.split(".")
         near = nearest(name, {parameter for cls in by_name.values() for parameter in parameters(cls)})
         return f"{option}: there is no such option" + (f"; did you mean {'.'.join([*path, near])}?" if near else "")
+    if missing := re.search(MISSING, line):
+        owner, name = missing.groups()
+        path = ".".join([*re.findall(r'Parser key "([\w.]+)"', line[: missing.start()]), name])
+        what = REMEDIES.get(name, f"a value; what it may be says --model.help {owner.rpartition('.')[2]}")
+        return f"{path}: {owner.rpartition('.')[2]} needs it, and none is given; add --{path} with {what}"
     if wrong := re.search(WRONG_VALUE, line):
         key, expected, value = wrong.groups()
         return f"{key} {value}: expected {re.sub(r'typing[.]|<class |>', '', expected)}"

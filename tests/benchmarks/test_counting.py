@@ -1,12 +1,21 @@
-"""The counter against sums by hand, and every network of the paper's set-ups against the derived counts."""
+"""The counter against sums by hand, and every network of the paper's set-ups against the counts derived from it."""
+
+import functools
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
 from torch import nn
 
-from benchmarks.counting import Count, count, table
+import cmd_lightning
+from benchmarks.configured import calls
+from benchmarks.counting import Count, count, main, table
+from cmd_lightning.errors import InputError
 from cmd_lightning.networks.attention import Attention, time_angles
+
+CONFIGS = Path(cmd_lightning.__path__[0]).parent / "configs"
 
 
 def test_linear_layers_and_convolutions_by_hand():
@@ -58,3 +67,134 @@ def test_a_count_leaves_the_network_and_its_inputs_alone():
 
 def test_table():
     assert table({"a": Count(47_300_000, 773 * 10**9, 27 * 10**9)}).splitlines()[2] == "| a | 47.3 | 0.7730 | 0.8000 |"
+
+
+@functools.cache
+def networks(folder, size=None, **overrides):
+    """The calls of a folder's networks, with files of configs/overrides by stage; at another size if one is given."""
+    files = {stage: [CONFIGS / "overrides" / f"{name}.yaml"] for stage, name in overrides.items()}
+    return calls(CONFIGS / folder, files | ({"cmd": [size]} if size else {}))
+
+
+def counted(call):
+    return count(call.network, *call.inputs, call=call.function)
+
+
+def autoencoder_blocks(depth, inner, width=384):
+    """Two attentions and a gated feed-forward layer of four times the width a block, in encoder and decoder."""
+    return 2 * depth * (2 * 4 * width * inner + 12 * width**2)
+
+
+def dit_blocks(depth, width):
+    """Attention 4, perceptron 8, modulation 6 times the width squared: "28 * 18 * 1152^2 = 0.669 B"."""
+    return depth * 18 * width**2
+
+
+def of_blocks(network):
+    """Parameters of a network's blocks; of all of Stable Diffusion's U-Net, whose published number has them all."""
+    whole = isinstance(network, UNet2DConditionModel)
+    return sum(weight.numel() for name, weight in network.named_parameters() if whole or "blocks" in name.split("."))
+
+
+MEASURED = {"autoencoder": "autoencoder_measured"}
+
+
+@pytest.mark.parametrize(
+    ("folder", "overrides", "stage", "parameters", "tmacs"),
+    [
+        ("ucf101", MEASURED, "autoencoder", autoencoder_blocks(8, 384), 0.773),
+        ("webvid_sd15", MEASURED, "autoencoder", autoencoder_blocks(8, 384), 0.773),
+        ("webvid_sd21", MEASURED, "autoencoder", autoencoder_blocks(8, 384), 1.546),
+        ("openvid256", {}, "autoencoder", autoencoder_blocks(8, 384), 0.773 / 4),
+        ("ucf101", {}, "autoencoder", autoencoder_blocks(12, 512), 1.314),
+        ("webvid_sd15", {}, "autoencoder", autoencoder_blocks(12, 512), 1.314),
+        ("ucf101", {}, "content", dit_blocks(28, 1152), 28 * 12 * 1152**2 * 1024 / 1e12),
+        ("ucf101", {"content": "content_dit_l"}, "content", dit_blocks(24, 1024), 24 * 12 * 1024**2 * 1024 / 1e12),
+        ("ucf101", {}, "motion", dit_blocks(24, 1024), 0.155),
+        ("webvid_sd15", {}, "content", 859_520_964, 0.339),
+        ("webvid_sd21", {}, "content", 865_910_724, 0.676),
+        ("webvid_sd15", {}, "motion", dit_blocks(28, 1152), 0.228),
+        ("webvid_sd21", {}, "motion", dit_blocks(28, 1152), 0.228),
+        ("webvid_sd15", {"motion": "content_patch_8"}, "motion", dit_blocks(28, 1152), 0.143),  # table 8: 320 tokens
+    ],
+    ids=lambda value: "+".join(value.values()) if isinstance(value, dict) else str(value),
+)
+def test_networks_of_the_paper(folder, overrides, stage, parameters, tmacs):
+    """Within 1 %; of the multiply-adds those outside attention, which is what the paper's counter saw."""
+    call = networks(folder, **overrides)[stage]
+    assert of_blocks(call.network) == pytest.approx(parameters, rel=0.01)
+    assert counted(call).products / 1e12 == pytest.approx(tmacs, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("size", "without", "whole"), [("512", 0.339, 0.402), ("[512, 1024]", 0.676, 0.925)], ids=["512", "512x1024"]
+)
+def test_stable_diffusion_with_and_without_attention(tmp_path, size, without, whole):
+    path = tmp_path / "size.yaml"
+    path.write_text(f"data: {{init_args: {{size: {size}}}}}")
+    found = counted(networks("webvid_sd21", path)["content"])
+    assert found.products / 1e12 == pytest.approx(without, rel=0.01)
+    assert found.macs / 1e12 == pytest.approx(whole, rel=0.01)
+
+
+def test_the_whole_model_has_the_papers_number_of_parameters():
+    """Table 10's 1.6 B: U-Net, motion model and autoencoder, without VAE and text encoder."""
+    found = networks("webvid_sd21", **MEASURED)
+    assert sum(counted(call).parameters for call in found.values()) == pytest.approx(1.6e9, rel=0.01)
+
+
+def tokens(network, call):
+    """How many tokens the first block sees of a clip."""
+    block = next(module for name, module in network.named_modules() if name.endswith("blocks.0"))
+    seen = []
+    hook = block.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1:-1].numel()))
+    counted(call)
+    hook.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize(
+    ("folder", "content", "motion", "seen_by_autoencoder", "seen_by_motion"),
+    [
+        ("ucf101", (3, 64, 64), (8, 16, 64), 16_384, 256 + 256),
+        ("webvid_sd15", (4, 64, 64), (8, 16, 64), 16_384, 256 + 256),
+        ("webvid_sd21", (4, 64, 128), (8, 16, 96), 32_768, 384 + 128),
+    ],
+)
+def test_shapes_and_tokens_of_the_paper(folder, content, motion, seen_by_autoencoder, seen_by_motion):
+    found = networks(folder, **MEASURED)
+    assert found["motion"].inputs[0].shape[1:] == motion
+    assert found["motion"].inputs[2].shape[1:] == found["content"].inputs[0].shape[1:] == content
+    assert tokens(found["autoencoder"].network.encoder, found["autoencoder"]) == seen_by_autoencoder
+    assert tokens(found["motion"].network, found["motion"]) == seen_by_motion
+
+
+@pytest.mark.parametrize(
+    ("override", "stage", "changed"),
+    [
+        ("motion_channels_16", "autoencoder", lambda call: call["motion"].inputs[0].shape[1] == 16),
+        ("mean_frame", "autoencoder", lambda call: not hasattr(call["autoencoder"].network, "content_head")),
+        ("frames_24", "cmd", lambda call: call["motion"].inputs[0].shape[2] == 24),
+        ("content_patch_16", "motion", lambda call: tokens(call["motion"].network, call["motion"]) == 256 + 16),
+        ("content_patch_4", "motion", lambda call: tokens(call["motion"].network, call["motion"]) == 256 + 256),
+    ],
+)
+def test_ablations_of_the_paper(override, stage, changed):
+    assert changed(networks("ucf101", **{stage: override}))
+
+
+def test_command_line(capsys, monkeypatch):
+    override = CONFIGS / "overrides" / "autoencoder_measured.yaml"
+    monkeypatch.setattr("sys.argv", ["counting", str(CONFIGS / "ucf101"), "-o", f"autoencoder={override}"])
+    assert main() == 0
+    assert "| autoencoder | 47.4 | 0.7733 | 0.98" in capsys.readouterr().out
+
+
+def test_wrong_stages_and_files_are_told(tmp_path):
+    (tmp_path / "wrong.yaml").write_text("model: {init_args: {network: {init_args: {dept: 8}}}}")
+    with pytest.raises(InputError, match=r"wrong.yaml: dept: there is no such option; did you mean depth\?"):
+        calls(CONFIGS / "ucf101", {"autoencoder": [tmp_path / "wrong.yaml"]})
+    with pytest.raises(InputError, match=r"--override contents=.*: there is no such stage"):
+        calls(CONFIGS / "ucf101", {"contents": []})
+    with pytest.raises(InputError, match=r"nowhere/autoencoder.yaml: there is no such config"):
+        calls(CONFIGS / "nowhere")

@@ -1,0 +1,140 @@
+"""The networks that a folder of configs asks for, on the meta device, each with what it is called on for one clip."""
+
+from __future__ import annotations
+
+import pydoc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import torch
+import yaml
+from lightning import LightningDataModule, LightningModule
+from torch import Tensor, nn
+
+from cmd_lightning import zoo
+from cmd_lightning.commands.config_errors import explain
+from cmd_lightning.commands.training import CMDCLI, known_classes
+from cmd_lightning.errors import InputError
+from cmd_lightning.networks import Condition, LatentSpec
+from cmd_lightning.networks.content_unet import predict_content
+
+STAGES = ("content", "motion")
+"""The diffusion stages."""
+FACTOR = 8
+"""Pixels on the side of a latent point of Stable Diffusion's VAE."""
+TOKENS = 77
+"""Of a caption, in CLIP's text encoders."""
+LEFT_OPEN = {"StableDiffusionContent": "--model.base=BASE", "FrameLatents": "--model.latent_space.vae=BASE"}
+"""Options that configs with these classes leave to their user; nothing is opened here, so any name does."""
+
+Overrides = Mapping[str, Sequence[Path]]
+"""Files laid over the configs of a folder, by stage: "autoencoder", "content", "motion", or "cmd" for the clips."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A network and one call of it.
+
+    Attributes:
+        network: as the config has it.
+        inputs: of the call.
+        function: calls its first argument, the network, on the inputs.
+    """
+
+    network: nn.Module
+    inputs: tuple[Tensor, ...]
+    function: Callable[..., Any]
+
+
+class ParsedOnly(CMDCLI):
+    """The command line, as far as it has read its configs."""
+
+    def instantiate_classes(self) -> None:
+        """Makes no objects."""
+
+
+def parsed(*configs: Path) -> dict[str, Any]:
+    """What the command line reads in configs, each laid over the one before, as plain data.
+
+    Raises:
+        InputError: a file is missing or wrong.
+    """
+    for path in configs:
+        if not path.is_file():
+            raise InputError(f"{path}: there is no such config")
+    zoo.import_all()
+    text = configs[0].read_text()
+    given = [option for name, option in LEFT_OPEN.items() if name in text]
+    try:
+        cli = ParsedOnly(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            run=False,
+            parser_kwargs={"exit_on_error": False},
+            args=[*(f"--config={path}" for path in configs), *given],
+        )
+    except jsonargparse.ArgumentError as error:
+        raise InputError(f"{', '.join(map(str, configs))}: {explain(str(error), known_classes())}") from error
+    return cli.config.as_dict()
+
+
+def clip_shape(folder: Path, overrides: Overrides | None = None) -> tuple[int, int, int, int]:
+    """The shape `(C, T, H, W)` of what the autoencoder of a folder sees of a clip."""
+    files = [folder / "cmd.yaml", *(overrides or {}).get("cmd", ())]
+    data = parsed(*files)["data"]["init_args"]
+    size = data["size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    space = yaml.safe_load((folder / "autoencoder.yaml").read_text())["model"]["init_args"].get("latent_space")
+    if space is None:
+        return 3, data["num_frames"], height, width
+    return 4, data["num_frames"], height // FACTOR, width // FACTOR
+
+
+def calls(folder: Path, overrides: Overrides | None = None) -> dict[str, Call]:
+    """The networks of the three stages, on the meta device, by stage.
+
+    Args:
+        folder: of autoencoder.yaml, content.yaml, motion.yaml and cmd.yaml.
+        overrides: what is laid over them.
+
+    Raises:
+        InputError: a file is missing, or a stage unknown.
+    """
+    for stage in overrides or {}:
+        if stage not in ("autoencoder", *STAGES, "cmd"):
+            raise InputError(
+                f"--override {stage}=...: there is no such stage; give autoencoder, content, motion or cmd"
+            )
+    options = {
+        stage: parsed(folder / f"{stage}.yaml", *(overrides or {}).get(stage, ()))["model"]["init_args"]
+        for stage in ("autoencoder", *STAGES)
+    }
+    shape = clip_shape(folder, overrides)
+    with torch.device("meta"):
+        autoencoder = build(options["autoencoder"]["network"])
+        spec: LatentSpec = autoencoder.latent_spec(shape)
+        dims = {stage: options[stage].get("text_width") or build(options[stage]["condition"]).dim for stage in STAGES}
+        content, motion = (build(options[stage]["network"], spec, dims[stage]) for stage in STAGES)
+        frame, latent = torch.empty(1, *spec.content), torch.empty(1, *spec.motion)
+        timestep = torch.zeros(1, dtype=torch.long)
+
+        def condition(stage: str) -> Condition:
+            return Condition(torch.empty(1, dims[stage]), torch.empty(1, TOKENS, dims[stage]))
+
+        encoded = {stage: condition(stage) for stage in STAGES}
+        video = torch.empty(1, *shape)
+    return {
+        "autoencoder": Call(autoencoder, (video,), lambda network, x: network(x)),
+        "content": Call(content, (frame, timestep), lambda n, x, t: predict_content(n, x, t, encoded["content"])),
+        "motion": Call(motion, (latent, timestep, frame), lambda n, x, t, c: n(x, t, c, encoded["motion"])),
+    }
+
+
+def build(described: Mapping[str, Any], *first: Any) -> Any:
+    """The object of a class_path with its init_args, after the arguments that a component gives."""
+    return pydoc.locate(described["class_path"])(*first, **described["init_args"])
