@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal, Self
 
 import torch
-from diffusers import ConfigMixin
+from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError
@@ -105,7 +105,7 @@ class FrameLatents(LatentSpace):
 
     def __init__(
         self,
-        vae: str | nn.Module | dict[str, Any],
+        vae: str | ModelMixin | dict[str, Any],
         variant: str | None = None,
         revision: str | None = None,
         posterior: Literal["sample", "mean"] = "sample",
@@ -114,7 +114,7 @@ class FrameLatents(LatentSpace):
         super().__init__()
         if chunk_size < 1:
             raise InputError(f"latent_space.chunk_size {chunk_size}: give at least 1 frame")
-        if isinstance(vae, nn.Module) and not isinstance(vae, ConfigMixin):
+        if isinstance(vae, nn.Module) and not (isinstance(vae, ModelMixin) and isinstance(vae, ConfigMixin)):
             raise InputError(
                 f"latent_space.vae: {type(vae).__name__} does not record how it was built, so no checkpoint could name "
                 "it; derive it from diffusers' ModelMixin and ConfigMixin"

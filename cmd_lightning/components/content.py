@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from cmd_lightning.components.latent_diffusion import LatentDiffusion
-from cmd_lightning.networks import Condition
+from cmd_lightning.networks import Condition, ContentModel, LatentSpec
 from cmd_lightning.networks.content_unet import predict_content
+from cmd_lightning.networks.contracts import AutoencoderNetwork
 from cmd_lightning.pipeline import CMDPipeline
 
 
 class ContentDiffusion(LatentDiffusion):
-    """Trains a content model: a stock `UNet2DConditionModel` or any `ContentModel` (paper equation 7)."""
+    """Trains a content model: a stock `UNet2DConditionModel` or any `ContentModel` (paper equation 7).
+
+    Args:
+        network: Makes the content model from the latents' shapes and the number of condition channels.
+        autoencoder: Checkpoint of the autoencoder stage, or the trained network itself.
+        **kwargs: As for `LatentDiffusion`.
+    """
 
     stage = "content"
+
+    def __init__(
+        self,
+        network: Callable[[LatentSpec, int], ContentModel | UNet2DConditionModel],
+        autoencoder: str | AutoencoderNetwork,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(network, autoencoder, **kwargs)
 
     @torch.no_grad()
     def latents(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:

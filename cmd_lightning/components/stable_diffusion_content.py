@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from diffusers import UNet2DConditionModel
 
 from cmd_lightning.components.checkpoints import KEY
 from cmd_lightning.components.content import ContentDiffusion
@@ -39,7 +39,7 @@ class StableDiffusionContent(ContentDiffusion):
     def __init__(
         self,
         base: str,
-        network: Callable[[LatentSpec, int], nn.Module],
+        network: Callable[[LatentSpec, int], UNet2DConditionModel],
         autoencoder: str | AutoencoderNetwork,
         text_width: int = 768,
         variant: str | None = None,
