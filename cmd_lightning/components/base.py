@@ -136,12 +136,16 @@ class Component(FrozenParts):
 
     def normal(self, batch: dict[str, Any], name: str) -> Callable[[tuple[int, ...]], Tensor]:
         """From the shape of one sample to standard normal values for a batch, the samples' own under this name."""
-        keys, epoch = batch["key"], batch.get("epoch", 0)
-        return lambda shape: draws.normal(shape, name, keys, epoch).to(self.device)
+        keys, time = batch["key"], self._time(batch)
+        return lambda shape: draws.normal(shape, name, keys, time).to(self.device)
 
     def uniform(self, batch: dict[str, Any], name: str) -> Tensor:
         """A value in [0, 1) for each sample of a batch, its own under this name, `(B,)`."""
-        return draws.uniform(name, batch["key"], batch.get("epoch", 0)).to(self.device)
+        return draws.uniform(name, batch["key"], self._time(batch)).to(self.device)
+
+    def _time(self, batch: dict[str, Any]) -> int | str:
+        """The epoch of the data; the step where they do not tell it, so that a clip never sees the same draws again."""
+        return batch.get("epoch", f"step {self.global_step}")
 
     def check_origin(self, batch: dict[str, Any]) -> None:
         """Refuses what another latent space or another autoencoder made of the clips of a batch.

@@ -13,21 +13,21 @@ import torch
 from torch import Tensor
 
 
-def normal(shape: Sequence[int], name: str, keys: Sequence[str], epoch: int | Sequence[int]) -> Tensor:
+def normal(shape: Sequence[int], name: str, keys: Sequence[str], time: int | str | Sequence[int]) -> Tensor:
     """Standard normal values `(len(keys), *shape)`, float32 on the CPU.
 
     Args:
         shape: Of one sample.
         name: What they are for; another name gives other values.
         keys: The samples.
-        epoch: Of the data; one for all samples, or one each.
+        time: The epoch of the data; one for all samples, or one each.
     """
-    return torch.stack([torch.randn(*shape, generator=generator) for generator in _generators(name, keys, epoch)])
+    return torch.stack([torch.randn(*shape, generator=generator) for generator in _generators(name, keys, time)])
 
 
-def uniform(name: str, keys: Sequence[str], epoch: int | Sequence[int]) -> Tensor:
+def uniform(name: str, keys: Sequence[str], time: int | str | Sequence[int]) -> Tensor:
     """Values in [0, 1), `(len(keys),)`, float32 on the CPU; arguments as of `normal`."""
-    return torch.cat([torch.rand(1, generator=generator) for generator in _generators(name, keys, epoch)])
+    return torch.cat([torch.rand(1, generator=generator) for generator in _generators(name, keys, time)])
 
 
 def seed_of(*position: object) -> int:
@@ -36,6 +36,6 @@ def seed_of(*position: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
-def _generators(name: str, keys: Sequence[str], epoch: int | Sequence[int]) -> list[torch.Generator]:
-    epochs = [epoch] * len(keys) if isinstance(epoch, int) else epoch
-    return [torch.Generator().manual_seed(seed_of(name, e, key)) for e, key in zip(epochs, keys, strict=True)]
+def _generators(name: str, keys: Sequence[str], time: int | str | Sequence[int]) -> list[torch.Generator]:
+    times = [time] * len(keys) if isinstance(time, int | str) else time
+    return [torch.Generator().manual_seed(seed_of(name, t, key)) for t, key in zip(times, keys, strict=True)]
