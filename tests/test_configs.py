@@ -1,23 +1,64 @@
-"""Every config parses and builds what it names, with the stages before it built from their own configs."""
+"""Every config parses and builds what it names, with the stages before it built from their own configs.
 
+The paper's networks are built on the meta device; of those that a later stage reads, small ones stand in.
+"""
+
+import re
+import shlex
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from lightning import LightningDataModule, LightningModule
+from stable_diffusion_folders import UNETS, write_stable_diffusion
 
 import cmd_lightning
 from cmd_lightning import zoo
+from cmd_lightning.cli import main
 from cmd_lightning.commands.training import CMDCLI
 from cmd_lightning.components.cmd import assemble
 
 CONFIGS = Path(cmd_lightning.__path__[0]).parent / "configs"
-FOLDERS = sorted({file.parent.name for file in CONFIGS.glob("*/*.yaml")})
+OVERRIDES = CONFIGS / "overrides"
+FILES = sorted(file for file in CONFIGS.glob("*/*.yaml") if file.parent != OVERRIDES)
+FOLDERS = sorted({file.parent.name for file in FILES})
 STAGES = ("autoencoder", "content", "motion")
+LARGE = ("ucf101", "webvid_sd15", "webvid_sd21", "openvid256")
+DIT = ["--model.network.width=16", "--model.network.depth=1", "--model.network.heads=2"]
+WORDS = '{"context_length": 12, "width": 16, "heads": 2, "layers": 1}'
 
 
-def instantiate(path, *overrides):
+def named(path):
+    return f"{path.parent.name}/{path.stem}"
+
+
+def small(folder, stage, base):
+    """Options that make a network of a large folder small, and its base model a small folder."""
+    if stage == "autoencoder":
+        return [*DIT, *([] if folder == "ucf101" else [f"--model.latent_space.vae={base}"])]
+    if stage == "motion":
+        text = ["--model.condition=OpenCLIPTextEncoder", f"--model.condition.text_cfg={WORDS}"]
+        return [*DIT, *([] if folder == "ucf101" else text)]
+    if folder == "ucf101":
+        return [*DIT]
+    unet = ["--model.network.block_out_channels=[16,32]", "--model.network.layers_per_block=1"]
+    unet += ["--model.network.attention_head_dim=2", "--model.network.use_linear_projection=false"]
+    text = f"--model.text_width={UNETS['1.5']['cross_attention_dim']}"
+    return [*unet, text, f"--model.base={base}", "--model.lora=null"]
+
+
+def open_options(folder, stage):
+    """What a user has to give, as names that nothing opens."""
+    if folder == "ucf101" or folder not in LARGE:
+        return []
+    return {"autoencoder": ["--model.latent_space.vae=nobody/none"], "content": ["--model.base=nobody/none"]}.get(
+        stage, []
+    )
+
+
+def instantiate(path, *options):
     """What the command line makes of a config, without running it."""
     zoo.import_all()
     return CMDCLI(
@@ -27,29 +68,47 @@ def instantiate(path, *overrides):
         subclass_mode_data=True,
         run=False,
         parser_kwargs={"exit_on_error": False},
-        args=["--config", str(path), "--trainer.accelerator=cpu", "--trainer.logger=false", *overrides],
+        args=[
+            *(
+                "--config",
+                str(path),
+                "--trainer.accelerator=cpu",
+                "--trainer.logger=false",
+                "--trainer.precision=32-true",
+            ),
+            *options,
+        ],
     )
 
 
-def video_shape(path):
-    data = yaml.safe_load(path.read_text())["data"]["init_args"]
+def video_shape(folder):
+    """Of what the autoencoder of a folder sees of its clips."""
+    data = yaml.safe_load((CONFIGS / folder / "cmd.yaml").read_text())["data"]["init_args"]
     size = data["size"]
     height, width = (size, size) if isinstance(size, int) else size
-    return 3, data["num_frames"], height, width
+    latents = "latent_space" in (CONFIGS / folder / "autoencoder.yaml").read_text()
+    return (4, data["num_frames"], height // 8, width // 8) if latents else (3, data["num_frames"], height, width)
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
+def base(tmp_path_factory):
+    return write_stable_diffusion(tmp_path_factory.mktemp("base") / "sd", "1.5")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory, base):
     """The checkpoints of a folder's stages, written when first asked for, from the folder's own configs."""
     made = {}
 
     def get(folder, stage):
         if (folder, stage) not in made:
             path = CONFIGS / folder / f"{stage}.yaml"
-            needs = [] if stage == "autoencoder" else [f"--model.init_args.autoencoder={get(folder, 'autoencoder')}"]
-            component = instantiate(path, *needs).model
+            options = small(folder, stage, base) if folder in LARGE else []
+            if stage != "autoencoder":
+                options.append(f"--model.init_args.autoencoder={get(folder, 'autoencoder')}")
+            component = instantiate(path, *options).model
             if stage == "autoencoder":
-                component.video_shape, component.fps = video_shape(path), 8.0
+                component.video_shape, component.fps = video_shape(folder), 8.0
             checkpoint = {"state_dict": component.state_dict()}
             component.on_save_checkpoint(checkpoint)
             made[folder, stage] = tmp_path_factory.mktemp(folder) / f"{stage}.ckpt"
@@ -60,53 +119,93 @@ def checkpoints(tmp_path_factory):
 
 
 def test_folders_have_every_stage():
-    assert {"shapes32", "shapes64", "clips64"} <= set(FOLDERS)
+    assert set(FOLDERS) == {"shapes32", "shapes64", "clips64", *LARGE}
     for folder in FOLDERS:
         assert {file.stem for file in (CONFIGS / folder).glob("*.yaml")} >= {*STAGES, "cmd"}
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", FILES, ids=named)
 def test_config_builds_what_it_names(path, checkpoints, monkeypatch, tmp_path, tmp_path_factory):
     weights = tmp_path_factory.mktemp("weights")
     monkeypatch.chdir(tmp_path)
     config = yaml.safe_load(path.read_text())
     folder = path.parent.name
     needed = [stage for stage in STAGES if stage in config["model"]["init_args"]]
-    overrides = [f"--model.init_args.{stage}={checkpoints(folder, stage)}" for stage in needed]
+    options = [f"--model.init_args.{stage}={checkpoints(folder, stage)}" for stage in needed]
     if "model" in config["model"]["init_args"]:  # of the zoo: one made of this folder's stages stands for it
         assert (path.stem, config["model"]["init_args"]["model"]) == ("cmd", folder)
         assemble(*(str(checkpoints(folder, stage)) for stage in STAGES)).save_pretrained(weights / folder)
         monkeypatch.setattr(zoo, "WEIGHTS", weights)
     else:
         assert needed == {"cmd": list(STAGES), "autoencoder": []}.get(path.stem, ["autoencoder"])
-    built = instantiate(path, *overrides)
+    meta = folder in LARGE and path.stem != "cmd"
+    with torch.device("meta") if meta else nullcontext():
+        built = instantiate(path, *options, *open_options(folder, path.stem))
 
     assert type(built.model).__name__ == config["model"]["class_path"].rpartition(".")[2]
     assert type(built.datamodule).__name__ == config["data"]["class_path"].rpartition(".")[2]
-    for option, value in config["trainer"].items():
-        if option in ("max_steps", "gradient_clip_val", "check_val_every_n_epoch", "log_every_n_steps"):
-            assert getattr(built.trainer, option) == value
-    named = [callback["class_path"].rpartition(".")[2] for callback in config["trainer"]["callbacks"]]
+    for option in ("max_steps", "gradient_clip_val", "check_val_every_n_epoch", "log_every_n_steps"):
+        if option in config["trainer"]:
+            assert getattr(built.trainer, option) == config["trainer"][option]
+    wanted = [callback["class_path"].rpartition(".")[2] for callback in config["trainer"]["callbacks"]]
     present = [type(callback).__name__ for callback in built.trainer.callbacks]
-    assert [name for name in named if name not in present] == []
+    assert [name for name in wanted if name not in present] == []
     if path.stem in STAGES:
-        optimizer = built.model.configure_optimizers()["optimizer"]
+        weight = torch.nn.Parameter(torch.zeros(1))  # fused optimisers refuse those of the meta device
+        optimizer = built.model.optimizer_factory([weight])
+        built.model.schedule_factory(optimizer)
         settings = config["model"]["init_args"]["optimizer"]["init_args"]
         group = optimizer.param_groups[0]
         assert group["betas"] == tuple(settings["betas"])
         assert group["initial_lr"] == settings["lr"]
+        assert group["weight_decay"] == 0
+        devices = {weight.device.type for weight in built.model.network.parameters()}
+        assert devices == {"meta" if meta else "cpu"}
     if path.stem in ("content", "motion"):
-        assert built.model.video_shape == video_shape(path)
+        assert built.model.video_shape == video_shape(folder)
     if path.stem == "cmd":
-        assert tuple(built.model.pipeline.config.video_shape) == video_shape(path)
+        assert tuple(built.model.pipeline.config.video_shape) == video_shape(folder)
     assert list(tmp_path.iterdir()) == []  # building writes nothing
+
+
+def leaves(value, *path):
+    """The plain values of nested dictionaries, by their path."""
+    if not isinstance(value, dict):
+        return {path: value}
+    return {key: leaf for name, item in value.items() for key, leaf in leaves(item, *path, name).items()}
+
+
+def commands(path):
+    """The command lines of LightningCLI in the comments of a config, with a name for the user's base model."""
+    lines = path.read_text().replace("\\\n#  ", "").splitlines()
+    found = [line.removeprefix("#").partition("   # ")[0].split() for line in lines if line.startswith("#   cmd-light")]
+    verbs = ("fit", "validate", "test", "predict")
+    return [" ".join(words[1:]).replace("BASE", "nobody/none") for words in found if words[1] in verbs]
+
+
+@pytest.mark.parametrize("path", [*FILES, *sorted(OVERRIDES.glob("*.yaml"))], ids=named)
+def test_commands_in_the_comments_print_the_config(path, monkeypatch, capsys):
+    monkeypatch.chdir(CONFIGS.parent)
+    told = commands(path)
+    assert any(f"-c configs/{named(path)}.yaml" in command for command in told)
+    for command in told:
+        assert main([*shlex.split(command.replace(" ...", "")), "--print_config"]) == 0, command
+        printed = leaves(yaml.safe_load(capsys.readouterr().out))
+        *_, last = re.findall(r"-c (\S+)", command)
+        given = leaves(yaml.safe_load(Path(last).read_text()))
+        options = re.findall(r"--([\w.]+)", command)
+        for key, value in given.items():
+            if key[-1] == "class_path" or key[0] == "trainer" or any(key[-1] in option for option in options):
+                continue
+            assert key in printed and printed[key] == value, (command, key)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_stages_of_a_folder_agree(folder):
     configs = {file.stem: yaml.safe_load(file.read_text()) for file in (CONFIGS / folder).glob("*.yaml")}
     shared = ("train_shards", "val_shards", "test_shards", "num_frames", "size", "fps", "stride")
-    data = [{key: config["data"]["init_args"].get(key) for key in shared} for config in configs.values()]
+    of_video = [config["data"] for config in configs.values() if config["data"]["class_path"] != "LatentDataModule"]
+    data = [{key: given["init_args"].get(key) for key in shared} for given in of_video]
     assert all(options == data[0] for options in data)
     for stage in STAGES:
         [saved] = [
@@ -118,3 +217,24 @@ def test_stages_of_a_folder_agree(folder):
         readers = [config["model"]["init_args"].get(stage) for config in configs.values()]
         shipped = "model" in configs["cmd"]["model"]["init_args"] and stage != "autoencoder"  # nothing reads these
         assert {reader for reader in readers if reader} == (set() if shipped else {path})
+
+
+@pytest.mark.parametrize("folder", LARGE)
+def test_batches_of_the_paper(folder):
+    """On one device a step is of as many clips as the paper's; 64 are ours in the recipe for one small GPU."""
+    for stage, clips in (("autoencoder", 24), ("content", 256), ("motion", 256)):
+        config = yaml.safe_load((CONFIGS / folder / f"{stage}.yaml").read_text())
+        own = config["data"]["init_args"]["batch_size"] * config["trainer"]["accumulate_grad_batches"]
+        assert own == (64 if folder == "openvid256" and stage != "autoencoder" else clips)
+
+
+@pytest.mark.parametrize(
+    ("config", "option"),
+    [("webvid_sd21/content", "model.base"), ("webvid_sd15/autoencoder", "model.latent_space.vae")],
+)
+def test_what_a_user_must_give_is_told(config, option, capsys):
+    assert main(["fit", "-c", str(CONFIGS / f"{config}.yaml")]) == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"cmd-lightning: {option}: ")
+    assert f"add --{option} with the folder of a Stable Diffusion" in line
+    assert "configs/README.md" in line
