@@ -51,6 +51,7 @@ VERBS = {
     "shards synth": "write shards of captioned moving shapes",
     "shards pack": "write shards of your own clips",
     "shards check": "count what is in shards, decode all of it, write the index",
+    "shards encode": "encode shards once, for training that reads no video",
     "generate": "videos from prompts, classes or pictures",
     "reconstruct": "content frame, reconstruction and PSNR of clips",
     "evaluate": "FVD, KVD, CLIPSIM and more of your clips against real ones",

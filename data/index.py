@@ -69,6 +69,16 @@ def folder_of(url: str) -> str:
     return folder or separator or "."
 
 
+def name_of(url: str) -> str:
+    """The name of a shard in its folder."""
+    return _path_of(url).rpartition("/")[2]
+
+
+def query_of(url: str) -> str:
+    """The query of a signed address, "?..." or empty."""
+    return url[len(_path_of(url)) :]
+
+
 def _path_of(url: str) -> str:
     """An address without its query, which may hold slashes; a path as it is."""
     return url.partition("?")[0] if is_remote(url) else url
@@ -140,10 +150,9 @@ def load_index(urls: Sequence[str], *, write: bool = False, remote: ShardCache |
     scanned: dict[str, list[Shard]] = {}
     shards = []
     for url in urls:
-        folder, name = folder_of(url), _path_of(url).rpartition("/")[2]
+        folder, name = folder_of(url), name_of(url)
         if folder not in folders:
-            query = url[len(_path_of(url)) :]  # of a signed address
-            folders[folder] = read_index(folder, remote, query)
+            folders[folder] = read_index(folder, remote, query_of(url))
         entry = folders[folder]["shards"].get(name)
         if entry and (is_remote(url) or entry["bytes"] == os.path.getsize(url)):
             shards.append(Shard(url, entry["samples"], entry["bad"], entry["bytes"]))

@@ -121,7 +121,7 @@ class StreamLoader(DataLoader):
         options |= {"batch_size": None, "pin_memory": torch.cuda.is_available()}
         # A generator of its own: starting an epoch must not move the global one, where models draw noise.
         options["generator"] = torch.Generator().manual_seed(dataset.seed)
-        super().__init__(dataset, num_workers=num_workers, worker_init_fn=_leave_signals, **options)
+        super().__init__(dataset, num_workers=num_workers, worker_init_fn=leave_signals, **options)
         self.max_bad_share = max_bad_share
         self.good = sum(shard.good for shard in shards)
         self.known = known_bad(shards)
@@ -172,7 +172,7 @@ class StreamLoader(DataLoader):
             rank_zero_warn(f"{len(self.known)} samples known to be bad were left out: {known}")
 
 
-def _leave_signals(_: int) -> None:
+def leave_signals(_: int) -> None:
     """Leaves to the main process what is sent to the whole group of processes: by Ctrl-C, or a batch system.
 
     The main process may end a worker by SIGTERM too, but tries twice, so the first one is let pass. When it is gone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,6 +69,18 @@ def write_json(report: Any, target: str | None) -> None:
     make_folder(Path(target).parent, "--json")
     with replaced(Path(target)) as draft:
         draft.write_text(text + "\n")
+
+
+def tell(text: str) -> None:
+    """A line of progress, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def report(result: dict[str, Any], target: str | None) -> None:
+    """Writes a report to where `--json` says, else for people to standard error."""
+    if target is None:
+        tell(json.dumps(result, indent=2, ensure_ascii=False))
+    write_json(result, target)
 
 
 def open_model(model: str) -> CMDPipeline:

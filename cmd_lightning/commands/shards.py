@@ -1,8 +1,10 @@
-"""The verbs `shards synth`, `shards pack` and `shards check`."""
+"""The verbs `shards synth`, `shards pack` and `shards check`; `shards encode` has a file of its own."""
 
-from typing import Any
-
+from cmd_lightning.commands.encode import encode
+from cmd_lightning.commands.files import report, tell
 from cmd_lightning.data.scenes import Level, Motion
+
+__all__ = ["check", "encode", "pack", "synth"]
 
 
 def synth(
@@ -56,9 +58,9 @@ def synth(
         level=level,
         motion=motion,
         shard_size=shard_size,
-        progress=_progress,
+        progress=tell,
     )
-    _report({"samples": made, "out": str(folder)}, json)
+    report({"samples": made, "out": str(folder)}, json)
 
 
 def pack(
@@ -97,7 +99,7 @@ def pack(
     from cmd_lightning.data.pack import pack_clips
 
     options = {"prompts": prompts, "shard_size": shard_size, "split": split, "seed": seed}
-    _report(pack_clips(videos, out, captions, **options, progress=_progress), json)
+    report(pack_clips(videos, out, captions, **options, progress=tell), json)
 
 
 def check(shards: list[str], *, allow_commands: bool = False, json: str | None = None) -> None:
@@ -114,20 +116,4 @@ def check(shards: list[str], *, allow_commands: bool = False, json: str | None =
     from cmd_lightning.data.cache import ShardCache
     from cmd_lightning.data.check import check_shards
 
-    _report(check_shards(shards, remote=ShardCache(allow_commands=allow_commands), progress=_progress), json)
-
-
-def _progress(text: str) -> None:
-    import sys
-
-    print(text, file=sys.stderr, flush=True)
-
-
-def _report(report: dict[str, Any], target: str | None) -> None:
-    from cmd_lightning.commands.files import write_json
-
-    if target is None:
-        import json
-
-        _progress(json.dumps(report, indent=2, ensure_ascii=False))
-    write_json(report, target)
+    report(check_shards(shards, remote=ShardCache(allow_commands=allow_commands), progress=tell), json)

@@ -1,0 +1,246 @@
+"""`shards encode`: latent shards of shards of videos, so that training reads no video and encodes nothing."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cmd_lightning.commands.evaluate import pixels
+from cmd_lightning.commands.files import report, tell
+from cmd_lightning.commands.processes import check_nodes, check_numbers, quiet_trainer
+from cmd_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from cmd_lightning.data.cache import ShardCache
+    from cmd_lightning.latent_space import FrameLatents, LatentSpace
+    from cmd_lightning.networks.contracts import AutoencoderNetwork
+
+Precision = Literal["32-true", "bf16-true", "16-true", "bf16-mixed", "16-mixed"]
+
+
+def encode(
+    shards: list[str],
+    *,
+    out: str,
+    autoencoder: str | None = None,
+    vae: str | None = None,
+    variant: str | None = None,
+    revision: str | None = None,
+    text: list[str] | None = None,
+    frames: int | None = None,
+    size: str | None = None,
+    fps: float | None = None,
+    stride: int | None = None,
+    crop: Literal["center", "random"] = "center",
+    evaluation: bool = False,
+    clips_per_video: int = 1,
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16",
+    batch_size: int = 8,
+    num_workers: int = 2,
+    devices: int = 1,
+    nodes: int = 1,
+    precision: Precision = "32-true",
+    seed: int = 0,
+    allow_commands: bool = False,
+    json: str | None = None,
+) -> None:
+    """Encode shards of videos once, for LatentDataModule: the diffusion stages then read no video at all.
+
+    Keeps content frames and motion latents of --autoencoder, or the moments of --vae; a latent shard for each
+    shard, of the same name. Clip k of a video is the one that training with the same seed sees in epoch k. Give
+    the same command again to go on: shards that are complete are left as they are.
+
+    Args:
+        shards: .tar files: paths, globs, folders, brace ranges or http(s) addresses.
+        out: folder for the latent shards, which all nodes see.
+        autoencoder: checkpoint of the first stage; clips have the frames and size that it was trained on.
+        vae: Stable Diffusion folder or hub id, or that of an image autoencoder of diffusers.
+        variant: of the VAE's weights, such as fp16.
+        revision: of a hub id of the VAE: branch, tag or commit.
+        text: encoders whose view of the captions is kept too: MODEL:WEIGHTS of open_clip, or a Stable Diffusion folder
+            or hub id.
+        frames: frames of a clip (default: the checkpoint's, or 16).
+        size: of a clip in pixels, SIDE or HEIGHTxWIDTH (default: the checkpoint's).
+        fps: frames per second at which clips are sampled (default: the checkpoint's).
+        stride: take every STRIDE-th frame instead (default: 1 without a checkpoint).
+        crop: where clips are cropped to the size; random draws it for each.
+        evaluation: clips as validation and testing see them: from the first frame, cropped in the middle, and the mean
+            of a VAE's posterior in place of a draw.
+        clips_per_video: clips of a video, for as many epochs before the first comes again.
+        dtype: in which latents are kept.
+        batch_size: clips at once on a device.
+        num_workers: processes that decode clips, for each device.
+        devices: GPUs, or processes where there is none, of each node.
+        nodes: nodes, started by torchrun or SLURM.
+        precision: in which latents are computed.
+        seed: of where clips begin and are cropped, as data.seed, and of the draws, as seed_everything in training.
+        allow_commands: also take pipe:COMMAND, s3:// and the like, which run programs of yours.
+        json: write the report to this file; - is standard output.
+
+    Raises:
+        InputError: an option is wrong, what encodes cannot be had, or some shards could not be read.
+    """
+    check_numbers(clips_per_video=clips_per_video, batch_size=batch_size, devices=devices, nodes=nodes)
+    check_numbers(0, num_workers=num_workers)
+    check_nodes(nodes)
+    if (autoencoder is None) == (vae is None):
+        raise InputError("--autoencoder, --vae: give one of the two, a checkpoint of the first stage or an image VAE")
+    if vae is None and (variant or revision):
+        raise InputError("--variant, --revision: these are of --vae; the checkpoint of --autoencoder knows its own")
+    if evaluation and (clips_per_video > 1 or crop != "center"):
+        raise InputError("--evaluation: there is one clip of a video then, cropped in the middle; leave out the others")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed {seed}: give a number from 0 to {2**32 - 1}")
+    from lightning import seed_everything
+
+    from cmd_lightning.callbacks.latent_writer import LatentWriter
+    from cmd_lightning.components.encoding import Encoding
+    from cmd_lightning.data.cache import ShardCache
+    from cmd_lightning.data.encode import EncodingData
+    from cmd_lightning.data.index import expand
+    from cmd_lightning.data.latent_store import LatentStore, claim_folder, index_latents
+    from cmd_lightning.data.latents import DTYPES
+    from cmd_lightning.data.webvid import WebVidDataModule
+    from cmd_lightning.pretrained_text import open_text_encoder
+    from cmd_lightning.provenance import fingerprint, provenance
+
+    remote = ShardCache(allow_commands=allow_commands)
+    urls = expand(shards, "SHARDS", allow_commands=allow_commands)
+    names, classes = names_of(urls), classes_of(urls, remote)
+    seed_everything(seed, verbose=False)
+    network: AutoencoderNetwork | None = None
+    if vae is None:
+        space, network, known = open_stage(autoencoder, frames, pixels(size))
+        frames, sides = known["frames"], known["size"]
+        fps = known["fps"] if fps is None and stride is None else fps
+    else:
+        space, sides = open_vae(vae, variant, revision, pixels(size))
+    # Made now, as another precision changes the weights.
+    made_by = {
+        "latent_space": space.fingerprint,
+        "autoencoder": network and fingerprint(network.state_dict()),
+    }
+    encoders = {encoder.fingerprint: encoder for encoder in map(open_text_encoder, text or [])}
+    # Checked, and read, as in training.
+    videos = WebVidDataModule(
+        num_frames=16 if frames is None else frames, size=sides, fps=fps, stride=stride, crop=crop
+    )
+    settings = made_by | {
+        "text": sorted(encoders),
+        **{"frames": videos.num_frames, "size": list(videos.size), "fps": videos.fps, "stride": videos.stride},
+        **{"crop": crop, "evaluation": evaluation, "seed": seed, "clips_per_video": clips_per_video},
+        **{"dtype": dtype, "precision": precision, "sources": names},
+    }
+    given = {"autoencoder": autoencoder, "vae": vae, "variant": variant, "revision": revision, "text": text}
+    folder = Path(out)
+    writer = LatentWriter(LatentStore(folder, DTYPES[dtype], clips_per_video, made_by, tell))
+    data = EncodingData(
+        urls,
+        folder,
+        workers=num_workers,
+        remote=remote,
+        clips=videos.clip_loader(training=not evaluation),
+        clips_per_video=clips_per_video,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    module = Encoding(space, network, list(encoders.values()), draw=not evaluation)
+    began = time.monotonic()
+    with quiet_trainer(devices, nodes, precision=precision, callbacks=[writer], enable_progress_bar=False) as trainer:
+        claim_folder(folder, settings, {"given": given} | provenance())
+        trainer.predict(module, data, return_predictions=False)
+    if not trainer.is_global_zero:
+        return
+    done = writer.summary
+    total = index_latents(folder, names, classes)
+    if done["failed"]:
+        raise InputError(
+            f"SHARDS: {len(done['failed'])} of {len(names)} could not be read, the others are done: "
+            f"{'; '.join(list(done['failed'].values())[:3])}; give the same command again for these"
+        )
+    if not total:
+        raise InputError(f"SHARDS: not one sample is usable ({done['bad']}); see them with `shards check`")
+    rate = done["samples"] * clips_per_video / (time.monotonic() - began)
+    now = {name: done[name] for name in ("shards", "samples", "bad")} | {"clips_per_second": round(rate, 2)}
+    report({"samples": total, "out": out, "now": now} | made_by, json)
+
+
+def open_stage(
+    path: str, frames: int | None, size: tuple[int, int] | None
+) -> tuple[LatentSpace, AutoencoderNetwork, dict[str, Any]]:
+    """The latent space and network of a checkpoint of the first stage, and the clips that it was trained on.
+
+    Raises:
+        InputError: It cannot be opened, or frames or size are asked for that are not its own.
+    """
+    from cmd_lightning.components.checkpoints import load_stage
+
+    stage = load_stage(path, "autoencoder", "--autoencoder")
+    if not stage.video_shape:
+        raise InputError(f"--autoencoder {path}: it has seen no clip yet; train it first")
+    _, own_frames, *sides = stage.video_shape
+    own_size = [side * stage.latent_space.factor for side in sides]
+    if frames not in (None, own_frames) or (size is not None and list(size) != own_size):
+        raise InputError(
+            f"--frames, --size: {path} was trained on {own_frames} frames of {own_size[0]}x{own_size[1]} pixels, and "
+            "the later stages are built for these; leave both out"
+        )
+    return stage.latent_space, stage.parts["network"], {"frames": own_frames, "size": own_size, "fps": stage.fps}
+
+
+def open_vae(
+    vae: str, variant: str | None, revision: str | None, size: tuple[int, int] | None
+) -> tuple[FrameLatents, list[int]]:
+    """The latent space of an image autoencoder, and the size of clips.
+
+    Raises:
+        InputError: It cannot be had, or the size is missing or does not suit it.
+    """
+    from cmd_lightning.latent_space import FrameLatents
+
+    space = FrameLatents(vae, variant, revision)
+    try:
+        space.open()
+    except InputError as error:
+        raise InputError(str(error).replace("latent_space.vae", "--vae")) from error
+    if size is None:
+        raise InputError("--size: give the height and width of clips, HEIGHTxWIDTH; --vae takes any")
+    if size[0] % space.factor or size[1] % space.factor:
+        raise InputError(
+            f"--size {size[0]}x{size[1]}: height and width must be multiples of {space.factor}, the pixels on the side "
+            "of a latent point; choose another"
+        )
+    return space, list(size)
+
+
+def names_of(urls: Sequence[str]) -> list[str]:
+    """The names that the shards, and what is made of them, have in their folders.
+
+    Raises:
+        InputError: Two have the same, or one has none that a file could have.
+    """
+    from cmd_lightning.data.index import name_of
+
+    names: dict[str, str] = {}
+    for url in urls:
+        name = name_of(url)
+        if not re.fullmatch(r"[^./\s][^/\s]*\.tar", name):
+            raise InputError(f"SHARDS {url}: what is made of it gets its name, so let it end in NAME.tar")
+        if name in names:
+            raise InputError(
+                f"SHARDS {names[name]}, {url}: both are called {name}; give each folder an --out of its own"
+            )
+        names[name] = url
+    return list(names)
+
+
+def classes_of(urls: Sequence[str], remote: ShardCache) -> Sequence[str]:
+    """The names of classes that the folders of the shards agree on; none where they do not."""
+    from cmd_lightning.data.index import folder_of, query_of, read_index
+
+    folders = {(folder_of(url), query_of(url)) for url in urls}
+    classes = {tuple(read_index(folder, remote, query)["classes"]) for folder, query in folders}
+    return classes.pop() if len(classes) == 1 else ()

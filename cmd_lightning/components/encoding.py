@@ -1,0 +1,76 @@
+"""Encoding: clips to what latent shards keep of them, on as many devices and nodes as the Trainer has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from cmd_lightning.components import draws
+from cmd_lightning.components.frozen import FrozenParts
+from cmd_lightning.conditioning import ConditionEncoder
+from cmd_lightning.latent_space import LatentSpace, from_uint8
+from cmd_lightning.networks.contracts import AutoencoderNetwork
+
+
+class Encoding(FrozenParts):
+    """Encodes the chunks of an `EncodingData` as training would, with the draws that belong to the samples.
+
+    Args:
+        latent_space: What the autoencoder works in.
+        autoencoder: Splits a clip into content frame and motion latent; None keeps the moments of the latent space.
+        text: Frozen encoders of captions.
+        draw: Whether posteriors are drawn from, as in training, or their means are taken, as in validation.
+    """
+
+    def __init__(
+        self,
+        latent_space: LatentSpace,
+        autoencoder: AutoencoderNetwork | None = None,
+        text: Sequence[ConditionEncoder] = (),
+        draw: bool = True,
+    ) -> None:
+        super().__init__()
+        self.draw, self.splits = draw, autoencoder is not None
+        self.text_names = [f"text_{number}" for number in range(len(text))]
+        self.freeze(latent_space=latent_space, **dict(zip(self.text_names, text, strict=True)))
+        if autoencoder is not None:
+            self.freeze(autoencoder=autoencoder)
+
+    def setup(self, stage: str) -> None:
+        """Reads the weights of frozen parts."""
+        self.open_frozen()
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """What a latent shard keeps of a chunk: its "latents" by name, and "text" of the first clips of their videos.
+
+        Returns:
+            `{"latents": {name: tensor}, "text": {fingerprint: {part: tensor}}}`; nothing for the end of a shard.
+        """
+        if "video" not in batch:
+            return {}
+        captions = [caption for caption, clip in zip(batch["caption"], batch["clip"], strict=True) if clip == 0]
+        return {"latents": self.latents(batch), "text": self.text(captions) if captions else {}}
+
+    def latents(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Moments, or content and motion, of a chunk."""
+
+        def noise(shape: tuple[int, ...]) -> Tensor:
+            return draws.normal(shape, "posterior", batch["key"], batch["clip"]).to(self.device)
+
+        moments = self.latent_space.moments(from_uint8(batch["video"], self.dtype))
+        if not self.splits:
+            return {"moments": moments}
+        latent = self.latent_space.latent(moments, noise if self.draw else None)
+        content, motion = self.autoencoder.encode(latent)
+        return {"content": content, "motion": motion}
+
+    def text(self, captions: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+        """What each encoder says of captions, by its fingerprint."""
+        encoded = {}
+        for name in self.text_names:
+            encoder = getattr(self, name)
+            parts = vars(encoder(captions))
+            encoded[encoder.fingerprint] = {part: tensor for part, tensor in parts.items() if tensor is not None}
+        return encoded

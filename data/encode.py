@@ -1,0 +1,136 @@
+"""EncodingData: the clips of whole shards, in chunks, for whoever encodes them.
+
+The unit of work is the shard. Rank r of W takes shards r, r + W, ... of all that are given, whatever is done already,
+so that ranks agree without a word; each of its loader's workers takes whole shards too.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from cmd_lightning.data.batch import collate
+from cmd_lightning.data.cache import ShardCache
+from cmd_lightning.data.clips import BadSample, SampleLoader, read_facts
+from cmd_lightning.data.index import Shard, load_index, name_of
+from cmd_lightning.data.loader import leave_signals
+from cmd_lightning.data.plan import clip_draw
+from cmd_lightning.data.tar import Sample, read_samples
+from cmd_lightning.data.watchdog import Watchdog
+from cmd_lightning.errors import InputError
+
+
+class WholeShards(IterableDataset):
+    """Chunks of clips of whole shards, in the order of their samples, for a DataLoader with `batch_size=None`.
+
+    A chunk is a batch of video, with "fps" a list; "shard", the name of the shard; "clip", the number k of each clip
+    among those of its video; and "facts", the json of each sample as text. Clip k is the one that training sees in
+    epoch k. After the last chunk of a shard comes {"shard": name, "bad": {reason: number}}, with "error": why, where
+    the shard could not be read to its end. A sample of which any clip is bad is bad as a whole; chunks may hold the
+    clips before.
+
+    Args:
+        shards: with what is known to be bad in them.
+        clips: makes a clip of a sample.
+        clips_per_video: K, how often it does.
+        batch_size: clips in a chunk, at most.
+        seed: of the draws of the clips, as of the training data.
+        remote: fetches remote shards.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        clips: SampleLoader,
+        *,
+        clips_per_video: int,
+        batch_size: int,
+        seed: int,
+        remote: ShardCache,
+    ) -> None:
+        super().__init__()
+        self.shards, self.clips = list(shards), clips
+        self.clips_per_video, self.batch_size, self.seed, self.remote = clips_per_video, batch_size, seed, remote
+        self._watchdog = Watchdog()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield the chunks of this worker's shards, one shard after the other."""
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        for shard in self.shards[worker::workers]:
+            bad = Counter(shard.bad.values())
+            end: dict[str, Any] = {"shard": name_of(shard.url), "bad": bad}
+            try:
+                for chunk in self._chunks(shard, bad):
+                    yield chunk | {"shard": end["shard"]}
+            except InputError as error:  # it cannot be fetched
+                end["error"] = str(error)
+            except OSError as error:
+                end["error"] = f"{shard.url}: {error.strerror or error}"
+            yield end | {"bad": dict(bad)}
+
+    def _chunks(self, shard: Shard, bad: Counter[str]) -> Iterator[dict[str, Any]]:
+        with shard.open(self.remote) as file:
+            clips: list[dict[str, Any]] = []
+            for sample in read_samples(file, shard.url):
+                if sample.key in shard.bad:
+                    continue
+                try:
+                    for clip in self._of(sample):
+                        clips.append(clip)
+                        if len(clips) == self.batch_size:
+                            yield _chunk(clips)
+                            clips = []
+                except BadSample as why:
+                    bad[str(why)] += 1
+            if clips:
+                yield _chunk(clips)
+
+    def _of(self, sample: Sample) -> Iterator[dict[str, Any]]:
+        members = sample.read()
+        facts = json.dumps(read_facts(members), ensure_ascii=False)
+        for number in range(self.clips_per_video):
+            with self._watchdog.watch(sample.place):
+                clip = self.clips(members, clip_draw(self.seed, number, sample.key), number)
+            yield clip | {"clip": number, "facts": facts}
+
+
+def _chunk(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    # The rate is a list, as a Trainer of half precision would round a tensor.
+    chunk = collate(clips, 0) | {name: [clip[name] for clip in clips] for name in ("clip", "facts", "fps")}
+    del chunk["epoch"]  # each clip has its own, its number
+    return chunk
+
+
+class EncodingData(LightningDataModule):
+    """The chunks of this rank's shards, without those that are encoded already.
+
+    Args:
+        urls: all shards, the same on every rank.
+        out: the folder in which a shard of the same name says that it is encoded.
+        workers: loader processes, for each device.
+        remote: fetches remote shards.
+        options: further ones of `WholeShards`.
+    """
+
+    def __init__(self, urls: Sequence[str], out: Path, *, workers: int, remote: ShardCache, **options: Any) -> None:
+        super().__init__()
+        self.urls, self.out, self.workers, self.remote, self.options = list(urls), out, workers, remote, options
+
+    def predict_dataloader(self) -> DataLoader:
+        """The chunks, from as many workers as have shards to read."""
+        own = self.urls[self.trainer.global_rank :: self.trainer.world_size]
+        left = [url for url in own if not (self.out / name_of(url)).exists()]
+        return DataLoader(
+            WholeShards(load_index(left, remote=self.remote), remote=self.remote, **self.options),
+            batch_size=None,
+            num_workers=min(self.workers, len(left)),
+            worker_init_fn=leave_signals,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # starting workers must not move the global one
+        )

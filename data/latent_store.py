@@ -1,0 +1,232 @@
+"""Write latent shards, as `latents` reads them: one for each shard of videos, of the same name, whole or not at all."""
+
+import fcntl
+import io
+import json
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from cmd_lightning.data.clips import BadSample
+from cmd_lightning.data.index import load_index, update_index
+from cmd_lightning.data.latents import check_finite
+from cmd_lightning.errors import InputError
+from cmd_lightning.video_io import replaced
+
+SETTINGS_NAME = "encode.json"
+
+
+def claim_folder(folder: Path, settings: dict[str, Any], about: dict[str, Any]) -> None:
+    """Makes the folder of latent shards, or sees to it that those in it were made with the same settings.
+
+    Args:
+        folder: of the shards; `encode.json` in it keeps all this.
+        settings: plain data, all that the latents depend on.
+        about: further facts that may differ from run to run; those of the first stay.
+
+    Raises:
+        InputError: it holds shards of other settings, or others than latent shards.
+    """
+    path = folder / SETTINGS_NAME
+    if not path.exists():
+        if folder.exists() and (not folder.is_dir() or any(folder.glob("[!.]*.tar"))):
+            raise InputError(f"--out {folder}: it holds other shards, or is a file; give another")
+        folder.mkdir(parents=True, exist_ok=True)
+        with replaced(path) as draft:
+            draft.write_text(json.dumps({"settings": settings} | about, indent=1) + "\n")
+        return
+    try:
+        known = json.loads(path.read_bytes())["settings"]
+        differing = [name for name in settings if known.get(name) != settings[name]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"--out {folder}: its {SETTINGS_NAME} is damaged; give another folder") from error
+    if differing:
+        told = ", ".join(f"{name} {_short(known.get(name))}, not {_short(settings[name])}" for name in differing)
+        raise InputError(f"--out {folder}: its shards were made with {told}; give it so again, or another --out")
+
+
+def index_latents(folder: Path, names: Sequence[str], classes: Sequence[str]) -> int:
+    """Writes the index of the latent shards that are there.
+
+    Args:
+        folder: of the shards.
+        names: of those that there should be.
+        classes: their names, by label.
+
+    Returns:
+        The number of samples in all of them.
+    """
+    shards = load_index([str(folder / name) for name in names if (folder / name).exists()])
+    update_index(folder, shards, classes)
+    return sum(shard.good for shard in shards)
+
+
+class LatentStore:
+    """Puts encoded clips together to samples, and these to shards.
+
+    A shard is written to a hidden part file, which gets its name when it is complete. Another process that writes the
+    same one is an error; what a killed process left is written over.
+
+    Args:
+        folder: for the shards.
+        dtype: that latents are stored in.
+        clips_per_video: K, clips that make a sample.
+        made_by: fingerprints for the json of each sample.
+        progress: told a line for each shard.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        dtype: torch.dtype,
+        clips_per_video: int,
+        made_by: Mapping[str, str | None],
+        progress: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._folder, self._dtype, self._clips_per_video = folder, dtype, clips_per_video
+        self._made_by, self._progress = dict(made_by), progress
+        self._open: dict[str, _Part] = {}
+        self.samples, self.shards = 0, 0
+        self.bad: Counter[str] = Counter()
+        self.failed: dict[str, str] = {}
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What was done: "samples" and "shards" numbers, "bad" by reason, "failed" shards and why."""
+        return {"samples": self.samples, "shards": self.shards, "bad": self.bad, "failed": self.failed}
+
+    def take(self, chunk: dict[str, Any], encoded: dict[str, Any]) -> None:
+        """Keep what was made of a chunk of `WholeShards`, or end its shard.
+
+        Args:
+            chunk: the clips, or the end of a shard.
+            encoded: "latents" of the clips by name; "text" of those that are the first of their video, by
+                fingerprint and part. Nothing at the end of a shard.
+
+        Raises:
+            InputError: another process writes this shard.
+        """
+        name = chunk["shard"]
+        if name not in self._open:
+            self._open[name] = _Part(self._folder / name)
+        part = self._open[name]
+        if "bad" in chunk:
+            self._end(part, chunk)
+            return
+        latents = {kind: tensor.to("cpu", self._dtype) for kind, tensor in encoded["latents"].items()}
+        text = {
+            f"text.{encoder}.{kind}": tensor.to("cpu", tensor.dtype if kind == "mask" else self._dtype)
+            for encoder, parts in encoded["text"].items()
+            for kind, tensor in parts.items()
+        }
+        first = 0
+        for i, number in enumerate(chunk["clip"]):
+            if number == 0:
+                about = {"caption": chunk["caption"][i], "facts": chunk["facts"][i], "fps": chunk["fps"][i]}
+                part.begin(chunk["key"][i], about, {kind: tensor[first] for kind, tensor in text.items()})
+                first += 1
+            clips = part.add({kind: tensor[i] for kind, tensor in latents.items()})
+            if clips == self._clips_per_video:
+                part.write(self._made_by)
+
+    def abandon(self) -> None:
+        """Remove what is not complete."""
+        for part in self._open.values():
+            part.close(keep=False)
+        self._open.clear()
+
+    def _end(self, part: "_Part", end: dict[str, Any]) -> None:
+        bad = Counter(end["bad"]) + part.bad
+        del self._open[end["shard"]]
+        if "error" in end:
+            self.failed[end["shard"]] = end["error"]
+            self._progress(f"{end['shard']}: not encoded, {end['error']}")
+            part.close(keep=False)
+            return
+        part.close(keep=True)
+        self.samples += part.samples
+        self.shards += 1
+        self.bad += bad
+        left_out = ", ".join(f"{number} {why}" for why, number in sorted(bad.items()))
+        self._progress(f"{end['shard']}: {part.samples} samples" + (f"; left out: {left_out}" if bad else ""))
+
+
+class _Part:
+    """A shard being written: the sample in the making, and the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._hidden = path, path.with_name(f".part-{path.stem}")
+        self._file = os.fdopen(os.open(self._hidden, os.O_RDWR | os.O_CREAT, 0o666), "wb")
+        if not _lock(self._file, self._hidden):
+            self._file.close()
+            raise InputError(f"--out {path.parent}: another process is writing {path.name}; let it end")
+        self._file.truncate(0)
+        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115  # by `close`
+        self.samples = 0
+        self.bad: Counter[str] = Counter()
+
+    def begin(self, key: str, about: dict[str, Any], text: dict[str, Tensor]) -> None:
+        """Begin a sample; one that lacks clips by now is bad, and its reader has counted it."""
+        self._key, self._about, self._text, self._clips = key, about, text, []
+
+    def add(self, clip: dict[str, Tensor]) -> int:
+        """Add a clip to the sample; how many it has by now."""
+        self._clips.append(clip)
+        return len(self._clips)
+
+    def write(self, made_by: dict[str, str | None]) -> None:
+        """Write the sample, if its latents are good."""
+        from safetensors.torch import save
+
+        tensors = {kind: torch.stack([clip[kind] for clip in self._clips]) for kind in self._clips[0]} | self._text
+        try:
+            check_finite(tensors)
+        except BadSample as why:
+            self.bad[str(why)] += 1
+            return
+        caption, fps = self._about["caption"], self._about["fps"]
+        facts = json.loads(self._about["facts"]) | {"fps": fps, "made_by": made_by}
+        for suffix, data in (
+            ("safetensors", save({kind: tensor.contiguous() for kind, tensor in tensors.items()})),
+            ("txt", caption.encode("utf-8", "replace")),
+            ("json", json.dumps(facts, ensure_ascii=False).encode("utf-8", "replace")),
+        ):
+            member = tarfile.TarInfo(f"{self._key}.{suffix}")  # time, owner and mode stay at their constants
+            member.size = len(data)
+            self._tar.addfile(member, io.BytesIO(data))
+            self._tar.members = []  # type: ignore[attr-defined]  # headers of a long shard need not be kept
+        self.samples += 1
+
+    def close(self, *, keep: bool) -> None:
+        """Give the file its name, or remove it."""
+        if not keep:
+            self._hidden.unlink(missing_ok=True)
+            self._file.close()
+            return
+        self._tar.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        os.replace(self._hidden, self._path)
+        self._file.close()
+
+
+def _lock(file: BinaryIO, path: Path) -> bool:
+    """Whether the file is this process's alone now, and still has that name; also where a system knows no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
