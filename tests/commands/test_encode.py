@@ -224,11 +224,12 @@ def test_what_is_complete_stays_and_the_rest_is_made_later(videos, checkpoint, t
     signal.signal(signal.SIGINT, handler)  # Lightning ignores it from the first Ctrl-C on
     assert chunks[-1] == "000001.tar"
     assert sorted(path.name for path in out.iterdir()) == ["000000.tar", "encode.json"]
-    (out / ".part-000001").write_bytes(b"what a killed process leaves" * 1000)
+    (out / ".part-000001").write_bytes(b"what a killed process leaves" * 100_000)
     before = (out / "000000.tar").stat()
     encode(videos, "--out", out, *options)
     assert (out / "000000.tar").stat().st_mtime_ns == before.st_mtime_ns
-    assert members(out) == members(tmp_path / "whole")
+    for path in (tmp_path / "whole").glob("*.tar"):
+        assert (out / path.name).read_bytes() == path.read_bytes()
     assert not list(out.glob(".part*"))
     assert len(json.loads((out / "index.json").read_text())["shards"]) == 3
 
