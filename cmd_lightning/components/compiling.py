@@ -2,41 +2,88 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from cmd_lightning.errors import InputError, reason
-from cmd_lightning.networks.contracts import AutoencoderNetwork
+from cmd_lightning.networks.contracts import AutoencoderNetwork, Network
 
 
 def compile_network(network: nn.Module, options: bool | dict[str, Any], by_block: bool = False) -> None:
-    """Has a network compiled when it first runs.
+    """Has a network compiled when it first runs; with gradient checkpointing, where that is on already.
 
-    Autoencoders are compiled a block (`_repeated_blocks`) at a time: they are entered by `encode` and `decode`, which
-    torch.compile does not see.
+    Networks of this project are compiled a block (`_repeated_blocks`) at a time: one block stands for all of its kind,
+    and autoencoders have two entries. Others, such as Stable Diffusion's U-Net, are compiled as a whole.
 
     Args:
         network: What is compiled, in place. Weights may be copied into it, checkpoints and averages fit as before.
         options: Arguments of torch.compile, such as `mode` and `backend`; True for none.
-        by_block: Compile other networks a block at a time as well: where what happens between the blocks is none of
-            the compiler's business, as when their weights are sharded.
+        by_block: Compile also others by their blocks: weights in shards are put together between these.
 
     Raises:
         InputError: torch.compile does not take the options, or the network names no blocks.
     """
     options = {} if options is True else options
-    compiled: list[nn.Module] = [network]
-    if by_block or isinstance(network, AutoencoderNetwork):
-        names = getattr(network, "_repeated_blocks", None) or ()
-        compiled = [module for module in network.modules() if type(module).__name__ in names]
-        if not compiled:
-            raise InputError(
-                f"model.compile: {type(network).__name__} has no blocks to compile; leave model.compile out, or name "
-                "their classes in its _repeated_blocks"
-            )
+    names = getattr(network, "_repeated_blocks", None) or ()
     try:
-        for module in compiled:
-            module.compile(**options)
+        if by_block or (isinstance(network, Network) and names):
+            found = {path: module for path, module in network.named_modules() if type(module).__name__ in names}
+            compile_blocks(network, found, options)
+        else:
+            found = {} if isinstance(network, AutoencoderNetwork) else {"": network}
+            for module in found.values():
+                module.compile(**options)
     except Exception as error:  # torch raises many kinds, also of its own
         raise InputError(f"model.compile {options}: give arguments of torch.compile; {reason(error)}") from error
+    if not found:
+        raise InputError(
+            f"model.compile: {type(network).__name__} has no blocks to compile; leave model.compile out, or name "
+            "their classes in its _repeated_blocks"
+        )
+
+
+def compile_blocks(network: nn.Module, blocks: dict[str, nn.Module], options: dict[str, Any]) -> None:
+    """Compiles what blocks compute, not what hooks do when they are called.
+
+    Gradient checkpointing moves into the compiled code: if it called compiled code, it might get another graph for the
+    backward pass than for the forward one (pytorch issue 166926).
+    """
+    compiled: dict[tuple[type, bool], Callable[..., Any]] = {}
+    owners = {path: _checkpointing(network, path) for path in blocks}
+    recomputed = {path: bool(owner and owner.gradient_checkpointing) for path, owner in owners.items()}
+    for path, block in blocks.items():
+        kind = (type(block), recomputed[path])
+        if kind not in compiled:
+            compiled[kind] = torch.compile(_computation(*kind), **options)
+        block.forward = functools.partial(compiled[kind], block)
+        if recomputed[path]:
+            owners[path].gradient_checkpointing = False
+
+
+def _computation(kind: type[nn.Module], recomputed: bool) -> Callable[..., Any]:
+    """The forward pass of a block of a class, as a function of block and inputs."""
+
+    def compute(block: nn.Module, *inputs: Any, **named: Any) -> Any:
+        def forward(*inputs: Any, **named: Any) -> Any:
+            return kind.forward(block, *inputs, **named)
+
+        if recomputed and torch.is_grad_enabled():
+            return checkpoint(forward, *inputs, use_reentrant=False, **named)
+        return forward(*inputs, **named)
+
+    return compute
+
+
+def _checkpointing(network: nn.Module, path: str) -> nn.Module | None:
+    """The innermost module around the one at `path` that says whether its parts are recomputed."""
+    while path:
+        path = path.rpartition(".")[0]
+        module = network.get_submodule(path)
+        if hasattr(module, "gradient_checkpointing"):
+            return module
+    return None

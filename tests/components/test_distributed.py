@@ -1,0 +1,173 @@
+"""Several processes compute what one does with all of their clips, whether weights are in shards or not."""
+
+import multiprocessing
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from distributed_fits import RESUMED, gradients, live, resumed
+from same import assert_same
+from small_fits import CASES, assert_near
+
+from cmd_lightning.components.checkpoints import load_stage
+
+FOREVER = 400  # seconds
+STRATEGIES = ["ddp", "sharded"]
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Does jobs of `distributed_fits` in two processes that have loaded everything before they begin."""
+    context = multiprocessing.get_context("forkserver")
+
+    def run(folder, jobs):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+            context.set_forkserver_preload(["distributed_fits"])
+            two = [context.Process(target=live, args=(rank, 2, str(folder), jobs)) for rank in range(2)]
+            for process in two:
+                process.start()
+        end = time.monotonic() + FOREVER
+        while any(process.is_alive() for process in two) and not (errors := list(folder.glob("*.error"))):
+            if time.monotonic() > end:
+                errors = [folder / "0.log"]
+                break
+            time.sleep(0.05)
+        for process in two:
+            if errors:
+                process.kill()
+            process.join()
+        assert not errors, errors[0].read_text()
+        return folder
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process computes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("alone")
+    gradients(folder, "auto")
+    resumed(folder / "whole", "auto")
+    resumed(folder / "half", "auto", steps=2)
+    torch.set_num_threads(threads)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, processes, alone):
+    """What two processes compute, in the folders of the jobs."""
+    folder = tmp_path_factory.mktemp("two")
+    half = folder / "sharded half"
+    return processes(
+        folder,
+        [
+            ("ddp", "gradients", "ddp", {}),
+            ("sharded", "gradients", "sharded", {}),
+            ("Lightning's own", "lightnings_own", None, {}),
+            ("draws by rank", "draws_by_rank", "ddp", {}),
+            ("sharded whole", "resumed", "sharded", {}),
+            ("sharded half", "resumed", "sharded", {"steps": 2}),
+            ("sharded from sharded", "resumed", "sharded", {"half": str(half)}),
+            ("sharded from alone", "resumed", "sharded", {"half": str(alone / "half")}),
+            ("ddp from sharded", "resumed", "ddp", {"half": str(half)}),
+            ("moments", "moments", None, {}),
+            ("refused", "refused", None, {"checkpoint": str(half / RESUMED[0] / "last.ckpt")}),
+        ],
+    )
+
+
+def compare(alone, folder, case):
+    """Two steps of one process and of two: the loss, and gradients relative to the largest of a tensor."""
+    first, second = torch.load(alone / "steps.pt")[case]
+    ours = torch.load(folder / "steps.pt")[case]
+    assert_near(ours[0], first, 1e-5)
+    assert_near(ours[1], second, 1e-4)  # rounding has been through the weights
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_loss_and_gradients_are_those_of_one_process(alone, two, strategy, case):
+    compare(alone, two / strategy, case)
+
+
+def test_lightnings_own_strategy_works_as_well(alone, two):
+    compare(alone, two / "Lightning's own", "autoencoder")
+
+
+def test_draws_that_depend_on_the_process_would_be_seen(alone, two):
+    with pytest.raises(AssertionError):
+        compare(alone, two / "draws by rank", "motion DiT, classes")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_compiled_and_recomputed(alone, tmp_path, processes, strategy):
+    cases = ["autoencoder", "U-Net, captions", "motion DiT, classes"]
+    options = {"cases": cases, "compile": {"backend": "aot_eager"}, "gradient_checkpointing": True}
+    folder = processes(tmp_path, [("compiled", "gradients", strategy, options)])
+    for case in cases:
+        compare(alone, folder / "compiled", case)
+
+
+def test_statistics_of_unequal_shares(two):
+    for rank in range(2):
+        (mean, variance), values = torch.load(two / "moments" / f"{rank}.pt")
+        torch.testing.assert_close(mean, values.mean(dim=(0, 2)))
+        torch.testing.assert_close(variance, values.var(dim=(0, 2), correction=0))
+
+
+def checkpoint_of(folder, case):
+    return torch.load(folder / case / "last.ckpt", weights_only=True)
+
+
+PARTS = ("state_dict", "ema", "optimizer_states", "lr_schedulers")
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_resumed_fit_in_shards_is_that_of_one_without_a_break(two, case):
+    whole, half, other = (checkpoint_of(two / f"sharded {name}", case) for name in ("whole", "half", "from sharded"))
+    for part in PARTS:
+        assert_same(whole[part], other[part], part)
+    assert any(not torch.equal(weight, half["ema"][name]) for name, weight in whole["ema"].items())
+
+
+@pytest.mark.parametrize("case", RESUMED)
+@pytest.mark.parametrize("name", ["sharded whole", "sharded from alone", "ddp from sharded"])
+def test_checkpoints_do_not_depend_on_shards(alone, two, name, case):
+    ours, theirs = checkpoint_of(two / name, case), checkpoint_of(alone / "whole", case)
+    for part in PARTS:
+        torch.testing.assert_close(ours[part], theirs[part], rtol=1e-4, atol=1e-5)
+    assert list(ours["state_dict"]) == list(theirs["state_dict"])
+    assert ours["cmd"] == theirs["cmd"]
+
+
+def test_later_stages_read_them_and_pictures_are_shown(two):
+    folder = two / "sharded whole" / RESUMED[0]
+    stage = load_stage(folder / "last.ckpt", "motion", "model.motion")
+    average = torch.load(folder / "last.ckpt", weights_only=True)["ema"]
+    assert torch.equal(stage.parts["network"].head.weight, average["network.head.weight"])
+    assert {path.name for path in (folder / "videos").iterdir()} == {
+        "motion-diffusion-step2.gif",
+        "motion-diffusion-step4.gif",
+    }
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("split layers", r"trainer.strategy ModelParallelStrategy: layers .* give --trainer.strategy sharded"),
+        ("in pieces", r"trainer.strategy ModelParallelStrategy: .* data_parallel_size 2, .*_checkpoint false"),
+        ("another stage", r"ckpt_path: this checkpoint holds the motion stage; give one of the content stage"),
+        ("damaged", r"checkpoint .*damaged.ckpt: it is damaged or no checkpoint .* remove it to begin anew"),
+    ],
+)
+def test_wrong_use_is_told_on_every_process(two, what, told):
+    for rank in range(2):
+        error = torch.load(two / "refused" / f"{rank}.pt")[what]
+        assert re.match("InputError: " + told, error) and "\n" not in error, error
