@@ -15,7 +15,9 @@ from functools import cache
 
 import av
 import numpy as np
+import torch
 from hypothesis import strategies as st
+from safetensors.torch import save
 
 HEIGHT, WIDTH = 32, 48
 BLOCK = tarfile.BLOCKSIZE
@@ -72,6 +74,9 @@ NUMBERS = st.one_of(
     ),
     st.integers(0, 10_000).map(lambda number: b"%011o\0" % number),
 )
+TENSOR_WORDS = [*b"0 1 2 4 -1 1e9 2.5 99999999999 4611686018427387904 F16 F32 F64 BF16 F8_E4M3 F4 I8 BOOL".split()]
+TENSOR_WORDS += [*b"moments content motion text.ab.pooled text.ab.tokens text.ab.mask text.. shape dtype".split()]
+"""What may stand in the header of a safetensors file."""
 KINDS = [bytes([kind]) for kind in b"\0" + b"01234567LKSxgXVDMNA"]
 RECORDS = [
     "size=-1",
@@ -350,6 +355,31 @@ def fact_inputs():
             lambda p: p[0] * p[1]
         ),
     )
+
+
+@cache
+def latents() -> list[bytes]:
+    """Latents as `shards encode` keeps them: of both kinds, with text."""
+    zeros = {"content": (2, 4, 2, 3), "motion": (2, 2, 5, 6), "text.ab.pooled": (7,), "text.ab.tokens": (4, 7)}
+    split = {name: torch.zeros(shape).half() for name, shape in zeros.items()}
+    split["text.ab.mask"] = torch.ones(4, dtype=torch.bool)
+    return [save(split), save({"moments": torch.zeros(3, 2, 2, 2, 2)})]
+
+
+def header_word(draw, data: bytes) -> bytes:
+    """Another word in the header of a safetensors file, whose length is put right."""
+    length = int.from_bytes(data[:8], "little")
+    words = [match.span() for match in re.finditer(rb"[A-Za-z0-9.]+", data[8 : 8 + length])]
+    if not words or 8 + length > len(data):
+        return overwrite(draw, data)
+    start, end = draw(st.sampled_from(words))
+    header = data[8 : 8 + start] + draw(st.sampled_from(TENSOR_WORDS)) + data[8 + end : 8 + length]
+    return struct.pack("<Q", len(header)) + header + data[8 + length :]
+
+
+def latent_inputs():
+    """Safetensors files as they should not be."""
+    return st.one_of(*(edited(latents, header_word) for _ in range(4)), st.binary(max_size=200))
 
 
 def shard_inputs():

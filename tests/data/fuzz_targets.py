@@ -100,6 +100,31 @@ def shard(data: bytes) -> str:
     return f"bad: {reasons[-1]}" if reasons else "fine"
 
 
+def latents(data: bytes) -> str:
+    """Reads the latents of a sample in two epochs, each twice."""
+    from cmd_lightning.data.clips import BadSample
+    from cmd_lightning.data.latents import LatentLoader
+
+    facts = {"fps": 8, "made_by": {"latent_space": "a", "autoencoder": None}}
+    sample = {"__key__": "a", "safetensors": data, "json": json.dumps(facts).encode()}
+    outcomes = []
+    for epoch in (0, 0, 1, 1):
+        try:
+            clip = LatentLoader()(sample, 7, epoch)
+        except BadSample as reason:
+            assert 0 < len(str(reason)) < 40, f"the reason is no short word: {reason}"
+            outcomes.append(f"bad: {reason}")
+            continue
+        tensors = {name: clip[name] for name in ("moments", "content", "motion") if name in clip}
+        assert tensors
+        assert all(tensor.isfinite().all() and tensor.numel() for tensor in tensors.values())
+        assert sum(tensor.numel() for tensor in tensors.values()) <= len(data)
+        outcomes.append({name: tensor.float().numpy().tobytes() for name, tensor in tensors.items()})
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[2] == outcomes[3]
+    return outcomes[0] if isinstance(outcomes[0], str) else "fine"
+
+
 def _good_clip() -> bytes:
     import fuzz_inputs
 
@@ -192,7 +217,7 @@ def _serve(pipe: Connection) -> None:
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 2)
     warnings.simplefilter("ignore")
-    for target in (clip, facts, shard):  # imports and first allocations are not the first input's
+    for target in (clip, facts, shard, latents):  # imports and first allocations are not the first input's
         with suppress(Exception):
             target(_good_clip())
     limit = _status("VmSize") + ADDRESS_SPACE

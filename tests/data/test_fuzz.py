@@ -22,8 +22,9 @@ INPUTS = {
     fuzz_targets.clip: fuzz_inputs.clip_inputs(),
     fuzz_targets.facts: fuzz_inputs.fact_inputs(),
     fuzz_targets.shard: fuzz_inputs.shard_inputs(),
+    fuzz_targets.latents: fuzz_inputs.latent_inputs(),
 }
-SHARES = {fuzz_targets.clip: 0.45, fuzz_targets.facts: 0.1, fuzz_targets.shard: 0.45}
+SHARES = {fuzz_targets.clip: 0.4, fuzz_targets.facts: 0.1, fuzz_targets.shard: 0.4, fuzz_targets.latents: 0.1}
 BATCH = 1000
 KEPT = 10
 """Slowest inputs of a target that the long run keeps."""
@@ -68,6 +69,8 @@ def test_valid_inputs_are_fine(subject):
         assert subject.try_(fuzz_targets.clip, data).outcome == "fine"
     for data in fuzz_inputs.shards()[:1]:
         assert subject.try_(fuzz_targets.shard, data).outcome == "fine"
+    for data in fuzz_inputs.latents():
+        assert subject.try_(fuzz_targets.latents, data).outcome == "fine"
 
 
 @pytest.mark.slow
