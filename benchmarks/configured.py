@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pydoc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,9 +84,9 @@ def parsed(*configs: Path) -> dict[str, Any]:
     return cli.config.as_dict()
 
 
-def clip_shape(folder: Path, overrides: Overrides | None = None) -> tuple[int, int, int, int]:
+def clip_shape(folder: Path, laid_over: Overrides | None = None) -> tuple[int, int, int, int]:
     """The shape `(C, T, H, W)` of what the autoencoder of a folder sees of a clip."""
-    files = [folder / "cmd.yaml", *(overrides or {}).get("cmd", ())]
+    files = [folder / "cmd.yaml", *(laid_over or {}).get("cmd", ())]
     data = parsed(*files)["data"]["init_args"]
     size = data["size"]
     height, width = (size, size) if isinstance(size, int) else size
@@ -95,26 +96,26 @@ def clip_shape(folder: Path, overrides: Overrides | None = None) -> tuple[int, i
     return 4, data["num_frames"], height // FACTOR, width // FACTOR
 
 
-def calls(folder: Path, overrides: Overrides | None = None) -> dict[str, Call]:
+def calls(folder: Path, laid_over: Overrides | None = None) -> dict[str, Call]:
     """The networks of the three stages, on the meta device, by stage.
 
     Args:
         folder: of autoencoder.yaml, content.yaml, motion.yaml and cmd.yaml.
-        overrides: what is laid over them.
+        laid_over: what is laid over them.
 
     Raises:
         InputError: a file is missing, or a stage unknown.
     """
-    for stage in overrides or {}:
+    for stage in laid_over or {}:
         if stage not in ("autoencoder", *STAGES, "cmd"):
             raise InputError(
                 f"--override {stage}=...: there is no such stage; give autoencoder, content, motion or cmd"
             )
     options = {
-        stage: parsed(folder / f"{stage}.yaml", *(overrides or {}).get(stage, ()))["model"]["init_args"]
+        stage: parsed(folder / f"{stage}.yaml", *(laid_over or {}).get(stage, ()))["model"]["init_args"]
         for stage in ("autoencoder", *STAGES)
     }
-    shape = clip_shape(folder, overrides)
+    shape = clip_shape(folder, laid_over)
     with torch.device("meta"):
         autoencoder = build(options["autoencoder"]["network"])
         spec: LatentSpec = autoencoder.latent_spec(shape)
@@ -123,18 +124,40 @@ def calls(folder: Path, overrides: Overrides | None = None) -> dict[str, Call]:
         frame, latent = torch.empty(1, *spec.content), torch.empty(1, *spec.motion)
         timestep = torch.zeros(1, dtype=torch.long)
 
-        def condition(stage: str) -> Condition:
-            return Condition(torch.empty(1, dims[stage]), torch.empty(1, TOKENS, dims[stage]))
-
-        encoded = {stage: condition(stage) for stage in STAGES}
+        captions = {stage: (torch.empty(1, dims[stage]), torch.empty(1, TOKENS, dims[stage])) for stage in STAGES}
         video = torch.empty(1, *shape)
     return {
         "autoencoder": Call(autoencoder, (video,), lambda network, x: network(x)),
-        "content": Call(content, (frame, timestep), lambda n, x, t: predict_content(n, x, t, encoded["content"])),
-        "motion": Call(motion, (latent, timestep, frame), lambda n, x, t, c: n(x, t, c, encoded["motion"])),
+        "content": Call(
+            content,
+            (frame, timestep, *captions["content"]),
+            lambda network, x, t, *caption: predict_content(network, x, t, Condition(*caption)),
+        ),
+        "motion": Call(
+            motion,
+            (latent, timestep, frame, *captions["motion"]),
+            lambda network, x, t, c, *caption: network(x, t, c, Condition(*caption)),
+        ),
     }
 
 
 def build(described: Mapping[str, Any], *first: Any) -> Any:
     """The object of a class_path with its init_args, after the arguments that a component gives."""
     return pydoc.locate(described["class_path"])(*first, **described["init_args"])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the folder, and what is laid over its configs."""
+    parser.add_argument("folder", type=Path, help="of autoencoder.yaml, content.yaml, motion.yaml and cmd.yaml")
+    parser.add_argument(
+        *("--override", "-o"), action="append", default=[], help="STAGE=FILE, laid over its config; cmd=FILE: the clips"
+    )
+
+
+def overrides(options: argparse.Namespace) -> Overrides:
+    """What the command line lays over the configs."""
+    found: dict[str, list[Path]] = {}
+    for given in options.override:
+        stage, _, file = given.partition("=")
+        found.setdefault(stage, []).append(Path(file))
+    return found

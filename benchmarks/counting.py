@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -98,22 +97,12 @@ def table(counts: dict[str, Count]) -> str:
 
 def main() -> int:
     """The command line."""
-    from benchmarks.configured import calls
+    from benchmarks.configured import add_arguments, calls, overrides
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="of autoencoder.yaml, content.yaml, motion.yaml and cmd.yaml")
-    parser.add_argument(
-        *("--override", "-o"),
-        action="append",
-        default=[],
-        help="STAGE=FILE, laid over a stage's config; cmd=FILE: the clips",
-    )
+    add_arguments(parser)
     options = parser.parse_args()
-    overrides: dict[str, list[Path]] = {}
-    for given in options.override:
-        stage, _, file = given.partition("=")
-        overrides.setdefault(stage, []).append(Path(file))
-    found = calls(options.folder, overrides)
+    found = calls(options.folder, overrides(options))
     print(table({name: count(call.network, *call.inputs, call=call.function) for name, call in found.items()}))
     return 0
 

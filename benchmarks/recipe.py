@@ -1,0 +1,188 @@
+"""What the three trainings of a folder of configs should take on one device: a prediction, from the configs alone.
+
+    python -m benchmarks.recipe configs/openvid256 --tflops 50
+    python -m benchmarks.recipe configs/openvid256 --tflops 50 -o content=configs/overrides/content_all_weights.yaml
+
+Memory: a step of each stage, with the config's batch, checkpointing and adapters, is gone through with tensors that
+have shapes and no values, under autocast to bf16, and every tensor's memory is counted while it lives: weights,
+gradients, Adam's state, activations. The EMA comes on top; in validation, without activations, a copy of the weights
+beside it, while the gradients of the last step stay. Not counted: frozen parts (VAE, text encoder, the autoencoder of
+the later stages), what the libraries take for themselves, and what the allocator leaves unused.
+
+Hours: the multiply-adds of a sample, counted likewise, attention included; a backward pass takes two forward passes, or
+one where only adapters learn, and checkpointing one more. `--tflops` is the rate that is assumed, in bf16; give a third
+of what the card's data sheet says of dense products. Waiting for data and validations is not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from benchmarks.configured import Call, Overrides, add_arguments, calls, overrides, parsed
+from benchmarks.counting import count
+from cmd_lightning.errors import InputError, program
+
+
+class PeakMemory(TorchDispatchMode):
+    """Counts the memory of the tensors that come into being under it.
+
+    Attributes:
+        live: bytes of those that are there.
+        peak: the most that there have been.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._seen: dict[int, weakref.ref] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **kwargs or {})
+        tree_map_only(Tensor, self._add, out)
+        return out
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._seen:
+            return
+
+        def gone(_: weakref.ref) -> None:
+            self.live -= size
+            self._seen.pop(key)
+
+        self._seen[key] = weakref.ref(storage, gone)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a stage should take.
+
+    Attributes:
+        trained: parameters that learn.
+        batch: samples in memory at once.
+        samples: in the whole training.
+        teraflop: of the training on one sample.
+        step: bytes of tensors in a step, without EMA.
+        ema: bytes of the averaged weights.
+        validation: bytes of tensors between two steps, the average in the place of the weights.
+    """
+
+    trained: int
+    batch: int
+    samples: int
+    teraflop: float
+    step: int
+    ema: int
+    validation: int
+
+    def hours(self, tflops: float) -> float:
+        """Of computing at so many TFLOP/s."""
+        return self.samples * self.teraflop / tflops / 3600
+
+
+def predict(folder: Path, stage: str, laid_over: Overrides | None = None) -> Prediction:
+    """The prediction for "autoencoder", "content" or "motion" of a folder, with overrides by stage."""
+    config = parsed(folder / f"{stage}.yaml", *(laid_over or {}).get(stage, ()))
+    options, trainer = config["model"]["init_args"], config["trainer"]
+    batch, checkpointing = config["data"]["init_args"]["batch_size"], options["gradient_checkpointing"]
+    call, lora = calls(folder, laid_over)[stage], options.get("lora")
+    found = count(call.network, *call.inputs, call=call.function)
+    if lora:
+        adapt(call.network, lora)
+    passes = 3 - bool(lora) + bool(checkpointing)
+    trained = sum(weight.numel() for weight in call.network.parameters() if weight.requires_grad)
+    step, between = step_memory(call, batch, checkpointing)
+    samples = trainer["max_steps"] * batch * (trainer["accumulate_grad_batches"] or 1)
+    averaged = 4 * trained * any(callback["class_path"].endswith(".EMA") for callback in trainer["callbacks"])
+    flop = 2 * found.macs * passes / 1e12
+    return Prediction(trained, batch, samples, flop, step, averaged, between + 2 * averaged)
+
+
+def adapt(network: nn.Module, lora: dict[str, Any]) -> None:
+    """Adds the adapters of a config to a network on the meta device."""
+    from cmd_lightning.networks.lora import LoRA
+
+    with torch.device("meta"):
+        LoRA(**lora).add_to(network)
+
+
+def step_memory(call: Call, batch: int, checkpointing: bool) -> tuple[int, int]:
+    """Bytes at the peak of the second training step, and after it.
+
+    Args:
+        call: of a network on the meta device, for one sample.
+        batch: samples.
+        checkpointing: of gradients.
+    """
+    network, function = call.network.train(), call.function
+    memory = PeakMemory()
+    with FakeTensorMode(allow_non_fake_inputs=True), memory:
+        for module in network.modules():
+            for tensors in (module._parameters, module._buffers):
+                for name, tensor in tensors.items():
+                    if tensor is not None:
+                        tensors[name] = _on_cpu(tensor)
+        inputs = [_on_cpu(tensor.expand(batch, *tensor.shape[1:])) for tensor in call.inputs]
+        if checkpointing:
+            network.enable_gradient_checkpointing()
+        optimizer = torch.optim.AdamW([weight for weight in network.parameters() if weight.requires_grad], fused=True)
+        for _ in range(2):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = function(network, *inputs).float().square().mean()
+            loss.backward()
+            optimizer.step()
+            del loss
+        return memory.peak, memory.live
+
+
+def _on_cpu(tensor: Tensor) -> Tensor:
+    """A tensor of the same kind without values, that passes for one in memory."""
+    made = torch.empty(tensor.shape, dtype=tensor.dtype)
+    return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--tflops", type=float, required=True, help="that are assumed to be sustained")
+    options = parser.parse_args()
+    if not options.tflops > 0:
+        raise InputError(f"--tflops {options.tflops}: give a number above 0")
+    head = (
+        "stage",
+        "learns, M",
+        "samples, M",
+        "TFLOP a sample",
+        "hours",
+        "batch",
+        "step, GB",
+        "with EMA",
+        "validation",
+    )
+    print(f"| {' | '.join(head)} |", "| --- " * len(head) + "|", sep="\n")
+    for stage in ("autoencoder", "content", "motion"):
+        found = predict(options.folder, stage, overrides(options))
+        fields = [stage, f"{found.trained / 1e6:.1f}", f"{found.samples / 1e6:.2f}", f"{found.teraflop:.2f}"]
+        fields += [f"{found.hours(options.tflops):.1f}", str(found.batch)]
+        fields += [f"{size / 1e9:.1f}" for size in (found.step, found.step + found.ema, found.validation)]
+        print(f"| {' | '.join(fields)} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    program(main)
