@@ -54,7 +54,7 @@ class StableDiffusionText(PretrainedText):
 
     Args:
         base: Stable Diffusion folder or hub id.
-        width: Channels of the hidden states: 768 for 1.5, 1024 for 2.1; None takes what there is.
+        width: Channels of the hidden states: 768 for 1.5, 1024 for 2.1. With None, weights are read at once to see.
         variant: Of the weights, such as "fp16".
         revision: Of a hub id: branch, tag or commit.
     """
@@ -77,6 +77,8 @@ class StableDiffusionText(PretrainedText):
 
     @property
     def dim(self) -> int:
+        if self._width is None:
+            self.open()
         return self._width or self.text_model.config.hidden_size
 
     def open(self) -> None:

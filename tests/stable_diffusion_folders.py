@@ -39,7 +39,7 @@ def vae_of(seed=2, **changes):
     return AutoencoderKL(**blocks, **settings | changes)
 
 
-def text_of(kind, folder):
+def text_of(kind, folder, seed=2):
     """A text encoder, and its tokenizer, whose vocabulary is a few words and the letters."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -59,7 +59,7 @@ def text_of(kind, folder):
     (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n")
     tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=12)
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     config = CLIPTextConfig(
         vocab_size=len(tokens),
         hidden_size=UNETS[kind]["cross_attention_dim"],
@@ -75,13 +75,13 @@ def text_of(kind, folder):
     return CLIPTextModel(config), tokenizer
 
 
-def write_stable_diffusion(folder, kind="1.5", **scheduler):
-    """Writes a whole model by `StableDiffusionPipeline.save_pretrained`; its folder."""
+def write_stable_diffusion(folder, kind="1.5", seed=2, **scheduler):
+    """Writes a whole model by `StableDiffusionPipeline.save_pretrained`; its folder. `seed` is that of VAE and text."""
     from diffusers import PNDMScheduler, StableDiffusionPipeline
 
-    text, tokenizer = text_of(kind, folder.with_name(folder.name + "-vocabulary"))
+    text, tokenizer = text_of(kind, folder.with_name(folder.name + "-vocabulary"), seed)
     pipeline = StableDiffusionPipeline(
-        vae=vae_of(),
+        vae=vae_of(seed),
         text_encoder=text,
         tokenizer=tokenizer,
         unet=unet_of(kind),
