@@ -51,11 +51,13 @@ class StableDiffusion:
                 raise
             part = ""  # the hub id of an image autoencoder alone
             config = self.config(part)
-        kind = getattr(diffusers, str(config.get("_class_name")), None)
+        name = str(config.get("_class_name"))
+        imported = {own.__name__: own for own in diffusers.ModelMixin.__subclasses__()}  # classes of the user's own
+        kind = getattr(diffusers, name, imported.get(name))
         if not hasattr(kind, "from_pretrained") or not (hasattr(kind, "encode") and hasattr(kind, "decode")):
             raise InputError(
-                f"{self.option} {self.name}: it holds a {config.get('_class_name')}, no image autoencoder; "
-                "give a Stable Diffusion folder, or that of an AutoencoderKL or AutoencoderTiny"
+                f"{self.option} {self.name}: it holds a {name}, which is no image autoencoder of diffusers, and none "
+                "that was imported (--import MODULE); give a Stable Diffusion folder, or that of an AutoencoderKL"
             )
         return self._read(kind.from_pretrained, part).float()
 

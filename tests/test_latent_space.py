@@ -88,6 +88,15 @@ def test_a_real_autoencoder_of_ones_own(assets):
     assert -10 * error.log10() == pytest.approx(32.3, abs=0.1)  # as measured when the weights were collected
 
 
+def test_a_module_of_ones_own_opens_from_its_folder(tmp_path):
+    torch.manual_seed(6)
+    vae = TAEF2()
+    vae.save_pretrained(tmp_path)
+    space = FrameLatents(str(tmp_path))
+    assert isinstance(space.open() or space.vae, TAEF2)
+    assert space.fingerprint == FrameLatents(vae).fingerprint
+
+
 def test_the_folder_of_a_model_gives_its_vae(tmp_path):
     base = write_stable_diffusion(tmp_path / "sd")
     whole, part = FrameLatents(str(base)), FrameLatents(str(base / "vae"))
@@ -127,7 +136,7 @@ def test_what_cannot_be_used_is_told(tmp_path):
     with pytest.raises(InputError, match="there is no vae in this folder"):
         FrameLatents(str(tmp_path)).open()
     write_stable_diffusion(tmp_path / "sd")
-    with pytest.raises(InputError, match="it holds a UNet2DConditionModel, no image autoencoder"):
+    with pytest.raises(InputError, match="it holds a UNet2DConditionModel, which is no image autoencoder"):
         FrameLatents(str(tmp_path / "sd/unet")).open()
     weights = next((tmp_path / "sd/vae").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:1000])
