@@ -61,7 +61,8 @@ class SkipNonFinite(Callback):
             InputError: `max_in_a_row` is reached.
         """
         batches, self._batches = self._batches, []
-        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        scaled = scaler is not None
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         gradients = [] if scaled else [weight.grad for weight in weights if weight.grad is not None]
         self.skipping = not _sound(trainer, pl_module, [loss for loss, _ in batches], gradients)
@@ -73,16 +74,18 @@ class SkipNonFinite(Callback):
                 weight.grad = None
         self.skipped += 1
         self.in_a_row += 1
-        self._tell(trainer, batches)
+        # Of a loss as Lightning hands it on: divided by the number of batches of a step, multiplied by the scale.
+        factor = trainer.accumulate_grad_batches / (scaler.get_scale() if scaled else 1.0)
+        self._tell(trainer, [(loss.item() * factor, keys) for loss, keys in batches])
 
-    def _tell(self, trainer: Trainer, batches: Sequence[tuple[Tensor, list[str]]]) -> None:
+    def _tell(self, trainer: Trainer, batches: Sequence[tuple[float, list[str]]]) -> None:
         """Writes the skipped batches down, warns, and gives up when there are too many."""
         step, path = trainer.global_step, Path(trainer.default_root_dir, "non_finite.jsonl")
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", encoding="utf-8") as file:
             for loss, keys in batches:
-                value = str(loss.item() * trainer.accumulate_grad_batches)  # Lightning divides by it
-                file.write(json.dumps({"step": step, "rank": trainer.global_rank, "loss": value, "keys": keys}) + "\n")
+                line = {"step": step, "rank": trainer.global_rank, "loss": str(loss), "keys": keys}
+                file.write(json.dumps(line) + "\n")
         if self.in_a_row >= self.max_in_a_row:
             clips = [key for _, keys in batches for key in keys]
             last = ", ".join(clips[:4] + ["..."] * (len(clips) > 4)) or "batches without keys"

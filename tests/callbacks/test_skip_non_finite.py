@@ -116,11 +116,14 @@ def test_a_step_is_skipped_and_the_fit_goes_on(tmp_path, component, stage, optim
     assert [json.loads(text) for text in (tmp_path / "non_finite.jsonl").read_text().splitlines()] == [line]
 
 
+@pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.filterwarnings("ignore:Step 1 is skipped")
-def test_accumulated_steps_are_skipped_whole(tmp_path, component):
+def test_accumulated_steps_are_skipped_whole(tmp_path, component, scaled):
     ema = EMA()
     watch = Watch(ema)
-    trainer = fit(tmp_path, component("motion"), ema, watch, Spoil(NAN, 2), steps=4, accumulate_grad_batches=2)
+    plugins = [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**10))] if scaled else []
+    options = {"steps": 4, "accumulate_grad_batches": 2, "plugins": plugins}
+    trainer = fit(tmp_path, component("motion"), ema, watch, Spoil(NAN, 2), **options)
     assert trainer.global_step == 4
     first, skipped, after = watch.states[1], watch.states[3], watch.states[5]
     assert_equal(first, skipped)

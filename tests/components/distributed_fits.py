@@ -8,6 +8,8 @@ import traceback
 from pathlib import Path
 
 import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import ModelParallelStrategy
 from small_fits import CASES, adam, component, fit
 
@@ -15,6 +17,7 @@ from cmd_lightning.callbacks import EMA, LastCheckpoint, VideoLogger
 from cmd_lightning.components import draws
 from cmd_lightning.networks.moments import mean_and_variance
 
+SCALE = 2.0**10
 RESUMED = ("motion DiT, captions", "U-Net, LoRA")
 
 
@@ -49,6 +52,40 @@ def resumed(folder, strategy, rank=0, world=1, half=None, steps=4, cases=RESUMED
         # Two batches are an epoch: a plain DataLoader begins anew when a fit goes on.
         more = {"length": 2, "gradient_clip_val": 0.5}
         fit(component(case, adam, pixels=True), place, strategy, rank, world, steps, start, callbacks, **more)
+
+
+class Spoil(Callback):
+    """Makes the first loss of one process NaN."""
+
+    def __init__(self, rank):
+        self.rank = rank
+
+    def on_train_start(self, trainer, pl_module):
+        step = pl_module.training_step
+
+        def training_step(batch, batch_idx):
+            spoiled = batch_idx == 0 and trainer.global_rank == self.rank
+            return step(batch, batch_idx) * (float("nan") if spoiled else 1.0)
+
+        pl_module.training_step = training_step
+
+
+def spoiled(folder, strategy, rank=0, world=1):
+    """Writes what the second of two steps computes, when the first has been skipped by all for the sake of the last."""
+    spoil = Spoil(world - 1)
+    steps = fit(component("motion DiT, classes", adam), folder, strategy, rank, world, callbacks=[EMA(), spoil])
+    if rank == 0:
+        torch.save(steps[1], Path(folder, "step.pt"))
+
+
+def half_precision(folder, strategy, rank, world, precision):
+    """Writes what two steps compute with autocast and, for 16 bits, a gradient scaler."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=SCALE) if precision == "16-mixed" else None
+    plugin = MixedPrecision(precision, "cpu", scaler)
+    model = component("motion DiT, classes")
+    steps = fit(model, folder, strategy, rank, world, plugins=[plugin], gradient_clip_val=1.0)
+    if rank == 0:
+        torch.save(steps, Path(folder, "steps.pt"))
 
 
 def moments(folder, strategy, rank, world):

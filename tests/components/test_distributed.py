@@ -1,5 +1,6 @@
 """Several processes compute what one does with all of their clips, whether weights are in shards or not."""
 
+import json
 import multiprocessing
 import os
 import re
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_fits import RESUMED, gradients, live, resumed
+from distributed_fits import RESUMED, SCALE, gradients, live, resumed, spoiled
 from same import assert_same
 from small_fits import CASES, assert_near
 
@@ -55,6 +56,7 @@ def alone(tmp_path_factory):
     gradients(folder, "auto")
     resumed(folder / "whole", "auto")
     resumed(folder / "half", "auto", steps=2)
+    spoiled(folder, "auto")
     torch.set_num_threads(threads)
     return folder
 
@@ -76,6 +78,10 @@ def two(tmp_path_factory, processes, alone):
             ("sharded from sharded", "resumed", "sharded", {"half": str(half)}),
             ("sharded from alone", "resumed", "sharded", {"half": str(alone / "half")}),
             ("ddp from sharded", "resumed", "ddp", {"half": str(half)}),
+            ("ddp spoiled", "spoiled", "ddp", {}),
+            ("sharded spoiled", "spoiled", "sharded", {}),
+            ("sharded bf16-mixed", "half_precision", "sharded", {"precision": "bf16-mixed"}),
+            ("sharded 16-mixed", "half_precision", "sharded", {"precision": "16-mixed"}),
             ("moments", "moments", None, {}),
             ("refused", "refused", None, {"checkpoint": str(half / RESUMED[0] / "last.ckpt")}),
         ],
@@ -103,6 +109,26 @@ def test_lightnings_own_strategy_works_as_well(alone, two):
 def test_draws_that_depend_on_the_process_would_be_seen(alone, two):
     with pytest.raises(AssertionError):
         compare(alone, two / "draws by rank", "motion DiT, classes")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_fault_of_one_process_skips_the_step_of_all(alone, two, strategy):
+    folder = two / f"{strategy} spoiled"
+    assert_near(torch.load(folder / "step.pt"), torch.load(alone / "step.pt"))
+    lines = [json.loads(line) for line in (folder / "non_finite.jsonl").read_text().splitlines()]
+    told = {line["rank"]: (line["step"], line["loss"] == "nan", line["keys"]) for line in lines}
+    assert told == {0: (0, False, ["clip0", "clip1"]), 1: (0, True, ["clip2", "clip3"])}
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_half_precision_in_shards(alone, two, precision):
+    ours = torch.load(two / f"sharded {precision}" / "steps.pt")[0]
+    theirs = torch.load(alone / "steps.pt")["motion DiT, classes"][0]
+    scale = SCALE if precision == "16-mixed" else 1.0
+    torch.testing.assert_close(ours["loss"] / scale, theirs["loss"], rtol=0.02, atol=0)
+    ours, theirs = (torch.cat([g.flatten() for g in step["gradients"].values()]) for step in (ours, theirs))
+    assert torch.cosine_similarity(ours, theirs, dim=0) > 0.99
+    assert 0.98 < ours.norm() / theirs.norm() < 1.02  # unscaled
 
 
 @pytest.mark.slow
