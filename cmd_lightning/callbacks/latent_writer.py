@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,14 @@ class LatentWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Writes what was made of a chunk."""
+        """Writes what was made of a chunk; ends the process where it has been told to.
+
+        Raises:
+            SystemExit: SIGTERM has come, which Lightning only notes.
+        """
         self.store.take(batch, outputs)
+        if trainer.received_sigterm:
+            raise SystemExit(128 + signal.SIGTERM)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Waits for all processes, and adds up what they did."""

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -201,7 +202,7 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("end", [KeyboardInterrupt, Stopped])
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit, Stopped])
 def test_what_is_complete_stays_and_the_rest_is_made_later(videos, checkpoint, tmp_path, monkeypatch, end):
     options = ["--autoencoder", checkpoint(), "--batch-size", "3"]
     encode(videos, "--out", tmp_path / "whole", *options)
@@ -210,17 +211,19 @@ def test_what_is_complete_stays_and_the_rest_is_made_later(videos, checkpoint, t
     def die(self, batch, batch_idx):
         chunks.append(batch["shard"])
         if len(chunks) == 5:  # the second chunk of the second shard
-            raise end
+            if end is not SystemExit:
+                raise end
+            os.kill(os.getpid(), signal.SIGTERM)
         return step(self, batch, batch_idx)
 
     handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         patch.setattr(Encoding, "predict_step", die)
-        if end is KeyboardInterrupt:
-            encode(videos, "--out", out, *options, code=130)
-        else:
+        if end is Stopped:
             with pytest.raises(Stopped):
                 encode(videos, "--out", out, *options)
+        else:
+            encode(videos, "--out", out, *options, code=130 if end is KeyboardInterrupt else 143)
     signal.signal(signal.SIGINT, handler)  # Lightning ignores it from the first Ctrl-C on
     assert chunks[-1] == "000001.tar"
     assert sorted(path.name for path in out.iterdir()) == ["000000.tar", "encode.json"]
