@@ -238,3 +238,11 @@ def test_what_a_user_must_give_is_told(config, option, capsys):
     assert line.startswith(f"cmd-lightning: {option}: ")
     assert f"add --{option} with the folder of a Stable Diffusion" in line
     assert "configs/README.md" in line
+
+
+def test_any_option_that_is_needed_is_told(capsys):
+    assert main(["fit", "--model", "MotionDiffusion", "--data", "ShapesDataModule"]) == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(
+        "cmd-lightning: model.network: MotionDiffusion needs it, and none is given; add --model.network"
+    )
