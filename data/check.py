@@ -9,7 +9,7 @@ from typing import Any
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import LATENT_SUFFIX, BadSample, read_facts, read_label, video_of
 from cmd_lightning.data.index import Shard, expand, folder_of, is_remote, scan, update_index
-from cmd_lightning.data.latents import check_finite, read_latents
+from cmd_lightning.data.latent_clips import check_finite, read_latents
 from cmd_lightning.data.tar import Sample, read_samples
 from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoInfo, VideoReader

@@ -1,4 +1,4 @@
-"""Write latent shards, as `latents` reads them: one for each shard of videos, of the same name, whole or not at all."""
+"""Write latent shards, as `latent_clips` reads them: one a shard of videos, of the same name, whole or not at all."""
 
 import fcntl
 import io
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cmd_lightning.data.clips import BadSample
 from cmd_lightning.data.index import load_index, update_index
-from cmd_lightning.data.latents import check_finite
+from cmd_lightning.data.latent_clips import check_finite
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_io import replaced
 

@@ -101,8 +101,8 @@ def encode(
     from cmd_lightning.data.cache import ShardCache
     from cmd_lightning.data.encode import EncodingData
     from cmd_lightning.data.index import expand
+    from cmd_lightning.data.latent_clips import DTYPES
     from cmd_lightning.data.latent_store import LatentStore, claim_folder, index_latents
-    from cmd_lightning.data.latents import DTYPES
     from cmd_lightning.data.webvid import WebVidDataModule
     from cmd_lightning.pretrained_text import open_text_encoder
     from cmd_lightning.provenance import fingerprint, provenance

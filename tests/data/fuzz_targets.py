@@ -103,7 +103,7 @@ def shard(data: bytes) -> str:
 def latents(data: bytes) -> str:
     """Reads the latents of a sample in two epochs, each twice."""
     from cmd_lightning.data.clips import BadSample
-    from cmd_lightning.data.latents import LatentLoader
+    from cmd_lightning.data.latent_clips import LatentLoader
 
     facts = {"fps": 8, "made_by": {"latent_space": "a", "autoencoder": None}}
     sample = {"__key__": "a", "safetensors": data, "json": json.dumps(facts).encode()}

@@ -17,7 +17,8 @@ from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.check import check_shards
 from cmd_lightning.data.clips import BadSample
 from cmd_lightning.data.index import read_index
-from cmd_lightning.data.latents import LatentDataModule, LatentLoader
+from cmd_lightning.data.latent_clips import LatentLoader
+from cmd_lightning.data.latents import LatentDataModule
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
 

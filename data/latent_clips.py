@@ -1,0 +1,142 @@
+"""From the members of a sample of a latent shard to a clip of latents, as `clips` does it for video.
+
+A sample is `{key}.safetensors` with a leading axis K, the clips of one video: `moments` (K, M, T, h, w), or `content`
+(K, C, h, w) and `motion` (K, D, T, S), not normalised; and captions as a text encoder gives them,
+`text.<fingerprint>.pooled` (W), `.tokens` (L, W), `.mask` (L). `{key}.txt` is the caption; `{key}.json` the facts of
+the video, with "fps" of the clips and "made_by": {"latent_space": fingerprint, "autoencoder": fingerprint or null}.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cmd_lightning.data.clips import LATENT_SUFFIX, BadSample, read_caption, read_facts, read_label
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+"""That latents are stored in."""
+
+_AXES = {"moments": 5, "content": 4, "motion": 4}  # of a sample's clips, K included
+_TEXT_AXES = {"pooled": 1, "tokens": 2, "mask": 1}
+_MOST_HEADER_BYTES = 2**16  # a dozen tensors take one or two thousand; each of a hostile million would be an object
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What a sample holds.
+
+    Attributes:
+        clips: by name, with the axis K; "moments", or "content" and "motion".
+        text: by the fingerprint of the encoder and the part: "pooled", and where there are some "tokens" and "mask".
+        fps: frames per second of the clips.
+        made_by: fingerprints of the "latent_space" and the "autoencoder", None without one.
+    """
+
+    clips: dict[str, Tensor]
+    text: dict[str, dict[str, Tensor]]
+    fps: float
+    made_by: dict[str, str | None]
+
+    @property
+    def number(self) -> int:
+        """K, the clips of the video."""
+        return len(next(iter(self.clips.values())))
+
+
+def read_latents(sample: dict[str, Any], facts: dict[str, Any]) -> Latents:
+    """The latents among the members of a sample.
+
+    Args:
+        sample: the members by suffix.
+        facts: what its json says.
+
+    Raises:
+        BadSample: they are missing or damaged, or the facts do not say what made them.
+    """
+    if LATENT_SUFFIX not in sample:
+        raise BadSample("no latents, `shards encode` makes them")
+    tensors = _parse(sample[LATENT_SUFFIX])
+    clips = {name: tensors[name] for name in _AXES if name in tensors}
+    text: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition(".")
+        encoder, _, part = rest.rpartition(".")
+        if kind == "text" and part in _TEXT_AXES:
+            text.setdefault(encoder, {})[part] = tensor
+    if not ("moments" in clips or {"content", "motion"} <= clips.keys()):
+        raise BadSample("incomplete latents")
+    _check(clips, _AXES)
+    for parts in text.values():
+        _check(parts, _TEXT_AXES)
+    if len({len(clip) for clip in clips.values()}) > 1 or not all("pooled" in parts for parts in text.values()):
+        raise BadSample("incomplete latents")
+    return Latents(clips, text, *_origin(facts))
+
+
+def check_finite(clips: dict[str, Tensor]) -> None:
+    """Raises BadSample for latents with NaN or infinity in them."""
+    if not all(clip.isfinite().all() for clip in clips.values()):
+        raise BadSample("latents not finite")
+
+
+@dataclass(frozen=True)
+class LatentLoader:
+    """Turns the members of a sample into a clip of latents: that of the epoch, beginning again after the last one."""
+
+    def __call__(self, sample: dict[str, Any], draw: int, epoch: int = 0) -> dict[str, Any]:
+        """Read a sample.
+
+        Args:
+            sample: the members by suffix, and "__key__".
+            draw: of no account, as it was drawn what the clips are when they were made.
+            epoch: clip `epoch % K` is taken.
+
+        Returns:
+            moments, or content and motion, each of one clip as it is stored; text, made_by, caption, label (-1:
+            none), key, fps.
+
+        Raises:
+            BadSample: with the reason.
+        """
+        facts = read_facts(sample)
+        label = read_label(facts)
+        latents = read_latents(sample, facts)
+        clip = {name: tensor[epoch % latents.number] for name, tensor in latents.clips.items()}
+        check_finite(clip)
+        return clip | {
+            "text": latents.text,
+            "made_by": latents.made_by,
+            "caption": read_caption(sample, facts),
+            "label": label,
+            "key": sample["__key__"],
+            "fps": latents.fps,
+        }
+
+
+def _parse(data: bytes) -> dict[str, Tensor]:
+    from safetensors.torch import load
+
+    if int.from_bytes(data[:8], "little") > _MOST_HEADER_BYTES:
+        raise BadSample("unreadable latents")
+    try:
+        return load(data)
+    except Exception as error:  # the library's own, and what Python says of types and sizes that it does not know
+        raise BadSample("unreadable latents") from error
+
+
+def _check(tensors: dict[str, Tensor], axes: dict[str, int]) -> None:
+    for name, tensor in tensors.items():
+        known = tensor.dtype == torch.bool if name == "mask" else tensor.dtype in DTYPES.values()
+        if tensor.ndim != axes[name] or not known or not tensor.numel():
+            raise BadSample("misshapen latents")
+
+
+def _origin(facts: dict[str, Any]) -> tuple[float, dict[str, str | None]]:
+    fps, made_by = facts.get("fps"), facts.get("made_by")
+    if isinstance(fps, int | float) and not isinstance(fps, bool) and 0 < fps < math.inf and isinstance(made_by, dict):
+        space, autoencoder = made_by.get("latent_space"), made_by.get("autoencoder")
+        if isinstance(space, str) and isinstance(autoencoder, str | None):
+            return float(fps), {"latent_space": space, "autoencoder": autoencoder}
+    raise BadSample("unknown origin")
