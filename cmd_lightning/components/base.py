@@ -134,6 +134,24 @@ class Component(FrozenParts):
     def check_shape(self, video_shape: tuple[int, int, int, int]) -> None:
         """Raises InputError for a video shape that the networks cannot take; before the first batch is used."""
 
+    def on_fit_start(self) -> None:
+        """Sees to it that gradients of fused optimisers can be clipped.
+
+        Raises:
+            InputError: They cannot: a gradient scaler leaves them scaled until the step.
+        """
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        for optimizer in self.trainer.optimizers:
+            if not getattr(optimizer, "_step_supports_amp_scaling", False):
+                continue
+            if scaled and self.trainer.gradient_clip_val:
+                raise InputError(
+                    f"trainer.precision {self.trainer.precision}: gradients of a fused optimiser cannot be clipped; "
+                    "set model.optimizer.fused false, trainer.gradient_clip_val null, or precision bf16-mixed"
+                )
+            # Without a scaler there is nothing to unscale, but Lightning (2.6) would refuse to clip all the same.
+            optimizer._step_supports_amp_scaling = scaled
+
     def normal(self, batch: dict[str, Any], name: str) -> Callable[[tuple[int, ...]], Tensor]:
         """From the shape of one sample to standard normal values for a batch, the samples' own under this name."""
         keys, time = batch["key"], self._time(batch)

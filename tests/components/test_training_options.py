@@ -120,6 +120,19 @@ def test_half_precision(plain, tmp_path, case, precision):
     assert all(weight.isfinite().all() and weight.dtype == torch.float32 for weight in model.parameters())
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_fused_optimisers_and_clipping(tmp_path, precision):
+    scaler = torch.amp.GradScaler("cpu") if precision == "16-mixed" else None
+    model = component("motion DiT, captions")
+    model.optimizer_factory = lambda weights: torch.optim.AdamW(weights, lr=1e-4, fused=True)
+    plugin = MixedPrecision(precision, "cpu", scaler)
+    if scaler is None:
+        assert fit(model, tmp_path, limit_val_batches=0, plugins=[plugin], gradient_clip_val=1e-3)
+        return
+    with pytest.raises(InputError, match=r"gradients of a fused optimiser cannot be clipped; set model.optim"):
+        fit(model, tmp_path, limit_val_batches=0, plugins=[plugin], gradient_clip_val=1.0)
+
+
 @pytest.mark.parametrize("by_block", [False, True])
 def test_wrong_options_are_told(by_block):
     with pytest.raises(InputError, match=r"model.compile \{'backend': 'nosuch'\}: give arguments of torch.compile; .*"):
