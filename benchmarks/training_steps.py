@@ -9,12 +9,13 @@ data is read, and neither Stable Diffusion's VAE nor a text encoder nor the froz
 shards. A step is draws of noise, forward, loss, backward and fused AdamW, without EMA; weights and the optimiser's
 state are float32. Seconds are the median of `--steps`, each waited for, after as many that warm up; memory is the most
 that tensors took in a step, the weights, gradients and optimiser's state included. Checkpointing is that of our
-networks and of diffusers, compiling that of the option `compile` of our components: torch.compile of the repeated
-blocks.
+networks and of diffusers, compiling that of the option `compile` of our components: our networks a block at a time,
+the U-Net as a whole.
 
 A cell (network, checkpointing, compiled or not) is measured once: the JSON file keeps it, another call goes on with
-the next one. Needed beside torch are diffusers, with what it imports, and jsonargparse; take them along as wheels to a
-machine without a package index. lightning, open_clip, transformers, webdataset and PyAV are not needed.
+the next one, eager cells first. Needed beside torch are diffusers, with what it imports, and jsonargparse, and for
+compiled cells lightning; take them along as wheels to a machine without a package index. open_clip, transformers,
+webdataset and PyAV are not needed.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks.counting import count
 from benchmarks.training_tasks import NETWORKS, task
@@ -99,7 +101,7 @@ def measure(name: str, checkpointing: bool, compiled: bool, settings: Settings) 
         if checkpointing:
             work.network.enable_gradient_checkpointing()
         if compiled:
-            work.network.compile_repeated_blocks()
+            compile_as_components_do(work.network)
         optimizer = torch.optim.AdamW(work.network.parameters(), lr=1e-5, weight_decay=0.0, fused=True)
 
         def step() -> None:
@@ -114,6 +116,21 @@ def measure(name: str, checkpointing: bool, compiled: bool, settings: Settings) 
         except torch.OutOfMemoryError as error:
             row["failed"] = str(error).splitlines()[0]
         return row
+
+
+def compile_as_components_do(network: nn.Module) -> None:
+    """Has a network compiled by what the option `compile` of our components calls.
+
+    Raises:
+        InputError: Lightning, which the components are made with, is not installed.
+    """
+    try:
+        from cmd_lightning.components.compiling import compile_network
+    except ImportError as error:
+        raise InputError(
+            f"compiled cells: they need lightning ({error}); install it, the eager ones are kept"
+        ) from error
+    compile_network(network, options=True)
 
 
 def timed(step: Callable[[], None], number: int, device: torch.device) -> dict[str, Any]:
