@@ -13,9 +13,8 @@ networks and of diffusers, compiling that of the option `compile` of our compone
 the U-Net as a whole.
 
 A cell (network, checkpointing, compiled or not) is measured once: the JSON file keeps it, another call goes on with
-the next one, eager cells first. Needed beside torch are diffusers, with what it imports, and jsonargparse, and for
-compiled cells lightning; take them along as wheels to a machine without a package index. open_clip, transformers,
-webdataset and PyAV are not needed.
+the next one, eager cells first. Needed beside torch are diffusers, with what it imports, and jsonargparse; take them along as
+wheels to a machine without a package index. lightning, open_clip, transformers, webdataset and PyAV are not needed.
 """
 
 from __future__ import annotations
@@ -125,7 +124,7 @@ def compile_as_components_do(network: nn.Module) -> None:
         InputError: Lightning, which the components are made with, is not installed.
     """
     try:
-        from cmd_lightning.components.compiling import compile_network
+        from cmd_lightning.networks.compiling import compile_network
     except ImportError as error:
         raise InputError(
             f"compiled cells: they need lightning ({error}); install it, the eager ones are kept"

@@ -15,13 +15,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from cmd_lightning.callbacks.skip_non_finite import SkipNonFinite
 from cmd_lightning.components import draws
 from cmd_lightning.components.checkpoints import KEY, describe_frozen
-from cmd_lightning.components.compiling import compile_network
 from cmd_lightning.components.frozen import FrozenParts
 from cmd_lightning.components.schedules import WarmupSchedule
 from cmd_lightning.components.sharding import shard
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import LatentSpace, Pixels, from_uint8, shape_text
 from cmd_lightning.networks.classes import describe
+from cmd_lightning.networks.compiling import compile_network
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 ScheduleFactory = Callable[[Optimizer], LRScheduler]

@@ -6,9 +6,9 @@ from lightning.pytorch.plugins import MixedPrecision
 from small_fits import CASES, adam, assert_near, component, fit
 
 from cmd_lightning.callbacks import EMA, LastCheckpoint
-from cmd_lightning.components.compiling import compile_network
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import AutoencoderNetwork
+from cmd_lightning.networks.compiling import compile_network
 
 NETWORKS = ("autoencoder", "U-Net, captions", "content DiT, classes", "motion DiT, captions")  # one of each
 QUICK = {"backend": "aot_eager"}  # traces all that inductor does, and generates no code
