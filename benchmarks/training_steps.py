@@ -13,8 +13,9 @@ networks and of diffusers, compiling that of the option `compile` of our compone
 the U-Net as a whole.
 
 A cell (network, checkpointing, compiled or not) is measured once: the JSON file keeps it, another call goes on with
-the next one, eager cells first. Needed beside torch are diffusers, with what it imports, and jsonargparse; take them along as
-wheels to a machine without a package index. lightning, open_clip, transformers, webdataset and PyAV are not needed.
+the next one, eager cells first. Needed beside torch are diffusers, with what it imports, and jsonargparse; take them
+along as wheels to a machine without a package index. lightning, open_clip, transformers, webdataset and PyAV are not
+needed.
 """
 
 from __future__ import annotations
