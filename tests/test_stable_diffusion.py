@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from paper_fits import SIZE, STAGES, data, options
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from stable_diffusion_folders import SCHEDULE, UNETS, vae_of, write_stable_diffusion
 
 from cmd_lightning.cli import main
@@ -129,6 +129,31 @@ def test_a_lora_in_the_public_layout_loads_and_unloads(exported, tmp_path):
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
     again = pipeline.generate_content(["a red circle"], [0], steps=2)
     torch.testing.assert_close(again, plain, atol=1e-3, rtol=0)  # the last bit depends on where weights lie in memory
+
+
+def test_generate_takes_a_lora(exported, tmp_path, capsys):
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    unet = UNet2DConditionModel.from_pretrained(exported / "unet")
+    unet.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    StableDiffusionPipeline.save_lora_weights(tmp_path / "lora", unet_lora_layers=get_peft_model_state_dict(unet))
+    argv = ["generate", str(exported), "--prompt", "a red circle", "--out"]
+    assert main([*argv, str(tmp_path / "plain")]) == 0
+    for path in ("lora", "lora/pytorch_lora_weights.safetensors"):
+        assert main([*argv, str(tmp_path / path[:9]), "--lora", str(tmp_path / path)]) == 0
+        record = json.loads(next((tmp_path / path[:9]).glob("*.json")).read_text())
+        assert "pytorch_lora_weights.safetensors" in record["weights"]
+        videos = [next((tmp_path / folder).glob("*.mp4")).read_bytes() for folder in ("plain", path[:9])]
+        assert videos[0] != videos[1]
+
+    (tmp_path / "broken.safetensors").write_bytes(b"no such thing")
+    save_file({"unet.nothing.lora_A.weight": torch.zeros(4, 16)}, tmp_path / "other.safetensors")
+    for name, message in (
+        ("gone", "there is no gone"),
+        ("broken.safetensors", "cannot be used"),
+        ("other.safetensors", "--lora"),
+    ):
+        assert message in told(capsys, [*argv, str(tmp_path / "no"), "--lora", str(tmp_path / name)])
 
 
 def test_adapters_train_alone_and_are_folded_in(base, kind, shards, trained, tmp_path):

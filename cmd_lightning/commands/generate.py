@@ -7,10 +7,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from cmd_lightning.pipeline import CMDPipeline
 
 
 def generate(
@@ -24,6 +26,7 @@ def generate(
     seed: int = 0,
     steps: dict[str, int] | None = None,
     guidance: dict[str, float] | None = None,
+    lora: str | None = None,
     batch_size: int = 8,
     out: str = "outputs/generate",
 ) -> None:
@@ -39,6 +42,7 @@ def generate(
         seed: Seed of the first video of each; the others count up.
         steps: Denoising steps, by default the model's own, else 50 for content and 100 for motion.
         guidance: Guidance scale, 1 is none; by default the model's own, else 4 for content and 1 for motion.
+        lora: Adapters for the Stable Diffusion in a model: a .safetensors file in their public layout, or its folder.
         batch_size: Videos made at once; it changes nothing but speed and memory.
         out: Folder for the videos.
     """
@@ -53,6 +57,8 @@ def generate(
     from cmd_lightning.zoo import model_folder
 
     pipeline = open_model(model)
+    if lora is not None:
+        add_lora(pipeline, Path(lora))
     pictures = None if image is None else [read_picture(path, pipeline.size) for path in image]
     if pictures is not None and len(values) not in (1, len(pictures)):
         raise InputError(f"image: {len(pictures)} pictures for {len(values)} prompts; give as many, or one prompt")
@@ -66,7 +72,7 @@ def generate(
     about = {
         "steps": steps,
         "guidance": guidance,
-        "weights": weights_sha256(model_folder(model)),
+        "weights": weights_sha256(model_folder(model)) | ({} if lora is None else weights_sha256(lora)),
         "device": str(pipeline.device),
     } | provenance()
     written: set[Path] = set()
@@ -114,6 +120,27 @@ def call_arguments(values: list[Any], pictures: list[Tensor] | None) -> dict[str
     elif pictures is None:
         arguments["num_videos_per_prompt"] = len(values)
     return arguments
+
+
+def add_lora(pipeline: CMDPipeline, path: Path) -> None:
+    """Loads adapters into the content model.
+
+    Raises:
+        InputError: They are not there, do not fit it, or peft is not installed.
+    """
+    from diffusers import UNet2DConditionModel
+
+    file = path / "pytorch_lora_weights.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"--lora {path}: there is no {file.name}; give a .safetensors file, or its folder")
+    if not isinstance(pipeline.unet, UNet2DConditionModel):
+        raise InputError(f"--lora {path}: this model's content model is no Stable Diffusion U-Net; leave it out")
+    try:
+        pipeline.load_lora_weights(file.parent, weight_name=file.name)
+    except Exception as error:  # of many kinds: of safetensors, peft and diffusers
+        raise InputError(f"--lora {path}: it cannot be used with this model ({reason(error)}); give another") from error
+    if not pipeline.get_active_adapters():
+        raise InputError(f"--lora {path}: it holds no adapters for a Stable Diffusion U-Net; give another")
 
 
 def read_picture(path: str, size: tuple[int, int]) -> Tensor:

@@ -113,7 +113,13 @@ class CMD(LightningModule):
         return values.tolist() if isinstance(values, Tensor) else list(values)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Scores the reconstruction of each clip beside what a still picture would reach, and feeds the metrics."""
+        """Scores the reconstruction of each clip beside what a still picture would reach, and feeds the metrics.
+
+        Raises:
+            InputError: The batch holds latents only, or clips of another shape than the model's.
+        """
+        if "video" not in batch:
+            raise InputError("data: testing needs videos, these shards hold latents; give data.test_shards of videos")
         video = from_uint8(batch["video"])
         content, motion = self.pipeline.encode(video)
         reconstruction = self.pipeline.decode(content, motion)
