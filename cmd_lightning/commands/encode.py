@@ -64,8 +64,8 @@ def encode(
             or hub id.
         frames: frames of a clip (default: the checkpoint's, or 16).
         size: of a clip in pixels, SIDE or HEIGHTxWIDTH (default: the checkpoint's).
-        fps: frames per second at which clips are sampled (default: the checkpoint's).
-        stride: take every STRIDE-th frame instead (default: 1 without a checkpoint).
+        fps: frames per second at which clips are sampled, as data.fps in training.
+        stride: take every STRIDE-th frame instead, as data.stride in training (default: 1).
         crop: where clips are cropped to the size; random draws it for each.
         evaluation: clips as validation and testing see them: from the first frame, cropped in the middle, and the mean
             of a VAE's posterior in place of a draw.
@@ -113,9 +113,7 @@ def encode(
     seed_everything(seed, verbose=False)
     network: AutoencoderNetwork | None = None
     if vae is None:
-        space, network, known = open_stage(autoencoder, frames, pixels(size))
-        frames, sides = known["frames"], known["size"]
-        fps = known["fps"] if fps is None and stride is None else fps
+        space, network, frames, sides = open_stage(autoencoder, frames, pixels(size))
     else:
         space, sides = open_vae(vae, variant, revision, pixels(size))
     # Made now, as another precision changes the weights.
@@ -170,8 +168,8 @@ def encode(
 
 def open_stage(
     path: str, frames: int | None, size: tuple[int, int] | None
-) -> tuple[LatentSpace, AutoencoderNetwork, dict[str, Any]]:
-    """The latent space and network of a checkpoint of the first stage, and the clips that it was trained on.
+) -> tuple[LatentSpace, AutoencoderNetwork, int, list[int]]:
+    """The latent space and network of a checkpoint of the first stage, and frames and size of its clips.
 
     Raises:
         InputError: It cannot be opened, or frames or size are asked for that are not its own.
@@ -188,7 +186,7 @@ def open_stage(
             f"--frames, --size: {path} was trained on {own_frames} frames of {own_size[0]}x{own_size[1]} pixels, and "
             "the later stages are built for these; leave both out"
         )
-    return stage.latent_space, stage.parts["network"], {"frames": own_frames, "size": own_size, "fps": stage.fps}
+    return stage.latent_space, stage.parts["network"], own_frames, own_size
 
 
 def open_vae(

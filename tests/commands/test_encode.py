@@ -28,6 +28,7 @@ from cmd_lightning.pretrained_text import open_text_encoder
 from cmd_lightning.zoo.motion.dit import MotionDiT
 
 CLIP = {"num_frames": 5, "size": [16, 24], "fps": 4.0, "crop": "random"}
+DRAWN = ["--fps", 4, "--crop", "random"]
 SHAPES = {"pixels": (3, 5, 16, 24), "vae": (4, 5, 2, 3)}
 
 
@@ -91,7 +92,7 @@ def by_key(data, component, epochs):
 @pytest.mark.parametrize("kind", ["pixels", "vae"])
 def test_latents_are_those_of_training_on_the_fly(videos, checkpoint, tmp_path, kind):
     path = checkpoint(kind)
-    options = ["--autoencoder", path, "--crop", "random", "--clips-per-video", 2, "--seed", 3, "--batch-size", 3]
+    options = ["--autoencoder", path, *DRAWN, "--clips-per-video", 2, "--seed", 3, "--batch-size", 3]
     encode(videos, "--out", tmp_path / "exact", *options, "--dtype", "float32")
     encode(videos, "--out", tmp_path / "half", *options)
     component = MotionDiffusion(lambda spec, dim: MotionDiT(spec, dim, width=16, depth=1, heads=2), path).train()
@@ -111,7 +112,8 @@ def test_latents_are_those_of_training_on_the_fly(videos, checkpoint, tmp_path, 
 
 def test_validation_sees_first_frames_and_means(videos, checkpoint, tmp_path):
     path = checkpoint("vae")
-    encode(videos, "--out", tmp_path / "out", "--autoencoder", path, "--evaluation", "--dtype", "float32")
+    options = ["--autoencoder", path, "--fps", 4, "--evaluation"]
+    encode(videos, "--out", tmp_path / "out", *options, "--dtype", "float32")
     component = MotionDiffusion(lambda spec, dim: MotionDiT(spec, dim, width=16, depth=1, heads=2), path).eval()
     on_the_fly = WebVidDataModule(val_shards=str(videos), **CLIP, batch_size=4).val_dataloader()
     stored = LatentDataModule(val_shards=str(tmp_path / "out"), batch_size=4).val_dataloader()
@@ -123,7 +125,7 @@ def test_validation_sees_first_frames_and_means(videos, checkpoint, tmp_path):
         with torch.no_grad():
             for own, theirs in zip(component.encoded(kept), component.encoded(seen), strict=True):
                 torch.testing.assert_close(own, theirs, atol=1e-5, rtol=1e-5)
-    encode(videos, "--out", tmp_path / "2", "--autoencoder", path, "--evaluation", "--clips-per-video", 2, code=2)
+    encode(videos, "--out", tmp_path / "2", *options, "--clips-per-video", 2, code=2)
 
 
 def test_moments_and_text(videos, stable_diffusion, tmp_path):
@@ -154,7 +156,7 @@ def test_moments_and_text(videos, stable_diffusion, tmp_path):
 
 def test_a_fit_on_latents_is_the_fit_on_videos(videos, checkpoint, tmp_path):
     path = checkpoint("vae")
-    encode(videos, "--out", tmp_path / "latents", "--autoencoder", path, "--crop", "random", "--dtype", "float32",
+    encode(videos, "--out", tmp_path / "latents", "--autoencoder", path, *DRAWN, "--dtype", "float32",
            "--clips-per-video", 2)  # fmt: skip
     weights = []
     for name, data in (
@@ -187,7 +189,7 @@ def test_each_shard_keeps_its_name_order_and_facts(videos, checkpoint, tmp_path,
             assert made[name][f"{key}.txt"] == source[f"{key}.txt"]
             before, after = (json.loads(held[f"{key}.json"]) for held in (source, made[name]))
             made_by = {"latent_space": "pixels", "autoencoder": report["autoencoder"]}
-            assert after == before | {"fps": 4.0, "made_by": made_by}
+            assert after == before | {"fps": 8.0, "made_by": made_by}  # each frame, as the videos have them
     index = json.loads((out / "index.json").read_text())
     assert [entry["samples"] for entry in index["shards"].values()] == [4, 4, 3]
     assert sorted(path.name for path in out.iterdir()) == [*made, "encode.json", "index.json"]
@@ -259,7 +261,8 @@ def test_other_settings_are_refused(videos, checkpoint, stable_diffusion, tmp_pa
         (["--crop", "random"], "crop center, not random"),
         (["--clips-per-video", "2"], "clips_per_video 1, not 2"),
         (["--dtype", "float32"], "dtype float16, not float32"),
-        (["--stride", "1"], "fps 4.0, not None, stride None, not 1"),
+        (["--stride", "2"], "stride 1, not 2"),
+        (["--fps", "4"], "fps None, not 4.0, stride 1, not None"),
         (["--evaluation"], "evaluation False, not True"),
         (["--precision", "bf16-true"], "precision 32-true, not bf16-true"),
         (["--text", stable_diffusion], "text , not "),
@@ -286,7 +289,7 @@ def spoiled(videos, tmp_path):
     for path in videos.glob("*.tar"):
         (folder / path.name).write_bytes(path.read_bytes())
     clip = members(videos)["000000.tar"]["00000000000.mp4"]
-    short = next(iter(write_one(tmp_path, frames=5).values()))
+    short = next(iter(write_one(tmp_path, frames=4).values()))
     with tarfile.open(folder / "000001.tar", "a") as tar:
         for name, data in (
             ("a.mp4", b"junk"), ("b.txt", b"alone"), ("c.mp4", clip), ("c.json", b'{"label": -7}'), ("d.mp4", short),
