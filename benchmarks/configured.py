@@ -11,7 +11,6 @@ from typing import Any
 
 import jsonargparse
 import torch
-import yaml
 from lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 
@@ -67,8 +66,11 @@ def parsed(*configs: Path) -> dict[str, Any]:
         if not path.is_file():
             raise InputError(f"{path}: there is no such config")
     zoo.import_all()
-    text = configs[0].read_text()
-    given = [option for name, option in LEFT_OPEN.items() if name in text]
+    arguments = []
+    for path in configs:
+        text = path.read_text()
+        # After the config that names the class, so that the next one may take it away.
+        arguments += [f"--config={path}", *(option for name, option in LEFT_OPEN.items() if name in text)]
     try:
         cli = ParsedOnly(
             LightningModule,
@@ -77,21 +79,23 @@ def parsed(*configs: Path) -> dict[str, Any]:
             subclass_mode_data=True,
             run=False,
             parser_kwargs={"exit_on_error": False},
-            args=[*(f"--config={path}" for path in configs), *given],
+            args=arguments,
         )
     except jsonargparse.ArgumentError as error:
         raise InputError(f"{', '.join(map(str, configs))}: {explain(str(error), known_classes())}") from error
     return cli.config.as_dict()
 
 
-def clip_shape(folder: Path, laid_over: Overrides | None = None) -> tuple[int, int, int, int]:
-    """The shape `(C, T, H, W)` of what the autoencoder of a folder sees of a clip."""
-    files = [folder / "cmd.yaml", *(laid_over or {}).get("cmd", ())]
-    data = parsed(*files)["data"]["init_args"]
+def clip_shape(data: Mapping[str, Any], latent_space: Mapping[str, Any] | None) -> tuple[int, int, int, int]:
+    """The shape `(C, T, H, W)` of what an autoencoder sees of a clip.
+
+    Args:
+        data: arguments of the clips' DataModule, as a config has them.
+        latent_space: class and arguments of the autoencoder's latent space; None for pixels.
+    """
     size = data["size"]
     height, width = (size, size) if isinstance(size, int) else size
-    space = yaml.safe_load((folder / "autoencoder.yaml").read_text())["model"]["init_args"].get("latent_space")
-    if space is None:
+    if latent_space is None or latent_space["class_path"].endswith("Pixels"):
         return 3, data["num_frames"], height, width
     return 4, data["num_frames"], height // FACTOR, width // FACTOR
 
@@ -115,7 +119,8 @@ def calls(folder: Path, laid_over: Overrides | None = None) -> dict[str, Call]:
         stage: parsed(folder / f"{stage}.yaml", *(laid_over or {}).get(stage, ()))["model"]["init_args"]
         for stage in ("autoencoder", *STAGES)
     }
-    shape = clip_shape(folder, laid_over)
+    clips = parsed(folder / "cmd.yaml", *(laid_over or {}).get("cmd", ()))["data"]["init_args"]
+    shape = clip_shape(clips, options["autoencoder"].get("latent_space"))
     with torch.device("meta"):
         autoencoder = build(options["autoencoder"]["network"])
         spec: LatentSpec = autoencoder.latent_spec(shape)

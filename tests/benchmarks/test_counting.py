@@ -183,6 +183,15 @@ def test_ablations_of_the_paper(override, stage, changed):
     assert changed(networks("ucf101", **{stage: override}))
 
 
+@pytest.mark.parametrize("space", ["null", "{class_path: Pixels}"])
+def test_overrides_may_take_the_latent_space_away(tmp_path, space):
+    path = tmp_path / "pixels.yaml"
+    path.write_text(f"model: {{init_args: {{latent_space: {space}, network: {{init_args: {{channels: 3}}}}}}}}")
+    found = calls(CONFIGS / "openvid256", {"autoencoder": [path]})
+    assert found["autoencoder"].inputs[0].shape == (1, 3, 16, 256, 256)
+    assert found["content"].inputs[0].shape == (1, 3, 256, 256)
+
+
 def test_command_line(capsys, monkeypatch):
     override = CONFIGS / "overrides" / "autoencoder_measured.yaml"
     monkeypatch.setattr("sys.argv", ["counting", str(CONFIGS / "ucf101"), "-o", f"autoencoder={override}"])
