@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -43,10 +43,6 @@ class LatentSpace(Recorded, ConfigMixin):
         Raises:
             InputError: They cannot be had.
         """
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
-        """This space, with its weights there and of that type."""
-        return self
 
     @abstractmethod
     def moments(self, video: Tensor) -> Tensor:
@@ -125,6 +121,7 @@ class FrameLatents(LatentSpace):
         self.vae: Any = None if self._source else build(vae) if isinstance(vae, dict) else vae
         self.posterior, self.chunk_size = posterior, chunk_size
         self._factor: int | None = None
+        self._posterior = False
         self._fingerprint = ""
 
     def open(self) -> None:
@@ -139,8 +136,6 @@ class FrameLatents(LatentSpace):
             out = self.vae.encode(like.new_zeros(1, 3, PROBE, PROBE))
         self._posterior = hasattr(out, "latent_dist")
         self._factor = PROBE // _tensor(out).shape[-1]
-        scale = torch.tensor([self._scale, self._shift])
-        self._fingerprint = fingerprint(self.vae.state_dict() | {"scale and shift": scale})
 
     @property
     def factor(self) -> int:
@@ -150,6 +145,8 @@ class FrameLatents(LatentSpace):
     @property
     def fingerprint(self) -> str:
         self.open()
+        if not self._fingerprint:
+            self._fingerprint = fingerprint(self.vae.state_dict(), f"scale {self._scale}, shift {self._shift}")
         return self._fingerprint
 
     @property
@@ -160,19 +157,14 @@ class FrameLatents(LatentSpace):
     def _shift(self) -> float:
         return getattr(self.vae.config, "shift_factor", None) or 0.0
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
-        self.open()
-        nn.Module.to(self.vae, device, dtype)  # not diffusers' own, which warns at every call that names a dtype
-        return self
-
     @torch.no_grad()
     def moments(self, video: Tensor) -> Tensor:
         self.open()
         height, width = video.shape[3:]
         if height % self.factor or width % self.factor:
             raise InputError(
-                f"data.size [{height}, {width}]: height and width must be multiples of {self.factor}, the pixels on "
-                "the side of a latent point; choose another"
+                f"videos of {height}x{width} pixels: height and width must be multiples of {self.factor}, the pixels "
+                "on the side of a latent point; choose another size"
             )
         return self._by_frame(lambda pictures: _tensor(self.vae.encode(pictures)), video)
 

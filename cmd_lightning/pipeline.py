@@ -101,6 +101,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         )
         self.register_to_config(video_shape=list(video_shape), fps=fps, steps=steps, guidance=guidance)
         self._latent_space: LatentSpace = Pixels()
+        self._text: StableDiffusionText | None = None
 
     @property
     def latent_space(self) -> LatentSpace:
@@ -146,6 +147,10 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 parts[name] = part.from_pretrained(folder, subfolder=name, **settings)
         pipeline = super().from_pretrained(folder, **kwargs, **dict.fromkeys(parts))
         pipeline.register_modules(**parts)
+        if not {"dtype", "torch_dtype"} & kwargs.keys():
+            for part in pipeline.components.values():  # transformers leaves them as they were stored
+                if isinstance(part, nn.Module):
+                    nn.Module.float(part)
         return pipeline
 
     @property
@@ -153,7 +158,9 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """The condition encoder of each stage."""
         content = self.text_encoder
         if content is not None and not isinstance(content, ConditionEncoder):
-            content = StableDiffusionText.of(content, self.tokenizer)
+            if self._text is None or self._text.text_model is not content:
+                self._text = StableDiffusionText.of(content, self.tokenizer)
+            content = self._text
         return {"content": content, "motion": self.motion_text_encoder}
 
     def condition(self, stage: Stage, values: Sequence[str] | Sequence[int] | Tensor | int) -> tuple[Any, Any]:

@@ -19,10 +19,15 @@ from cmd_lightning.stable_diffusion import StableDiffusion
 
 
 class PretrainedText(ConditionEncoder):
-    """A frozen encoder of captions."""
+    """A frozen encoder of captions.
+
+    Attributes:
+        activation: Name of its activation, which weights do not tell and may not be exchanged.
+    """
 
     field = "caption"
     frozen = True
+    activation: str
     _fingerprint = ""
     _null: Condition | None = None
 
@@ -36,9 +41,9 @@ class PretrainedText(ConditionEncoder):
 
     @property
     def fingerprint(self) -> str:
-        """Tells two encoders apart, by the weights."""
+        """Tells two encoders apart, by their weights and their activation."""
         self.open()
-        self._fingerprint = self._fingerprint or fingerprint(self.state_dict())
+        self._fingerprint = self._fingerprint or fingerprint(self.state_dict(), self.activation)
         return self._fingerprint
 
     def null(self, count: int) -> Condition:
@@ -72,8 +77,12 @@ class StableDiffusionText(PretrainedText):
     def of(cls, text_model: nn.Module, tokenizer: Any) -> Self:
         """One whose parts are at hand."""
         encoder = cls("")
-        encoder.text_model, encoder.tokenizer = text_model, tokenizer
+        encoder.text_model, encoder.tokenizer = text_model.requires_grad_(False).eval(), tokenizer
         return encoder
+
+    @property
+    def activation(self) -> str:
+        return self.text_model.config.hidden_act
 
     @property
     def dim(self) -> int:
@@ -131,7 +140,9 @@ class FrozenOpenCLIP(PretrainedText, OpenCLIPTextEncoder):
     """
 
     def __init__(self, model: str = "ViT-H-14", weights: str = "laion2b_s32b_b79k") -> None:
-        OpenCLIPTextEncoder.__init__(self, _text_settings(model), trainable=False)
+        settings = _text_settings(model)
+        OpenCLIPTextEncoder.__init__(self, settings, trainable=False)
+        self.activation = "quick_gelu" if "act_layer" in settings else "gelu"
         self._model, self._weights, self._opened = model, weights, False
 
     def open(self) -> None:
@@ -185,7 +196,7 @@ def _text_settings(model: str) -> dict[str, Any]:
 
 
 def open_text_encoder(spec: str) -> PretrainedText:
-    """A pretrained text encoder, opened.
+    """The pretrained text encoder that `shards encode --text` names, opened.
 
     Args:
         spec: `MODEL:WEIGHTS` of open_clip, such as `ViT-H-14:laion2b_s32b_b79k` or `ViT-H-14:file.safetensors`; or a
@@ -195,9 +206,11 @@ def open_text_encoder(spec: str) -> PretrainedText:
         InputError: It cannot be had.
     """
     model, colon, weights = spec.partition(":")
-    if colon and not Path(spec).exists():
-        encoder: PretrainedText = FrozenOpenCLIP(model, weights)
-    else:
-        encoder = StableDiffusionText(spec)
-    encoder.open()
+    if not colon or Path(spec).exists():
+        return StableDiffusionText.of(*StableDiffusion(spec, option="--text").text())
+    try:
+        encoder = FrozenOpenCLIP(model, weights)
+        encoder.open()
+    except InputError as error:
+        raise InputError(f"--text {spec}: {error}") from error
     return encoder

@@ -95,9 +95,12 @@ def state_sha256(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """The sha256 of names, shapes and values, as 16 hexadecimal digits; the type does not matter."""
-    digest = hashlib.sha256()
+def fingerprint(tensors: Mapping[str, Tensor], about: str = "") -> str:
+    """The sha256 of names, shapes and values, as 16 hexadecimal digits; the type does not matter.
+
+    `about` tells apart what computes differently with the same values.
+    """
+    digest = hashlib.sha256(about.encode())
     for name, tensor in sorted(tensors.items()):
         value = tensor.detach().cpu().float().contiguous()
         digest.update(f"{name}{tuple(value.shape)}".encode())

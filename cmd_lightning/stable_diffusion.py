@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from cmd_lightning.errors import InputError, reason
+from cmd_lightning.networks.classes import plain
 
 MIRRORS = {
     "1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -86,9 +87,9 @@ class StableDiffusion:
         theirs = self.config("unet")
         for key, value in theirs.items():
             own = network.config.get(key, value)
-            if key not in IGNORED and not key.startswith("_") and _plain(own) != _plain(value):
+            if key not in IGNORED and not key.startswith("_") and plain(own) != plain(value):
                 raise InputError(
-                    f"{self.option} {self.name}: its U-Net has {key} {_plain(value)}, model.network has {_plain(own)}; "
+                    f"{self.option} {self.name}: its U-Net has {key} {plain(value)}, model.network has {plain(own)}; "
                     "take the config of its kind (configs/webvid_sd15, configs/webvid_sd21), or set model.network to it"
                 )
         network.load_state_dict(self._read(UNet2DConditionModel.from_pretrained, "unet").state_dict())
@@ -117,7 +118,3 @@ class StableDiffusion:
                 f"{self.option} {self.name}: it is no folder, and not to be had from the hub ({reason(error)}); "
                 f"give a folder in diffusers' layout, or where there is a network a hub id such as {mirrors}"
             ) from error
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

@@ -142,5 +142,5 @@ def test_what_cannot_be_used_is_told(tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(InputError, match="vae cannot be opened"):
         FrameLatents(str(tmp_path / "sd")).open()
-    with pytest.raises(InputError, match=r"data.size \[16, 25\]: height and width must be multiples of 8"):
+    with pytest.raises(InputError, match=r"videos of 16x25 pixels: height and width must be multiples of 8"):
         FrameLatents(vae_of()).encode(torch.zeros(1, 3, 2, 16, 25))

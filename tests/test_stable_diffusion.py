@@ -110,6 +110,29 @@ def test_content_frames_are_those_of_stable_diffusion_itself(exported):
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_half_an_export_computes_in_float32(exported, trained, tmp_path):
+    checkpoints = [str(trained / stage / "last.ckpt") for stage in STAGES]
+    assert main(["export", *checkpoints, str(tmp_path / "half"), "--half", "--steps", "2"]) == 0
+    whole, half = (CMDPipeline.from_pretrained(folder) for folder in (exported, tmp_path / "half"))
+    frames = []
+    for pipeline in (whole, half):
+        pipeline.set_progress_bar_config(disable=True)
+        frames.append(pipeline("a red circle", seeds=[0], output_type="np").frames)
+    assert abs(frames[0] - frames[1]).max() < 0.05
+    weights = CMDPipeline.from_pretrained(tmp_path / "half", torch_dtype=torch.float16).text_encoder.parameters()
+    assert {weight.dtype for weight in weights} == {torch.float16}
+
+
+def test_half_precision_leaves_what_is_frozen_recognisable(base, shards, trained, tmp_path, kind):
+    """Under bf16-true the frozen parts are cast too; they are still those of the folder."""
+    argv = ["fit", *options("content", base, shards, trained, kind), f"--trainer.default_root_dir={tmp_path}"]
+    folder = tmp_path / "content"
+    callbacks = f'[{{"class_path": "LastCheckpoint", "init_args": {{"folder": "{folder}"}}}}]'
+    assert main([*argv, "--trainer.precision=bf16-true", f"--trainer.callbacks={callbacks}"]) == 0
+    checkpoints = [str(trained / "autoencoder/last.ckpt"), str(folder / "last.ckpt"), str(trained / "motion/last.ckpt")]
+    assert main(["export", *checkpoints, str(tmp_path / "model")]) == 0
+
+
 def test_a_lora_in_the_public_layout_loads_and_unloads(exported, tmp_path):
     from peft import LoraConfig, get_peft_model_state_dict
 
@@ -156,7 +179,7 @@ def test_generate_takes_a_lora(exported, tmp_path, capsys):
         assert message in told(capsys, [*argv, str(tmp_path / "no"), "--lora", str(tmp_path / name)])
 
 
-def test_adapters_train_alone_and_are_folded_in(base, kind, shards, trained, tmp_path):
+def test_adapters_train_alone_and_are_folded_in(base, kind, shards, trained, tmp_path, capsys):
     """LoRA by the content config: what is saved, a resumed fit, and the export."""
     (tmp_path / "autoencoder").mkdir()
     shutil.copy(trained / "autoencoder/last.ckpt", tmp_path / "autoencoder")
@@ -181,6 +204,13 @@ def test_adapters_train_alone_and_are_folded_in(base, kind, shards, trained, tmp
             assert not torch.equal(weight, before[name])
         torch.testing.assert_close(after[name], weight, atol=1e-6, rtol=1e-5)
 
+    # A fit of other adapters, or of all weights, does not go on from these, nor these from all weights.
+    go_on = [*argv, f"--ckpt_path={tmp_path / 'content/last.ckpt'}", "--trainer.max_steps=5"]
+    assert "it was trained with" in told(capsys, [*go_on, "--model.lora.alpha=2"])
+    assert "this fit is for all weights" in told(capsys, [*go_on, "--model.lora=null"])
+    argv = [*argv, f"--ckpt_path={trained / 'content/last.ckpt'}"]
+    assert "it was trained with all weights" in told(capsys, argv)
+
     # The same adapters in the public layout, on the base itself.
     pipeline = StableDiffusionPipeline.from_pretrained(base)
     pipeline.load_lora_weights(tmp_path / "model/lora", weight_name="pytorch_lora_weights.safetensors")
@@ -188,6 +218,21 @@ def test_adapters_train_alone_and_are_folded_in(base, kind, shards, trained, tmp
     pipeline.unload_lora_weights()
     for name, weight in pipeline.unet.state_dict().items():
         torch.testing.assert_close(after[name], weight, atol=1e-6, rtol=1e-5)
+
+
+def test_adapters_on_another_base_are_told(base, kind, shards, trained, tmp_path, capsys):
+    other = shutil.copytree(base, tmp_path / "sd")
+    argv = ["fit", *options("content", other, shards, trained, kind), "--model.lora.rank=2"]
+    callbacks = f'[{{"class_path": "LastCheckpoint", "init_args": {{"folder": "{tmp_path}"}}}}]'
+    assert main([*argv, f"--trainer.callbacks={callbacks}", f"--trainer.default_root_dir={tmp_path}"]) == 0
+    export = ["export", str(trained / "autoencoder/last.ckpt"), str(tmp_path / "last.ckpt")]
+    export += [str(trained / "motion/last.ckpt"), str(tmp_path / "model")]
+    tuned = UNet2DConditionModel.from_pretrained(other / "unet")
+    next(tuned.parameters()).data.add_(0.1)
+    tuned.save_pretrained(other / "unet")
+    assert "last.ckpt: its base has other weights than in training" in told(capsys, export)
+    shutil.rmtree(other)
+    assert re.search(r"content .*last.ckpt: .* is missing; |its base .* no folder", told(capsys, export))
 
 
 def test_the_noise_schedule_is_that_of_the_base(shards, trained, tmp_path, kind):
@@ -241,12 +286,12 @@ def test_sizes_that_do_not_divide_are_told(base, kind, shards, tmp_path, capsys)
     fit = ["fit", *options("autoencoder", base, shards, tmp_path, kind)]
     line = told(capsys, [*fit, "--data.size=[40,48]"])  # 8 pixels a point, patches of 2
     assert "data.size [40, 48]: height and width must be multiples of 16" in line
-    assert "multiples of 8" in told(capsys, [*fit, "--data.size=[36,48]"])
+    assert "multiples of 16" in told(capsys, [*fit, "--data.size=[36,48]"])
 
 
 def test_another_vae_than_in_training_is_told(base, kind, shards, trained, tmp_path, capsys):
     checkpoint = torch.load(trained / "autoencoder/last.ckpt", weights_only=True)
-    vae = checkpoint["cmd"]["frozen"]["latent_space"]["part"]["init_args"]
+    vae = checkpoint["cmd"]["parts"]["latent_space"]["init_args"]
     assert vae["vae"] == str(base)
     (tmp_path / "autoencoder").mkdir()
     for source, message in (

@@ -54,10 +54,13 @@ class VideoAutoencoder(Component):
         self.loss = loss
 
     def parts(self) -> dict[str, Any]:
-        return {"network": self.network}
+        return {"latent_space": self._frozen["latent_space"], "network": self.network}
 
     def check_shape(self, video_shape: tuple[int, int, int, int]) -> None:
-        height, width = (side * self.latent_space.factor for side in video_shape[2:])
+        self.network.latent_spec(video_shape)
+
+    def check_clip(self, frames: int, height: int, width: int) -> None:
+        super().check_clip(frames, height, width)
         least = self.latent_space.factor * self.network.granularity
         if height % least or width % least:
             raise InputError(
@@ -65,7 +68,6 @@ class VideoAutoencoder(Component):
                 f"{self.latent_space.factor} pixels a latent point times the autoencoder's patch size "
                 f"{self.network.granularity}; choose another"
             )
-        self.network.latent_spec(video_shape)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         video = self.video(batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from lightning.pytorch import Callback
@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from cmd_lightning.callbacks.skip_non_finite import SkipNonFinite
 from cmd_lightning.components import draws
-from cmd_lightning.components.checkpoints import KEY, describe_frozen
+from cmd_lightning.components.checkpoints import KEY
 from cmd_lightning.components.frozen import FrozenParts
 from cmd_lightning.components.schedules import WarmupSchedule
 from cmd_lightning.components.sharding import shard
@@ -110,6 +110,7 @@ class Component(FrozenParts):
             self.check_origin(batch)
             moments = batch["moments"].to(self.dtype)
         elif "video" in batch:
+            self.check_clip(*batch["video"].shape[2:])
             moments = space.moments(from_uint8(batch["video"], self.dtype))
         else:
             raise InputError(
@@ -122,14 +123,30 @@ class Component(FrozenParts):
             self.check_shape(shape)
             self.video_shape = shape
         if self.video_shape != shape:
-            raise InputError(
-                f"data: videos of shape {shape_text(shape, space.factor)}, but the {self.stage} stage is built for "
-                f"{shape_text(self.video_shape, space.factor)}; set data.num_frames and data.size to these, or train "
-                "it anew"
-            )
+            self.refuse(shape_text(shape, space.factor))
         if self.fps is None:
             self.fps = float(batch["fps"][0])
         return latent
+
+    def check_clip(self, frames: int, height: int, width: int) -> None:
+        """Looks at the frames and the size in pixels of clips, before they are encoded.
+
+        Raises:
+            InputError: They are not those that the model was built for.
+        """
+        if self.video_shape is not None:
+            factor = self.latent_space.factor
+            _, own_frames, *sides = self.video_shape
+            if (frames, height, width) != (own_frames, *(side * factor for side in sides)):
+                self.refuse(f"{frames} frames, {height}x{width}")
+
+    def refuse(self, clip: str) -> NoReturn:
+        """Raises the InputError for a clip of another shape than the model's."""
+        own = shape_text(self.video_shape, self.latent_space.factor)
+        raise InputError(
+            f"data: videos of {clip}, but the {self.stage} stage is built for {own}; set data.num_frames and data.size "
+            "to these, or train it anew"
+        )
 
     def check_shape(self, video_shape: tuple[int, int, int, int]) -> None:
         """Raises InputError for a video shape that the networks cannot take; before the first batch is used."""
@@ -144,13 +161,13 @@ class Component(FrozenParts):
         for optimizer in self.trainer.optimizers:
             if not getattr(optimizer, "_step_supports_amp_scaling", False):
                 continue
-            if scaled and self.trainer.gradient_clip_val:
+            if not scaled:  # there is nothing to unscale, but Lightning (2.6) would refuse to clip all the same
+                optimizer._step_supports_amp_scaling = False
+            elif self.trainer.gradient_clip_val:
                 raise InputError(
                     f"trainer.precision {self.trainer.precision}: gradients of a fused optimiser cannot be clipped; "
                     "set model.optimizer.fused false, trainer.gradient_clip_val null, or precision bf16-mixed"
                 )
-            # Without a scaler there is nothing to unscale, but Lightning (2.6) would refuse to clip all the same.
-            optimizer._step_supports_amp_scaling = scaled
 
     def normal(self, batch: dict[str, Any], name: str) -> Callable[[tuple[int, ...]], Tensor]:
         """From the shape of one sample to standard normal values for a batch, the samples' own under this name."""
@@ -171,7 +188,7 @@ class Component(FrozenParts):
         Raises:
             InputError: The batch comes from latent shards that do not belong to this model.
         """
-        ours = self.origin() if "content" in batch else {"latent_space": self.latent_space.fingerprint}
+        ours = {part: own for part, own in self.origin().items() if part == "latent_space" or "content" in batch}
         for made_by in batch["made_by"]:
             for part, own in ours.items():
                 if made_by.get(part) != own:
@@ -182,7 +199,7 @@ class Component(FrozenParts):
 
     def origin(self) -> dict[str, str]:
         """What makes the latents that this stage learns: a fingerprint for each part."""
-        return {"latent_space": self.latent_space.fingerprint}
+        return {"latent_space": self._frozen["latent_space"].fingerprint}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds the draws of this step, so that a resumed run repeats those of an uninterrupted one."""
@@ -200,7 +217,7 @@ class Component(FrozenParts):
         checkpoint[KEY] = {
             "stage": self.stage,
             "parts": {name: describe(part) for name, part in self.parts().items()},
-            "frozen": describe_frozen(self._frozen),
+            "frozen": {name: part.fingerprint for name, part in self._frozen.items() if name in self.parts()},
             "video_shape": list(self.video_shape or ()),
             "fps": self.fps,
         }

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import LatentSpace, Pixels
-from cmd_lightning.networks.classes import build, describe
+from cmd_lightning.networks.classes import build
 from cmd_lightning.networks.lora import LoRA, fold, public
+from cmd_lightning.provenance import fingerprint
 from cmd_lightning.stable_diffusion import StableDiffusion
 
 KEY = "cmd"
@@ -26,8 +27,8 @@ class Stage:
 
     Args:
         name: "autoencoder", "content" or "motion".
-        latent_space: The space that it works in, opened.
-        parts: The networks and schedulers by attribute name, averaged weights where there are some, in eval mode.
+        parts: Networks, schedulers and the latent space by attribute name; averaged weights where there are some, in
+            eval mode.
         video_shape: `(C, T, H, W)` of the videos that it was trained on.
         fps: Frames a second of these videos.
         trained_on: Fingerprint of the autoencoder whose latents it learned; None for an autoencoder.
@@ -35,12 +36,16 @@ class Stage:
     """
 
     name: str
-    latent_space: LatentSpace
     parts: dict[str, Any]
     video_shape: tuple[int, int, int, int]
     fps: float
     trained_on: str | None
     adapters: dict[str, Tensor]
+
+    @property
+    def latent_space(self) -> LatentSpace:
+        """The space that an autoencoder works in."""
+        return self.parts.get("latent_space") or Pixels()
 
 
 def load_stage(path: str | Path, stage: str, option: str) -> Stage:
@@ -61,52 +66,60 @@ def load_stage(path: str | Path, stage: str, option: str) -> Stage:
     weights = {**checkpoint["state_dict"], **checkpoint.get("ema", {})}
     parts, adapters = {}, {}
     with torch.device("cpu"):  # also where the caller builds its own networks on the meta device
-        frozen = {name: open_frozen(name, kept, f"{option} {path}") for name, kept in about.get("frozen", {}).items()}
         for name, description in about["parts"].items():
-            if name in frozen:
-                parts[name] = frozen[name]
-                continue
-            part = build(description)
+            part = parts[name] = build(description)
+            own = {k[len(name) + 1 :]: v for k, v in weights.items() if k.startswith(f"{name}.")}
+            if name in about.get("frozen", {}):
+                open_frozen(part, name, about["frozen"][name], f"{option} {path}")
+            elif name == "network" and "lora" in about:
+                adapters = adapt(part, own, about["lora"], f"{option} {path}")
+            elif isinstance(part, nn.Module):
+                part.load_state_dict(own)
             if isinstance(part, nn.Module):
-                prefix = name + "."
-                own = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
-                if name == "network" and (adapted := about.get("lora")):
-                    StableDiffusion(**adapted["base"]).load_unet(part)
-                    fold(part, own, lora := LoRA(**adapted["lora"]))
-                    adapters = public(own, lora)
-                else:
-                    part.load_state_dict(own)
                 part.requires_grad_(False).eval()
-            parts[name] = part
-    space = frozen.get("latent_space") or Pixels()
-    return Stage(stage, space, parts, tuple(about["video_shape"]), about["fps"], about.get("trained_on"), adapters)
+    return Stage(stage, parts, tuple(about["video_shape"]), about["fps"], about.get("trained_on"), adapters)
 
 
-def describe_frozen(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """What `open_frozen` needs of the pretrained ones of `parts`: how they are built, and which weights they have."""
-    pretrained = {name: part for name, part in parts.items() if hasattr(part, "open")}
-    return {name: {"part": describe(part), "fingerprint": part.fingerprint} for name, part in pretrained.items()}
-
-
-def open_frozen(name: str, kept: dict[str, Any], where: str) -> Any:
-    """A frozen part from where its weights lie.
+def open_frozen(part: Any, name: str, fingerprint: str, where: str) -> None:
+    """Opens a part whose weights a checkpoint leaves out.
 
     Raises:
-        InputError: It is not there any more, or is another one now.
+        InputError: They are not where they were in training, or others lie there now.
     """
-    part = build(kept["part"])
+    what = name.replace("_", " ")
     try:
         part.open()
     except InputError as error:
-        raise InputError(
-            f"{where}: the {name.replace('_', ' ')} that it was trained with is missing; {error}"
-        ) from error
-    if part.fingerprint != kept["fingerprint"]:
-        raise InputError(
-            f"{where}: its {name.replace('_', ' ')} has other weights than in training ({part.fingerprint}, not "
-            f"{kept['fingerprint']}); put those back: {kept['part']['init_args']}"
-        )
-    return part
+        raise InputError(f"{where}: the {what} that it was trained with is missing; {error}") from error
+    check_weights(f"{where}: its {what}", part.fingerprint, fingerprint)
+
+
+def adapt(network: nn.Module, weights: Mapping[str, Tensor], about: dict[str, Any], where: str) -> dict[str, Tensor]:
+    """Makes a network what it became by training adapters on a base model.
+
+    Args:
+        network: Of the base model's architecture.
+        weights: Of the adapters.
+        about: Where the base lies, its fingerprint, and what the adapters are.
+        where: What errors begin with.
+
+    Returns:
+        The adapters in their public layout.
+
+    Raises:
+        InputError: The base is missing, or another one now.
+    """
+    StableDiffusion(**about["base"], option=f"{where}: its base").load_unet(network)
+    check_weights(f"{where}: its base", fingerprint(network.state_dict()), about["fingerprint"])
+    lora = LoRA(**about["lora"])
+    fold(network, weights, lora)
+    return public(weights, lora)
+
+
+def check_weights(what: str, own: str, wanted: str) -> None:
+    """Refuses other weights than those of the training, by their fingerprints."""
+    if own != wanted:
+        raise InputError(f"{what} has other weights than in training ({own}, not {wanted}); put those back")
 
 
 def stage_of(path: str | Path) -> str:

@@ -51,7 +51,6 @@ class ContentDiffusion(LatentDiffusion):
             unet=self.network,
             scheduler=self.objective.scheduler(),
             text_encoder=self.condition_encoder,
-            vae=self.latent_space.vae,
             video_shape=self.video_shape,
         )
         pipeline.set_progress_bar_config(disable=True)

@@ -50,14 +50,14 @@ class Encoding(FrozenParts):
         """
         if "video" not in batch:
             return {}
-        captions = [caption for caption, clip in zip(batch["caption"], batch["clip"], strict=True) if clip == 0]
+        captions = [caption for caption, epoch in zip(batch["caption"], batch["epoch"], strict=True) if epoch == 0]
         return {"latents": self.latents(batch), "text": self.text(captions) if captions else {}}
 
     def latents(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Moments, or content and motion, of a chunk."""
 
         def noise(shape: tuple[int, ...]) -> Tensor:
-            return draws.normal(shape, "posterior", batch["key"], batch["clip"]).to(self.device)
+            return draws.normal(shape, "posterior", batch["key"], batch["epoch"]).to(self.device)
 
         moments = self.latent_space.moments(from_uint8(batch["video"], self.dtype))
         if not self.splits:

@@ -33,11 +33,14 @@ class FrozenParts(LightningModule):
         for part in self._frozen.values():
             if hasattr(part, "open"):
                 part.open()
+                _ = part.fingerprint  # now, and kept: another precision changes the weights
 
     def __getattr__(self, name: str) -> Any:
         part = self.__dict__.get("_frozen", {}).get(name)
         if part is None:
             return super().__getattr__(name)
-        # Not diffusers' own `to`, which warns at every call that names a dtype.
-        move = part.to if isinstance(part, LatentSpace) else nn.Module.to.__get__(part)
-        return move(self.device, self.dtype)
+        module = part.vae if isinstance(part, LatentSpace) else part
+        weight = None if module is None else next(module.parameters(), None)
+        if weight is not None and (weight.device, weight.dtype) != (self.device, self.dtype):
+            nn.Module.to(module, self.device, self.dtype)  # not diffusers' own, which warns where a dtype is named
+        return part

@@ -49,14 +49,14 @@ class MotionDiffusion(LatentDiffusion):
             motion_model=self.network,
             motion_scheduler=self.objective.scheduler(),
             motion_text_encoder=self.condition_encoder,
-            vae=self.latent_space.vae,
             video_shape=self.video_shape,
         )
         pipeline.set_progress_bar_config(disable=True)
         sampled = pipeline.generate_motion(content, self.values(batch), seeds=range(len(content)))
         true = self.autoencoder.denormalize_motion(motion)
+        decode = self.latent_space.decode
         return {
-            "content frame": self.latent_space.decode(content[:, :, None]),
-            "reconstruction": pipeline.decode(content, true),
-            "sampled motion": pipeline.decode(content, sampled),
+            "content frame": decode(content[:, :, None]),
+            "reconstruction": decode(self.autoencoder.decode(content, true)),
+            "sampled motion": decode(self.autoencoder.decode(content, sampled)),
         }

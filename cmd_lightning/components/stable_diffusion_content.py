@@ -10,10 +10,12 @@ from diffusers import UNet2DConditionModel
 from cmd_lightning.components.checkpoints import KEY
 from cmd_lightning.components.content import ContentDiffusion
 from cmd_lightning.diffusion import Diffusion, Objective
+from cmd_lightning.errors import InputError
 from cmd_lightning.networks import LatentSpec
 from cmd_lightning.networks.contracts import AutoencoderNetwork
 from cmd_lightning.networks.lora import LoRA
 from cmd_lightning.pretrained_text import StableDiffusionText
+from cmd_lightning.provenance import fingerprint
 from cmd_lightning.stable_diffusion import StableDiffusion
 
 
@@ -54,28 +56,46 @@ class StableDiffusionContent(ContentDiffusion):
         self.base = StableDiffusion(base, variant, revision)
         self.lora = lora
         self.strict_loading = lora is None  # a checkpoint of adapters leaves out what stays as it is in `base`
-        self._own_objective = objective is None
-        self._adapted = False
+        self._objective_of_base = objective is None
+        self._base_fingerprint: str | None = None
+        self._prepared = False
 
     def setup(self, stage: str) -> None:
         """Reads what `base` gives, and adds the adapters."""
         super().setup(stage)
-        if self._own_objective:
+        if self._objective_of_base:
             self.objective = Diffusion.of(self.base.config("scheduler"))
-        if self._adapted:
+        if self._prepared:
             return
-        self._adapted = True
+        self._prepared = True
         if self.lora or not self.trainer.ckpt_path:
             self.base.load_unet(self.network)
         if self.lora:
+            self._base_fingerprint = fingerprint(self.network.state_dict())
             self.lora.add_to(self.network)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         if self.lora is None:
             return
-        source = {"name": self.base.name, "variant": self.base.variant, "revision": self.base.revision}
-        checkpoint[KEY]["lora"] = {"base": source, "lora": self.lora.plain()}
+        checkpoint[KEY]["lora"] = self._adapted()
         trained = {f"network.{name}" for name, weight in self.network.named_parameters() if weight.requires_grad}
         for name in [name for name in checkpoint["state_dict"] if name not in trained]:
             del checkpoint["state_dict"][name]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        kept, own = checkpoint[KEY].get("lora"), self._adapted()
+        for name in ("lora", "fingerprint"):
+            if (kept or {}).get(name) != (own or {}).get(name):
+                raise InputError(
+                    f"ckpt_path: it was trained with {'all weights' if kept is None else kept}, this fit is for "
+                    f"{'all weights' if own is None else own}; set model.lora and model.base to that, or train anew"
+                )
+
+    def _adapted(self) -> dict[str, Any] | None:
+        """What is trained on what, as plain data; None where all weights are trained."""
+        if self.lora is None:
+            return None
+        source = {"name": self.base.name, "variant": self.base.variant, "revision": self.base.revision}
+        return {"base": source, "fingerprint": self._base_fingerprint, "lora": self.lora.plain()}

@@ -59,6 +59,7 @@ class Diffusion(Objective):
         beta_end: Last beta.
         num_train_timesteps: Length of the schedule.
         clip_sample: Whether sampling clips the predicted clean sample to [-1, 1]; for pixels, not for latents.
+        rescale_betas_zero_snr: Whether the last timestep is pure noise, as some v-prediction models were trained.
         min_snr_gamma: Bound of min-SNR weighting (5 is usual), or None for equal weights.
     """
 
@@ -70,8 +71,14 @@ class Diffusion(Objective):
         beta_end: float = 0.02,
         num_train_timesteps: int = 1000,
         clip_sample: bool = False,
+        rescale_betas_zero_snr: bool = False,
         min_snr_gamma: float | None = None,
     ) -> None:
+        if rescale_betas_zero_snr and prediction == "epsilon":
+            raise InputError(
+                "objective.rescale_betas_zero_snr true: the last timestep is all noise then, and to predict that says "
+                "nothing; give prediction v_prediction"
+            )
         self.prediction, self.min_snr_gamma = prediction, min_snr_gamma
         self.num_train_timesteps = num_train_timesteps
         self._scheduler = DDIMScheduler(
@@ -81,6 +88,7 @@ class Diffusion(Objective):
             beta_schedule=beta_schedule,
             prediction_type=prediction,
             clip_sample=clip_sample,
+            rescale_betas_zero_snr=rescale_betas_zero_snr,
             timestep_spacing="trailing",  # the first step then starts from pure noise, as in training
             steps_offset=1,  # no difference with this spacing, but Stable Diffusion's pipeline warns of another
         )
@@ -97,7 +105,7 @@ class Diffusion(Objective):
                 f"model.base: its scheduler {scheduler.get('_class_name')} has no noise schedule by name; "
                 "give model.objective"
             )
-        names = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps")
+        names = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps", "rescale_betas_zero_snr")
         same = {name: scheduler[name] for name in names if name in scheduler}
         return cls(prediction=scheduler.get("prediction_type", "epsilon"), **same)
 

@@ -28,6 +28,10 @@ class LoRA:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise InputError(f"model.lora.rank {self.rank}: give at least 1")
+        if self.alpha is None:
+            self.alpha = float(self.rank)
+        if self.alpha <= 0:
+            raise InputError(f"model.lora.alpha {self.alpha:g}: give a number above 0")
 
     def add_to(self, network: nn.Module) -> None:
         """Adds adapters, which change nothing at first, and freezes all else.
@@ -42,7 +46,7 @@ class LoRA:
         network.requires_grad_(False)
         targets = list(self.targets)
         try:
-            network.add_adapter(LoraConfig(r=self.rank, lora_alpha=self.alpha or self.rank, target_modules=targets))
+            network.add_adapter(LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=targets))
         except ValueError as error:
             raise InputError(f"model.lora.targets {targets}: the network has no such layers; {error}") from error
 
@@ -56,7 +60,7 @@ def public(weights: Mapping[str, Tensor], lora: LoRA) -> dict[str, Tensor]:
 
     The scale goes into the weights, so that no reader needs to know `alpha`.
     """
-    scale = (lora.alpha or lora.rank) / lora.rank
+    scale = lora.alpha / lora.rank
     return {
         f"unet.{name.replace('.default.', '.')}": weight * (scale if "lora_B" in name else 1.0)
         for name, weight in weights.items()
