@@ -9,17 +9,16 @@ from torch import Tensor
 from cmd_lightning.errors import InputError
 
 
-def collate(clips: Sequence[dict[str, Any]], epoch: int) -> dict[str, Any]:
+def collate(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Batch clips of one loader.
 
     Args:
         clips: each with caption, label, key, fps, and tensors by name; of latents also "made_by", and "text" with
             tensors by encoder and part.
-        epoch: of the data, from 0.
 
     Returns:
         The tensors stacked: "video" uint8 (B, C, T, H, W), or latents as they are stored. "caption" and "key" lists,
-        "label" int64 (B,), "fps" float32 (B,), "epoch"; of latents also "made_by", a list, and "text" as each clip
+        "label" int64 (B,), "fps" float32 (B,); of latents also "made_by", a list, and "text" as each clip
         has it.
 
     Raises:
@@ -31,7 +30,6 @@ def collate(clips: Sequence[dict[str, Any]], epoch: int) -> dict[str, Any]:
         "label": torch.tensor([clip["label"] for clip in clips], dtype=torch.int64),
         "key": [clip["key"] for clip in clips],
         "fps": torch.tensor([clip["fps"] for clip in clips], dtype=torch.float32),
-        "epoch": epoch,
     }
     if "made_by" in clips[0]:
         batch["made_by"] = [clip["made_by"] for clip in clips]

@@ -28,11 +28,10 @@ from cmd_lightning.errors import InputError
 class WholeShards(IterableDataset):
     """Chunks of clips of whole shards, in the order of their samples, for a DataLoader with `batch_size=None`.
 
-    A chunk is a batch of video, with "fps" a list; "shard", the name of the shard; "clip", the number k of each clip
-    among those of its video; and "facts", the json of each sample as text. Clip k is the one that training sees in
-    epoch k. After the last chunk of a shard comes {"shard": name, "bad": {reason: number}}, with "error": why, where
-    the shard could not be read to its end. A sample of which any clip is bad is bad as a whole; chunks may hold the
-    clips before.
+    A chunk is a batch of video, with "fps" a list; "shard", the name of the shard; "epoch", a list of k for each clip,
+    which is the one that training sees in epoch k; and "facts", the json of each sample as text. After the last chunk
+    of a shard comes {"shard": name, "bad": {reason: number}}, with "error": why, where the shard could not be read to
+    its end. A sample of which any clip is bad is bad as a whole; chunks may hold the clips before.
 
     Args:
         shards: with what is known to be bad in them.
@@ -94,17 +93,15 @@ class WholeShards(IterableDataset):
     def _of(self, sample: Sample) -> Iterator[dict[str, Any]]:
         members = sample.read()
         facts = json.dumps(read_facts(members), ensure_ascii=False)
-        for number in range(self.clips_per_video):
+        for epoch in range(self.clips_per_video):
             with self._watchdog.watch(sample.place):
-                clip = self.clips(members, clip_draw(self.seed, number, sample.key), number)
-            yield clip | {"clip": number, "facts": facts}
+                clip = self.clips(members, clip_draw(self.seed, epoch, sample.key), epoch)
+            yield clip | {"epoch": epoch, "facts": facts}
 
 
 def _chunk(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
     # The rate is a list, as a Trainer of half precision would round a tensor.
-    chunk = collate(clips, 0) | {name: [clip[name] for clip in clips] for name in ("clip", "facts", "fps")}
-    del chunk["epoch"]  # each clip has its own, its number
-    return chunk
+    return collate(clips) | {name: [clip[name] for clip in clips] for name in ("epoch", "facts", "fps")}
 
 
 class EncodingData(LightningDataModule):

@@ -126,8 +126,8 @@ class LatentStore:
             for kind, tensor in parts.items()
         }
         first = 0
-        for i, number in enumerate(chunk["clip"]):
-            if number == 0:
+        for i, epoch in enumerate(chunk["epoch"]):
+            if epoch == 0:
                 about = {"caption": chunk["caption"][i], "facts": chunk["facts"][i], "fps": chunk["fps"][i]}
                 part.begin(chunk["key"][i], about, {kind: tensor[first] for kind, tensor in text.items()})
                 first += 1

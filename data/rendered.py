@@ -90,7 +90,7 @@ class SceneStream(IterableDataset):
         for batch in range(self._first + worker, len(self._sizes), workers):
             first = (0 if self.repeat else self._epoch * self.num) + self._starts[batch]
             clips = [self.clip(first + position) for position in range(self._sizes[batch])]
-            yield collate(clips, self._epoch) | {"bad": []}
+            yield collate(clips) | {"epoch": self._epoch, "bad": []}
 
     def clip(self, index: int) -> dict[str, Any]:
         """Render one clip."""

@@ -134,7 +134,7 @@ class ShardStream(IterableDataset):
             else:
                 bad: list[Bad] = []
                 clips = [standby.decode(next(samples), bad) for _ in range(self._sizes[batch])]
-                yield collate(clips, self._epoch) | {"bad": bad}
+                yield collate(clips) | {"epoch": self._epoch, "bad": bad}
 
     def decode(self, sample: Sample, instead_of: str = "") -> dict[str, Any]:
         """Read and decode one sample with the draws that belong to it in this epoch.
