@@ -1,6 +1,6 @@
 """One training step of each of the paper's networks: seconds and memory, beside what its table 8 reports.
 
-    python -m benchmarks.training_steps                    # nine minutes at most; again until it says that it is done
+    python -m benchmarks.training_steps                    # again until it says that it is done
     python -m benchmarks.training_steps --size 512x1024 --json benchmarks/results/training_steps_wide.json
 
 Table 8's protocol: 512x512 pixels, 16 frames, batch 1, mixed precision (bf16 here), fused attention, gradient
@@ -32,11 +32,11 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import nn
 
 from benchmarks.counting import count
 from benchmarks.training_tasks import NETWORKS, task
 from cmd_lightning.errors import InputError, program
+from cmd_lightning.networks.compiling import compile_network
 from cmd_lightning.provenance import provenance
 from cmd_lightning.video_io import replaced
 
@@ -47,6 +47,8 @@ REPORTED = {
 }
 """The paper's table 8: one A100 of 80 GB, 512x512, no checkpointing; the autoencoder by its count of 0.77 TMAC."""
 REPORTED_SIZE = (512, 512)
+MINUTES = 8.0
+"""After which no other cell begins."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def measure(name: str, checkpointing: bool, compiled: bool, settings: Settings) 
         if checkpointing:
             work.network.enable_gradient_checkpointing()
         if compiled:
-            compile_as_components_do(work.network)
+            compile_network(work.network, options=True)
         optimizer = torch.optim.AdamW(work.network.parameters(), lr=1e-5, weight_decay=0.0, fused=True)
 
         def step() -> None:
@@ -116,21 +118,6 @@ def measure(name: str, checkpointing: bool, compiled: bool, settings: Settings) 
         except torch.OutOfMemoryError as error:
             row["failed"] = str(error).splitlines()[0]
         return row
-
-
-def compile_as_components_do(network: nn.Module) -> None:
-    """Has a network compiled by what the option `compile` of our components calls.
-
-    Raises:
-        InputError: Lightning, which the components are made with, is not installed.
-    """
-    try:
-        from cmd_lightning.networks.compiling import compile_network
-    except ImportError as error:
-        raise InputError(
-            f"compiled cells: they need lightning ({error}); install it, the eager ones are kept"
-        ) from error
-    compile_network(network, options=True)
 
 
 def timed(step: Callable[[], None], number: int, device: torch.device) -> dict[str, Any]:
@@ -173,7 +160,7 @@ def title(name: str, checkpointing: bool, compiled: bool) -> str:
     return f"{name}; {'checkpointing' if checkpointing else 'no checkpointing'}; {'compiled' if compiled else 'eager'}"
 
 
-def run(settings: Settings, path: Path | None = None, minutes: float = 9.0) -> dict[str, Any]:
+def run(settings: Settings, path: Path | None = None, minutes: float = MINUTES) -> dict[str, Any]:
     """Measures the cells that `path` does not hold yet, as long as there is time, and keeps each one there.
 
     Args:
@@ -231,7 +218,9 @@ def main() -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--size", default="512x512", help="HxW of the clips in pixels (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=Settings.steps, help="that count (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, default=8.0, help="then no other cell begins (default: %(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help="then no other cell begins (default: %(default)s)"
+    )
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/training_steps.json"), help="results")
     options = parser.parse_args()
     height, _, width = options.size.partition("x")
