@@ -14,8 +14,6 @@ from cmd_lightning.data.loader import Position, StreamLoader
 from cmd_lightning.data.stream import ShardStream, known_bad, list_bad
 from cmd_lightning.errors import InputError
 
-Shards = str | list[str] | None
-
 _USED = {  # by the Trainer's verb
     "fit": ("train_shards", "val_shards"),
     "validate": ("val_shards",),
@@ -37,8 +35,9 @@ class ShardDataModule(LightningDataModule):
         batch_size: clips in a batch, per device.
         num_workers: loader processes, per device.
         seed: of every random choice of the data.
-        shuffle_buffer: unread samples, per worker, among which the next one is drawn in training.
-        max_bad_share: the largest share of bad samples to go on with, from 0 to 1.
+        shuffle_buffer: samples, per worker, not read yet, among which the next one is drawn in training.
+        max_bad_share: the largest share of bad samples to go on with, from 0 to 1. They are replaced and counted; more
+            of them, or of those that the index knows, end the run with a list.
         remote: how shards at addresses are fetched and kept.
 
     Raises:
@@ -47,16 +46,15 @@ class ShardDataModule(LightningDataModule):
 
     def __init__(
         self,
-        train_shards: Shards,
-        val_shards: Shards,
-        test_shards: Shards,
-        *,
-        batch_size: int,
-        num_workers: int,
-        seed: int,
-        shuffle_buffer: int,
-        max_bad_share: float,
-        remote: ShardCache | None,
+        train_shards: str | list[str] | None = None,
+        val_shards: str | list[str] | None = None,
+        test_shards: str | list[str] | None = None,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        seed: int = 0,
+        shuffle_buffer: int = 100,
+        max_bad_share: float = 0.1,
+        remote: ShardCache | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (

@@ -3,7 +3,6 @@
 import math
 from typing import Any, Literal
 
-from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import ClipLoader
 from cmd_lightning.data.shard_module import ShardDataModule
 from cmd_lightning.errors import InputError
@@ -21,51 +20,26 @@ class WebVidDataModule(ShardDataModule):
     for none, "key" list of str, "fps" float32 (B,), "epoch" int.
 
     Args:
-        train_shards: .tar files for training: paths, globs, folders, brace ranges or http(s) addresses.
-        val_shards: the same for validation.
-        test_shards: the same for testing and prediction.
         num_frames: frames of a clip.
         size: height and width of a clip in pixels, one number for a square.
         fps: frames per second at which clips are sampled; give this or stride.
         stride: distance of a clip's frames in source frames; 1 if fps is not given either.
-        batch_size: clips in a batch, per device.
-        num_workers: loader processes, per device.
-        seed: of every random choice of the data.
-        shuffle_buffer: undecoded samples, per worker, among which the next one is drawn in training.
         crop: where training crops to the size; "random" draws it for each clip.
-        max_bad_share: the largest share of bad samples to go on with, from 0 to 1. They are replaced and counted; more
-            of them, or of those that the index knows, end the run with a list.
-        remote: how shards at addresses are fetched and kept.
+        shards: train, val and test shards, see `ShardDataModule`.
+        options: further ones of `ShardDataModule`.
     """
 
     def __init__(
         self,
-        train_shards: str | list[str] | None = None,
-        val_shards: str | list[str] | None = None,
-        test_shards: str | list[str] | None = None,
+        *shards: Any,
         num_frames: int = 16,
         size: int | list[int] = 64,
         fps: float | None = None,
         stride: int | None = None,
-        batch_size: int = 8,
-        num_workers: int = 0,
-        seed: int = 0,
-        shuffle_buffer: int = 100,
         crop: Literal["center", "random"] = "center",
-        max_bad_share: float = 0.1,
-        remote: ShardCache | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            train_shards,
-            val_shards,
-            test_shards,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            shuffle_buffer=shuffle_buffer,
-            max_bad_share=max_bad_share,
-            remote=remote,
-        )
+        super().__init__(*shards, **options)
         if fps is not None and stride is not None:
             raise InputError(f"fps {fps} and stride {stride}: give one of the two")
         for name, value in (("num_frames", num_frames), ("stride", 1 if stride is None else stride)):
