@@ -4,49 +4,28 @@ from __future__ import annotations
 
 import argparse
 import pydoc
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
 import torch
 from lightning import LightningDataModule, LightningModule
-from torch import Tensor, nn
 
+from benchmarks.calls import CHANNELS, FACTOR, Call, call_of
 from cmd_lightning import zoo
 from cmd_lightning.commands.config_errors import explain
 from cmd_lightning.commands.training import CMDCLI, known_classes
 from cmd_lightning.errors import InputError
-from cmd_lightning.networks import Condition, LatentSpec
-from cmd_lightning.networks.content_unet import predict_content
+from cmd_lightning.networks import LatentSpec
 
 STAGES = ("content", "motion")
 """The diffusion stages."""
-FACTOR = 8
-"""Pixels on the side of a latent point of Stable Diffusion's VAE."""
-TOKENS = 77
-"""Of a caption, in CLIP's text encoders."""
 LEFT_OPEN = {"StableDiffusionContent": "--model.base=BASE", "FrameLatents": "--model.latent_space.vae=BASE"}
 """Options that configs with these classes leave to their user; nothing is opened here, so any name does."""
 
 Overrides = Mapping[str, Sequence[Path]]
 """Files laid over the configs of a folder, by stage: "autoencoder", "content", "motion", or "cmd" for the clips."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """A network and one call of it.
-
-    Attributes:
-        network: as the config has it.
-        inputs: of the call.
-        function: calls its first argument, the network, on the inputs.
-    """
-
-    network: nn.Module
-    inputs: tuple[Tensor, ...]
-    function: Callable[..., Any]
 
 
 class ParsedOnly(CMDCLI):
@@ -97,7 +76,7 @@ def clip_shape(data: Mapping[str, Any], latent_space: Mapping[str, Any] | None) 
     height, width = (size, size) if isinstance(size, int) else size
     if latent_space is None or latent_space["class_path"].endswith("Pixels"):
         return 3, data["num_frames"], height, width
-    return 4, data["num_frames"], height // FACTOR, width // FACTOR
+    return CHANNELS, data["num_frames"], height // FACTOR, width // FACTOR
 
 
 def calls(folder: Path, laid_over: Overrides | None = None) -> dict[str, Call]:
@@ -126,24 +105,9 @@ def calls(folder: Path, laid_over: Overrides | None = None) -> dict[str, Call]:
         spec: LatentSpec = autoencoder.latent_spec(shape)
         dims = {stage: options[stage].get("text_width") or build(options[stage]["condition"]).dim for stage in STAGES}
         content, motion = (build(options[stage]["network"], spec, dims[stage]) for stage in STAGES)
-        frame, latent = torch.empty(1, *spec.content), torch.empty(1, *spec.motion)
-        timestep = torch.zeros(1, dtype=torch.long)
-
-        captions = {stage: (torch.empty(1, dims[stage]), torch.empty(1, TOKENS, dims[stage])) for stage in STAGES}
-        video = torch.empty(1, *shape)
-    return {
-        "autoencoder": Call(autoencoder, (video,), lambda network, x: network(x)),
-        "content": Call(
-            content,
-            (frame, timestep, *captions["content"]),
-            lambda network, x, t, *caption: predict_content(network, x, t, Condition(*caption)),
-        ),
-        "motion": Call(
-            motion,
-            (latent, timestep, frame, *captions["motion"]),
-            lambda network, x, t, c, *caption: network(x, t, c, Condition(*caption)),
-        ),
-    }
+    latents = {"autoencoder": (shape,), "content": (spec.content,), "motion": (spec.motion, spec.content)}
+    networks = {"autoencoder": autoencoder, "content": content, "motion": motion}
+    return {stage: call_of(stage, network, latents[stage], dims.get(stage, 0)) for stage, network in networks.items()}
 
 
 def build(described: Mapping[str, Any], *first: Any) -> Any:

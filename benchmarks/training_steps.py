@@ -35,6 +35,7 @@ import torch
 
 from benchmarks.counting import count
 from benchmarks.training_tasks import NETWORKS, task
+from cmd_lightning.commands.files import pixels
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.networks.compiling import compile_network
 from cmd_lightning.provenance import provenance
@@ -94,21 +95,22 @@ def measure(name: str, checkpointing: bool, compiled: bool, settings: Settings) 
     with cleared(device):
         work = task(name, settings.networks, settings.frames, settings.size, device)
         latents = [torch.randn(settings.batch, *shape, device=device) for shape in work.latents]
-        found = count(work.network, *(latent[:1] for latent in latents), call=work.forward)
+        network = work.call.network
+        found = count(network, *work.call.inputs, call=work.call.function)
         row: dict[str, Any] = {
             "parameters": found.parameters,
             "tmacs_as_paper_counts": found.products / 1e12,
             "tmacs": found.macs / 1e12,
         }
         if checkpointing:
-            work.network.enable_gradient_checkpointing()
+            network.enable_gradient_checkpointing()
         if compiled:
-            compile_network(work.network, options=True)
-        optimizer = torch.optim.AdamW(work.network.parameters(), lr=1e-5, weight_decay=0.0, fused=True)
+            compile_network(network, options=True)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, weight_decay=0.0, fused=True)
 
         def step() -> None:
             with torch.autocast(device.type, torch.bfloat16):
-                loss = work.loss(work.network, *latents)
+                loss = work.loss(*latents)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -216,17 +218,14 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
-    parser.add_argument("--size", default="512x512", help="HxW of the clips in pixels (default: %(default)s)")
+    parser.add_argument("--size", default="512x512", help="of the clips in pixels (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=Settings.steps, help="that count (default: %(default)s)")
     parser.add_argument(
         "--minutes", type=float, default=MINUTES, help="then no other cell begins (default: %(default)s)"
     )
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/training_steps.json"), help="results")
     options = parser.parse_args()
-    height, _, width = options.size.partition("x")
-    if not (height.isdigit() and width.isdigit()):
-        raise InputError(f"--size {options.size}: give HEIGHTxWIDTH, e.g. 512x1024")
-    settings = Settings(size=(int(height), int(width)), steps=options.steps, device=options.device)
+    settings = Settings(size=pixels(options.size), steps=options.steps, device=options.device)
     result = run(settings, options.json, options.minutes)
     print(table(result))
     left = [title(*cell) for cell in cells(settings) if title(*cell) not in result["rows"]]

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import Tensor, nn
 
+from benchmarks.calls import CHANNELS, FACTOR, TOKENS, Call, call_of
 from cmd_lightning.diffusion import Diffusion
-from cmd_lightning.networks import Condition, LatentSpec
-from cmd_lightning.networks.content_unet import predict_content
+from cmd_lightning.networks import LatentSpec
 from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
 from cmd_lightning.zoo.content.unet import unet
 from cmd_lightning.zoo.motion.dit import MotionDiT
 
-NETWORKS: dict[str, dict[str, Any]] = {
-    "autoencoder, measured": {"depth": 8, "heads": 8, "head_dim": 48, "qkv_bias": True},
-    "autoencoder, paper": {"depth": 12, "heads": 8, "head_dim": 64},
-    "content": {"attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True},
-    "motion": {"width": 1152, "depth": 28, "heads": 16, "content_patch_size": 8},
+CONFIGS = Path(__file__).parent.parent / "configs"
+TEXT = 1024  # width of the states of 2.1's text encoder, and of ViT-H
+OBJECTIVE = Diffusion()
+
+
+def network_of(*configs: str) -> dict[str, Any]:
+    """The arguments of the network in configs, the later ones laid over the first; needs no Lightning."""
+    found: dict[str, Any] = {}
+    for name in configs:
+        config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+        found |= config["model"]["init_args"]["network"]["init_args"]
+    return found
+
+
+NETWORKS = {
+    "autoencoder, measured": network_of("webvid_sd21/autoencoder", "overrides/autoencoder_measured"),
+    "autoencoder, paper": network_of("webvid_sd21/autoencoder"),
+    "content": network_of("webvid_sd21/content"),
+    "motion": network_of("webvid_sd21/motion"),
 }
 """Those of configs/webvid_sd21 by name: the autoencoder in both readings, Stable Diffusion 2.1's U-Net, DiT-XL/2."""
-
-FACTOR, CHANNELS = 8, 4  # of Stable Diffusion's VAE
-TEXT, TOKENS = 1024, 77  # the states of 2.1's text encoder, and of ViT-H
-OBJECTIVE = Diffusion()
 
 
 @dataclass(frozen=True)
@@ -35,20 +47,18 @@ class Task:
     """A network and what it is trained on.
 
     Attributes:
-        network: on its device, in training.
+        call: of the network, which is on its device, in training.
         latents: shapes of one sample's clean latents.
-        loss: from the network and clean latents to a scalar.
-        forward: one call of the network for such latents.
+        loss: from clean latents to a scalar.
     """
 
-    network: nn.Module
+    call: Call
     latents: tuple[tuple[int, ...], ...]
     loss: Callable[..., Tensor]
-    forward: Callable[..., Tensor]
 
 
 def task(
-    name: str, networks: Mapping[str, Mapping[str, Any]], frames: int, size: tuple[int, int], device: torch.device
+    name: str, networks: Mapping[str, Mapping[str, Any]], frames: int, size: Sequence[int], device: torch.device
 ) -> Task:
     """The training of a network.
 
@@ -60,64 +70,45 @@ def task(
         device: where it is trained.
     """
     video = (CHANNELS, frames, size[0] // FACTOR, size[1] // FACTOR)
-    kind = name.partition(",")[0]
-    arguments = dict(networks[name])
-    if kind == "autoencoder":
-        with device:
-            network = CMDAutoencoder(channels=CHANNELS, output="linear", **arguments)
-        return Task(network.train(), (video,), reconstruction_loss, lambda network, latent: network(latent))
+    stage = name.partition(",")[0]
     spec = latents(networks, video)
     with device:
-        network = (unet if kind == "content" else MotionDiT)(spec, TEXT, **arguments).train()
-    if kind == "content":
-        return Task(network, (spec.content,), denoising_loss(predict_frame), lambda *given: predict_frame(*given, None))
-    return Task(
-        network,
-        (spec.motion, spec.content),
-        denoising_loss(predict_motion),
-        lambda *given: predict_motion(*given, None),
-    )
+        if stage == "autoencoder":
+            network = CMDAutoencoder(**networks[name])
+        else:
+            network = (unet if stage == "content" else MotionDiT)(spec, TEXT, **networks[name])
+    shapes = {"autoencoder": (video,), "content": (spec.content,), "motion": (spec.motion, spec.content)}[stage]
+    call = call_of(stage, network.train(), shapes, TEXT)
+    return Task(call, shapes, reconstruction_loss(network) if stage == "autoencoder" else denoising_loss(call))
 
 
 def latents(networks: Mapping[str, Mapping[str, Any]], video: tuple[int, int, int, int]) -> LatentSpec:
     """What the first autoencoder of `networks` makes of a video of that shape."""
     arguments = next(own for name, own in networks.items() if name.startswith("autoencoder"))
     with torch.device("meta"):
-        return CMDAutoencoder(channels=CHANNELS, **arguments).latent_spec(video)
+        return CMDAutoencoder(**arguments).latent_spec(video)
 
 
-def reconstruction_loss(network: nn.Module, video: Tensor) -> Tensor:
+def reconstruction_loss(network: nn.Module) -> Callable[[Tensor], Tensor]:
     """As `VideoAutoencoder` has it."""
-    content, motion = network.encode(video)
-    network.measure_motion(motion, momentum=0.99)
-    return F.mse_loss(network.decode(content, motion).float(), video.float())
 
-
-def denoising_loss(predict: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """As `LatentDiffusion` has it (paper equations 7 and 8), of whatever `predict` says of a noisy latent."""
-
-    def loss(network: nn.Module, clean: Tensor, *given: Tensor) -> Tensor:
-        noise = torch.randn_like(clean)
-        timestep = OBJECTIVE.timesteps(torch.rand(len(clean), device=clean.device))
-        prediction = predict(network, OBJECTIVE.corrupt(clean, noise, timestep), *given, timestep)
-        return OBJECTIVE.loss(prediction, clean, noise, timestep).mean()
+    def loss(video: Tensor) -> Tensor:
+        content, motion = network.encode(video)
+        network.measure_motion(motion, momentum=0.99)
+        return F.mse_loss(network.decode(content, motion).float(), video.float())
 
     return loss
 
 
-def predict_frame(network: nn.Module, noisy: Tensor, timestep: Tensor | None) -> Tensor:
-    """What a content model says of noisy content frames."""
-    return predict_content(network, noisy, _or_first(timestep, noisy), _nothing(noisy))
+def denoising_loss(call: Call) -> Callable[..., Tensor]:
+    """As `LatentDiffusion` has it (paper equations 7 and 8); of captions that say nothing."""
 
+    def loss(clean: Tensor, *given: Tensor) -> Tensor:
+        noise = torch.randn_like(clean)
+        timestep = OBJECTIVE.timesteps(torch.rand(len(clean), device=clean.device))
+        caption = clean.new_zeros(len(clean), TEXT), clean.new_zeros(len(clean), TOKENS, TEXT)
+        noisy = OBJECTIVE.corrupt(clean, noise, timestep)
+        prediction = call.function(call.network, noisy, timestep, *given, *caption)
+        return OBJECTIVE.loss(prediction, clean, noise, timestep).mean()
 
-def predict_motion(network: nn.Module, noisy: Tensor, content: Tensor, timestep: Tensor | None) -> Tensor:
-    """What a motion model says of noisy motion latents, given content frames."""
-    return network(noisy, _or_first(timestep, noisy), content, _nothing(noisy))
-
-
-def _or_first(timestep: Tensor | None, noisy: Tensor) -> Tensor:
-    return noisy.new_zeros(len(noisy), dtype=torch.long) if timestep is None else timestep
-
-
-def _nothing(noisy: Tensor) -> Condition:
-    return Condition(noisy.new_zeros(len(noisy), TEXT), noisy.new_zeros(len(noisy), TOKENS, TEXT))
+    return loss

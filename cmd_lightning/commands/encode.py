@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cmd_lightning.commands.evaluate import pixels
-from cmd_lightning.commands.files import report, tell
+from cmd_lightning.commands.files import pixels, report, tell
 from cmd_lightning.commands.processes import check_nodes, check_numbers, quiet_trainer
 from cmd_lightning.errors import InputError
 

@@ -8,6 +8,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cmd_lightning.commands.files import make_folder, pixels, write_json
 from cmd_lightning.commands.processes import check_nodes, check_numbers, quiet_trainer
 from cmd_lightning.errors import InputError
 
@@ -132,7 +133,6 @@ def run(evaluation: Evaluation, data: EvaluationData, devices: int, nodes: int) 
 
 def report(results: list[dict[str, Any]], about: dict[str, Any], rates: set[float], json: str | None) -> None:
     """Prints the results with their warnings, and writes them with all that they depend on."""
-    from cmd_lightning.commands.files import write_json
     from cmd_lightning.provenance import provenance
 
     notes = []
@@ -151,8 +151,6 @@ def report(results: list[dict[str, Any]], about: dict[str, Any], rates: set[floa
 
 def check_targets(save_statistics: str | None, json: str | None) -> None:
     """Make the folders of what will be written, before the work and not after it."""
-    from cmd_lightning.commands.files import make_folder
-
     for option, target in (("--save-statistics", save_statistics), ("--json", json)):
         if target not in (None, "-"):
             make_folder(Path(target).parent, option)
@@ -202,16 +200,6 @@ def check_inputs(
 def asked_for(suite: MetricSuite) -> str:
     """The metrics of a suite, for people."""
     return ", ".join(entry.label for entry in suite.entries)
-
-
-def pixels(size: str | None) -> tuple[int, int] | None:
-    """Reads "64" or "64x96" (height x width)."""
-    if size is None:
-        return None
-    sides = size.split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
-        raise InputError(f"--size {size}: give SIDE or HEIGHTxWIDTH in pixels, as 64 or 64x96")
-    return int(sides[0]), int(sides[-1])
 
 
 def read_prompts(path: str | None, fake: ClipSource | None) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""What commands read and write: model folders, folders that are written whole or not at all, reports."""
+"""What commands read and write: model folders, folders that are written whole or not at all, reports; sizes."""
 
 from __future__ import annotations
 
@@ -69,6 +69,16 @@ def write_json(report: Any, target: str | None) -> None:
     make_folder(Path(target).parent, "--json")
     with replaced(Path(target)) as draft:
         draft.write_text(text + "\n")
+
+
+def pixels(size: str | None) -> tuple[int, int] | None:
+    """Reads "64" or "64x96" (height x width)."""
+    if size is None:
+        return None
+    sides = size.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise InputError(f"--size {size}: give SIDE or HEIGHTxWIDTH in pixels, as 64 or 64x96")
+    return int(sides[0]), int(sides[-1])
 
 
 def tell(text: str) -> None:
