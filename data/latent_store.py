@@ -1,21 +1,22 @@
 """Write latent shards, as `latent_clips` reads them: one a shard of videos, of the same name, whole or not at all."""
 
 import fcntl
-import io
 import json
 import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from cmd_lightning.data.clips import BadSample
+from cmd_lightning.data.clips import LATENT_SUFFIX, BadSample
 from cmd_lightning.data.index import load_index, update_index
 from cmd_lightning.data.latent_clips import check_finite
+from cmd_lightning.data.shards import add_members
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_io import replaced
 
@@ -125,14 +126,16 @@ class LatentStore:
             for encoder, parts in encoded["text"].items()
             for kind, tensor in parts.items()
         }
-        first = 0
+        texts = 0
         for i, epoch in enumerate(chunk["epoch"]):
-            if epoch == 0:
-                about = {"caption": chunk["caption"][i], "facts": chunk["facts"][i], "fps": chunk["fps"][i]}
-                part.begin(chunk["key"][i], about, {kind: tensor[first] for kind, tensor in text.items()})
-                first += 1
-            clips = part.add({kind: tensor[i] for kind, tensor in latents.items()})
-            if clips == self._clips_per_video:
+            if epoch == 0:  # the one before, if it lacks clips by now, is bad: its reader has counted it
+                own_text = {kind: tensor[texts] for kind, tensor in text.items()}
+                part.sample = _Sample(
+                    chunk["key"][i], chunk["caption"][i], chunk["facts"][i], chunk["fps"][i], own_text
+                )
+                texts += 1
+            part.sample.clips.append({kind: tensor[i] for kind, tensor in latents.items()})
+            if len(part.sample.clips) == self._clips_per_video:
                 part.write(self._made_by)
 
     def abandon(self) -> None:
@@ -157,8 +160,39 @@ class LatentStore:
         self._progress(f"{end['shard']}: {part.samples} samples" + (f"; left out: {left_out}" if bad else ""))
 
 
+@dataclass
+class _Sample:
+    """A sample in the making: what is said of its video, and the clips so far."""
+
+    key: str
+    caption: str
+    facts: str
+    fps: float
+    text: dict[str, Tensor]
+    clips: list[dict[str, Tensor]] = field(default_factory=list)
+
+    def members(self, made_by: dict[str, str | None]) -> dict[str, bytes]:
+        """The bytes of its members by suffix.
+
+        Raises:
+            BadSample: latents are not finite.
+        """
+        from safetensors.torch import save
+
+        tensors = {kind: torch.stack([clip[kind] for clip in self.clips]) for kind in self.clips[0]} | self.text
+        check_finite(tensors)
+        facts = json.loads(self.facts) | {"fps": self.fps, "made_by": made_by}
+        return {
+            LATENT_SUFFIX: save({kind: tensor.contiguous() for kind, tensor in tensors.items()}),
+            "txt": self.caption.encode("utf-8", "replace"),
+            "json": json.dumps(facts, ensure_ascii=False).encode("utf-8", "replace"),
+        }
+
+
 class _Part:
-    """A shard being written: the sample in the making, and the file."""
+    """A shard being written: the file, and the sample in the making."""
+
+    sample: _Sample
 
     def __init__(self, path: Path) -> None:
         self._path, self._hidden = path, path.with_name(f".part-{path.stem}")
@@ -171,37 +205,13 @@ class _Part:
         self.samples = 0
         self.bad: Counter[str] = Counter()
 
-    def begin(self, key: str, about: dict[str, Any], text: dict[str, Tensor]) -> None:
-        """Begin a sample; one that lacks clips by now is bad, and its reader has counted it."""
-        self._key, self._about, self._text, self._clips = key, about, text, []
-
-    def add(self, clip: dict[str, Tensor]) -> int:
-        """Add a clip to the sample; how many it has by now."""
-        self._clips.append(clip)
-        return len(self._clips)
-
     def write(self, made_by: dict[str, str | None]) -> None:
         """Write the sample, if its latents are good."""
-        from safetensors.torch import save
-
-        tensors = {kind: torch.stack([clip[kind] for clip in self._clips]) for kind in self._clips[0]} | self._text
         try:
-            check_finite(tensors)
+            add_members(self._tar, self.sample.key, self.sample.members(made_by))
+            self.samples += 1
         except BadSample as why:
             self.bad[str(why)] += 1
-            return
-        caption, fps = self._about["caption"], self._about["fps"]
-        facts = json.loads(self._about["facts"]) | {"fps": fps, "made_by": made_by}
-        for suffix, data in (
-            ("safetensors", save({kind: tensor.contiguous() for kind, tensor in tensors.items()})),
-            ("txt", caption.encode("utf-8", "replace")),
-            ("json", json.dumps(facts, ensure_ascii=False).encode("utf-8", "replace")),
-        ):
-            member = tarfile.TarInfo(f"{self._key}.{suffix}")  # time, owner and mode stay at their constants
-            member.size = len(data)
-            self._tar.addfile(member, io.BytesIO(data))
-            self._tar.members = []  # type: ignore[attr-defined]  # headers of a long shard need not be kept
-        self.samples += 1
 
     def close(self, *, keep: bool) -> None:
         """Give the file its name, or remove it."""

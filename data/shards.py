@@ -6,7 +6,7 @@ import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,21 @@ def split_folder(out: str | Path, split: str) -> Path:
     if Path(split).is_absolute() or ".." in Path(split).parts:
         raise InputError(f"split '{split}': leaves the folder {out}; use a plain name")
     return Path(out, split)
+
+
+def add_members(tar: tarfile.TarFile, key: str, members: Mapping[str, bytes]) -> None:
+    """Add the members of a sample to a shard.
+
+    Args:
+        tar: opened for writing.
+        key: of the sample.
+        members: their bytes by suffix, in their order.
+    """
+    for suffix, data in members.items():
+        member = tarfile.TarInfo(f"{key}.{suffix}")  # time, owner and mode stay at their constants
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+        tar.members = []  # type: ignore[attr-defined]  # headers of a long shard need not be kept
 
 
 class ShardWriter:
@@ -77,10 +92,7 @@ class ShardWriter:
             self._counts.append(0)
         key = f"{len(self._counts) - 1:06d}{self._counts[-1]:05d}"
         text = json.dumps({"key": key, "caption": caption, **about}, ensure_ascii=False)
-        for end, data in ((suffix, video), ("txt", caption.encode()), ("json", text.encode())):
-            member = tarfile.TarInfo(f"{key}.{end}")  # time, owner and mode stay at their constants
-            member.size = len(data)
-            self._tar.addfile(member, io.BytesIO(data))
+        add_members(self._tar, key, {suffix: video, "txt": caption.encode(), "json": text.encode()})
         self._counts[-1] += 1
         self.samples += 1
 
