@@ -28,7 +28,14 @@ class WholeCheckpointIO(TorchCheckpointIO):
     signal, a full disk, the power). What is read is plain data and tensors; code in a file is refused.
 
     A file is written as `.{name}.part` in the same folder, so that the next save overwrites what a killed one left.
+
+    Args:
+        mmap: Whether tensors of a file on a disk are read as they are used, by all processes of a machine together.
     """
+
+    def __init__(self, mmap: bool = False) -> None:
+        super().__init__()
+        self.mmap = mmap
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Puts `checkpoint` at `path`, in place of what is there; files elsewhere than on a disk are Lightning's.
@@ -80,11 +87,14 @@ class WholeCheckpointIO(TorchCheckpointIO):
             InputError: The file is damaged, or holds code.
             FileNotFoundError: There is no such file.
         """
-        if Path(path).is_file() and (fault := damage(Path(path))):
+        local = Path(path).is_file()
+        if local and (fault := damage(Path(path))):
             raise InputError(
                 f"checkpoint {path}: it is damaged or no checkpoint ({fault}); "
                 "give another one, or remove it to begin anew"
             )
+        if local and self.mmap:
+            return torch.load(path, map_location, weights_only=True, mmap=True)
         return super().load_checkpoint(path, map_location, weights_only=True)
 
 

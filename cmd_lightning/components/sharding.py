@@ -7,7 +7,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningModule
 from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
@@ -17,7 +16,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.optim import Optimizer
 
 from cmd_lightning.callbacks.shards import gathered, sharded_like
-from cmd_lightning.callbacks.whole_checkpoint import damage
+from cmd_lightning.callbacks.whole_checkpoint import WholeCheckpointIO
 from cmd_lightning.errors import InputError
 
 ENTRIES = ("training_step", "validation_step", "preview")
@@ -65,13 +64,7 @@ class ShardedStrategy(ModelParallelStrategy):
         Raises:
             InputError: The file is damaged.
         """
-        path = Path(checkpoint_path)
-        if path.is_file() and (fault := damage(path)):
-            raise InputError(
-                f"checkpoint {path}: it is damaged or no checkpoint ({fault}); "
-                "give another one, or remove it to begin anew"
-            )
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return WholeCheckpointIO(mmap=True).load_checkpoint(checkpoint_path)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Takes this process's part of the weights."""
