@@ -81,38 +81,34 @@ def check_finite(clips: dict[str, Tensor]) -> None:
         raise BadSample("latents not finite")
 
 
-@dataclass(frozen=True)
-class LatentLoader:
-    """Turns the members of a sample into a clip of latents: that of the epoch, beginning again after the last one."""
+def load_latents(sample: dict[str, Any], draw: int, epoch: int = 0) -> dict[str, Any]:
+    """Makes a clip of latents, that of the epoch, of the members of a sample; after the last one the first comes again.
 
-    def __call__(self, sample: dict[str, Any], draw: int, epoch: int = 0) -> dict[str, Any]:
-        """Read a sample.
+    Args:
+        sample: the members by suffix, and "__key__".
+        draw: of no account, as it was drawn what the clips are when they were made.
+        epoch: clip `epoch % K` is taken.
 
-        Args:
-            sample: the members by suffix, and "__key__".
-            draw: of no account, as it was drawn what the clips are when they were made.
-            epoch: clip `epoch % K` is taken.
+    Returns:
+        moments, or content and motion, each of one clip as it is stored; text, made_by, caption, label (-1: none),
+        key, fps.
 
-        Returns:
-            moments, or content and motion, each of one clip as it is stored; text, made_by, caption, label (-1:
-            none), key, fps.
-
-        Raises:
-            BadSample: with the reason.
-        """
-        facts = read_facts(sample)
-        label = read_label(facts)
-        latents = read_latents(sample, facts)
-        clip = {name: tensor[epoch % latents.number] for name, tensor in latents.clips.items()}
-        check_finite(clip)
-        return clip | {
-            "text": latents.text,
-            "made_by": latents.made_by,
-            "caption": read_caption(sample, facts),
-            "label": label,
-            "key": sample["__key__"],
-            "fps": latents.fps,
-        }
+    Raises:
+        BadSample: with the reason.
+    """
+    facts = read_facts(sample)
+    label = read_label(facts)
+    latents = read_latents(sample, facts)
+    clip = {name: tensor[epoch % latents.number] for name, tensor in latents.clips.items()}
+    check_finite(clip)
+    return clip | {
+        "text": latents.text,
+        "made_by": latents.made_by,
+        "caption": read_caption(sample, facts),
+        "label": label,
+        "key": sample["__key__"],
+        "fps": latents.fps,
+    }
 
 
 def _parse(data: bytes) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """LatentDataModule: shards of latents, as `shards encode` makes them, in place of video."""
 
-from cmd_lightning.data.latent_clips import LatentLoader
+from cmd_lightning.data.clips import SampleLoader
+from cmd_lightning.data.latent_clips import load_latents
 from cmd_lightning.data.shard_module import ShardDataModule
 
 
@@ -16,6 +17,6 @@ class LatentDataModule(ShardDataModule):
     "caption", "label", "key", "fps", "epoch" as of `WebVidDataModule`.
     """
 
-    def clip_loader(self, *, training: bool) -> LatentLoader:
+    def clip_loader(self, *, training: bool) -> SampleLoader:
         """Reads latents, the same in training and evaluation."""
-        return LatentLoader()
+        return load_latents

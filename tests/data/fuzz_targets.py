@@ -103,14 +103,14 @@ def shard(data: bytes) -> str:
 def latents(data: bytes) -> str:
     """Reads the latents of a sample in two epochs, each twice."""
     from cmd_lightning.data.clips import BadSample
-    from cmd_lightning.data.latent_clips import LatentLoader
+    from cmd_lightning.data.latent_clips import load_latents
 
     facts = {"fps": 8, "made_by": {"latent_space": "a", "autoencoder": None}}
     sample = {"__key__": "a", "safetensors": data, "json": json.dumps(facts).encode()}
     outcomes = []
     for epoch in (0, 0, 1, 1):
         try:
-            clip = LatentLoader()(sample, 7, epoch)
+            clip = load_latents(sample, 7, epoch)
         except BadSample as reason:
             assert 0 < len(str(reason)) < 40, f"the reason is no short word: {reason}"
             outcomes.append(f"bad: {reason}")

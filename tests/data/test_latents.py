@@ -17,7 +17,7 @@ from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.check import check_shards
 from cmd_lightning.data.clips import BadSample
 from cmd_lightning.data.index import read_index
-from cmd_lightning.data.latent_clips import LatentLoader
+from cmd_lightning.data.latent_clips import load_latents
 from cmd_lightning.data.latents import LatentDataModule
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
@@ -41,7 +41,7 @@ def module(shards, **options):
 
 
 def load(members, epoch=0):
-    return LatentLoader()({name.partition(".")[2]: data for name, data in members.items()} | {"__key__": "a"}, 0, epoch)
+    return load_latents({name.partition(".")[2]: data for name, data in members.items()} | {"__key__": "a"}, 0, epoch)
 
 
 def test_batches(latents):
