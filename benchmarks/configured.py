@@ -26,6 +26,8 @@ LEFT_OPEN = {"StableDiffusionContent": "--model.base=BASE", "FrameLatents": "--m
 
 Overrides = Mapping[str, Sequence[Path]]
 """Files laid over the configs of a folder, by stage: "autoencoder", "content", "motion", or "cmd" for the clips."""
+Configs = Mapping[str, Mapping[str, Any]]
+"""What the configs of a folder say, by the same names."""
 
 
 class ParsedOnly(CMDCLI):
@@ -79,8 +81,8 @@ def clip_shape(data: Mapping[str, Any], latent_space: Mapping[str, Any] | None) 
     return CHANNELS, data["num_frames"], height // FACTOR, width // FACTOR
 
 
-def calls(folder: Path, laid_over: Overrides | None = None) -> dict[str, Call]:
-    """The networks of the three stages, on the meta device, by stage.
+def read(folder: Path, laid_over: Overrides | None = None) -> Configs:
+    """The configs of a folder.
 
     Args:
         folder: of autoencoder.yaml, content.yaml, motion.yaml and cmd.yaml.
@@ -89,17 +91,19 @@ def calls(folder: Path, laid_over: Overrides | None = None) -> dict[str, Call]:
     Raises:
         InputError: a file is missing, or a stage unknown.
     """
+    names = ("autoencoder", *STAGES, "cmd")
     for stage in laid_over or {}:
-        if stage not in ("autoencoder", *STAGES, "cmd"):
+        if stage not in names:
             raise InputError(
                 f"--override {stage}=...: there is no such stage; give autoencoder, content, motion or cmd"
             )
-    options = {
-        stage: parsed(folder / f"{stage}.yaml", *(laid_over or {}).get(stage, ()))["model"]["init_args"]
-        for stage in ("autoencoder", *STAGES)
-    }
-    clips = parsed(folder / "cmd.yaml", *(laid_over or {}).get("cmd", ()))["data"]["init_args"]
-    shape = clip_shape(clips, options["autoencoder"].get("latent_space"))
+    return {name: parsed(folder / f"{name}.yaml", *(laid_over or {}).get(name, ())) for name in names}
+
+
+def calls(configs: Configs) -> dict[str, Call]:
+    """The networks of the three stages, on the meta device, by stage."""
+    options = {stage: configs[stage]["model"]["init_args"] for stage in ("autoencoder", *STAGES)}
+    shape = clip_shape(configs["cmd"]["data"]["init_args"], options["autoencoder"].get("latent_space"))
     with torch.device("meta"):
         autoencoder = build(options["autoencoder"]["network"])
         spec: LatentSpec = autoencoder.latent_spec(shape)

@@ -48,26 +48,25 @@ class Count:
         return self.products + self.attention
 
 
-def count(module: nn.Module, *inputs: Any, call: Callable[..., Any] | None = None, **more: Any) -> Count:
+def count(module: nn.Module, *inputs: Any, call: Callable[..., Any] | None = None) -> Count:
     """Counts a call of `module`, which stays as it is, on whatever device.
 
     Args:
         module: Any network, its weights real or on the meta device.
         *inputs: Of the call; of tensors, only shape and type matter.
         call: What to do in place of `module(*inputs)`: gets the module and the inputs.
-        **more: Inputs by name.
     """
-    target = _Call(module, call or (lambda network, *args, **kwargs: network(*args, **kwargs)))
+    target = _Call(module, call or (lambda network, *args: network(*args)))
     # Weights that need a gradient: torch then never makes a batched product of a linear layer, which would look like
     # attention.
     weights = {
         name: torch.empty_like(tensor, device="meta", requires_grad=isinstance(tensor, nn.Parameter))
         for name, tensor in [*target.named_parameters(), *target.named_buffers()]
     }
-    inputs, more = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (inputs, more))
+    inputs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), inputs)
     counter = FlopCounterMode(display=False)
     with torch.enable_grad(), counter:
-        functional_call(target, weights, inputs, more)
+        functional_call(target, weights, inputs)
     flops = {operation.__name__: number for operation, number in counter.get_flop_counts().get("Global", {}).items()}
     attention = sum(number for name, number in flops.items() if name in BATCHED or "attention" in name)
     parameters = sum(weight.numel() for weight in module.parameters())
@@ -81,8 +80,8 @@ class _Call(nn.Module):
         super().__init__()
         self.network, self.call = network, call
 
-    def forward(self, *inputs: Any, **more: Any) -> Any:
-        return self.call(self.network, *inputs, **more)
+    def forward(self, *inputs: Any) -> Any:
+        return self.call(self.network, *inputs)
 
 
 def table(counts: dict[str, Count]) -> str:
@@ -97,12 +96,12 @@ def table(counts: dict[str, Count]) -> str:
 
 def main() -> int:
     """The command line."""
-    from benchmarks.configured import add_arguments, calls, overrides
+    from benchmarks.configured import add_arguments, calls, overrides, read
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     options = parser.parse_args()
-    found = calls(options.folder, overrides(options))
+    found = calls(read(options.folder, overrides(options)))
     print(table({name: count(call.network, *call.inputs, call=call.function) for name, call in found.items()}))
     return 0
 

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import argparse
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,9 +28,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from benchmarks.configured import Call, Overrides, add_arguments, calls, overrides, parsed
+from benchmarks.calls import Call
+from benchmarks.configured import add_arguments, calls, overrides, read
 from benchmarks.counting import count
 from cmd_lightning.errors import InputError, program
+from cmd_lightning.networks.lora import LoRA
 
 
 class PeakMemory(TorchDispatchMode):
@@ -93,15 +95,15 @@ class Prediction:
         return self.samples * self.teraflop / tflops / 3600
 
 
-def predict(folder: Path, stage: str, laid_over: Overrides | None = None) -> Prediction:
-    """The prediction for "autoencoder", "content" or "motion" of a folder, with overrides by stage."""
-    config = parsed(folder / f"{stage}.yaml", *(laid_over or {}).get(stage, ()))
+def predict(config: Mapping[str, Any], call: Call) -> Prediction:
+    """The prediction for a stage, from its config and a call of its network, which is changed."""
     options, trainer = config["model"]["init_args"], config["trainer"]
     batch, checkpointing = config["data"]["init_args"]["batch_size"], options["gradient_checkpointing"]
-    call, lora = calls(folder, laid_over)[stage], options.get("lora")
+    lora = options.get("lora")
     found = count(call.network, *call.inputs, call=call.function)
     if lora:
-        adapt(call.network, lora)
+        with torch.device("meta"):
+            LoRA(**lora).add_to(call.network)
     passes = 3 - bool(lora) + bool(checkpointing)
     trained = sum(weight.numel() for weight in call.network.parameters() if weight.requires_grad)
     step, between = step_memory(call, batch, checkpointing)
@@ -109,14 +111,6 @@ def predict(folder: Path, stage: str, laid_over: Overrides | None = None) -> Pre
     averaged = 4 * trained * any(callback["class_path"].endswith(".EMA") for callback in trainer["callbacks"])
     flop = 2 * found.macs * passes / 1e12
     return Prediction(trained, batch, samples, flop, step, averaged, between + 2 * averaged)
-
-
-def adapt(network: nn.Module, lora: dict[str, Any]) -> None:
-    """Adds the adapters of a config to a network on the meta device."""
-    from cmd_lightning.networks.lora import LoRA
-
-    with torch.device("meta"):
-        LoRA(**lora).add_to(network)
 
 
 def step_memory(call: Call, batch: int, checkpointing: bool) -> tuple[int, int]:
@@ -163,20 +157,11 @@ def main() -> int:
     options = parser.parse_args()
     if not options.tflops > 0:
         raise InputError(f"--tflops {options.tflops}: give a number above 0")
-    head = (
-        "stage",
-        "learns, M",
-        "samples, M",
-        "TFLOP a sample",
-        "hours",
-        "batch",
-        "step, GB",
-        "with EMA",
-        "validation",
-    )
-    print(f"| {' | '.join(head)} |", "| --- " * len(head) + "|", sep="\n")
-    for stage in ("autoencoder", "content", "motion"):
-        found = predict(options.folder, stage, overrides(options))
+    configs = read(options.folder, overrides(options))
+    print("| stage | learns, M | samples, M | TFLOP a sample | hours | batch | step, GB | with EMA | validation |")
+    print("| --- " * 9 + "|")
+    for stage, call in calls(configs).items():
+        found = predict(configs[stage], call)
         fields = [stage, f"{found.trained / 1e6:.1f}", f"{found.samples / 1e6:.2f}", f"{found.teraflop:.2f}"]
         fields += [f"{found.hours(options.tflops):.1f}", str(found.batch)]
         fields += [f"{size / 1e9:.1f}" for size in (found.step, found.step + found.ema, found.validation)]

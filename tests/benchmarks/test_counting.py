@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 import cmd_lightning
-from benchmarks.configured import calls
+from benchmarks.configured import calls, read
 from benchmarks.counting import Count, count, main, table
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks.attention import Attention, time_angles
@@ -73,7 +73,7 @@ def test_table():
 def networks(folder, size=None, **overrides):
     """The calls of a folder's networks, with files of configs/overrides by stage; at another size if one is given."""
     files = {stage: [CONFIGS / "overrides" / f"{name}.yaml"] for stage, name in overrides.items()}
-    return calls(CONFIGS / folder, files | ({"cmd": [size]} if size else {}))
+    return calls(read(CONFIGS / folder, files | ({"cmd": [size]} if size else {})))
 
 
 def counted(call):
@@ -187,7 +187,7 @@ def test_ablations_of_the_paper(override, stage, changed):
 def test_overrides_may_take_the_latent_space_away(tmp_path, space):
     path = tmp_path / "pixels.yaml"
     path.write_text(f"model: {{init_args: {{latent_space: {space}, network: {{init_args: {{channels: 3}}}}}}}}")
-    found = calls(CONFIGS / "openvid256", {"autoencoder": [path]})
+    found = calls(read(CONFIGS / "openvid256", {"autoencoder": [path]}))
     assert found["autoencoder"].inputs[0].shape == (1, 3, 16, 256, 256)
     assert found["content"].inputs[0].shape == (1, 3, 256, 256)
 
@@ -202,8 +202,8 @@ def test_command_line(capsys, monkeypatch):
 def test_wrong_stages_and_files_are_told(tmp_path):
     (tmp_path / "wrong.yaml").write_text("model: {init_args: {network: {init_args: {dept: 8}}}}")
     with pytest.raises(InputError, match=r"wrong.yaml: dept: there is no such option; did you mean depth\?"):
-        calls(CONFIGS / "ucf101", {"autoencoder": [tmp_path / "wrong.yaml"]})
+        read(CONFIGS / "ucf101", {"autoencoder": [tmp_path / "wrong.yaml"]})
     with pytest.raises(InputError, match=r"--override contents=.*: there is no such stage"):
-        calls(CONFIGS / "ucf101", {"contents": []})
+        read(CONFIGS / "ucf101", {"contents": []})
     with pytest.raises(InputError, match=r"nowhere/autoencoder.yaml: there is no such config"):
-        calls(CONFIGS / "nowhere")
+        read(CONFIGS / "nowhere")

@@ -9,7 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import cmd_lightning
 from benchmarks import recipe
-from benchmarks.configured import Call, calls
+from benchmarks.calls import Call
+from benchmarks.configured import calls, read
 from benchmarks.recipe import PeakMemory, predict, step_memory
 from cmd_lightning.networks.classes import build, describe
 
@@ -51,7 +52,7 @@ def test_a_step_of_one_layer_by_hand():
 
 def test_real_tensors_take_what_the_prediction_says():
     """The same steps with values, on the process's own tensors."""
-    call = calls(CONFIGS / "clips64")["motion"]
+    call = calls(read(CONFIGS / "clips64"))["motion"]
     predicted, _ = step_memory(call, 2, checkpointing=False)
     torch.manual_seed(0)
     memory = PeakMemory()
@@ -69,6 +70,11 @@ def test_real_tensors_take_what_the_prediction_says():
     assert predicted == pytest.approx(memory.peak, rel=0.05)
 
 
+def predicted(folder, stage, laid_over):
+    configs = read(folder, {stage: laid_over})
+    return predict(configs[stage], calls(configs)[stage])
+
+
 @pytest.fixture
 def changed(tmp_path):
     """Predicts a stage of a small folder, with lines laid over its config."""
@@ -76,7 +82,7 @@ def changed(tmp_path):
     def run(stage, *lines):
         path = tmp_path / "over.yaml"
         path.write_text("\n".join(lines) + "\n")
-        return predict(CONFIGS / "clips64", stage, {stage: [path]})
+        return predicted(CONFIGS / "clips64", stage, [path])
 
     return run
 
@@ -108,8 +114,8 @@ def test_adapters_alone_learn(monkeypatch, tmp_path):
     whole = tmp_path / "whole.yaml"
     whole.write_text("model: {init_args: {lora: null}}")
     folder = CONFIGS / "openvid256"
-    adapted = predict(folder, "content", {"content": [unet]})
-    full = predict(folder, "content", {"content": [unet, whole]})
+    adapted = predicted(folder, "content", [unet])
+    full = predicted(folder, "content", [unet, whole])
     assert adapted.trained < 0.1 * full.trained
     assert adapted.teraflop == pytest.approx(3 / 4 * full.teraflop)  # with checkpointing: 3 passes, not 4
     assert adapted.validation < full.validation / 3

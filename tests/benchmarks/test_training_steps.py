@@ -11,7 +11,7 @@ import torch
 import benchmarks
 from benchmarks import training_steps
 from benchmarks.calls import CHANNELS
-from benchmarks.configured import calls
+from benchmarks.configured import calls, read
 from benchmarks.training_steps import Settings, cells, measure, run, table, title
 from benchmarks.training_tasks import NETWORKS, task
 from cmd_lightning.errors import InputError
@@ -106,7 +106,7 @@ def test_networks_are_those_of_the_configs():
     """Read without Lightning, they are what the command line makes of the files."""
     root = Path(benchmarks.__path__[0]).parent / "configs"
     override = {"autoencoder": [root / "overrides/autoencoder_measured.yaml"]}
-    built = calls(root / "webvid_sd21", override)
+    built = calls(read(root / "webvid_sd21", override))
     names = {"autoencoder": "autoencoder, measured", "content": "content", "motion": "motion"}
     for stage, name in names.items():
         ours = task(name, NETWORKS, 16, (512, 1024), torch.device("meta")).call
