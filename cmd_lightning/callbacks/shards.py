@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
+from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
@@ -57,8 +56,3 @@ def finite_everywhere(tensors: Iterable[Tensor]) -> bool:
         verdict = verdict.to(sharded.device, torch.float32)
         torch.distributed.all_reduce(verdict, torch.distributed.ReduceOp.MIN, sharded.device_mesh.get_group())
     return bool(verdict)
-
-
-def own_class(module: nn.Module) -> type:
-    """The class that a module had before it was sharded, which derives a new one from it."""
-    return type(module).__mro__[2] if isinstance(module, FSDPModule) else type(module)

@@ -14,7 +14,6 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from cmd_lightning.callbacks.shards import own_class
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_io import gif_bytes, replaced
 
@@ -89,7 +88,8 @@ class VideoLogger(Callback):
         picture = grid({name: row[: self.num_videos] for name, row in rows.items()}, self.scale)
         gif = gif_bytes(picture, self.fps)
 
-        name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", own_class(pl_module).__name__).lower()
+        own = type(pl_module).__name__.removeprefix("FSDP")  # torch puts it before the class of what is sharded
+        name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", own).lower()
         path = Path(log_dir or ".") / "videos" / f"{name}-step{trainer.global_step}.gif"
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced(path) as temporary:

@@ -10,7 +10,6 @@ from typing import Any
 from lightning import LightningModule
 from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
-from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
@@ -18,6 +17,7 @@ from torch.optim import Optimizer
 from cmd_lightning.callbacks.shards import gathered, sharded_like
 from cmd_lightning.callbacks.whole_checkpoint import WholeCheckpointIO
 from cmd_lightning.errors import InputError
+from cmd_lightning.networks.blocks import REPEATED, WHOLE, blocks
 
 ENTRIES = ("training_step", "validation_step", "preview")
 """The methods of a component within which its weights outside the blocks are whole."""
@@ -117,18 +117,9 @@ def shard(component: LightningModule, mesh: DeviceMesh) -> None:
     # Pieces again after each use, also those of the root: what reads weights between steps (averaging, checkpoints)
     # finds all of them in pieces.
     options = {"mesh": mesh["data_parallel"], "reshard_after_forward": True}
-    for block in reversed(blocks(component)):  # inner ones first
-        fully_shard(block, **options)
+    for block in reversed(blocks(component, REPEATED, WHOLE).values()):  # inner ones first
+        if next(block.parameters(), None) is not None:
+            fully_shard(block, **options)
     fully_shard(component, **options)
     for name in ENTRIES:
         register_fsdp_forward_method(component, name)
-
-
-def blocks(module: nn.Module) -> list[nn.Module]:
-    """The blocks of the networks in `module` that have weights, outer before inner ones."""
-    names: set[str] = set()
-    for part in module.modules():
-        for attribute in ("_repeated_blocks", "_no_split_modules"):
-            names.update(getattr(part, attribute, None) or ())
-    found = [part for part in module.modules() if type(part).__name__ in names]
-    return [part for part in found if next(part.parameters(), None) is not None]

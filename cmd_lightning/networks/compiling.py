@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from cmd_lightning.errors import InputError, reason
+from cmd_lightning.networks.blocks import REPEATED, blocks
 from cmd_lightning.networks.contracts import AutoencoderNetwork, Network
 
 
@@ -29,10 +30,9 @@ def compile_network(network: nn.Module, options: bool | dict[str, Any], by_block
         InputError: torch.compile does not take the options, or the network names no blocks.
     """
     options = {} if options is True else options
-    names = getattr(network, "_repeated_blocks", None) or ()
+    found = blocks(network, REPEATED)
     try:
-        if by_block or (isinstance(network, Network) and names):
-            found = {path: module for path, module in network.named_modules() if type(module).__name__ in names}
+        if by_block or (isinstance(network, Network) and found):
             compile_blocks(network, found, options)
         else:
             found = {} if isinstance(network, AutoencoderNetwork) else {"": network}
