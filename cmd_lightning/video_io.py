@@ -224,7 +224,8 @@ def mp4_bytes(video: Tensor, fps: float, *, crf: int = 17, preset: str = "medium
         stream.width, stream.height = width + width % 2, height + height % 2
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
-        stream.options = {"crf": str(crf), "preset": preset}
+        # x264's rate control by macroblock trees reads memory that nobody has set, so the bytes would vary.
+        stream.options = {"crf": str(crf), "preset": preset, "mbtree": "0"}
         for picture in frames.permute(0, 2, 3, 1).contiguous().cpu().numpy():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))

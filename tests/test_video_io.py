@@ -1,3 +1,4 @@
+import ctypes
 import io
 import os
 from fractions import Fraction
@@ -10,9 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from cmd_lightning.data.shapes import make_clip
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_file import VideoFile
 from cmd_lightning.video_io import VideoReader, gif_bytes, mp4_bytes, natural_key, probe, read_video, write_video
+
+M_PERTURB = -6  # of malloc.h
 
 
 def moving(frames=12, height=32, width=48):
@@ -143,6 +147,19 @@ def test_mp4_is_h264_reproducible_and_keeps_odd_sizes_unscaled(tmp_path):
     with av.open(str(tmp_path / "a.mp4")) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
+
+
+def test_mp4_does_not_depend_on_what_memory_held():
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        pytest.skip("no glibc")
+    fills = (1, 85, 127, 170, 254, 255)  # whose complement fills what is allocated
+    videos = [make_clip(0, index, frames=5, fps=8, size=32)[0] for index in range(8)]
+    try:
+        found = [{mp4_bytes(video, 8) for fill in fills if mallopt(M_PERTURB, fill)} for video in videos]
+    finally:
+        mallopt(M_PERTURB, 0)
+    assert [len(kinds) for kinds in found] == [1] * len(videos)
 
 
 def test_gif_is_sharp():
