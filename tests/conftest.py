@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 import pytest
+import small_models
 import torch
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -86,21 +87,11 @@ def assets():
 VIDEO_SHAPE = (3, 5, 8, 12)
 """Of the tiny models: an odd number of frames, not square."""
 
-TEXT = {"context_length": 12, "width": 16, "heads": 2, "layers": 1}
-"""open_clip's settings of the tiny text tower."""
-
 
 @pytest.fixture
 def wake():
-    """Gives every weight of a network a random share, so that nothing is hidden behind weights that start at zero."""
-
-    @torch.no_grad()
-    def wake(network, scale=0.1):
-        for parameter in network.parameters():
-            parameter += scale * torch.randn_like(parameter)
-        return network.eval()
-
-    return wake
+    """Gives every weight of a network a random share, as `small_models.wake`, and ends its training."""
+    return lambda network: small_models.wake(network).eval()
 
 
 @pytest.fixture
@@ -126,7 +117,7 @@ def tiny_condition(wake):
     def make(kind):
         if kind is None:
             return None
-        return wake(OpenCLIPTextEncoder(TEXT) if kind == "caption" else ClassEncoder(4, 16))
+        return wake(OpenCLIPTextEncoder(small_models.TEXT) if kind == "caption" else ClassEncoder(4, 16))
 
     return make
 

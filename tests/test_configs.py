@@ -12,9 +12,11 @@ import pytest
 import torch
 import yaml
 from lightning import LightningDataModule, LightningModule
-from stable_diffusion_folders import UNETS, write_stable_diffusion
+from paper_fits import DIT, small
+from stable_diffusion_folders import write_stable_diffusion
 
 import cmd_lightning
+from benchmarks.configured import clip_shape
 from cmd_lightning import zoo
 from cmd_lightning.cli import main
 from cmd_lightning.commands.training import CMDCLI
@@ -26,27 +28,18 @@ FILES = sorted(file for file in CONFIGS.glob("*/*.yaml") if file.parent != OVERR
 FOLDERS = sorted({file.parent.name for file in FILES})
 STAGES = ("autoencoder", "content", "motion")
 LARGE = ("ucf101", "webvid_sd15", "webvid_sd21", "openvid256")
-DIT = ["--model.network.width=16", "--model.network.depth=1", "--model.network.heads=2"]
-WORDS = '{"context_length": 12, "width": 16, "heads": 2, "layers": 1}'
 
 
 def named(path):
     return f"{path.parent.name}/{path.stem}"
 
 
-def small(folder, stage, base):
+def made_small(folder, stage, base):
     """Options that make a network of a large folder small, and its base model a small folder."""
-    if stage == "autoencoder":
-        return [*DIT, *([] if folder == "ucf101" else [f"--model.latent_space.vae={base}"])]
-    if stage == "motion":
-        text = ["--model.condition=OpenCLIPTextEncoder", f"--model.condition.text_cfg={WORDS}"]
-        return [*DIT, *([] if folder == "ucf101" else text)]
     if folder == "ucf101":
-        return [*DIT]
-    unet = ["--model.network.block_out_channels=[16,32]", "--model.network.layers_per_block=1"]
-    unet += ["--model.network.attention_head_dim=2", "--model.network.use_linear_projection=false"]
-    text = f"--model.text_width={UNETS['1.5']['cross_attention_dim']}"
-    return [*unet, text, f"--model.base={base}", "--model.lora=null"]
+        return DIT
+    lora = ["--model.network.use_linear_projection=false", "--model.lora=null"] if stage == "content" else []
+    return [*small(stage, base), *lora]
 
 
 def open_options(folder, stage):
@@ -83,11 +76,8 @@ def instantiate(path, *options):
 
 def video_shape(folder):
     """Of what the autoencoder of a folder sees of its clips."""
-    data = yaml.safe_load((CONFIGS / folder / "cmd.yaml").read_text())["data"]["init_args"]
-    size = data["size"]
-    height, width = (size, size) if isinstance(size, int) else size
-    latents = "latent_space" in (CONFIGS / folder / "autoencoder.yaml").read_text()
-    return (4, data["num_frames"], height // 8, width // 8) if latents else (3, data["num_frames"], height, width)
+    clips, first = (yaml.safe_load((CONFIGS / folder / f"{name}.yaml").read_text()) for name in ("cmd", "autoencoder"))
+    return clip_shape(clips["data"]["init_args"], first["model"]["init_args"].get("latent_space"))
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +93,7 @@ def checkpoints(tmp_path_factory, base):
     def get(folder, stage):
         if (folder, stage) not in made:
             path = CONFIGS / folder / f"{stage}.yaml"
-            options = small(folder, stage, base) if folder in LARGE else []
+            options = [*made_small(folder, stage, base)] if folder in LARGE else []
             if stage != "autoencoder":
                 options.append(f"--model.init_args.autoencoder={get(folder, 'autoencoder')}")
             component = instantiate(path, *options).model

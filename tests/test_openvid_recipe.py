@@ -4,12 +4,12 @@ import json
 import shutil
 
 import pytest
-from stable_diffusion_folders import UNETS, write_stable_diffusion
+from paper_fits import DIT, small
+from stable_diffusion_folders import write_stable_diffusion
 
 import cmd_lightning
 from cmd_lightning.cli import main
 
-DIT = ["--model.network.width=16", "--model.network.depth=1", "--model.network.heads=2"]
 SMALL = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--data.batch_size=2", "--data.num_workers=0"]
 BRIEF = ["--trainer.max_steps=4", "--trainer.val_check_interval=4", "--trainer.accumulate_grad_batches=2"]
 
@@ -37,11 +37,9 @@ def test_recipe(tmp_path, monkeypatch):
         run("fit", "-c", config, *SMALL, *BRIEF, *more)
 
     encode("moments", "--vae", base, "--size", "32x48", "--frames", 5)
-    fit("autoencoder", f"--model.latent_space.vae={base}", *DIT)
+    fit("autoencoder", *small("autoencoder", base))
     encode("latents", "--autoencoder", folder / "autoencoder/last.ckpt", "--text", base)
-    unet = ["--model.network.block_out_channels=[16,32]", "--model.network.layers_per_block=1"]
-    text = f"--model.text_width={UNETS['1.5']['cross_attention_dim']}"
-    fit("content", f"--model.base={base}", text, *unet, "--model.network.attention_head_dim=2", "--model.lora.rank=2")
+    fit("content", *small("content", base), "--model.lora.rank=2")
     # ViT-H has no small weights: the base model's text encoder stands in.
     fit("motion", *DIT, "--model.condition=StableDiffusionText", f"--model.condition.base={base}")
 

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import ModelParallelStrategy
-from small_fits import CASES, adam, component, fit
+from small_fits import CASES, adam, component, fit, mixed
+from streams import speak_into
 
 from cmd_lightning.callbacks import EMA, LastCheckpoint, VideoLogger
 from cmd_lightning.components import draws
 from cmd_lightning.networks.moments import mean_and_variance
 
-SCALE = 2.0**10
 RESUMED = ("motion DiT, captions", "U-Net, LoRA")
 
 
@@ -80,10 +79,8 @@ def spoiled(folder, strategy, rank=0, world=1):
 
 def half_precision(folder, strategy, rank, world, precision):
     """Writes what two steps compute with autocast and, for 16 bits, a gradient scaler."""
-    scaler = torch.amp.GradScaler("cpu", init_scale=SCALE) if precision == "16-mixed" else None
-    plugin = MixedPrecision(precision, "cpu", scaler)
     model = component("motion DiT, classes")
-    steps = fit(model, folder, strategy, rank, world, plugins=[plugin], gradient_clip_val=1.0)
+    steps = fit(model, folder, strategy, rank, world, plugins=[mixed(precision)], gradient_clip_val=1.0)
     if rank == 0:
         torch.save(steps, Path(folder, "steps.pt"))
 
@@ -128,9 +125,7 @@ def live(rank, world, folder, jobs):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": str(world)}
     os.environ |= {"LOCAL_WORLD_SIZE": str(world), "TORCHELASTIC_RUN_ID": "test"}  # as torchrun does
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}  # the processes have met already
-    with open(Path(folder, f"{rank}.log"), "wb", buffering=0) as log:
-        for stream in (1, 2):
-            os.dup2(log.fileno(), stream)
+    speak_into(Path(folder, f"{rank}.log"))
     try:
         torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world)
         for name, job, strategy, options in jobs:

@@ -13,6 +13,7 @@ import sys
 
 import torch
 from lightning.pytorch import Callback
+from streams import speak_into
 
 from cmd_lightning import zoo
 from cmd_lightning.cli import main
@@ -108,9 +109,7 @@ class Death(Callback):
 def live(arguments: list[str], log: str) -> None:
     """Runs the program in this process, which leads a group of its own, with its words in a file."""
     os.setpgid(0, 0)
-    with open(log, "ab", buffering=0) as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
+    speak_into(log)
     multiprocessing.set_start_method("fork", force=True)  # of the loader's workers, as in a fit from the command line
     torch.set_num_threads(1)
     sys.exit(main(arguments))

@@ -6,6 +6,8 @@ import warnings
 import torch
 from diffusers import AutoencoderKL
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.plugins import MixedPrecision
+from small_models import TEXT, wake
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
@@ -22,6 +24,7 @@ from cmd_lightning.zoo.motion.dit import MotionDiT
 CLIP = (3, 5, 16, 24)  # two pixels on the side of a latent point, two of these on that of a patch
 LATENT = (4, 5, 8, 12)
 BATCH = 4
+SCALE = 2.0**10  # of gradients in 16 bits, at the start
 DIT = {"width": 16, "depth": 2, "heads": 2}
 
 CASES = {
@@ -57,14 +60,6 @@ def together(samples):
     return default_collate(samples) | {"epoch": 1}
 
 
-@torch.no_grad()
-def awake(network, scale=0.1):
-    """Gives every weight a random share, so that nothing is hidden behind weights that start at zero."""
-    for parameter in network.parameters():
-        parameter += scale * torch.randn_like(parameter)
-    return network
-
-
 def adapted(network):
     LoRA(rank=2).add_to(network)
     return network
@@ -72,7 +67,7 @@ def adapted(network):
 
 def autoencoder(channels=4):
     settings = {"patch_size": 2, "width": 16, "motion_channels": 3, "depth": 2, "heads": 2, "head_dim": 8}
-    return awake(CMDAutoencoder(channels, output="linear", **settings))
+    return wake(CMDAutoencoder(channels, output="linear", **settings))
 
 
 def sgd(weights):
@@ -94,10 +89,9 @@ def component(case, optimizer=sgd, pixels=False, **options):
     channels = 3 if pixels else 4
     if stage == "autoencoder":
         return VideoAutoencoder(lambda: autoencoder(channels), latent_space=space, optimizer=optimizer, **options)
-    text = {"context_length": 12, "width": 16, "heads": 2, "layers": 1}
-    encoder = awake(OpenCLIPTextEncoder(text) if condition == "caption" else ClassEncoder(4, 16))
+    encoder = wake(OpenCLIPTextEncoder(TEXT) if condition == "caption" else ClassEncoder(4, 16))
     made = {"content": ContentDiffusion, "motion": MotionDiffusion}[stage](
-        lambda spec, dim: awake(network(spec, dim)),
+        lambda spec, dim: wake(network(spec, dim)),
         autoencoder(channels),
         condition=encoder,
         condition_dropout=0.5,
@@ -107,6 +101,12 @@ def component(case, optimizer=sgd, pixels=False, **options):
     )
     made.freeze(latent_space=space)
     return made
+
+
+def mixed(precision):
+    """As on a GPU: autocast, and for 16 bits a gradient scaler."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=SCALE) if precision == "16-mixed" else None
+    return MixedPrecision(precision, "cpu", scaler)
 
 
 class Notes(Callback):
@@ -162,3 +162,12 @@ def assert_near(ours, theirs, rtol=1e-5):
         bound = rtol * largest if largest > dust else 2 * dust
         difference = float((ours["gradients"][name] - gradient).abs().max())
         assert difference <= bound, f"{name}: differs by {difference}, where the largest is {largest}"
+
+
+def assert_near_in_half(ours, theirs, precision):
+    """Agreement of a step in half precision with one in single precision; gradients have been unscaled."""
+    scale = SCALE if precision == "16-mixed" else 1.0
+    torch.testing.assert_close(ours["loss"] / scale, theirs["loss"], rtol=0.02, atol=0)
+    ours, theirs = (torch.cat([g.flatten() for g in step["gradients"].values()]) for step in (ours, theirs))
+    assert torch.cosine_similarity(ours, theirs, dim=0) > 0.99
+    assert 0.98 < ours.norm() / theirs.norm() < 1.02
