@@ -197,12 +197,9 @@ def open_vae(
         InputError: It cannot be had, or the size is missing or does not suit it.
     """
     from cmd_lightning.latent_space import FrameLatents
+    from cmd_lightning.stable_diffusion import StableDiffusion
 
-    space = FrameLatents(vae, variant, revision)
-    try:
-        space.open()
-    except InputError as error:
-        raise InputError(str(error).replace("latent_space.vae", "--vae")) from error
+    space = FrameLatents(StableDiffusion(vae, variant, revision, option="--vae").vae())
     if size is None:
         raise InputError("--size: give the height and width of clips, HEIGHTxWIDTH; --vae takes any")
     if size[0] % space.factor or size[1] % space.factor:
