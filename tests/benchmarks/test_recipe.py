@@ -76,13 +76,26 @@ def predicted(folder, stage, laid_over):
 
 
 @pytest.fixture
-def changed(tmp_path):
+def shallow(tmp_path):
+    """Files of few layers by stage, for a small folder: its tensors are gone through quickly."""
+    few = {
+        "autoencoder": "depth: 1",
+        "content": "block_out_channels: [32, 64], attention_from_level: 1",
+        "motion": "depth: 2",
+    }
+    for stage, arguments in few.items():
+        (tmp_path / f"{stage}.yaml").write_text(f"model: {{init_args: {{network: {{init_args: {{{arguments}}}}}}}}}")
+    return {stage: tmp_path / f"{stage}.yaml" for stage in few}
+
+
+@pytest.fixture
+def changed(tmp_path, shallow):
     """Predicts a stage of a small folder, with lines laid over its config."""
 
     def run(stage, *lines):
         path = tmp_path / "over.yaml"
         path.write_text("\n".join(lines) + "\n")
-        return predicted(CONFIGS / "clips64", stage, [path])
+        return predicted(CONFIGS / "clips64", stage, [shallow[stage], path])
 
     return run
 
@@ -121,8 +134,9 @@ def test_adapters_alone_learn(monkeypatch, tmp_path):
     assert adapted.validation < full.validation / 3
 
 
-def test_command_line(capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["recipe", str(CONFIGS / "clips64"), "--tflops", "0.01"])
+def test_command_line(capsys, monkeypatch, shallow):
+    over = [word for stage, path in shallow.items() for word in ("-o", f"{stage}={path}")]
+    monkeypatch.setattr("sys.argv", ["recipe", str(CONFIGS / "clips64"), "--tflops", "0.01", *over])
     assert recipe.main() == 0
     lines = capsys.readouterr().out.strip().splitlines()
     assert [line.split(" | ")[0] for line in lines[-3:]] == ["| autoencoder", "| content", "| motion"]
