@@ -67,10 +67,11 @@ def compile_blocks(network: nn.Module, blocks: dict[str, nn.Module], options: di
 
 def _computation(kind: type[nn.Module], recomputed: bool) -> Callable[..., Any]:
     """The forward pass of a block of a class, as a function of block and inputs."""
+    own = kind.forward  # found here: dynamo finds nothing in classes that diffusers marks, such as the U-Net's blocks
 
     def compute(block: nn.Module, *inputs: Any, **named: Any) -> Any:
         def forward(*inputs: Any, **named: Any) -> Any:
-            return kind.forward(block, *inputs, **named)
+            return own(block, *inputs, **named)
 
         if recomputed and torch.is_grad_enabled():
             return checkpoint(forward, *inputs, use_reentrant=False, **named)
