@@ -103,11 +103,13 @@ MEASURED = {"autoencoder": "autoencoder_measured"}
     ("folder", "overrides", "stage", "parameters", "tmacs"),
     [
         ("ucf101", MEASURED, "autoencoder", autoencoder_blocks(8, 384), 0.773),
-        ("webvid_sd15", MEASURED, "autoencoder", autoencoder_blocks(8, 384), 0.773),
+        pytest.param(
+            *("webvid_sd15", MEASURED, "autoencoder", autoencoder_blocks(8, 384), 0.773), marks=pytest.mark.slow
+        ),
         ("webvid_sd21", MEASURED, "autoencoder", autoencoder_blocks(8, 384), 1.546),
         ("openvid256", {}, "autoencoder", autoencoder_blocks(8, 384), 0.773 / 4),
         ("ucf101", {}, "autoencoder", autoencoder_blocks(12, 512), 1.314),
-        ("webvid_sd15", {}, "autoencoder", autoencoder_blocks(12, 512), 1.314),
+        pytest.param(*("webvid_sd15", {}, "autoencoder", autoencoder_blocks(12, 512), 1.314), marks=pytest.mark.slow),
         ("ucf101", {}, "content", dit_blocks(28, 1152), 28 * 12 * 1152**2 * 1024 / 1e12),
         ("ucf101", {"content": "content_dit_l"}, "content", dit_blocks(24, 1024), 24 * 12 * 1024**2 * 1024 / 1e12),
         ("ucf101", {}, "motion", dit_blocks(24, 1024), 0.155),
