@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ class StableDiffusion:
         theirs = self.config("unet")
         for key, value in theirs.items():
             own = network.config.get(key, value)
-            if key not in IGNORED and not key.startswith("_") and plain(own) != plain(value):
+            if key not in IGNORED and not key.startswith("_") and _by_level(own) != _by_level(value):
                 raise InputError(
                     f"{self.option} {self.name}: its U-Net has {key} {plain(value)}, model.network has {plain(own)}; "
                     "take the config of its kind (configs/webvid_sd15, configs/webvid_sd21), or set model.network to it"
@@ -99,6 +100,8 @@ class StableDiffusion:
 
     def _read(self, read: Callable[..., Any], part: str, **settings: Any) -> Any:
         folder = Path(self.name)
+        if not folder.is_dir():
+            self._check_hub()
         if folder.is_dir() and part and not (folder / part).is_dir():
             raise InputError(
                 f"{self.option} {self.name}: there is no {part} in this folder; give one in diffusers' layout, with "
@@ -110,11 +113,48 @@ class StableDiffusion:
         except Exception as error:  # of many kinds: of the hub, of safetensors, of json
             if folder.is_dir():
                 raise InputError(
-                    f"{self.option} {self.name}: {part or 'it'} cannot be opened ({reason(error)}); "
-                    "check the folder, and its variant"
+                    f"{self.option} {self.name}: {part or 'it'} cannot be opened ({reason(error)}); check the folder"
+                    f"{self._variants(folder / part)}"
                 ) from error
-            mirrors = " or ".join(MIRRORS.values())
+            raise self._gone(reason(error)) from error
+
+    def _check_hub(self) -> None:
+        """Asks the hub once: the libraries would try for minutes, file by file.
+
+        Raises:
+            InputError: There is no such repository, or no network.
+        """
+        from huggingface_hub import HfApi, try_to_load_from_cache
+
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.name):
             raise InputError(
-                f"{self.option} {self.name}: it is no folder, and not to be had from the hub ({reason(error)}); "
-                f"give a folder in diffusers' layout, or where there is a network a hub id such as {mirrors}"
-            ) from error
+                f"{self.option} {self.name}: there is no such folder, and a hub id is OWNER/NAME; give one"
+            )
+        files = ("model_index.json", "config.json")
+        if any(isinstance(try_to_load_from_cache(self.name, file, revision=self.revision), str) for file in files):
+            return
+        try:
+            HfApi().model_info(self.name, revision=self.revision, timeout=10)
+        except Exception as error:  # of many kinds, of the hub and of the network
+            raise self._gone(reason(error)) from error
+
+    def _gone(self, why: str) -> InputError:
+        mirrors = " or ".join(MIRRORS.values())
+        return InputError(
+            f"{self.option} {self.name}: it is no folder, and not to be had from the hub ({why}); "
+            f"give a folder in diffusers' layout, or where there is a network a hub id such as {mirrors}"
+        )
+
+    def _variants(self, folder: Path) -> str:
+        """A hint at variants of the weights in a folder that has not the wanted one."""
+        found = {
+            found[1] for file in folder.glob("*") if (found := re.search(r"\.(\w+)\.(safetensors|bin)$", file.name))
+        }
+        return f"; its weights are of variant {', '.join(sorted(found))}" if found - {self.variant} else ""
+
+
+def _by_level(value: Any) -> Any:
+    """A value of a U-Net's config; one for all levels is the same as a list of it."""
+    value = plain(value)
+    same = isinstance(value, list) and value and all(item == value[0] for item in value)
+    return value[0] if same else value

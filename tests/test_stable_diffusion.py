@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from stable_diffusion_folders import SCHEDULE, UNETS, vae_of, write_stable_diffusion
 
 from cmd_lightning.cli import main
+from cmd_lightning.components.checkpoints import load_stage
+from cmd_lightning.latent_space import FrameLatents
 from cmd_lightning.pipeline import CMDPipeline
 
 
@@ -232,7 +235,7 @@ def test_adapters_on_another_base_are_told(base, kind, shards, trained, tmp_path
     tuned.save_pretrained(other / "unet")
     assert "last.ckpt: its base has other weights than in training" in told(capsys, export)
     shutil.rmtree(other)
-    assert re.search(r"content .*last.ckpt: .* is missing; |its base .* no folder", told(capsys, export))
+    assert re.search(r"content .*last.ckpt: .*sd: there is no such folder", told(capsys, export))
 
 
 def test_the_noise_schedule_is_that_of_the_base(shards, trained, tmp_path, kind):
@@ -268,6 +271,12 @@ def test_wrong_bases_are_told(base, kind, shards, trained, tmp_path, capsys):
     assert re.search(r"model.base nobody/stable-diffusion: it is no folder, and not to be had from the hub", line)
     assert "stable-diffusion-v1-5/stable-diffusion-v1-5" in line
 
+    assert "there is no such folder" in content("outputs/no/such")
+    shutil.copytree(base, tmp_path / "halves")
+    for file in (tmp_path / "halves/unet").glob("*.safetensors"):
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    assert "its weights are of variant fp16" in content(tmp_path / "halves")
+
     shutil.copytree(base, tmp_path / "headless")
     shutil.rmtree(tmp_path / "headless/unet")
     assert "headless: there is no unet in this folder" in content(tmp_path / "headless")
@@ -289,13 +298,38 @@ def test_sizes_that_do_not_divide_are_told(base, kind, shards, tmp_path, capsys)
     assert "multiples of 16" in told(capsys, [*fit, "--data.size=[36,48]"])
 
 
+def test_a_stage_alone_is_validated_and_not_tested(base, kind, shards, trained, capsys):
+    line = told(capsys, ["test", *options("motion", base, shards, trained, kind)])
+    assert "as in configs/.../cmd.yaml; a stage alone has `validate`" in line
+
+
+def test_a_fit_of_another_network_does_not_go_on(base, kind, shards, trained, tmp_path, capsys):
+    argv = ["fit", *options("motion", base, shards, trained, kind), f"--trainer.default_root_dir={tmp_path}"]
+    argv += [f"--ckpt_path={trained / 'motion/last.ckpt'}", "--model.network.width=32"]
+    assert "ckpt_path: its network has width 16, this fit's has 32; set model.network" in told(capsys, argv)
+
+
+def test_folders_are_found_from_elsewhere(base, kind, shards, tmp_path, monkeypatch):
+    """A base that was given by a relative path, in a checkpoint that is read from another folder."""
+    argv = ["fit", *options("autoencoder", base.name, shards, tmp_path, kind)]
+    argv[argv.index("-c") + 1] = str(Path(argv[argv.index("-c") + 1]).resolve())
+    monkeypatch.chdir(base.parent)
+    assert main(argv) == 0
+    monkeypatch.chdir(tmp_path)
+    stage = load_stage(tmp_path / "autoencoder/last.ckpt", "autoencoder", "model")
+    assert stage.latent_space.fingerprint == FrameLatents(str(base)).fingerprint
+
+
 def test_another_vae_than_in_training_is_told(base, kind, shards, trained, tmp_path, capsys):
     checkpoint = torch.load(trained / "autoencoder/last.ckpt", weights_only=True)
     vae = checkpoint["cmd"]["parts"]["latent_space"]["init_args"]
     assert vae["vae"] == str(base)
     (tmp_path / "autoencoder").mkdir()
     for source, message in (
-        (str(tmp_path / "gone"), "the latent space that it was trained with is missing"),
+        (
+            str(tmp_path / "gone"),
+            "the latent space that it was trained with is missing, put it, or a link to it, where",
+        ),
         (str(write_stable_diffusion(tmp_path / "sd", kind)), None),
     ):
         vae["vae"] = source

@@ -40,7 +40,8 @@ def explain(message: str, classes: Iterable[type]) -> str:
     if missing := re.search(MISSING, line):
         owner, name = missing.groups()
         path = ".".join([*re.findall(r'Parser key "([\w.]+)"', line[: missing.start()]), name])
-        what = REMEDIES.get(name, f"a value; what it may be says --model.help {owner.rpartition('.')[2]}")
+        place = path.rpartition(".")[0] or "model"
+        what = REMEDIES.get(name, f"a value; what it may be says --{place}.help {owner.rpartition('.')[2]}")
         return f"{path}: {owner.rpartition('.')[2]} needs it, and none is given; add --{path} with {what}"
     if wrong := re.search(WRONG_VALUE, line):
         key, expected, value = wrong.groups()

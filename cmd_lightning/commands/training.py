@@ -146,6 +146,11 @@ def run(arguments: Sequence[str]) -> None:
             "lower data.num_workers or data.batch_size; then go on with --ckpt_path last"
         ) from error
     except MisconfigurationException as error:
+        if "`test_step()`" in str(error) or "`predict_step()`" in str(error):
+            raise InputError(
+                "model: test and predict are for the three stages together, class CMD, as in configs/.../cmd.yaml; "
+                "a stage alone has `validate`"
+            ) from error
         raise InputError(" ".join(str(error).split())) from error
     except (jsonargparse.ArgumentError, ValueError) as error:
         cause: BaseException | None = error  # jsonargparse wraps what a constructor raises

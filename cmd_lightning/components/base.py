@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from cmd_lightning.callbacks.skip_non_finite import SkipNonFinite
 from cmd_lightning.components import draws
-from cmd_lightning.components.checkpoints import KEY
+from cmd_lightning.components.checkpoints import KEY, located
 from cmd_lightning.components.frozen import FrozenParts
 from cmd_lightning.components.schedules import WarmupSchedule
 from cmd_lightning.components.sharding import shard
@@ -124,8 +124,8 @@ class Component(FrozenParts):
             self.video_shape = shape
         if self.video_shape != shape:
             self.refuse(shape_text(shape, space.factor))
-        if self.fps is None:
-            self.fps = float(batch["fps"][0])
+        if self.fps is None and self.training:  # those of validation may have another rate
+            self.fps = float(batch["fps"].median())
         return latent
 
     def check_clip(self, frames: int, height: int, width: int) -> None:
@@ -214,10 +214,12 @@ class Component(FrozenParts):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the description that `load_stage` reads."""
+        parts = {name: describe(part) for name, part in self.parts().items()}
+        frozen = parts.keys() & self._frozen.keys()
         checkpoint[KEY] = {
             "stage": self.stage,
-            "parts": {name: describe(part) for name, part in self.parts().items()},
-            "frozen": {name: part.fingerprint for name, part in self._frozen.items() if name in self.parts()},
+            "parts": parts | {name: located(parts[name]) for name in frozen},
+            "frozen": {name: self._frozen[name].fingerprint for name in frozen},
             "video_shape": list(self.video_shape or ()),
             "fps": self.fps,
         }
@@ -228,4 +230,12 @@ class Component(FrozenParts):
         if about is None or about["stage"] != self.stage:
             held = "something else" if about is None else f"the {about['stage']} stage"
             raise InputError(f"ckpt_path: this checkpoint holds {held}; give one of the {self.stage} stage")
+        kept, own = about["parts"]["network"], describe(self.network)
+        for name in ("class_path", *own["init_args"].keys() & kept["init_args"].keys()):
+            theirs, ours = (made[name] if name in made else made["init_args"][name] for made in (kept, own))
+            if theirs != ours:
+                raise InputError(
+                    f"ckpt_path: its network has {name} {theirs}, this fit's has {ours}; set model.network to that, or "
+                    "train anew without --ckpt_path"
+                )
         self.video_shape, self.fps = tuple(about["video_shape"]) or None, about["fps"]

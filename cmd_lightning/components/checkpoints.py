@@ -17,6 +17,9 @@ from cmd_lightning.networks.lora import LoRA, fold, public
 from cmd_lightning.provenance import fingerprint
 from cmd_lightning.stable_diffusion import StableDiffusion
 
+SOURCES = {"base", "vae", "weights"}
+"""Arguments of frozen parts that name a folder or file, or something on the hub."""
+
 KEY = "cmd"
 """The entry of a checkpoint with the description: plain data, readable with `weights_only=True`."""
 
@@ -80,6 +83,15 @@ def load_stage(path: str | Path, stage: str, option: str) -> Stage:
     return Stage(stage, parts, tuple(about["video_shape"]), about["fps"], about.get("trained_on"), adapters)
 
 
+def located(description: dict[str, Any]) -> dict[str, Any]:
+    """The description of a frozen part with absolute paths where it says where its weights lie."""
+    arguments = dict(description["init_args"])
+    for name in SOURCES & arguments.keys():
+        if isinstance(arguments[name], str) and Path(arguments[name]).exists():
+            arguments[name] = str(Path(arguments[name]).resolve())
+    return description | {"init_args": arguments}
+
+
 def open_frozen(part: Any, name: str, fingerprint: str, where: str) -> None:
     """Opens a part whose weights a checkpoint leaves out.
 
@@ -90,7 +102,9 @@ def open_frozen(part: Any, name: str, fingerprint: str, where: str) -> None:
     try:
         part.open()
     except InputError as error:
-        raise InputError(f"{where}: the {what} that it was trained with is missing; {error}") from error
+        raise InputError(
+            f"{where}: the {what} that it was trained with is missing, put it, or a link to it, where it was; {error}"
+        ) from error
     check_weights(f"{where}: its {what}", part.fingerprint, fingerprint)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from diffusers import UNet2DConditionModel
@@ -97,5 +98,6 @@ class StableDiffusionContent(ContentDiffusion):
         """What is trained on what, as plain data; None where all weights are trained."""
         if self.lora is None:
             return None
-        source = {"name": self.base.name, "variant": self.base.variant, "revision": self.base.revision}
+        name = str(Path(self.base.name).resolve()) if Path(self.base.name).is_dir() else self.base.name
+        source = {"name": name, "variant": self.base.variant, "revision": self.base.revision}
         return {"base": source, "fingerprint": self._base_fingerprint, "lora": self.lora.plain()}

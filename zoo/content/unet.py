@@ -17,6 +17,7 @@ def unet(
     layers_per_block: int = 2,
     attention_head_dim: int | list[int] = 8,
     attention_from_level: int = 0,
+    upcast_attention: bool = False,
     use_linear_projection: bool = False,
 ) -> UNet2DConditionModel:
     """Stable Diffusion's U-Net for a content frame; the defaults are those of Stable Diffusion 1.5.
@@ -30,6 +31,7 @@ def unet(
         block_out_channels: Channels of each level; each level halves the resolution of the one before.
         layers_per_block: Residual blocks a level.
         attention_head_dim: Number of attention heads (diffusers' name for it), one for all levels or one for each.
+        upcast_attention: Whether attention is computed in float32 under half precision, as in Stable Diffusion 2.1.
         attention_from_level: The first level that attends; earlier ones only convolve. The last level never does.
         use_linear_projection: Whether the ways into and out of an attention block are linear layers, not 1 × 1
             convolutions: the same arithmetic, with weights of another shape.
@@ -54,6 +56,7 @@ def unet(
         down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
         up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
         attention_head_dim=attention_head_dim if isinstance(attention_head_dim, int) else tuple(attention_head_dim),
+        upcast_attention=upcast_attention,
         cross_attention_dim=condition_dim or 8,  # without a condition it attends to one zero token
         norm_num_groups=min(32, *block_out_channels),
         use_linear_projection=use_linear_projection,
