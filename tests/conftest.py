@@ -91,7 +91,7 @@ VIDEO_SHAPE = (3, 5, 8, 12)
 @pytest.fixture
 def wake():
     """Gives every weight of a network a random share, as `small_models.wake`, and ends its training."""
-    return lambda network: small_models.wake(network).eval()
+    return lambda network, scale=0.1: small_models.wake(network, scale).eval()
 
 
 @pytest.fixture
