@@ -19,6 +19,12 @@ MIRRORS = {
 }
 """Copies on the hub of the models that the paper used, whose own repositories are gone; either may go too."""
 
+CACHED = (
+    *("config.json", "vae/config.json", "unet/config.json", "text_encoder/config.json"),
+    *("scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json"),
+)
+"""Files of which one at least lies in the hub's cache after any part was read: then nobody needs to be asked."""
+
 IGNORED = ("sample_size",)
 """Entries of a U-Net's config that change nothing in it."""
 
@@ -130,8 +136,7 @@ class StableDiffusion:
             raise InputError(
                 f"{self.option} {self.name}: there is no such folder, and a hub id is OWNER/NAME; give one"
             )
-        files = ("model_index.json", "config.json")
-        if any(isinstance(try_to_load_from_cache(self.name, file, revision=self.revision), str) for file in files):
+        if any(isinstance(try_to_load_from_cache(self.name, file, revision=self.revision), str) for file in CACHED):
             return
         try:
             HfApi().model_info(self.name, revision=self.revision, timeout=10)

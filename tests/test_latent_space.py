@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
@@ -105,6 +109,18 @@ def test_the_folder_of_a_model_gives_its_vae(tmp_path):
     assert torch.equal(whole.encode(VIDEO), part.encode(VIDEO))
     others = [vae_of(seed=9), vae_of(scaling_factor=0.5), vae_of(shift_factor=0.5)]
     assert len({whole.fingerprint, *(FrameLatents(other).fingerprint for other in others)}) == 4
+
+
+def test_what_the_hubs_cache_holds_needs_no_network(tmp_path):
+    """A VAE whose part alone was downloaded once, as we download it, in a process without network."""
+    model, commit = tmp_path / "models--owner--sd", "0123456789" * 4
+    vae_of().save_pretrained(model / "snapshots" / commit / "vae")
+    (model / "refs").mkdir()
+    (model / "refs/main").write_text(commit)
+    code = "from cmd_lightning.latent_space import FrameLatents; print(FrameLatents('owner/sd').fingerprint)"
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert told.stdout.split()[-1:] == [FrameLatents(vae_of()).fingerprint], told.stderr
 
 
 def test_half_precision_is_stored_and_not_computed_in(tmp_path):
