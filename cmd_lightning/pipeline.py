@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -226,9 +227,13 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     ) -> Tensor:
         """Motion latents `(B, D, T, S)` that go with `content` `(B, C, H, W)`."""
 
+        @functools.cache
+        def prepared(halves: int) -> Any:
+            return self.motion_model.prepare(content.repeat(halves, 1, 1, 1))
+
         def denoiser(noisy: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
             halves = len(noisy) // len(content)  # two under guidance
-            return self.motion_model(noisy, timestep, content.repeat(halves, 1, 1, 1), condition)
+            return self.motion_model(noisy, timestep, prepared(halves), condition)
 
         shape = self.autoencoder.latent_spec(tuple(self.config.video_shape)).motion
         noise = seeded_noise(shape, seeds, stream=1)

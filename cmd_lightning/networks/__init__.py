@@ -7,6 +7,7 @@ from cmd_lightning.networks.contracts import (
     LatentSpec,
     MotionModel,
     Network,
+    VideoDenoiser,
 )
 
-__all__ = ["AutoencoderNetwork", "Condition", "ContentModel", "LatentSpec", "MotionModel", "Network"]
+__all__ = ["AutoencoderNetwork", "Condition", "ContentModel", "LatentSpec", "MotionModel", "Network", "VideoDenoiser"]

@@ -204,6 +204,29 @@ class MotionModel(Network):
     arguments, all with defaults, after them. Its output starts at zero.
     """
 
+    def prepare(self, content: Tensor) -> Any:
+        """What stays the same of the clean `content` `(B, C, H, W)` over all steps; sampling calls it once.
+
+        `forward` takes what this gives in the place of the content frame. By default that is the content frame.
+        """
+        return content
+
     @abstractmethod
-    def forward(self, motion: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
-        """`motion` `(B, D, T, S)`, `timestep` `(B,)`, the clean `content` `(B, C, H, W)` to the shape of `motion`."""
+    def forward(self, motion: Tensor, timestep: Tensor, content: Any, condition: Condition | None) -> Tensor:
+        """`motion` `(B, D, T, S)`, `timestep` `(B,)`, the clean `content` `(B, C, H, W)` to the shape of `motion`.
+
+        In the place of the content frame it takes what `prepare` made of it.
+        """
+
+
+class VideoDenoiser(Network):
+    """Predicts what its objective asks for (the noise, by default) of a noisy video: a baseline, all in one model.
+
+    Built as `factory(latent, condition_dim)`: `latent` is the shape `(C, T, H, W)` of a video in its latent space, or,
+    for models of the planes of an autoencoder, its `LatentSpec`. Arguments of its own follow, all with defaults. Its
+    output starts at zero, unless the architecture is someone else's.
+    """
+
+    @abstractmethod
+    def forward(self, latent: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
+        """`latent` `(B, C, T, H, W)`, or planes `(B, C, N)`, and `timestep` `(B,)` to the shape of `latent`."""
