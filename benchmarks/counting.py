@@ -12,76 +12,9 @@ not see: "MACs as the paper counts" does too, "MACs" has them. Both are of one f
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.utils._pytree import tree_map_only
-from torch.utils.flop_counter import FlopCounterMode
 
 from cmd_lightning.errors import program
-
-BATCHED = ("bmm", "baddbmm")
-"""Products of two tensors that both have a batch: attention where it is not one fused operation."""
-
-
-@dataclass(frozen=True)
-class Count:
-    """What a network costs.
-
-    Attributes:
-        parameters: its weights, buffers not among them.
-        products: multiply-adds of a call outside attention, in linear layers and convolutions.
-        attention: multiply-adds of a call within attention, between the tokens.
-    """
-
-    parameters: int
-    products: int
-    attention: int
-
-    @property
-    def macs(self) -> int:
-        """All multiply-adds of a call."""
-        return self.products + self.attention
-
-
-def count(module: nn.Module, *inputs: Any, call: Callable[..., Any] | None = None) -> Count:
-    """Counts a call of `module`, which stays as it is, on whatever device.
-
-    Args:
-        module: Any network, its weights real or on the meta device.
-        *inputs: Of the call; of tensors, only shape and type matter.
-        call: What to do in place of `module(*inputs)`: gets the module and the inputs.
-    """
-    target = _Call(module, call or (lambda network, *args: network(*args)))
-    # Weights that need a gradient: torch then never makes a batched product of a linear layer, which would look like
-    # attention.
-    weights = {
-        name: torch.empty_like(tensor, device="meta", requires_grad=isinstance(tensor, nn.Parameter))
-        for name, tensor in [*target.named_parameters(), *target.named_buffers()]
-    }
-    inputs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), inputs)
-    counter = FlopCounterMode(display=False)
-    with torch.enable_grad(), counter:
-        functional_call(target, weights, inputs)
-    flops = {operation.__name__: number for operation, number in counter.get_flop_counts().get("Global", {}).items()}
-    attention = sum(number for name, number in flops.items() if name in BATCHED or "attention" in name)
-    parameters = sum(weight.numel() for weight in module.parameters())
-    return Count(parameters, (sum(flops.values()) - attention) // 2, attention // 2)
-
-
-class _Call(nn.Module):
-    """A way to call a network, as a module."""
-
-    def __init__(self, network: nn.Module, call: Callable[..., Any]) -> None:
-        super().__init__()
-        self.network, self.call = network, call
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.call(self.network, *inputs)
+from cmd_lightning.networks.counting import Count, count
 
 
 def table(counts: dict[str, Count]) -> str:
