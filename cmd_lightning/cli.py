@@ -28,7 +28,8 @@ usage: {program} {verb} -c CONFIG.yaml [--OPTION VALUE ...]
 {about}. This is LightningCLI: a config holds `model`, `data`, `trainer`; every entry of it is an option too.
 
   -c FILE                             config, of configs/ or your own; several are merged, later ones win
-  --model CLASS                       the component: VideoAutoencoder, ContentDiffusion, MotionDiffusion, CMD
+  --model CLASS                       the component: VideoAutoencoder, ContentDiffusion, StableDiffusionContent,
+                                      MotionDiffusion, VideoDiffusion (a baseline), CMD
   --model.network CLASS               its network, any of the zoo or an importable class; arguments as
                                       --model.network.width 256
   --data.train_shards PATHS           paths, globs, brace ranges or URLs of .tar shards; --data.OPTION likewise
@@ -56,8 +57,11 @@ VERBS = {
     "reconstruct": "content frame, reconstruction and PSNR of clips",
     "evaluate": "FVD, KVD, CLIPSIM and more of your clips against real ones",
     "export": "checkpoints to a model folder",
+    "zoo list": "models that ship, networks that plug in, baselines",
+    "zoo show": "what is known of one of them",
+    "zoo rank": "train a motion model briefly on the shipped autoencoder's latents, and rank it",
 }
-"""The other verbs; `a b` is the function `b` in `commands/a.py`, `a` the function `a` there."""
+"""The other verbs; `a b` is the function `b` (or `b_`) in `commands/a.py`, `a` the function `a` there."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,7 +126,8 @@ def dispatch(arguments: list[str]) -> int:
         if verb not in VERBS:
             raise InputError(f"{verb}: there is no such command; {nearest(verb, members)}")
     module = importlib.import_module(f"cmd_lightning.commands.{group}")
-    function = getattr(module, verb.split()[-1])
+    name = verb.split()[-1]
+    function = getattr(module, name, None) or getattr(module, f"{name}_")  # `list_`, which would hide the builtin
     function(**parser_of(function, f"{PROGRAM} {verb}").parse_all(rest))
     return 0
 

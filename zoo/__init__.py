@@ -6,6 +6,10 @@ import pkgutil
 from pathlib import Path
 
 from cmd_lightning.errors import InputError
+from cmd_lightning.zoo.card import Card, nearest
+from cmd_lightning.zoo.discovery import FOLDERS, Entry, networks
+
+__all__ = ["Card", "Entry", "entries", "entry", "import_all", "model_folder", "models"]
 
 WEIGHTS = Path(__file__).parent / "weights"
 """What ships: a folder for each model that generates, a file for each network that measures."""
@@ -13,8 +17,8 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 def import_all() -> None:
     """Imports every zoo entry, so that configs may name its class without the module."""
-    for kind in ("autoencoders", "content", "motion"):
-        package = importlib.import_module(f"{__name__}.{kind}")
+    for folder in FOLDERS.values():
+        package = importlib.import_module(f"{__name__}.{folder}")
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{package.__name__}.{module.name}")
 
@@ -22,6 +26,28 @@ def import_all() -> None:
 def models() -> list[str]:
     """The names of the models that ship."""
     return sorted(index.parent.name for index in WEIGHTS.glob("*/model_index.json"))
+
+
+def entries(kind: str | None = None) -> list[Entry]:
+    """What is in the zoo, by kind and name: the models that ship, and every network in a file of its folders.
+
+    Args:
+        kind: "model", "motion", "content", "autoencoder" or "baseline"; all by default.
+    """
+    found = [*(Entry(name, "model") for name in models()), *networks()]
+    return [entry for entry in found if kind in (None, entry.kind)]
+
+
+def entry(name: str) -> Entry:
+    """The entry of a name.
+
+    Raises:
+        InputError: There is none; the message has the nearest name.
+    """
+    found = {entry.name: entry for entry in entries()}
+    if name not in found:
+        raise InputError(f"{name}: the zoo has no such entry; {nearest(name, list(found))}")
+    return found[name]
 
 
 def model_folder(model: str | os.PathLike[str]) -> Path:

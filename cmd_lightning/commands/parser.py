@@ -60,7 +60,7 @@ def parser_of(function: Callable[..., Any], prog: str) -> Parser:
 def settings_of(hint: Any, name: str) -> dict[str, Any]:
     """Argparse's settings for a type."""
     options = [option for option in typing.get_args(hint) if option is not types.NoneType]
-    if isinstance(hint, types.UnionType) and len(options) == 1:
+    if typing.get_origin(hint) in (types.UnionType, typing.Union) and len(options) == 1:
         return settings_of(options[0], name)
     metavar = name.rstrip("_").upper()
     if hint is bool:

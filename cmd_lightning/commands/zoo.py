@@ -1,0 +1,150 @@
+"""The verbs `zoo list`, `zoo show` and `zoo rank`."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from cmd_lightning.commands.files import write_json
+from cmd_lightning.zoo import Entry, entries, entry
+
+TITLES = {
+    "model": "models that ship",
+    "motion": "motion models",
+    "content": "content models",
+    "autoencoder": "autoencoders",
+    "baseline": "baselines",
+}
+
+
+def list_(
+    *,
+    kind: Literal["model", "motion", "content", "autoencoder", "baseline"] | None = None,
+    json: str | None = None,
+) -> None:
+    """List what is in the zoo: models that ship, and networks that plug into a component by their names.
+
+    Args:
+        kind: of the entries; all by default.
+        json: write the list, with all fields, to this file; - is standard output.
+    """
+    found = entries(kind)
+    if json:
+        write_json([fields(entry) for entry in found], json)
+        return
+    width = shutil.get_terminal_size((120, 24)).columns
+    names = max((len(entry.name) for entry in found), default=0)
+    for number, (key, title) in enumerate(TITLES.items()):
+        rows = [row(entry) for entry in found if entry.kind == key]
+        if rows:
+            print(f"{title}" if number == 0 or kind else f"\n{title}")
+        for name, size, mark, what in rows:
+            print(cut(f"  {name:{names}}  {size:>7}  {mark:6}  {what}".rstrip(), width))
+    if not kind:
+        print(cut("\nranked: by `zoo rank`; public: weights on the hub. More: cmd-lightning zoo show NAME", width))
+
+
+def row(entry: Entry) -> tuple[str, str, str, str]:
+    """Name, parameters, mark and sentence of an entry, as `zoo list` shows it."""
+    card = entry.card
+    mark = "ships" if entry.kind == "model" else "ranked" if card.ranking else "public" if card.weights else ""
+    return entry.name, short(card.total), mark, card.what
+
+
+def show(name: str, *, json: str | None = None) -> None:
+    """Show what is known of an entry of the zoo.
+
+    Args:
+        name: of the entry, as `zoo list` has it.
+        json: write it, with all that its card holds, to this file; - is standard output.
+
+    Raises:
+        InputError: there is no entry of that name.
+    """
+    from dataclasses import asdict
+
+    found = entry(name)
+    known = fields(found)
+    if known["parameters"] is None:
+        from cmd_lightning.zoo.sizes import count_parameters
+
+        known["parameters"] = count_parameters(found)
+    if json:
+        write_json(asdict(found.card) | known, json)
+        return
+    card = found.card
+    weights = "ship with the package" if found.kind == "model" else card.weights
+    if card.licence:
+        weights += f" ({card.licence})"
+    shown = {
+        **{key: known[key] for key in ("name", "kind", "what", "source")},
+        "class": f"{found.module}.{found.name}" if found.module else "",
+        "parameters": sizes(known["parameters"]),
+        "counted for": counted_for(found),
+        "config": card.config,
+        "weights": weights,
+        "ranking": f"ranked with {len(card.ranking['seeds'])} seeds" if card.ranking.get("seeds") else "",
+        "card": f"zoo/cards/{name}.md" if found.kind == "model" else "",
+    }
+    print(listing(shown, shutil.get_terminal_size((120, 24)).columns))
+
+
+def fields(entry: Entry) -> dict[str, Any]:
+    """What the JSON of `zoo list` says of an entry."""
+    card = entry.card
+    known = {key: getattr(card, key) for key in ("name", "kind", "what", "source", "parameters", "config", "weights")}
+    return known | {"module": entry.module, "ranked": bool(card.ranking)}
+
+
+def counted_for(entry: Entry) -> str:
+    """What the parameters of a network are counted for, in words."""
+    card = entry.card
+    if entry.kind == "motion":
+        return "the latents of shapes32, as `zoo rank` trains it"
+    if "shape" not in card.video:
+        return ""
+    channels, frames, height, width = card.video["shape"]
+    made = f"{frames} frames of {height}x{width} points, {channels} channels"
+    return f"{made}; {card.condition_dim} channels of the condition" if card.condition_dim else made
+
+
+def sizes(parameters: int | Mapping[str, int]) -> str:
+    """Parameters in words, of each part where there are several."""
+    if isinstance(parameters, int):
+        return f"{parameters:,}"
+    parts = ", ".join(f"{part} {short(number)}" for part, number in parameters.items())
+    return f"{sum(parameters.values()):,}: {parts}"
+
+
+def short(number: int | None) -> str:
+    """A number in three digits: 3.21 M, 866 M, 1.41 B; nothing for None."""
+    if number is None:
+        return ""
+    scale, unit = (1e9, "B") if number >= 999.5e6 else (1e6, "M") if number >= 999.5e3 else (1e3, "k")
+    value = number / scale
+    digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:.{digits}f} {unit}"
+
+
+def cut(text: str, width: int) -> str:
+    """`text`, cut to a line of the terminal."""
+    return text if len(text) <= width else text[: width - 1].rstrip() + "…"
+
+
+def listing(values: Mapping[str, str], width: int) -> str:
+    """Names and values that are not empty, a line or a wrapped paragraph each."""
+    names = max(len(name) for name in values) + 2
+    lines: Sequence[str] = [
+        textwrap.fill(
+            f"{name:{names}}{value}",
+            max(width, names + 20),
+            subsequent_indent=" " * names,
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+        for name, value in values.items()
+        if value
+    ]
+    return "\n".join(lines)

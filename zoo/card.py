@@ -1,0 +1,133 @@
+"""The card of a zoo entry: what it is, in a small file that is read and checked the same way everywhere."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal
+
+import yaml
+
+from cmd_lightning.errors import InputError, reason
+
+Kind = Literal["model", "motion", "content", "autoencoder", "baseline"]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What `zoo/cards/NAME.yaml` says of an entry.
+
+    Attributes:
+        name: Of the entry, as of the file.
+        kind: Of the entry.
+        what: One sentence.
+        source: The paper or repository that the idea is from.
+        weights: Of a network, the hub id of public weights, where there are any; of a model that ships, the sha256 of
+            each of its files.
+        licence: Of the public weights.
+        config: That trains it, as a path from the checkout.
+        parameters: Of the network in `config`, or at the size that `video` and `condition_dim` give; of a model, by
+            part.
+        video: Shape (C, T, H, W) of the videos, in the latent space that the network is made for; frames a second.
+        condition_dim: Channels of the condition that `parameters` are counted with.
+        autoencoder: The zoo's autoencoder whose latents `parameters` are counted for.
+        ranking: What `zoo rank` measured of a motion model.
+        trained_on: Of a model: data, hardware and versions.
+        training: Of a model: config, length and validation curve of each stage.
+        progress: Of a model: what captions gave on the way.
+        results: Of a model: the file of its scores.
+        seen: Of a model: what its samples look like.
+    """
+
+    name: str
+    kind: Kind
+    what: str
+    source: str = ""
+    weights: str | dict[str, str] = ""
+    licence: str = ""
+    config: str = ""
+    parameters: int | dict[str, int] | None = None
+    video: dict[str, Any] = field(default_factory=dict)
+    condition_dim: int = 0
+    autoencoder: str = ""
+    ranking: dict[str, Any] = field(default_factory=dict)
+    trained_on: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+    progress: list[Any] = field(default_factory=list)
+    results: str = ""
+    seen: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, path: Path, name: str, kind: str) -> Card:
+        """The card in a file.
+
+        Args:
+            path: The file.
+            name: Of the entry that it must be of.
+            kind: Of that entry.
+
+        Raises:
+            InputError: The file is no card, or another's; the message names the field and the remedy.
+        """
+        try:
+            record = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise InputError(f"{path}: it is no YAML ({reason(error)}); mend it") from error
+        if not isinstance(record, dict):
+            raise InputError(f"{path}: a card has fields, as `name: {name}`; this has none")
+        hints = typing.get_type_hints(cls)
+        for key, value in record.items():
+            if key not in hints:
+                raise InputError(f"{path}: {key}: a card has no such field; {nearest(str(key), list(hints))}")
+            if not is_a(value, hints[key]):
+                raise InputError(f"{path}: {key} {value!r:.80}: give {told(hints[key])}")
+        missing = [item.name for item in fields(cls)[:3] if item.name not in record]
+        if missing:
+            raise InputError(f"{path}: {', '.join(missing)}: a card needs it; add it")
+        for key, right in (("name", name), ("kind", kind)):
+            if record[key] != right:
+                raise InputError(f"{path}: {key} {record[key]}: the zoo has a {kind} {name} there; give {right}")
+        return cls(**record)
+
+    @property
+    def total(self) -> int | None:
+        """Parameters in all, of all parts; None where the card has none."""
+        return sum(self.parameters.values()) if isinstance(self.parameters, dict) else self.parameters
+
+
+def is_a(value: object, hint: Any) -> bool:
+    """Whether a value of a YAML file is of the type of a field, down to the items of a list or mapping."""
+    kind, inner = typing.get_origin(hint), typing.get_args(hint)
+    if kind is Literal:
+        return value in inner
+    if kind is dict:
+        return isinstance(value, dict) and all(is_a(k, inner[0]) and is_a(v, inner[1]) for k, v in value.items())
+    if kind is list:
+        return isinstance(value, list) and all(is_a(item, inner[0]) for item in value)
+    if inner:
+        return any(is_a(value, option) for option in inner)
+    return hint is Any or (isinstance(value, hint) and not isinstance(value, bool))
+
+
+def told(hint: Any) -> str:
+    """A type in words, for an error."""
+    kind, inner = typing.get_origin(hint), typing.get_args(hint)
+    if kind is Literal:
+        return " or ".join(inner)
+    if kind in (dict, list) or not inner:
+        names = {dict: "a mapping", list: "a list", str: "a text", int: "a whole number"}
+        return names[kind or hint]
+    return " or ".join(told(option) for option in inner if option is not NoneType)
+
+
+def nearest(word: str, choices: Sequence[str]) -> str:
+    """A hint at what was probably meant, or at all that there is."""
+    near = difflib.get_close_matches(word, choices, n=1) or difflib.get_close_matches(
+        word.lower(), [choice.lower() for choice in choices], n=1
+    )
+    meant = next((choice for choice in choices if near and choice.lower() == near[0].lower()), None)
+    return f"did you mean {meant}?" if meant else f"there are {', '.join(choices)}"

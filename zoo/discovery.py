@@ -1,0 +1,106 @@
+"""What is in the zoo, found by reading its files: no list to keep, and no library that takes seconds to import."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cmd_lightning.zoo.card import Card
+
+ROOM = Path(__file__).parent
+FOLDERS = {"motion": "motion", "content": "content", "autoencoder": "autoencoders", "baseline": "baselines"}
+"""The folder of each kind of network."""
+CONTRACTS = {
+    "motion": "MotionModel",
+    "content": "ContentModel",
+    "autoencoder": "AutoencoderNetwork",
+    "baseline": "VideoDenoiser",
+}
+"""The contract that the networks of a kind fulfil."""
+FACTORY = "class_from_function"
+"""jsonargparse's decorator of a function that makes someone else's network, which is an entry too."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network of the zoo, or a model that ships.
+
+    Attributes:
+        name: Of the class, function or folder; unique within the zoo.
+        kind: "model", "motion", "content", "autoencoder" or "baseline".
+        module: Dotted name of the module that has it; "" for a model.
+        about: First sentence of its docstring; "" for a model.
+    """
+
+    name: str
+    kind: str
+    module: str = ""
+    about: str = ""
+
+    @cached_property
+    def card(self) -> Card:
+        """What its card says; without one, what its docstring and `configs/motion` say.
+
+        Raises:
+            InputError: The card is wrong.
+        """
+        path = ROOM / "cards" / f"{self.name}.yaml"
+        if path.is_file():
+            return Card.read(path, self.name, self.kind)
+        return Card(self.name, self.kind, self.about, config=motion_configs().get(self.name, ""))
+
+
+def networks() -> Iterator[Entry]:
+    """Every network of the zoo's folders, as its source tells: classes that fulfil the contract, and factories.
+
+    A class fulfils it as well by way of another class of the zoo; names that begin with an underscore stay private.
+    """
+    for kind, folder in FOLDERS.items():
+        known = {CONTRACTS[kind]}
+        found = {
+            (path.stem, node)
+            for path in sorted((ROOM / folder).glob("*.py"))
+            for node in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.ClassDef | ast.FunctionDef)
+        }
+        while more := {node.name for _, node in found if known & {*bases(node)}} - known:
+            known |= more
+        for stem, node in sorted(found, key=lambda pair: pair[1].name.lower()):
+            if node.name in known and not node.name.startswith("_"):
+                about = (ast.get_docstring(node) or "").partition("\n\n")[0]
+                yield Entry(node.name, kind, f"cmd_lightning.zoo.{folder}.{stem}", " ".join(about.split()))
+
+
+def bases(node: ast.ClassDef | ast.FunctionDef) -> Iterator[str]:
+    """The names that a class is made from; of a factory, every contract's."""
+    if isinstance(node, ast.FunctionDef):
+        yield from CONTRACTS.values() if FACTORY in map(last_name, node.decorator_list) else ()
+    else:
+        yield from map(last_name, node.bases)
+
+
+def last_name(expression: ast.expr) -> str:
+    """`c` of the expression `a.b.c`."""
+    return ast.unparse(expression).rpartition(".")[2]
+
+
+def motion_configs() -> Mapping[str, str]:
+    """The config in `configs/motion` of each motion model, by the class that it names: paths from the checkout."""
+    folder = ROOM.parent / "configs" / "motion"
+    return {init_args_of(path)[0]: f"configs/motion/{path.name}" for path in sorted(folder.glob("*.yaml"))}
+
+
+def init_args_of(path: Path) -> tuple[str, dict[str, Any]]:
+    """Class name and arguments of the network in a config of a stage; an empty name where there is none."""
+    network = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for key in ("model", "init_args", "network"):
+        network = network.get(key, {}) if isinstance(network, dict) else {}
+    if not isinstance(network, dict):
+        network = {"class_path": network}
+    return str(network.get("class_path", "")).rpartition(".")[2], dict(network.get("init_args") or {})

@@ -1,0 +1,68 @@
+"""How many parameters a network of the zoo has, at the size that its card or config says; no weight is made."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from typing import Any
+
+import torch
+
+from cmd_lightning.errors import InputError, reason
+from cmd_lightning.networks import LatentSpec
+from cmd_lightning.zoo import WEIGHTS, entry
+from cmd_lightning.zoo.discovery import ROOM, Entry, init_args_of
+
+SHIPPED = "shapes32"
+"""The model on whose latents motion models are ranked: those with a config in `configs/motion` are of its size."""
+
+
+def count_parameters(of: Entry) -> int:
+    """The parameters of a network, counted on the meta device.
+
+    Motion models with a config are built as the config says, for the latents of the model that ships; others with
+    their defaults, for the video and condition of their card.
+
+    Raises:
+        InputError: It cannot be built so.
+    """
+    with torch.device("meta"):
+        try:
+            network = build(of)
+        except InputError:
+            raise
+        except Exception as error:  # the arguments are a file's, the class anyone's
+            raise InputError(f"{of.name}: it cannot be built ({reason(error)}); see {of.module}") from error
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def build(of: Entry) -> torch.nn.Module:
+    """The network of an entry, at the size that its card or config says."""
+    make, card = network_class(of), of.card
+    if of.kind == "autoencoder":
+        return make()
+    if of.kind == "motion":
+        config = ROOM.parent / card.config if card.config else None
+        return make(*shipped_latents(), **(init_args_of(config)[1] if config and config.is_file() else {}))
+    if "shape" not in card.video:
+        raise InputError(f"{of.name}: its card has no video with a shape (C, T, H, W) to count for; add it")
+    latent: Any = tuple(card.video["shape"])
+    if card.autoencoder:
+        latent = network_class(entry(card.autoencoder))(channels=latent[0]).latent_spec(latent)
+    return make(latent, card.condition_dim)
+
+
+def network_class(of: Entry) -> Any:
+    """What makes the network of an entry."""
+    return getattr(importlib.import_module(of.module), of.name)
+
+
+def shipped_latents() -> tuple[LatentSpec, int]:
+    """The latents of the model that ships, and the channels of its condition."""
+    settings, index, text = (
+        json.loads((WEIGHTS / SHIPPED / path).read_text())
+        for path in ("autoencoder/config.json", "model_index.json", "motion_text_encoder/config.json")
+    )
+    make = network_class(entry(settings["_class_name"]))
+    autoencoder = make(**{key: value for key, value in settings.items() if not key.startswith("_")})
+    return autoencoder.latent_spec(tuple(index["video_shape"])), text["text_cfg"]["width"]
