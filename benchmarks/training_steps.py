@@ -21,11 +21,7 @@ needed.
 from __future__ import annotations
 
 import argparse
-import gc
-import json
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -33,13 +29,13 @@ from typing import Any
 
 import torch
 
+from benchmarks.cells import MINUTES, Cell, Rows, add_arguments, check_device, cleared, closing, measure_cells, now
 from benchmarks.counting import count
 from benchmarks.training_tasks import NETWORKS, task
 from cmd_lightning.commands.files import pixels
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.networks.compiling import compile_network
 from cmd_lightning.provenance import provenance
-from cmd_lightning.video_io import replaced
 
 REPORTED = {
     "autoencoder, measured": {"tmacs": 0.77, "seconds": 0.109, "gigabytes": 8.93},
@@ -48,8 +44,6 @@ REPORTED = {
 }
 """The paper's table 8: one A100 of 80 GB, 512x512, no checkpointing; the autoencoder by its count of 0.77 TMAC."""
 REPORTED_SIZE = (512, 512)
-MINUTES = 8.0
-"""After which no other cell begins."""
 
 
 @dataclass(frozen=True)
@@ -81,19 +75,18 @@ class Settings:
             raise InputError(f"--size {self.size[0]}x{self.size[1]}: give multiples of 64, e.g. 512x1024")
         if self.steps < 1:
             raise InputError(f"--steps {self.steps}: give at least 1")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise InputError("--device cuda: torch finds no such device; give cpu")
+        check_device(self.device)
 
 
-def measure(name: str, checkpointing: bool, compiled: bool, settings: Settings) -> dict[str, Any]:
-    """A cell: parameters, MACs of a forward pass, and seconds and memory of training steps.
+def measure(cell: Cell, settings: Settings) -> Rows:
+    """The row of a cell: parameters, MACs of a forward pass, and seconds and memory of training steps.
 
-    Memory that does not suffice is a result too: {"failed": what torch says of it}.
+    Memory that does not suffice is a result too: no seconds.
     """
     torch.manual_seed(0)
     device = torch.device(settings.device)
     with cleared(device):
-        work = task(name, settings.networks, settings.frames, settings.size, device)
+        work = task(cell["network"], settings.networks, settings.frames, settings.size, device)
         latents = [torch.randn(settings.batch, *shape, device=device) for shape in work.latents]
         network = work.call.network
         found = count(network, *work.call.inputs, call=work.call.function)
@@ -102,9 +95,9 @@ def measure(name: str, checkpointing: bool, compiled: bool, settings: Settings) 
             "tmacs_as_paper_counts": found.products / 1e12,
             "tmacs": found.macs / 1e12,
         }
-        if checkpointing:
+        if cell["checkpointing"]:
             network.enable_gradient_checkpointing()
-        if compiled:
+        if cell["compiled"]:
             compile_network(network, options=True)
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, weight_decay=0.0, fused=True)
 
@@ -117,99 +110,55 @@ def measure(name: str, checkpointing: bool, compiled: bool, settings: Settings) 
 
         try:
             row |= timed(step, settings.steps, device)
-        except torch.OutOfMemoryError as error:
-            row["failed"] = str(error).splitlines()[0]
-        return row
+        except torch.OutOfMemoryError:
+            row |= {"seconds": None, "gigabytes": None}
+        return [row | {key: provenance()[key] for key in ("commit", "date")}]
 
 
 def timed(step: Callable[[], None], number: int, device: torch.device) -> dict[str, Any]:
     """Seconds of each of `number` steps after as many others, their median, and the most memory of a step."""
     for _ in range(number):
         step()
-    taken = []
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    cuda = device.type == "cuda"
+    taken, begun = [], now(device)
+    if cuda:
         torch.cuda.reset_peak_memory_stats()
     for _ in range(number):
-        begun = time.perf_counter()
         step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - begun)
-    memory = {"gigabytes": torch.cuda.max_memory_allocated() / 1e9} if device.type == "cuda" else {}
-    return {"seconds": median(taken), "rounds": taken} | memory
+        taken.append(now(device) - begun)
+        begun += taken[-1]
+    memory = torch.cuda.max_memory_allocated() / 1e9 if cuda else None
+    return {"seconds": median(taken), "rounds": taken, "gigabytes": memory}
 
 
-@contextmanager
-def cleared(device: torch.device) -> Iterator[None]:
-    """Leaves no memory and no compiled code behind."""
-    try:
-        yield
-    finally:
-        torch._dynamo.reset()
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-def cells(settings: Settings) -> list[tuple[str, bool, bool]]:
-    """Network, checkpointing and compiled or not, of all that is measured; what needs no compiler first."""
-    return [(n, c, x) for x in settings.compiled for c in settings.checkpointing for n in settings.networks]
-
-
-def title(name: str, checkpointing: bool, compiled: bool) -> str:
-    """The name of a cell."""
-    return f"{name}; {'checkpointing' if checkpointing else 'no checkpointing'}; {'compiled' if compiled else 'eager'}"
+def cells(settings: Settings) -> list[Cell]:
+    """All that is measured; what needs no compiler first."""
+    return [
+        {"network": network, "checkpointing": checkpointing, "compiled": compiled}
+        for compiled in settings.compiled
+        for checkpointing in settings.checkpointing
+        for network in settings.networks
+    ]
 
 
 def run(settings: Settings, path: Path | None = None, minutes: float = MINUTES) -> dict[str, Any]:
-    """Measures the cells that `path` does not hold yet, as long as there is time, and keeps each one there.
-
-    Args:
-        settings: what is measured.
-        path: JSON file of results, of these settings and this machine.
-        minutes: after which no other cell begins.
-
-    Raises:
-        InputError: the file's results are of other settings or another device.
-    """
-    begun = time.monotonic()
-    record = provenance() | {"settings": plain(asdict(settings)), "protocol": __doc__, "reported": REPORTED}
-    result = json.loads(path.read_text()) if path and path.exists() else record | {"rows": {}}
-    for key in ("settings", "hardware", "versions"):
-        if result[key] != record[key]:
-            raise InputError(f"--json {path}: its results are of other {key}; give another file")
-    for cell in cells(settings):
-        if title(*cell) in result["rows"] or time.monotonic() - begun > 60 * minutes:
-            continue
-        row = measure(*cell, settings) | {key: record[key] for key in ("commit", "date")}
-        result["rows"][title(*cell)] = row
-        print(title(*cell), f"{row['seconds']:.3f} s" if "seconds" in row else row["failed"], flush=True)
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replaced(path) as temporary:
-                temporary.write_text(json.dumps(result, indent=1) + "\n")
-    return result
-
-
-def plain(value: Any) -> Any:
-    """What JSON makes of a value."""
-    return json.loads(json.dumps(value))
+    """Measures the cells that `path` does not hold yet, as long as there is time, and keeps each one there."""
+    record = provenance() | {"settings": asdict(settings), "protocol": __doc__, "reported": REPORTED}
+    return measure_cells(cells(settings), lambda cell: measure(cell, settings), record, path, minutes)
 
 
 def table(result: dict[str, Any]) -> str:
     """The results as a Markdown table, what the paper reports in columns of their own."""
     head = ("network", "TMAC", "paper", "checkpointing", "compiled", "seconds", "paper", "memory in GB", "paper")
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
-    for key, row in result["rows"].items():
-        name, checkpointing, compiled = key.split("; ")
-        same = tuple(result["settings"]["size"]) == REPORTED_SIZE and checkpointing == "no checkpointing"
-        told = result["reported"].get(name, {}) if same else {}
-        seconds = f"{row['seconds']:.3f}" if "seconds" in row else "failed"
-        memory = f"{row['gigabytes']:.2f}" if "gigabytes" in row else ""
-        yes = {"checkpointing": "yes", "compiled": "yes"}
-        fields = (name, f"{row['tmacs_as_paper_counts']:.3f}", told.get("tmacs", ""), yes.get(checkpointing, "no"))
-        fields += (yes.get(compiled, "no"), seconds, told.get("seconds", ""), memory, told.get("gigabytes", ""))
+    for row in result["rows"]:
+        same = tuple(result["settings"]["size"]) == REPORTED_SIZE and not row["checkpointing"]
+        paper = result["reported"].get(row["network"], {}) if same else {}
+        yes = ["yes" if row[key] else "no" for key in ("checkpointing", "compiled")]
+        seconds = "did not fit" if row["seconds"] is None else f"{row['seconds']:.3f}"
+        memory = "" if row["gigabytes"] is None else f"{row['gigabytes']:.2f}"
+        fields = (row["network"], f"{row['tmacs_as_paper_counts']:.3f}", paper.get("tmacs", ""), *yes)
+        fields += (seconds, paper.get("seconds", ""), memory, paper.get("gigabytes", ""))
         lines.append(f"| {' | '.join(map(str, fields))} |")
     return "\n".join(lines)
 
@@ -217,19 +166,14 @@ def table(result: dict[str, Any]) -> str:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--size", default="512x512", help="of the clips in pixels (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=Settings.steps, help="that count (default: %(default)s)")
-    parser.add_argument(
-        "--minutes", type=float, default=MINUTES, help="then no other cell begins (default: %(default)s)"
-    )
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/training_steps.json"), help="results")
+    add_arguments(parser, "benchmarks/results/training_steps.json")
     options = parser.parse_args()
     settings = Settings(size=pixels(options.size), steps=options.steps, device=options.device)
     result = run(settings, options.json, options.minutes)
     print(table(result))
-    left = [title(*cell) for cell in cells(settings) if title(*cell) not in result["rows"]]
-    print(f"left for another call: {', '.join(left)}" if left else "done")
+    print(closing(cells(settings), result["rows"]))
     return 0
 
 

@@ -12,7 +12,7 @@ import benchmarks
 from benchmarks import training_steps
 from benchmarks.calls import CHANNELS
 from benchmarks.configured import calls, read
-from benchmarks.training_steps import Settings, cells, measure, run, table, title
+from benchmarks.training_steps import Settings, cells, measure, run, table
 from benchmarks.training_tasks import NETWORKS, task
 from cmd_lightning.errors import InputError
 
@@ -36,9 +36,9 @@ def test_every_cell_is_measured_with_its_protocol(result):
     path, found = result
     assert json.loads(path.read_text()) == found
     assert found.keys() >= {"versions", "hardware", "system", "settings", "protocol", "reported"}
-    assert list(found["rows"]) == [title(*cell) for cell in cells(TINY)]
+    assert [{key: row[key] for key in cells(TINY)[0]} for row in found["rows"]] == cells(TINY)
     assert len(found["rows"]) == 3 * 2
-    for row in found["rows"].values():
+    for row in found["rows"]:
         assert len(row["rounds"]) == TINY.steps
         assert row["seconds"] > 0
         assert row["tmacs"] > row["tmacs_as_paper_counts"] > 0
@@ -55,25 +55,10 @@ def test_table_has_the_papers_figures_for_its_own_protocol_alone(result):
     assert [line.split(" | ")[6] for line in paper[2:]] == ["0.109", "0.151", "0.1", "", "", ""]
 
 
-def test_another_call_goes_on_with_the_next_cell(tmp_path, monkeypatch):
-    done = []
-
-    def failed(*cell):
-        done.append(title(*cell[:3]))
-        return {"parameters": 1, "tmacs_as_paper_counts": 0.1, "tmacs": 0.2, "failed": "no memory"}
-
-    monkeypatch.setattr(training_steps, "measure", failed)
-    path = tmp_path / "steps.json"
-    assert run(TINY, path, minutes=-1)["rows"] == {}
-    run(TINY, path)
-    assert done == [title(*cell) for cell in cells(TINY)]
-    kept = json.loads(path.read_text())
-    del kept["rows"][done[1]]
-    path.write_text(json.dumps(kept))
-    assert "failed" in table(run(TINY, path))
-    assert done[6:] == [done[1]]
-    with pytest.raises(InputError, match="its results are of other settings"):
-        run(Settings(size=(64, 64), networks=SMALL), path)
+def test_what_does_not_fit_is_told(result):
+    _, found = result
+    rows = [row | {"seconds": None} for row in found["rows"]]
+    assert "| did not fit |" in table(found | {"rows": rows})
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -118,18 +103,21 @@ def test_networks_are_those_of_the_configs():
     assert (deep.depth, deep.heads * deep.head_dim, deep.qkv_bias) == (12, 512, False)
 
 
+CELL = {"network": "motion", "checkpointing": True, "compiled": False}
+
+
 def test_memory_that_does_not_suffice_is_a_result(monkeypatch):
     def full(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory.\nMore of it")
+        raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(training_steps, "timed", full)
-    row = measure("motion", True, False, TINY)
-    assert (row["failed"], row["parameters"] > 0) == ("CUDA out of memory.", True)
+    (row,) = measure(CELL, TINY)
+    assert (row["seconds"], row["parameters"] > 0) == (None, True)
 
 
 @pytest.mark.slow
 def test_compiled_step():
-    assert measure("motion", True, True, TINY)["seconds"] > 0
+    assert measure(CELL | {"compiled": True}, TINY)[0]["seconds"] > 0
 
 
 def test_settings_are_checked():

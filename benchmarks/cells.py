@@ -1,0 +1,120 @@
+"""Measurements in cells: a call measures as many as it has time for, a JSON file keeps them, the next call goes on."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmd_lightning.errors import InputError
+from cmd_lightning.video_io import replaced
+
+Cell = Mapping[str, Any]
+"""What sets a cell apart; every row of its results has these fields."""
+Rows = list[dict[str, Any]]
+
+MINUTES = 8.0
+"""After which no other cell begins."""
+
+
+def measure_cells(
+    cells: Sequence[Cell],
+    measure: Callable[[Cell], Rows],
+    record: Mapping[str, Any],
+    path: Path | None = None,
+    minutes: float = MINUTES,
+) -> dict[str, Any]:
+    """Measures the cells that `path` does not hold yet, as long as there is time, and keeps each one there.
+
+    Args:
+        cells: in the order of measurement.
+        measure: the rows of a cell, without its own fields.
+        record: what stands beside the rows, "settings" and the provenance among it.
+        path: JSON file of results, of these settings and this machine.
+        minutes: after which no other cell begins.
+
+    Returns:
+        The record with "rows", as the file has it.
+
+    Raises:
+        InputError: the file's results are of other settings or another device.
+    """
+    begun = time.monotonic()
+    record = json.loads(json.dumps(record))
+    result = json.loads(path.read_text()) if path and path.exists() else record | {"rows": []}
+    for key in ("settings", "hardware", "versions"):
+        if result.get(key) != record[key]:
+            raise InputError(f"--json {path}: its results are of other {key}; give another file")
+    for cell in missing(cells, result["rows"]):
+        if time.monotonic() - begun > 60 * minutes:
+            break
+        found = [{**cell, **row} for row in measure(cell)]
+        result["rows"] += json.loads(json.dumps(found))
+        print(title(cell), told(found[0]), flush=True)
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replaced(path) as temporary:
+                temporary.write_text(json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def missing(cells: Sequence[Cell], rows: Rows) -> list[Cell]:
+    """The cells of which there is no row."""
+    return [cell for cell in cells if not any(cell.items() <= row.items() for row in rows)]
+
+
+def title(cell: Cell) -> str:
+    """A cell for people: "content; compiled; checkpointing False"."""
+    return "; ".join(str(value) if isinstance(value, str) else f"{key} {value}" for key, value in cell.items())
+
+
+def told(row: Mapping[str, Any]) -> str:
+    """The seconds of a row, or that memory did not suffice."""
+    return "did not fit into memory" if row["seconds"] is None else f"{row['seconds']:.3f} s"
+
+
+@contextmanager
+def cleared(device: torch.device) -> Iterator[None]:
+    """Leaves no memory and no compiled code behind."""
+    try:
+        yield
+    finally:
+        torch._dynamo.reset()
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock, once the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def check_device(name: str) -> None:
+    """Refuses --device cuda where there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no such device; give cpu")
+
+
+def add_arguments(parser: argparse.ArgumentParser, path: str | None) -> None:
+    """Adds --device, --minutes and --json."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="(default: %(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help="after which no other cell begins (default: %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, default=path and Path(path), help="results (default: %(default)s)")
+
+
+def closing(cells: Sequence[Cell], rows: Rows) -> str:
+    """What is left for another call."""
+    left = missing(cells, rows)
+    return f"left for another call: {', '.join(map(title, left))}" if left else "done"
