@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -108,6 +108,40 @@ class OpenCLIPTextEncoder(ConditionEncoder):
 def empty_caption(encoder: ConditionEncoder, count: int) -> Condition:
     """The condition of the empty caption, `count` times."""
     return encoder([""]).map(lambda x: x.expand(count, *x.shape[1:]))
+
+
+def values_of(batch: Mapping[str, Any], encoder: ConditionEncoder | None) -> list[str] | list[int] | int:
+    """What the samples of a batch are generated from: captions or labels, or without an encoder how many they are."""
+    if encoder is None:
+        return len(batch["key"])
+    values = batch[encoder.field]
+    return values.tolist() if isinstance(values, Tensor) else list(values)
+
+
+def encode_condition(
+    encoder: ConditionEncoder | None,
+    values: Sequence[str] | Sequence[int] | Tensor | int,
+    guidance: float,
+    model: str,
+) -> tuple[Condition | None, Condition | None]:
+    """The condition to sample from and, for guidance, the null condition; both None for an unconditional model.
+
+    Args:
+        encoder: The model's; None for an unconditional one.
+        values: Captions, class ids, or a count (which only an unconditional model takes).
+        guidance: The guidance scale; 1 needs no null condition.
+        model: What the model is called, for errors.
+
+    Raises:
+        InputError: The model wants another kind of condition.
+    """
+    if encoder is None:
+        return None, None
+    kind = "number" if isinstance(values, int) else "caption" if isinstance(values[0], str) else "label"
+    if kind != encoder.field:
+        wanted = {"caption": "a prompt (--prompt)", "label": "class ids (--class)"}[encoder.field]
+        raise InputError(f"the {model} model is conditioned on {encoder.field}s: give {wanted}, not a {kind}")
+    return encoder(values), None if guidance == 1 else encoder.null(len(values))
 
 
 def replace_condition(condition: Condition, null: Condition, dropped: Tensor) -> Condition:
