@@ -1,0 +1,143 @@
+"""A U-Net over one or more pictures: convolutions see one picture, mixing blocks see all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmd_lightning.networks.contracts import Network
+from cmd_lightning.networks.embeddings import TimestepEmbedding
+
+
+class ResBlock(nn.Module):
+    """Two 3 × 3 convolutions with a signal added between them, and a residual; the second starts at zero."""
+
+    def __init__(self, inputs: int, outputs: int, signal: int) -> None:
+        super().__init__()
+        self.norm1 = group_norm(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.signal = nn.Linear(signal, outputs)
+        self.norm2 = group_norm(outputs)
+        self.conv2 = zero(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, signal: Tensor) -> Tensor:
+        """`x` `(B * n, inputs, H, W)`, `signal` `(B, signal)`, shared by n pictures, to `(B * n, outputs, H, W)`."""
+        shift = self.signal(F.silu(signal)).repeat_interleave(len(x) // len(signal), dim=0)
+        hidden = self.conv1(F.silu(self.norm1(x))) + shift[:, :, None, None]
+        return self.skip(x) + self.conv2(F.silu(self.norm2(hidden)))
+
+
+class Level(nn.Module):
+    """The blocks of a resolution, a mixing block after each of them or after none, and the way to the next one."""
+
+    def __init__(self, blocks: Sequence[ResBlock], mixers: Sequence[nn.Module], resample: nn.Conv2d | None) -> None:
+        super().__init__()
+        self.blocks, self.mixers = nn.ModuleList(blocks), nn.ModuleList(mixers)
+        self.resample = resample
+
+
+class UNet(Network):
+    """The body of a U-Net (after Stable Diffusion's); its output starts at zero.
+
+    It works on a list of pictures of any sizes that share its weights.
+
+    Args:
+        channels: Channels of the pictures, in and out.
+        width: Channels of the first level.
+        multipliers: Channels of each level over `width`; each level halves the resolution of the one before.
+        layers: Residual blocks a level on the way down, and one more on the way up.
+        mixer: Makes the mixing block of a level from its number and channels, or None where there shall be none. In
+            the middle, after the last level, the number is that of levels. It is called with a list of pictures and
+            the context, gives such a list, and should start as the identity.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["ResBlock"]  # noqa: RUF012 (diffusers' own spelling)
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        multipliers: Sequence[int],
+        layers: int,
+        mixer: Callable[[int, int], nn.Module | None],
+    ) -> None:
+        super().__init__()
+        signal = 4 * width
+        self.timestep = TimestepEmbedding(signal, frequencies=width)
+        self.stem = nn.Conv2d(channels, width, 3, padding=1)
+        skips = [width]
+        last = len(multipliers) - 1
+        self.down = nn.ModuleList()
+        for level, multiplier in enumerate(multipliers):
+            outputs = multiplier * width
+            blocks = [ResBlock(inputs, outputs, signal) for inputs in [skips[-1], *[outputs] * (layers - 1)]]
+            mixers = [mixer(level, outputs) for _ in blocks]
+            halve = nn.Conv2d(outputs, outputs, 3, stride=2, padding=1) if level < last else None
+            self.down.append(Level(blocks, [m for m in mixers if m is not None], halve))
+            skips += [outputs] * (layers + (halve is not None))
+        current = skips[-1]
+        around = [ResBlock(current, current, signal) for _ in range(2)]
+        middle = mixer(len(multipliers), current)
+        self.middle = Level(around, [] if middle is None else [middle], None)
+        self.up = nn.ModuleList()
+        for level, multiplier in reversed([*enumerate(multipliers)]):
+            outputs = multiplier * width
+            blocks = []
+            for _ in range(layers + 1):
+                blocks.append(ResBlock(current + skips.pop(), outputs, signal))
+                current = outputs
+            mixers = [mixer(level, outputs) for _ in blocks]
+            double = nn.Conv2d(outputs, outputs, 3, padding=1) if level else None
+            self.up.append(Level(blocks, [m for m in mixers if m is not None], double))
+        self.norm = group_norm(width)
+        self.head = zero(nn.Conv2d(width, channels, 3, padding=1))
+
+    def transform(self, pictures: list[Tensor], signal: Tensor, *context: Any) -> list[Tensor]:
+        """Pictures `(B * n, width, H, W)` after `stem` to pictures `(B * n, channels, H, W)`.
+
+        Args:
+            pictures: One or more, n for each sample and every one with sizes of its own.
+            signal: `(B, 4 * width)`, from `timestep` and what else all blocks shall know.
+            *context: What the mixing blocks get after the pictures.
+        """
+        skips = [pictures]
+        for level in self.down:
+            for i in range(len(level.blocks)):
+                pictures = self._block(level, i, pictures, signal, context)
+                skips.append(pictures)
+            if level.resample is not None:
+                pictures = [level.resample(x) for x in pictures]
+                skips.append(pictures)
+        for i in range(2):
+            pictures = self._block(self.middle, i, pictures, signal, context)
+        for level in self.up:
+            for i in range(len(level.blocks)):
+                pictures = [torch.cat(pair, dim=1) for pair in zip(pictures, skips.pop(), strict=True)]
+                pictures = self._block(level, i, pictures, signal, context)
+            if level.resample is not None:  # to the size of the level above, which need not be even
+                sizes = [skip.shape[2:] for skip in skips[-1]]
+                pictures = [level.resample(F.interpolate(x, size)) for x, size in zip(pictures, sizes, strict=True)]
+        return [self.head(F.silu(self.norm(x))) for x in pictures]
+
+    def _block(self, level: Level, i: int, pictures: list[Tensor], signal: Tensor, context: tuple) -> list[Tensor]:
+        pictures = [self.run_block(level.blocks[i], x, signal) for x in pictures]
+        return self.run_block(level.mixers[i], pictures, *context) if i < len(level.mixers) else pictures
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group norm with 32 groups, or as many as divide `channels`."""
+    return nn.GroupNorm(math.gcd(32, channels), channels)
+
+
+def zero(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer with its weights set to zero."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
