@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -199,6 +199,12 @@ def _tensor(encoded: Any) -> Tensor:
     if isinstance(encoded, Tensor):
         return encoded
     return encoded.latent_dist.parameters if hasattr(encoded, "latent_dist") else encoded.latents
+
+
+def content_row(space: LatentSpace, content: Tensor, video_shape: Sequence[int]) -> dict[str, Tensor]:
+    """The content frames `(B, C, H, W)` as a row of a preview; none where they are planes of features, not pictures."""
+    picture = content.shape[1] == video_shape[0]
+    return {"content frame": space.decode(content[:, :, None])} if picture else {}
 
 
 def to_uint8(video: Tensor) -> Tensor:

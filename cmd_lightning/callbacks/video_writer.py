@@ -45,6 +45,6 @@ class VideoWriter(BasePredictionWriter):
                 name = f"{name}-{batch_idx}-{i}"
             self._written.add(name)
             path = folder / f"{name}.mp4"
-            write_video(path, prediction["video"][i].cpu(), pl_module.pipeline.config.fps)
+            write_video(path, prediction["video"][i].cpu(), pl_module.fps)
             about = {name: prediction[name][i] for name in ("caption", "seed")} | {"label": int(prediction["label"][i])}
             path.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")

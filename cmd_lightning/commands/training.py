@@ -148,8 +148,8 @@ def run(arguments: Sequence[str]) -> None:
     except MisconfigurationException as error:
         if "`test_step()`" in str(error) or "`predict_step()`" in str(error):
             raise InputError(
-                "model: test and predict are for the three stages together, class CMD, as in configs/.../cmd.yaml; "
-                "a stage alone has `validate`"
+                "model: test and predict are for what makes videos: VideoDiffusion, and class CMD, the three stages "
+                "together, as in configs/.../cmd.yaml; a stage alone has `validate`"
             ) from error
         raise InputError(" ".join(str(error).split())) from error
     except (jsonargparse.ArgumentError, ValueError) as error:

@@ -12,7 +12,7 @@ from torch.optim import Adam
 from cmd_lightning.components.base import Component, OptimizerFactory, ScheduleFactory
 from cmd_lightning.components.schedules import WarmupSchedule
 from cmd_lightning.errors import InputError
-from cmd_lightning.latent_space import LatentSpace, from_uint8
+from cmd_lightning.latent_space import LatentSpace, content_row, from_uint8
 from cmd_lightning.metrics.reconstruction import scores
 from cmd_lightning.networks import AutoencoderNetwork
 
@@ -100,6 +100,6 @@ class VideoAutoencoder(Component):
         decode = self.latent_space.decode
         return {
             "original": decode(video),
-            "content frame": decode(content[:, :, None]),
+            **content_row(self.latent_space, content, self.video_shape),
             "reconstruction": decode(self.network.decode(content, motion)),
         }

@@ -28,7 +28,7 @@ ScheduleFactory = Callable[[Optimizer], LRScheduler]
 
 
 class Component(FrozenParts):
-    """A stage of CMD that is trained on batches of a DataModule.
+    """A stage of CMD, or another model of videos, that is trained on batches of a DataModule.
 
     Args:
         optimizer: Makes the optimiser from the trainable weights.

@@ -23,18 +23,21 @@ SOURCES = {"base", "vae", "weights"}
 KEY = "cmd"
 """The entry of a checkpoint with the description: plain data, readable with `weights_only=True`."""
 
+CARRIED = "carried"
+"""The entry of a checkpoint with weights that were not trained, of parts that it shall open without other files."""
+
 
 @dataclass
 class Stage:
     """A trained stage, as read from its checkpoint.
 
     Args:
-        name: "autoencoder", "content" or "motion".
+        name: "autoencoder", "content", "motion" or "video".
         parts: Networks, schedulers and the latent space by attribute name; averaged weights where there are some, in
             eval mode.
         video_shape: `(C, T, H, W)` of the videos that it was trained on.
         fps: Frames a second of these videos.
-        trained_on: Fingerprint of the autoencoder whose latents it learned; None for an autoencoder.
+        trained_on: Fingerprint of the autoencoder whose latents it learned; None where it learned none's.
         adapters: What was trained of the network in the public layout of LoRA; empty where all of it was.
     """
 
@@ -47,7 +50,7 @@ class Stage:
 
     @property
     def latent_space(self) -> LatentSpace:
-        """The space that an autoencoder works in."""
+        """The space that it works in."""
         return self.parts.get("latent_space") or Pixels()
 
 
@@ -62,11 +65,12 @@ def load_stage(path: str | Path, stage: str, option: str) -> Stage:
     Raises:
         InputError: There is no such file, it is no checkpoint of this project, or it holds another stage.
     """
-    checkpoint = read(path, option, hint := f"give the checkpoint of `fit -c configs/.../{stage}.yaml`")
+    config = "configs/baselines/..." if stage == "video" else f"configs/.../{stage}.yaml"
+    checkpoint = read(path, option, hint := f"give the checkpoint of `fit -c {config}`")
     about = checkpoint[KEY]
     if about["stage"] != stage:
         raise InputError(f"{option} {path}: this checkpoint holds the {about['stage']} stage, not {stage}; {hint}")
-    weights = {**checkpoint["state_dict"], **checkpoint.get("ema", {})}
+    weights = {**checkpoint["state_dict"], **checkpoint.get("ema", {}), **checkpoint.get(CARRIED, {})}
     parts, adapters = {}, {}
     with torch.device("cpu"):  # also where the caller builds its own networks on the meta device
         for name, description in about["parts"].items():

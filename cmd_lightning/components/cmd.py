@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from lightning import LightningModule
 from torch import Tensor
 from torchmetrics import MeanMetric
 
 from cmd_lightning.components.checkpoints import Stage, load_stage
+from cmd_lightning.components.video_model import VideoModel, files, seeds_of
+from cmd_lightning.conditioning import values_of
 from cmd_lightning.errors import InputError
-from cmd_lightning.latent_space import from_uint8, to_uint8
+from cmd_lightning.latent_space import content_row, from_uint8, to_uint8
 from cmd_lightning.metrics.precision import OwnPrecision
 from cmd_lightning.metrics.reconstruction import SCORES, scores
-from cmd_lightning.metrics.suite import MetricSuite
 from cmd_lightning.pipeline import CMDPipeline
 from cmd_lightning.pretrained_text import StableDiffusionText
-from cmd_lightning.provenance import fingerprint, provenance, weights_sha256
+from cmd_lightning.provenance import fingerprint
 from cmd_lightning.zoo import model_folder
 
-TESTED = {
-    "reconstruction": ("frechet", "kernel", "lpips"),
-    "motion prediction": ("frechet", "kernel"),
-    "generation": ("frechet", "kernel", "is", "clipsim"),
-}
-"""What `test` measures: clips after the autoencoder, the true content frame with generated motion, and samples."""
 
-
-class CMD(LightningModule):
+class CMD(VideoModel):
     """Content-motion latent diffusion, for `test` and `predict`: a thin module over `CMDPipeline`.
 
     Give either a model or the checkpoints of the three stages.
@@ -50,6 +40,13 @@ class CMD(LightningModule):
             clips; `is` and CLIP similarities are of samples, lpips of reconstructions.
         preset: How clips are prepared for the I3D: "stylegan-v" by default, see `Protocol`.
     """
+
+    # Clips after the autoencoder, the true content frame with generated motion, and samples.
+    tested: ClassVar[Mapping[str, Sequence[str]]] = {
+        "reconstruction": ("frechet", "kernel", "lpips"),
+        "motion prediction": ("frechet", "kernel"),
+        **VideoModel.tested,
+    }
 
     def __init__(
         self,
@@ -78,7 +75,7 @@ class CMD(LightningModule):
             {name: part for name, part in self.pipeline.components.items() if isinstance(part, torch.nn.Module)}
         )
         self.steps, self.guidance = steps, guidance
-        self.suite = MetricSuite(metrics, TESTED, preset)
+        self.metrics, self.preset = metrics, preset
         self.scores = OwnPrecision({name: MeanMetric() for name in SCORES})
 
     def sample(
@@ -89,7 +86,6 @@ class CMD(LightningModule):
         steps: int | Mapping[str, int] | None = None,
         guidance: float | Mapping[str, float] | None = None,
     ) -> Tensor:
-        """Videos `(B, C, T, H, W)`, uint8, for captions, class ids or a count; sample i draws from `seeds[i]` alone."""
         kind = {}
         if isinstance(condition, int):
             kind["num_videos_per_prompt"] = condition
@@ -99,18 +95,13 @@ class CMD(LightningModule):
         guidance = self.guidance if guidance is None else guidance
         return self.pipeline(**kind, seeds=seeds, num_inference_steps=steps, guidance_scale=guidance).frames
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Generates one video for each sample, from its caption or label; its seed is derived from its key."""
-        seeds = _seeds(batch)
-        return {"video": self.sample(self.values(batch), seeds=seeds), "seed": seeds, **_about(batch)}
+    @property
+    def fps(self) -> float:
+        """Frames a second of the videos."""
+        return self.pipeline.config.fps
 
     def values(self, batch: dict[str, Any]) -> list[str] | list[int] | int:
-        """What the samples of a batch are generated from."""
-        encoder = self.pipeline.encoders["content"]
-        if encoder is None:
-            return len(batch["key"])
-        values = batch[encoder.field]
-        return values.tolist() if isinstance(values, Tensor) else list(values)
+        return values_of(batch, self.pipeline.encoders["content"])
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Scores the reconstruction of each clip beside what a still picture would reach, and feeds the metrics.
@@ -118,46 +109,35 @@ class CMD(LightningModule):
         Raises:
             InputError: The batch holds latents only, or clips of another shape than the model's.
         """
-        if "video" not in batch:
-            raise InputError("data: testing needs videos, these shards hold latents; give data.test_shards of videos")
-        video = from_uint8(batch["video"])
+        clips = self.clips(batch)
+        video = from_uint8(clips)
         content, motion = self.pipeline.encode(video)
         reconstruction = self.pipeline.decode(content, motion)
         for name, value in scores(reconstruction, video).items():
             self.scores[name].update(value)
-        self.suite.update_real(batch["video"])
-        self.suite.update(to_uint8(reconstruction), "reconstruction", real=batch["video"])
-        seeds, values = _seeds(batch), self.values(batch)
+        self.suite.update(to_uint8(reconstruction), "reconstruction", real=clips)
         if self.suite.asks(fake="motion prediction"):
-            moved = self.pipeline.decode(content, self.generated_motion(content, values, seeds))
+            moved = self.pipeline.decode(content, self.generated_motion(content, self.values(batch), seeds_of(batch)))
             self.suite.update(to_uint8(moved), "motion prediction")
-        if self.suite.asks(fake="generation"):
-            self.suite.update(self.sample(values, seeds=seeds), "generation", captions=batch["caption"])
+        super().test_step(batch, batch_idx)
 
-    def on_test_epoch_end(self) -> None:
-        """Logs the metrics, and writes `test.json` into the Trainer's folder: a record each, with its protocol."""
+    def results(self) -> dict[str, dict[str, Any]]:
+        means = {name: metric.compute().item() for name, metric in self.scores.items()}
+        of_reconstructions = {
+            name: {"metric": name, "of": "reconstruction", "value": value} for name, value in means.items()
+        }
+        return of_reconstructions | super().results()
+
+    def made_with(self) -> dict[str, Any]:
         sampling = {stage: self.pipeline.sampling(stage, self.steps, self.guidance) for stage in ("content", "motion")}
-        made = {
-            "files": [str(source) for source in self.sources],
-            "weights": {name: sha for source in self.sources for name, sha in weights_sha256(source).items()},
+        return files(self.sources) | {
             "averaged_weights": True,
             "sampling": {stage: {"steps": steps, "guidance": scale} for stage, (steps, scale) in sampling.items()},
-            "seeds": "first four bytes of the sha256 of the clip's key",
-            "precision": str(self.trainer.precision),
         }
-        data = getattr(self.trainer.datamodule, "describe", lambda: {"data": str(self.trainer.datamodule)})()
-        means = {name: metric.compute().item() for name, metric in self.scores.items()}
-        results = self.suite.results()
-        logged = {f"test/{result['of'].replace(' ', '_')}/{result['metric']}": result["value"] for result in results}
-        self.log_dict({f"test/{name}": value for name, value in means.items()} | logged, rank_zero_only=True)
-        records = [{"metric": name, "of": "reconstruction", "value": value} for name, value in means.items()] + results
-        protocol = {"model": made, "real": data} | provenance()
-        records = [record | protocol for record in records]
-        if self.trainer.is_global_zero:
-            path = Path(self.trainer.default_root_dir, "test.json")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(records, indent=2) + "\n")
-        for metric in (self.suite, *self.scores.values()):
+
+    def on_test_end(self) -> None:
+        super().on_test_end()
+        for metric in self.scores.values():
             metric.reset()
 
     def generated_motion(self, content: Tensor, values: list[str] | list[int] | int, seeds: Sequence[int]) -> Tensor:
@@ -174,7 +154,7 @@ class CMD(LightningModule):
         moved = self.generated_motion(content, values, seeds)
         return {
             "original": video,
-            "content frame": self.pipeline.latent_space.decode(content[:, :, None]),
+            **content_row(self.pipeline.latent_space, content, self.pipeline.config.video_shape),
             "reconstruction": self.pipeline.decode(content, motion),
             "sampled motion": self.pipeline.decode(content, moved),
             "sample": from_uint8(self.sample(values, seeds=seeds)),
@@ -229,11 +209,3 @@ def compose(stages: Mapping[str, Stage]) -> CMDPipeline:
         video_shape=stages["motion"].video_shape,
         fps=first.fps,
     )
-
-
-def _seeds(batch: dict[str, Any]) -> list[int]:
-    return [int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") for key in batch["key"]]
-
-
-def _about(batch: dict[str, Any]) -> dict[str, Any]:
-    return {name: batch[name] for name in ("key", "caption", "label") if name in batch}

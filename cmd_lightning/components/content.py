@@ -55,5 +55,12 @@ class ContentDiffusion(LatentDiffusion):
         )
         pipeline.set_progress_bar_config(disable=True)
         samples = pipeline.generate_content(self.values(batch), seeds=range(len(content)))
-        decode = self.latent_space.decode
-        return {"content frame": decode(content[:, :, None]), "sample": decode(samples[:, :, None])}
+        return {"content frame": self.shown(content), "sample": self.shown(samples)}
+
+    def shown(self, content: Tensor) -> Tensor:
+        """Content frames as pictures; planes of features, which are none, as the videos of mean motion."""
+        spec = self.autoencoder.latent_spec(self.video_shape)
+        if spec.content[0] == self.video_shape[0]:
+            return self.latent_space.decode(content[:, :, None])
+        mean = self.autoencoder.denormalize_motion(content.new_zeros(len(content), *spec.motion))
+        return self.latent_space.decode(self.autoencoder.decode(content, mean))

@@ -1,4 +1,4 @@
-"""What content and motion diffusion share: a frozen autoencoder, the loss, and its validation by timestep."""
+"""What content and motion diffusion share: a denoiser of one of the latents of a frozen autoencoder."""
 
 from __future__ import annotations
 
@@ -6,87 +6,34 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.optim import Adam
 
-from cmd_lightning.components.base import Component, OptimizerFactory, ScheduleFactory
-from cmd_lightning.components.checkpoints import KEY, load_stage
-from cmd_lightning.components.schedules import WarmupSchedule
-from cmd_lightning.conditioning import ConditionEncoder, replace_condition
-from cmd_lightning.diffusion import Diffusion, Objective
-from cmd_lightning.errors import InputError
+from cmd_lightning.components.diffusion_stage import DiffusionStage
+from cmd_lightning.components.frozen_autoencoder import FrozenAutoencoder
 from cmd_lightning.networks import Condition, LatentSpec
 from cmd_lightning.networks.contracts import AutoencoderNetwork
-from cmd_lightning.provenance import fingerprint
-
-TIMESTEP_BINS = 4
-"""Validation looks at the middle of each of so many equal parts of the timestep range."""
 
 
-def adam(params: Any) -> Adam:
-    """The paper's optimiser of both diffusion models (App. B.3)."""
-    return Adam(params, lr=1e-4, betas=(0.9, 0.999))
-
-
-class LatentDiffusion(Component):
+class LatentDiffusion(FrozenAutoencoder, DiffusionStage):
     """Trains a denoiser of one of the latents of a frozen autoencoder (paper equations 7 and 8).
 
     Args:
         network: Makes the network from the latents' shapes and the number of condition channels.
         autoencoder: Checkpoint of the autoencoder stage, or the trained network itself.
-        condition: Encodes the captions or labels of a batch; None for an unconditional model.
-        condition_dropout: Share of samples that see the null condition in training, for guidance.
-        objective: What is predicted and how it is weighted; the paper's noise prediction by default.
         video_shape: `(C, T, H, W)` to build for; by default what the autoencoder was trained on.
-        cache_latents: Keep the latents of every training clip in memory, in half precision by its key, so that later
-            epochs encode nothing; for data that fit, and that are the same in every epoch: no random crop or start.
-        optimizer: Makes the optimiser from the trainable weights.
-        schedule: Makes the learning-rate schedule, stepped with every optimiser step.
-        gradient_checkpointing: Whether the network recomputes its activations in the backward pass, to save memory.
-        compile: Whether torch.compile compiles the network; or its arguments.
+        **kwargs: As for `DiffusionStage`.
     """
-
-    autoencoder: AutoencoderNetwork
-    condition_encoder: ConditionEncoder | None
 
     def __init__(
         self,
         network: Callable[[LatentSpec, int], nn.Module],
         autoencoder: str | AutoencoderNetwork,
-        condition: ConditionEncoder | None = None,
-        condition_dropout: float = 0.1,
-        objective: Objective | None = None,
         video_shape: Sequence[int] | None = None,
-        cache_latents: bool = False,
-        optimizer: OptimizerFactory = adam,
-        schedule: ScheduleFactory = WarmupSchedule,
-        gradient_checkpointing: bool = False,
-        compile: bool | dict[str, Any] = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(optimizer, schedule, gradient_checkpointing, compile)
-        if not 0 <= condition_dropout <= 1:
-            raise InputError(f"model.condition_dropout {condition_dropout}: give a probability from 0 to 1")
-        if isinstance(autoencoder, nn.Module):
-            frozen = autoencoder
-        else:
-            trained = load_stage(autoencoder, "autoencoder", "model.autoencoder")
-            frozen, self.fps = trained.parts["network"], trained.fps
-            self.freeze(latent_space=trained.latent_space)
-            video_shape = video_shape or trained.video_shape
-        if video_shape is None:
-            raise InputError("model.video_shape: needed with an autoencoder that is not a checkpoint; give C, T, H, W")
-        self.video_shape = tuple(video_shape)
-        self.freeze(autoencoder=frozen)
-        self.trained_on = fingerprint(frozen.state_dict())
-        self._cache: dict[str, tuple[Tensor, Tensor]] | None = {} if cache_latents else None
-        if condition is not None and condition.frozen:
-            self.freeze(condition_encoder=condition)
-        else:
-            self.condition_encoder = condition
-        self.condition_dropout = condition_dropout
-        self.objective = objective or Diffusion()
-        self.network = network(frozen.latent_spec(self.video_shape), condition.dim if condition else 0)
+        super().__init__(**kwargs)
+        spec = self.open_autoencoder(autoencoder, video_shape)
+        self.network = network(spec, self.condition_dim)
 
     @abstractmethod
     def latents(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -95,108 +42,3 @@ class LatentDiffusion(Component):
     @abstractmethod
     def predict(self, noisy: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
         """The network's prediction."""
-
-    def parts(self) -> dict[str, Any]:
-        parts = {"network": self.network, "scheduler": self.objective.scheduler()}
-        return parts | ({"condition_encoder": self.condition_encoder} if self.condition_encoder else {})
-
-    def condition(self, batch: dict[str, Any]) -> Condition | None:
-        """The condition of a batch, whole; read from the shards that hold it, if its encoder is frozen.
-
-        Raises:
-            InputError: They hold that of other encoders only.
-        """
-        encoder = self.condition_encoder
-        if encoder is None:
-            return None
-        if not encoder.frozen or not batch.get("text"):
-            return encoder(batch[encoder.field])
-        if (stored := batch["text"].get(encoder.fingerprint)) is None:
-            raise InputError(
-                f"data: these latents come with text of other encoders ({', '.join(batch['text'])}) than the "
-                f"{self.stage} stage's ({encoder.fingerprint}); encode them anew with its --text, or with none"
-            )
-        pooled, tokens = (stored[name].to(self.device, self.dtype) for name in ("pooled", "tokens"))
-        return Condition(pooled, tokens, stored["mask"].to(self.device))
-
-    def encoded(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """The content frames and the normalised motion latents of a batch, from latent shards or by the autoencoder.
-
-        Raises:
-            InputError: The shards were made by another autoencoder, or for another shape.
-        """
-        if "content" not in batch:
-            content, motion = self.autoencoder.encode(self.video(batch))
-        else:
-            self.check_origin(batch)
-            content, motion = (batch[name].to(self.dtype) for name in ("content", "motion"))
-            spec = self.autoencoder.latent_spec(self.video_shape)
-            if (tuple(content.shape[1:]), tuple(motion.shape[1:])) != (spec.content, spec.motion):
-                raise InputError(
-                    f"data: latents of shapes {tuple(content.shape[1:])} and {tuple(motion.shape[1:])}, but the "
-                    f"{self.stage} stage is built for {spec.content} and {spec.motion}; encode clips of the frames and "
-                    "size that the autoencoder was trained on"
-                )
-        return content, self.autoencoder.normalize_motion(motion)
-
-    def origin(self) -> dict[str, str]:
-        return super().origin() | {"autoencoder": self.trained_on}
-
-    def values(self, batch: dict[str, Any]) -> Any:
-        """What the pipeline samples a batch from: its captions or labels, or how many."""
-        return batch[self.condition_encoder.field] if self.condition_encoder else len(batch["key"])
-
-    def training_latents(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """`latents`, from the cache where it holds all of the batch."""
-        if self._cache is None:
-            return self.latents(batch)
-        if not all(key in self._cache for key in batch["key"]):
-            latents = [latent.half().cpu() for latent in self.latents(batch)]
-            if not all(latent.isfinite().all() for latent in latents):
-                return self.latents(batch)  # a fault of this step, which must not come again in every epoch
-            self._cache.update(zip(batch["key"], zip(*latents, strict=True), strict=True))
-        # What is kept is also what is used at first, so that a resumed fit sees the same values.
-        kept = zip(*(self._cache[key] for key in batch["key"]), strict=True)
-        clean, content = (torch.stack(clips).to(self.device, self.dtype) for clips in kept)
-        return clean, content
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        clean, content = self.training_latents(batch)
-        condition = self.condition(batch)
-        if condition is not None and self.condition_dropout:
-            dropped = self.uniform(batch, "dropout") < self.condition_dropout
-            condition = replace_condition(condition, self.condition_encoder.null(len(clean)), dropped)
-        timestep = self.objective.timesteps(self.uniform(batch, "timestep"))
-        noise = self.normal(batch, "noise")(clean.shape[1:]).to(clean)
-        noisy = self.objective.corrupt(clean, noise, timestep)
-        prediction = self.predict(noisy, timestep, content, condition)
-        loss = self.objective.loss(prediction, clean, noise, timestep).mean()
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(clean))
-        return loss
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """The loss at fixed timesteps and noise, so that two epochs or runs differ by the weights alone."""
-        clean, content = self.latents(batch)
-        condition = self.condition(batch)
-        generator = torch.Generator().manual_seed(batch_idx)
-        losses = []
-        for part in range(TIMESTEP_BINS):
-            quantile = torch.full((len(clean),), (part + 0.5) / TIMESTEP_BINS, device=self.device)
-            timestep = self.objective.timesteps(quantile)
-            noise = torch.randn(clean.shape, generator=generator).to(clean)
-            prediction = self.predict(self.objective.corrupt(clean, noise, timestep), timestep, content, condition)
-            losses.append(self.objective.loss(prediction, clean, noise, timestep).mean())
-            self.log(f"val/loss_at_{int(timestep[0])}", losses[-1], batch_size=len(clean), sync_dist=True)
-        self.log("val/loss", torch.stack(losses).mean(), prog_bar=True, batch_size=len(clean), sync_dist=True)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint[KEY]["trained_on"] = self.trained_on
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        if checkpoint[KEY]["trained_on"] != self.trained_on:
-            raise InputError(
-                "model.autoencoder: the checkpoint was trained on the latents of another autoencoder; "
-                "give that one, or train anew without --ckpt_path"
-            )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cmd_lightning.components.latent_diffusion import LatentDiffusion
+from cmd_lightning.latent_space import content_row
 from cmd_lightning.networks import Condition, LatentSpec, MotionModel
 from cmd_lightning.networks.contracts import AutoencoderNetwork
 from cmd_lightning.pipeline import CMDPipeline
@@ -56,7 +57,7 @@ class MotionDiffusion(LatentDiffusion):
         true = self.autoencoder.denormalize_motion(motion)
         decode = self.latent_space.decode
         return {
-            "content frame": decode(content[:, :, None]),
+            **content_row(self.latent_space, content, self.video_shape),
             "reconstruction": decode(self.autoencoder.decode(content, true)),
             "sampled motion": decode(self.autoencoder.decode(content, sampled)),
         }

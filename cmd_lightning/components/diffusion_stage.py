@@ -1,0 +1,143 @@
+"""What all diffusion stages share: the objective, the condition and its dropout, and validation by timestep."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+
+from cmd_lightning.components.base import Component, OptimizerFactory, ScheduleFactory
+from cmd_lightning.components.schedules import WarmupSchedule
+from cmd_lightning.conditioning import ConditionEncoder, replace_condition, values_of
+from cmd_lightning.diffusion import Diffusion, Objective
+from cmd_lightning.errors import InputError
+from cmd_lightning.networks import Condition
+
+TIMESTEP_BINS = 4
+"""Validation looks at the middle of each of so many equal parts of the timestep range."""
+
+
+def adam(params: Any) -> Adam:
+    """The paper's optimiser of both diffusion models (App. B.3)."""
+    return Adam(params, lr=1e-4, betas=(0.9, 0.999))
+
+
+class DiffusionStage(Component):
+    """Trains a denoiser of a latent, whatever that is; a subclass makes `network`.
+
+    Args:
+        condition: Encodes the captions or labels of a batch; None for an unconditional model.
+        condition_dropout: Share of samples that see the null condition in training, for guidance.
+        objective: What is predicted and how it is weighted; the paper's noise prediction by default.
+        cache_latents: Keep the latents of every training clip in memory, in half precision by its key, so that later
+            epochs encode nothing; for data that fit, and that are the same in every epoch: no random crop or start.
+        optimizer: Makes the optimiser from the trainable weights.
+        schedule: Makes the learning-rate schedule, stepped with every optimiser step.
+        gradient_checkpointing: Whether the network recomputes its activations in the backward pass, to save memory.
+        compile: Whether torch.compile compiles the network; or its arguments.
+    """
+
+    condition_encoder: ConditionEncoder | None
+
+    def __init__(
+        self,
+        condition: ConditionEncoder | None = None,
+        condition_dropout: float = 0.1,
+        objective: Objective | None = None,
+        cache_latents: bool = False,
+        optimizer: OptimizerFactory = adam,
+        schedule: ScheduleFactory = WarmupSchedule,
+        gradient_checkpointing: bool = False,
+        compile: bool | dict[str, Any] = False,
+    ) -> None:
+        super().__init__(optimizer, schedule, gradient_checkpointing, compile)
+        if not 0 <= condition_dropout <= 1:
+            raise InputError(f"model.condition_dropout {condition_dropout}: give a probability from 0 to 1")
+        self._cache: dict[str, tuple[Tensor, ...]] | None = {} if cache_latents else None
+        if condition is not None and condition.frozen:
+            self.freeze(condition_encoder=condition)
+        else:
+            self.condition_encoder = condition
+        self.condition_dim = condition.dim if condition else 0
+        self.condition_dropout = condition_dropout
+        self.objective = objective or Diffusion()
+
+    @abstractmethod
+    def latents(self, batch: dict[str, Any]) -> tuple[Tensor, ...]:
+        """The clean latent of a batch that is learned, and what else the network is told, the condition aside."""
+
+    @abstractmethod
+    def predict(self, noisy: Tensor, timestep: Tensor, *told: Any) -> Tensor:
+        """The network's prediction; it is told what `latents` gives beside the clean latent, and the condition."""
+
+    def parts(self) -> dict[str, Any]:
+        parts = {"network": self.network, "scheduler": self.objective.scheduler()}
+        return parts | ({"condition_encoder": self.condition_encoder} if self.condition_encoder else {})
+
+    def condition(self, batch: dict[str, Any]) -> Condition | None:
+        """The condition of a batch, whole; read from the shards that hold it, if its encoder is frozen.
+
+        Raises:
+            InputError: They hold that of other encoders only.
+        """
+        encoder = self.condition_encoder
+        if encoder is None:
+            return None
+        if not encoder.frozen or not batch.get("text"):
+            return encoder(batch[encoder.field])
+        if (stored := batch["text"].get(encoder.fingerprint)) is None:
+            raise InputError(
+                f"data: these latents come with text of other encoders ({', '.join(batch['text'])}) than the "
+                f"{self.stage} stage's ({encoder.fingerprint}); encode them anew with its --text, or with none"
+            )
+        pooled, tokens = (stored[name].to(self.device, self.dtype) for name in ("pooled", "tokens"))
+        return Condition(pooled, tokens, stored["mask"].to(self.device))
+
+    def values(self, batch: dict[str, Any]) -> list[str] | list[int] | int:
+        """What the samples of a batch are generated from."""
+        return values_of(batch, self.condition_encoder)
+
+    def training_latents(self, batch: dict[str, Any]) -> tuple[Tensor, ...]:
+        """`latents`, from the cache where it holds all of the batch."""
+        if self._cache is None:
+            return self.latents(batch)
+        if not all(key in self._cache for key in batch["key"]):
+            latents = [latent.half().cpu() for latent in self.latents(batch)]
+            if not all(latent.isfinite().all() for latent in latents):
+                return self.latents(batch)  # a fault of this step, which must not come again in every epoch
+            self._cache.update(zip(batch["key"], zip(*latents, strict=True), strict=True))
+        # What is kept is also what is used at first, so that a resumed fit sees the same values.
+        kept = zip(*(self._cache[key] for key in batch["key"]), strict=True)
+        return tuple(torch.stack(clips).to(self.device, self.dtype) for clips in kept)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        clean, *told = self.training_latents(batch)
+        condition = self.condition(batch)
+        if condition is not None and self.condition_dropout:
+            dropped = self.uniform(batch, "dropout") < self.condition_dropout
+            condition = replace_condition(condition, self.condition_encoder.null(len(clean)), dropped)
+        timestep = self.objective.timesteps(self.uniform(batch, "timestep"))
+        noise = self.normal(batch, "noise")(clean.shape[1:]).to(clean)
+        noisy = self.objective.corrupt(clean, noise, timestep)
+        prediction = self.predict(noisy, timestep, *told, condition)
+        loss = self.objective.loss(prediction, clean, noise, timestep).mean()
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(clean))
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """The loss at fixed timesteps and noise, so that two epochs or runs differ by the weights alone."""
+        clean, *told = self.latents(batch)
+        condition = self.condition(batch)
+        generator = torch.Generator().manual_seed(batch_idx)
+        losses = []
+        for part in range(TIMESTEP_BINS):
+            quantile = torch.full((len(clean),), (part + 0.5) / TIMESTEP_BINS, device=self.device)
+            timestep = self.objective.timesteps(quantile)
+            noise = torch.randn(clean.shape, generator=generator).to(clean)
+            prediction = self.predict(self.objective.corrupt(clean, noise, timestep), timestep, *told, condition)
+            losses.append(self.objective.loss(prediction, clean, noise, timestep).mean())
+            self.log(f"val/loss_at_{int(timestep[0])}", losses[-1], batch_size=len(clean), sync_dist=True)
+        self.log("val/loss", torch.stack(losses).mean(), prog_bar=True, batch_size=len(clean), sync_dist=True)

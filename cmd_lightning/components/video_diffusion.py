@@ -1,0 +1,228 @@
+"""Diffusion of whole videos, without content frame and motion latent: the home of the baselines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cmd_lightning.components.checkpoints import CARRIED, KEY, load_stage
+from cmd_lightning.components.diffusion_stage import DiffusionStage
+from cmd_lightning.components.frozen_autoencoder import FrozenAutoencoder
+from cmd_lightning.components.video_model import VideoModel, files
+from cmd_lightning.conditioning import encode_condition
+from cmd_lightning.diffusion import sampling
+from cmd_lightning.errors import InputError
+from cmd_lightning.latent_space import LatentSpace, from_uint8, to_uint8
+from cmd_lightning.networks import Condition, LatentSpec, VideoDenoiser
+from cmd_lightning.networks.classes import describe
+from cmd_lightning.networks.contracts import AutoencoderNetwork
+from cmd_lightning.networks.planes import pack, unpack
+from cmd_lightning.pipeline import per_stage
+
+STEPS, GUIDANCE = 50, 4.0
+"""Denoising steps and guidance scale where none are given: those of CMD's content model."""
+
+
+class VideoDiffusion(FrozenAutoencoder, DiffusionStage, VideoModel):
+    """Trains a model of whole videos, and samples from it: LVDM- and ModelScope-like ones, PVDM-like ones.
+
+    It denoises videos as they are in the latent space, `(B, C, T, H, W)`; with `autoencoder` that one's latents in its
+    place, packed as `(B, C, N)`: all points of the content plane, then all points of the normalised motion.
+
+    Args:
+        network: Makes the denoiser from the shape `(C, T, H, W)` of a latent, or with `autoencoder` from the shapes of
+            its latents, and the number of condition channels.
+        latent_space: What videos are seen in, such as `FrameLatents` of Stable Diffusion's VAE; pixels by default. A
+            checkpoint of an autoencoder brings its own.
+        autoencoder: Checkpoint of the autoencoder stage, or the trained network itself, with as many motion channels
+            as its content plane has.
+        video_shape: `(C, T, H, W)` of the videos in the latent space; a checkpoint of an autoencoder knows it.
+        steps: Denoising steps of `test`, `predict` and `sample`, by default 50.
+        guidance: Guidance scale of these, 1 is none, by default 4.
+        metrics: What `test` measures, as `MetricSuite` names it: distances of samples from the test clips, `is` and
+            CLIP similarities of samples.
+        preset: How clips are prepared for the I3D: "stylegan-v" by default, see `Protocol`.
+        **kwargs: As for `DiffusionStage`.
+    """
+
+    stage = "video"
+
+    def __init__(
+        self,
+        network: Callable[[tuple[int, int, int, int] | LatentSpec, int], VideoDenoiser],
+        latent_space: LatentSpace | None = None,
+        autoencoder: str | AutoencoderNetwork | None = None,
+        video_shape: Sequence[int] | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        metrics: Sequence[str] = (),
+        preset: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if latent_space is not None:
+            if isinstance(autoencoder, str):
+                raise InputError("model.latent_space: the autoencoder's checkpoint brings its own; leave it out")
+            self.freeze(latent_space=latent_space)
+        if video_shape is not None and len(video_shape) != 4:
+            raise InputError(f"model.video_shape {list(video_shape)}: give C, T, H, W, for 16 frames [3, 16, 32, 32]")
+        self.latent: tuple[int, int, int, int] | LatentSpec
+        if autoencoder is not None:
+            self.latent = spec = self.open_autoencoder(autoencoder, video_shape)
+            if spec.content[0] != spec.motion[0]:
+                raise InputError(
+                    f"model.autoencoder: its content plane has {spec.content[0]} channels and its motion "
+                    f"{spec.motion[0]}, but they are denoised as one; give one with as many, as TriplaneAutoencoder"
+                )
+        elif video_shape is None:
+            raise InputError(
+                "model.video_shape: needed, as the network is built for it; give C, T, H, W in the latent space: for "
+                "pixels [3, data.num_frames, data.size, data.size]"
+            )
+        else:
+            self.latent = self.video_shape = tuple(video_shape)
+        self.network = network(self.latent, self.condition_dim)
+        self.steps, self.guidance, self.metrics, self.preset = steps, guidance, metrics, preset
+        self.sources: list[str] = []  # where the weights are from
+        self.averaged = False
+        self.scheduler = self.objective.scheduler()
+
+    @classmethod
+    def load(cls, path: str | Path, option: str = "model") -> VideoDiffusion:
+        """The model of a checkpoint, with averaged weights where there are some; for sampling and testing.
+
+        Args:
+            path: The checkpoint's file; it needs no other, but those of pretrained parts.
+            option: Name of the option that gave the path, for errors.
+
+        Raises:
+            InputError: As `load_stage` does.
+        """
+        stage = load_stage(path, "video", option)
+        parts = stage.parts
+        model = cls(
+            lambda latent, condition_dim: parts["network"],
+            latent_space=stage.latent_space,
+            autoencoder=parts.get("autoencoder"),
+            video_shape=stage.video_shape,
+            condition=parts.get("condition_encoder"),
+        )
+        model.scheduler, model.fps = parts["scheduler"], stage.fps
+        model.sources, model.averaged = [str(path)], True
+        return model.eval()
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Of what is denoised of one video."""
+        if not isinstance(self.latent, LatentSpec):
+            return self.latent
+        return self.latent.content[0], math.prod(self.latent.content[1:]) + math.prod(self.latent.motion[1:])
+
+    @torch.no_grad()
+    def latents(self, batch: dict[str, Any]) -> tuple[Tensor]:
+        return (self.video(batch) if self.trained_on is None else pack(*self.encoded(batch)),)
+
+    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
+        return self.network(noisy, timestep, condition)
+
+    def parts(self) -> dict[str, Any]:
+        return super().parts() | {"scheduler": self.scheduler, "latent_space": self._frozen["latent_space"]}
+
+    @torch.no_grad()
+    def sample(
+        self,
+        condition: Sequence[str] | Sequence[int] | int,
+        *,
+        seeds: Sequence[int],
+        steps: int | Mapping[str, int] | None = None,
+        guidance: float | Mapping[str, float] | None = None,
+    ) -> Tensor:
+        count = condition if isinstance(condition, int) else len(condition)
+        if len(seeds) != count:
+            raise InputError(f"seeds: {len(seeds)} given for {count} videos; give one for each")
+        if self.condition_encoder is None and not isinstance(condition, int):
+            raise InputError(f"{condition[0]!r}: this model is unconditional; give how many videos it shall make")
+        number, scale = self.sampling(steps, guidance)
+        encoded, null = encode_condition(self.condition_encoder, condition, scale, "video")
+        noise = sampling.seeded_noise(self.latent_shape, seeds, stream=0).to(self.device, self.dtype)
+        latent = sampling.sample(sampling.guided(self.predict, encoded, null, scale), self.scheduler, noise, number)
+        return to_uint8(self.decode(latent))
+
+    def sampling(
+        self, steps: int | Mapping[str, int] | None = None, guidance: float | Mapping[str, float] | None = None
+    ) -> tuple[int, float]:
+        """Denoising steps and guidance scale: what is given, else the component's own, else 50 and 4.
+
+        Raises:
+            InputError: A number is out of range.
+        """
+        number = per_stage(steps, {"video": STEPS if self.steps is None else self.steps}, "steps")["video"]
+        scale = per_stage(guidance, {"video": GUIDANCE if self.guidance is None else self.guidance}, "guidance")
+        most = self.scheduler.config.num_train_timesteps
+        if not 1 <= number <= most:
+            raise InputError(f"steps {number}: the video model takes 1 to {most}; give such a number")
+        if not math.isfinite(scale["video"]):
+            raise InputError(f"guidance {scale['video']}: give a finite number")
+        return int(number), scale["video"]
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """The video `(B, 3, T, H, W)` in [-1, 1] of what was denoised."""
+        if isinstance(self.latent, LatentSpec):
+            content, motion = unpack(latent, self.latent)
+            latent = self.autoencoder.decode(content, self.autoencoder.denormalize_motion(motion))
+        return self.latent_space.decode(latent)
+
+    @torch.no_grad()
+    def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        [latent] = self.latents(batch)
+        rows = {"original": from_uint8(batch["video"])} if "video" in batch else {}
+        if not rows or self.trained_on is not None:
+            rows["reconstruction"] = self.decode(latent)
+        return rows | {"sample": from_uint8(self.sample(self.values(batch), seeds=range(len(latent))))}
+
+    def clips(self, batch: dict[str, Any]) -> Tensor:
+        video = super().clips(batch)
+        self.check_clip(*video.shape[2:])
+        return video
+
+    def on_test_start(self) -> None:
+        if not self.metrics:
+            raise InputError("model.metrics: none is given, so there is nothing to test; give some, as frechet:shapes")
+        super().on_test_start()
+
+    def made_with(self) -> dict[str, Any]:
+        steps, scale = self.sampling()
+        swapped = any(getattr(callback, "swapped", False) for callback in self.trainer.callbacks)
+        return files(self.sources) | {
+            "averaged_weights": self.averaged or swapped,
+            "sampling": {"video": {"steps": steps, "guidance": scale}},
+        }
+
+    def setup(self, stage: str) -> None:
+        """Reads the weights of frozen parts.
+
+        Raises:
+            InputError: Videos are to be made by a network that nobody trained.
+        """
+        super().setup(stage)
+        if stage in ("test", "predict"):
+            if self.trainer.ckpt_path:
+                self.sources = [str(self.trainer.ckpt_path)]
+            elif not self.sources:
+                raise InputError(f"ckpt_path: {stage} needs trained weights; add --ckpt_path last or a checkpoint")
+
+    def on_train_end(self) -> None:
+        """Notes that the weights are trained, and from no file."""
+        self.sources = [f"trained in this process, {self.global_step} steps"]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.trained_on is not None:
+            checkpoint[KEY]["parts"]["autoencoder"] = describe(self.autoencoder)
+            weights = self.autoencoder.state_dict()
+            checkpoint[CARRIED] = {f"autoencoder.{name}": weight for name, weight in weights.items()}

@@ -1,0 +1,133 @@
+"""What CMD and the models of whole videos share: generating over a DataModule, and being tested on one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lightning import LightningModule
+from torch import Tensor
+
+from cmd_lightning.errors import InputError
+from cmd_lightning.metrics.suite import MetricSuite
+from cmd_lightning.provenance import provenance, weights_sha256
+
+
+class VideoModel(LightningModule):
+    """A model that generates videos.
+
+    Attributes:
+        tested: What `test` measures: names of sets of clips, each with the kinds of metrics that it gets.
+        metrics: The metrics of `test`, as `MetricSuite` names them; opened when a test starts.
+        preset: How clips are prepared for the I3D: see `Protocol`.
+        fps: Frames a second of the videos.
+    """
+
+    tested: ClassVar[Mapping[str, Sequence[str]]] = {"generation": ("frechet", "kernel", "is", "clipsim")}
+    metrics: Sequence[str] = ()
+    preset: str | None = None
+    fps: float | None
+    suite: MetricSuite
+
+    @abstractmethod
+    def sample(
+        self,
+        condition: Sequence[str] | Sequence[int] | int,
+        *,
+        seeds: Sequence[int],
+        steps: int | Mapping[str, int] | None = None,
+        guidance: float | Mapping[str, float] | None = None,
+    ) -> Tensor:
+        """Generates videos.
+
+        Args:
+            condition: Captions, class ids, or how many for an unconditional model.
+            seeds: One for each video, which draws from it alone: batching changes nothing but rounding.
+            steps: Denoising steps, one number or by stage.
+            guidance: Guidance scale, one number or by stage; 1 is none.
+
+        Returns:
+            Videos `(B, C, T, H, W)`, uint8.
+
+        Raises:
+            InputError: The model wants another kind of condition, or a number is out of range.
+        """
+
+    @abstractmethod
+    def values(self, batch: dict[str, Any]) -> list[str] | list[int] | int:
+        """What the samples of a batch are generated from."""
+
+    @abstractmethod
+    def made_with(self) -> dict[str, Any]:
+        """The part of a test's protocol that says which weights they are and how it samples, as plain data."""
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Generates one video for each sample, from its caption or label; its seed is derived from its key."""
+        seeds = seeds_of(batch)
+        about = {name: batch[name] for name in ("key", "caption", "label") if name in batch}
+        return {"video": self.sample(self.values(batch), seeds=seeds), "seed": seeds, **about}
+
+    def on_test_start(self) -> None:
+        """Opens the metrics: their networks are no part of the model, and a fit does without them."""
+        self.suite = MetricSuite(self.metrics, self.tested, self.preset).to(self.device)
+
+    def on_test_end(self) -> None:
+        """Lets the metrics go."""
+        del self.suite
+
+    def clips(self, batch: dict[str, Any]) -> Tensor:
+        """The clips of a test batch, `(B, C, T, H, W)`, uint8.
+
+        Raises:
+            InputError: It holds latents only.
+        """
+        if "video" not in batch:
+            raise InputError("data: testing needs videos, these shards hold latents; give data.test_shards of videos")
+        return batch["video"]
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Feeds the metrics with the clips and with what is generated for their captions or labels.
+
+        Raises:
+            InputError: The batch holds latents only, or clips of another shape than the model's.
+        """
+        self.suite.update_real(self.clips(batch))
+        if self.suite.asks(fake="generation"):
+            video = self.sample(self.values(batch), seeds=seeds_of(batch))
+            self.suite.update(video, "generation", captions=batch["caption"])
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """What a test came to: a record for each number, by the name that it is logged under."""
+        return {f"{result['of'].replace(' ', '_')}/{result['metric']}": result for result in self.suite.results()}
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the metrics, and writes `test.json` into the Trainer's folder: a record each, with its protocol."""
+        results = self.results()
+        self.log_dict({f"test/{name}": result["value"] for name, result in results.items()}, rank_zero_only=True)
+        made = self.made_with() | {
+            "seeds": "first four bytes of the sha256 of the clip's key",
+            "precision": str(self.trainer.precision),
+        }
+        data = getattr(self.trainer.datamodule, "describe", lambda: {"data": str(self.trainer.datamodule)})()
+        protocol = {"model": made, "real": data} | provenance()
+        if self.trainer.is_global_zero:
+            path = Path(self.trainer.default_root_dir, "test.json")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps([result | protocol for result in results.values()], indent=2) + "\n")
+
+
+def files(sources: Sequence[str | Path]) -> dict[str, Any]:
+    """Where weights lie, folders or files, and the sha256 of each file."""
+    return {
+        "files": [str(source) for source in sources],
+        "weights": {name: sha for source in sources for name, sha in weights_sha256(source).items()},
+    }
+
+
+def seeds_of(batch: dict[str, Any]) -> list[int]:
+    """A seed for each sample of a batch, which follows from its key."""
+    return [int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") for key in batch["key"]]
