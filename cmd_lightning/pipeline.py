@@ -15,8 +15,9 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
-from cmd_lightning.conditioning import ConditionEncoder
+from cmd_lightning.conditioning import ConditionEncoder, encode_condition
 from cmd_lightning.diffusion.sampling import Denoiser, guided, sample, seeded_noise
+from cmd_lightning.diffusion.solvers import solver
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import FrameLatents, LatentSpace, Pixels, shape_text
 from cmd_lightning.networks import AutoencoderNetwork, Condition, MotionModel
@@ -28,6 +29,10 @@ from cmd_lightning.zoo import model_folder
 
 Stage = Literal["content", "motion"]
 PerStage = float | Mapping[str, float] | None
+
+NETWORKS = {"content": "unet", "motion": "motion_model"}
+SCHEDULERS = {"content": "scheduler", "motion": "motion_scheduler"}
+"""The parts of each stage."""
 
 STEPS = {"content": 50, "motion": 100}
 """Denoising steps of the paper's quality figures (App. B.4)."""
@@ -164,24 +169,20 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             content = self._text
         return {"content": content, "motion": self.motion_text_encoder}
 
-    def condition(self, stage: Stage, values: Sequence[str] | Sequence[int] | Tensor | int) -> tuple[Any, Any]:
-        """The condition and the null condition of a stage; (None, None) for an unconditional model.
+    def condition(
+        self, stage: Stage, values: Sequence[str] | Sequence[int] | Tensor | int, guidance: float
+    ) -> tuple[Condition | None, Condition | None]:
+        """The condition of a stage and, for guidance, the null condition; both None for an unconditional model.
 
         Args:
             stage: Which model's encoder.
             values: Captions, class ids, or a count (which only an unconditional model takes).
+            guidance: The guidance scale; 1 needs no null condition.
 
         Raises:
             InputError: The model wants another kind of condition.
         """
-        encoder = self.encoders[stage]
-        if encoder is None:
-            return None, None
-        kind = "number" if isinstance(values, int) else "caption" if isinstance(values[0], str) else "label"
-        if kind != encoder.field:
-            wanted = {"caption": "a prompt (--prompt)", "label": "class ids (--class)"}[encoder.field]
-            raise InputError(f"the {stage} model is conditioned on {encoder.field}s: give {wanted}, not a {kind}")
-        return encoder(values), encoder.null(len(values))
+        return encode_condition(self.encoders[stage], values, guidance, stage)
 
     def sampling(self, stage: Stage, steps: PerStage = None, guidance: PerStage = None) -> tuple[int, float]:
         """Denoising steps and guidance scale of a stage: what is given, else the model's own, else the paper's.
@@ -189,7 +190,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         Raises:
             InputError: A number is out of range.
         """
-        most = (self.scheduler if stage == "content" else self.motion_scheduler).config.num_train_timesteps
+        most = getattr(self, SCHEDULERS[stage]).config.num_train_timesteps
         number = per_stage(steps, {**STEPS, **(self.config.steps or {})}, "steps")[stage]
         if not 1 <= number <= most:
             raise InputError(f"steps {number}: the {stage} model takes 1 to {most}; give such a number")
@@ -197,6 +198,18 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if not math.isfinite(scale):
             raise InputError(f"guidance {scale}: give a finite number")
         return int(number), scale
+
+    def use_solver(self, name: str) -> None:
+        """Replaces the samplers of both stages, for fewer steps: "ddim", "dpm++" or "unipc".
+
+        Any other of diffusers goes into `scheduler` and `motion_scheduler` by its `from_config`, as into all pipelines.
+
+        Raises:
+            InputError: There is no such solver, or the model is of flow matching.
+        """
+        for part in SCHEDULERS.values():
+            if getattr(self, part) is not None:
+                setattr(self, part, solver(name, getattr(self, part)))
 
     @torch.no_grad()
     def generate_content(
@@ -207,14 +220,13 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         guidance: float | None = None,
     ) -> Tensor:
         """Content frames `(B, C, H, W)` for captions, class ids or a count."""
-        channels, _, height, width = self.config.video_shape
-        return self._denoise(
-            lambda noisy, timestep, condition: predict_content(self.unet, noisy, timestep, condition),
-            self.condition("content", values),
-            self.scheduler,
-            seeded_noise((channels, height, width), seeds, stream=0),
-            *self.sampling("content", steps, guidance),
-        )
+        shape = self.autoencoder.latent_spec(tuple(self.config.video_shape)).content
+
+        def denoiser(noisy: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
+            return predict_content(self.unet, noisy, timestep, condition)
+
+        noise = seeded_noise(shape, seeds, stream=0)
+        return self._denoise("content", denoiser, values, noise, steps, guidance)
 
     @torch.no_grad()
     def generate_motion(
@@ -226,6 +238,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         guidance: float | None = None,
     ) -> Tensor:
         """Motion latents `(B, D, T, S)` that go with `content` `(B, C, H, W)`."""
+        content = content.to(self.device, self.motion_model.dtype)
 
         @functools.cache
         def prepared(halves: int) -> Any:
@@ -236,28 +249,36 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             return self.motion_model(noisy, timestep, prepared(halves), condition)
 
         shape = self.autoencoder.latent_spec(tuple(self.config.video_shape)).motion
-        noise = seeded_noise(shape, seeds, stream=1)
-        sampling = self.sampling("motion", steps, guidance)
-        motion = self._denoise(denoiser, self.condition("motion", values), self.motion_scheduler, noise, *sampling)
+        motion = self._denoise("motion", denoiser, values, seeded_noise(shape, seeds, stream=1), steps, guidance)
         return self.autoencoder.denormalize_motion(motion)
 
     def _denoise(
         self,
+        stage: Stage,
         denoiser: Denoiser,
-        condition: tuple[Condition | None, Condition | None],
-        scheduler: SchedulerMixin,
+        values: Sequence[str] | Sequence[int] | Tensor | int,
         noise: Tensor,
-        steps: int,
-        guidance: float,
+        steps: int | None,
+        guidance: float | None,
     ) -> Tensor:
-        noise = noise.to(self.device, self.autoencoder.dtype)
+        """From noise to a sample, both in float32 on the device, by a denoiser in the dtype of the stage's network."""
+        steps, guidance = self.sampling(stage, steps, guidance)
+        network, scheduler = getattr(self, NETWORKS[stage]), getattr(self, SCHEDULERS[stage])
+        dtype = network.dtype
+
+        def cast(x: Tensor) -> Tensor:
+            return x.to(dtype) if x.is_floating_point() else x
+
+        conditions = (given and given.map(cast) for given in self.condition(stage, values, guidance))
+        predict = guided(lambda noisy, *given: denoiser(noisy.to(dtype), *given), *conditions, guidance)
         with self.progress_bar(total=steps) as bar:
-            return sample(guided(denoiser, *condition, guidance), scheduler, noise, steps, bar.update)
+            return sample(predict, scheduler, noise.to(self.device), steps, bar.update)
 
     @torch.no_grad()
     def decode(self, content: Tensor, motion: Tensor) -> Tensor:
         """The video `(B, C, T, H, W)` in [-1, 1] of content frames and motion latents."""
-        return self.latent_space.decode(self.autoencoder.decode(content, motion))
+        dtype = self.autoencoder.dtype
+        return self.latent_space.decode(self.autoencoder.decode(content.to(dtype), motion.to(dtype)))
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> tuple[Tensor, Tensor]:

@@ -60,14 +60,31 @@ def sample(
         steps: Number of denoising steps.
         on_step: Called after each step, for progress bars.
     """
-    scheduler.set_timesteps(steps, device=noise.device)
+    # Schedulers look every step up in tables on the CPU: a timestep on the device would be waited for. The network's
+    # own are copied there once.
+    scheduler.set_timesteps(steps)
+    trim_trailing(scheduler)
+    on_device = scheduler.timesteps.to(noise.device).unbind()
     extra = {"return_dict": False}
     if "eta" in inspect.signature(scheduler.step).parameters:
         extra["eta"] = 0.0
     x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
-    for timestep in scheduler.timesteps:
+    for timestep, seen in zip(scheduler.timesteps, on_device, strict=True):
         x_in = scheduler.scale_model_input(x, timestep) if hasattr(scheduler, "scale_model_input") else x
-        prediction = predict(x_in, timestep.expand(len(x))).to(x.dtype)
+        prediction = predict(x_in, seen.expand(len(x))).to(x.dtype)
         x = scheduler.step(prediction, timestep, x, **extra)[0]
         on_step()
     return x
+
+
+def trim_trailing(scheduler: SchedulerMixin) -> None:
+    """Takes away a step too many.
+
+    For some numbers of steps, such as 61 or 103, rounding gives the "trailing" timesteps of diffusers one more, at -1,
+    which tables read as pure noise: the last step would start anew.
+    """
+    if scheduler.timesteps[-1] >= 0:
+        return
+    scheduler.timesteps = scheduler.timesteps[:-1]
+    if len(getattr(scheduler, "sigmas", ())) == len(scheduler.timesteps) + 2:  # one for each step, and the end
+        scheduler.sigmas = torch.cat([scheduler.sigmas[:-2], scheduler.sigmas[-1:]])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,12 +14,19 @@ from cmd_lightning.networks.embeddings import TimestepEmbedding, coordinates_emb
 
 
 class DiTBlock(nn.Module):
-    """Transformer block whose norms are shifted, scaled and gated by timestep and condition (adaLN-Zero)."""
+    """Transformer block whose norms are shifted, scaled and gated by timestep and condition (adaLN-Zero).
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+    Args:
+        width: Channels of the tokens.
+        heads: Attention heads; must divide `width`.
+        mlp_ratio: Hidden channels of the perceptron over `width`.
+        mixing: What mixes the tokens `(B, N, width)`; attention of each to all by default.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, mixing: nn.Module | None = None) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.attention = Attention(width, heads, width // heads, qkv_bias=True)
+        self.attention = mixing or Attention(width, heads, width // heads, qkv_bias=True)
         self.norm_mlp = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         hidden = int(width * mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
@@ -24,10 +34,10 @@ class DiTBlock(nn.Module):
         nn.init.zeros_(self.modulation[1].weight)
         nn.init.zeros_(self.modulation[1].bias)
 
-    def forward(self, x: Tensor, signal: Tensor) -> Tensor:
-        """`x` `(B, N, width)`, `signal` `(B, width)`."""
+    def forward(self, x: Tensor, signal: Tensor, *context: Tensor) -> Tensor:
+        """`x` `(B, N, width)`, `signal` `(B, width)`; `context` is what the mixing takes besides the tokens."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(signal)[:, None].chunk(6, dim=-1)
-        x = x + gate1 * self.attention(self.norm_attention(x) * (1 + scale1) + shift1)
+        x = x + gate1 * self.attention(self.norm_attention(x) * (1 + scale1) + shift1, *context)
         return x + gate2 * self.mlp(self.norm_mlp(x) * (1 + scale2) + shift2)
 
 
@@ -41,17 +51,27 @@ class DiT(Network):
         depth: Number of blocks.
         heads: Attention heads; must divide `width`.
         mlp_ratio: Hidden channels of the perceptrons over `width`.
+        mixing: Makes what mixes the tokens in a block, from its number; attention of each to all by default.
     """
 
     _supports_gradient_checkpointing = True
     _repeated_blocks = ["DiTBlock"]  # noqa: RUF012 (diffusers' own spelling)
 
-    def __init__(self, condition_dim: int, outputs: int, width: int, depth: int, heads: int, mlp_ratio: float) -> None:
+    def __init__(
+        self,
+        condition_dim: int,
+        outputs: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        mixing: Callable[[int], nn.Module | None] = lambda block: None,
+    ) -> None:
         super().__init__()
         self.width = width
         self.timestep = TimestepEmbedding(width)
         self.condition = nn.Linear(condition_dim, width) if condition_dim else None
-        self.blocks = nn.ModuleList(DiTBlock(width, heads, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(DiTBlock(width, heads, mlp_ratio, mixing(i)) for i in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
         self.head = nn.Linear(width, outputs)
@@ -66,15 +86,26 @@ class DiT(Network):
 
     def positions(self, *sizes: int) -> Tensor:
         """Fixed positions of the tokens of a grid, `(N, width)`."""
-        return coordinates_embedding(grid_coordinates(*sizes, device=self.device), self.width).to(self.dtype)
+        like = self.head.weight  # the network's own `device` and `dtype` walk through all its modules, at every call
+        return coordinates_embedding(grid_coordinates(*sizes, device=like.device), self.width).to(like.dtype)
 
-    def transform(self, x: Tensor, timestep: Tensor, condition: Condition | None, read: int | None = None) -> Tensor:
-        """Tokens `(B, N, width)` to outputs `(B, N, outputs)`, of the first `read` tokens alone if that is given."""
+    def transform(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        condition: Condition | None,
+        read: int | None = None,
+        context: Iterable[Sequence[Tensor]] | None = None,
+    ) -> Tensor:
+        """Tokens `(B, N, width)` to outputs `(B, N, outputs)`, of the first `read` tokens alone if that is given.
+
+        `context` has for each block what its mixing takes besides the tokens.
+        """
         signal = self.timestep(timestep)
         if self.condition is not None:
             signal = signal + self.condition(condition.pooled.to(signal.dtype))
-        for block in self.blocks:
-            x = self.run_block(block, x, signal)
+        for block, more in zip(self.blocks, repeat(()) if context is None else context, strict=False):
+            x = self.run_block(block, x, signal, *more)
         shift, scale = self.modulation(signal)[:, None].chunk(2, dim=-1)
         return self.head(self.norm(x[:, :read]) * (1 + scale) + shift)
 
