@@ -29,8 +29,9 @@ class LatentSpec:
     Args:
         content: Shape `(C, H, W)` of the content frame.
         motion: Shape `(D, T, S)` of the motion latent: channels, frames, motion slots per frame.
-        slots: One coordinate tuple for each of the S slots, for positional encodings; the first coordinate is
-            the kind of the slot (for axis latents 0: a row, 1: a column), the others are positions in [0, 1].
+        slots: One coordinate tuple for each of the S slots; the first coordinate is the kind of the slot, the others
+            are positions in [0, 1] of the content frame. Kind 0 is a row, `(0, y)`; 1 a column, `(1, x)`; 2 a cell of a
+            grid, `(2, y, x)`; any other kind is about the whole frame, and its positions mean what they will.
     """
 
     content: tuple[int, int, int]

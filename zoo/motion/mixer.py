@@ -1,0 +1,62 @@
+"""A motion model of perceptrons alone, for speed on CPUs."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from cmd_lightning.networks import LatentSpec, MotionModel
+from cmd_lightning.networks.slots import SlotDiT
+
+
+class MotionMixer(SlotDiT, MotionModel):
+    """MLP-Mixer over the motion latent, without attention; not in the paper.
+
+    In each block one perceptron mixes the tokens, the same for all channels, and one the channels, the same for all
+    tokens (Tolstikhin et al., arXiv 2105.01601), under adaLN-Zero as in a diffusion transformer. That is two pairs of
+    large matrix products a block, what CPUs do best. The content frame is pooled onto the slots. Frames and slots are
+    as many as in `latent_spec`, no other number.
+
+    Args:
+        latent_spec: Shapes of content frame and motion latent, and where the slots lie; any layout.
+        condition_dim: Channels K of the pooled condition; 0 for an unconditional model.
+        width: Channels of the tokens.
+        depth: Number of blocks.
+        frames: Frames in a token.
+        tokens_width: Hidden channels of the perceptrons that mix the tokens.
+        content_patch_size: Side of a square patch of the content frame.
+        mlp_ratio: Hidden channels of the perceptrons that mix the channels, over `width`.
+    """
+
+    def __init__(
+        self,
+        latent_spec: LatentSpec,
+        condition_dim: int,
+        width: int = 768,
+        depth: int = 12,
+        frames: int = 2,
+        tokens_width: int = 384,
+        content_patch_size: int = 4,
+        mlp_ratio: float = 4.0,
+    ) -> None:
+        tokens = -(-latent_spec.motion[1] // frames) * latent_spec.motion[2]
+
+        def mixing(block: int) -> TokenMixing:
+            return TokenMixing(tokens, tokens_width)
+
+        super().__init__(latent_spec, condition_dim, width, depth, 1, frames, content_patch_size, mlp_ratio, mixing)
+
+
+class TokenMixing(nn.Sequential):
+    """A perceptron over the tokens, the same for all channels.
+
+    Args:
+        tokens: Their number N.
+        hidden: Hidden channels.
+    """
+
+    def __init__(self, tokens: int, hidden: int) -> None:
+        super().__init__(nn.Linear(tokens, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, tokens))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` `(B, N, width)`."""
+        return super().forward(x.mT).mT
