@@ -148,3 +148,62 @@ def listing(values: Mapping[str, str], width: int) -> str:
         if value
     ]
     return "\n".join(lines)
+
+
+def rank(
+    model: str,
+    *,
+    config: str | None = None,
+    name: str | None = None,
+    seeds: int = 3,
+    samples: int | None = None,
+    out: str = "outputs/rank",
+    save: bool = False,
+    json: str | None = None,
+) -> None:
+    """Rank a motion model: train it on cached latents, score it, and print its row among those of the zoo.
+
+    Every model gets the same clips, in the same order and with the same noise, and the same optimiser; it is scored
+    with true content frames. A call that was cut short goes on at the next seed.
+
+    Args:
+        model: of the zoo (MotionDiT), a class of yours as my_pkg.MyMotion, importable from the working directory too,
+            or a config as in configs/motion.
+        config: config as in configs/motion with the arguments of the class; without it a class of yours is built with
+            its defaults, one of the zoo as its own config says.
+        name: of the row and the card; by default that of the class.
+        seeds: how many times to train, at most 10.
+        samples: training samples of a seed, by default those of the leaderboard; with others there is no comparison.
+        out: folder of the cached clips and of what is kept of each seed.
+        save: write the result into the card, zoo/cards/NAME.yaml.
+        json: write the result to this file; - is standard output, with nothing else on it.
+
+    Raises:
+        InputError: there is no such model, it does not fit, its numbers are not finite, or samples are too few.
+    """
+    from dataclasses import replace
+    from pathlib import Path
+
+    from cmd_lightning.commands.files import make_folder, tell
+    from cmd_lightning.errors import InputError
+    from cmd_lightning.ranking import leaderboard
+    from cmd_lightning.ranking.candidate import candidate
+    from cmd_lightning.ranking.protocol import Protocol
+    from cmd_lightning.ranking.rank import rank as ranked
+    from cmd_lightning.zoo.discovery import ROOM
+
+    protocol = Protocol()
+    if samples not in (None, protocol.samples):
+        if save:
+            raise InputError(f"--samples {samples}: the leaderboard is of {protocol.samples}; leave it out, or --save")
+        protocol = replace(protocol, samples=samples)
+    found = candidate(model, config, name)
+    result = ranked(found, protocol, seeds, make_folder(Path(out), "--out"), tell)
+    card = {"name": found.name, "ranking": result}
+    write_json(card, json)
+    folder = ROOM / "cards"
+    if json != "-":
+        cards = [card for card in leaderboard.read_cards(folder) if card["name"] != found.name]
+        print(leaderboard.table([*cards, card], marked=found.name), end="")
+    if save:
+        tell(f"{leaderboard.save(result, found.name, found.about, folder)}: written")

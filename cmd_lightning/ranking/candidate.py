@@ -1,0 +1,193 @@
+"""Which motion model is ranked: from a name of the zoo, a dotted class path or a config to something to build."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmd_lightning.errors import InputError, reason
+from cmd_lightning.networks import Condition, LatentSpec, MotionModel
+from cmd_lightning.provenance import sha256
+from cmd_lightning.zoo import entries, import_all
+from cmd_lightning.zoo.card import nearest
+from cmd_lightning.zoo.discovery import ROOM, init_args_of, motion_configs
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A motion model that can be built.
+
+    Attributes:
+        name: Of its row and its card.
+        cls: Its class.
+        init_args: Of the constructor, after the latents' shapes and the condition's channels.
+    """
+
+    name: str
+    cls: type[MotionModel]
+    init_args: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def class_path(self) -> str:
+        """The dotted name of the class."""
+        return f"{self.cls.__module__}.{self.cls.__qualname__}"
+
+    @property
+    def about(self) -> str:
+        """First sentence of the docstring of the class."""
+        return " ".join((inspect.getdoc(self.cls) or self.name).partition("\n\n")[0].split())
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What is ranked, as plain data."""
+        return {"class_path": self.class_path, "init_args": dict(self.init_args)}
+
+    @property
+    def source(self) -> str:
+        """The sha256 of the file of its class, so that results of an edited class are not taken for its own."""
+        file = inspect.getsourcefile(self.cls)
+        return sha256(file) if file and Path(file).is_file() else ""
+
+    def build(self, spec: LatentSpec, condition_dim: int) -> MotionModel:
+        """The model for these latents.
+
+        Raises:
+            InputError: It does not take its arguments, or not this layout.
+        """
+        known = inspect.signature(self.cls.__init__).parameters
+        taken = list(known)[3:]
+        open_ended = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
+        for name in self.init_args:
+            if name not in taken and not open_ended:
+                raise InputError(f"{self.name}: init_args.{name}: there is no such argument; {nearest(name, taken)}")
+        try:
+            return self.cls(spec, condition_dim, **self.init_args)
+        except InputError:
+            raise
+        except Exception as error:  # a third party's constructor raises what it likes
+            raise InputError(
+                f"MODEL {self.name}: it cannot be built for motion latents {spec.motion} and content frames "
+                f"{spec.content} ({reason(error)}); its constructor takes (latent_spec, condition_dim, **init_args)"
+            ) from error
+
+    def check(self, spec: LatentSpec, condition: Condition) -> None:
+        """Calls a fresh model once, on as many samples as the condition has.
+
+        Raises:
+            InputError: It fails, or its output is not of the shape of the motion latent, not finite or not trainable.
+        """
+        count = len(condition.pooled)
+        motion, content = torch.randn(count, *spec.motion), torch.randn(count, *spec.content)
+        network = self.build(spec, condition.pooled.shape[1])
+        try:
+            output = network(motion, torch.full((count,), 500), content, condition)
+        except Exception as error:  # as above
+            raise InputError(
+                f"MODEL {self.name}: a call with motion {tuple(motion.shape)} and content {tuple(content.shape)} fails "
+                f"({reason(error)}); see MotionModel.forward"
+            ) from error
+        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        if shape != tuple(motion.shape):
+            raise InputError(
+                f"MODEL {self.name}: its output is {shape}; give that of the motion, {tuple(motion.shape)}"
+            )
+        if not output.isfinite().all():
+            raise InputError(f"MODEL {self.name}: its output is NaN or infinite before any training; mend its forward")
+        if not output.requires_grad:
+            raise InputError(f"MODEL {self.name}: its output does not depend on weights that train; mend its forward")
+
+
+def candidate(model: str, config: str | None = None, name: str | None = None) -> Candidate:
+    """The candidate that the command line names.
+
+    Args:
+        model: A motion model of the zoo, the dotted path of an importable class, or a config as in configs/motion.
+        config: A config with the model's arguments.
+        name: Of its row, by default that of the class.
+
+    Raises:
+        InputError: There is no such model, it is no motion model, or the config is another's.
+    """
+    if Path(model).suffix in (".yaml", ".yml"):
+        if config:
+            raise InputError(f"--config {config}: MODEL {model} is a config already; give one of them")
+        path, init_args = network_of(Path(model), "MODEL")
+    else:
+        path, init_args = model, {}
+    cls = third_party(path) if "." in path else of_zoo(path)
+    if not config and path is model and cls.__name__ == model:
+        file = motion_configs().get(model)
+        if file is None:
+            raise InputError(f"MODEL {model}: configs/motion has no config of it; give one by --config")
+        init_args = init_args_of(ROOM.parent / file)[1]
+    if config:
+        named, init_args = network_of(Path(config), "--config")
+        if named and named.rpartition(".")[2] != cls.__name__:
+            raise InputError(f"--config {config}: it is of {named}, not of {cls.__name__}; give one of that")
+    return Candidate(name or cls.__name__, cls, init_args)
+
+
+def network_of(path: Path, option: str) -> tuple[str, dict[str, Any]]:
+    """Class path and arguments of the network in a config of the motion stage; of the config no more is taken.
+
+    Raises:
+        InputError: There is no such file, or it names no network.
+    """
+    import yaml
+
+    if not path.is_file():
+        raise InputError(f"{option} {path}: there is no such file; give a config as in configs/motion")
+    try:
+        network = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for key in ("model", "init_args", "network"):
+            network = network[key]
+        if isinstance(network, str):
+            network = {"class_path": network}
+        return str(network["class_path"]), dict(network.get("init_args") or {})
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{option} {path}: it has no model.init_args.network with class_path and init_args; see configs/motion"
+        ) from error
+
+
+def of_zoo(name: str) -> type[MotionModel]:
+    """The motion model of the zoo of that name.
+
+    Raises:
+        InputError: There is none.
+    """
+    import_all()
+    modules: Mapping[str, str] = {entry.name: entry.module for entry in entries("motion")}
+    if name not in modules:
+        hint = nearest(name, list(modules))
+        raise InputError(f"MODEL {name}: the zoo has no such motion model; {hint}, or give a class as my_pkg.MyMotion")
+    return getattr(importlib.import_module(modules[name]), name)
+
+
+def third_party(path: str) -> type[MotionModel]:
+    """The class with a dotted path, importable from the working directory too.
+
+    Raises:
+        InputError: It cannot be imported, or is no motion model.
+    """
+    module, _, name = path.rpartition(".")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except Exception as error:  # importing runs their code
+        raise InputError(f"MODEL {path}: {module} cannot be imported ({reason(error)}); check the path") from error
+    if found is None:
+        names = [key for key, value in vars(sys.modules[module]).items() if isinstance(value, type)]
+        raise InputError(f"MODEL {path}: {module} has no {name}; {nearest(name, names) if names else 'check the path'}")
+    if not (isinstance(found, type) and issubclass(found, MotionModel)):
+        raise InputError(f"MODEL {path}: it is no MotionModel; derive it from cmd_lightning.networks.MotionModel")
+    return found

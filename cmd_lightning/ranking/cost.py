@@ -1,0 +1,70 @@
+"""What a motion model costs: parameters, multiply-adds, and seconds beside those of the paper's model."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cmd_lightning.networks import Condition, LatentSpec, MotionModel
+from cmd_lightning.networks.counting import count
+from cmd_lightning.provenance import processor
+from cmd_lightning.ranking.latents import Bench
+from cmd_lightning.ranking.protocol import Protocol
+from cmd_lightning.ranking.score import with_model
+
+YARDSTICK = "MotionDiT"
+"""The model beside which the others are timed."""
+ROUNDS = 9
+"""Timed samplings of each of the two."""
+
+
+def counts(network: MotionModel, spec: LatentSpec, condition: Condition) -> dict[str, int]:
+    """Parameters and multiply-adds of one sample without guidance.
+
+    Args:
+        network: The model.
+        spec: Of the latents.
+        condition: Of one sample.
+
+    Returns:
+        "parameters"; "macs" of a step; "prepare_macs", what is done once for all steps.
+    """
+    motion, content = torch.empty(1, *spec.motion), torch.empty(1, *spec.content)
+    timestep = torch.zeros(1, dtype=torch.long)
+    inputs = (motion, timestep, content, condition.pooled, condition.tokens, condition.mask)
+    whole = count(network, *inputs, call=_step)
+    once = count(network, content, call=lambda model, frame: model.prepare(frame))
+    return {"parameters": whole.parameters, "macs": whole.macs - once.macs, "prepare_macs": once.macs}
+
+
+def _step(network: nn.Module, motion: Tensor, timestep: Tensor, content: Tensor, *condition: Tensor) -> Tensor:
+    return network(motion, timestep, network.prepare(content), Condition(*condition))
+
+
+def timing(network: MotionModel, yardstick: MotionModel, bench: Bench, protocol: Protocol) -> dict[str, Any]:
+    """Seconds to sample the motion of one clip on one thread, measured by turns with the yardstick's.
+
+    Returns:
+        "seconds" and "seconds_of_MotionDiT", medians; "ratio", the median of the ratios of neighbours in time, which
+        other work on the machine disturbs less; "hardware".
+    """
+    content, caption = bench.tensors["test/content"][:1], bench.captions["test"][:1]
+
+    def sampled(model: MotionModel) -> float:
+        pipeline = with_model(bench, model)
+        begun = time.perf_counter()
+        pipeline.generate_motion(content, caption, [0], protocol.steps, protocol.guidance)
+        return time.perf_counter() - begun
+
+    rows = [(sampled(network), sampled(yardstick)) for _ in range(ROUNDS + 1)][1:]  # the first warms up
+    own, other = zip(*rows, strict=True)
+    return {
+        "seconds": statistics.median(own),
+        f"seconds_of_{YARDSTICK}": statistics.median(other),
+        "ratio": statistics.median(a / b for a, b in rows),
+        "hardware": f"{processor()}, one thread",
+    }

@@ -1,0 +1,140 @@
+"""The leaderboard: what cards hold of rankings, as a table, and the row of a model into its card."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cmd_lightning.ranking.intervals import Interval, difference, interval
+
+Ranking = Mapping[str, Any]
+
+COLUMNS = (
+    "motion model",
+    "motion-prediction distance",
+    "against the best",
+    "direction read right",
+    "s a video",
+    "times MotionDiT's",
+    "MMAC a step",
+    "parameters, M",
+)
+
+
+def table(cards: Sequence[Mapping[str, Any]], marked: str | None = None) -> str:
+    """The leaderboard in Markdown, the least distance first.
+
+    A model is "undecided" against the best where the 95 % interval of the differences, seed by seed, holds 0.
+
+    Args:
+        cards: Of motion models, as plain data with "name" and, of those that count here, "ranking".
+        marked: Name of a row to set in bold.
+    """
+    ranked = {card["name"]: card["ranking"] for card in cards if card.get("ranking")}
+    if not ranked:
+        return "No motion model has been ranked yet.\n"
+    key = protocol_of(ranked, marked)
+    others = [name for name, ranking in ranked.items() if ranking["key"] != key]
+    rows = {name: ranking for name, ranking in ranked.items() if name not in others}
+    order = sorted(rows, key=lambda name: distance(rows[name]).mean)
+    lines = ["| " + " | ".join(COLUMNS) + " |", "| --- " * len(COLUMNS) + "|"]
+    for name in order:
+        ranking, bold = rows[name], "**" if name == marked else ""
+        sampling, seeds = ranking["sampling"], ranking["seeds"]
+        right = interval([seed["direction"] for seed in seeds]).mean
+        cells = (
+            f"{bold}{name}{bold}",
+            f"{bold}{distance(ranking)}{bold}",
+            "best" if name == order[0] else verdict(ranking, rows[order[0]]),
+            f"{right:.1%}",
+            f"{sampling['seconds']:.3f}",
+            f"{sampling['ratio']:.2f}",
+            f"{ranking['macs'] / 1e6:.1f}" + once(ranking),
+            f"{ranking['parameters'] / 1e6:.2f}",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", words(rows[order[0]])]
+    if others:
+        lines += ["", f"Ranked by another protocol, so not comparable: {', '.join(sorted(others))}."]
+    return "\n".join(lines) + "\n"
+
+
+def protocol_of(ranked: Mapping[str, Ranking], marked: str | None) -> str:
+    """The key of the protocol that a table is of: the marked row's, else that of most."""
+    if marked in ranked:
+        return ranked[marked]["key"]
+    keys = [ranking["key"] for ranking in ranked.values()]
+    return max(sorted(set(keys)), key=keys.count)
+
+
+def distance(ranking: Ranking) -> Interval:
+    """The mean Fréchet distance of a model with its interval."""
+    return interval([seed["frechet"] for seed in ranking["seeds"]])
+
+
+def verdict(ranking: Ranking, best: Ranking) -> str:
+    """By how much a model is behind the best, and whether that is more than the spread of the seeds."""
+    own, other = ({seed["seed"]: seed["frechet"] for seed in row["seeds"]} for row in (ranking, best))
+    found = difference(own, other)
+    if found is None:
+        return f"{distance(ranking).mean - distance(best).mean:+.2f} (undecided: no seed in common)"
+    return f"{found.mean:+.2f}" if found.decided else f"{found.mean:+.2f} (undecided)"
+
+
+def once(ranking: Ranking) -> str:
+    """What is done once for all steps, where there is something."""
+    return f" (+ {ranking['prepare_macs'] / 1e6:.1f} once)" if ranking["prepare_macs"] else ""
+
+
+def words(ranking: Ranking) -> str:
+    """The protocol in two sentences, and what the distances are to be seen beside."""
+    protocol, reference = ranking["protocol"], ranking["reference"]
+    perfect, other = reference["reconstruction"], reference["other clips"]
+    hardware = ranking["sampling"]["hardware"].removesuffix(", one thread")
+    return (
+        f"{protocol['samples']:,} training samples of {protocol['train_clips']:,} clips of the procedural world "
+        f"({protocol['frames']} frames, {protocol['size']}x{protocol['size']}, plain and mixed) as cached latents of "
+        f"the frozen {protocol['model']}, v-prediction; mean ± 95 % t interval over {len(ranking['seeds'])} seeds, "
+        "differences paired by seed.\n"
+        f"Distance: Fréchet over shapes features (not FVD) of {protocol['test_clips']} held-out clips with true "
+        f"content frame and generated motion ({protocol['steps']} steps, guidance {protocol['guidance']:g}) to the "
+        f"clips themselves; reconstructions have {perfect['frechet']:.2f}, other real clips {other['frechet']:.2f}. "
+        f"Of the directions of reconstructions {perfect['direction']:.1%} are read right; chance is 12.5%. "
+        f"Seconds: one clip, one thread, {hardware}, by turns with MotionDiT."
+    )
+
+
+def read_cards(folder: Path) -> list[dict[str, Any]]:
+    """All cards of a folder, as plain data."""
+    import yaml
+
+    cards = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.yaml"))]
+    return [card for card in cards if isinstance(card, dict) and card.get("name")]
+
+
+def save(ranking: Ranking, name: str, what: str, folder: Path) -> Path:
+    """Writes the `ranking` of a card and leaves the rest of it as it is; without a card, makes a small one.
+
+    Args:
+        ranking: As `rank` gives it.
+        name: Of the card.
+        what: Its sentence, where it is made.
+        folder: Of the cards.
+    """
+    import yaml
+
+    from cmd_lightning.video_io import replaced
+
+    path = folder / f"{name}.yaml"
+    written = {"sort_keys": False, "allow_unicode": True, "width": 120}
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+    else:
+        text = yaml.safe_dump({"name": name, "kind": "motion", "what": what}, **written)
+    text = re.sub(r"^ranking:.*?(?=^[^\s]|\Z)", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = text.rstrip("\n") + "\n" + yaml.safe_dump({"ranking": ranking}, **written)
+    with replaced(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+    return path

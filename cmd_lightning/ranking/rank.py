@@ -1,0 +1,137 @@
+"""One model through the whole protocol, seed by seed; what a call that was cut short has done is kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmd_lightning.errors import InputError
+from cmd_lightning.pipeline import CMDPipeline
+from cmd_lightning.provenance import provenance
+from cmd_lightning.ranking import cost
+from cmd_lightning.ranking.candidate import Candidate, candidate
+from cmd_lightning.ranking.intervals import MOST_SEEDS
+from cmd_lightning.ranking.latents import Bench, open_bench
+from cmd_lightning.ranking.protocol import Protocol, digest
+from cmd_lightning.ranking.score import references, score
+from cmd_lightning.ranking.train import seeded, train
+from cmd_lightning.video_io import replaced
+
+DIGITS = 5
+"""Significant digits of what is kept."""
+CHECKED = 2
+"""Samples of the call that a model is tried on before anything is trained."""
+
+
+def rank(
+    model: Candidate,
+    protocol: Protocol,
+    seeds: int,
+    folder: Path,
+    tell: Callable[[str], None],
+    pipeline: CMDPipeline | None = None,
+) -> dict[str, Any]:
+    """Trains and scores a model with each seed.
+
+    Args:
+        model: What is ranked.
+        protocol: How.
+        seeds: How many, counted from 0.
+        folder: Of the cached clips and of what is kept of each seed.
+        tell: Takes lines of progress.
+        pipeline: The frozen parts; by default those of the protocol's model.
+
+    Returns:
+        What a card keeps under "ranking".
+
+    Raises:
+        InputError: The model does not fit, its numbers are not finite, or there are too few samples.
+    """
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise InputError(f"--seeds {seeds}: give 1 to {MOST_SEEDS}; an interval needs at least 2")
+    least = protocol.batch_size * 2
+    if protocol.samples < least:
+        raise InputError(f"--samples {protocol.samples}: too few to train on; give at least {least}, two steps")
+    with one_thread():
+        bench = open_bench(protocol, folder / "cache", tell, pipeline)
+        spec = bench.pipeline.autoencoder.latent_spec(tuple(bench.pipeline.config.video_shape))
+        with seeded(0):
+            model.check(spec, bench.pipeline.motion_text_encoder(bench.captions["test"][:CHECKED]))
+            network = model.build(spec, bench.pipeline.motion_text_encoder.dim)
+            condition = bench.pipeline.motion_text_encoder(bench.captions["test"][:1])
+            found = cost.counts(network, spec, condition)
+        tell(f"{model.name}: {found['parameters'] / 1e6:.2f} M parameters, {found['macs'] / 1e6:.1f} MMAC a step")
+        kept = folder / model.name / key_of(model, protocol, bench)
+        rows = [one_seed(model, bench, protocol, seed, kept, tell) for seed in range(seeds)]
+        with seeded(0):
+            yardstick = candidate(cost.YARDSTICK).build(spec, bench.pipeline.motion_text_encoder.dim)
+        sampling = cost.timing(network.eval(), yardstick.eval(), bench, protocol)
+        return {
+            "key": digest(protocol.record | {"bench": bench.key}),
+            "protocol": protocol.record,
+            "network": model.record,
+            "seeds": rows,
+            "reference": rounded(references(bench)),
+            "sampling": rounded(sampling),
+            **found,
+            "provenance": provenance(),
+        }
+
+
+def one_seed(
+    model: Candidate, bench: Bench, protocol: Protocol, seed: int, kept: Path, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """The scores of a seed: those in the folder `kept`, or else trained for, and put there."""
+    path = kept / f"seed-{seed}.json"
+    with suppress(OSError, ValueError):
+        row = json.loads(path.read_text())
+        tell(f"{model.name}, seed {seed}: {in_words(row)}, kept in {path}")
+        return row
+    kept.mkdir(parents=True, exist_ok=True)
+    network, facts = train(
+        model.build, bench, protocol, seed, kept, lambda line: tell(f"{model.name}, seed {seed}: {line}")
+    )
+    begun = time.perf_counter()
+    row = rounded({"seed": seed, **score(network, bench, protocol, seed), **facts})
+    row["score_seconds"] = round(time.perf_counter() - begun, 1)
+    with replaced(path) as draft:
+        draft.write_text(json.dumps(row) + "\n")
+    tell(f"{model.name}, seed {seed}: {in_words(row)}")
+    return row
+
+
+def key_of(model: Candidate, protocol: Protocol, bench: Bench) -> str:
+    """A fingerprint of all that the scores of a seed depend on: the class as its file stands, arguments, protocol."""
+    return digest({**model.record, "source": model.source, **protocol.record, "bench": bench.key})
+
+
+def in_words(row: dict[str, Any]) -> str:
+    """The scores of a seed."""
+    return (
+        f"distance {row['frechet']:.2f}, direction {row['direction']:.1%}, "
+        f"{row['train_seconds'] + row['score_seconds']:.0f} s"
+    )
+
+
+def rounded(value: Any) -> Any:
+    """Floats to a few significant digits, within dictionaries too."""
+    if isinstance(value, dict):
+        return {name: rounded(item) for name, item in value.items()}
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Everything on one thread: sums then come out the same wherever they are made, and times mean the same."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

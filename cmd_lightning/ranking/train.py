@@ -1,0 +1,205 @@
+"""One training of a motion model under the protocol: the real component and the real Trainer, on cached latents."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch import Callback, LightningModule
+from torch.optim import Adam
+from torch.utils.data import DataLoader, IterableDataset
+
+from cmd_lightning.callbacks.ema import EMA
+from cmd_lightning.components.motion import MotionDiffusion
+from cmd_lightning.components.schedules import WarmupSchedule
+from cmd_lightning.data.plan import stable_hash
+from cmd_lightning.diffusion import Diffusion
+from cmd_lightning.errors import InputError
+from cmd_lightning.networks import LatentSpec, MotionModel
+from cmd_lightning.ranking.latents import Bench
+from cmd_lightning.ranking.protocol import Protocol
+
+REPORTS = 4
+"""Lines of progress of a training."""
+
+
+class Order(IterableDataset):
+    """Batches of cached latents in the order of a seed, as latent shards give them.
+
+    Args:
+        bench: Of the latents.
+        protocol: Which says how many, and how many at a time.
+        seed: Of the order; every epoch has another.
+    """
+
+    def __init__(self, bench: Bench, protocol: Protocol, seed: int) -> None:
+        super().__init__()
+        self.bench, self.protocol, self.seed = bench, protocol, seed
+        self.made_by = {"latent_space": "pixels", "autoencoder": None}
+
+    def __len__(self) -> int:
+        return self.protocol.samples // self.protocol.batch_size
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        content, motion = (self.bench.tensors[f"train/{name}"] for name in ("content", "motion"))
+        captions, batch = self.bench.captions["train"], self.protocol.batch_size
+        epoch, left = -1, torch.empty(0, dtype=torch.long)
+        for _ in range(len(self)):
+            if len(left) < batch:
+                epoch += 1
+                generator = torch.Generator().manual_seed(stable_hash("order", self.seed, epoch))
+                left = torch.randperm(len(captions), generator=generator)
+            rows, left = left[:batch], left[batch:]
+            chosen = rows.tolist()
+            yield {
+                "content": content[rows],
+                "motion": motion[rows],
+                "caption": [captions[row] for row in chosen],
+                "key": [f"{row:09d}" for row in chosen],
+                "made_by": [self.made_by] * len(chosen),
+                "epoch": epoch,
+            }
+
+
+class Watch(Callback):
+    """Keeps the loss and tells how far a training is.
+
+    Args:
+        steps: Of the whole training.
+        tell: Takes lines of progress.
+    """
+
+    def __init__(self, steps: int, tell: Callable[[str], None]) -> None:
+        self.steps, self.tell = steps, tell
+        self.losses: list[float] = []
+        self.begun = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Notes the loss of a step."""
+        self.losses.append(float(outputs["loss"]))
+        done = len(self.losses)
+        if done % max(1, self.steps // REPORTS) == 0 and done < self.steps:
+            left = (time.perf_counter() - self.begun) / done * (self.steps - done)
+            self.tell(f"step {done} of {self.steps}, loss {self.recent:.3f}, {left:.0f} s left")
+
+    @property
+    def recent(self) -> float:
+        """Mean loss of the last tenth of the steps."""
+        recent = self.losses[-max(1, self.steps // 10) :]
+        return sum(recent) / len(recent)
+
+
+def train(
+    build: Callable[[LatentSpec, int], MotionModel],
+    bench: Bench,
+    protocol: Protocol,
+    seed: int,
+    folder: Path,
+    tell: Callable[[str], None],
+) -> tuple[MotionModel, dict[str, float]]:
+    """Trains a motion model.
+
+    Args:
+        build: Makes it from the latents' shapes and the channels of the condition.
+        bench: Data and frozen parts.
+        protocol: How.
+        seed: Of its weights, of the order of the clips and of the noise: for one seed the latter two are the same for
+            all models.
+        folder: For what the Trainer writes, which is only a list of steps that went wrong.
+        tell: Takes lines of progress.
+
+    Returns:
+        The model with averaged weights, and "loss" (of the last tenth) and "train_seconds".
+
+    Raises:
+        InputError: Losses or gradients are not finite.
+    """
+    steps = protocol.samples // protocol.batch_size
+    watch, ema = Watch(steps, tell), EMA(protocol.ema)
+    with seeded(seed), quiet():
+        component = MotionDiffusion(
+            build,
+            bench.pipeline.autoencoder,
+            condition=bench.pipeline.motion_text_encoder,
+            condition_dropout=protocol.condition_dropout,
+            objective=objective(),
+            video_shape=bench.pipeline.config.video_shape,
+            optimizer=lambda weights: Adam(weights, lr=protocol.learning_rate, betas=(0.9, 0.99), fused=True),
+            schedule=lambda optimizer: WarmupSchedule(
+                optimizer, warmup_steps=protocol.warmup_steps, total_steps=steps, decay="cosine"
+            ),
+        )
+        order = Order(bench, protocol, seed)
+        order.made_by = component.origin()
+        trainer = Trainer(
+            accelerator="cpu",
+            devices=1,
+            max_steps=steps,
+            max_epochs=1,
+            gradient_clip_val=1.0,
+            callbacks=[watch, ema],
+            default_root_dir=folder,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        try:
+            trainer.fit(component, DataLoader(order, batch_size=None))
+        except InputError as error:
+            if "NaN" not in str(error):
+                raise
+            raise InputError(
+                f"MODEL {type(component.network).__name__}: loss or gradients were NaN or infinite at step "
+                f"{len(watch.losses)} of seed {seed}; look for unbounded sums and divisions by zero in its forward"
+            ) from error
+        ema.swap_in(component)
+    seconds = time.perf_counter() - watch.begun
+    return component.network.eval(), {"loss": watch.recent, "train_seconds": seconds}
+
+
+def objective() -> Diffusion:
+    """The objective of all ranked models, that of the shipped model."""
+    return Diffusion(prediction="v_prediction", beta_schedule="linear")
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's draws and those of the components follow from `seed` within the block."""
+    before = os.environ.get("PL_GLOBAL_SEED")
+    os.environ["PL_GLOBAL_SEED"] = str(seed)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        if before is None:
+            del os.environ["PL_GLOBAL_SEED"]
+        else:
+            os.environ["PL_GLOBAL_SEED"] = before
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leaves out what Lightning says of devices, loggers and workers."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
