@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError, reason
@@ -73,10 +75,7 @@ class StockDenoiser(Network):
 
     @classmethod
     def from_pretrained(
-        cls,
-        name: str | os.PathLike[str],
-        latent: tuple[int, int, int, int] | None = None,
-        **options: Any,
+        cls, name: str | os.PathLike[str], latent: tuple[int, int, int, int] | None = None, **options: Any
     ) -> StockDenoiser:
         """Opens a folder that `save_pretrained` wrote, or published weights in diffusers' layout.
 
@@ -88,11 +87,11 @@ class StockDenoiser(Network):
         Raises:
             InputError: There is nothing to open, or another class's network.
         """
-        config, part = cls._find(str(name), options)
-        if config.get("_class_name") == cls.__name__:
+        wanted = (cls.__name__, cls.stock_class.__name__)
+        holds, part = find(str(name), cls.part, wanted, options)
+        if holds == cls.__name__:
             return super().from_pretrained(name, **options)
-        stock = opened(cls.stock_class, str(name), part, options)
-        return cls.around(stock, latent)
+        return cls.around(opened(cls.stock_class, str(name), part, options), latent)
 
     @classmethod
     def around(cls, stock: nn.Module, latent: tuple[int, int, int, int] | None = None) -> StockDenoiser:
@@ -104,67 +103,67 @@ class StockDenoiser(Network):
         network.stock = stock
         return network.eval()
 
-    @classmethod
-    def _find(cls, name: str, options: dict[str, Any]) -> tuple[dict[str, Any], str]:
-        """The config under `name` and the folder within it where it lies."""
-        own = options.pop("subfolder", None)
-        parts = [own] if own is not None else ["", cls.part]
-        found = [(config, part) for part in parts if (config := config_of(name, part, options)) is not None]
-        wanted = (cls.__name__, cls.stock_class.__name__)
-        for config, part in found:
-            if config.get("_class_name") in wanted:
-                return config, part
-        what = f"it holds a {found[0][0].get('_class_name')}" if found else "there is no config.json in it"
-        raise InputError(
-            f"from_pretrained {name}: {what}; give a folder or hub id of {' or '.join(wanted)}, or of a pipeline "
-            f"with it as its {cls.part}"
-        )
-
 
 UNCONDITIONAL = 8
 """Channels of the one zero token that an unconditional network attends to."""
 
-_OF_CONFIGS = ("revision", "cache_dir", "token", "local_files_only", "force_download", "proxies")
-"""Options of `from_pretrained` that also say where a config lies."""
+SOURCE = ("revision", "cache_dir", "token", "local_files_only", "force_download", "proxies")
+"""Options of `from_pretrained` that say where things come from."""
 
 
-def config_of(name: str, part: str, options: dict[str, Any]) -> dict[str, Any] | None:
-    """The config in a folder or hub repository, in its folder `part`, or None where there is none.
+def find(name: str, part: str, wanted: Sequence[str], options: dict[str, Any]) -> tuple[str, str]:
+    """The class of a network that a folder or hub repository holds, and where in it.
+
+    Args:
+        name: The folder or the hub id.
+        part: The folder in it to look into, if it holds none of `wanted` itself.
+        wanted: Names of classes, of which one shall be found.
+        options: Of `from_pretrained`; with `subfolder`, that is the only place.
 
     Raises:
-        InputError: There is no such folder or repository.
+        InputError: There is nothing of that name, or none of these classes.
     """
-    from diffusers import ConfigMixin
+    places = [options["subfolder"]] if "subfolder" in options else ["", part]
+    found = [(str(config.get("_class_name")), place) for place in places if (config := _config(name, place, options))]
+    for holds, place in found:
+        if holds in wanted:
+            return holds, place
+    what = f"it holds a {found[0][0]}" if found else "there is no config.json in it"
+    if not found and not Path(name).is_dir():
+        what = "neither the hub nor its cache has a config.json of it"
+    whole = f", or of a pipeline that has it as {part}" if part else ""
+    raise InputError(f"from_pretrained {name}: {what}; give a folder or hub id of {' or '.join(wanted)}{whole}")
 
+
+def opened(kind: type[Any], name: str, part: str, options: dict[str, Any]) -> Any:
+    """A network of diffusers from a folder or hub repository, in its folder `part`.
+
+    Raises:
+        InputError: It cannot be had, or its weights do not fit.
+    """
+    try:
+        return kind.from_pretrained(name, **options | {"subfolder": part or None})
+    except Exception as error:  # of many kinds: of the hub, of safetensors, of shapes
+        raise _unopened(name, part, error) from error
+
+
+def _config(name: str, part: str, options: dict[str, Any]) -> dict[str, Any] | None:
+    """The config in the folder `part` of a folder or hub repository, or None where there is none."""
     folder = Path(name)
     if folder.is_dir():
         if not (folder / part / "config.json").is_file():
             return None
     elif not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise InputError(f"from_pretrained {name}: there is no such folder, and a hub id is OWNER/NAME; give one")
-    loader = type("Loader", (ConfigMixin,), {"config_name": "config.json"})
-    where = {key: value for key, value in options.items() if key in _OF_CONFIGS}
+    where = {key: value for key, value in options.items() if key in SOURCE}
     try:
-        return loader.load_config(name, subfolder=part or None, **where)
+        return Network.load_config(name, subfolder=part or None, **where)
     except Exception as error:  # of many kinds: of the hub, of the network, of json
-        if not folder.is_dir() and "does not appear to have a file named" in str(error):
+        if isinstance(error.__context__, EntryNotFoundError):  # where there is no network: not in the cache either
             return None
-        raise unopened(name, part, error) from error
+        raise _unopened(name, part, error) from error
 
 
-def opened(kind: type[Any], name: str, part: str, options: dict[str, Any]) -> Any:
-    """A stock network from a folder or hub repository, in its folder `part`.
-
-    Raises:
-        InputError: It cannot be had, or its weights do not fit.
-    """
-    try:
-        return kind.from_pretrained(name, subfolder=part or None, **options)
-    except Exception as error:  # of many kinds: of the hub, of safetensors, of shapes
-        raise unopened(name, part, error) from error
-
-
-def unopened(name: str, part: str, error: Exception) -> InputError:
-    """What to tell of a folder or hub repository that could not be read."""
+def _unopened(name: str, part: str, error: Exception) -> InputError:
     remedy = "check the folder" if Path(name).is_dir() else "give a folder, or a hub id where there is a network"
     return InputError(f"from_pretrained {name}: {part or 'it'} cannot be opened ({reason(error)}); {remedy}")

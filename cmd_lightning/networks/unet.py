@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -132,8 +131,12 @@ class UNet(Network):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group norm with 32 groups, or as many as divide `channels`."""
-    return nn.GroupNorm(math.gcd(32, channels), channels)
+    """Group norm with 32 groups, or as many fewer as leave four channels in each.
+
+    A group of one channel would take out again what the signal adds to that channel.
+    """
+    fitting = (groups for groups in (32, 16, 8, 4, 2) if channels % groups == 0 and channels // groups >= 4)
+    return nn.GroupNorm(next(fitting, 1), channels)
 
 
 def zero(layer: nn.Conv2d) -> nn.Conv2d:

@@ -1,0 +1,78 @@
+"""AnimateDiff: diffusers' `UNetMotionModel`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from torch import Tensor
+
+from cmd_lightning.errors import InputError, reason
+from cmd_lightning.networks import Condition, VideoDenoiser
+from cmd_lightning.networks.stock import SOURCE, StockDenoiser, find, opened
+
+ADAPTER = "guoyww/animatediff-motion-adapter-v1-5-2"
+"""Hub id of the published motion modules for Stable Diffusion 1.5."""
+
+
+class AnimateDiff(StockDenoiser, VideoDenoiser):
+    """Stable Diffusion's U-Net with a temporal transformer after every block (arXiv 2307.04725).
+
+    At `condition_dim` 768 the defaults are Stable Diffusion 1.5 with the published motion modules. It attends to all
+    tokens of the text, padding included.
+    """
+
+    _supports_gradient_checkpointing = True
+    stock_class = UNetMotionModel
+    part = "unet"
+
+    @classmethod
+    def fitting(cls, latent: tuple[int, int, int, int], condition_dim: int) -> dict[str, Any]:
+        channels, frames, height, _ = latent
+        return {
+            "sample_size": height,
+            "in_channels": channels,
+            "out_channels": channels,
+            "cross_attention_dim": condition_dim,
+            "motion_max_seq_length": max(32, frames),
+        }
+
+    def tokens(self, latent: Tensor, condition: Condition | None) -> Tensor:
+        # The stock network wants the text once for every frame.
+        return super().tokens(latent, condition).repeat_interleave(latent.shape[2], dim=0)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        latent: tuple[int, int, int, int] | None = None,
+        motion: str | os.PathLike[str] = ADAPTER,
+        **options: Any,
+    ) -> StockDenoiser:
+        """Opens this network, the stock network, or the U-Net of Stable Diffusion 1.5 together with motion modules.
+
+        Args:
+            name: A folder or a hub id, of either network or of a Stable Diffusion pipeline.
+            latent: Shape of the latents it shall work on; by default that of the stock network's config.
+            motion: Folder or hub id of a `MotionAdapter`, for a U-Net of Stable Diffusion.
+            **options: Of diffusers' `from_pretrained`, such as `variant`, `revision`, `torch_dtype`.
+
+        Raises:
+            InputError: There is nothing to open, or another class's network, or the two do not fit.
+        """
+        wanted = (cls.__name__, UNetMotionModel.__name__, UNet2DConditionModel.__name__)
+        holds, part = find(str(name), cls.part, wanted, options)
+        if holds != UNet2DConditionModel.__name__:
+            return super().from_pretrained(name, latent, **options)
+        find(str(motion), "", [MotionAdapter.__name__], {key: options[key] for key in SOURCE[1:] if key in options})
+        unet = opened(UNet2DConditionModel, str(name), part, options)
+        of_both = {key: value for key, value in options.items() if key not in ("subfolder", "variant", "revision")}
+        adapter = opened(MotionAdapter, str(motion), "", of_both)
+        try:
+            return cls.around(UNetMotionModel.from_unet2d(unet, adapter), latent)
+        except (ValueError, RuntimeError) as error:
+            raise InputError(
+                f"motion {motion}: it does not fit the U-Net of {name} ({reason(error)}); give a Stable Diffusion 1.5 "
+                "model, or motion modules made for it"
+            ) from error
