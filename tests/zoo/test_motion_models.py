@@ -12,6 +12,7 @@ from cmd_lightning import zoo
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, LatentSpec, MotionModel
 from cmd_lightning.networks.blocks import REPEATED, blocks
+from cmd_lightning.zoo.autoencoders.grid import GridAutoencoder
 
 CONFIGS = Path(cmd_lightning.__path__[0]).parent / "configs"
 FILES = sorted((CONFIGS / "motion").glob("*.yaml"))
@@ -22,12 +23,12 @@ def axis_spec(content, channels, frames, rows, columns):
     return LatentSpec(content, (channels, frames, rows + columns), tuple(slots))
 
 
-GRID = tuple((2.0, (i + 0.5) / 3, (j + 0.5) / 5) for i in range(3) for j in range(5))
+GRID = GridAutoencoder(channels=3, patch_size=2, width=8, motion_channels=2, depth=0, grid=(3, 5))
 LAYOUTS = {
     "wide": axis_spec((3, 8, 12), 3, 6, 4, 6),
     "odd": axis_spec((4, 7, 9), 1, 5, 7, 9),  # multiples of nothing
     "one frame, smaller than a patch": axis_spec((3, 2, 3), 3, 1, 2, 3),
-    "grid": LatentSpec((3, 9, 10), (2, 5, 15), GRID),
+    "grid": GRID.latent_spec((3, 5, 6, 12)),
     "without places": LatentSpec((3, 8, 12), (2, 4, 3), ((3.0,), (4.0, 0.5, 0.5, 0.5), (4.0,))),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,8 @@ class CMDAutoencoder(AutoencoderNetwork):
 
     _supports_gradient_checkpointing = True
     _repeated_blocks = ["VideoTransformerBlock"]  # noqa: RUF012 (diffusers' own spelling)
+    planes: ClassVar[tuple[str, ...]] = ("row", "column")
+    """What motion is pooled to; each has a layer `NAME_head` from the encoder and `NAME_stem` to the decoder."""
 
     def __init__(
         self,
@@ -59,12 +61,12 @@ class CMDAutoencoder(AutoencoderNetwork):
         self.encoder = VideoTransformer(width, depth, heads, head_dim, rotary, qkv_bias)
         if weights != "mean":
             self.content_head = nn.ConvTranspose3d(width, channels if weights == "channel" else 1, patch, stride=patch)
-        self.row_head = nn.Conv2d(width, motion_channels, 1)
-        self.column_head = nn.Conv2d(width, motion_channels, 1)
+        for plane in self.planes:
+            self.add_module(f"{plane}_head", nn.Conv2d(width, motion_channels, 1))
 
         self.content_stem = nn.Conv2d(channels, width, patch_size, stride=patch_size)
-        self.row_stem = nn.Conv2d(motion_channels, width, 1)
-        self.column_stem = nn.Conv2d(motion_channels, width, 1)
+        for plane in self.planes:
+            self.add_module(f"{plane}_stem", nn.Conv2d(motion_channels, width, 1))
         self.decoder = VideoTransformer(width, depth, heads, head_dim, rotary, qkv_bias)
         self.unpatchify = nn.ConvTranspose3d(width, channels, patch, stride=patch)
         self.initialize()
@@ -83,18 +85,23 @@ class CMDAutoencoder(AutoencoderNetwork):
         rotation = nn.init.orthogonal_(torch.empty_like(self.content_stem.weight.flatten(1)))
         self.content_stem.weight.copy_(rotation.view_as(self.content_stem.weight))
         self.unpatchify.weight.copy_(rotation.view_as(self.unpatchify.weight))
-        for layer in (self.content_stem, self.row_stem, self.column_stem, self.unpatchify):
+        stems = [self.get_submodule(f"{plane}_stem") for plane in self.planes]
+        for layer in (self.content_stem, *stems, self.unpatchify):
             nn.init.zeros_(layer.bias)
-        for layer in (self.row_stem, self.column_stem):
+        for layer in stems:
             nn.init.zeros_(layer.weight)
 
     def encode(self, video: Tensor) -> tuple[Tensor, Tensor]:
         features = self.encoder(self.patchify(video), self.run_block)  # (B, C', T, H', W')
         weights = self.frame_weights(video, features)
         content = (video * weights).sum(dim=2)
+        return content, self.pool(features).tanh()
+
+    def pool(self, features: Tensor) -> Tensor:
+        """The features `(B, C', T, H', W')` of each motion slot, `(B, D, T, S)` (equation 4)."""
         rows = self.row_head(features.mean(dim=4))  # (B, D, T, H')
         columns = self.column_head(features.mean(dim=3))  # (B, D, T, W')
-        return content, torch.cat([rows, columns], dim=3).tanh()
+        return torch.cat([rows, columns], dim=3)
 
     def frame_weights(self, video: Tensor, features: Tensor) -> Tensor:
         """The weight of each frame, `(B, C or 1, T, H, W)`: not negative, their sum over time is one (equation 3)."""
@@ -103,16 +110,16 @@ class CMDAutoencoder(AutoencoderNetwork):
         return self.content_head(features).float().softmax(dim=2).to(video.dtype)
 
     def decode(self, content: Tensor, motion: Tensor) -> Tensor:
-        # dim 1 is (B, C'); the content plane is constant over time, a row over the width, a column over the height.
-        planes = self.content_stem(content)  # (B, C', H', W')
-        rows, columns = self.split_motion(motion, planes.shape[2])
-        features = (
-            planes[:, :, None, :, :]
-            + self.row_stem(rows)[:, :, :, :, None]
-            + self.column_stem(columns)[:, :, :, None, :]
-        )
+        planes = self.content_stem(content)  # (B, C', H', W'), constant over time
+        features = planes[:, :, None] + self.spread(motion, *planes.shape[2:])
         video = self.unpatchify(self.decoder(features, self.run_block))
         return video.tanh() if self.output == "tanh" else video
+
+    def spread(self, motion: Tensor, height: int, width: int) -> Tensor:
+        """The motion latent's features at each patch, of shape `(B, C', T, H', W')` or one that broadcasts to it."""
+        rows, columns = self.split_motion(motion, height)
+        # A row is constant over the width, a column over the height.
+        return self.row_stem(rows)[:, :, :, :, None] + self.column_stem(columns)[:, :, :, None, :]
 
     @staticmethod
     def split_motion(motion: Tensor, rows: int) -> tuple[Tensor, Tensor]:
@@ -130,7 +137,10 @@ class CMDAutoencoder(AutoencoderNetwork):
                 f"size {height}x{width}: height and width must be multiples of the autoencoder's patch_size "
                 f"{self.patch_size}; choose another data.size"
             )
-        rows, columns = height // self.patch_size, width // self.patch_size
-        slots = [(0.0, (i + 0.5) / rows) for i in range(rows)]
-        slots += [(1.0, (i + 0.5) / columns) for i in range(columns)]
-        return LatentSpec((channels, height, width), (self.motion_channels, frames, rows + columns), tuple(slots))
+        slots = self.slots(height // self.patch_size, width // self.patch_size)
+        return LatentSpec((channels, height, width), (self.motion_channels, frames, len(slots)), slots)
+
+    def slots(self, rows: int, columns: int) -> tuple[tuple[float, ...], ...]:
+        """Kind and place of each motion slot, for a grid of patches."""
+        places = [(0.0, (i + 0.5) / rows) for i in range(rows)] + [(1.0, (i + 0.5) / columns) for i in range(columns)]
+        return tuple(places)
