@@ -215,9 +215,7 @@ def test_animatediff_is_stable_diffusion_with_motion_modules(wake, tmp_path):
     own = dict(network.stock.named_parameters())
     assert torch.equal(own["conv_in.weight"], image.conv_in.weight)
     assert any(torch.equal(value, next(motion.parameters())) for value in own.values())
-    with pytest.raises(
-        InputError, match="unet: it holds a UNet2DConditionModel; give a folder or hub id of MotionAdapter$"
-    ):
+    with pytest.raises(InputError, match=r"unet: it holds a UNet2DConditionModel; give a folder .* of MotionAdapter$"):
         AnimateDiff.from_pretrained(tmp_path / "sd", motion=tmp_path / "sd" / "unet")
     MotionAdapter((8, 16, 16), 1, motion_num_attention_heads=2, motion_norm_num_groups=4).save_pretrained(
         tmp_path / "other"

@@ -1,0 +1,120 @@
+import math
+
+import pytest
+import torch
+
+from cmd_lightning.networks import Condition
+from cmd_lightning.networks.counting import count
+from cmd_lightning.networks.unet import ResBlock, group_norm
+from cmd_lightning.zoo.baselines.lvdm import LVDM, SpaceTimeTransformer, TimeAttention
+
+SHAPE = (3, 5, 6, 10)
+
+
+@pytest.mark.parametrize(
+    ("width", "reported", "counted", "whole"), [(64, 6.28, 6.24, 7.27), (128, 12.51, 12.45, 16.47)]
+)
+def test_defaults_cost_what_the_paper_reports(width, reported, counted, whole):
+    with torch.device("meta"):
+        latent, text = torch.empty(1, 4, 16, 64, width), torch.empty(1, 77, 768)
+        found = count(LVDM((4, 16, 64, width), 768), latent, torch.zeros(1), Condition(text[:, 0], text))
+    assert found.products / 1e12 == pytest.approx(reported, rel=0.01)  # tables 8 and 9
+    assert found.products / 1e12 == pytest.approx(counted, abs=0.005)
+    assert found.macs / 1e12 == pytest.approx(whole, abs=0.005)
+    assert found.parameters / 1e9 == pytest.approx(0.96, rel=0.01)  # table 10
+    assert found.parameters / 1e6 == pytest.approx(958.9, abs=0.05)
+
+
+def naive_time_attention(layer, x, frames):
+    """Equations of Shaw et al. 2018, one number after the other, for tokens `(B, T, N, width)`."""
+    heads, length = layer.heads, layer.length
+    out = torch.zeros_like(x)
+    size = x.shape[-1] // heads
+    q, k, v = (x @ layer.qkv.weight.T).chunk(3, dim=-1)
+    for b in range(x.shape[0]):
+        for n in range(x.shape[2]):
+            for h in range(heads):
+                part = slice(h * size, (h + 1) * size)
+                for t in range(frames):
+                    places = [min(max(s - t, -length), length) + length for s in range(frames)]
+                    scores = [
+                        q[b, t, n, part] @ (k[b, s, n, part] + layer.key_positions[places[s]]) / math.sqrt(size)
+                        for s in range(frames)
+                    ]
+                    weights = torch.stack(scores).exp()
+                    weights = weights / weights.sum()
+                    out[b, t, n, part] = sum(
+                        weights[s] * (v[b, s, n, part] + layer.value_positions[places[s]]) for s in range(frames)
+                    )
+    return out @ layer.out.weight.T + layer.out.bias
+
+
+@torch.no_grad()
+def test_time_attention_is_that_of_its_equations(wake):
+    layer = wake(TimeAttention(8, heads=2, length=2), 0.5)
+    x = torch.randn(2, 5, 3, 8)  # frames up to 4 apart, so that positions are shared at the ends
+    expected = naive_time_attention(layer, x, 5)
+    torch.testing.assert_close(layer(x.flatten(0, 1), 5).unflatten(0, (2, 5)), expected)
+
+
+@torch.no_grad()
+def test_frames_talk_at_their_own_point_and_their_order_matters(wake):
+    block = wake(SpaceTimeTransformer(8, 0, heads=2, temporal_length=16))
+    layer = block.time
+    x = torch.randn(1, 4, 3, 8)
+    out = layer(x[0], 4)
+    moved = x.clone()
+    moved[0, 3, 1] += 1
+    changed = (layer(moved[0], 4) != out).any(dim=2)
+    assert changed.tolist() == [[False, True, False]] * 4
+    order = torch.tensor([2, 0, 3, 1])
+    assert (layer(x[0, order], 4) - out[order]).abs().max() > 1e-3
+    layer.key_positions.zero_()
+    layer.value_positions.zero_()
+    torch.testing.assert_close(layer(x[0, order], 4), layer(x[0], 4)[order])  # without positions it does not
+
+
+@torch.no_grad()
+def test_without_time_attention_frames_are_pictures(wake):
+    network = wake(LVDM(SHAPE, 12, width=8, multipliers=(1, 2), layers=1, heads=2))
+    latent, timestep = torch.randn(2, *SHAPE), torch.tensor([3, 600])
+    text = torch.randn(2, 4, 12)
+    condition = Condition(text.mean(1), text)
+    far = latent.clone()
+    far[:, :, 4] += 1
+
+    def first_frame(latent):
+        return network(latent, timestep, condition)[:, :, 0]
+
+    assert (first_frame(far) - first_frame(latent)).abs().amax(dim=(1, 2, 3)).min() > 1e-4
+    for module in network.modules():
+        if isinstance(module, TimeAttention):
+            module.out.weight.zero_()
+    torch.testing.assert_close(first_frame(far), first_frame(latent))
+    alone = network(latent[:, :, :1], timestep, condition)
+    torch.testing.assert_close(first_frame(latent), alone[:, :, 0])
+
+
+def test_any_size_and_number_of_frames():
+    network = LVDM(SHAPE, 0, width=8, multipliers=(1, 2, 2), layers=1, heads=2, temporal_length=2)
+    for shape in ((1, 3, 1, 8, 8), (1, 3, 7, 5, 9), (2, 3, 2, 1, 3)):
+        assert network(torch.randn(shape), torch.zeros(shape[0]), None).shape == shape
+
+
+def test_transformers_start_as_the_identity():
+    x = torch.randn(6, 8, 3, 4)
+    (out,) = SpaceTimeTransformer(8, 12, heads=2, temporal_length=4)([x], 3, torch.randn(6, 2, 12))
+    assert torch.equal(out, x)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("width", [4, 8, 12, 32, 64])
+def test_no_norm_takes_the_signal_out_again(width, wake):
+    block = wake(ResBlock(width, width, 16), 0.3)
+    x = torch.randn(2, width, 4, 4)
+    assert (block(x, torch.randn(2, 16)) - block(x, torch.randn(2, 16))).abs().max() > 1e-2
+
+
+def test_group_norm_of_the_published_widths():
+    assert {group_norm(width).num_groups for width in (320, 640, 960, 1280, 1920, 2560)} == {32}
+    assert [group_norm(width).num_groups for width in (2, 6, 8, 32, 64, 128)] == [1, 1, 2, 8, 16, 32]
