@@ -1,0 +1,120 @@
+"""Writes what is generated: blocks of README.md and zoo/README.md, and the `parameters` in the zoo's cards.
+
+    python -m benchmarks.readme            # after a measurement, a new card, a new claim
+    python -m benchmarks.readme --check    # only says what is not current, with code 2
+
+A block (the claims ledger, the zoo's table, the leaderboard) stands between the comments "begin NAME: python -m
+benchmarks.readme" and "end NAME". Parameters are counted on the meta device; a card's other fields stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from benchmarks import ledger
+from cmd_lightning import zoo
+from cmd_lightning.commands.zoo import TITLES, short
+from cmd_lightning.errors import InputError, program
+from cmd_lightning.ranking import leaderboard
+from cmd_lightning.zoo import Entry
+from cmd_lightning.zoo.sizes import count_parameters
+
+FILES = (Path("README.md"), Path("zoo/README.md"))
+BLOCK = re.compile(r"(<!-- begin (\w+): python -m benchmarks\.readme -->\n).*?(<!-- end (\w+) -->)", re.DOTALL)
+
+
+def zoo_table() -> str:
+    """Every entry of the zoo, by kind, as a Markdown table."""
+    lines = ["| | name | what | parameters |", "| --- | --- | --- | --- |"]
+    for kind, title in TITLES.items():
+        for number, entry in enumerate(zoo.entries(kind)):
+            lines.append(
+                f"| {title if number == 0 else ''} | {link(entry)} | {what(entry)} | {short(entry.card.total)} |"
+            )
+    return "\n".join(lines)
+
+
+def link(entry: Entry) -> str:
+    """The name of an entry, as a link to its card or file."""
+    path = entry.module.removeprefix("cmd_lightning.").replace(".", "/")
+    return f"[`{entry.name}`]({path}.py)" if path else f"[`{entry.name}`](zoo/cards/{entry.name}.md)"
+
+
+def what(entry: Entry) -> str:
+    """The sentence of a card, and where it trains."""
+    card = entry.card
+    return f"{card.what.rstrip('.')}" + (f" ([config]({card.config}))" if card.config else "")
+
+
+def leaderboard_table() -> str:
+    """All motion models that were ranked."""
+    return leaderboard.table([asdict(entry.card) for entry in zoo.entries("motion")]).rstrip("\n")
+
+
+BLOCKS: Mapping[str, Callable[[], str]] = {
+    "claims": ledger.table,
+    "zoo": zoo_table,
+    "leaderboard": leaderboard_table,
+}
+"""What makes a block, by name."""
+
+
+def written(text: str, path: Path) -> str:
+    """A text with its blocks made anew.
+
+    Raises:
+        InputError: A block has no maker, or does not end.
+    """
+
+    def made(match: re.Match[str]) -> str:
+        begin, name, end, ended = match.groups()
+        if name not in BLOCKS or ended != name:
+            raise InputError(
+                f"{path}: block {name}: give one of {', '.join(BLOCKS)}, and `<!-- end {name} -->` after it"
+            )
+        return f"{begin}{BLOCKS[name]()}\n{end}"
+
+    return BLOCK.sub(made, text)
+
+
+def counted(text: str, of: Entry) -> str:
+    """The card of a network, with its parameters as they are now, in their line after `config` or at the end."""
+    line = f"parameters: {count_parameters(of)}\n"
+    if re.search(r"^parameters:", text, re.MULTILINE):
+        return re.sub(r"^parameters:.*\n", line, text, flags=re.MULTILINE)
+    return re.sub(r"^config:.*\n|\Z", lambda match: match[0] + line, text, count=1, flags=re.MULTILINE)
+
+
+def makers() -> Iterator[tuple[Path, Callable[[str], str]]]:
+    """Every file that has generated parts, and what makes them anew of its text: cards first, as READMEs quote them."""
+    for entry in zoo.entries():
+        path = Path("zoo/cards", f"{entry.name}.yaml")
+        if entry.kind != "model" and path.is_file():
+            yield path, partial(counted, of=entry)
+    for path in FILES:
+        yield path, partial(written, path=path)
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check = parser.parse_args().check
+    for path, made in makers():
+        old = path.read_text(encoding="utf-8")
+        new = made(old)
+        if new != old and check:
+            raise InputError(f"{path}: it is not current; run python -m benchmarks.readme")
+        if new != old:
+            path.write_text(new, encoding="utf-8")
+            print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    program(main)

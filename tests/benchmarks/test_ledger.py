@@ -1,0 +1,142 @@
+"""Verdicts of the claims ledger, of evidence made up for the test."""
+
+import json
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import ledger
+from benchmarks.ledger import Claim, arithmetic, claims, value, verdict
+from benchmarks.reported import figures
+from cmd_lightning.errors import InputError
+
+CLAIMS = {claim.claim: claim for claim in claims()}
+FASTER = CLAIMS["7.7 times faster than earlier models"]
+FEWER = CLAIMS["16.7 times fewer FLOPs"]
+CHEAPER = CLAIMS["12 times less computation in training"]
+MEMORY = CLAIMS["66 % of the memory"]
+TABLES = CLAIMS["Tables 8 and 9, computation of CMD, LVDM and ModelScope"]
+VIDEO = {"component": "video", "resolution": "512x1024", "steps": 50, "batch": 1}
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Writes rows as a file of results; gives the folder."""
+
+    def write(name, *rows):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"rows": rows}))
+        return tmp_path
+
+    return write
+
+
+def video(system, **values):
+    return VIDEO | {"system": system} | values
+
+
+def test_without_evidence_a_claim_needs_it(tmp_path):
+    needing = [claim for claim in CLAIMS.values() if not (claim.tests or claim.ranked)]
+    assert len(needing) == 17
+    for claim in needing:
+        assert verdict(claim, tmp_path) == f"needs {claim.needs}"
+        assert claim.needs
+
+
+def test_every_figure_of_the_paper_is_one_that_it_reports():
+    """Of Fréchet distances and the like, which stand in words; ratios are computed."""
+    known = {f"{figure.value:g}" for figure in figures()} | {f"{figure.value:.4f}" for figure in figures()}
+    known |= {f"{value(claim):.1f}" for claim in CLAIMS.values() if claim.ratio} | {"27.3", "4.3"}
+    for claim in CLAIMS.values():
+        if not claim.ours:
+            text = claim.claim + claim.defined
+            for number in re.findall(r"\d+\.\d+", text.replace("Diffusion 1.5", "").replace("Diffusion 2.1", "")):
+                assert number in known, (claim.claim, number)
+
+
+def test_arithmetic_is_spelled_out():
+    assert arithmetic(FASTER) == "24.2 / 3.13 = 7.73"
+    assert arithmetic(FEWER) == "mean(939, 625.6) / 46.8 = 16.7"
+    assert arithmetic(MEMORY) == "5.56 / mean(8.5, 8.38) = 65.9 %"
+    assert arithmetic(CLAIMS["WebVid-10M, FVD 238.3, 18.5 % below the best before (Table 3)"]).endswith("= 18.5 %")
+
+
+def test_a_ratio_that_the_tables_do_not_give_is_told(monkeypatch):
+    records = [FASTER.__dict__ | {"printed": 8.7}]
+    monkeypatch.setattr(ledger.yaml, "safe_load", lambda _: records)
+    with pytest.raises(InputError, match=r"the tables give 7\.73.*, not 8\.7"):
+        claims()
+
+
+def test_counts(results):
+    rows = [video("CMD", tmacs_paper=46.5), video("LVDM", tmacs_paper=622.5), video("ModelScope", tmacs_paper=937.5)]
+    assert verdict(FEWER, results("efficiency_counts", *rows)) == "**count reproduced**: 16.77"
+    assert verdict(FEWER, results("efficiency_counts", *rows[:2])) == "needs a count"
+    assert verdict(TABLES, results("efficiency_counts", *rows)) == "**count reproduced**, 3 of 3 figures"
+    rows[1]["tmacs_paper"] = 700.0
+    folder = results("efficiency_counts", *rows)
+    assert verdict(FEWER, folder) == "**count contradicted**: 17.61"
+    told = "**count reproduced**, 2 of 3 figures; **contradicted**: LVDM 700, not 625.6"
+    assert verdict(TABLES, folder) == told
+
+
+def test_counts_of_a_training_step(results):
+    step = {"resolution": "512x512"}
+    rows = [
+        step | {"system": "ModelScope", "component": "diffusion", "tmacs_paper": 9.39},
+        step | {"system": "CMD", "component": "autoencoder", "tmacs_paper": 0.773},
+    ]
+    assert verdict(CHEAPER, results("efficiency_counts", *rows)).startswith("**count reproduced**: 12.15")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(9.0, "**measured on A GPU**: 9 "), (7.5, "**measured on A GPU**: 7.5 "), (5.0, "**contradicted on A GPU**: 5 ")],
+)
+def test_times(results, seconds, told):
+    of = {"device": "A GPU", "compiled": True}
+    rows = [video("CMD", seconds=1.0, **of), video("LVDM", seconds=seconds, **of)]
+    rows.append(video("LVDM", seconds=0.1, device="another", compiled=True))  # devices are not mixed
+    assert verdict(FASTER, results("efficiency_gpu", *rows)) + " " == told
+
+
+def test_less_memory_is_better(results):
+    of = {"device": "A GPU", "compiled": False}
+    rows = [video(name, memory_gb=gb, **of) for name, gb in (("CMD", 4.0), ("LVDM", 8.0), ("ModelScope", 8.0))]
+    assert verdict(MEMORY, results("efficiency_gpu", *rows)) == "**measured on A GPU**: 50 %"
+    rows[0]["memory_gb"] = 7.0
+    assert verdict(MEMORY, results("efficiency_gpu", *rows)) == "**contradicted on A GPU**: 87.5 %"
+
+
+def test_order(results, tmp_path):
+    claim = next(claim for claim in CLAIMS.values() if claim.order)
+    cell = {key: {"shapes_frechet_distance": 2.0 + number} for number, key in enumerate(claim.order)}
+    path = tmp_path / "shapes32.json"
+    path.write_text(json.dumps({"cells": {"generation/a": cell, "reader": {}}}))
+    assert verdict(claim, tmp_path).startswith("**same order on shapes32**: 2.0 < 3.0 < 4.0")
+    cell["generated"]["shapes_frechet_distance"] = 1.0
+    path.write_text(json.dumps({"cells": {"generation/a": cell}}))
+    assert verdict(claim, tmp_path).startswith("**other order on shapes32**: 2.0, 3.0, 1.0")
+
+
+@pytest.mark.parametrize(
+    ("other", "word"),
+    [((5.0, 5.1, 5.2), "measured"), ((2.1, 3.9, 3.0), "undecided"), ((1.0, 1.1, 1.2), "contradicted")],
+)
+def test_ranking(monkeypatch, tmp_path, other, word):
+    def entry(name):
+        values = other if name == "Other" else (3.0, 3.1, 3.1)
+        seeds = [{"seed": seed, "frechet": value} for seed, value in enumerate(values)]
+        return SimpleNamespace(card=SimpleNamespace(ranking={"seeds": seeds}))
+
+    monkeypatch.setattr(ledger.zoo, "entry", entry)
+    told = verdict(Claim("c", "d", "e", ranked=("One", "Other"), needs="a ranking"), tmp_path)
+    assert told.startswith(f"**{word} on shapes32**: 3.07 against ")
+
+
+def test_tests_that_hold_a_claim_are_there(tmp_path):
+    held = [claim for claim in CLAIMS.values() if claim.tests]
+    assert held
+    for claim in held:
+        assert "it**" in verdict(claim, tmp_path)
+    assert verdict(Claim("c", "d", "e", tests=("tests/none.py",), needs="a test"), tmp_path) == "needs a test"

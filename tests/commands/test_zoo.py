@@ -1,0 +1,242 @@
+"""`zoo list` and `zoo show`, the cards, and the walk of zoo/README.md, followed to the letter."""
+
+import importlib
+import inspect
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cmd_lightning import zoo
+from cmd_lightning.cli import main
+from cmd_lightning.commands.zoo import short
+from cmd_lightning.errors import InputError
+from cmd_lightning.zoo.card import Card
+from cmd_lightning.zoo.discovery import FOLDERS
+
+ROOT = Path(__file__).parents[2]
+CARDS = sorted(path.stem for path in (ROOT / "zoo/cards").glob("*.yaml"))
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "72")
+
+
+def run(capsys, *words):
+    capsys.readouterr()
+    assert main(["zoo", *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_discovery_finds_what_importing_finds():
+    """Against Python's own idea of which classes there are and whose subclasses they are."""
+    from cmd_lightning import networks
+
+    contracts = {"motion": networks.MotionModel, "content": networks.ContentModel}
+    contracts |= {"autoencoder": networks.AutoencoderNetwork, "baseline": networks.VideoDenoiser}
+    imported = {("content", "unet")}  # a function: jsonargparse's decorator leaves no trace to find it by
+    for kind, folder in FOLDERS.items():
+        for path in (ROOT / "zoo" / folder).glob("*.py"):
+            module = importlib.import_module(f"cmd_lightning.zoo.{folder}.{path.stem}")
+            for name, cls in inspect.getmembers(module, inspect.isclass):
+                if issubclass(cls, contracts[kind]) and cls.__module__ == module.__name__ and name[0] != "_":
+                    imported.add((kind, name))
+    found = [(entry.kind, entry.name) for entry in zoo.entries() if entry.kind != "model"]
+    assert len(found) == len(set(found))
+    assert set(found) == imported
+    assert len({name.lower() for _, name in found}) == len(found), "cards are files, also where case does not count"
+    assert [entry.name for entry in zoo.entries("model")] == zoo.models()
+
+
+def test_list_is_a_table_within_the_terminal(capsys, narrow):
+    lines = run(capsys, "list").splitlines()
+    assert max(map(len, lines)) <= 72
+    rows = [line for line in lines if line.startswith("  ")]
+    assert [row.split()[0] for row in rows] == [entry.name for entry in zoo.entries()]
+    named = dict(zip([row.split()[0] for row in rows], rows, strict=True))
+    assert "14.3 M  ships   CMD on the procedural" in named["shapes32"]
+    starts = {row.index(zoo.entry(name).card.what[:9]) for name, row in named.items()}
+    assert len(starts) == 1, "one column of sentences"
+    of_motion = run(capsys, "list", "--kind", "motion").splitlines()
+    assert [line.split()[0] for line in of_motion[1:]] == [entry.name for entry in zoo.entries("motion")]
+
+
+def test_list_as_json(capsys):
+    found = {row["name"]: row for row in json.loads(run(capsys, "list", "--json", "-"))}
+    assert list(found) == [entry.name for entry in zoo.entries()]
+    row = found["MotionDiT"]
+    assert (row["kind"], row["config"]) == ("motion", "configs/motion/dit.yaml")
+    assert row["module"] == "cmd_lightning.zoo.motion.dit"
+    assert row["ranked"] is bool(zoo.entry("MotionDiT").card.ranking)
+
+
+def test_list_imports_no_heavy_library():
+    script = "import sys; from cmd_lightning.cli import main; main(['zoo', 'list']); print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert result.stdout.endswith("False\n"), result.stderr
+
+
+def test_show(capsys, narrow):
+    text = run(capsys, "show", "ModelScope")
+    assert max(map(len, text.splitlines())) <= 72
+    facts = dict(re.findall(r"^(\w[\w ]*?)  +(.*(?:\n +.*)*)", text, re.MULTILINE))
+    assert facts["weights"] == "damo-vilab/text-to-video-ms-1.7b (CC BY-NC 4.0)"
+    assert facts["class"] == "cmd_lightning.zoo.baselines.modelscope.ModelScope"
+    assert facts["parameters"] == f"{zoo.entry('ModelScope').card.parameters:,}"
+    assert "unet 4.19 M" in run(capsys, "show", "shapes32")
+    whole = json.loads(run(capsys, "show", "shapes32", "--json", "-"))
+    assert whole["training"]["motion"]["steps"] == 18000
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("show motiondit", "motiondit: the zoo has no such entry; did you mean MotionDiT?"),
+        ("show AlingedDiT", "did you mean AlignedDiT?"),
+        ("show xyzzy", "there are shapes32, AlignedDiT"),
+        ("list --kind motoin", "--kind: invalid choice: 'motoin'"),
+        ("lits", "did you mean zoo list?"),
+    ],
+)
+def test_mistakes_are_told(capsys, words, told):
+    assert main(["zoo", *words.split()]) == 2
+    captured = capsys.readouterr()
+    assert told in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (None, ""),
+        (344596, "345 k"),
+        (999_600, "1.00 M"),
+        (14_273_764, "14.3 M"),
+        (865.9e6, "866 M"),
+        (1.411e9, "1.41 B"),
+    ],
+)
+def test_short(number, text):
+    assert short(number) == text
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_cards(name):
+    """Each is an entry's, and what it points at is there."""
+    card = zoo.entry(name).card
+    assert not card.config or (ROOT / card.config).is_file()
+    assert not card.autoencoder or zoo.entry(card.autoencoder).kind == "autoencoder"
+    if card.kind != "model":
+        assert card.source and bool(card.weights) == bool(card.licence), "whose idea, and the licence of public weights"
+
+
+def test_every_entry_has_a_card():
+    assert {entry.name for entry in zoo.entries()} == set(CARDS)
+
+
+GOOD = {"name": "Mine", "kind": "motion", "what": "A model"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"parametrs": 3}, "parametrs: a card has no such field; did you mean parameters?"),
+        ({"colour": 3}, "colour: a card has no such field; there are name, kind"),
+        ({"kind": "movement"}, "kind 'movement': give model or motion or content"),
+        ({"kind": "content"}, "kind content: the zoo has a motion Mine there; give motion"),
+        ({"name": "Other"}, "name Other: the zoo has a motion Mine there; give Mine"),
+        ({"parameters": "many"}, "parameters 'many': give a whole number or a mapping"),
+        ({"parameters": {"unet": "many"}}, "give a whole number or a mapping"),
+        ({"parameters": True}, "give a whole number or a mapping"),
+        ({"seen": ["good", 3]}, "give a list"),
+        ({"what": None}, "what None: give a text"),
+    ],
+)
+def test_wrong_cards_are_told(tmp_path, changes, told):
+    path = tmp_path / "Mine.yaml"
+    path.write_text(yaml.safe_dump(GOOD | changes))
+    with pytest.raises(InputError) as caught:
+        Card.read(path, "Mine", "motion")
+    assert str(caught.value).startswith(f"{path}: ")
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("kind: [", "it is no YAML"), ("- a", "a card has fields"), ("kind: motion", "name, what")]
+)
+def test_files_that_are_no_cards(tmp_path, text, told):
+    path = tmp_path / "Mine.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=told):
+        Card.read(path, "Mine", "motion")
+
+
+OPENED = ("cmd_lightning", "zoo", "zoo/motion", "configs", "configs/motion")
+"""Folders that a copy of the checkout has as such; all else are links."""
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory):
+    """A checkout of links in which the files of zoo/README.md's walk have been written; gives the walk's commands."""
+    checkout = tmp_path_factory.mktemp("checkout")
+    for folder in ("", *OPENED):
+        (checkout / folder).mkdir(exist_ok=True)
+        for path in (ROOT / folder).iterdir():
+            link = checkout / folder / path.name
+            if path.is_symlink():  # cmd_lightning/zoo and its like lead to the folders beside
+                link.symlink_to(os.readlink(path))
+            elif link.relative_to(checkout).as_posix() not in OPENED:
+                link.symlink_to(path)
+    walk = (ROOT / "zoo/README.md").read_text().partition("## Add a motion model")[2]
+    files = re.findall(r"`([\w/]+\.\w+)`[^`]*:\n\n```\w+\n(.*?)```", walk, re.DOTALL)
+    assert [name for name, _ in files] == ["zoo/motion/mlp.py", "configs/motion/mlp.yaml"]
+    for name, text in files:
+        (checkout / name).write_text(text)
+    commands = re.search(r"```sh\n(.*?)```", walk, re.DOTALL)[1].splitlines()
+    return checkout, [shlex.split(command) for command in commands]
+
+
+def follow(checkout, command, *more):
+    """Runs a command of the walk in its checkout."""
+    program = {"cmd-lightning": "cmd_lightning", "pytest": "pytest"}[command[0]]
+    return subprocess.run(
+        [sys.executable, "-m", program, *command[1:], *more],
+        capture_output=True,
+        text=True,
+        cwd=checkout,
+        env=os.environ | {"PYTHONPATH": str(checkout), "COLUMNS": "100"},
+    )
+
+
+def test_the_walk_lists_the_new_motion_model(walked):
+    checkout, (listed, *_) = walked
+    result = follow(checkout, listed)
+    row = next(line for line in result.stdout.splitlines() if line.startswith("  MotionMLP "))
+    assert "Residual perceptron over the whole" in row
+    shown = json.loads(follow(checkout, ["cmd-lightning", "zoo", "show", "MotionMLP", "--json", "-"]).stdout)
+    assert shown["config"] == "configs/motion/mlp.yaml"
+    motion, content, condition, width = 8 * 16 * 16, 3 * 32 * 32, 64, 96
+    linear = [(motion, width), (content, width), (condition, width), (256, width), (width, width), (width, motion)]
+    blocks = 2 * (2 * width + 2 * (width + 1) * width)
+    assert shown["parameters"] == sum((i + 1) * o for i, o in linear) + 2 * width + blocks
+
+
+def test_the_walk_tests_the_new_motion_model(walked):
+    checkout, (_, tested, _) = walked
+    result = follow(checkout, tested, "-q", "-p", "no:cacheprovider", "-m", "not slow")
+    assert result.returncode == 0, result.stdout + result.stderr
+    passed = int(re.search(r"(\d+) passed", result.stdout)[1])
+    assert passed > 3 and "skipped" not in result.stdout
+
+
+def test_the_new_motion_model_is_an_entry_of_its_own(walked):
+    """Nothing of the walk is left in the zoo itself."""
+    assert "MotionMLP" not in {entry.name for entry in zoo.entries()}
