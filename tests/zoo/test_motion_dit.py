@@ -27,51 +27,6 @@ def inputs(spec=SPEC, batch=2, condition_dim=6):
     return torch.randn(batch, *spec.motion), timestep, torch.randn(batch, *spec.content), condition
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [
-        SPEC,
-        spec_of((3, 8, 12), (3, 1, 10)),
-        spec_of((3, 7, 9), (3, 24, 9)),  # nothing is a multiple of a patch
-        spec_of((4, 3, 5), (1, 3, 1)),  # smaller than a patch
-    ],
-)
-def test_starts_at_zero_and_keeps_every_shape(spec, wake):
-    network = make(spec)
-    call = inputs(spec)
-    assert network(*call).shape == call[0].shape
-    assert network(*call).abs().max() == 0
-    woken = wake(network)(*call)
-    assert woken.shape == call[0].shape
-    assert (woken != 0).all()
-
-
-def test_everything_reaches_the_output_once_the_zero_weights_move():
-    network = make()
-    with torch.no_grad():
-        zero = [p for name, p in network.named_parameters() if p.abs().max() == 0 and name.endswith("weight")]
-        assert len(zero) == 2 + 2  # each block's modulation, the last one, the head
-        for parameter in zero:
-            parameter.normal_(std=0.1)
-    motion, timestep, content, condition = inputs()
-    output = network(motion, timestep, content, condition)
-
-    def moved(*call):
-        return (network(*call) - output).abs().amax(dim=(1, 2, 3)).min()
-
-    assert moved(motion + 1, timestep, content, condition) > 1e-3
-    assert moved(motion, timestep // 2, content, condition) > 1e-3
-    assert moved(motion, timestep, content.flip(3), condition) > 1e-3  # where things are in the picture counts
-    assert moved(motion, timestep, content, Condition(condition.pooled + 1)) > 1e-3
-
-
-def test_samples_of_a_batch_do_not_mix(wake):
-    network = wake(make())
-    motion, timestep, content, condition = inputs()
-    alone = network(motion[1:], timestep[1:], content[1:], Condition(condition.pooled[1:]))
-    torch.testing.assert_close(network(motion, timestep, content, condition)[1:], alone, atol=1e-5, rtol=1e-4)
-
-
 def test_patches_are_cut_and_put_together_in_place(wake):
     """Without blocks each patch is mapped by itself: the whole network written out, patch by patch."""
     spec = spec_of((3, 8, 12), (2, 6, 4))
@@ -119,25 +74,6 @@ def test_odd_sizes_are_padded_with_their_last_values(wake):
     below, right = torch.arange(8).clamp_max(6), torch.arange(12).clamp_max(8)
     whole = network(motion[:, :, rows][..., slots], timestep, content[:, :, below][..., right], condition)
     torch.testing.assert_close(network(motion, timestep, content, condition), whole[:, :, :5, :9])
-
-
-def test_checkpointed_gradients_are_equal(wake):
-    network = wake(make()).train()
-    call = inputs()
-    calls = []
-    network.blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
-
-    def gradients():
-        calls.clear()
-        network.zero_grad()
-        network(*call).square().sum().backward()
-        return len(calls), [p.grad.clone() for p in network.parameters()]
-
-    once, plain = gradients()
-    network.enable_gradient_checkpointing()
-    twice, recomputed = gradients()
-    assert (once, twice) == (1, 2)
-    torch.testing.assert_close(recomputed, plain)
 
 
 @pytest.mark.parametrize(("tokens", "content_patch", "tera"), [(320, 8, 0.143), (512, 4, 0.228)])
