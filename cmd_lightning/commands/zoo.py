@@ -190,7 +190,6 @@ def rank(
     from cmd_lightning.ranking.candidate import candidate
     from cmd_lightning.ranking.protocol import Protocol
     from cmd_lightning.ranking.rank import rank as ranked
-    from cmd_lightning.zoo.discovery import ROOM
 
     protocol = Protocol()
     if samples not in (None, protocol.samples):
@@ -201,9 +200,8 @@ def rank(
     result = ranked(found, protocol, seeds, make_folder(Path(out), "--out"), tell)
     card = {"name": found.name, "ranking": result}
     write_json(card, json)
-    folder = ROOM / "cards"
     if json != "-":
-        cards = [card for card in leaderboard.read_cards(folder) if card["name"] != found.name]
+        cards = [card for card in leaderboard.read_cards(leaderboard.CARDS) if card["name"] != found.name]
         print(leaderboard.table([*cards, card], marked=found.name), end="")
     if save:
-        tell(f"{leaderboard.save(result, found.name, found.about, folder)}: written")
+        tell(f"{leaderboard.save(result, found.name, found.about, leaderboard.CARDS)}: written")

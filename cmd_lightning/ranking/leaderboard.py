@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from cmd_lightning.ranking.intervals import Interval, difference, interval
+from cmd_lightning.zoo.discovery import ROOM
+
+CARDS = ROOM / "cards"
+"""Where the cards of the zoo lie."""
 
 Ranking = Mapping[str, Any]
 

@@ -1,0 +1,112 @@
+"""The whole way: what is kept of seeds, and the command."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import cmd_lightning.ranking.rank as ranking
+from cmd_lightning.cli import main
+from cmd_lightning.errors import InputError
+from cmd_lightning.networks import Condition, LatentSpec
+from cmd_lightning.ranking import cost, leaderboard
+from cmd_lightning.ranking.candidate import Candidate
+from cmd_lightning.ranking.rank import rank
+from cmd_lightning.zoo.motion.cached import CachedDiT
+
+
+@pytest.fixture
+def prepared(bench, monkeypatch):
+    """The clips of the small protocol, whatever the folder; and a counter of trainings."""
+    trained = []
+    train = ranking.train
+    monkeypatch.setattr(cost, "ROUNDS", 1)
+    monkeypatch.setattr(ranking, "open_bench", lambda *given: bench)
+    monkeypatch.setattr(ranking, "train", lambda *given: trained.append(given[3]) or train(*given))
+    return trained
+
+
+def test_what_a_cut_call_has_done_is_kept(prepared, small, shallow, tmp_path):
+    told = []
+    model = Candidate("Shallow", shallow)
+    first = rank(model, small, 1, tmp_path, told.append)
+    again = rank(model, small, 2, tmp_path, told.append)
+    assert prepared == [0, 1]
+    assert again["seeds"][0] == first["seeds"][0]
+    assert [row["seed"] for row in again["seeds"]] == [0, 1]
+    assert any("seed 0" in line and "kept in" in line for line in told)
+    assert again["key"] == first["key"]
+
+    other = rank(Candidate("Shallow", shallow, {"width": 3}), small, 1, tmp_path, told.append)
+    longer = rank(model, replace(small, samples=128), 1, tmp_path, told.append)
+    assert prepared == [0, 1, 0, 0]
+    assert other["key"] == first["key"]
+    assert longer["key"] != first["key"]
+
+
+def test_an_edited_class_is_trained_anew(prepared, small, shallow, tmp_path, monkeypatch):
+    model = Candidate("Shallow", shallow)
+    rank(model, small, 1, tmp_path, lambda line: None)
+    monkeypatch.setattr(Candidate, "source", "of another file")
+    rank(model, small, 1, tmp_path, lambda line: None)
+    assert prepared == [0, 0]
+
+
+def test_the_record_says_what_it_is_of(prepared, small, shallow, tmp_path):
+    threads = torch.get_num_threads()
+    found = rank(Candidate("Shallow", shallow), small, 1, tmp_path, lambda line: None)
+    assert torch.get_num_threads() == threads
+    assert found["protocol"] == json.loads(json.dumps(small.record))
+    assert found["network"]["class_path"].endswith("Shallow")
+    points, width = 16 * 16, 8
+    assert found["macs"] == points * width * 8 * 9 + points * 8 * width
+    assert found["prepare_macs"] == 0
+    assert found["parameters"] == width * 8 * 9 + width + 8 * width + 8
+    assert found["sampling"]["seconds"] > 0
+    assert found["sampling"]["ratio"] < 1  # two layers, beside the paper's transformer
+    assert {"versions", "commit", "hardware", "date"} <= found["provenance"].keys()
+
+
+def test_what_is_prepared_once_is_counted_apart():
+    spec = LatentSpec((3, 8, 8), (2, 4, 4), tuple((float(i // 2), i % 2 / 2) for i in range(4)))
+    condition = Condition(torch.zeros(1, 6), torch.zeros(1, 5, 6), torch.ones(1, 5, dtype=torch.bool))
+    network = CachedDiT(spec, 6, width=16, depth=2, heads=2)
+    found = cost.counts(network, spec, condition)
+    assert found["prepare_macs"] > 0
+    whole = cost.count(network, torch.zeros(1, 3, 8, 8), call=lambda model, frame: model.prepare(frame))
+    assert found["prepare_macs"] == whole.macs
+    assert found["macs"] > 0
+    assert found["parameters"] == sum(weight.numel() for weight in network.parameters())
+
+
+@pytest.mark.parametrize(("seeds", "samples", "told"), [(0, 64, "--seeds 0"), (11, 64, "--seeds"), (1, 16, "too few")])
+def test_too_few_of_anything_is_told(prepared, small, shallow, tmp_path, seeds, samples, told):
+    with pytest.raises(InputError, match=told):
+        rank(Candidate("Shallow", shallow), replace(small, samples=samples), seeds, tmp_path, lambda line: None)
+
+
+def test_the_command(prepared, small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("cmd_lightning.ranking.protocol.Protocol", lambda: small)
+    monkeypatch.setattr(leaderboard, "CARDS", tmp_path)
+    (tmp_path / "MotionMixer.yaml").write_text("name: MotionMixer\nkind: motion\nwhat: mixes\n")
+    rank_mixer = ["zoo", "rank", "MotionMixer", "--seeds", "2", "--out", str(tmp_path / "out")]
+    assert main([*rank_mixer, "--save", "--json", str(tmp_path / "row.json")]) == 0
+    captured = capsys.readouterr()
+    assert "| **MotionMixer** |" in captured.out
+    assert "0.53 M parameters" in captured.err
+    row = json.loads((tmp_path / "row.json").read_text())
+    saved = {card["name"]: card for card in leaderboard.read_cards(tmp_path)}
+    assert saved["MotionMixer"]["ranking"] == row["ranking"]
+    assert saved["MotionMixer"]["what"] == "mixes"
+
+    assert main([*rank_mixer, "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["ranking"]["seeds"] == row["ranking"]["seeds"]
+    assert "kept in" in captured.err
+    assert prepared == [0, 1]
+
+    assert main([*rank_mixer, "--samples", "96", "--save"]) == 2
+    assert "the leaderboard is of 64" in capsys.readouterr().err
+    assert main(["zoo", "rank", "MotionMixr"]) == 2
+    assert "did you mean MotionMixer" in capsys.readouterr().err
