@@ -23,8 +23,8 @@ from cmd_lightning.commands.training import CMDCLI
 from cmd_lightning.components.cmd import assemble
 
 CONFIGS = Path(cmd_lightning.__path__[0]).parent / "configs"
-OVERRIDES = CONFIGS / "overrides"
-FILES = sorted(file for file in CONFIGS.glob("*/*.yaml") if file.parent != OVERRIDES)
+OVERRIDES, BASELINES, MOTION = (sorted(CONFIGS.glob(f"{name}/*.yaml")) for name in ("overrides", "baselines", "motion"))
+FILES = sorted({*CONFIGS.glob("*/*.yaml")} - {*OVERRIDES, *BASELINES, *MOTION})
 FOLDERS = sorted({file.parent.name for file in FILES})
 STAGES = ("autoencoder", "content", "motion")
 LARGE = ("ucf101", "webvid_sd15", "webvid_sd21", "openvid256")
@@ -114,6 +114,30 @@ def test_folders_have_every_stage():
         assert {file.stem for file in (CONFIGS / folder).glob("*.yaml")} >= {*STAGES, "cmd"}
 
 
+def check_classes(built, config):
+    """The objects are of the classes that a config names, and the Trainer is as it says."""
+    assert type(built.model).__name__ == config["model"]["class_path"].rpartition(".")[2]
+    assert type(built.datamodule).__name__ == config["data"]["class_path"].rpartition(".")[2]
+    for option in ("max_steps", "gradient_clip_val", "check_val_every_n_epoch", "log_every_n_steps"):
+        if option in config["trainer"]:
+            assert getattr(built.trainer, option) == config["trainer"][option]
+    wanted = [callback["class_path"].rpartition(".")[2] for callback in config["trainer"]["callbacks"]]
+    present = [type(callback).__name__ for callback in built.trainer.callbacks]
+    assert [name for name in wanted if name not in present] == []
+
+
+def check_optimizer(component, config):
+    """The optimiser is as a config says."""
+    weight = torch.nn.Parameter(torch.zeros(1))  # fused optimisers refuse those of the meta device
+    optimizer = component.optimizer_factory([weight])
+    component.schedule_factory(optimizer)
+    settings = config["model"]["init_args"]["optimizer"]["init_args"]
+    group = optimizer.param_groups[0]
+    assert group["betas"] == tuple(settings["betas"])
+    assert group["initial_lr"] == settings["lr"]
+    assert group["weight_decay"] == 0
+
+
 @pytest.mark.parametrize("path", FILES, ids=named)
 def test_config_builds_what_it_names(path, checkpoints, monkeypatch, tmp_path, tmp_path_factory):
     weights = tmp_path_factory.mktemp("weights")
@@ -132,23 +156,9 @@ def test_config_builds_what_it_names(path, checkpoints, monkeypatch, tmp_path, t
     with torch.device("meta") if meta else nullcontext():
         built = instantiate(path, *options, *open_options(folder, path.stem))
 
-    assert type(built.model).__name__ == config["model"]["class_path"].rpartition(".")[2]
-    assert type(built.datamodule).__name__ == config["data"]["class_path"].rpartition(".")[2]
-    for option in ("max_steps", "gradient_clip_val", "check_val_every_n_epoch", "log_every_n_steps"):
-        if option in config["trainer"]:
-            assert getattr(built.trainer, option) == config["trainer"][option]
-    wanted = [callback["class_path"].rpartition(".")[2] for callback in config["trainer"]["callbacks"]]
-    present = [type(callback).__name__ for callback in built.trainer.callbacks]
-    assert [name for name in wanted if name not in present] == []
+    check_classes(built, config)
     if path.stem in STAGES:
-        weight = torch.nn.Parameter(torch.zeros(1))  # fused optimisers refuse those of the meta device
-        optimizer = built.model.optimizer_factory([weight])
-        built.model.schedule_factory(optimizer)
-        settings = config["model"]["init_args"]["optimizer"]["init_args"]
-        group = optimizer.param_groups[0]
-        assert group["betas"] == tuple(settings["betas"])
-        assert group["initial_lr"] == settings["lr"]
-        assert group["weight_decay"] == 0
+        check_optimizer(built.model, config)
         devices = {weight.device.type for weight in built.model.network.parameters()}
         assert devices == {"meta" if meta else "cpu"}
     if path.stem in ("content", "motion"):
@@ -156,6 +166,50 @@ def test_config_builds_what_it_names(path, checkpoints, monkeypatch, tmp_path, t
     if path.stem == "cmd":
         assert tuple(built.model.pipeline.config.video_shape) == video_shape(folder)
     assert list(tmp_path.iterdir()) == []  # building writes nothing
+
+
+@pytest.fixture(scope="module")
+def planes(tmp_path_factory):
+    """The checkpoint of the autoencoder of the PVDM-like baseline."""
+    component = instantiate(CONFIGS / "baselines/pvdm_autoencoder.yaml").model
+    component.video_shape, component.fps = (3, 16, 32, 32), 8.0
+    component.on_save_checkpoint(checkpoint := {"state_dict": component.state_dict()})
+    torch.save(checkpoint, path := tmp_path_factory.mktemp("pvdm") / "last.ckpt")
+    return path
+
+
+@pytest.mark.parametrize("path", BASELINES, ids=named)
+def test_baseline_builds_what_it_names(path, planes, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    config = yaml.safe_load(path.read_text())
+    of_planes = "autoencoder" in config["model"]["init_args"]
+    if of_planes:
+        assert config["model"]["init_args"]["autoencoder"] == "outputs/baselines/pvdm_autoencoder/last.ckpt"
+    built = instantiate(path, *([f"--model.autoencoder={planes}"] if of_planes else []))
+    check_classes(built, config)
+    check_optimizer(built.model, config)
+    assert type(built.model.network).__name__ == config["model"]["init_args"]["network"]["class_path"]
+    [saved] = [made for made in config["trainer"]["callbacks"] if made["class_path"] == "LastCheckpoint"]
+    assert saved["init_args"]["folder"] == config["trainer"]["default_root_dir"] == f"outputs/{named(path)}"
+    assert list(tmp_path.iterdir()) == []
+    if path.stem == "pvdm_autoencoder":
+        return
+    data = config["data"]["init_args"]
+    assert built.model.video_shape == (3, data["num_frames"], data["size"], data["size"])
+    assert 1e6 < sum(weight.numel() for weight in built.model.network.parameters()) < 5e6
+
+
+@pytest.mark.parametrize("path", MOTION, ids=named)
+def test_motion_model_goes_into_a_motion_config(path, checkpoints, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert commands(path) == [f"fit -c configs/shapes32/motion.yaml -c configs/motion/{path.name}"]
+    autoencoder = checkpoints("shapes32", "autoencoder")
+    first = CONFIGS / "shapes32/motion.yaml"
+    built = instantiate(first, f"--config={path}", f"--model.init_args.autoencoder={autoencoder}").model
+    network = yaml.safe_load(path.read_text())["model"]["init_args"]["network"]
+    assert type(built).__name__ == "MotionDiffusion"
+    assert type(built.network).__name__ == network["class_path"].rpartition(".")[2]
+    assert {name: built.network.config[name] for name in network.get("init_args", {})} == network.get("init_args", {})
 
 
 def leaves(value, *path):
@@ -173,7 +227,7 @@ def commands(path):
     return [" ".join(words[1:]).replace("BASE", "nobody/none") for words in found if words[1] in verbs]
 
 
-@pytest.mark.parametrize("path", [*FILES, *sorted(OVERRIDES.glob("*.yaml"))], ids=named)
+@pytest.mark.parametrize("path", [*FILES, *OVERRIDES, *BASELINES], ids=named)
 def test_commands_in_the_comments_print_the_config(path, monkeypatch, capsys):
     monkeypatch.chdir(CONFIGS.parent)
     told = commands(path)
