@@ -33,22 +33,25 @@ class Call:
     function: Callable[..., Any]
 
 
-def call_of(stage: str, network: nn.Module, latents: Sequence[tuple[int, ...]], width: int = 0) -> Call:
+def call_of(
+    stage: str, network: nn.Module, latents: Sequence[tuple[int, ...]], width: int = 0, tokens: int = TOKENS
+) -> Call:
     """The call of a network on one clip, its inputs on the meta device.
 
     Args:
-        stage: "autoencoder", "content" or "motion".
+        stage: "autoencoder", "content", "motion", or "denoiser" of whole videos.
         network: of that stage, on whatever device.
         latents: shapes of one sample: of the video; of the content frame; of motion latent and content frame.
-        width: of a caption's states, for the latter two.
+        width: of a caption's states, for all but the first.
+        tokens: of a caption.
     """
     with torch.device("meta"):
         x, *given = (torch.empty(1, *shape) for shape in latents)
         if stage == "autoencoder":
             return Call(network, (x,), lambda network, video: network(video))
         timestep = torch.zeros(1, dtype=torch.long)
-        caption = torch.empty(1, width), torch.empty(1, TOKENS, width)
-    return Call(network, (x, timestep, *given, *caption), predict_frame if stage == "content" else predict_motion)
+        caption = torch.empty(1, width), torch.empty(1, tokens, width)
+    return Call(network, (x, timestep, *given, *caption), PREDICT[stage])
 
 
 def predict_frame(network: nn.Module, noisy: Tensor, timestep: Tensor, pooled: Tensor, tokens: Tensor) -> Tensor:
@@ -61,3 +64,12 @@ def predict_motion(
 ) -> Tensor:
     """What a motion model says of noisy motion latents, given content frames and captions."""
     return network(noisy, timestep, content, Condition(pooled, tokens))
+
+
+def predict_video(network: nn.Module, noisy: Tensor, timestep: Tensor, pooled: Tensor, tokens: Tensor) -> Tensor:
+    """What a video denoiser says of noisy videos, or of noisy planes of such, and captions."""
+    return network(noisy, timestep, Condition(pooled, tokens))
+
+
+PREDICT = {"content": predict_frame, "motion": predict_motion, "denoiser": predict_video}
+"""How the denoiser of a stage is called."""

@@ -35,7 +35,7 @@ def measure_cells(
 
     Args:
         cells: in the order of measurement.
-        measure: the rows of a cell, without its own fields.
+        measure: the rows of a cell, with or without the cell's own fields.
         record: what stands beside the rows, "settings" and the provenance among it.
         path: JSON file of results, of these settings and this machine.
         minutes: after which no other cell begins.
@@ -55,7 +55,7 @@ def measure_cells(
     for cell in missing(cells, result["rows"]):
         if time.monotonic() - begun > 60 * minutes:
             break
-        found = [{**cell, **row} for row in measure(cell)]
+        found = [{**row, **cell} for row in measure(cell)]
         result["rows"] += json.loads(json.dumps(found))
         print(title(cell), told(found[0]), flush=True)
         if path:

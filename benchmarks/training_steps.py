@@ -31,6 +31,7 @@ import torch
 
 from benchmarks.cells import MINUTES, Cell, Rows, add_arguments, check_device, cleared, closing, measure_cells, now
 from benchmarks.counting import count
+from benchmarks.reported import figures
 from benchmarks.training_tasks import NETWORKS, task
 from cmd_lightning.commands.files import pixels
 from cmd_lightning.errors import InputError, program
@@ -38,9 +39,8 @@ from cmd_lightning.networks.compiling import compile_network
 from cmd_lightning.provenance import provenance
 
 REPORTED = {
-    "autoencoder, measured": {"tmacs": 0.77, "seconds": 0.109, "gigabytes": 8.93},
-    "content": {"tmacs": 0.34, "seconds": 0.151, "gigabytes": 21.5},
-    "motion": {"tmacs": 0.14, "seconds": 0.100, "gigabytes": 18.7},
+    network: {figure.quantity: figure.value for figure in figures(table=8, system="CMD", component=component)}
+    for network, component in (("autoencoder, measured", "autoencoder"), ("content", "content"), ("motion", "motion"))
 }
 """The paper's table 8: one A100 of 80 GB, 512x512, no checkpointing; the autoencoder by its count of 0.77 TMAC."""
 REPORTED_SIZE = (512, 512)
@@ -91,8 +91,9 @@ def measure(cell: Cell, settings: Settings) -> Rows:
         network = work.call.network
         found = count(network, *work.call.inputs, call=work.call.function)
         row: dict[str, Any] = {
+            **cell,
             "parameters": found.parameters,
-            "tmacs_as_paper_counts": found.products / 1e12,
+            "tmacs_paper": found.products / 1e12,
             "tmacs": found.macs / 1e12,
         }
         if cell["checkpointing"]:
@@ -111,7 +112,7 @@ def measure(cell: Cell, settings: Settings) -> Rows:
         try:
             row |= timed(step, settings.steps, device)
         except torch.OutOfMemoryError:
-            row |= {"seconds": None, "gigabytes": None}
+            row |= {"seconds": None, "memory_gb": None}
         return [row | {key: provenance()[key] for key in ("commit", "date")}]
 
 
@@ -128,7 +129,7 @@ def timed(step: Callable[[], None], number: int, device: torch.device) -> dict[s
         taken.append(now(device) - begun)
         begun += taken[-1]
     memory = torch.cuda.max_memory_allocated() / 1e9 if cuda else None
-    return {"seconds": median(taken), "rounds": taken, "gigabytes": memory}
+    return {"seconds": median(taken), "rounds": taken, "memory_gb": memory}
 
 
 def cells(settings: Settings) -> list[Cell]:
@@ -156,9 +157,9 @@ def table(result: dict[str, Any]) -> str:
         paper = result["reported"].get(row["network"], {}) if same else {}
         yes = ["yes" if row[key] else "no" for key in ("checkpointing", "compiled")]
         seconds = "did not fit" if row["seconds"] is None else f"{row['seconds']:.3f}"
-        memory = "" if row["gigabytes"] is None else f"{row['gigabytes']:.2f}"
-        fields = (row["network"], f"{row['tmacs_as_paper_counts']:.3f}", paper.get("tmacs", ""), *yes)
-        fields += (seconds, paper.get("seconds", ""), memory, paper.get("gigabytes", ""))
+        memory = "" if row["memory_gb"] is None else f"{row['memory_gb']:.2f}"
+        fields = (row["network"], f"{row['tmacs_paper']:.3f}", paper.get("tmacs_paper", ""), *yes)
+        fields += (seconds, paper.get("seconds", ""), memory, paper.get("memory_gb", ""))
         lines.append(f"| {' | '.join(map(str, fields))} |")
     return "\n".join(lines)
 

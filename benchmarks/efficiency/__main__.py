@@ -1,0 +1,123 @@
+"""What a video costs: CMD and other text-to-video systems, counted and measured alike, beside the paper's figures.
+
+    python -m benchmarks.efficiency --counts                  # on any machine, in a minute
+    python -m benchmarks.efficiency                           # on a GPU, again until it says that it is done
+    python -m benchmarks.efficiency --scale fifth --device cpu
+
+`--counts` builds every network on the meta device and counts parameters and multiply-adds (MACs) of a call, of a step
+and of a video, without and with guidance. The paper's counting leaves out the products within attention and takes
+CMD's whole autoencoder for every video, encoder too; "in full" has those products, and of the autoencoder what sampling
+needs, its decoder.
+
+Without it, samples are timed: every system with random weights, its text encoded beforehand, DDIM through the
+project's own sampling loop, weights and latents in bf16 (float32 on a CPU), 2-D convolutions channels last, torch's
+fused attention, and with `compiled` every network through torch.compile with CUDA graphs. No system gets what another
+does not. A core cell (512x1024, batch 1, 50 steps, no guidance) is timed as a whole, the median of `rounds` videos
+after a warm-up; where a row says `extrapolated`, its seconds are steps times the median step, and the autoencoder once.
+Seconds of a frame decoder are added, not overlapped. Memory is the most that tensors took, weights included. On a CPU
+all systems take turns, a round each, so that other work on the machine hits them alike.
+
+A cell is measured once: the JSON file keeps it, another call goes on with the next, core cells first. The file has
+`rows` (benchmarks/efficiency/rows.py says what the fields mean); tables (.md) and a picture (.svg) are written beside
+it. Needed beside torch are diffusers, jsonargparse and PyYAML, for the picture matplotlib.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cells import add_arguments, closing, measure_cells
+from benchmarks.efficiency.counts import count_rows
+from benchmarks.efficiency.plot import plot_counts, plot_timing
+from benchmarks.efficiency.ratios import base_of
+from benchmarks.efficiency.rows import TABLE_8, TABLE_9
+from benchmarks.efficiency.scales import PAPER, SCALES
+from benchmarks.efficiency.tables import counts_tables, headline_table, timing_tables
+from benchmarks.efficiency.timing import Settings, cells, measure
+from cmd_lightning.commands.files import tell, write_json
+from cmd_lightning.errors import InputError, program
+from cmd_lightning.provenance import provenance
+
+RESULTS = Path("benchmarks/results")
+CPU = {"device": "cpu", "dtype": "float32", "together": True, "compiled": (False,), "warm_up": 1}
+AT = {
+    "paper": {},
+    "fifth": {"resolutions": ("256x256",), "batches": (1,), "guidance": (False,), "steps": (5, 50)},
+    "shapes32": {"resolutions": ("32x32",), "batches": (1,), "guidance": (False,), "steps": (50,)},
+}
+"""What is measured of the systems of a scale."""
+
+
+def settings_of(scale: str, device: str, **changes: Any) -> Settings:
+    """What is measured of a scale on a device.
+
+    Raises:
+        InputError: there is no such scale or device.
+    """
+    return Settings(**{"scale": scale} | AT.get(scale, {}) | (CPU if device == "cpu" else {"device": device}) | changes)
+
+
+def count(path: Path | None) -> dict[str, Any]:
+    """Counts all systems at their published sizes; writes the JSON file, the tables and the picture."""
+    rows = count_rows(PAPER, (TABLE_8, TABLE_9), progress=tell)
+    result = provenance() | {"protocol": __doc__, "rows": rows}
+    if path:
+        write_json(result, str(path))
+        plot_counts(rows, path.with_suffix(".svg"), TABLE_9, 50)
+    return result
+
+
+def time(settings: Settings, path: Path | None, minutes: float) -> dict[str, Any]:
+    """Measures the cells that `path` does not hold yet, as long as there is time; writes tables and picture too."""
+    record = provenance() | {"settings": asdict(settings), "protocol": __doc__}
+    result = measure_cells(cells(settings), lambda cell: measure(cell, settings), record, path, minutes)
+    base_of(result["rows"])
+    if path:
+        plot_timing(result["rows"], path.with_suffix(".svg"), core(settings) | {"steps": settings.steps[0]})
+    return result
+
+
+def core(settings: Settings) -> dict[str, Any]:
+    """What the rows of the core cell have in common."""
+    return {
+        "resolution": settings.resolutions[-1],
+        "batch": settings.batches[0],
+        "guidance": settings.guidance[0],
+    }
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--counts", action="store_true", help="count, and time nothing")
+    parser.add_argument("--scale", default="paper", help=f"of the networks: {', '.join(SCALES)} (default: %(default)s)")
+    parser.add_argument("--resolution", help="of the videos, HEIGHTxWIDTH (default: all of the scale)")
+    parser.add_argument("--rounds", type=int, default=Settings.rounds, help="of which the median counts (%(default)s)")
+    add_arguments(parser, None)
+    options = parser.parse_args()
+    if options.rounds < 1:
+        raise InputError(f"--rounds {options.rounds}: give at least 1")
+    if options.counts:
+        path = options.json or RESULTS / "efficiency_counts.json"
+        text = counts_tables(count(path)["rows"])
+    else:
+        settings = settings_of(options.scale, options.device, rounds=options.rounds)
+        if options.resolution:
+            settings = replace(settings, resolutions=(options.resolution,))
+        path = options.json or RESULTS / f"efficiency_{options.device}.json"
+        result = time(settings, path, options.minutes)
+        text = timing_tables(result["rows"], core(settings))
+        if options.scale == "paper":
+            text += "\n\n" + headline_table(result["rows"])
+    path.with_suffix(".md").write_text(text + "\n")
+    print(text)
+    if not options.counts:
+        print(closing(cells(settings), result["rows"]))
+    return 0
+
+
+if __name__ == "__main__":
+    program(main)

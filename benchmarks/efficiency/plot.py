@@ -1,0 +1,84 @@
+"""The results as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.efficiency.counts import NONE
+from benchmarks.efficiency.ratios import Row
+
+OURS, THEIRS, SOFT = "#d9480f", "#2563eb", "0.6"
+
+
+def plot_counts(rows: Sequence[Row], path: Path, resolution: str, steps: int) -> None:
+    """Multiply-adds of a video in both countings, beside what the paper reports, and with the frame decoder."""
+    import matplotlib.pyplot as plt
+
+    fixed = {"component": "video", "resolution": resolution, "steps": steps, "guidance": False}
+    shown = [row for row in rows if fixed.items() <= row.items()]
+    plain = [row for row in shown if row["decoder"] == NONE]
+    whole = {row["system"]: row["tmacs"] for row in shown if row["decoder"] == "full"}
+    figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
+    series = {
+        "paper's counting (no attention products)": [row["tmacs_paper"] for row in plain],
+        "in full": [row["tmacs"] for row in plain],
+        "in full, with the frame decoder": [whole.get(row["system"], row["tmacs"]) for row in plain],
+    }
+    for place, (colour, (label, values)) in enumerate(zip((THEIRS, OURS, SOFT), series.items(), strict=True)):
+        axis.bar([at + 0.27 * (place - 1) for at in range(len(plain))], values, 0.27, color=colour, label=label)
+    paper = [
+        (at, row["reported"]["tmacs_paper"]) for at, row in enumerate(plain) if "tmacs_paper" in (row["reported"] or {})
+    ]
+    if paper:
+        places, values = zip(*paper, strict=True)
+        axis.plot([at - 0.27 for at in places], values, "k_", markersize=16, label="paper, table 9")
+    axis.set_xticks(range(len(plain)), [row["system"] for row in plain])
+    axis.set(yscale="log", ylabel="multiply-adds in T", title=f"a video of {resolution}, {steps} steps, no guidance")
+    axis.grid(axis="y", alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+    _save(figure, path)
+
+
+def plot_timing(rows: Sequence[Row], path: Path, core: Row) -> None:
+    """Seconds against multiply-adds of a video of the core cell; along a line the device is used equally well."""
+    import matplotlib.pyplot as plt
+
+    shown = [
+        row
+        for row in rows
+        if (core | {"component": "video"}).items() <= row.items() and row["seconds"] and row["steps"] == core["steps"]
+    ]
+    figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
+    marks = {NONE: "o", "full": "s", "tiny": "^"}
+    base = shown[0]
+    for row in shown:
+        colour = OURS if row["system"] == base["system"] else THEIRS
+        fill = "none" if row["compiled"] else colour
+        axis.plot(row["tmacs"], row["seconds"], marks[row["decoder"]], color=colour, markerfacecolor=fill)
+        if row["decoder"] == NONE and row["compiled"] == base["compiled"]:
+            axis.annotate(
+                row["system"], (row["tmacs"], row["seconds"]), (6, -9), textcoords="offset points", fontsize=9
+            )
+    ends = [min(row["tmacs"] for row in shown) / 1.5, max(row["tmacs"] for row in shown) * 1.5]
+    axis.plot(ends, [end * base["seconds"] / base["tmacs"] for end in ends], color=SOFT, linewidth=1)
+    for decoder, mark in marks.items():
+        if any(row["decoder"] == decoder for row in shown):
+            label = "latents" if decoder == NONE else f"with the {decoder} frame decoder"
+            axis.plot([], [], mark, color="0.3", label=label)
+    if any(row["compiled"] for row in shown):
+        axis.plot([], [], "o", color="0.3", markerfacecolor="none", label="compiled")
+    axis.plot([], [], color=SOFT, label=f"as well used as by {base['system']}")
+    about = f"{base['resolution']}, {base['steps']} steps, batch {base['batch']}, {base['dtype']}"
+    axis.set(xscale="log", yscale="log", xlabel="multiply-adds of a video in T", ylabel="seconds", title=about)
+    axis.grid(alpha=0.3, which="both")
+    axis.legend(fontsize=8)
+    _save(figure, path)
+
+
+def _save(figure: object, path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context({"svg.hashsalt": "efficiency"}):  # the same picture is the same file
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=100)
+    plt.close(figure)

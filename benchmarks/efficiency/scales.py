@@ -1,0 +1,105 @@
+"""The systems that are compared, each at several sizes of networks: `SCALES`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from benchmarks.efficiency.frame_decoders import ltx, stable_diffusion, tiny
+from benchmarks.efficiency.systems import Space, System
+from benchmarks.training_tasks import NETWORKS, network_of
+from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
+from cmd_lightning.zoo.autoencoders.triplane import TriplaneAutoencoder
+from cmd_lightning.zoo.baselines.animatediff import AnimateDiff
+from cmd_lightning.zoo.baselines.latte import Latte
+from cmd_lightning.zoo.baselines.ltx import COMPRESSION, LTX
+from cmd_lightning.zoo.baselines.lvdm import LVDM
+from cmd_lightning.zoo.baselines.modelscope import ModelScope
+from cmd_lightning.zoo.baselines.pvdm import TriplaneUNet
+from cmd_lightning.zoo.content.dit import ContentDiT
+from cmd_lightning.zoo.content.unet import unet
+from cmd_lightning.zoo.motion.aligned import AlignedDiT
+from cmd_lightning.zoo.motion.dit import MotionDiT
+
+PIXELS = Space(channels=3, factor=1)
+DECODERS = {"full": stable_diffusion, "tiny": tiny}
+"""Of Stable Diffusion's latents."""
+
+PAPER = {
+    "CMD": System(
+        {"content": partial(unet, **NETWORKS["content"]), "motion": partial(MotionDiT, **NETWORKS["motion"])},
+        partial(CMDAutoencoder, **NETWORKS["autoencoder, measured"]),
+        decoders=DECODERS,
+    ),
+    "LVDM": System({"denoiser": LVDM}, width=768, decoders=DECODERS),
+    "ModelScope": System({"denoiser": ModelScope}, decoders=DECODERS),
+    "AnimateDiff": System({"denoiser": AnimateDiff}, width=768, decoders=DECODERS),
+    "Latte": System({"denoiser": Latte}, width=4096, tokens=120, decoders=DECODERS),
+    "LTX": System(
+        {"denoiser": LTX},
+        width=4096,
+        tokens=128,
+        frames=17,
+        space=Space(channels=128, factor=COMPRESSION[1], every=COMPRESSION[0]),
+        decoders={"full": ltx},
+    ),
+    "PVDM-like": System({"denoiser": TriplaneUNet}, TriplaneAutoencoder, space=PIXELS),
+}
+"""As published: the autoencoder of CMD's efficiency tables, Stable Diffusion 2.1's U-Net and DiT-XL/2, the content
+frame in patches of 8; LTX-Video with the 17 frames that its autoencoder takes; the three planes over pixels."""
+
+SMALL_DECODERS = {"full": partial(stable_diffusion, 4), "tiny": partial(tiny, 4)}
+
+FIFTH = {
+    "CMD": System(
+        {
+            "content": partial(
+                unet,
+                **NETWORKS["content"] | {"block_out_channels": (64, 128, 256, 256), "attention_head_dim": [1, 2, 4, 4]},
+            ),
+            "motion": partial(MotionDiT, **NETWORKS["motion"] | {"width": 240, "heads": 3}),
+        },
+        partial(CMDAutoencoder, **NETWORKS["autoencoder, measured"] | {"width": 80, "heads": 2, "head_dim": 40}),
+        decoders=SMALL_DECODERS,
+    ),
+    "LVDM": System({"denoiser": partial(LVDM, width=64, heads=2)}, width=768, decoders=SMALL_DECODERS),
+    "ModelScope": System(
+        {
+            "denoiser": partial(
+                ModelScope, settings={"block_out_channels": (64, 128, 256, 256), "attention_head_dim": 16}
+            )
+        },
+        decoders=SMALL_DECODERS,
+    ),
+    "PVDM-like": System(
+        {"denoiser": partial(TriplaneUNet, width=32, heads=2)},
+        partial(TriplaneAutoencoder, width=80, heads=2, head_dim=52),
+        space=PIXELS,
+    ),
+}
+"""The same architectures, depths and levels with a fifth of the channels, as near as heads and norms allow: fewer heads
+of about the published size. At the same latents a network then takes about a 25th of the multiply-adds."""
+
+
+def _of_shapes32(networks: Mapping[str, tuple[type, str]], autoencoder: tuple[type, str] | None = None) -> System:
+    """A system of 32x32 pixels from the configs of its denoisers, and of its autoencoder."""
+    factories = {name: partial(kind, **network_of(config)) for name, (kind, config) in networks.items()}
+    made = autoencoder and partial(autoencoder[0], **network_of(autoencoder[1]))
+    return System(factories, made, width=64, tokens=48, space=PIXELS)
+
+
+SHAPES32 = {
+    "CMD": _of_shapes32(
+        {"content": (ContentDiT, "shapes32/content"), "motion": (AlignedDiT, "shapes32/motion")},
+        (CMDAutoencoder, "shapes32/autoencoder"),
+    ),
+    "LVDM": _of_shapes32({"denoiser": (LVDM, "baselines/lvdm")}),
+    "ModelScope": _of_shapes32({"denoiser": (ModelScope, "baselines/modelscope")}),
+    "PVDM-like": _of_shapes32(
+        {"denoiser": (TriplaneUNet, "baselines/pvdm")}, (TriplaneAutoencoder, "baselines/pvdm_autoencoder")
+    ),
+}
+"""The model that ships and the small baselines, as their configs have them: in pixels of the procedural world. Their
+sizes are free choices, so that they say what these models cost and nothing of the architectures."""
+
+SCALES: Mapping[str, Mapping[str, System]] = {"paper": PAPER, "fifth": FIFTH, "shapes32": SHAPES32}

@@ -1,0 +1,176 @@
+"""What a text-to-video system consists of, and how a video comes out of it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.calls import CHANNELS, FACTOR, PREDICT, TOKENS, Call, call_of
+from cmd_lightning.diffusion import Diffusion
+from cmd_lightning.diffusion.sampling import guided, sample
+from cmd_lightning.errors import InputError
+from cmd_lightning.networks import AutoencoderNetwork, Condition, LatentSpec
+from cmd_lightning.networks.planes import unpack
+
+GUIDANCE = 7.5
+"""A guidance scale; which one does not matter for time."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """The latents of a frame decoder.
+
+    Attributes:
+        channels: of a point.
+        factor: pixels on its side.
+        every: frames that one of its times stands for, after the first frame.
+    """
+
+    channels: int = CHANNELS
+    factor: int = FACTOR
+    every: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """A text-to-video system, without its text encoder.
+
+    Attributes:
+        denoisers: factories `(latent, width)` by name: "content" and "motion" of a `LatentSpec`, or one "denoiser" of a
+            video's latent shape, of a `LatentSpec` if there is an autoencoder.
+        autoencoder: what makes a video's latents of what is denoised, or None.
+        width: of a caption's states.
+        tokens: of a caption.
+        frames: of a video.
+        space: where a video's latents lie.
+        decoders: frame decoders by name, from a video's latents `(B, C, T, H, W)` to its pixels.
+    """
+
+    denoisers: Mapping[str, Callable[..., nn.Module]]
+    autoencoder: Callable[[], AutoencoderNetwork] | None = None
+    width: int = 1024
+    tokens: int = TOKENS
+    frames: int = 16
+    space: Space = Space()
+    decoders: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
+
+    def video(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """The shape of a video's latents at `size` (H, W) in pixels.
+
+        Raises:
+            InputError: the frame decoder's latents have no such size.
+        """
+        factor = self.space.factor
+        if any(side % factor for side in size):
+            raise InputError(f"--resolution {size[0]}x{size[1]}: give multiples of {factor}, e.g. 512x1024")
+        times = 1 + (self.frames - 1) // self.space.every
+        return self.space.channels, times, size[0] // factor, size[1] // factor
+
+
+class Decode(nn.Module):
+    """An autoencoder's decoder, from what denoisers make to a video's latents."""
+
+    def __init__(self, autoencoder: AutoencoderNetwork, spec: LatentSpec) -> None:
+        super().__init__()
+        self.autoencoder, self.spec = autoencoder, spec
+
+    def forward(self, *made: Tensor) -> Tensor:
+        """Content frame and motion latent, or both as planes `(B, C, N)`, to the latents `(B, C, T, H, W)`."""
+        content, motion = made if len(made) == 2 else unpack(*made, self.spec)
+        return self.autoencoder.decode(content, self.autoencoder.denormalize_motion(motion))
+
+
+class Assembled(nn.Module):
+    """The networks of a system at a size, on a device, with what they are called on.
+
+    Attributes:
+        denoisers: by name.
+        decode: of an autoencoder, or None.
+        shapes: of what each denoiser makes for one video.
+        video: shape of its latents.
+    """
+
+    def __init__(self, system: System, size: tuple[int, int], device: torch.device) -> None:
+        super().__init__()
+        self.system, self.video = system, system.video(size)
+        latent = self.video
+        self.decode = None
+        with device:
+            if system.autoencoder is not None:
+                autoencoder = system.autoencoder()
+                latent = autoencoder.latent_spec(self.video)
+                self.decode = Decode(autoencoder, latent)
+            networks = {name: factory(latent, system.width) for name, factory in system.denoisers.items()}
+        self.denoisers = nn.ModuleDict(networks)
+        self.shapes = {name: shape_of(name, latent) for name in networks}
+        self.eval().requires_grad_(False)
+
+    def call(self, name: str) -> Call:
+        """The call of a denoiser, or of the autoencoder's decoder, on one video."""
+        if name == "autoencoder":
+            inputs = tuple(torch.empty(1, *shape, device="meta") for shape in self.shapes.values())
+            return Call(self.decode, inputs, lambda network, *made: network(*made))
+        given = [self.shapes["content"]] if name == "motion" else []
+        return call_of(name, self.denoisers[name], [self.shapes[name], *given], self.system.width, self.system.tokens)
+
+    def generate(
+        self,
+        noise: Mapping[str, Tensor],
+        captions: tuple[Condition, Condition],
+        steps: int,
+        guidance: bool,
+        on_step: Callable[[str], object] = lambda name: None,
+        on_end: Callable[[str], object] = lambda name: None,
+    ) -> Tensor:
+        """A video's latents `(B, C, T, H, W)` from noise, by DDIM.
+
+        Args:
+            noise: for each denoiser.
+            captions: encoded, and the null ones.
+            steps: of each denoiser.
+            guidance: whether each is called on both captions.
+            on_step: called after each step, with the denoiser's name.
+            on_end: called after each denoiser, and after the autoencoder.
+        """
+        made: dict[str, Tensor] = {}
+        for name in self.denoisers:
+            predict = guided(self.predictor(name, made), *captions, GUIDANCE if guidance else 1.0)
+            step = functools.partial(on_step, name)
+            made[name] = sample(predict, Diffusion().scheduler(), noise[name], steps, step)
+            on_end(name)
+        if self.decode is None:
+            return made["denoiser"]
+        video = self.decode(*made.values()).clone()  # a CUDA graph's next run writes where this one did
+        on_end("autoencoder")
+        return video
+
+    def predictor(self, name: str, made: Mapping[str, Tensor]) -> Callable[[Tensor, Tensor, Condition], Tensor]:
+        """A denoiser with what it needs of the stage before put in."""
+        network = self.denoisers[name]
+
+        @functools.cache
+        def given(batch: int) -> tuple[Any, ...]:
+            if name != "motion":
+                return ()
+            content = made["content"]
+            return (network.prepare(content.repeat(batch // len(content), 1, 1, 1)),)  # twice under guidance
+
+        def predict(noisy: Tensor, timestep: Tensor, caption: Condition) -> Tensor:
+            return PREDICT[name](network, noisy, timestep, *given(len(noisy)), caption.pooled, caption.tokens)
+
+        return predict
+
+
+def shape_of(name: str, latent: LatentSpec | tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of what a denoiser makes for one video."""
+    if not isinstance(latent, LatentSpec):
+        return latent
+    if name != "denoiser":
+        return getattr(latent, name)
+    (channels, height, width), (_, frames, slots) = latent.content, latent.motion
+    return channels, height * width + frames * slots
