@@ -114,6 +114,17 @@ def test_comes_back_from_folder_and_description(kind, wake, tmp_path):
     assert torch.equal(again.eval()(*given), network(*given))
 
 
+@ALL
+@torch.no_grad()
+def test_half_precision_takes_a_condition_in_full(kind, wake):
+    network = wake(small(kind))
+    latent, timestep, condition = inputs(kind)
+    expected = network(latent, timestep, condition)
+    out = network.bfloat16()(latent.bfloat16(), timestep, condition)
+    assert out.dtype == torch.bfloat16
+    assert (out - expected).abs().mean() < 0.1 * expected.std()
+
+
 @pytest.mark.parametrize("kind", OWN)
 @torch.no_grad()
 def test_own_networks_start_at_zero(kind):
