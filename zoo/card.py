@@ -30,8 +30,8 @@ class Card:
             each of its files.
         licence: Of the public weights.
         config: That trains it, as a path from the checkout.
-        parameters: Of the network in `config`, or at the size that `video` and `condition_dim` give; of a model, by
-            part.
+        parameters: Of a motion model as `config` has it; of other networks with their defaults, for the `video` and
+            `condition_dim` of the card; of a model that ships, by part.
         video: Shape (C, T, H, W) of the videos, in the latent space that the network is made for; frames a second.
         condition_dim: Channels of the condition that `parameters` are counted with.
         autoencoder: The zoo's autoencoder whose latents `parameters` are counted for.

@@ -205,23 +205,35 @@ def walked(tmp_path_factory):
 
 
 def follow(checkout, command, *more):
-    """Runs a command of the walk in its checkout."""
-    program = {"cmd-lightning": "cmd_lightning", "pytest": "pytest"}[command[0]]
-    return subprocess.run(
-        [sys.executable, "-m", program, *command[1:], *more],
+    """Runs a command of the walk in its checkout; what it prints."""
+    program = {"cmd-lightning": ["-m", "cmd_lightning"], "pytest": ["-m", "pytest"], "python": []}[command[0]]
+    result = subprocess.run(
+        [sys.executable, *program, *command[1:], *more],
         capture_output=True,
         text=True,
         cwd=checkout,
         env=os.environ | {"PYTHONPATH": str(checkout), "COLUMNS": "100"},
     )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 def test_the_walk_lists_the_new_motion_model(walked):
     checkout, (listed, *_) = walked
-    result = follow(checkout, listed)
-    row = next(line for line in result.stdout.splitlines() if line.startswith("  MotionMLP "))
+    row = next(line for line in follow(checkout, listed).splitlines() if line.startswith("  MotionMLP "))
     assert "Residual perceptron over the whole" in row
-    shown = json.loads(follow(checkout, ["cmd-lightning", "zoo", "show", "MotionMLP", "--json", "-"]).stdout)
+
+
+def test_the_new_motion_model_is_shown_and_may_be_ranked(walked):
+    checkout, (*_, ranked) = walked
+    assert ranked[:-1] == ["cmd-lightning", "zoo", "rank"]
+    script = f"""
+from cmd_lightning.cli import main
+from cmd_lightning.ranking.candidate import candidate
+main(["zoo", "show", "{ranked[-1]}", "--json", "-"])
+assert candidate("{ranked[-1]}", None, None).init_args == {{"width": 96, "depth": 2}}
+"""
+    shown = json.loads(follow(checkout, ["python", "-c", script]))
     assert shown["config"] == "configs/motion/mlp.yaml"
     motion, content, condition, width = 8 * 16 * 16, 3 * 32 * 32, 64, 96
     linear = [(motion, width), (content, width), (condition, width), (256, width), (width, width), (width, motion)]
@@ -231,10 +243,16 @@ def test_the_walk_lists_the_new_motion_model(walked):
 
 def test_the_walk_tests_the_new_motion_model(walked):
     checkout, (_, tested, _) = walked
-    result = follow(checkout, tested, "-q", "-p", "no:cacheprovider", "-m", "not slow")
-    assert result.returncode == 0, result.stdout + result.stderr
-    passed = int(re.search(r"(\d+) passed", result.stdout)[1])
-    assert passed > 3 and "skipped" not in result.stdout
+    told = follow(checkout, tested, "-q", "-p", "no:cacheprovider", "-m", "not slow")
+    assert int(re.search(r"(\d+) passed", told)[1]) > 3
+    assert "skipped" not in told
+
+
+@pytest.mark.slow  # two minutes, of which most make the clips that all models share
+def test_the_walk_ranks_the_new_motion_model(walked, tmp_path):
+    checkout, (*_, ranked) = walked
+    told = follow(checkout, ranked, "--seeds", "1", "--samples", "64", "--out", str(tmp_path))
+    assert "| **MotionMLP** |" in told
 
 
 def test_the_new_motion_model_is_an_entry_of_its_own(walked):
