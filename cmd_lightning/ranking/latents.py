@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,6 @@ from cmd_lightning.video_io import replaced
 
 FORMAT = "cmd-lightning ranking latents 1"
 BATCH = 32
-LEVELS = ("plain", "mixed")
-"""Even clips are plain, odd ones mixed."""
 PROBED = 3
 """So many clips of each split are drawn whenever a cache is looked for, so that another world is another cache."""
 
@@ -47,7 +45,7 @@ class Bench:
             normalised; "test/content" and "test/motion" in full; "test/features", "test/reconstruction", "val/features"
             (N, d): of held-out clips, of their reconstructions, and of as many other clips.
         captions: Of the clips, by split.
-        directions: Of the plain ones among the held-out clips, in their order.
+        directions: Of the plain ones among the held-out clips, by row.
         key: Fingerprint of all this.
     """
 
@@ -56,7 +54,7 @@ class Bench:
     reader: ShapesReader
     tensors: dict[str, Tensor]
     captions: dict[str, list[str]]
-    directions: list[str]
+    directions: dict[int, str]
     key: str
 
 
@@ -68,8 +66,8 @@ def scenes(protocol: Protocol, split: str, number: int) -> list[Scene]:
         draw_scene(
             seed,
             index,
-            level=LEVELS[index % 2],
-            motion=protocol.motions[index // 2 % len(protocol.motions)],
+            level=protocol.levels[index % len(protocol.levels)],
+            motion=protocol.motion,
             frames=protocol.frames,
             combinations=combinations,
         )
@@ -110,7 +108,8 @@ def open_bench(
     table = Condition(*(tensors[f"text/{name}"] for name in ("pooled", "tokens", "mask")))
     table = table.map(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
     pipeline.register_modules(motion_text_encoder=StoredCaptions.of(about["encoded"], table))
-    return Bench(pipeline, features, reader, tensors, about["captions"], about["directions"], digest(facts))
+    directions = {int(row): name for row, name in about["directions"].items()}  # JSON has texts for keys
+    return Bench(pipeline, features, reader, tensors, about["captions"], directions, digest(facts))
 
 
 def frozen(model: str) -> CMDPipeline:
@@ -150,7 +149,7 @@ def make(
     """Renders, encodes and measures the clips; see `Bench`."""
     tensors: dict[str, Tensor] = {}
     captions: dict[str, list[str]] = {}
-    directions: list[str] = []
+    directions: dict[str, str] = {}
     numbers = {"train": protocol.train_clips, "test": protocol.test_clips, "val": protocol.test_clips}
     for split, number in numbers.items():
         drawn = scenes(protocol, split, number)
@@ -164,7 +163,8 @@ def make(
         if split != "val":
             captions[split] = [scene.caption for scene in drawn]
         if split == "test":
-            directions = [scene.things[0].direction for scene in drawn[::2]]
+            plain = {row: scene for row, scene in enumerate(drawn) if scene.level == "plain"}
+            directions = {str(row): scene.things[0].direction for row, scene in plain.items()}
     encoded = sorted({"", *captions["train"], *captions["test"]})
     for name, value in encode(pipeline.motion_text_encoder, encoded).items():
         tensors[f"text/{name}"] = value.half() if value.is_floating_point() else value
@@ -185,8 +185,3 @@ def measured(split: str, video: Tensor, pipeline: CMDPipeline, features: ShapesF
         "features": features(video),
         "reconstruction": features(reconstruction),
     }
-
-
-def plain_rows(values: Sequence[Any]) -> Sequence[Any]:
-    """What belongs to the plain clips among values in the order of the clips."""
-    return values[:: len(LEVELS)]

@@ -23,25 +23,27 @@ class Protocol:
         guidance: Guidance scale of scored samples; 1 is none.
         steps: Denoising steps of scored and timed samples.
         train_clips: Clips that training repeats, of the split "train".
-        test_clips: Held-out clips that are scored, of the split "test"; half of them plain.
-        motions: Speeds of the clips, in turn.
+        test_clips: Held-out clips that are scored, of the split "test".
+        levels: Of the clips, in turn.
+        motion: Speed of the clips.
         size: Side of the pictures.
         frames: Of a clip.
         data_seed: Of the procedural world.
         model: Of the zoo, whose autoencoder and text encoder are taken as they are.
     """
 
-    samples: int = 16_000
-    batch_size: int = 16
+    samples: int = 24_000
+    batch_size: int = 8
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     ema: float = 0.995
     condition_dropout: float = 0.1
     guidance: float = 1.0
     steps: int = 25
-    train_clips: int = 6_000
+    train_clips: int = 4_000
     test_clips: int = 512
-    motions: tuple[str, ...] = ("slow", "middle", "fast")
+    levels: tuple[str, ...] = ("plain", "plain", "plain", "mixed")
+    motion: str = "middle"
     size: int = 32
     frames: int = 16
     data_seed: int = 0
@@ -50,7 +52,7 @@ class Protocol:
     @property
     def data(self) -> dict[str, Any]:
         """The settings that the cached clips depend on."""
-        names = ("train_clips", "test_clips", "motions", "size", "frames", "data_seed", "model")
+        names = ("train_clips", "test_clips", "levels", "motion", "size", "frames", "data_seed", "model")
         return {name: plain(getattr(self, name)) for name in names}
 
     @property

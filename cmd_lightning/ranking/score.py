@@ -11,7 +11,7 @@ from cmd_lightning.metrics.frechet import frechet_distance_from_features
 from cmd_lightning.metrics.kernel import kernel_distance
 from cmd_lightning.networks import MotionModel
 from cmd_lightning.pipeline import CMDPipeline
-from cmd_lightning.ranking.latents import BATCH, Bench, plain_rows
+from cmd_lightning.ranking.latents import BATCH, Bench
 from cmd_lightning.ranking.protocol import Protocol
 from cmd_lightning.ranking.train import objective
 
@@ -69,8 +69,8 @@ def distances(features: Tensor, bench: Bench) -> dict[str, float]:
 
 def direction(video: Tensor, bench: Bench) -> float:
     """The share of plain clips among `video` whose direction is read right."""
-    readings = bench.reader.read(plain_rows(video))
-    hits = [reading.direction == right for reading, right in zip(readings, bench.directions, strict=True)]
+    readings = bench.reader.read(video[list(bench.directions)])
+    hits = [reading.direction == right for reading, right in zip(readings, bench.directions.values(), strict=True)]
     return sum(hits) / len(hits)
 
 

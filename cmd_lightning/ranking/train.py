@@ -65,7 +65,7 @@ class Order(IterableDataset):
                 "motion": motion[rows],
                 "caption": [captions[row] for row in chosen],
                 "key": [f"{row:09d}" for row in chosen],
-                "made_by": [self.made_by] * len(chosen),
+                "made_by": [self.made_by],  # of all of them; each more is looked through by the Trainer
                 "epoch": epoch,
             }
 

@@ -34,7 +34,7 @@ class Deeper(Shallow):
 @pytest.fixture(scope="session")
 def small():
     """Four steps of training, eight held-out clips, two of sampling."""
-    return Protocol(samples=64, warmup_steps=1, steps=2, train_clips=24, test_clips=8)
+    return Protocol(samples=64, batch_size=16, warmup_steps=1, steps=2, train_clips=24, test_clips=8)
 
 
 @pytest.fixture(scope="session")

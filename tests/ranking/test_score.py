@@ -57,12 +57,14 @@ def test_the_noise_of_samples_is_that_of_the_seed(bench, small, shallow):
 def test_directions_are_those_of_plain_clips(bench, monkeypatch):
     class Known:
         def read(self, video):
-            assert video.flatten(1)[:, 0].tolist() == [0, 2, 4, 6]  # the even clips
-            return [type("Reading", (), {"direction": name}) for name in [*bench.directions[:3], "none"]]
+            assert video.flatten(1)[:, 0].tolist() == [0, 1, 2, 4, 5, 6]  # every fourth is mixed
+            return [
+                type("Reading", (), {"direction": name}) for name in [*bench.directions.values()][:3] + 3 * ["none"]
+            ]
 
     video = torch.arange(8).view(8, 1, 1, 1, 1).expand(8, 3, 1, 1, 1)
     monkeypatch.setitem(bench.__dict__, "reader", Known())
-    assert direction(video, bench) == 0.75
+    assert direction(video, bench) == 0.5
 
 
 def test_samples_that_are_no_numbers_are_told(bench, small, shallow):
