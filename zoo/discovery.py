@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from cmd_lightning.errors import InputError, reason
 from cmd_lightning.zoo.card import Card
 
 ROOM = Path(__file__).parent
@@ -60,13 +61,16 @@ def networks() -> Iterator[Entry]:
     """Every network of the zoo's folders, as its source tells: classes that fulfil the contract, and factories.
 
     A class fulfils it as well by way of another class of the zoo; names that begin with an underscore stay private.
+
+    Raises:
+        InputError: A file is no Python.
     """
     for kind, folder in FOLDERS.items():
         known = {CONTRACTS[kind]}
         found = {
             (path.stem, node)
             for path in sorted((ROOM / folder).glob("*.py"))
-            for node in ast.parse(path.read_text(encoding="utf-8")).body
+            for node in parsed(path).body
             if isinstance(node, ast.ClassDef | ast.FunctionDef)
         }
         while more := {node.name for _, node in found if known & {*bases(node)}} - known:
@@ -75,6 +79,18 @@ def networks() -> Iterator[Entry]:
             if node.name in known and not node.name.startswith("_"):
                 about = (ast.get_docstring(node) or "").partition("\n\n")[0]
                 yield Entry(node.name, kind, f"cmd_lightning.zoo.{folder}.{stem}", " ".join(about.split()))
+
+
+def parsed(path: Path) -> ast.Module:
+    """The source of a file.
+
+    Raises:
+        InputError: It is no Python.
+    """
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise InputError(f"{path}: line {error.lineno}: {error.msg}; mend it") from error
 
 
 def bases(node: ast.ClassDef | ast.FunctionDef) -> Iterator[str]:
@@ -97,8 +113,15 @@ def motion_configs() -> Mapping[str, str]:
 
 
 def init_args_of(path: Path) -> tuple[str, dict[str, Any]]:
-    """Class name and arguments of the network in a config of a stage; an empty name where there is none."""
-    network = yaml.safe_load(path.read_text(encoding="utf-8"))
+    """Class name and arguments of the network in a config of a stage; an empty name where there is none.
+
+    Raises:
+        InputError: It is no YAML.
+    """
+    try:
+        network = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: it is no YAML ({reason(error)}); mend it") from error
     for key in ("model", "init_args", "network"):
         network = network.get(key, {}) if isinstance(network, dict) else {}
     if not isinstance(network, dict):

@@ -17,8 +17,8 @@ from cmd_lightning import zoo
 from cmd_lightning.cli import main
 from cmd_lightning.commands.zoo import short
 from cmd_lightning.errors import InputError
+from cmd_lightning.zoo import discovery
 from cmd_lightning.zoo.card import Card
-from cmd_lightning.zoo.discovery import FOLDERS
 
 ROOT = Path(__file__).parents[2]
 CARDS = sorted(path.stem for path in (ROOT / "zoo/cards").glob("*.yaml"))
@@ -42,7 +42,7 @@ def test_discovery_finds_what_importing_finds():
     contracts = {"motion": networks.MotionModel, "content": networks.ContentModel}
     contracts |= {"autoencoder": networks.AutoencoderNetwork, "baseline": networks.VideoDenoiser}
     imported = {("content", "unet")}  # a function: jsonargparse's decorator leaves no trace to find it by
-    for kind, folder in FOLDERS.items():
+    for kind, folder in discovery.FOLDERS.items():
         for path in (ROOT / "zoo" / folder).glob("*.py"):
             module = importlib.import_module(f"cmd_lightning.zoo.{folder}.{path.stem}")
             for name, cls in inspect.getmembers(module, inspect.isclass):
@@ -53,6 +53,49 @@ def test_discovery_finds_what_importing_finds():
     assert set(found) == imported
     assert len({name.lower() for _, name in found}) == len(found), "cards are files, also where case does not count"
     assert [entry.name for entry in zoo.entries("model")] == zoo.models()
+
+
+SOURCE = """
+class _Base(MotionModel): ...
+class Mine(_Base):
+    \"\"\"A model
+    of mine.
+
+    More.\"\"\"
+class Block(nn.Module): ...
+class Theirs(contracts.MotionModel): ...
+class Baseline(VideoDenoiser): ...
+@jsonargparse.class_from_function
+def factory(): ...
+def helper(): ...
+"""
+
+
+def test_discovery_of_source(tmp_path, monkeypatch):
+    (tmp_path / "motion").mkdir()
+    (tmp_path / "motion/some.py").write_text(SOURCE)
+    monkeypatch.setattr(discovery, "ROOM", tmp_path)
+    found = {entry.name: entry for entry in discovery.networks()}
+    assert list(found) == ["factory", "Mine", "Theirs"]
+    assert found["Mine"] == discovery.Entry("Mine", "motion", "cmd_lightning.zoo.motion.some", "A model of mine.")
+    (tmp_path / "motion/other.py").write_text("x = 1\ndef (")
+    with pytest.raises(InputError, match=r"other\.py: line 2: invalid syntax"):
+        list(discovery.networks())
+
+
+def test_configs_that_name_nothing(tmp_path):
+    path = tmp_path / "a.yaml"
+    for text, expected in (
+        ("model: {init_args: {network: a.b.Mine}}", ("Mine", {})),
+        ("model: {init_args: {network: {class_path: Mine, init_args: {width: 3}}}}", ("Mine", {"width": 3})),
+        ("model: MotionDiffusion", ("", {})),
+        ("", ("", {})),
+    ):
+        path.write_text(text)
+        assert discovery.init_args_of(path) == expected
+    path.write_text("model: [")
+    with pytest.raises(InputError, match=r"a\.yaml: it is no YAML"):
+        discovery.init_args_of(path)
 
 
 def test_list_is_a_table_within_the_terminal(capsys, narrow):
