@@ -36,6 +36,8 @@ NUMBERS = {"val": 128, "test": 256}
 REFERENCE = 512
 GROUPS = 8
 """Parts of the videos whose kernel distances give its standard error."""
+SAME = ("weights", "numbers", "reference", "guidance", "dtype")
+"""Parts of the protocol that all cells of a file share."""
 BASE = "ddim/50"
 """What every setting is compared with: the model's own."""
 
@@ -151,6 +153,7 @@ def main() -> int:
     parser.add_argument("--test", nargs="*", default=[], help="SOLVER/STEPS to measure on test, once chosen")
     parser.add_argument("--num", type=int, help="captions, instead of 128 (val) and 256 (test)")
     parser.add_argument("--reference", type=int, default=REFERENCE, help="real clips that the distance is to")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the networks")
     parser.add_argument("--table", action="store_true", help="print what the file holds and measure nothing")
     parser.add_argument("--plot", type=Path, help="draw what the file holds and measure nothing")
     options = parser.parse_args()
@@ -171,12 +174,14 @@ def main() -> int:
         "model": weights_sha256(model_folder(options.model)),
         "yardstick": {name: weights_sha256(WEIGHTS / name) for name in (ShapesReader.WEIGHTS, ShapesFeatures.WEIGHTS)},
     }
-    pipeline = open_model(options.model)
+    pipeline = open_model(options.model, options.dtype)
     guidance = {stage: pipeline.sampling(stage)[1] for stage in ("content", "motion")}
-    protocol = {"weights": weights, "numbers": numbers, "reference": options.reference, "guidance": guidance}
-    protocol |= {"batch": BATCH, "threads": torch.get_num_threads(), "device": str(pipeline.device)} | provenance()
+    protocol = {
+        **{"weights": weights, "numbers": numbers, "reference": options.reference, "guidance": guidance},
+        **{"dtype": options.dtype, "batch": BATCH, "threads": torch.get_num_threads(), "device": str(pipeline.device)},
+    } | provenance()
     result = json.loads(options.out.read_text()) if options.out.is_file() else {"protocol": protocol, "cells": {}}
-    if any(result["protocol"].get(part) != protocol[part] for part in ("weights", "numbers", "reference", "guidance")):
+    if any(result["protocol"].get(part) != protocol[part] for part in SAME):
         raise InputError(f"--out {options.out}: it was measured otherwise; give another file, or delete it")
     missing = [name for name in chosen if name not in result["cells"]]
     sampling = Sampling(pipeline, numbers, options.reference) if missing else None

@@ -22,6 +22,7 @@ from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import FrameLatents, LatentSpace, Pixels, shape_text
 from cmd_lightning.networks import AutoencoderNetwork, Condition, MotionModel
 from cmd_lightning.networks.classes import load_class
+from cmd_lightning.networks.compiling import compile_network
 from cmd_lightning.networks.content_unet import predict_content
 from cmd_lightning.pipeline_output import CMDPipelineOutput, to_output
 from cmd_lightning.pretrained_text import StableDiffusionText
@@ -107,6 +108,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         )
         self.register_to_config(video_shape=list(video_shape), fps=fps, steps=steps, guidance=guidance)
         self._latent_space: LatentSpace = Pixels()
+        self._frame_decoder: FrameLatents | None = None
         self._text: StableDiffusionText | None = None
 
     @property
@@ -115,6 +117,51 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if self._latent_space.vae is not self.vae:
             self._latent_space = Pixels() if self.vae is None else FrameLatents(self.vae)
         return self._latent_space
+
+    def use_frame_decoder(self, vae: nn.Module | None) -> None:
+        """Has another image autoencoder of the same latents decode the frames, such as a tiny one; `vae` encodes still.
+
+        A `vae` that is replaced, as other pipelines have it, would encode the pictures and clips that are given too.
+
+        Args:
+            vae: For example an `AutoencoderTiny` that was made for the model's `vae`; None for `vae` itself.
+
+        Raises:
+            InputError: The model works in pixels, or in latents of another shape.
+        """
+        decoder = None if vae is None else FrameLatents(vae.to(self.device))
+        if decoder is not None:
+            if self.vae is None:
+                raise InputError("frame decoder: this model works in pixels and decodes no frames; leave it out")
+            own, theirs = ((space.vae.config.latent_channels, space.factor) for space in (self.latent_space, decoder))
+            if own != theirs:
+                raise InputError(
+                    "frame decoder: it takes latents of {} channels and {} pixels a point, the model makes {} and {}; "
+                    "give one that was made for the model's vae".format(*theirs, *own)
+                )
+        self._frame_decoder = decoder
+
+    def compile_networks(self, **options: Any) -> None:
+        """Has torch.compile compile the networks when they first run, which takes minutes, and again for a new shape.
+
+        The denoisers of both stages are compiled as a whole, so that a GPU replays each step as one CUDA graph; the
+        decoders, which run once a video, without graphs. Convolutions take their pictures channels last. To be called
+        when all is in its place: device, dtype, adapters, frame decoder.
+
+        Args:
+            **options: Arguments of torch.compile for the denoisers; by default the mode "reduce-overhead" on a GPU.
+        """
+        graphs = {"mode": "reduce-overhead"} if self.device.type == "cuda" else {}
+        decoders = {name: value for name, value in options.items() if name == "backend"}
+        for network in (self.unet, self.motion_model):
+            if network is not None:
+                network.to(memory_format=torch.channels_last)
+                network.compile(**graphs | options, dynamic=False)
+        compile_network(self.autoencoder, decoders)
+        for space in (self.latent_space, self._frame_decoder):
+            if space is not None and space.vae is not None:
+                space.vae.to(memory_format=torch.channels_last)
+                space.vae.decoder.compile(**decoders)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -278,7 +325,8 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     def decode(self, content: Tensor, motion: Tensor) -> Tensor:
         """The video `(B, C, T, H, W)` in [-1, 1] of content frames and motion latents."""
         dtype = self.autoencoder.dtype
-        return self.latent_space.decode(self.autoencoder.decode(content.to(dtype), motion.to(dtype)))
+        frames = self._frame_decoder or self.latent_space
+        return frames.decode(self.autoencoder.decode(content.to(dtype), motion.to(dtype)))
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,12 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, DPMSolverMultistepScheduler, UNet2DConditionModel
+from stable_diffusion_folders import vae_of
 
+from cmd_lightning.diffusion import Diffusion
+from cmd_lightning.diffusion.solvers import SOLVERS
 from cmd_lightning.errors import InputError
 from cmd_lightning.pipeline import GUIDANCE, STEPS, CMDPipeline, per_stage
+from cmd_lightning.zoo.content.dit import ContentDiT
 
 FEW = {"num_inference_steps": {"content": 3, "motion": 4}, "guidance_scale": {"content": 2.0, "motion": 1.5}}
+WEIGHTED = ("autoencoder", "unet", "text_encoder", "motion_model", "motion_text_encoder")
 CAPTIONS = ["a red circle moves left", "a blue square", "nothing"]
 
 
@@ -290,3 +295,150 @@ def test_folders_that_are_no_model_are_told(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     with pytest.raises(InputError, match="this is a StableDiffusionPipeline, not a CMDPipeline"):
         CMDPipeline.from_pretrained(Path(tmp_path))
+
+
+def tiny_image_autoencoder(seed, kind=AutoencoderTiny, channels=3):
+    """A stand-in for a VAE with 8 pixels a point, or for the tiny one made for its latents."""
+    if kind is AutoencoderKL:
+        return vae_of(seed, latent_channels=channels).eval()
+    torch.manual_seed(seed)
+    return AutoencoderTiny(
+        encoder_block_out_channels=(8,) * 4,
+        decoder_block_out_channels=(8,) * 4,
+        num_encoder_blocks=(1,) * 4,
+        num_decoder_blocks=(1,) * 4,
+        latent_channels=channels,
+    ).eval()
+
+
+def test_texts_are_encoded_and_content_is_prepared_once(tiny_pipeline):
+    pipeline = tiny_pipeline()
+    encodings = {name: count_calls(getattr(pipeline, name)) for name in ("text_encoder", "motion_text_encoder")}
+    prepare, prepared = pipeline.motion_model.prepare, []
+    pipeline.motion_model.prepare = lambda content: prepared.append(len(content)) or prepare(content)
+    for guidance, expected in (({"content": 2.0, "motion": 3.0}, ([2, 1], [2, 1], [4])), (1.0, ([2], [2], [2]))):
+        pipeline(CAPTIONS[:2], seeds=[5, 6], num_inference_steps=4, guidance_scale=guidance)
+        assert (*encodings.values(), prepared) == expected  # captions, and the empty one only for guidance
+        for calls in (*encodings.values(), prepared):
+            calls.clear()
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "unipc"])
+def test_a_solver_by_its_name(tiny_pipeline, name):
+    pipeline, by_hand = tiny_pipeline(), tiny_pipeline()
+    for part in WEIGHTED:
+        getattr(by_hand, part).load_state_dict(getattr(pipeline, part).state_dict())
+    pipeline.use_solver(name)
+    by_hand.scheduler = SOLVERS[name].from_config(
+        pipeline.scheduler.config, **{} if name == "ddim" else {"thresholding": True}
+    )
+    by_hand.motion_scheduler = SOLVERS[name].from_config(pipeline.motion_scheduler.config)
+    assert type(pipeline.motion_scheduler) is SOLVERS[name]
+    expected = by_hand(CAPTIONS[:2], seeds=[5, 6], **FEW).frames
+    assert torch.equal(pipeline(CAPTIONS[:2], seeds=[5, 6], **FEW).frames, expected)
+
+
+def test_a_solver_for_a_pipeline_without_content_parts(tiny_pipeline):
+    pipeline = tiny_pipeline(None, unet=None, scheduler=None)
+    pipeline.use_solver("dpm++")
+    assert pipeline.scheduler is None
+    assert pipeline(image=torch.zeros(1, 3, 8, 12), seeds=[3], **FEW).frames.shape == (1, 3, 5, 8, 12)
+
+
+def test_half_precision_makes_nearly_the_same_videos():
+    """The shipped model; the state of the solver stays in float32."""
+    videos = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        pipeline = CMDPipeline.from_pretrained("shapes32", dtype=dtype)
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.use_solver("dpm++")
+        dtypes = {part.dtype for part in pipeline.components.values() if isinstance(part, torch.nn.Module)}
+        assert dtypes == {dtype}
+        output = pipeline(["a red circle moves left", "a blue square moves up"], seeds=[3, 4], num_inference_steps=6)
+        videos[dtype] = output.frames.float()
+        assert output.content.dtype == torch.float32
+    error = (videos[torch.bfloat16] - videos[torch.float32]).square().mean()
+    assert 10 * torch.log10(255**2 / error) > 40  # 46 here
+
+
+def test_compiled_networks_make_the_same_video_and_are_compiled_once(tiny_pipeline, wake):
+    """In one graph each, which a GPU replays at every step: timesteps, solvers' states and seeds are no constants."""
+    pipeline = tiny_pipeline("caption", vae=tiny_image_autoencoder(3))
+    spec = pipeline.autoencoder.latent_spec(tuple(pipeline.config.video_shape))
+    pipeline.unet = wake(ContentDiT(spec, 16, width=16, depth=1, heads=2))  # which traces faster than a U-Net
+    pipeline.use_solver("dpm++")
+    expected = [pipeline(CAPTIONS[:2], seeds=seeds, **FEW).frames for seeds in ([5, 6], [7, 8])]
+    calls = []
+
+    def backend(graph, _):
+        calls.append(graph)
+        return graph.forward
+
+    pipeline.compile_networks(backend=backend, fullgraph=True)
+    first = pipeline(CAPTIONS[:2], seeds=[5, 6], **FEW).frames
+    compiled = len(calls)
+    assert compiled >= 4  # both denoisers, the autoencoder's blocks, the frame decoder
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        second = pipeline(CAPTIONS[:2], seeds=[7, 8], **FEW).frames
+    assert len(calls) == compiled
+    for video, wanted in zip((first, second), expected, strict=True):
+        assert (video.int() - wanted.int()).abs().max() <= 1
+
+
+def test_predictions_that_are_overwritten_do_no_harm(tiny_pipeline):
+    """As CUDA graphs do, which write the output of each step to one place."""
+    pipeline = tiny_pipeline(
+        scheduler=Diffusion("sample").scheduler(), motion_scheduler=Diffusion("sample").scheduler()
+    )
+    pipeline.use_solver("unipc")
+    few = {"num_inference_steps": 5, "guidance_scale": 1.0}
+    expected = pipeline(CAPTIONS[0], seeds=[5], **few).frames
+    for network in (pipeline.unet, pipeline.motion_model):
+        places, forward = [], network.forward
+
+        def replay(*given, places=places, forward=forward, **named):
+            out = forward(*given, **named)
+            new = out[0] if isinstance(out, tuple) else out
+            places[:] = places or [torch.empty_like(new)]
+            places[0].copy_(new)
+            return (places[0],) if isinstance(out, tuple) else places[0]
+
+        network.forward = replay
+    assert torch.equal(pipeline(CAPTIONS[0], seeds=[5], **few).frames, expected)
+
+
+def test_another_frame_decoder_decodes_but_does_not_encode(tiny_pipeline):
+    pipeline = tiny_pipeline(vae=tiny_image_autoencoder(3, AutoencoderKL))
+    pictures = torch.rand(1, 3, 64, 96) * 2 - 1
+    own = pipeline(CAPTIONS[0], image=pictures, seeds=[5], **FEW)
+    assert own.frames.shape == (1, 3, 5, 64, 96)
+    tiny = tiny_image_autoencoder(4)
+    pipeline.use_frame_decoder(tiny)
+    other = pipeline(CAPTIONS[0], image=pictures, seeds=[5], **FEW)
+    assert torch.equal(other.content, own.content)
+    motion = pipeline.generate_motion(own.content, CAPTIONS[:1], [5], 4, 1.5)
+    latent = pipeline.autoencoder.decode(own.content, motion) / tiny.config.scaling_factor
+    frames = torch.stack([tiny.decode(frame).sample for frame in latent.unbind(2)], 2).clamp(-1, 1)
+    assert ((frames + 1) * 127.5 - other.frames).abs().max() < 0.51
+    pipeline.use_frame_decoder(None)
+    assert torch.equal(pipeline(CAPTIONS[0], image=pictures, seeds=[5], **FEW).frames, own.frames)
+
+
+def test_a_replaced_vae_both_encodes_and_decodes(tiny_pipeline, tmp_path):
+    """The way of other pipelines."""
+    tiny_pipeline(vae=tiny_image_autoencoder(3, AutoencoderKL)).save_pretrained(tmp_path)
+    pipeline = CMDPipeline.from_pretrained(tmp_path, vae=tiny_image_autoencoder(4))
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.latent_space.vae is pipeline.vae
+    output = pipeline(CAPTIONS[0], image=torch.zeros(1, 3, 64, 96), seeds=[5], **FEW)
+    expected = pipeline.vae.encode(torch.zeros(5, 3, 64, 96)).latents
+    still = pipeline.autoencoder.encode(expected.permute(1, 0, 2, 3)[None])[0]
+    torch.testing.assert_close(output.content, still, atol=1e-4, rtol=1e-3)
+
+
+def test_frame_decoders_that_do_not_fit_are_told(tiny_pipeline):
+    with pytest.raises(InputError, match="works in pixels"):
+        tiny_pipeline().use_frame_decoder(tiny_image_autoencoder(4))
+    pipeline = tiny_pipeline(vae=tiny_image_autoencoder(3, AutoencoderKL))
+    with pytest.raises(InputError, match="latents of 4 channels and 8 pixels a point, the model makes 3 and 8"):
+        pipeline.use_frame_decoder(tiny_image_autoencoder(4, channels=4))

@@ -93,8 +93,12 @@ def report(result: dict[str, Any], target: str | None) -> None:
     write_json(result, target)
 
 
-def open_model(model: str) -> CMDPipeline:
+def open_model(model: str, dtype: str = "float32") -> CMDPipeline:
     """The pipeline of a model folder or a model of the zoo, on the GPU if there is one.
+
+    Args:
+        model: The folder, or the name.
+        dtype: torch's name of the type that the networks compute in.
 
     Raises:
         InputError: There is no such model, or its folder is damaged.
@@ -107,7 +111,7 @@ def open_model(model: str) -> CMDPipeline:
 
     logging.disable_progress_bar()  # of reading the parts, which takes a moment; that of the denoising steps stays
     try:
-        pipeline = CMDPipeline.from_pretrained(folder)
+        pipeline = CMDPipeline.from_pretrained(folder, **{} if dtype == "float32" else {"dtype": getattr(torch, dtype)})
     except InputError:
         raise
     except Exception as error:  # a damaged folder fails in many ways, deep in diffusers

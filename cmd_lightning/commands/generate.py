@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cmd_lightning.errors import InputError, reason
 
@@ -26,7 +26,11 @@ def generate(
     seed: int = 0,
     steps: dict[str, int] | None = None,
     guidance: dict[str, float] | None = None,
+    solver: Literal["ddim", "dpm++", "unipc"] | None = None,
     lora: str | None = None,
+    frame_decoder: str | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    compile_: bool = False,
     batch_size: int = 8,
     out: str = "outputs/generate",
 ) -> None:
@@ -42,7 +46,12 @@ def generate(
         seed: Seed of the first video of each; the others count up.
         steps: Denoising steps, by default the model's own, else 50 for content and 100 for motion.
         guidance: Guidance scale, 1 is none; by default the model's own, else 4 for content and 1 for motion.
+        solver: Solver of both stages, by default the model's own; dpm++ and unipc are for few steps, such as 15.
         lora: Adapters for the Stable Diffusion in a model: a .safetensors file in their public layout, or its folder.
+        frame_decoder: Image autoencoder that decodes the frames in the place of the model's, such as a tiny one for the
+            same latents: a folder in diffusers' layout, or a hub id.
+        dtype: What the networks compute in; bfloat16 is for GPUs.
+        compile_: Compile the networks first: minutes, which pay for many videos.
         batch_size: Videos made at once; it changes nothing but speed and memory.
         out: Folder for the videos.
     """
@@ -53,12 +62,19 @@ def generate(
         raise InputError(f"--seed {seed}: give a whole number from 0 to 2**62 - 1")
     from cmd_lightning import video_io
     from cmd_lightning.commands.files import make_folder, open_model, unused
+    from cmd_lightning.pipeline import SCHEDULERS
     from cmd_lightning.provenance import provenance, weights_sha256
     from cmd_lightning.zoo import model_folder
 
-    pipeline = open_model(model)
+    pipeline = open_model(model, dtype)
     if lora is not None:
         add_lora(pipeline, Path(lora))
+    if solver is not None:
+        pipeline.use_solver(solver)
+    if frame_decoder is not None:
+        add_frame_decoder(pipeline, frame_decoder)
+    if compile_:
+        pipeline.compile_networks()
     pictures = None if image is None else [read_picture(path, pipeline.size) for path in image]
     if pictures is not None and len(values) not in (1, len(pictures)):
         raise InputError(f"image: {len(pictures)} pictures for {len(values)} prompts; give as many, or one prompt")
@@ -72,6 +88,10 @@ def generate(
     about = {
         "steps": steps,
         "guidance": guidance,
+        "solver": {stage: type(getattr(pipeline, SCHEDULERS[stage])).__name__ for stage in stages},
+        "frame_decoder": frame_decoder,
+        "dtype": dtype,
+        "compiled": compile_,
         "weights": weights_sha256(model_folder(model)) | ({} if lora is None else weights_sha256(lora)),
         "device": str(pipeline.device),
     } | provenance()
@@ -141,6 +161,17 @@ def add_lora(pipeline: CMDPipeline, path: Path) -> None:
         raise InputError(f"--lora {path}: it cannot be used with this model ({reason(error)}); give another") from error
     if not pipeline.get_active_adapters():
         raise InputError(f"--lora {path}: it holds no adapters for a Stable Diffusion U-Net; give another")
+
+
+def add_frame_decoder(pipeline: CMDPipeline, name: str) -> None:
+    """Has the image autoencoder of a folder or hub id decode the frames, in the dtype of the model's own.
+
+    Raises:
+        InputError: It cannot be had, or does not fit the model.
+    """
+    from cmd_lightning.stable_diffusion import StableDiffusion
+
+    pipeline.use_frame_decoder(StableDiffusion(name, option="--frame-decoder").vae().to(pipeline.dtype))
 
 
 def read_picture(path: str, size: tuple[int, int]) -> Tensor:

@@ -71,7 +71,8 @@ def sample(
     x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     for timestep, seen in zip(scheduler.timesteps, on_device, strict=True):
         x_in = scheduler.scale_model_input(x, timestep) if hasattr(scheduler, "scale_model_input") else x
-        prediction = predict(x_in, seen.expand(len(x))).to(x.dtype)
+        # A copy: solvers keep predictions, and a CUDA graph writes the next one over the last.
+        prediction = predict(x_in, seen.expand(len(x))).to(x.dtype, copy=True)
         x = scheduler.step(prediction, timestep, x, **extra)[0]
         on_step()
     return x

@@ -4,7 +4,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderTiny
 from PIL import Image
+from stable_diffusion_folders import vae_of
 
 import cmd_lightning
 from cmd_lightning import zoo
@@ -12,6 +14,7 @@ from cmd_lightning.cli import main
 from cmd_lightning.commands.demo import PROMPTS
 from cmd_lightning.commands.demo_page import asked
 from cmd_lightning.commands.generate import conditions, read_picture, slug
+from cmd_lightning.diffusion import FlowMatching
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.shapes_reader import ShapesReader
 from cmd_lightning.pipeline import CMDPipeline
@@ -81,6 +84,50 @@ def test_prompts_make_named_videos_with_their_record(saved, written, tmp_path, c
     ).frames[0]
     assert close(written["square-6.mp4"], expected)
     assert read_video(tmp_path / "out" / "square-6.mp4").shape == (3, 5, 8, 12)
+
+
+def test_a_solver_and_half_precision(saved, written, tmp_path):
+    pipeline = saved("caption")
+    run(tmp_path, "--prompt", "square", "--solver", "dpm++", "--dtype", "bfloat16", "--steps", "5")
+    record = json.loads((tmp_path / "out" / "square-0.json").read_text())
+    name = "DPMSolverMultistepScheduler"
+    assert record["solver"] == {"content": name, "motion": name}
+    assert (record["dtype"], record["compiled"], record["frame_decoder"]) == ("bfloat16", False, None)
+    pipeline.use_solver("dpm++")
+    pipeline.to(torch.bfloat16)
+    settings = {"num_inference_steps": 5, "guidance_scale": record["guidance"]}
+    assert close(written["square-0.mp4"], pipeline("square", seeds=[0], **settings).frames[0])
+
+
+def test_a_solver_for_flow_matching_is_refused(saved, tmp_path, capsys):
+    saved("caption", motion_scheduler=FlowMatching().scheduler())
+    assert main(["generate", str(tmp_path / "model"), "--prompt", "a", "--solver", "dpm++"]) == 2
+    assert "trained by flow matching" in capsys.readouterr().err
+
+
+def test_compiled_networks(saved, tmp_path, monkeypatch):
+    saved("caption")
+    calls = []
+    monkeypatch.setattr(CMDPipeline, "compile_networks", lambda self: calls.append(self.motion_scheduler))
+    run(tmp_path, "--prompt", "square", "--compile", "--solver", "unipc")
+    assert [type(scheduler).__name__ for scheduler in calls] == ["UniPCMultistepScheduler"]
+    assert json.loads((tmp_path / "out" / "square-0.json").read_text())["compiled"] is True
+
+
+def test_another_frame_decoder(saved, written, tmp_path, capsys):
+    pipeline = saved("caption", vae=vae_of(latent_channels=3).eval())
+    sizes = {"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4}
+    tiny = AutoencoderTiny(**sizes, num_encoder_blocks=(1,) * 4, num_decoder_blocks=(1,) * 4, latent_channels=3).eval()
+    tiny.save_pretrained(tmp_path / "tiny")
+    run(tmp_path, "--prompt", "square", "--frame-decoder", str(tmp_path / "tiny"))
+    pipeline.use_frame_decoder(tiny)
+    steps, guidance = {"content": 2, "motion": 3}, {"content": 2.0, "motion": 1.5}
+    expected = pipeline("square", seeds=[0], num_inference_steps=steps, guidance_scale=guidance).frames[0]
+    assert close(written["square-0.mp4"], expected)
+    assert json.loads((tmp_path / "out" / "square-0.json").read_text())["frame_decoder"] == str(tmp_path / "tiny")
+    words = ["generate", str(tmp_path / "model"), "--prompt", "a", "--frame-decoder", str(tmp_path / "none")]
+    assert main(words) == 2
+    assert f"--frame-decoder {tmp_path / 'none'}: there is no such folder" in capsys.readouterr().err
 
 
 def test_batches_change_nothing(saved, written, tmp_path):

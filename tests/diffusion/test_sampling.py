@@ -10,9 +10,12 @@ from diffusers import (
     EulerDiscreteScheduler,
     UniPCMultistepScheduler,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from cmd_lightning.diffusion import Diffusion, FlowMatching
 from cmd_lightning.diffusion.sampling import guided, sample, seeded_noise
+from cmd_lightning.diffusion.solvers import solver
 from cmd_lightning.networks import Condition
 
 MEAN, STD = 0.7, 0.3
@@ -147,3 +150,54 @@ def test_noise_is_standard_normal():
     assert abs(noise.std() - 1) < 0.02
     across = torch.corrcoef(noise)[~torch.eye(400, dtype=torch.bool)]
     assert abs(across.mean()) < 0.01
+
+
+@pytest.mark.parametrize("scheduler", [DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler])
+@pytest.mark.parametrize("steps", [61, 103])
+def test_rounding_takes_no_step_too_many(scheduler, steps):
+    """diffusers' trailing timesteps of these numbers go one on, to -1, where DDIM would start anew from noise."""
+    noise = torch.randn(4000, 1)
+    seen = []
+
+    def predict(noisy, timestep):
+        seen.extend(timestep.unique().tolist())
+        return best_denoiser("epsilon")(noisy, timestep)
+
+    result = sample(predict, scheduler.from_config(Diffusion().scheduler().config), noise, steps)
+    assert len(seen) == steps
+    assert min(seen) >= 0
+    assert_right_distribution(result, noise, 0.03)
+
+
+class Crossings(TorchDispatchMode):
+    """Notes every tensor that goes from one device to another; to read a value of "meta" is an error anyway."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        out = operator(*args, **(kwargs or {}))
+        devices = {x.device for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)}
+        if len(devices) > 1 and operator.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_):
+            self.found.append(operator)
+        return out
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        *(solver("ddim", Diffusion(clip_sample=clip).scheduler()) for clip in (False, True)),
+        *(solver("dpm++", Diffusion("v_prediction", clip_sample=clip).scheduler()) for clip in (False, True)),
+        FlowMatching(3.0).scheduler(),
+        EulerDiscreteScheduler.from_config(Diffusion().scheduler().config),
+    ],
+)
+def test_no_step_waits_for_the_device(scheduler):
+    """Meta tensors stand for those of a GPU: all that goes there is the timesteps, once."""
+    own, null = (condition.map(lambda x: x.to("meta")) for condition in conditions())
+    predict = guided(lambda noisy, timestep, _: noisy * timestep.view(-1, 1, 1), own, null, 3.0)
+    with Crossings() as crossings:
+        result = sample(predict, scheduler, torch.empty(2, 3, 4, device="meta"), 6)
+    assert result.device.type == "meta"
+    assert len(crossings.found) == 1
