@@ -191,6 +191,7 @@ class VideoDiffusion(FrozenAutoencoder, DiffusionStage, VideoModel):
         return video
 
     def on_test_start(self) -> None:
+        self.check_trained("test")
         if not self.metrics:
             raise InputError("model.metrics: none is given, so there is nothing to test; give some, as frechet:shapes")
         super().on_test_start()
@@ -203,18 +204,13 @@ class VideoDiffusion(FrozenAutoencoder, DiffusionStage, VideoModel):
             "sampling": {"video": {"steps": steps, "guidance": scale}},
         }
 
-    def setup(self, stage: str) -> None:
-        """Reads the weights of frozen parts.
+    def on_predict_start(self) -> None:
+        self.check_trained("predict")
 
-        Raises:
-            InputError: Videos are to be made by a network that nobody trained.
-        """
-        super().setup(stage)
-        if stage in ("test", "predict"):
-            if self.trainer.ckpt_path:
-                self.sources = [str(self.trainer.ckpt_path)]
-            elif not self.sources:
-                raise InputError(f"ckpt_path: {stage} needs trained weights; add --ckpt_path last or a checkpoint")
+    def check_trained(self, verb: str) -> None:
+        """Raises InputError if videos are to be made by a network that nobody trained."""
+        if not self.sources:
+            raise InputError(f"ckpt_path: {verb} needs trained weights; add --ckpt_path last, or another checkpoint")
 
     def on_train_end(self) -> None:
         """Notes that the weights are trained, and from no file."""
@@ -226,3 +222,7 @@ class VideoDiffusion(FrozenAutoencoder, DiffusionStage, VideoModel):
             checkpoint[KEY]["parts"]["autoencoder"] = describe(self.autoencoder)
             weights = self.autoencoder.state_dict()
             checkpoint[CARRIED] = {f"autoencoder.{name}": weight for name, weight in weights.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.sources = [str(self.trainer.ckpt_path)]
