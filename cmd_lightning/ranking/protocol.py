@@ -32,16 +32,16 @@ class Protocol:
         model: Of the zoo, whose autoencoder and text encoder are taken as they are.
     """
 
-    samples: int = 24_000
+    samples: int = 16_000
     batch_size: int = 8
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     ema: float = 0.995
     condition_dropout: float = 0.1
-    guidance: float = 1.0
-    steps: int = 25
+    guidance: float = 4.0
+    steps: int = 20
     train_clips: int = 4_000
-    test_clips: int = 512
+    test_clips: int = 384
     levels: tuple[str, ...] = ("plain", "plain", "plain", "mixed")
     motion: str = "middle"
     size: int = 32
