@@ -3,6 +3,7 @@
     python -m benchmarks.efficiency --counts                  # on any machine, in a minute
     python -m benchmarks.efficiency                           # on a GPU, again until it says that it is done
     python -m benchmarks.efficiency --scale fifth --device cpu
+    python -m benchmarks.efficiency --profile                 # which operators take the time
 
 `--counts` builds every network on the meta device and counts parameters and multiply-adds (MACs) of a call, of a step
 and of a video, without and with guidance. The paper's counting leaves out the products within attention and takes
@@ -15,7 +16,8 @@ fused attention, and with `compiled` every network through torch.compile with CU
 does not. A core cell (512x1024, batch 1, 50 steps, no guidance) is timed as a whole, the median of `rounds` videos
 after a warm-up; where a row says `extrapolated`, its seconds are steps times the median step, and the autoencoder once.
 Seconds of a frame decoder are added, not overlapped. Memory is the most that tensors took, weights included. On a CPU
-all systems take turns, a round each, so that other work on the machine hits them alike.
+one thread computes, seconds are those of the processor, and the systems take turns, a round each, so that other work
+on the machine counts little and hits them alike.
 
 A cell is measured once: the JSON file keeps it, another call goes on with the next, core cells first. The file has
 `rows` (benchmarks/efficiency/rows.py says what the fields mean); tables (.md) and a picture (.svg) are written beside
@@ -31,6 +33,7 @@ from typing import Any
 
 from benchmarks.cells import add_arguments, closing, measure_cells
 from benchmarks.efficiency.counts import count_rows
+from benchmarks.efficiency.operators import profile_table
 from benchmarks.efficiency.plot import plot_counts, plot_timing
 from benchmarks.efficiency.ratios import base_of
 from benchmarks.efficiency.rows import TABLE_8, TABLE_9
@@ -46,7 +49,7 @@ CPU = {"device": "cpu", "dtype": "float32", "together": True, "compiled": (False
 AT = {
     "paper": {},
     "fifth": {"resolutions": ("256x256",), "batches": (1,), "guidance": (False,), "steps": (5, 50)},
-    "shapes32": {"resolutions": ("32x32",), "batches": (1,), "guidance": (False,), "steps": (50,)},
+    "shapes32": {"resolutions": ("32x32",), "batches": (1,), "guidance": (False,), "steps": (10, 50)},
 }
 """What is measured of the systems of a scale."""
 
@@ -93,6 +96,7 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", action="store_true", help="count, and time nothing")
+    parser.add_argument("--profile", action="store_true", help="time nothing, but show which operators take the time")
     parser.add_argument("--scale", default="paper", help=f"of the networks: {', '.join(SCALES)} (default: %(default)s)")
     parser.add_argument("--resolution", help="of the videos, HEIGHTxWIDTH (default: all of the scale)")
     parser.add_argument("--rounds", type=int, default=Settings.rounds, help="of which the median counts (%(default)s)")
@@ -100,6 +104,10 @@ def main() -> int:
     options = parser.parse_args()
     if options.rounds < 1:
         raise InputError(f"--rounds {options.rounds}: give at least 1")
+    if options.profile:
+        settings = settings_of(options.scale, options.device)
+        print(profile_table(settings, core(settings) | {"compiled": False}))
+        return 0
     if options.counts:
         path = options.json or RESULTS / "efficiency_counts.json"
         text = counts_tables(count(path)["rows"])

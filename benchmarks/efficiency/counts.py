@@ -12,6 +12,7 @@ from torch import nn
 
 from benchmarks.calls import Call, call_of
 from benchmarks.counting import count
+from benchmarks.efficiency.frame_decoders import FrameByFrame
 from benchmarks.efficiency.rows import row
 from benchmarks.efficiency.systems import Assembled, System
 from cmd_lightning.commands.files import pixels
@@ -67,7 +68,10 @@ def frame_decoder(system: System, size: tuple[int, int], name: str) -> Cost:
 @cache
 def _decoding(factory: Callable[[], nn.Module], video: tuple[int, ...]) -> Cost:
     with META:
-        return cost(Call(factory(), (torch.empty(1, *video),), lambda network, latent: network(latent)))
+        network = factory()
+        alone = isinstance(network, FrameByFrame)  # all frames cost the same
+        latent = torch.empty(1, video[0], 1 if alone else video[1], *video[2:])
+    return cost(Call(network, (latent,), lambda network, latent: network(latent))).times(video[1] if alone else 1)
 
 
 def step(system: System, size: tuple[int, int], guidance: bool) -> Cost:

@@ -57,9 +57,8 @@ def plot_timing(rows: Sequence[Row], path: Path, core: Row) -> None:
         fill = "none" if row["compiled"] else colour
         axis.plot(row["tmacs"], row["seconds"], marks[row["decoder"]], color=colour, markerfacecolor=fill)
         if row["decoder"] == NONE and row["compiled"] == base["compiled"]:
-            axis.annotate(
-                row["system"], (row["tmacs"], row["seconds"]), (6, -9), textcoords="offset points", fontsize=9
-            )
+            where, above = (row["tmacs"], row["seconds"]), {"textcoords": "offset points", "ha": "center"}
+            axis.annotate(row["system"], where, (0, 7), fontsize=9, **above)
     ends = [min(row["tmacs"] for row in shown) / 1.5, max(row["tmacs"] for row in shown) * 1.5]
     axis.plot(ends, [end * base["seconds"] / base["tmacs"] for end in ends], color=SOFT, linewidth=1)
     for decoder, mark in marks.items():
@@ -71,6 +70,7 @@ def plot_timing(rows: Sequence[Row], path: Path, core: Row) -> None:
     axis.plot([], [], color=SOFT, label=f"as well used as by {base['system']}")
     about = f"{base['resolution']}, {base['steps']} steps, batch {base['batch']}, {base['dtype']}"
     axis.set(xscale="log", yscale="log", xlabel="multiply-adds of a video in T", ylabel="seconds", title=about)
+    axis.margins(0.1)
     axis.grid(alpha=0.3, which="both")
     axis.legend(fontsize=8)
     _save(figure, path)

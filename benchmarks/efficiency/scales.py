@@ -72,7 +72,7 @@ FIFTH = {
         decoders=SMALL_DECODERS,
     ),
     "PVDM-like": System(
-        {"denoiser": partial(TriplaneUNet, width=32, heads=2)},
+        {"denoiser": partial(TriplaneUNet, width=24, heads=2)},
         partial(TriplaneAutoencoder, width=80, heads=2, head_dim=52),
         space=PIXELS,
     ),

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from benchmarks.cells import Cell, Rows, check_device, cleared, now
+from benchmarks.cells import Cell, Rows, check_device, cleared
 from benchmarks.efficiency import counts
-from benchmarks.efficiency.frame_decoders import FrameByFrame
 from benchmarks.efficiency.rows import row
+from benchmarks.efficiency.run import AUTOENCODER, Run, clock, one_thread, optimise
 from benchmarks.efficiency.scales import SCALES
-from benchmarks.efficiency.systems import Assembled, System
+from benchmarks.efficiency.systems import System
 from cmd_lightning.commands.files import pixels
 from cmd_lightning.errors import InputError
-from cmd_lightning.networks import Condition
 from cmd_lightning.provenance import provenance
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -88,99 +86,41 @@ def cells(settings: Settings) -> list[Cell]:
     return sorted(found, key=lambda cell: (not settings.core(cell), cell["compiled"]))
 
 
-class Run:
-    """A system on a device, ready to sample.
-
-    Attributes:
-        rounds: seconds of each round: of a step of each denoiser, and of the autoencoder, by name.
-    """
-
-    def __init__(self, system: System, cell: Cell, settings: Settings) -> None:
-        self.device = torch.device(settings.device)
-        self.whole = settings.steps[0] if settings.core(cell) else None
-        self.timed_steps, self.guidance = settings.timed_steps, cell["guidance"]
-        dtype, batch = getattr(torch, settings.dtype), cell["batch"]
-        self.assembled = assembled = Assembled(system, pixels(cell["resolution"]), self.device)
-        parts = [*assembled.denoisers.values(), *([assembled.decode] if assembled.decode else [])]
-        for part in parts:
-            optimise(part, dtype, cell["compiled"])
-        on = {"device": self.device, "dtype": dtype}
-        self.noise = {name: torch.randn(batch, *shape, **on) for name, shape in assembled.shapes.items()}
-        self.captions = tuple(
-            Condition(torch.randn(batch, system.width, **on), torch.randn(batch, system.tokens, system.width, **on))
-            for _ in range(2)
-        )
-        self.rounds: list[dict[str, float]] = []
-        self.latent: Tensor = self.sample(settings.warm_up)
-
-    def sample(self, steps: int, **hooks: Callable[[str], object]) -> Tensor:
-        """A video's latents."""
-        return self.assembled.generate(self.noise, self.captions, steps, self.guidance, **hooks)
-
-    def round(self) -> None:
-        """Times a whole sample; or a few steps, each waited for, and the autoencoder."""
-        taken: dict[str, list[float]] = defaultdict(list)
-        last = now(self.device)
-
-        def stamp(name: str) -> None:
-            nonlocal last
-            taken[name].append(now(self.device) - last)
-            last += taken[name][-1]
-
-        if self.whole:
-            self.latent = self.sample(self.whole, on_end=stamp)
-            steps = {name: 1 if name == "autoencoder" else self.whole for name in taken}
-            self.rounds.append({name: found[0] / steps[name] for name, found in taken.items()})
-            return
-        # The first step also waits for the schedule; the end of a denoiser is that of its last step.
-        self.sample(1 + self.timed_steps, on_step=stamp, on_end=lambda name: name == "autoencoder" and stamp(name))
-        steady = {name: found[1:] or found for name, found in taken.items()}
-        self.rounds.append({name: median(found) for name, found in steady.items()})
-
-    def seconds(self, steps: int, decoding: float = 0.0) -> list[float]:
-        """Of a sample with its frames decoded, for each round."""
-        calls = {"autoencoder": 1}
-        return [decoding + sum(calls.get(name, steps) * taken for name, taken in one.items()) for one in self.rounds]
-
-
-def optimise(network: nn.Module, dtype: torch.dtype, compiled: bool) -> None:
-    """What is done to all networks alike; attention is torch's fused one in all of them."""
-    nn.Module.to(network, dtype)  # that of diffusers warns of nothing
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)
-    if compiled:
-        (network.decoder if isinstance(network, FrameByFrame) else network).compile(mode="reduce-overhead")
-
-
 def measure(cell: Cell, settings: Settings) -> Rows:
     """The rows of a cell: of each system the whole sample, by steps and frame decoder, and its networks.
 
     Memory that does not suffice is a result too: no seconds.
     """
-    torch.manual_seed(0)
     device = torch.device(settings.device)
+    with cleared(device), one_thread(device), torch.no_grad():
+        return _measure(cell, settings, device)  # whose networks are gone when memory is cleared
+
+
+def _measure(cell: Cell, settings: Settings, device: torch.device) -> Rows:
+    torch.manual_seed(0)
     names = [cell["system"]] if "system" in cell else list(settings.systems)
-    with cleared(device), torch.no_grad():
-        try:
-            runs = {name: Run(settings.systems[name], cell, settings) for name in names}
-            _forget_peak(device)
-            for _ in range(settings.rounds):
-                for run in runs.values():
-                    run.round()
-            peak = None if settings.together else _peak(device)
-            decoding = _decode(cell, settings, runs, peak)
-        except torch.OutOfMemoryError:
-            runs = dict.fromkeys(names)
-            peak, decoding = None, {name: {} for name in names}
-        about = provenance()
-        fixed = {**cell, "dtype": settings.dtype, "device": about["hardware"]}
-        fixed |= {key: about[key] for key in ("versions", "date")}
-        return [
-            one
-            for name, run in runs.items()
-            for one in _rows(fixed | {"system": name}, run, settings, peak, decoding[name])
-        ]
+    size, dtype = pixels(cell["resolution"]), getattr(torch, settings.dtype)
+    how = {key: cell[key] for key in ("batch", "guidance", "compiled")} | {"warm_up": settings.warm_up}
+    whole = settings.core(cell)
+    try:
+        runs = {name: Run(settings.systems[name], size, device, dtype, **how) for name in names}
+        _forget_peak(device)
+        for _ in range(settings.rounds):
+            for run in runs.values():
+                run.round(settings.steps[0] if whole else 1 + settings.timed_steps, whole)
+        peak = None if settings.together else _peak(device)
+        decoding = _decode(cell, settings, runs, peak)
+    except torch.OutOfMemoryError:
+        runs = dict.fromkeys(names)
+        peak, decoding = None, {name: {} for name in names}
+    about = provenance()
+    fixed = {**cell, "dtype": settings.dtype, "device": about["hardware"]}
+    fixed |= {key: about[key] for key in ("versions", "date")}
+    return [
+        one
+        for name, run in runs.items()
+        for one in _rows(fixed | {"system": name}, run, settings, peak, decoding[name])
+    ]
 
 
 def _decode(
@@ -207,9 +147,9 @@ def _decode(
                 _forget_peak(device)
                 taken = []
                 for _ in range(settings.rounds):
-                    begun = now(device)
+                    begun = clock(device)
                     network(run.latent)
-                    taken.append(now(device) - begun)
+                    taken.append(clock(device) - begun)
                 decoded = _peak(device)
                 measured[key] = median(taken), None if peak is None else max(peak + weights, decoded)
                 del network
@@ -234,14 +174,14 @@ def _rows(
         for decoder, (after, memory) in ({counts.NONE: (0.0, peak)} | dict(decoding)).items():
             rounds = run.seconds(steps, after)
             spent = counts.video(system, size, steps, guided, decoder)
-            measured = steps == run.whole
+            measured = settings.core(fixed) and steps == settings.steps[0]
             at = {"component": "video", "steps": steps, "decoder": decoder, "extrapolated": not measured}
             at |= {"seconds": median(rounds), "rounds": rounds if measured else None, "memory_gb": memory}
             found.append((at, spent))
     for part, spent in counts.networks(system, size).items():
-        calls = 1 if part == "autoencoder" or not guided else 2
+        calls = 1 if part == AUTOENCODER or not guided else 2
         at = {"component": part, "decoder": counts.NONE, "seconds": median(one[part] for one in run.rounds)}
-        found.append((at | {"steps": None if part == "autoencoder" else 1}, spent.times(calls)))
+        found.append((at | {"steps": None if part == AUTOENCODER else 1}, spent.times(calls)))
     for decoder, (after, _) in decoding.items():
         at = {"component": "frame decoder", "decoder": decoder, "seconds": after}
         found.append((at, counts.frame_decoder(system, size, decoder)))

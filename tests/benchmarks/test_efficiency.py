@@ -7,14 +7,16 @@ import pytest
 import torch
 
 from benchmarks.efficiency import __main__ as program
-from benchmarks.efficiency import scales, timing
+from benchmarks.efficiency import operators, scales, timing
 from benchmarks.efficiency.frame_decoders import stable_diffusion, tiny
 from benchmarks.efficiency.rows import FIELDS
+from benchmarks.efficiency.run import optimise
 from benchmarks.efficiency.scales import PIXELS
 from benchmarks.efficiency.systems import Assembled, System
-from benchmarks.efficiency.timing import Settings, cells, measure, optimise
+from benchmarks.efficiency.timing import Settings, cells, measure
 from benchmarks.training_tasks import NETWORKS
 from cmd_lightning.errors import InputError
+from cmd_lightning.networks import Condition
 from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
 from cmd_lightning.zoo.autoencoders.triplane import TriplaneAutoencoder
 from cmd_lightning.zoo.baselines.lvdm import LVDM
@@ -142,7 +144,7 @@ def test_core_cells_of_all_systems_come_first():
 
 
 def test_memory_that_does_not_suffice_is_a_result(monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(timing, "Run", full)
@@ -167,7 +169,7 @@ def test_a_sample_is_a_videos_latents(name, guidance):
     for part, network in assembled.denoisers.items():
         network.register_forward_pre_hook(lambda _, given, part=part: seen[part].append(len(given[0])))
     noise = {part: torch.randn(2, *shape) for part, shape in assembled.shapes.items()}
-    captions = [timing.Condition(torch.randn(2, 8), torch.randn(2, 3, 8)) for _ in range(2)]
+    captions = [Condition(torch.randn(2, 8), torch.randn(2, 3, 8)) for _ in range(2)]
     with torch.no_grad():
         video = assembled.generate(noise, captions, 3, guidance)
     assert video.shape == (2, *SMALL[name].video((64, 128)))
@@ -217,3 +219,15 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["efficiency", *options, "--minutes", "-1", "--json", str(tmp_path / "none.json")])
     with pytest.raises(InputError, match="no cell has been measured"):
         program.main()
+
+
+def test_profile(capsys, monkeypatch):
+    monkeypatch.setitem(program.AT, "small", {"resolutions": ("64x64",)})
+    monkeypatch.setattr("sys.argv", ["efficiency", "--profile", "--device", "cpu", "--scale", "small"])
+    assert program.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {name}" for name in SMALL]
+    assert all(line.count(" %") == operators.TOP for line in lines[2:])
+    found = operators.operators(small(), cells(small())[0], "CMD")
+    assert sum(one["share"] for one in found) == pytest.approx(1)
+    assert {"aten::mkldnn_convolution", "aten::addmm"} <= {one["operator"] for one in found}
