@@ -74,6 +74,7 @@ class Sampling(Quality):
             "none": sum(reading.none for reading in readings) / len(readings),
             "kernel_distance": float(kernel_distance(features, self.reference)),
             "kernel_distance_error": stdev(parts) / math.sqrt(GROUPS),
+            "kernel_distance_parts": parts,
             "seconds": seconds,
         }
         for question in ("shape", "colour", "direction"):

@@ -118,6 +118,11 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             self._latent_space = Pixels() if self.vae is None else FrameLatents(self.vae)
         return self._latent_space
 
+    @property
+    def frames(self) -> LatentSpace:
+        """What decodes frames: the latent space, or what `use_frame_decoder` put in its place."""
+        return self._frame_decoder or self.latent_space
+
     def use_frame_decoder(self, vae: nn.Module | None) -> None:
         """Has another image autoencoder of the same latents decode the frames, such as a tiny one; `vae` encodes still.
 
@@ -325,8 +330,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     def decode(self, content: Tensor, motion: Tensor) -> Tensor:
         """The video `(B, C, T, H, W)` in [-1, 1] of content frames and motion latents."""
         dtype = self.autoencoder.dtype
-        frames = self._frame_decoder or self.latent_space
-        return frames.decode(self.autoencoder.decode(content.to(dtype), motion.to(dtype)))
+        return self.frames.decode(self.autoencoder.decode(content.to(dtype), motion.to(dtype)))
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> tuple[Tensor, Tensor]:
