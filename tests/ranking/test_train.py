@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cmd_lightning.components.draws import normal
 from cmd_lightning.errors import InputError
-from cmd_lightning.ranking.train import Order, train
+from cmd_lightning.ranking.train import Order, seeded, train
 
 
 def fit(cls, bench, protocol, folder, seed=0, tell=lambda line: None):
@@ -42,6 +43,16 @@ def test_models_of_a_seed_see_the_same_noise(bench, small, shallow, deeper, tmp_
         assert torch.equal(step, same)
     assert not torch.equal(seen[0][0][0], seen[2][0][0])
     assert os.environ.get("PL_GLOBAL_SEED") == before
+
+
+def test_the_noise_of_a_clip_is_that_of_the_seed():
+    drawn = []
+    for seed in (0, 0, 1):
+        with seeded(seed):
+            drawn.append((normal((4,), "noise", ["000000003"], 0), torch.randn(4)))
+    for own, again, other in zip(*drawn, strict=True):
+        assert torch.equal(own, again)
+        assert not torch.equal(own, other)
 
 
 def test_a_training_is_the_same_again_and_scores_the_average(bench, small, shallow, tmp_path):
