@@ -3,7 +3,8 @@
 Claims stand in ledger.yaml, what the paper reports in reported.yaml, what was measured in results/ and in the cards of
 the zoo. Ratios and verdicts are computed: of a claim without evidence the verdict is what it needs. Verdicts are
 
-- count reproduced: within 1 % of what the paper reports, or equal to it as printed; else count contradicted
+- count reproduced: within 1 % of what the paper reports, or equal to it as printed; else count contradicted; of the
+  figures of a table that differ, both are shown
 - measured on DEVICE: the claim's own ratio there; contradicted on DEVICE where it falls short of it
 - small networks on DEVICE: the same ratio of small networks at a small resolution, which decides nothing
 - same order, other order: at small scale
@@ -156,9 +157,9 @@ def count_verdict(claim: Claim, results: Path) -> Iterator[str]:
     if isinstance(claim.counted, dict):
         pairs = list(compared(rows, **claim.counted))
         if pairs:
-            wrong = [f"{name} {ours:.3g}, not {theirs:g}" for name, ours, theirs in pairs if not near(ours, theirs)]
+            wrong = [f"{name} {ours:.3g}, reported {theirs:g}" for name, ours, theirs in pairs if not near(ours, theirs)]
             right = f"**count reproduced**, {len(pairs) - len(wrong)} of {len(pairs)} figures"
-            yield right + (f"; **contradicted**: {'; '.join(wrong)}" if wrong else "")
+            yield right + (f"; **differs**: {'; '.join(wrong)}" if wrong else "")
         return
     found = measured(claim, rows) if claim.counted else None
     if found is not None:

@@ -76,7 +76,7 @@ def test_counts(results):
     rows[1]["tmacs_paper"] = 700.0
     assert verdict(FEWER, results("efficiency_counts", *rows)) == "**count contradicted**: 17.61"
     rows.append(video("LVDM", tmacs_paper=625.6, guidance=True))  # which the paper's counts have not
-    told = "**count reproduced**, 2 of 3 figures; **contradicted**: LVDM 700, not 625.6"
+    told = "**count reproduced**, 2 of 3 figures; **differs**: LVDM 700, reported 625.6"
     assert verdict(TABLES, results("efficiency_counts", *rows)) == told
 
 
