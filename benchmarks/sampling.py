@@ -138,7 +138,6 @@ def plot(result: dict[str, Any], path: Path) -> None:
     axes[0].set_ylabel("accuracy (shape, colour, direction)")
     axes[1].set_ylabel("kernel distance")
     for axis in axes:
-        axis.set_xscale("log")
         axis.set_xlabel("processor seconds a video")
     axes[0].legend()
     figure.tight_layout()
