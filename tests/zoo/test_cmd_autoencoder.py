@@ -119,6 +119,15 @@ def test_decoder_input_is_the_sum_of_equation_6(tiny_autoencoder):
                 torch.testing.assert_close(v[0, :, t, h, w], still + row + column, atol=1e-5, rtol=1e-5)
 
 
+def test_the_sum_of_equation_6_is_taken_in_one_order(tiny_autoencoder):
+    """Rows, then columns: the last bits of a model's videos stay as they were."""
+    network = tiny_autoencoder()
+    content, motion = torch.randn(1, 3, 8, 12), torch.randn(1, 3, 5, 10)
+    row, column = network.row_stem(motion[..., :4])[..., None], network.column_stem(motion[..., 4:])[..., None, :]
+    total = (network.content_stem(content)[:, :, None] + row) + column
+    assert torch.equal(decoder_input(network, content, motion), total)
+
+
 def test_planes_are_constant_along_the_right_axes(tiny_autoencoder):
     network = tiny_autoencoder()
     content, motion = torch.randn(1, 3, 8, 12), torch.randn(1, 3, 5, 10)

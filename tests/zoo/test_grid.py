@@ -46,12 +46,13 @@ def test_slots_are_the_means_of_cells(wake):
 def test_patches_get_what_their_cell_says(wake):
     network = wake(GridAutoencoder(**SMALL, grid=(2, 3)))
     motion = torch.randn(1, 3, 5, 6)
-    features = network.spread(motion, 4, 6)
+    planes = torch.randn(1, 16, 4, 6)
+    features = network.spread(planes, motion)
     for row in range(4):
         for column in range(6):
             slot = motion[0, :, :, row // 2 * 3 + column // 2]
             said = network.grid_stem.weight[..., 0, 0] @ slot + network.grid_stem.bias[:, None]
-            torch.testing.assert_close(features[0, :, :, row, column], said)
+            torch.testing.assert_close(features[0, :, :, row, column], planes[0, :, None, row, column] + said)
 
 
 def test_a_grid_tells_what_rows_and_columns_do_not():

@@ -111,15 +111,14 @@ class CMDAutoencoder(AutoencoderNetwork):
 
     def decode(self, content: Tensor, motion: Tensor) -> Tensor:
         planes = self.content_stem(content)  # (B, C', H', W'), constant over time
-        features = planes[:, :, None] + self.spread(motion, *planes.shape[2:])
-        video = self.unpatchify(self.decoder(features, self.run_block))
+        video = self.unpatchify(self.decoder(self.spread(planes, motion), self.run_block))
         return video.tanh() if self.output == "tanh" else video
 
-    def spread(self, motion: Tensor, height: int, width: int) -> Tensor:
-        """The motion latent's features at each patch, of shape `(B, C', T, H', W')` or one that broadcasts to it."""
-        rows, columns = self.split_motion(motion, height)
+    def spread(self, planes: Tensor, motion: Tensor) -> Tensor:
+        """The content's features `(B, C', H', W')` and the motion's of each patch added to them, `(B, C', T, H', W')`."""
+        rows, columns = self.split_motion(motion, planes.shape[2])
         # A row is constant over the width, a column over the height.
-        return self.row_stem(rows)[:, :, :, :, None] + self.column_stem(columns)[:, :, :, None, :]
+        return planes[:, :, None] + self.row_stem(rows)[:, :, :, :, None] + self.column_stem(columns)[:, :, :, None, :]
 
     @staticmethod
     def split_motion(motion: Tensor, rows: int) -> tuple[Tensor, Tensor]:

@@ -60,9 +60,9 @@ class GridAutoencoder(CMDAutoencoder):
         cells = F.adaptive_avg_pool3d(features, (features.shape[2], *self.grid))
         return self.grid_head(cells.flatten(3))
 
-    def spread(self, motion: Tensor, height: int, width: int) -> Tensor:
+    def spread(self, planes: Tensor, motion: Tensor) -> Tensor:
         cells = self.grid_stem(motion).unflatten(3, self.grid)
-        return F.interpolate(cells, size=(motion.shape[2], height, width))
+        return planes[:, :, None] + F.interpolate(cells, size=(motion.shape[2], *planes.shape[2:]))
 
     def slots(self, rows: int, columns: int) -> tuple[tuple[float, ...], ...]:
         height, width = self.grid
