@@ -18,10 +18,9 @@ from cmd_lightning.conditioning import encode_condition
 from cmd_lightning.diffusion import sampling
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import LatentSpace, from_uint8, to_uint8
-from cmd_lightning.networks import Condition, LatentSpec, VideoDenoiser
+from cmd_lightning.networks import Condition, LatentSpec, VideoDenoiser, planes
 from cmd_lightning.networks.classes import describe
 from cmd_lightning.networks.contracts import AutoencoderNetwork
-from cmd_lightning.networks.planes import pack, unpack
 from cmd_lightning.pipeline import per_stage
 
 STEPS, GUIDANCE = 50, 4.0
@@ -119,13 +118,11 @@ class VideoDiffusion(FrozenAutoencoder, DiffusionStage, VideoModel):
     @property
     def latent_shape(self) -> tuple[int, ...]:
         """Of what is denoised of one video."""
-        if not isinstance(self.latent, LatentSpec):
-            return self.latent
-        return self.latent.content[0], math.prod(self.latent.content[1:]) + math.prod(self.latent.motion[1:])
+        return planes.shape(self.latent) if isinstance(self.latent, LatentSpec) else self.latent
 
     @torch.no_grad()
     def latents(self, batch: dict[str, Any]) -> tuple[Tensor]:
-        return (self.video(batch) if self.trained_on is None else pack(*self.encoded(batch)),)
+        return (self.video(batch) if self.trained_on is None else planes.pack(*self.encoded(batch)),)
 
     def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
         return self.network(noisy, timestep, condition)
@@ -173,7 +170,7 @@ class VideoDiffusion(FrozenAutoencoder, DiffusionStage, VideoModel):
     def decode(self, latent: Tensor) -> Tensor:
         """The video `(B, 3, T, H, W)` in [-1, 1] of what was denoised."""
         if isinstance(self.latent, LatentSpec):
-            content, motion = unpack(latent, self.latent)
+            content, motion = planes.unpack(latent, self.latent)
             latent = self.autoencoder.decode(content, self.autoencoder.denormalize_motion(motion))
         return self.latent_space.decode(latent)
 

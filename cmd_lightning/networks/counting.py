@@ -12,6 +12,8 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
+from cmd_lightning.networks.contracts import Condition
+
 BATCHED = ("bmm", "baddbmm")
 """Products of two tensors that both have a batch: attention where it is not one fused operation."""
 
@@ -41,7 +43,7 @@ def count(module: nn.Module, *inputs: Any, call: Callable[..., Any] | None = Non
 
     Args:
         module: Any network, its weights real or on the meta device.
-        *inputs: Of the call; of tensors, only shape and type matter.
+        *inputs: Of the call; of tensors, also those of a `Condition`, only shape and type matter.
         call: What to do in place of `module(*inputs)`: gets the module and the inputs.
     """
     target = _Call(module, call or (lambda network, *args: network(*args)))
@@ -51,7 +53,7 @@ def count(module: nn.Module, *inputs: Any, call: Callable[..., Any] | None = Non
         name: torch.empty_like(tensor, device="meta", requires_grad=isinstance(tensor, nn.Parameter))
         for name, tensor in [*target.named_parameters(), *target.named_buffers()]
     }
-    inputs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), inputs)
+    inputs = tree_map_only((Tensor, Condition), _shape_only, inputs)
     counter = FlopCounterMode(display=False)
     with torch.enable_grad(), counter:
         functional_call(target, weights, inputs)
@@ -59,6 +61,10 @@ def count(module: nn.Module, *inputs: Any, call: Callable[..., Any] | None = Non
     attention = sum(number for name, number in flops.items() if name in BATCHED or "attention" in name)
     parameters = sum(weight.numel() for weight in module.parameters())
     return Count(parameters, (sum(flops.values()) - attention) // 2, attention // 2)
+
+
+def _shape_only(value: Tensor | Condition) -> Tensor | Condition:
+    return value.map(_shape_only) if isinstance(value, Condition) else value.to("meta")
 
 
 class _Call(nn.Module):

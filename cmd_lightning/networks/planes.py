@@ -15,6 +15,11 @@ def pack(content: Tensor, motion: Tensor) -> Tensor:
     return torch.cat([content.flatten(2), motion.flatten(2)], dim=2)
 
 
+def shape(spec: LatentSpec) -> tuple[int, int]:
+    """The shape `(C, H * W + T * S)` of the packed latents of one video."""
+    return spec.content[0], math.prod(spec.content[1:]) + math.prod(spec.motion[1:])
+
+
 def unpack(planes: Tensor, spec: LatentSpec) -> tuple[Tensor, Tensor]:
     """Undoes `pack`, for the latents of `spec`."""
     points = math.prod(spec.content[1:])

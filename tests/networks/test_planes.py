@@ -3,7 +3,7 @@
 import torch
 
 from cmd_lightning.networks import LatentSpec
-from cmd_lightning.networks.planes import pack, unpack
+from cmd_lightning.networks.planes import pack, shape, unpack
 
 
 def test_points_lie_row_by_row():
@@ -11,5 +11,6 @@ def test_points_lie_row_by_row():
     packed = pack(content, motion)
     assert packed.flatten().tolist() == [0, 1, 2, 3, 4, 5, *range(10, 18)]
     spec = LatentSpec((1, 2, 3), (1, 4, 2), ((0.0, 0.0), (0.0, 1.0)))
+    assert shape(spec) == packed.shape[1:]
     for part, original in zip(unpack(packed, spec), (content, motion), strict=True):
         assert torch.equal(part, original)
