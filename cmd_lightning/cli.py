@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
@@ -10,9 +9,10 @@ from collections.abc import Sequence
 
 from cmd_lightning import __version__
 from cmd_lightning.commands.parser import parser_of
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, nearest
 
 PROGRAM = "cmd-lightning"
+HINT = f"see `{PROGRAM} --help`"
 
 TRAINING = {
     "fit": "train a stage",
@@ -115,7 +115,7 @@ def dispatch(arguments: list[str]) -> int:
     group = arguments[0]
     members = [verb for verb in VERBS if verb.split()[0] == group]
     if not members:
-        raise InputError(f"{group}: there is no such command; {nearest(group, [*TRAINING, *VERBS])}")
+        raise InputError(f"{group}: there is no such command; {nearest(group, [*TRAINING, *VERBS], HINT)}")
     if group in VERBS:
         verb, rest = group, arguments[1:]
     else:
@@ -124,7 +124,7 @@ def dispatch(arguments: list[str]) -> int:
             print("\n".join(f"  {PROGRAM} {member:14} {VERBS[member]}" for member in members))
             return 0
         if verb not in VERBS:
-            raise InputError(f"{verb}: there is no such command; {nearest(verb, members)}")
+            raise InputError(f"{verb}: there is no such command; {nearest(verb, members, HINT)}")
     module = importlib.import_module(f"cmd_lightning.commands.{group}")
     name = verb.split()[-1]
     function = getattr(module, name, None) or getattr(module, f"{name}_")  # `list_`, which would hide the builtin
@@ -147,12 +147,6 @@ def import_asked(arguments: list[str]) -> list[str]:
         except (ImportError, ValueError) as error:
             raise InputError(f"--import {name}: {error}; give the dotted name of an importable module") from error
     return rest
-
-
-def nearest(word: str, choices: Sequence[str]) -> str:
-    """A hint at the choice that was probably meant."""
-    near = difflib.get_close_matches(word, choices, n=1)
-    return f"did you mean {near[0]}?" if near else f"see `{PROGRAM} --help`"
 
 
 def overview() -> str:

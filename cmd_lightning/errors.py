@@ -1,8 +1,9 @@
-"""The one exception for what a user can mend."""
+"""The one exception for what a user can mend, and hints at what was meant."""
 
+import difflib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class InputError(ValueError):
@@ -16,6 +17,23 @@ def reason(error: BaseException) -> str:
     """What an error of a library says, on one line without colours and cut where it gets long; else its type."""
     text = re.sub(r"\x1b\[[\d;]*m", "", str(error))
     return " ".join(text.split())[:160] or type(error).__name__
+
+
+def nearest(word: str, choices: Iterable[str], otherwise: str | None = None, path: str = "") -> str:
+    """A hint at the choice that was probably meant.
+
+    Args:
+        word: What was given; it may be among the choices, then it was right for something else.
+        choices: What there is; a match in the other case counts too.
+        otherwise: The hint where none is near; by default all choices.
+        path: Written before the choice in the hint.
+    """
+    known = [choice for choice in choices if choice != word]
+    folded = {choice.lower(): choice for choice in known}
+    near = difflib.get_close_matches(word, known, n=1)
+    if near := near or [folded[match] for match in difflib.get_close_matches(word.lower(), folded, n=1)]:
+        return f"did you mean {path}{near[0]}?"
+    return f"there are {', '.join(known)}" if otherwise is None else otherwise
 
 
 def program(main: Callable[[], int | None]) -> None:

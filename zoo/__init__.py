@@ -5,8 +5,8 @@ import os
 import pkgutil
 from pathlib import Path
 
-from cmd_lightning.errors import InputError
-from cmd_lightning.zoo.card import Card, nearest
+from cmd_lightning.errors import InputError, nearest
+from cmd_lightning.zoo.card import Card
 from cmd_lightning.zoo.discovery import FOLDERS, Entry, networks
 
 __all__ = ["Card", "Entry", "entries", "entry", "import_all", "model_folder", "models"]
@@ -46,7 +46,7 @@ def entry(name: str) -> Entry:
     """
     found = {entry.name: entry for entry in entries()}
     if name not in found:
-        raise InputError(f"{name}: the zoo has no such entry; {nearest(name, list(found))}")
+        raise InputError(f"{name}: the zoo has no such entry; {nearest(name, found)}")
     return found[name]
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import typing
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import NoneType
@@ -12,7 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
-from cmd_lightning.errors import InputError, reason
+from cmd_lightning.errors import InputError, nearest, reason
 
 Kind = Literal["model", "motion", "content", "autoencoder", "baseline"]
 
@@ -82,7 +80,7 @@ class Card:
         hints = typing.get_type_hints(cls)
         for key, value in record.items():
             if key not in hints:
-                raise InputError(f"{path}: {key}: a card has no such field; {nearest(str(key), list(hints))}")
+                raise InputError(f"{path}: {key}: a card has no such field; {nearest(str(key), hints)}")
             if not is_a(value, hints[key]):
                 raise InputError(f"{path}: {key} {value!r:.80}: give {told(hints[key])}")
         missing = [item.name for item in fields(cls)[:3] if item.name not in record]
@@ -122,12 +120,3 @@ def told(hint: Any) -> str:
         names = {dict: "a mapping", list: "a list", str: "a text", int: "a whole number"}
         return names[kind or hint]
     return " or ".join(told(option) for option in inner if option is not NoneType)
-
-
-def nearest(word: str, choices: Sequence[str]) -> str:
-    """A hint at what was probably meant, or at all that there is."""
-    near = difflib.get_close_matches(word, choices, n=1) or difflib.get_close_matches(
-        word.lower(), [choice.lower() for choice in choices], n=1
-    )
-    meant = next((choice for choice in choices if near and choice.lower() == near[0].lower()), None)
-    return f"did you mean {meant}?" if meant else f"there are {', '.join(choices)}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Iterable
+
+from cmd_lightning.errors import nearest
 
 NO_CLASS = (
     r"import path string: ([\w.]+)",
@@ -34,9 +35,9 @@ def explain(message: str, classes: Iterable[type]) -> str:
     line = " ".join(message.split())
     by_name = {cls.__name__: cls for cls in classes}
     if option := first_match(NO_OPTION, line):
-        *path, name = option.split(".")
-        near = nearest(name, {parameter for cls in by_name.values() for parameter in parameters(cls)})
-        return f"{option}: there is no such option" + (f"; did you mean {'.'.join([*path, near])}?" if near else "")
+        path, dot, name = option.rpartition(".")
+        known = {parameter for cls in by_name.values() for parameter in parameters(cls)}
+        return f"{option}: there is no such option; {nearest(name, known, '', path + dot)}".removesuffix("; ")
     if missing := re.search(MISSING, line):
         owner, name = missing.groups()
         path = ".".join([*re.findall(r'Parser key "([\w.]+)"', line[: missing.start()]), name])
@@ -47,20 +48,14 @@ def explain(message: str, classes: Iterable[type]) -> str:
         key, expected, value = wrong.groups()
         return f"{key} {value}: expected {re.sub(r'typing[.]|<class |>', '', expected)}"
     if (path := first_match(NO_CLASS, line)) and path.rpartition(".")[2] not in by_name:
-        near = nearest(path.rpartition(".")[2], by_name)
-        hint = f"did you mean {near}?" if near else "a class of your own needs its module: --import my_package.module"
-        return f"class_path {path}: there is no such class; {hint}"
+        own = "a class of your own needs its module: --import my_package.module"
+        return f"class_path {path}: there is no such class; {nearest(path.rpartition('.')[2], by_name, own)}"
     return line if len(line) <= LONGEST else line[:LONGEST] + " ..."
 
 
 def first_match(patterns: Iterable[str], line: str) -> str | None:
     """The first group of the first pattern that is found."""
     return next((found[1] for pattern in patterns if (found := re.search(pattern, line))), None)
-
-
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The one of `names` that was probably meant, other than `name` itself."""
-    return next((near for near in difflib.get_close_matches(name, list(names), n=2) if near != name), None)
 
 
 def parameters(cls: type) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import inspect
 import re
 import types
@@ -11,7 +10,7 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NoReturn
 
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, nearest
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,8 +23,8 @@ class Parser(argparse.ArgumentParser):
         """The options by name; what nothing takes is an error with the nearest option."""
         values, unknown = self.parse_known_args(list(arguments))
         if unknown:
-            near = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"see `{self.prog} --help`"
+            given = unknown[0].partition("=")[0]
+            hint = nearest(given, self._option_string_actions, f"see `{self.prog} --help`")
             raise InputError(f"{unknown[0]}: there is no such option; {hint}")
         return vars(values)
 

@@ -20,14 +20,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict, dataclass, replace
-from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, nearest
 from cmd_lightning.metrics.batch_norm import set_batch_norm_eps
 from cmd_lightning.metrics.inputs import check_rgb, unit_range
 
@@ -69,7 +68,7 @@ class Protocol:
         for knob, hint in _knobs().items():
             value = getattr(self, knob)
             if get_origin(hint) is Literal and value not in get_args(hint):
-                raise InputError(f"preset {self.name}: {knob}={value}; {_nearest(value, get_args(hint))}")
+                raise InputError(f"preset {self.name}: {knob}={value}; {nearest(str(value), get_args(hint))}")
         if self.side < 1 or not 0 <= (self.batch_norm_eps or 0) < 1:
             raise InputError(f"preset {self.name}: side is at least 1, batch_norm_eps from 0 to 1 or none")
         if self.antialias and self.grid == "legacy":
@@ -86,12 +85,12 @@ class Protocol:
             return text
         preset, *settings = (part.strip() for part in str(text).split(","))
         if preset not in PRESETS:
-            raise InputError(f"preset {preset!r}: there is none of that name; {_nearest(preset, PRESETS)}")
+            raise InputError(f"preset {preset!r}: there is none of that name; {nearest(preset, PRESETS)}")
         values = {}
         for setting in settings:
             knob, _, value = (part.strip() for part in setting.partition("="))
             if knob not in _knobs():
-                raise InputError(f"preset {text}: {setting!r} sets no knob; {_nearest(knob, _knobs())}, as knob=value")
+                raise InputError(f"preset {text}: {setting!r} sets no knob as knob=value; {nearest(knob, _knobs())}")
             values[knob] = _read(value, _knobs()[knob], f"preset {text}: {knob}={value}")
         return replace(PRESETS[preset], **values, name=",".join([preset, *settings]))
 
@@ -102,11 +101,6 @@ class Protocol:
 
 def _knobs() -> dict[str, Any]:
     return {knob: hint for knob, hint in get_type_hints(Protocol).items() if knob != "name"}
-
-
-def _nearest(value: Any, known: Any) -> str:
-    near = get_close_matches(str(value), known, 1)
-    return (f"do you mean {near[0]}? " if near else "") + f"there are {', '.join(known)}"
 
 
 def _read(text: str, hint: Any, where: str) -> Any:

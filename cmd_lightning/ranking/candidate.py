@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 
-from cmd_lightning.errors import InputError, reason
+from cmd_lightning.errors import InputError, nearest, reason
 from cmd_lightning.networks import Condition, LatentSpec, MotionModel
 from cmd_lightning.provenance import sha256
 from cmd_lightning.zoo import entries, import_all
-from cmd_lightning.zoo.card import nearest
 from cmd_lightning.zoo.discovery import ROOM, init_args_of, motion_configs
 
 
@@ -167,7 +166,7 @@ def of_zoo(name: str) -> type[MotionModel]:
     import_all()
     modules: Mapping[str, str] = {entry.name: entry.module for entry in entries("motion")}
     if name not in modules:
-        hint = nearest(name, list(modules))
+        hint = nearest(name, modules)
         raise InputError(f"MODEL {name}: the zoo has no such motion model; {hint}, or give a class as my_pkg.MyMotion")
     return getattr(importlib.import_module(modules[name]), name)
 

@@ -117,12 +117,12 @@ def test_parse():
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("stylgan-v", "do you mean stylegan-v?"),
+        ("stylgan-v", "did you mean stylegan-v?"),
         ("", "there are stylegan-v, videogpt, tf"),
-        ("tf,anti=true", "do you mean antialias?"),
+        ("tf,anti=true", "did you mean antialias?"),
         ("tf,resize", "stretch, crop, none"),
         ("tf,name=x", "as knob=value"),
-        ("tf,resize=streched", "do you mean stretch?"),
+        ("tf,resize=streched", "did you mean stretch?"),
         ("tf,grid=none", "half-pixel, legacy"),
         ("tf,unbiased=1", "give true or false"),
         ("tf,side=2.5", "whole number"),
