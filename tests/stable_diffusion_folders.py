@@ -24,7 +24,7 @@ def unet_of(kind):
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        norm_num_groups=16,
+        norm_num_groups=4,
         **UNETS[kind],
     )
 

@@ -39,6 +39,27 @@ def test_levels_attend_from_the_one_asked_for_but_the_last():
     assert config.cross_attention_dim == 16
 
 
+@pytest.mark.parametrize(
+    ("channels", "groups"),
+    [((320, 640, 1280, 1280), 32), ((32, 64, 128, 128), 8), ((48, 96), 12), ((8, 12), 2), ((2, 4), 1)],
+)
+def test_groups_of_the_norms(channels, groups):
+    with torch.device("meta"):
+        assert unet(spec_of(3, 8, 8), 16, channels, 1, 1).config.norm_num_groups == groups
+
+
+@torch.no_grad()
+def test_the_first_level_sees_the_timestep(wake):
+    network = wake(unet(spec_of(3, 8, 12), 16, (32, 64), 1, 2, attention_from_level=1))
+    seen = []
+    network.down_blocks[0].resnets[0].register_forward_hook(lambda *call: seen.append(call[2]))
+    content = torch.randn(1, 3, 8, 12)
+    for timestep in (3, 700):
+        predict_content(network, content, torch.tensor([timestep]), None)
+    early, late = seen
+    assert (late - early).std() > 0.01 * early.std()
+
+
 def test_reads_tokens_or_the_pooled_vector_or_nothing(wake):
     network = wake(unet(spec_of(3, 8, 12), 16, (8, 16), 1, 2))
     content, timestep = torch.randn(2, 3, 8, 12), torch.tensor([3, 700])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from diffusers import UNet2DConditionModel
 from jsonargparse import class_from_function
 
@@ -58,6 +60,14 @@ def unet(
         attention_head_dim=attention_head_dim if isinstance(attention_head_dim, int) else tuple(attention_head_dim),
         upcast_attention=upcast_attention,
         cross_attention_dim=condition_dim or 8,  # without a condition it attends to one zero token
-        norm_num_groups=min(32, *block_out_channels),
+        norm_num_groups=norm_groups(block_out_channels),
         use_linear_projection=use_linear_projection,
     )
+
+
+def norm_groups(channels: Sequence[int]) -> int:
+    """Groups of the normalisation: 32, as Stable Diffusion has, or as many as leave each 4 channels at every level.
+
+    A group of one channel would lose what the timestep adds to it, which is the same at every place.
+    """
+    return max((n for n in range(1, 33) if all(own % n == 0 and own >= 4 * n for own in channels)), default=1)
