@@ -36,16 +36,16 @@ class ContentDiffusion(LatentDiffusion):
         super().__init__(network, autoencoder, **kwargs)
 
     @torch.no_grad()
-    def latents(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def latents(self, batch: dict[str, Any]) -> tuple[Tensor]:
         content, _ = self.encoded(batch)
-        return content, content
+        return (content,)
 
-    def predict(self, noisy: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
+    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
         return predict_content(self.network, noisy, timestep, condition)
 
     @torch.no_grad()
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        content, _ = self.latents(batch)
+        [content] = self.latents(batch)
         pipeline = CMDPipeline(
             self.autoencoder,
             unet=self.network,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from cmd_lightning.components.diffusion_stage import DiffusionStage
 from cmd_lightning.components.frozen_autoencoder import FrozenAutoencoder
-from cmd_lightning.networks import Condition, LatentSpec
+from cmd_lightning.networks import LatentSpec
 from cmd_lightning.networks.contracts import AutoencoderNetwork
 
 
@@ -34,11 +33,3 @@ class LatentDiffusion(FrozenAutoencoder, DiffusionStage):
         super().__init__(**kwargs)
         spec = self.open_autoencoder(autoencoder, video_shape)
         self.network = network(spec, self.condition_dim)
-
-    @abstractmethod
-    def latents(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """The clean latent that is learned, and the content frame, of a batch."""
-
-    @abstractmethod
-    def predict(self, noisy: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
-        """The network's prediction."""
