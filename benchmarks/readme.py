@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from cmd_lightning.commands.zoo import TITLES, short
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.ranking import leaderboard
 from cmd_lightning.zoo import Entry
+from cmd_lightning.zoo.card import with_field
 from cmd_lightning.zoo.sizes import count_parameters
 
 FILES = (Path("README.md"), Path("zoo/README.md"))
@@ -53,7 +53,7 @@ def what(entry: Entry) -> str:
 
 def leaderboard_table() -> str:
     """All motion models that were ranked."""
-    return leaderboard.table([asdict(entry.card) for entry in zoo.entries("motion")]).rstrip("\n")
+    return leaderboard.table(leaderboard.ranked())
 
 
 BLOCKS: Mapping[str, Callable[[], str]] = {
@@ -83,11 +83,8 @@ def written(text: str, path: Path) -> str:
 
 
 def counted(text: str, of: Entry) -> str:
-    """The card of a network, with its parameters as they are now, in their line after `config` or at the end."""
-    line = f"parameters: {count_parameters(of)}\n"
-    if re.search(r"^parameters:", text, re.MULTILINE):
-        return re.sub(r"^parameters:.*\n", line, text, flags=re.MULTILINE)
-    return re.sub(r"^config:.*\n|\Z", lambda match: match[0] + line, text, count=1, flags=re.MULTILINE)
+    """The card of a network, with its parameters as they are now."""
+    return with_field(text, "parameters", count_parameters(of))
 
 
 def makers() -> Iterator[tuple[Path, Callable[[str], str]]]:

@@ -6,8 +6,8 @@ import pkgutil
 from pathlib import Path
 
 from cmd_lightning.errors import InputError, nearest
-from cmd_lightning.zoo.card import Card
-from cmd_lightning.zoo.discovery import FOLDERS, Entry, networks
+from cmd_lightning.zoo.card import Card, Kind
+from cmd_lightning.zoo.discovery import NETWORKS, Entry, networks
 
 __all__ = ["Card", "Entry", "entries", "entry", "import_all", "model_folder", "models"]
 
@@ -17,7 +17,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 def import_all() -> None:
     """Imports every zoo entry, so that configs may name its class without the module."""
-    for folder in FOLDERS.values():
+    for folder, _ in NETWORKS.values():
         package = importlib.import_module(f"{__name__}.{folder}")
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{package.__name__}.{module.name}")
@@ -28,11 +28,11 @@ def models() -> list[str]:
     return sorted(index.parent.name for index in WEIGHTS.glob("*/model_index.json"))
 
 
-def entries(kind: str | None = None) -> list[Entry]:
+def entries(kind: Kind | None = None) -> list[Entry]:
     """What is in the zoo, by kind and name: the models that ship, and every network in a file of its folders.
 
     Args:
-        kind: "model", "motion", "content", "autoencoder" or "baseline"; all by default.
+        kind: Of the entries; all by default.
     """
     found = [*(Entry(name, "model") for name in models()), *networks()]
     return [entry for entry in found if kind in (None, entry.kind)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -60,7 +61,7 @@ class Card:
     seen: list[str] = field(default_factory=list)
 
     @classmethod
-    def read(cls, path: Path, name: str, kind: str) -> Card:
+    def read(cls, path: Path, name: str, kind: Kind) -> Card:
         """The card in a file.
 
         Args:
@@ -95,6 +96,19 @@ class Card:
     def total(self) -> int | None:
         """Parameters in all, of all parts; None where the card has none."""
         return sum(self.parameters.values()) if isinstance(self.parameters, dict) else self.parameters
+
+
+def with_field(text: str, name: str, value: Any) -> str:
+    """The text of a card with a field as given; all else of it stays, comments included.
+
+    A field that the card does not have comes to its end, though before the `ranking`, which is long.
+    """
+    style = None if isinstance(value, dict) else False  # leaves of a mapping on a line each
+    line = yaml.safe_dump({name: value}, default_flow_style=style, sort_keys=False, allow_unicode=True, width=120)
+    flags = re.MULTILINE | re.DOTALL
+    text = text.rstrip("\n") + "\n"
+    place = re.search(rf"^{name}:.*?(?=^[^\s-]|\Z)", text, flags) or re.search(r"(?=^ranking:)|\Z", text, flags)
+    return text[: place.start()] + line + text[place.end() :]
 
 
 def is_a(value: object, hint: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,18 +13,17 @@ from typing import Any
 import yaml
 
 from cmd_lightning.errors import InputError, reason
-from cmd_lightning.zoo.card import Card
+from cmd_lightning.zoo.card import Card, Kind
 
 ROOM = Path(__file__).parent
-FOLDERS = {"motion": "motion", "content": "content", "autoencoder": "autoencoders", "baseline": "baselines"}
-"""The folder of each kind of network."""
-CONTRACTS = {
-    "motion": "MotionModel",
-    "content": "ContentModel",
-    "autoencoder": "AutoencoderNetwork",
-    "baseline": "VideoDenoiser",
+CARDS = ROOM / "cards"
+NETWORKS: Mapping[Kind, tuple[str, str]] = {
+    "motion": ("motion", "MotionModel"),
+    "content": ("content", "ContentModel"),
+    "autoencoder": ("autoencoders", "AutoencoderNetwork"),
+    "baseline": ("baselines", "VideoDenoiser"),
 }
-"""The contract that the networks of a kind fulfil."""
+"""Of each kind of network the folder, and the contract that those in it fulfil."""
 FACTORY = "class_from_function"
 """jsonargparse's decorator of a function that makes someone else's network, which is an entry too."""
 
@@ -34,15 +34,24 @@ class Entry:
 
     Attributes:
         name: Of the class, function or folder; unique within the zoo.
-        kind: "model", "motion", "content", "autoencoder" or "baseline".
+        kind: Of what it plugs into, or "model".
         module: Dotted name of the module that has it; "" for a model.
         about: First sentence of its docstring; "" for a model.
     """
 
     name: str
-    kind: str
+    kind: Kind
     module: str = ""
     about: str = ""
+
+    def load(self) -> Any:
+        """The class or function that makes the network."""
+        return getattr(importlib.import_module(self.module), self.name)
+
+    @property
+    def card_path(self) -> Path:
+        """Where its card lies, if it has one."""
+        return CARDS / f"{self.name}.yaml"
 
     @cached_property
     def card(self) -> Card:
@@ -51,9 +60,8 @@ class Entry:
         Raises:
             InputError: The card is wrong.
         """
-        path = ROOM / "cards" / f"{self.name}.yaml"
-        if path.is_file():
-            return Card.read(path, self.name, self.kind)
+        if self.card_path.is_file():
+            return Card.read(self.card_path, self.name, self.kind)
         return Card(self.name, self.kind, self.about, config=motion_configs().get(self.name, ""))
 
 
@@ -65,8 +73,8 @@ def networks() -> Iterator[Entry]:
     Raises:
         InputError: A file is no Python.
     """
-    for kind, folder in FOLDERS.items():
-        known = {CONTRACTS[kind]}
+    for kind, (folder, contract) in NETWORKS.items():
+        known = {contract}
         found = {
             (path.stem, node)
             for path in sorted((ROOM / folder).glob("*.py"))
@@ -96,7 +104,8 @@ def parsed(path: Path) -> ast.Module:
 def bases(node: ast.ClassDef | ast.FunctionDef) -> Iterator[str]:
     """The names that a class is made from; of a factory, every contract's."""
     if isinstance(node, ast.FunctionDef):
-        yield from CONTRACTS.values() if FACTORY in map(last_name, node.decorator_list) else ()
+        if FACTORY in map(last_name, node.decorator_list):
+            yield from (contract for _, contract in NETWORKS.values())
     else:
         yield from map(last_name, node.bases)
 
@@ -109,21 +118,28 @@ def last_name(expression: ast.expr) -> str:
 def motion_configs() -> Mapping[str, str]:
     """The config in `configs/motion` of each motion model, by the class that it names: paths from the checkout."""
     folder = ROOM.parent / "configs" / "motion"
-    return {init_args_of(path)[0]: f"configs/motion/{path.name}" for path in sorted(folder.glob("*.yaml"))}
+    paths = sorted(folder.glob("*.yaml"))
+    return {network_of(path)[0].rpartition(".")[2]: f"configs/motion/{path.name}" for path in paths}
 
 
-def init_args_of(path: Path) -> tuple[str, dict[str, Any]]:
-    """Class name and arguments of the network in a config of a stage; an empty name where there is none.
+def network_of(path: Path) -> tuple[str, dict[str, Any]]:
+    """Class path and arguments of the network in a config of a stage; "" where it only changes another's arguments.
 
     Raises:
-        InputError: It is no YAML.
+        InputError: There is no such file, or it names no network.
     """
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file; give a config as in configs/motion")
     try:
-        network = yaml.safe_load(path.read_text(encoding="utf-8"))
+        network = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["init_args"]["network"]
+        if isinstance(network, str):
+            return network, {}
+        if not {"class_path", "init_args"} & {*network}:
+            raise KeyError("class_path")
+        return str(network.get("class_path") or ""), dict(network.get("init_args") or {})
     except yaml.YAMLError as error:
         raise InputError(f"{path}: it is no YAML ({reason(error)}); mend it") from error
-    for key in ("model", "init_args", "network"):
-        network = network.get(key, {}) if isinstance(network, dict) else {}
-    if not isinstance(network, dict):
-        network = {"class_path": network}
-    return str(network.get("class_path", "")).rpartition(".")[2], dict(network.get("init_args") or {})
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{path}: it has no model.init_args.network with class_path and init_args; see configs/motion"
+        ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from cmd_lightning.errors import InputError, reason
 from cmd_lightning.networks import LatentSpec
 from cmd_lightning.zoo import WEIGHTS, entry
-from cmd_lightning.zoo.discovery import ROOM, Entry, init_args_of
+from cmd_lightning.zoo.discovery import ROOM, Entry, network_of
 
 SHIPPED = "shapes32"
 """The model on whose latents motion models are ranked: those with a config in `configs/motion` are of its size."""
@@ -38,23 +37,17 @@ def count_parameters(of: Entry) -> int:
 
 def build(of: Entry) -> torch.nn.Module:
     """The network of an entry, at the size that its card or config says."""
-    make, card = network_class(of), of.card
+    make, card = of.load(), of.card
     if of.kind == "autoencoder":
         return make()
     if of.kind == "motion":
-        config = ROOM.parent / card.config if card.config else None
-        return make(*shipped_latents(), **(init_args_of(config)[1] if config and config.is_file() else {}))
+        return make(*shipped_latents(), **(network_of(ROOM.parent / card.config)[1] if card.config else {}))
     if "shape" not in card.video:
         raise InputError(f"{of.name}: its card has no video with a shape (C, T, H, W) to count for; add it")
     latent: Any = tuple(card.video["shape"])
     if card.autoencoder:
-        latent = network_class(entry(card.autoencoder))(channels=latent[0]).latent_spec(latent)
+        latent = entry(card.autoencoder).load()(channels=latent[0]).latent_spec(latent)
     return make(latent, card.condition_dim)
-
-
-def network_class(of: Entry) -> Any:
-    """What makes the network of an entry."""
-    return getattr(importlib.import_module(of.module), of.name)
 
 
 def shipped_latents() -> tuple[LatentSpec, int]:
@@ -63,6 +56,6 @@ def shipped_latents() -> tuple[LatentSpec, int]:
         json.loads((WEIGHTS / SHIPPED / path).read_text())
         for path in ("autoencoder/config.json", "model_index.json", "motion_text_encoder/config.json")
     )
-    make = network_class(entry(settings["_class_name"]))
-    autoencoder = make(**{key: value for key, value in settings.items() if not key.startswith("_")})
+    arguments = {key: value for key, value in settings.items() if not key.startswith("_")}
+    autoencoder = entry(settings["_class_name"]).load()(**arguments)
     return autoencoder.latent_spec(tuple(index["video_shape"])), text["text_cfg"]["width"]

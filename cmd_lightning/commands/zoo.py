@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from cmd_lightning.commands.files import write_json
 from cmd_lightning.zoo import Entry, entries, entry
+from cmd_lightning.zoo.card import Kind
 
-TITLES = {
+TITLES: Mapping[Kind, str] = {
     "model": "models that ship",
     "motion": "motion models",
     "content": "content models",
@@ -19,11 +20,7 @@ TITLES = {
 }
 
 
-def list_(
-    *,
-    kind: Literal["model", "motion", "content", "autoencoder", "baseline"] | None = None,
-    json: str | None = None,
-) -> None:
+def list_(*, kind: Kind | None = None, json: str | None = None) -> None:
     """List what is in the zoo: models that ship, and networks that plug into a component by their names.
 
     Args:
@@ -179,7 +176,8 @@ def rank(
         json: write the result to this file; - is standard output, with nothing else on it.
 
     Raises:
-        InputError: there is no such model, it does not fit, its numbers are not finite, or samples are too few.
+        InputError: there is no such model, it does not fit, its numbers are not finite, samples are too few, or there
+            is no card to save it in.
     """
     from dataclasses import replace
     from pathlib import Path
@@ -197,11 +195,15 @@ def rank(
             raise InputError(f"--samples {samples}: the leaderboard is of {protocol.samples}; leave it out, or --save")
         protocol = replace(protocol, samples=samples)
     found = candidate(model, config, name)
+    own = next((one for one in entries("motion") if one.name == found.name), None)
+    if save and (own is None or found != candidate(found.name)):
+        raise InputError(
+            f"--save: cards are of the zoo's motion models as configs/motion has them, and {found.name} is none of "
+            "these; leave it out, and keep the result by --json"
+        )
     result = ranked(found, protocol, seeds, make_folder(Path(out), "--out"), tell)
-    card = {"name": found.name, "ranking": result}
-    write_json(card, json)
+    write_json({"name": found.name, "ranking": result}, json)
     if json != "-":
-        cards = [card for card in leaderboard.read_cards(leaderboard.CARDS) if card["name"] != found.name]
-        print(leaderboard.table([*cards, card], marked=found.name), end="")
+        print(leaderboard.table(leaderboard.ranked() | {found.name: result}, marked=found.name))
     if save:
-        tell(f"{leaderboard.save(result, found.name, found.about, leaderboard.CARDS)}: written")
+        tell(f"{leaderboard.save(result, own)}: written")

@@ -6,7 +6,6 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ import torch
 from cmd_lightning.errors import InputError, nearest, reason
 from cmd_lightning.networks import Condition, LatentSpec, MotionModel
 from cmd_lightning.provenance import sha256
-from cmd_lightning.zoo import entries, import_all
-from cmd_lightning.zoo.discovery import ROOM, init_args_of, motion_configs
+from cmd_lightning.zoo import entries, entry
+from cmd_lightning.zoo.discovery import ROOM, motion_configs, network_of
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,6 @@ class Candidate:
     def class_path(self) -> str:
         """The dotted name of the class."""
         return f"{self.cls.__module__}.{self.cls.__qualname__}"
-
-    @property
-    def about(self) -> str:
-        """First sentence of the docstring of the class."""
-        return " ".join((inspect.getdoc(self.cls) or self.name).partition("\n\n")[0].split())
 
     @property
     def record(self) -> dict[str, Any]:
@@ -118,57 +112,59 @@ def candidate(model: str, config: str | None = None, name: str | None = None) ->
     if Path(model).suffix in (".yaml", ".yml"):
         if config:
             raise InputError(f"--config {config}: MODEL {model} is a config already; give one of them")
-        path, init_args = network_of(Path(model), "MODEL")
+        path, init_args = in_config("MODEL", model)
+        if not path:
+            raise InputError(f"MODEL {model}: it names no class; give it by --config, after the name of its model")
+        cls = class_of(path)
     else:
-        path, init_args = model, {}
-    cls = third_party(path) if "." in path else of_zoo(path)
-    if not config and path is model and cls.__name__ == model:
-        file = motion_configs().get(model)
-        if file is None:
-            raise InputError(f"MODEL {model}: configs/motion has no config of it; give one by --config")
-        init_args = init_args_of(ROOM.parent / file)[1]
-    if config:
-        named, init_args = network_of(Path(config), "--config")
-        if named and named.rpartition(".")[2] != cls.__name__:
-            raise InputError(f"--config {config}: it is of {named}, not of {cls.__name__}; give one of that")
+        cls = class_of(model)
+        if config:
+            named, init_args = in_config("--config", config)
+            if named and named.rpartition(".")[2] != cls.__name__:
+                raise InputError(f"--config {config}: it is of {named}, not of {cls.__name__}; give one of that")
+        else:
+            init_args = own_arguments(cls)
     return Candidate(name or cls.__name__, cls, init_args)
 
 
-def network_of(path: Path, option: str) -> tuple[str, dict[str, Any]]:
+def in_config(option: str, path: str) -> tuple[str, dict[str, Any]]:
     """Class path and arguments of the network in a config of the motion stage; of the config no more is taken.
 
     Raises:
         InputError: There is no such file, or it names no network.
     """
-    import yaml
-
-    if not path.is_file():
-        raise InputError(f"{option} {path}: there is no such file; give a config as in configs/motion")
     try:
-        network = yaml.safe_load(path.read_text(encoding="utf-8"))
-        for key in ("model", "init_args", "network"):
-            network = network[key]
-        if isinstance(network, str):
-            network = {"class_path": network}
-        return str(network["class_path"]), dict(network.get("init_args") or {})
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"{option} {path}: it has no model.init_args.network with class_path and init_args; see configs/motion"
-        ) from error
+        return network_of(Path(path))
+    except InputError as error:
+        raise InputError(f"{option} {error}") from error
 
 
-def of_zoo(name: str) -> type[MotionModel]:
-    """The motion model of the zoo of that name.
+def own_arguments(cls: type[MotionModel]) -> dict[str, Any]:
+    """The arguments of a class of the zoo in its config of `configs/motion`; none of a third party's.
+
+    Raises:
+        InputError: There is no such config.
+    """
+    if (cls.__module__, cls.__name__) not in {(one.module, one.name) for one in entries("motion")}:
+        return {}
+    config = motion_configs().get(cls.__name__)
+    if config is None:
+        raise InputError(f"MODEL {cls.__name__}: configs/motion has no config of it; give one by --config")
+    return network_of(ROOM.parent / config)[1]
+
+
+def class_of(path: str) -> type[MotionModel]:
+    """The motion model that a name of the zoo or a dotted path stands for.
 
     Raises:
         InputError: There is none.
     """
-    import_all()
-    modules: Mapping[str, str] = {entry.name: entry.module for entry in entries("motion")}
-    if name not in modules:
-        hint = nearest(name, modules)
-        raise InputError(f"MODEL {name}: the zoo has no such motion model; {hint}, or give a class as my_pkg.MyMotion")
-    return getattr(importlib.import_module(modules[name]), name)
+    if "." in path:
+        return third_party(path)
+    found = entry(path)
+    if found.kind != "motion":
+        raise InputError(f"MODEL {path}: it is no motion model ({found.kind}); see `cmd-lightning zoo list`")
+    return found.load()
 
 
 def third_party(path: str) -> type[MotionModel]:

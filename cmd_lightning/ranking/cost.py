@@ -18,7 +18,7 @@ from cmd_lightning.ranking.score import with_model
 
 YARDSTICK = "MotionDiT"
 """The model beside which the others are timed."""
-ROUNDS = 9
+ROUNDS = 10
 """Timed samplings of each of the two."""
 
 
@@ -46,21 +46,28 @@ def _step(network: nn.Module, motion: Tensor, timestep: Tensor, content: Tensor,
 
 
 def timing(network: MotionModel, yardstick: MotionModel, bench: Bench, protocol: Protocol) -> dict[str, Any]:
-    """Seconds to sample the motion of one clip on one thread, measured by turns with the yardstick's.
+    """Seconds of a processor to sample the motion of one clip on one thread, by turns with the yardstick.
 
     Returns:
         "seconds" and "seconds_of_MotionDiT", medians; "ratio", the median of the ratios of neighbours in time, which
-        other work on the machine disturbs less; "hardware".
+        other work on the machine disturbs less, each model the first of the two as often as the second; "hardware".
     """
     content, caption = bench.tensors["test/content"][:1], bench.captions["test"][:1]
 
     def sampled(model: MotionModel) -> float:
         pipeline = with_model(bench, model)
-        begun = time.perf_counter()
+        begun = time.process_time()
         pipeline.generate_motion(content, caption, [0], protocol.steps, protocol.guidance)
-        return time.perf_counter() - begun
+        return time.process_time() - begun
 
-    rows = [(sampled(network), sampled(yardstick)) for _ in range(ROUNDS + 1)][1:]  # the first warms up
+    sampled(network), sampled(yardstick)  # warms up
+    rows = []
+    for number in range(ROUNDS):
+        if number % 2:
+            own, other = sampled(network), sampled(yardstick)
+        else:
+            other, own = sampled(yardstick), sampled(network)
+        rows.append((own, other))
     own, other = zip(*rows, strict=True)
     return {
         "seconds": statistics.median(own),

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cmd_lightning.errors import InputError
-from cmd_lightning.pipeline import CMDPipeline
 from cmd_lightning.provenance import provenance
 from cmd_lightning.ranking import cost
 from cmd_lightning.ranking.candidate import Candidate, candidate
@@ -21,6 +18,7 @@ from cmd_lightning.ranking.latents import Bench, open_bench
 from cmd_lightning.ranking.protocol import Protocol, digest
 from cmd_lightning.ranking.score import references, score
 from cmd_lightning.ranking.train import seeded, train
+from cmd_lightning.threads import one_thread
 from cmd_lightning.video_io import replaced
 
 DIGITS = 5
@@ -29,14 +27,7 @@ CHECKED = 2
 """Samples of the call that a model is tried on before anything is trained."""
 
 
-def rank(
-    model: Candidate,
-    protocol: Protocol,
-    seeds: int,
-    folder: Path,
-    tell: Callable[[str], None],
-    pipeline: CMDPipeline | None = None,
-) -> dict[str, Any]:
+def rank(model: Candidate, protocol: Protocol, seeds: int, folder: Path, tell: Callable[[str], None]) -> dict[str, Any]:
     """Trains and scores a model with each seed.
 
     Args:
@@ -45,7 +36,6 @@ def rank(
         seeds: How many, counted from 0.
         folder: Of the cached clips and of what is kept of each seed.
         tell: Takes lines of progress.
-        pipeline: The frozen parts; by default those of the protocol's model.
 
     Returns:
         What a card keeps under "ranking".
@@ -59,7 +49,7 @@ def rank(
     if protocol.samples < least:
         raise InputError(f"--samples {protocol.samples}: too few to train on; give at least {least}, two steps")
     with one_thread():
-        bench = open_bench(protocol, folder / "cache", tell, pipeline)
+        bench = open_bench(protocol, folder / "cache", tell)
         spec = bench.pipeline.autoencoder.latent_spec(tuple(bench.pipeline.config.video_shape))
         with seeded(0):
             model.check(spec, bench.pipeline.motion_text_encoder(bench.captions["test"][:CHECKED]))
@@ -123,14 +113,3 @@ def rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: rounded(item) for name, item in value.items()}
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Everything on one thread: sums then come out the same wherever they are made, and times mean the same."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

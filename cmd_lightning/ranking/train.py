@@ -7,7 +7,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,12 @@ class Order(IterableDataset):
         bench: Of the latents.
         protocol: Which says how many, and how many at a time.
         seed: Of the order; every epoch has another.
+        made_by: Fingerprints of what the latents are of, as of latent shards.
     """
 
-    def __init__(self, bench: Bench, protocol: Protocol, seed: int) -> None:
+    def __init__(self, bench: Bench, protocol: Protocol, seed: int, made_by: Mapping[str, str | None]) -> None:
         super().__init__()
-        self.bench, self.protocol, self.seed = bench, protocol, seed
-        self.made_by = {"latent_space": "pixels", "autoencoder": None}
+        self.bench, self.protocol, self.seed, self.made_by = bench, protocol, seed, made_by
 
     def __len__(self) -> int:
         return self.protocol.samples // self.protocol.batch_size
@@ -140,8 +140,7 @@ def train(
                 optimizer, warmup_steps=protocol.warmup_steps, total_steps=steps, decay="cosine"
             ),
         )
-        order = Order(bench, protocol, seed)
-        order.made_by = component.origin()
+        order = Order(bench, protocol, seed, component.origin())
         trainer = Trainer(
             accelerator="cpu",
             devices=1,

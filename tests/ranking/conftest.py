@@ -1,12 +1,12 @@
 """A ranking in small: the shipped autoencoder and text encoder, a handful of clips, a few steps."""
 
 import pytest
-import torch
 from torch import nn
 
 from cmd_lightning.networks import MotionModel
 from cmd_lightning.ranking.latents import open_bench
 from cmd_lightning.ranking.protocol import Protocol
+from cmd_lightning.threads import one_thread
 
 
 class Shallow(MotionModel):
@@ -40,10 +40,8 @@ def small():
 @pytest.fixture(scope="session")
 def bench(small, tmp_path_factory):
     """The clips of the small protocol; made on one thread, as `rank` makes them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield open_bench(small, tmp_path_factory.mktemp("ranking") / "cache", lambda line: None)
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield open_bench(small, tmp_path_factory.mktemp("ranking") / "cache", lambda line: None)
 
 
 @pytest.fixture

@@ -53,12 +53,12 @@ def test_every_config_of_a_motion_model_is_a_candidate(name):
     assert found.name == found.cls.__name__ == name
     assert found.class_path.startswith("cmd_lightning.zoo.motion.")
     assert found.init_args  # of its config
+    assert candidate(found.class_path) == found
 
 
 def test_a_third_partys_class_by_its_path(of_mine):
     found = candidate("my_pkg.MyMotion")
     assert (found.name, found.class_path, found.init_args) == ("MyMotion", "my_pkg.MyMotion", {})
-    assert found.about == "A model of mine."
     found.check(SPEC, CONDITION)
     config = of_mine / "wide.yaml"
     config.write_text(
@@ -67,6 +67,8 @@ def test_a_third_partys_class_by_its_path(of_mine):
     wide = candidate("my_pkg.MyMotion", config=str(config), name="Wide")
     assert (wide.name, wide.build(SPEC, 6).config.width) == ("Wide", 9)
     assert candidate(str(config)).init_args == {"width": 9}
+    config.write_text("model: {init_args: {network: {init_args: {width: 9}}}}")  # as one to lay over another
+    assert candidate("my_pkg.MyMotion", config=str(config), name="Wide") == wide
 
 
 def test_an_edited_class_is_another(of_mine):
@@ -79,10 +81,13 @@ def test_an_edited_class_is_another(of_mine):
     ("model", "config", "told"),
     [
         ("MotionDit", None, "did you mean MotionDiT"),
+        ("ContentDiT", None, r"ContentDiT: it is no motion model \(content\)"),
         ("my_pkg.MyMotoin", None, "did you mean MyMotion"),
         ("my_pkg.NoModel", None, "no MotionModel"),
         ("no_such_pkg.Model", None, "cannot be imported"),
-        ("missing.yaml", None, "no such file"),
+        ("missing.yaml", None, "MODEL missing.yaml: there is no such file"),
+        ("MotionDiT", "missing.yaml", "--config missing.yaml: there is no such file"),
+        ("overlay.yaml", None, "it names no class; give it by --config"),
         ("empty.yaml", None, "no model.init_args.network"),
         ("MotionDiT", "of_mine.yaml", "it is of my_pkg.MyMotion"),
         ("of_mine.yaml", "of_mine.yaml", "is a config already"),
@@ -90,6 +95,7 @@ def test_an_edited_class_is_another(of_mine):
 )
 def test_what_is_no_candidate_is_told(of_mine, model, config, told):
     (of_mine / "empty.yaml").write_text("model: {}")
+    (of_mine / "overlay.yaml").write_text("model: {init_args: {network: {init_args: {width: 9}}}}")
     (of_mine / "of_mine.yaml").write_text("model: {init_args: {network: {class_path: my_pkg.MyMotion}}}")
     with pytest.raises(InputError, match=told) as error:
         candidate(model, config)

@@ -10,6 +10,8 @@ from cmd_lightning.components.draws import normal
 from cmd_lightning.errors import InputError
 from cmd_lightning.ranking.train import Order, seeded, train
 
+MADE_BY = {"latent_space": "pixels", "autoencoder": "ab"}
+
 
 def fit(cls, bench, protocol, folder, seed=0, tell=lambda line: None):
     return train(lambda spec, dim: cls(spec, dim), bench, protocol, seed, folder, tell)
@@ -17,18 +19,19 @@ def fit(cls, bench, protocol, folder, seed=0, tell=lambda line: None):
 
 def test_an_order_shows_every_clip_once_an_epoch(bench, small):
     twice = replace(small, samples=2 * small.train_clips, batch_size=8)
-    batches = list(Order(bench, twice, 0))
+    batches = list(Order(bench, twice, 0, MADE_BY))
     keys = [key for batch in batches for key in batch["key"]]
     half = small.train_clips
-    assert len(batches) == len(Order(bench, twice, 0)) == 6
+    assert len(batches) == len(Order(bench, twice, 0, MADE_BY)) == 6
     assert sorted(keys[:half]) == sorted(keys[half:]) == sorted({*keys})
     assert keys[:half] != keys[half:]
     assert [batch["epoch"] for batch in batches] == [0, 0, 0, 1, 1, 1]
     row = int(batches[4]["key"][3])
     assert batches[4]["caption"][3] == bench.captions["train"][row]
+    assert batches[4]["made_by"] == [MADE_BY]
     assert torch.equal(batches[4]["motion"][3], bench.tensors["train/motion"][row])
-    assert [key for batch in Order(bench, twice, 0) for key in batch["key"]] == keys
-    assert [key for batch in Order(bench, twice, 1) for key in batch["key"]] != keys
+    assert [key for batch in Order(bench, twice, 0, MADE_BY) for key in batch["key"]] == keys
+    assert [key for batch in Order(bench, twice, 1, MADE_BY) for key in batch["key"]] != keys
 
 
 def test_models_of_a_seed_see_the_same_noise(bench, small, shallow, deeper, tmp_path):
