@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -116,6 +116,31 @@ def values_of(batch: Mapping[str, Any], encoder: ConditionEncoder | None) -> lis
         return len(batch["key"])
     values = batch[encoder.field]
     return values.tolist() if isinstance(values, Tensor) else list(values)
+
+
+def count_videos(
+    values: Sequence[str] | Sequence[int] | int,
+    encoders: Iterable[ConditionEncoder | None],
+    seeds: Sequence[int] | None,
+) -> int:
+    """How many videos captions, class ids or a count ask for.
+
+    Args:
+        values: Captions, class ids, or a count.
+        encoders: Those of the model's parts, None for an unconditional one.
+        seeds: One for each video, or None if nobody gave any.
+
+    Raises:
+        InputError: The model is unconditional and was given more than a count, or there are not as many seeds.
+    """
+    if not isinstance(values, int) and not any(encoders):
+        raise InputError(
+            f"{values[0]!r}: this model is unconditional; give no prompt and no class, but how many videos"
+        )
+    count = values if isinstance(values, int) else len(values)
+    if seeds is not None and len(seeds) != count:
+        raise InputError(f"seeds: {len(seeds)} given for {count} videos; give one for each")
+    return count
 
 
 def encode_condition(

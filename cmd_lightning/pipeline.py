@@ -1,10 +1,9 @@
-"""`CMDPipeline`: prompt or picture in, video out; the only sampler of this project."""
+"""`CMDPipeline`: prompt or picture in, video out."""
 
 from __future__ import annotations
 
 import functools
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -15,12 +14,12 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
-from cmd_lightning.conditioning import ConditionEncoder, encode_condition
-from cmd_lightning.diffusion.sampling import Denoiser, guided, sample, seeded_noise
+from cmd_lightning.conditioning import ConditionEncoder, count_videos, encode_condition
+from cmd_lightning.diffusion.sampling import Denoiser, PerStage, chosen, denoise, given_content, seeded_noise
 from cmd_lightning.diffusion.solvers import solver
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import FrameLatents, LatentSpace, Pixels, shape_text
-from cmd_lightning.networks import AutoencoderNetwork, Condition, MotionModel
+from cmd_lightning.networks import AutoencoderNetwork, MotionModel
 from cmd_lightning.networks.classes import load_class
 from cmd_lightning.networks.compiling import compile_network
 from cmd_lightning.networks.content_unet import predict_content
@@ -29,7 +28,6 @@ from cmd_lightning.pretrained_text import StableDiffusionText
 from cmd_lightning.zoo import model_folder
 
 Stage = Literal["content", "motion"]
-PerStage = float | Mapping[str, float] | None
 
 NETWORKS = {"content": "unet", "motion": "motion_model"}
 SCHEDULERS = {"content": "scheduler", "motion": "motion_scheduler"}
@@ -221,35 +219,14 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             content = self._text
         return {"content": content, "motion": self.motion_text_encoder}
 
-    def condition(
-        self, stage: Stage, values: Sequence[str] | Sequence[int] | Tensor | int, guidance: float
-    ) -> tuple[Condition | None, Condition | None]:
-        """The condition of a stage and, for guidance, the null condition; both None for an unconditional model.
-
-        Args:
-            stage: Which model's encoder.
-            values: Captions, class ids, or a count (which only an unconditional model takes).
-            guidance: The guidance scale; 1 needs no null condition.
-
-        Raises:
-            InputError: The model wants another kind of condition.
-        """
-        return encode_condition(self.encoders[stage], values, guidance, stage)
-
     def sampling(self, stage: Stage, steps: PerStage = None, guidance: PerStage = None) -> tuple[int, float]:
         """Denoising steps and guidance scale of a stage: what is given, else the model's own, else the paper's.
 
         Raises:
             InputError: A number is out of range.
         """
-        most = getattr(self, SCHEDULERS[stage]).config.num_train_timesteps
-        number = per_stage(steps, {**STEPS, **(self.config.steps or {})}, "steps")[stage]
-        if not 1 <= number <= most:
-            raise InputError(f"steps {number}: the {stage} model takes 1 to {most}; give such a number")
-        scale = per_stage(guidance, {**GUIDANCE, **(self.config.guidance or {})}, "guidance")[stage]
-        if not math.isfinite(scale):
-            raise InputError(f"guidance {scale}: give a finite number")
-        return int(number), scale
+        own = STEPS | (self.config.steps or {}), GUIDANCE | (self.config.guidance or {})
+        return chosen(stage, steps, guidance, *own, getattr(self, SCHEDULERS[stage]))
 
     def use_solver(self, name: str) -> None:
         """Replaces the samplers of both stages, for fewer steps: "ddim", "dpm++" or "unipc".
@@ -271,13 +248,13 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         steps: int | None = None,
         guidance: float | None = None,
     ) -> Tensor:
-        """Content frames `(B, C, H, W)` for captions, class ids or a count."""
-        shape = self.autoencoder.latent_spec(tuple(self.config.video_shape)).content
+        """Content frames `(B, C, H, W)` for captions, class ids or a count.
 
-        def denoiser(noisy: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
-            return predict_content(self.unet, noisy, timestep, condition)
-
-        noise = seeded_noise(shape, seeds, stream=0)
+        Raises:
+            InputError: The model wants another kind of condition, or a number is out of range.
+        """
+        noise = seeded_noise(self.autoencoder.latent_spec(tuple(self.config.video_shape)).content, seeds, stream=0)
+        denoiser = functools.partial(predict_content, self.unet)
         return self._denoise("content", denoiser, values, noise, steps, guidance)
 
     @torch.no_grad()
@@ -289,19 +266,10 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         steps: int | None = None,
         guidance: float | None = None,
     ) -> Tensor:
-        """Motion latents `(B, D, T, S)` that go with `content` `(B, C, H, W)`."""
-        content = content.to(self.device, self.motion_model.dtype)
-
-        @functools.cache
-        def prepared(halves: int) -> Any:
-            return self.motion_model.prepare(content.repeat(halves, 1, 1, 1))
-
-        def denoiser(noisy: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
-            halves = len(noisy) // len(content)  # two under guidance
-            return self.motion_model(noisy, timestep, prepared(halves), condition)
-
-        shape = self.autoencoder.latent_spec(tuple(self.config.video_shape)).motion
-        motion = self._denoise("motion", denoiser, values, seeded_noise(shape, seeds, stream=1), steps, guidance)
+        """Motion latents `(B, D, T, S)` that go with `content` `(B, C, H, W)`; raises as `generate_content` does."""
+        noise = seeded_noise(self.autoencoder.latent_spec(tuple(self.config.video_shape)).motion, seeds, stream=1)
+        denoiser = given_content(self.motion_model, content.to(self.device, self.motion_model.dtype))
+        motion = self._denoise("motion", denoiser, values, noise, steps, guidance)
         return self.autoencoder.denormalize_motion(motion)
 
     def _denoise(
@@ -313,18 +281,12 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         steps: int | None,
         guidance: float | None,
     ) -> Tensor:
-        """From noise to a sample, both in float32 on the device, by a denoiser in the dtype of the stage's network."""
-        steps, guidance = self.sampling(stage, steps, guidance)
-        network, scheduler = getattr(self, NETWORKS[stage]), getattr(self, SCHEDULERS[stage])
-        dtype = network.dtype
-
-        def cast(x: Tensor) -> Tensor:
-            return x.to(dtype) if x.is_floating_point() else x
-
-        conditions = (given and given.map(cast) for given in self.condition(stage, values, guidance))
-        predict = guided(lambda noisy, *given: denoiser(noisy.to(dtype), *given), *conditions, guidance)
+        """From noise to a sample, both in float32, by the denoiser of a stage."""
+        steps, scale = self.sampling(stage, steps, guidance)
+        dtype, scheduler = getattr(self, NETWORKS[stage]).dtype, getattr(self, SCHEDULERS[stage])
+        conditions = encode_condition(self.encoders[stage], values, scale, stage)
         with self.progress_bar(total=steps) as bar:
-            return sample(predict, scheduler, noise.to(self.device), steps, bar.update)
+            return denoise(denoiser, dtype, conditions, scale, scheduler, noise.to(self.device), steps, bar.update)
 
     @torch.no_grad()
     def decode(self, content: Tensor, motion: Tensor) -> Tensor:
@@ -379,13 +341,9 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             return_dict: Whether to return a `CMDPipelineOutput` or the tuple of its fields.
         """
         values = self._values(prompt, class_labels, image, num_videos_per_prompt)
-        if not isinstance(values, int) and not any(self.encoders.values()):
-            raise InputError(f"{values[0]!r}: this model is unconditional; give no prompt and no class")
-        count = values if isinstance(values, int) else len(values)
+        count = count_videos(values, self.encoders.values(), seeds)
         if seeds is None:
             seeds = torch.randint(2**31, (count,), generator=generator).tolist()
-        if len(seeds) != count:
-            raise InputError(f"seeds: {len(seeds)} given for {count} videos; give one for each")
         if image is not None and count != len(image) * num_videos_per_prompt:
             raise InputError(f"image: {len(image)} pictures for {count // num_videos_per_prompt} prompts; give as many")
         content_sampling = None if image is not None else self.sampling("content", num_inference_steps, guidance_scale)
@@ -423,14 +381,3 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 f"image: pictures of shape {tuple(image.shape[1:])}, the model takes {(3, *self.size)}; resize them"
             )
         return self.encode(image[:, :, None].repeat(1, 1, self.config.video_shape[1], 1, 1))[0]
-
-
-def per_stage(value: PerStage, default: Mapping[str, float], option: str) -> dict[str, float]:
-    """A number, a mapping by stage or None as a full mapping by stage."""
-    if value is None:
-        return dict(default)
-    if isinstance(value, Mapping):
-        if unknown := set(value) - set(default):
-            raise InputError(f"{option}: no stage {sorted(unknown)[0]!r}; the stages are {', '.join(default)}")
-        return {**default, **value}
-    return dict.fromkeys(default, value)

@@ -11,9 +11,10 @@ from diffusers import AutoencoderKL, AutoencoderTiny, DPMSolverMultistepSchedule
 from stable_diffusion_folders import vae_of
 
 from cmd_lightning.diffusion import Diffusion
+from cmd_lightning.diffusion.sampling import per_stage
 from cmd_lightning.diffusion.solvers import SOLVERS
 from cmd_lightning.errors import InputError
-from cmd_lightning.pipeline import GUIDANCE, STEPS, CMDPipeline, per_stage
+from cmd_lightning.pipeline import GUIDANCE, STEPS, CMDPipeline
 from cmd_lightning.zoo.content.dit import ContentDiT
 
 FEW = {"num_inference_steps": {"content": 3, "motion": 4}, "guidance_scale": {"content": 2.0, "motion": 1.5}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ from cmd_lightning.components.checkpoints import CARRIED, KEY, load_stage
 from cmd_lightning.components.diffusion_stage import DiffusionStage
 from cmd_lightning.components.frozen_autoencoder import FrozenAutoencoder
 from cmd_lightning.components.video_model import VideoModel, files
-from cmd_lightning.conditioning import encode_condition
-from cmd_lightning.diffusion import sampling
+from cmd_lightning.conditioning import count_videos, encode_condition
+from cmd_lightning.diffusion.sampling import chosen, denoise, seeded_noise
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import LatentSpace, from_uint8, to_uint8
 from cmd_lightning.networks import Condition, LatentSpec, VideoDenoiser, planes
 from cmd_lightning.networks.classes import describe
 from cmd_lightning.networks.contracts import AutoencoderNetwork
-from cmd_lightning.pipeline import per_stage
 
 STEPS, GUIDANCE = 50, 4.0
 """Denoising steps and guidance scale where none are given: those of CMD's content model."""
@@ -139,15 +137,11 @@ class VideoDiffusion(FrozenAutoencoder, DiffusionStage, VideoModel):
         steps: int | Mapping[str, int] | None = None,
         guidance: float | Mapping[str, float] | None = None,
     ) -> Tensor:
-        count = condition if isinstance(condition, int) else len(condition)
-        if len(seeds) != count:
-            raise InputError(f"seeds: {len(seeds)} given for {count} videos; give one for each")
-        if self.condition_encoder is None and not isinstance(condition, int):
-            raise InputError(f"{condition[0]!r}: this model is unconditional; give how many videos it shall make")
+        count_videos(condition, [self.condition_encoder], seeds)
         number, scale = self.sampling(steps, guidance)
-        encoded, null = encode_condition(self.condition_encoder, condition, scale, "video")
-        noise = sampling.seeded_noise(self.latent_shape, seeds, stream=0).to(self.device, self.dtype)
-        latent = sampling.sample(sampling.guided(self.predict, encoded, null, scale), self.scheduler, noise, number)
+        conditions = encode_condition(self.condition_encoder, condition, scale, "video")
+        noise = seeded_noise(self.latent_shape, seeds, stream=0).to(self.device)
+        latent = denoise(self.predict, self.network.dtype, conditions, scale, self.scheduler, noise, number)
         return to_uint8(self.decode(latent))
 
     def sampling(
@@ -158,20 +152,16 @@ class VideoDiffusion(FrozenAutoencoder, DiffusionStage, VideoModel):
         Raises:
             InputError: A number is out of range.
         """
-        number = per_stage(steps, {"video": STEPS if self.steps is None else self.steps}, "steps")["video"]
-        scale = per_stage(guidance, {"video": GUIDANCE if self.guidance is None else self.guidance}, "guidance")
-        most = self.scheduler.config.num_train_timesteps
-        if not 1 <= number <= most:
-            raise InputError(f"steps {number}: the video model takes 1 to {most}; give such a number")
-        if not math.isfinite(scale["video"]):
-            raise InputError(f"guidance {scale['video']}: give a finite number")
-        return int(number), scale["video"]
+        own_steps = {"video": STEPS if self.steps is None else self.steps}
+        own_guidance = {"video": GUIDANCE if self.guidance is None else self.guidance}
+        return chosen("video", steps, guidance, own_steps, own_guidance, self.scheduler)
 
     def decode(self, latent: Tensor) -> Tensor:
         """The video `(B, 3, T, H, W)` in [-1, 1] of what was denoised."""
         if isinstance(self.latent, LatentSpec):
             content, motion = planes.unpack(latent, self.latent)
-            latent = self.autoencoder.decode(content, self.autoencoder.denormalize_motion(motion))
+            motion, dtype = self.autoencoder.denormalize_motion(motion), self.autoencoder.dtype
+            latent = self.autoencoder.decode(content.to(dtype), motion.to(dtype))
         return self.latent_space.decode(latent)
 
     @torch.no_grad()

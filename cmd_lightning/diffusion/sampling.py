@@ -2,17 +2,69 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from cmd_lightning.networks import Condition
+from cmd_lightning.errors import InputError
+from cmd_lightning.networks import Condition, MotionModel
 
 Denoiser = Callable[[Tensor, Tensor, Condition | None], Tensor]
 """Predicts from `(noisy, timestep (B,), condition)`."""
+PerStage = float | Mapping[str, float] | None
+"""A setting of sampling, by the names of stages where they differ; None for a model's own."""
+
+
+def per_stage(value: PerStage, default: Mapping[str, float], option: str) -> dict[str, float]:
+    """A number, a mapping by stage or None as a full mapping by stage.
+
+    Raises:
+        InputError: There is no such stage among those of `default`; `option` is what the user calls the setting.
+    """
+    if value is None:
+        return dict(default)
+    if isinstance(value, Mapping):
+        if unknown := set(value) - set(default):
+            raise InputError(f"{option}: no stage {sorted(unknown)[0]!r}; the stages are {', '.join(default)}")
+        return {**default, **value}
+    return dict.fromkeys(default, value)
+
+
+def chosen(
+    stage: str,
+    steps: PerStage,
+    guidance: PerStage,
+    own_steps: Mapping[str, float],
+    own_guidance: Mapping[str, float],
+    scheduler: SchedulerMixin,
+) -> tuple[int, float]:
+    """Denoising steps and guidance scale of a stage: what is given, else the model's own.
+
+    Args:
+        stage: Which of the stages.
+        steps: What is given.
+        guidance: What is given.
+        own_steps: The model's own, of each stage.
+        own_guidance: The model's own, of each stage.
+        scheduler: Of this stage.
+
+    Raises:
+        InputError: There is no such stage, or a number is out of range.
+    """
+    number = per_stage(steps, own_steps, "steps")[stage]
+    most = scheduler.config.num_train_timesteps
+    if not 1 <= number <= most:
+        raise InputError(f"steps {number}: the {stage} model takes 1 to {most}; give such a number")
+    scale = per_stage(guidance, own_guidance, "guidance")[stage]
+    if not math.isfinite(scale):
+        raise InputError(f"guidance {scale}: give a finite number")
+    return int(number), scale
 
 
 def seeded_noise(shape: Sequence[int], seeds: Sequence[int], stream: int) -> Tensor:
@@ -42,6 +94,55 @@ def guided(
         return empty + scale * (own - empty)
 
     return predict
+
+
+def given_content(network: MotionModel, content: Tensor) -> Denoiser:
+    """A motion model with the clean content frames `(B, C, H, W)` put in, which are prepared once for all steps.
+
+    A batch of twice their number, as guidance has it, is of the same frames twice.
+    """
+
+    @functools.cache
+    def prepared(copies: int) -> Any:
+        return network.prepare(content.repeat(copies, 1, 1, 1))
+
+    def predict(noisy: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
+        return network(noisy, timestep, prepared(len(noisy) // len(content)), condition)
+
+    return predict
+
+
+def denoise(
+    denoiser: Denoiser,
+    dtype: torch.dtype,
+    conditions: tuple[Condition | None, Condition | None],
+    guidance: float,
+    scheduler: SchedulerMixin,
+    noise: Tensor,
+    steps: int,
+    on_step: Callable[[], object] = lambda: None,
+) -> Tensor:
+    """From noise to a sample under guidance; all but the denoiser stays in the precision of `noise`.
+
+    In half precision, noise and the solver's sums of many small steps would lose what the steps are about.
+
+    Args:
+        denoiser: The network.
+        dtype: What it computes in.
+        conditions: Its condition and, for guidance, the null condition; both None for an unconditional model.
+        guidance: The guidance scale, see `guided`.
+        scheduler: As for `sample`, like those that follow.
+        noise: Standard normal, `(B, ...)`, in float32.
+        steps: Number of denoising steps.
+        on_step: Called after each step.
+    """
+
+    def cast(x: Tensor) -> Tensor:
+        return x.to(dtype) if x.is_floating_point() else x
+
+    condition, null = (given and given.map(cast) for given in conditions)
+    predict = guided(lambda noisy, *given: denoiser(noisy.to(dtype), *given), condition, null, guidance)
+    return sample(predict, scheduler, noise, steps, on_step)
 
 
 def sample(
