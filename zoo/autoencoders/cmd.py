@@ -115,7 +115,7 @@ class CMDAutoencoder(AutoencoderNetwork):
         return video.tanh() if self.output == "tanh" else video
 
     def spread(self, planes: Tensor, motion: Tensor) -> Tensor:
-        """The content's features `(B, C', H', W')` and the motion's of each patch added to them, `(B, C', T, H', W')`."""
+        """Features `(B, C', H', W')` of the content with the motion's added at each patch: `(B, C', T, H', W')`."""
         rows, columns = self.split_motion(motion, planes.shape[2])
         # A row is constant over the width, a column over the height.
         return planes[:, :, None] + self.row_stem(rows)[:, :, :, :, None] + self.column_stem(columns)[:, :, :, None, :]
