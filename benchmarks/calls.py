@@ -11,11 +11,25 @@ from torch import Tensor, nn
 
 from cmd_lightning.networks import Condition
 from cmd_lightning.networks.content_unet import predict_content
+from cmd_lightning.networks.counting import Count, count
 
 FACTOR, CHANNELS = 8, 4
 """Pixels on the side of a latent point of Stable Diffusion's VAE, and the channels of one."""
 TOKENS = 77
 """Of a caption, in CLIP's text encoders."""
+
+Shape = tuple[int, int, int, int]
+
+
+def image_latents(video: Shape) -> Shape:
+    """The shape of Stable Diffusion's latents of the frames of a video `(3, T, H, W)`."""
+    _, frames, height, width = video
+    return CHANNELS, frames, height // FACTOR, width // FACTOR
+
+
+def directly(network: nn.Module, *inputs: Any) -> Any:
+    """Calls a network, as most are."""
+    return network(*inputs)
 
 
 @dataclass(frozen=True)
@@ -29,8 +43,16 @@ class Call:
     """
 
     network: nn.Module
-    inputs: tuple[Tensor, ...]
-    function: Callable[..., Any]
+    inputs: tuple[Tensor | Condition, ...]
+    function: Callable[..., Any] = directly
+
+    def count(self) -> Count:
+        """What the call costs."""
+        return count(self.network, *self.inputs, call=self.function)
+
+    def inputs_of(self, make: Callable[[Tensor], Tensor]) -> list[Tensor | Condition]:
+        """The inputs with `make` applied to every tensor."""
+        return [given.map(make) if isinstance(given, Condition) else make(given) for given in self.inputs]
 
 
 def call_of(
@@ -46,30 +68,9 @@ def call_of(
         tokens: of a caption.
     """
     with torch.device("meta"):
-        x, *given = (torch.empty(1, *shape) for shape in latents)
+        noisy, *given = (torch.empty(1, *shape) for shape in latents)
         if stage == "autoencoder":
-            return Call(network, (x,), lambda network, video: network(video))
-        timestep = torch.zeros(1, dtype=torch.long)
-        caption = torch.empty(1, width), torch.empty(1, tokens, width)
-    return Call(network, (x, timestep, *given, *caption), PREDICT[stage])
-
-
-def predict_frame(network: nn.Module, noisy: Tensor, timestep: Tensor, pooled: Tensor, tokens: Tensor) -> Tensor:
-    """What a content model says of noisy content frames and captions."""
-    return predict_content(network, noisy, timestep, Condition(pooled, tokens))
-
-
-def predict_motion(
-    network: nn.Module, noisy: Tensor, timestep: Tensor, content: Tensor, pooled: Tensor, tokens: Tensor
-) -> Tensor:
-    """What a motion model says of noisy motion latents, given content frames and captions."""
-    return network(noisy, timestep, content, Condition(pooled, tokens))
-
-
-def predict_video(network: nn.Module, noisy: Tensor, timestep: Tensor, pooled: Tensor, tokens: Tensor) -> Tensor:
-    """What a video denoiser says of noisy videos, or of noisy planes of such, and captions."""
-    return network(noisy, timestep, Condition(pooled, tokens))
-
-
-PREDICT = {"content": predict_frame, "motion": predict_motion, "denoiser": predict_video}
-"""How the denoiser of a stage is called."""
+            return Call(network, (noisy,))
+        caption = Condition(torch.empty(1, width), torch.empty(1, tokens, width))
+        inputs = noisy, torch.zeros(1, dtype=torch.long), *given, caption
+    return Call(network, inputs, predict_content if stage == "content" else directly)

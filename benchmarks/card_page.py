@@ -1,9 +1,9 @@
 """The card of a shipped model as Markdown, for people: see `benchmarks.card`."""
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cmd_lightning.data.scenes import ALIGNMENTS, SPEEDS
+from cmd_lightning.markdown import table
 
 Record = dict[str, Any]
 
@@ -22,12 +22,6 @@ def page(card: Record, cells: Record, protocol: Record) -> str:
     parts += [*model(card), "## Training", *training(card), "## Reconstruction", *reconstruction(cells, protocol)]
     parts += ["## Generation", *generation(cells, protocol), "## Where it fails", *failures(card, protocol), last]
     return "\n\n".join(parts) + "\n"
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table of Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def model(card: Record) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from cmd_lightning.errors import InputError
+from cmd_lightning.provenance import processor
 from cmd_lightning.video_io import replaced
 
 Cell = Mapping[str, Any]
@@ -92,11 +93,20 @@ def cleared(device: torch.device) -> Iterator[None]:
             torch.cuda.empty_cache()
 
 
-def now(device: torch.device) -> float:
-    """Seconds on a clock, once the device has done all that it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+def clock(device: torch.device) -> float:
+    """Seconds, once the device has done all that it was given; on a CPU those that this process had of it.
+
+    So other work on the machine does not count there; seconds of several threads add up.
+    """
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def device_name(device: torch.device) -> str:
+    """What a row was measured on, where one thread of a CPU computes."""
+    return torch.cuda.get_device_name() if device.type == "cuda" else f"{processor()}, one thread"
 
 
 def check_device(name: str) -> None:
@@ -105,9 +115,9 @@ def check_device(name: str) -> None:
         raise InputError("--device cuda: torch finds no such device; give cpu")
 
 
-def add_arguments(parser: argparse.ArgumentParser, path: str | None) -> None:
-    """Adds --device, --minutes and --json."""
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="(default: %(default)s)")
+def add_arguments(parser: argparse.ArgumentParser, path: str | None, device: str = "cuda") -> None:
+    """Adds --device, --minutes and --json, with their defaults."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help="(default: %(default)s)")
     parser.add_argument(
         "--minutes", type=float, default=MINUTES, help="after which no other cell begins (default: %(default)s)"
     )

@@ -12,7 +12,7 @@ import jsonargparse
 import torch
 from lightning import LightningDataModule, LightningModule
 
-from benchmarks.calls import CHANNELS, FACTOR, Call, call_of
+from benchmarks.calls import Call, call_of, image_latents
 from cmd_lightning import zoo
 from cmd_lightning.commands.config_errors import explain
 from cmd_lightning.commands.training import CMDCLI, known_classes
@@ -76,9 +76,8 @@ def clip_shape(data: Mapping[str, Any], latent_space: Mapping[str, Any] | None) 
     """
     size = data["size"]
     height, width = (size, size) if isinstance(size, int) else size
-    if latent_space is None or latent_space["class_path"].endswith("Pixels"):
-        return 3, data["num_frames"], height, width
-    return CHANNELS, data["num_frames"], height // FACTOR, width // FACTOR
+    video = 3, data["num_frames"], height, width
+    return video if latent_space is None or latent_space["class_path"].endswith("Pixels") else image_latents(video)
 
 
 def read(folder: Path, laid_over: Overrides | None = None) -> Configs:

@@ -13,18 +13,18 @@ from __future__ import annotations
 
 import argparse
 
+from cmd_lightning import markdown
 from cmd_lightning.errors import program
-from cmd_lightning.networks.counting import Count, count
+from cmd_lightning.networks.counting import Count
 
 
 def table(counts: dict[str, Count]) -> str:
     """Counts by name as a Markdown table."""
-    lines = ["| network | parameters, M | MACs as the paper counts, T | MACs, T |", "| --- " * 4 + "|"]
-    for name, found in counts.items():
-        lines.append(
-            f"| {name} | {found.parameters / 1e6:.1f} | {found.products / 1e12:.4f} | {found.macs / 1e12:.4f} |"
-        )
-    return "\n".join(lines)
+    rows = (
+        (name, f"{found.parameters / 1e6:.1f}", f"{found.products / 1e12:.4f}", f"{found.macs / 1e12:.4f}")
+        for name, found in counts.items()
+    )
+    return markdown.table(("network", "parameters, M", "MACs as the paper counts, T", "MACs, T"), rows)
 
 
 def main() -> int:
@@ -35,7 +35,7 @@ def main() -> int:
     add_arguments(parser)
     options = parser.parse_args()
     found = calls(read(options.folder, overrides(options)))
-    print(table({name: count(call.network, *call.inputs, call=call.function) for name, call in found.items()}))
+    print(table({name: call.count() for name, call in found.items()}))
     return 0
 
 

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from cmd_lightning import markdown
 from cmd_lightning.data.clips import choose_frames, resize_and_crop
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.shards import ShardWriter
@@ -225,12 +226,12 @@ def summary(rates: dict[str, list[float]]) -> dict[str, Any]:
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """The results as a Markdown table."""
     names = (LOADER, BARE, BARE_ONE_CONVERTER)
-    lines = [f"| clips, workers | {' | '.join(names)} | share of bare | of one converter |", "| --- " * 6 + "|"]
+    lines = []
     for title, row in rows.items():
         cells = ["{median:.1f} ({least:.1f} to {most:.1f})".format(**row["clips a second"][name]) for name in names]
         cells += [f"{row['share'][name]:.2f}" for name in names[1:]]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append((title, *cells))
+    return markdown.table(("clips, workers", *names, "share of bare", "of one converter"), lines)
 
 
 def run(settings: Settings) -> dict[str, Any]:

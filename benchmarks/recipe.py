@@ -30,8 +30,8 @@ from torch.utils._pytree import tree_map_only
 
 from benchmarks.calls import Call
 from benchmarks.configured import add_arguments, calls, overrides, read
-from benchmarks.counting import count
 from cmd_lightning.errors import InputError, program
+from cmd_lightning.markdown import table
 from cmd_lightning.networks.lora import LoRA
 
 
@@ -100,7 +100,7 @@ def predict(config: Mapping[str, Any], call: Call) -> Prediction:
     options, trainer = config["model"]["init_args"], config["trainer"]
     batch, checkpointing = config["data"]["init_args"]["batch_size"], options["gradient_checkpointing"]
     lora = options.get("lora")
-    found = count(call.network, *call.inputs, call=call.function)
+    found = call.count()
     if lora:
         with torch.device("meta"):
             LoRA(**lora).add_to(call.network)
@@ -129,7 +129,7 @@ def step_memory(call: Call, batch: int, checkpointing: bool) -> tuple[int, int]:
                 for name, tensor in tensors.items():
                     if tensor is not None:
                         tensors[name] = _on_cpu(tensor)
-        inputs = [_on_cpu(tensor.expand(batch, *tensor.shape[1:])) for tensor in call.inputs]
+        inputs = call.inputs_of(lambda tensor: _on_cpu(tensor.expand(batch, *tensor.shape[1:])))
         if checkpointing:
             network.enable_gradient_checkpointing()
         optimizer = torch.optim.AdamW([weight for weight in network.parameters() if weight.requires_grad], fused=True)
@@ -158,14 +158,15 @@ def main() -> int:
     if not options.tflops > 0:
         raise InputError(f"--tflops {options.tflops}: give a number above 0")
     configs = read(options.folder, overrides(options))
-    print("| stage | learns, M | samples, M | TFLOP a sample | hours | batch | step, GB | with EMA | validation |")
-    print("| --- " * 9 + "|")
+    rows = []
     for stage, call in calls(configs).items():
         found = predict(configs[stage], call)
         fields = [stage, f"{found.trained / 1e6:.1f}", f"{found.samples / 1e6:.2f}", f"{found.teraflop:.2f}"]
         fields += [f"{found.hours(options.tflops):.1f}", str(found.batch)]
         fields += [f"{size / 1e9:.1f}" for size in (found.step, found.step + found.ema, found.validation)]
-        print(f"| {' | '.join(fields)} |", flush=True)
+        rows.append(fields)
+    head = ("stage", "learns, M", "samples, M", "TFLOP a sample", "hours", "batch")
+    print(table((*head, "step, GB", "with EMA", "validation"), rows))
     return 0
 
 

@@ -29,10 +29,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.cells import MINUTES, Cell, Rows, add_arguments, check_device, cleared, closing, measure_cells, now
-from benchmarks.counting import count
+from benchmarks.cells import MINUTES, Cell, Rows, add_arguments, check_device, cleared, clock, closing, measure_cells
 from benchmarks.reported import figures
 from benchmarks.training_tasks import NETWORKS, task
+from cmd_lightning import markdown
 from cmd_lightning.commands.files import pixels
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.networks.compiling import compile_network
@@ -89,7 +89,7 @@ def measure(cell: Cell, settings: Settings) -> Rows:
         work = task(cell["network"], settings.networks, settings.frames, settings.size, device)
         latents = [torch.randn(settings.batch, *shape, device=device) for shape in work.latents]
         network = work.call.network
-        found = count(network, *work.call.inputs, call=work.call.function)
+        found = work.call.count()
         row: dict[str, Any] = {
             **cell,
             "parameters": found.parameters,
@@ -121,12 +121,12 @@ def timed(step: Callable[[], None], number: int, device: torch.device) -> dict[s
     for _ in range(number):
         step()
     cuda = device.type == "cuda"
-    taken, begun = [], now(device)
+    taken, begun = [], clock(device)
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     for _ in range(number):
         step()
-        taken.append(now(device) - begun)
+        taken.append(clock(device) - begun)
         begun += taken[-1]
     memory = torch.cuda.max_memory_allocated() / 1e9 if cuda else None
     return {"seconds": median(taken), "rounds": taken, "memory_gb": memory}
@@ -151,7 +151,7 @@ def run(settings: Settings, path: Path | None = None, minutes: float = MINUTES) 
 def table(result: dict[str, Any]) -> str:
     """The results as a Markdown table, what the paper reports in columns of their own."""
     head = ("network", "TMAC", "paper", "checkpointing", "compiled", "seconds", "paper", "memory in GB", "paper")
-    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    lines = []
     for row in result["rows"]:
         same = tuple(result["settings"]["size"]) == REPORTED_SIZE and not row["checkpointing"]
         paper = result["reported"].get(row["network"], {}) if same else {}
@@ -160,8 +160,8 @@ def table(result: dict[str, Any]) -> str:
         memory = "" if row["memory_gb"] is None else f"{row['memory_gb']:.2f}"
         fields = (row["network"], f"{row['tmacs_paper']:.3f}", paper.get("tmacs_paper", ""), *yes)
         fields += (seconds, paper.get("seconds", ""), memory, paper.get("memory_gb", ""))
-        lines.append(f"| {' | '.join(map(str, fields))} |")
-    return "\n".join(lines)
+        lines.append(fields)
+    return markdown.table(head, lines)
 
 
 def main() -> int:

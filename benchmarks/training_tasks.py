@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor, nn
 
-from benchmarks.calls import CHANNELS, FACTOR, TOKENS, Call, call_of
+from benchmarks.calls import TOKENS, Call, call_of, image_latents
 from cmd_lightning.diffusion import Diffusion
-from cmd_lightning.networks import LatentSpec
+from cmd_lightning.networks import Condition, LatentSpec
+from cmd_lightning.zoo import discovery
 from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
 from cmd_lightning.zoo.content.unet import unet
 from cmd_lightning.zoo.motion.dit import MotionDiT
@@ -25,12 +25,9 @@ OBJECTIVE = Diffusion()
 
 
 def network_of(*configs: str) -> dict[str, Any]:
-    """The arguments of the network in configs, the later ones laid over the first; needs no Lightning."""
-    found: dict[str, Any] = {}
-    for name in configs:
-        config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-        found |= config["model"]["init_args"]["network"]["init_args"]
-    return found
+    """The arguments of the network in configs, the later ones laid over the first."""
+    found = [discovery.network_of(CONFIGS / f"{name}.yaml")[1] for name in configs]
+    return {key: value for arguments in found for key, value in arguments.items()}
 
 
 NETWORKS = {
@@ -69,7 +66,7 @@ def task(
         size: (H, W) of a clip in pixels.
         device: where it is trained.
     """
-    video = (CHANNELS, frames, size[0] // FACTOR, size[1] // FACTOR)
+    video = image_latents((3, frames, *size))
     stage = name.partition(",")[0]
     spec = latents(networks, video)
     with device:
@@ -106,9 +103,9 @@ def denoising_loss(call: Call) -> Callable[..., Tensor]:
     def loss(clean: Tensor, *given: Tensor) -> Tensor:
         noise = torch.randn_like(clean)
         timestep = OBJECTIVE.timesteps(torch.rand(len(clean), device=clean.device))
-        caption = clean.new_zeros(len(clean), TEXT), clean.new_zeros(len(clean), TOKENS, TEXT)
+        caption = Condition(clean.new_zeros(len(clean), TEXT), clean.new_zeros(len(clean), TOKENS, TEXT))
         noisy = OBJECTIVE.corrupt(clean, noise, timestep)
-        prediction = call.function(call.network, noisy, timestep, *given, *caption)
+        prediction = call.function(call.network, noisy, timestep, *given, caption)
         return OBJECTIVE.loss(prediction, clean, noise, timestep).mean()
 
     return loss

@@ -33,6 +33,7 @@ from benchmarks.yardstick.train import FRAMES
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.scenes import Level
 from cmd_lightning.errors import program
+from cmd_lightning.markdown import table
 from cmd_lightning.metrics.clip_similarity import SheetSimilarity
 from cmd_lightning.metrics.neighbours import COPY_DISTANCE, COPY_RATIO, find_copies, thumbnails
 from cmd_lightning.metrics.shapes_features import ShapesFeatures
@@ -176,27 +177,31 @@ def markdown(result: dict[str, Any]) -> str:
     lines += ["![values by strength](yardstick.png)", ""]
     lines += _summary(result)
     for level, found in result["levels"].items():
-        lines += [f"## {level} clips", "", "| metric | corruption | 0 | 1 | 2 | 3 | 4 | rank | verdict |"]
-        lines += ["| --- " * 9 + "|"]
+        rows = []
         for name, answers in found["responses"].items():
             for corruption, answer in answers.items():
                 pairs = zip(answer["values"], answer["spreads"], strict=True)
-                values = " | ".join(f"{value:.3g} ± {spread:.1g}" for value, spread in pairs)
-                lines.append(f"| {name} | {corruption} | {values} | {answer['rho']:.2f} | {_verdict(answer)} |")
+                values = (f"{value:.3g} ± {spread:.1g}" for value, spread in pairs)
+                rows.append((name, corruption, *values, f"{answer['rho']:.2f}", _verdict(answer)))
+        head = ("metric", "corruption", *range(5), "rank", "verdict")
+        lines += [f"## {level} clips", "", table(head, rows)]
         trajectory, copies = found["trajectory"], found["copies"]
-        head = " | ".join(f"{error:.2g}" for error in trajectory["errors"])
-        lines += ["", f"| true trajectory error in pixels of 64 | {head} | rank |"]
-        lines += ["| --- " * (len(trajectory["errors"]) + 2) + "|"]
-        for name, row in trajectory["metrics"].items():
-            lines.append(f"| {name} | {' | '.join(f'{value:.3g}' for value in row['values'])} | {row['rho']:.2f} |")
+        errors = (f"{error:.2g}" for error in trajectory["errors"])
+        rows = [
+            (name, *(f"{value:.3g}" for value in row["values"]), f"{row['rho']:.2f}")
+            for name, row in trajectory["metrics"].items()
+        ]
+        lines += ["", table(("true trajectory error in pixels of 64", *errors, "rank"), rows)]
         lines += ["", "Copies: " + ", ".join(f"{name} {number}" for name, number in copies.items()) + ".", ""]
     for name, about in result["protocol"]["weights"].items():
         scores = json.loads(about["record"])["scores"]
         told_scores = ", ".join(f"{what} {value:.4g}" for what, value in scores.items())
         lines += [f"## {name}", "", f"What it reached on new clips after its training: {told_scores}.", ""]
-    lines += ["## Strengths", "", "| corruption | 0 | 1 | 2 | 3 | 4 | unit |", "| --- " * 7 + "|"]
-    for name, about in result["strengths"].items():
-        lines.append(f"| {name} | {' | '.join(f'{amount:g}' for amount in about['amounts'])} | {about['unit']} |")
+    rows = [
+        (name, *(f"{amount:g}" for amount in about["amounts"]), about["unit"])
+        for name, about in result["strengths"].items()
+    ]
+    lines += ["## Strengths", "", table(("corruption", *range(5), "unit"), rows)]
     lines += ["", "## Protocol", ""] + [f"- {name}: {about}" for name, about in told]
     lines += [f"- {name}: sha256 {about['sha256']}" for name, about in result["protocol"]["weights"].items()]
     lines += [
@@ -217,12 +222,12 @@ def _verdict(answer: dict[str, Any]) -> str:
 def _summary(result: dict[str, Any]) -> list[str]:
     """Verdicts by metric and corruption, how many of each, and why some are not counted."""
     corruptions = list(result["strengths"])
-    lines = [f"| metric | clips | {' | '.join(corruptions)} |", "| --- " * (len(corruptions) + 2) + "|"]
+    rows = []
     counted, reasons = Counter(), []
     for level, found in result["levels"].items():
         for name, answers in found["responses"].items():
             cells = [_verdict(answers[corruption]) for corruption in corruptions]
-            lines.append(f"| {name} | {level} | {' | '.join(cells)} |")
+            rows.append((name, level, *cells))
             for corruption, answer in answers.items():
                 if answer["not asked because"]:
                     reasons.append(f"- {name}, {corruption} of {level} clips: {answer['not asked because']}.")
@@ -230,7 +235,7 @@ def _summary(result: dict[str, Any]) -> list[str]:
                     counted[answer["verdict"]] += 1
     told = ", ".join(f"{verdict} {number}" for verdict, number in counted.most_common())
     return [
-        *lines,
+        table(("metric", "clips", *corruptions), rows),
         "",
         f"Of {counted.total()}: {told}. In brackets, not counted, what is not asked of a metric:",
         "",

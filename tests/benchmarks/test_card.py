@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.card_page import page, table
+from benchmarks.card_page import page
 from cmd_lightning.metrics.shapes_features import ShapesFeatures
 from cmd_lightning.metrics.shapes_reader import ShapesReader
 from cmd_lightning.provenance import weights_sha256
@@ -37,7 +37,3 @@ def test_a_card_tells_the_figures_of_its_results(name):
     assert float(row[3].strip(" %")) == pytest.approx(100 * cells["plain captions"]["seen"]["joint"], abs=0.051)
     row = next(line for line in lines if line.startswith("| middle |")).split("|")
     assert float(row[2]) == pytest.approx(cells["reconstruction/middle"]["psnr"], abs=0.0051)
-
-
-def test_table_is_markdown():
-    assert table(("a", "b"), [(1, "x")]) == "| a | b |\n| --- | --- |\n| 1 | x |"

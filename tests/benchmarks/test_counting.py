@@ -11,9 +11,10 @@ from torch import nn
 
 import cmd_lightning
 from benchmarks.configured import calls, read
-from benchmarks.counting import Count, count, main, table
+from benchmarks.counting import main, table
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks.attention import Attention, time_angles
+from cmd_lightning.networks.counting import Count, count
 
 CONFIGS = Path(cmd_lightning.__path__[0]).parent / "configs"
 
@@ -76,10 +77,6 @@ def networks(folder, size=None, **overrides):
     return calls(read(CONFIGS / folder, files | ({"cmd": [size]} if size else {})))
 
 
-def counted(call):
-    return count(call.network, *call.inputs, call=call.function)
-
-
 def autoencoder_blocks(depth, inner, width=384):
     """Two attentions and a gated feed-forward layer of four times the width a block, in encoder and decoder."""
     return 2 * depth * (2 * 4 * width * inner + 12 * width**2)
@@ -125,7 +122,7 @@ def test_networks_of_the_paper(folder, overrides, stage, parameters, tmacs):
     """Within 1 %; of the multiply-adds those outside attention, which is what the paper's counter saw."""
     call = networks(folder, **overrides)[stage]
     assert of_blocks(call.network) == pytest.approx(parameters, rel=0.01)
-    assert counted(call).products / 1e12 == pytest.approx(tmacs, rel=0.01)
+    assert call.count().products / 1e12 == pytest.approx(tmacs, rel=0.01)
 
 
 def tokens(network, call):
@@ -133,7 +130,7 @@ def tokens(network, call):
     block = next(module for name, module in network.named_modules() if name.endswith("blocks.0"))
     seen = []
     hook = block.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1:-1].numel()))
-    counted(call)
+    call.count()
     hook.remove()
     return seen[0]
 

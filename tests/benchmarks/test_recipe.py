@@ -41,7 +41,7 @@ def test_a_step_of_one_layer_by_hand():
     width, batch = 400, 6
     with torch.device("meta"):
         layer = nn.Linear(width, width, bias=False)
-        call = Call(layer, (torch.empty(1, width),), lambda network, x: network(x))
+        call = Call(layer, (torch.empty(1, width),))
     peak, after = step_memory(call, batch, checkpointing=False)
     weight = width * width
     kept = 4 * FLOAT * weight + FLOAT  # weight, gradient, two averages; the number of steps
@@ -58,7 +58,7 @@ def test_real_tensors_take_what_the_prediction_says():
     memory = PeakMemory()
     with memory:
         network = build(describe(call.network)).train()
-        inputs = [torch.zeros(2, *tensor.shape[1:], dtype=tensor.dtype) for tensor in call.inputs]
+        inputs = call.inputs_of(lambda tensor: torch.zeros(2, *tensor.shape[1:], dtype=tensor.dtype))
         optimizer = torch.optim.AdamW(network.parameters(), fused=True)
         for _ in range(2):
             optimizer.zero_grad()

@@ -96,7 +96,7 @@ def test_networks_are_those_of_the_configs():
     for stage, name in names.items():
         ours = task(name, NETWORKS, 16, (512, 1024), torch.device("meta")).call
         theirs = built[stage]
-        assert [tensor.shape for tensor in ours.inputs] == [tensor.shape for tensor in theirs.inputs]
+        assert ours.inputs_of(lambda tensor: tensor.shape) == theirs.inputs_of(lambda tensor: tensor.shape)
         settings = [{k: v for k, v in n.config.items() if k[0] != "_"} for n in (ours.network, theirs.network)]
         assert settings[0] == settings[1]
     deep = task("autoencoder, paper", NETWORKS, 16, (512, 1024), torch.device("meta")).call.network.config
