@@ -5,11 +5,12 @@ the zoo. Ratios and verdicts are computed: of a claim without evidence the verdi
 
 - count reproduced: within 1 % of what the paper reports, or equal to it as printed; else count contradicted; of the
   figures of a table that differ, both are shown
-- measured on DEVICE: the claim's own ratio there; contradicted on DEVICE where it falls short of it
-- small networks on DEVICE: the same ratio of small networks at a small resolution, which decides nothing
+- measured on a device: the claim's own figure there, and whether it falls short of the printed one; contradicted where
+  it does by more than a twentieth
+- small networks on a device: the same ratio of small networks at a small resolution, which decides nothing
 - same order, other order: at small scale
-- undecided: within the spread of the seeds
-- a test holds it
+- measured, undecided, no worse or contradicted on shapes32: by 95 % intervals of pairs
+- tested: the tests are there, and hold it as long as they pass
 - needs ...: nobody has run it
 """
 
@@ -17,149 +18,41 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import yaml
-
-from benchmarks.reported import Figure, figures, reported
-from cmd_lightning import zoo
-from cmd_lightning.errors import InputError
-from cmd_lightning.ranking.intervals import difference
+from benchmarks.claims import Claim, agrees, arithmetic, claims, measured, value
+from benchmarks.efficiency.rows import RESOLUTIONS, Row, fits, in_rows, wanted
+from benchmarks.reported import figures
+from cmd_lightning import markdown, zoo
+from cmd_lightning.ranking.intervals import Interval, difference, interval
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-RESOLUTIONS = {"8": "512x512", "9": "512x1024", "text": "512x1024"}
-"""Of the clips of a table."""
-STEPS = 50
-"""Of a video, where a figure of the running text does not say it."""
 CLOSE = 0.01
 """How far a count may be from the reported one."""
 SLACK = 0.95
 """A measured ratio below this share of the claimed one contradicts it."""
-
 SMALL = "**small networks"
 """How a verdict begins that decides nothing."""
 
-Rows = Sequence[Mapping[str, Any]]
 
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim, as ledger.yaml has it; what each field means stands there."""
-
-    claim: str
-    defined: str
-    command: str
-    ours: bool = False
-    printed: float | None = None
-    ratio: dict[str, Any] = field(default_factory=dict)
-    unit: str = ""
-    counted: bool | dict[str, Any] = False
-    timed: bool = False
-    order: tuple[str, ...] = ()
-    ranked: tuple[str, ...] = ()
-    tests: tuple[str, ...] = ()
-    needs: str = ""
-
-
-def claims() -> list[Claim]:
-    """All claims.
-
-    Raises:
-        InputError: A ratio does not come out as the paper prints it.
-    """
-    found = [Claim(**record) for record in yaml.safe_load(Path(__file__).with_name("ledger.yaml").read_text())]
-    for claim in found:
-        if claim.printed is not None and not agrees(value(claim), claim.printed):
-            raise InputError(f"ledger.yaml: {claim.claim}: the tables give {value(claim)}, not {claim.printed}")
-    return found
-
-
-def agrees(found: float, printed: float) -> bool:
-    """Whether a number rounds to a printed one."""
-    digits = len(f"{printed:g}".partition(".")[2])
-    return abs(found - printed) <= 0.5 * 10**-digits + 1e-9
-
-
-def operands(claim: Claim, side: str) -> list[Figure]:
-    """The paper's figures on a side ("of", "over") of a claim's ratio."""
-    ratio = claim.ratio
-    return [
-        reported(quantity=ratio["quantity"], table=ratio["table"], **operand, **ratio.get("at", {}))
-        for operand in ratio.get(side, [])
-    ]
-
-
-def value(claim: Claim) -> float:
-    """A claim's figure as the paper's tables give it, in its unit."""
-    return combine(claim, [[figure.value for figure in operands(claim, side)] for side in ("of", "over")])
-
-
-def combine(claim: Claim, sides: Sequence[Sequence[float]]) -> float:
-    """A claim's figure, of the values on both sides of its ratio."""
-    above, below = sides
-    ratio = mean(above) / mean(below) if below else mean(above)
-    return {"%": 100 * ratio, "% less": 100 * (1 - ratio)}.get(claim.unit, ratio)
-
-
-def arithmetic(claim: Claim) -> str:
-    """How the paper's figures give a claim's: "24.2 / 3.13 = 7.73"."""
-    if not claim.ratio:
-        return ""
-    sides = [[f"{figure.value:.4g}" for figure in operands(claim, side)] for side in ("of", "over")]
-    if not sides[1]:
-        return ""
-    above, below = (f"mean({', '.join(side)})" if len(side) > 1 else side[0] for side in sides)
-    result = f"{value(claim):.3g}" + (" %" if claim.unit.startswith("%") else "")
-    return f"1 - {above} / {below} = {result}" if claim.unit == "% less" else f"{above} / {below} = {result}"
-
-
-def rows_of(path: Path) -> Rows:
-    """The rows of a file of results; none where it is not there."""
-    return json.loads(path.read_text())["rows"] if path.is_file() else []
-
-
-def wanted(figure: Figure) -> dict[str, Any]:
-    """The fields of a row of `benchmarks.efficiency` that is of the same as one of the paper's figures."""
-    found = {"system": figure.system, "component": "video", **figure.at}
-    if found["component"] == "diffusion":
-        found["component"] = "denoiser"
-    if found["component"] == "video":
-        found |= {"guidance": False, "decoder": "none"} | ({} if figure.table == "10" else {"steps": STEPS} | figure.at)
-    return found | ({"resolution": RESOLUTIONS[figure.table]} if figure.table in RESOLUTIONS else {})
-
-
-def measured(claim: Claim, rows: Rows, **at: Any) -> float | None:
-    """A claim's figure, of rows of `benchmarks.efficiency` in place of the paper's; None where one is missing."""
-    sides: list[list[float]] = []
-    for side in ("of", "over"):
-        sides.append([])
-        for figure in operands(claim, side):
-            found = [row[figure.quantity] for row in rows if fits(row, wanted(figure) | at)]
-            found = [number for number in found if number is not None]
-            if not found:
-                return None
-            sides[-1].append(min(found))
-    return combine(claim, sides)
-
-
-def fits(row: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether a row has the wanted values."""
-    return all(row.get(key) == item for key, item in wanted.items())
+def read(path: Path) -> Mapping[str, Any]:
+    """A file of results; one without rows where it is not there."""
+    return json.loads(path.read_text()) if path.is_file() else {"rows": []}
 
 
 def count_verdict(claim: Claim, results: Path) -> Iterator[str]:
     """What the counts say of a claim."""
-    rows = rows_of(results / "efficiency_counts.json")
+    rows = read(results / "efficiency_counts.json")["rows"]
     if isinstance(claim.counted, dict):
         pairs = list(compared(rows, **claim.counted))
         if pairs:
-            wrong = [f"{name} {ours:.3g}, reported {theirs:g}" for name, ours, theirs in pairs if not near(ours, theirs)]
-            right = f"**count reproduced**, {len(pairs) - len(wrong)} of {len(pairs)} figures"
-            yield right + (f"; **differs**: {'; '.join(wrong)}" if wrong else "")
+            others = [pair for pair in pairs if not near(*pair[1:])]
+            told = "; ".join(f"{name} {ours:.3g}, reported {theirs:g}" for name, ours, theirs in others)
+            right = f"**count reproduced**, {len(pairs) - len(others)} of {len(pairs)} figures"
+            yield right + (f"; **differs**: {told}" if told else "")
         return
     found = measured(claim, rows) if claim.counted else None
     if found is not None:
@@ -167,13 +60,13 @@ def count_verdict(claim: Claim, results: Path) -> Iterator[str]:
         yield f"**count {'reproduced' if holds else 'contradicted'}**: {found:.4g}"
 
 
-def compared(rows: Rows, tables: Sequence[str], quantity: str) -> Iterator[tuple[str, float, float]]:
+def compared(rows: Sequence[Row], tables: Sequence[str], quantity: str) -> Iterator[tuple[str, float, float]]:
     """Name, our count and the paper's figure, of every figure of these tables that a row counts."""
     for figure in (figure for table in tables for figure in figures(table, quantity=quantity)):
         found = [row[quantity] for row in rows if row.get(quantity) and fits(row, wanted(figure))]
         if found:
-            scale = 1e9 if figure.unit == "B" else 1
-            yield f"{figure.system} {figure.at.get('component', '')}".strip(), found[0] / scale, figure.value
+            name = f"{figure.system} {figure.at.get('component', '')}".strip()
+            yield name, found[0] * figure.value / in_rows(figure), figure.value
 
 
 def near(ours: float, theirs: float) -> bool:
@@ -182,23 +75,39 @@ def near(ours: float, theirs: float) -> bool:
 
 
 def time_verdict(claim: Claim, results: Path) -> Iterator[str]:
-    """What measurements on every device say of a claim; of ratios, those of small networks too."""
+    """What measurements on every device say of a claim; of ratios, those of a fifth of the channels too."""
     for path in sorted(results.glob("efficiency_*.json")) if claim.timed else ():
-        rows = [row for row in rows_of(path) if row.get("device") not in (None, "meta")]
-        of_table = RESOLUTIONS[str(claim.ratio["table"])]
-        for device, resolution in sorted({(row["device"], row["resolution"]) for row in rows}):
-            at = {"device": device, "resolution": resolution}
-            found = [measured(claim, rows, **at, compiled=compiled) for compiled in (True, False)]
+        result = read(path)
+        scale, rows = result.get("settings", {}).get("scale"), result["rows"]
+        at = {"resolution": RESOLUTIONS[str(claim.ratio["table"])]} if scale == "paper" else {}
+        for device, resolution in sorted({(row["device"], row["resolution"]) for row in rows if fits(row, at)}):
+            where = {"device": device, "resolution": resolution}
+            found = [measured(claim, rows, **where, compiled=compiled) for compiled in (True, False)]
             figure = next((figure for figure in found if figure is not None), None)
-            if figure is None:
-                continue
-            unit = f" {claim.unit}" if claim.unit else ""
-            if resolution == of_table:
-                less = claim.unit in ("%", "s")  # of these, less is better
-                short = figure * SLACK > value(claim) if less else figure < SLACK * value(claim)
-                yield f"**{'contradicted' if short else 'measured'} on {device}**: {figure:.3g}{unit}"
-            elif claim.ratio.get("over"):
-                yield f"{SMALL} on {device}**: {figure:.3g}{unit}"
+            if figure is not None and scale == "paper":
+                yield f"**{against(claim, figure, device)}"
+            elif figure is not None and scale == "fifth" and claim.ratio.get("over"):
+                yield f"{SMALL} on {article(device)}**: {told(claim, figure)}"
+
+
+def against(claim: Claim, figure: float, device: str) -> str:
+    """The verdict on a figure of a device, beside the printed one."""
+    printed = claim.printed or value(claim)
+    less = claim.unit in ("%", "s")  # of these, less is better
+    short = not agrees(figure, printed) and (figure > printed if less else figure < printed)
+    clearly = figure * SLACK > printed if less else figure < SLACK * printed
+    word = f", {'above' if less else 'below'}" if short and not clearly else ""
+    return f"{'contradicted' if clearly else 'measured'} on {article(device)}**: {told(claim, figure)}{word}"
+
+
+def told(claim: Claim, figure: float) -> str:
+    """A figure in the unit of its claim."""
+    return f"{figure:.3g} {claim.unit}".strip()
+
+
+def article(device: str) -> str:
+    """A device with its article."""
+    return f"{'an' if device.startswith(('A', 'E', 'I', 'O', 'NVIDIA')) else 'a'} {device}"
 
 
 def order_verdict(claim: Claim, results: Path) -> Iterator[str]:
@@ -209,8 +118,36 @@ def order_verdict(claim: Claim, results: Path) -> Iterator[str]:
         kept = [cell for name, cell in cells.items() if name.startswith("generation/")]
         values = [mean(cell[key]["shapes_frechet_distance"] for cell in kept) for key in claim.order]
         same = values == sorted(values)
-        numbers = " < ".join(f"{number:.1f}" for number in values) if same else ", ".join(f"{n:.1f}" for n in values)
+        numbers = (" < " if same else ", ").join(f"{number:.1f}" for number in values)
         yield f"**{'same' if same else 'other'} order on shapes32**: {numbers} (shapes features, no FVD)"
+
+
+def sample_verdict(claim: Claim, results: Path) -> Iterator[str]:
+    """Whether the samples of the first of two solvers are worse than the second's, of the same captions and seeds.
+
+    By 95 % intervals of the differences between groups of samples, those whose kernel distances the file has.
+    """
+    rows = read(results / "sampling.json")["rows"]
+    by_setting = {f"{row['solver']}/{row['steps']}": row for row in rows if row["split"] == "test"}
+    if claim.sampled and by_setting.keys() >= set(claim.sampled):
+        few, many = (by_setting[setting] for setting in claim.sampled)
+        distance = paired(few["kernel_distance_parts"], many["kernel_distance_parts"])
+        accuracy = paired(shares(few), shares(many))
+        worse = (distance.decided and distance.mean > 0) or (accuracy.decided and accuracy.mean < 0)
+        found = (f"{one.mean:+.3f} ± {one.half:.3f}" for one in (accuracy, distance))
+        word = "contradicted" if worse else "no worse"
+        yield "**{} on shapes32**: accuracy {}, kernel distance {}".format(word, *found)
+
+
+def shares(row: Row) -> list[float]:
+    """The share of samples that show what was asked, of each group."""
+    hits, size = row["hits"], len(row["hits"]) // len(row["kernel_distance_parts"])
+    return [hits[first : first + size].count("1") / size for first in range(0, len(hits), size)]
+
+
+def paired(own: Sequence[float], other: Sequence[float]) -> Interval:
+    """The interval of the differences of two rows of groups."""
+    return interval([a - b for a, b in zip(own, other, strict=True)])
 
 
 def rank_verdict(claim: Claim) -> Iterator[str]:
@@ -227,9 +164,9 @@ def rank_verdict(claim: Claim) -> Iterator[str]:
 
 
 def test_verdict(claim: Claim) -> Iterator[str]:
-    """Whether the tests are there."""
+    """Where the tests of a claim are, if they are."""
     if claim.tests and all((ROOT / test).is_file() for test in claim.tests):
-        yield f"**{'a test holds' if len(claim.tests) == 1 else 'tests hold'} it**"
+        yield f"**tested** in {', '.join(Path(test).name for test in claim.tests)}"
 
 
 def verdict(claim: Claim, results: Path = RESULTS) -> str:
@@ -243,6 +180,7 @@ def verdict(claim: Claim, results: Path = RESULTS) -> str:
         *count_verdict(claim, results),
         *time_verdict(claim, results),
         *order_verdict(claim, results),
+        *sample_verdict(claim, results),
         *rank_verdict(claim),
         *test_verdict(claim),
     ]
@@ -257,9 +195,13 @@ def table(results: Path = RESULTS) -> str:
     Args:
         results: Folder of what was measured.
     """
-    head = "| {} | how it is defined | verdict | checked by |\n| --- | --- | --- | --- |"
-    parts = {False: [head.format("claim of the paper")], True: [head.format("claim of ours")]}
-    for claim in claims():
-        defined = ": ".join(part for part in (claim.defined, arithmetic(claim)) if part)
-        parts[claim.ours].append(f"| {claim.claim} | {defined} | {verdict(claim, results)} | `{claim.command}` |")
-    return "\n\n".join("\n".join(part) for part in parts.values())
+    parts = []
+    for ours, head in ((False, "claim of the paper"), (True, "claim of ours")):
+        rows = [
+            (claim.claim, ": ".join(filter(None, (claim.defined, arithmetic(claim)))), verdict(claim, results), claim)
+            for claim in claims()
+            if claim.ours == ours
+        ]
+        lines = [(*fields, f"`{claim.command}`") for *fields, claim in rows]
+        parts.append(markdown.table((head, "how it is defined", "verdict", "checked by"), lines))
+    return "\n\n".join(parts)

@@ -60,7 +60,7 @@ def _read() -> tuple[Figure, ...]:
         for row in table["rows"]:
             of_row = {key: value for key, value in row.items() if key not in ("system", "values", "spread", "remark")}
             for column, value in zip(table["columns"], row["values"], strict=True):
-                of_column = {key: item for key, item in column.items() if key not in ("quantity", "unit", "better")}
+                of_column = {key: item for key, item in column.items() if key not in ("quantity", "unit")}
                 found.append(
                     Figure(
                         system=row["system"],

@@ -27,16 +27,17 @@ it. Needed beside torch are diffusers, jsonargparse and PyYAML, for the picture 
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import add_arguments, closing, measure_cells
+import torch
+
+from benchmarks.cells import add_arguments, closing, device_name, measure_cells
 from benchmarks.efficiency.counts import count_rows
 from benchmarks.efficiency.operators import profile_table
 from benchmarks.efficiency.plot import plot_counts, plot_timing
-from benchmarks.efficiency.ratios import base_of
-from benchmarks.efficiency.rows import TABLE_8, TABLE_9
+from benchmarks.efficiency.rows import RESOLUTIONS
 from benchmarks.efficiency.scales import PAPER, SCALES
 from benchmarks.efficiency.tables import counts_tables, headline_table, timing_tables
 from benchmarks.efficiency.timing import Settings, cells, measure
@@ -65,31 +66,24 @@ def settings_of(scale: str, device: str, **changes: Any) -> Settings:
 
 def count(path: Path | None) -> dict[str, Any]:
     """Counts all systems at their published sizes; writes the JSON file, the tables and the picture."""
-    rows = count_rows(PAPER, (TABLE_8, TABLE_9), progress=tell)
+    rows = count_rows(PAPER, dict.fromkeys(RESOLUTIONS.values()), progress=tell)
     result = provenance() | {"protocol": __doc__, "rows": rows}
     if path:
         write_json(result, str(path))
-        plot_counts(rows, path.with_suffix(".svg"), TABLE_9, 50)
+        plot_counts(rows, path.with_suffix(".svg"), RESOLUTIONS["9"], 50)
     return result
 
 
 def time(settings: Settings, path: Path | None, minutes: float) -> dict[str, Any]:
     """Measures the cells that `path` does not hold yet, as long as there is time; writes tables and picture too."""
-    record = provenance() | {"settings": asdict(settings), "protocol": __doc__}
+    about = provenance() | {"hardware": device_name(torch.device(settings.device))}
+    record = about | {"settings": asdict(settings), "protocol": __doc__}
     result = measure_cells(cells(settings), lambda cell: measure(cell, settings), record, path, minutes)
-    base_of(result["rows"])
+    if not result["rows"]:
+        raise InputError(f"--minutes {minutes:g}: no cell has been measured; give more")
     if path:
-        plot_timing(result["rows"], path.with_suffix(".svg"), core(settings) | {"steps": settings.steps[0]})
+        plot_timing(result["rows"], path.with_suffix(".svg"), settings.core | {"steps": settings.steps[0]})
     return result
-
-
-def core(settings: Settings) -> dict[str, Any]:
-    """What the rows of the core cell have in common."""
-    return {
-        "resolution": settings.resolutions[-1],
-        "batch": settings.batches[0],
-        "guidance": settings.guidance[0],
-    }
 
 
 def main() -> int:
@@ -98,26 +92,25 @@ def main() -> int:
     parser.add_argument("--counts", action="store_true", help="count, and time nothing")
     parser.add_argument("--profile", action="store_true", help="time nothing, but show which operators take the time")
     parser.add_argument("--scale", default="paper", help=f"of the networks: {', '.join(SCALES)} (default: %(default)s)")
-    parser.add_argument("--resolution", help="of the videos, HEIGHTxWIDTH (default: all of the scale)")
+    parser.add_argument("--size", help="of the videos, HEIGHTxWIDTH (default: all of the scale)")
     parser.add_argument("--rounds", type=int, default=Settings.rounds, help="of which the median counts (%(default)s)")
     add_arguments(parser, None)
     options = parser.parse_args()
     if options.rounds < 1:
         raise InputError(f"--rounds {options.rounds}: give at least 1")
+    size = {"resolutions": (options.size,)} if options.size else {}
     if options.profile:
-        settings = settings_of(options.scale, options.device)
-        print(profile_table(settings, core(settings) | {"compiled": False}))
+        settings = settings_of(options.scale, options.device, **size)
+        print(profile_table(settings, settings.core | {"compiled": False}))
         return 0
     if options.counts:
         path = options.json or RESULTS / "efficiency_counts.json"
         text = counts_tables(count(path)["rows"])
     else:
-        settings = settings_of(options.scale, options.device, rounds=options.rounds)
-        if options.resolution:
-            settings = replace(settings, resolutions=(options.resolution,))
-        path = options.json or RESULTS / f"efficiency_{options.device}.json"
+        settings = settings_of(options.scale, options.device, rounds=options.rounds, **size)
+        path = options.json or RESULTS / f"efficiency_{options.scale}_{options.device}.json"
         result = time(settings, path, options.minutes)
-        text = timing_tables(result["rows"], core(settings))
+        text = timing_tables(result["rows"], settings.core)
         if options.scale == "paper":
             text += "\n\n" + headline_table(result["rows"])
     path.with_suffix(".md").write_text(text + "\n")

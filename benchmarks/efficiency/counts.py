@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from benchmarks.calls import Call, call_of
-from benchmarks.counting import count
 from benchmarks.efficiency.frame_decoders import FrameByFrame
 from benchmarks.efficiency.rows import row
 from benchmarks.efficiency.systems import Assembled, System
@@ -41,7 +40,7 @@ class Cost:
 
 def cost(call: Call) -> Cost:
     """Of a call."""
-    found = count(call.network, *call.inputs, call=call.function)
+    found = call.count()
     return Cost(found.parameters, found.macs / 1e12, found.products / 1e12)
 
 
@@ -71,7 +70,7 @@ def _decoding(factory: Callable[[], nn.Module], video: tuple[int, ...]) -> Cost:
         network = factory()
         alone = isinstance(network, FrameByFrame)  # all frames cost the same
         latent = torch.empty(1, video[0], 1 if alone else video[1], *video[2:])
-    return cost(Call(network, (latent,), lambda network, latent: network(latent))).times(video[1] if alone else 1)
+    return cost(Call(network, (latent,))).times(video[1] if alone else 1)
 
 
 def step(system: System, size: tuple[int, int], guidance: bool) -> Cost:

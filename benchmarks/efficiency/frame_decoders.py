@@ -34,18 +34,27 @@ class FrameByFrame(nn.Module):
         return torch.stack([self.decoder(frame).clone() for frame in latent.unbind(2)], dim=2)
 
 
-def stable_diffusion(divisor: int = 1) -> FrameByFrame:
-    """Stable Diffusion's decoder, with channels divided by `divisor`."""
+def vae(divisor: int = 1) -> AutoencoderKL:
+    """Stable Diffusion's autoencoder, with channels divided by `divisor`."""
     channels = tuple(number // divisor for number in (128, 256, 512, 512))
     kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
-    return FrameByFrame(Decoder(AutoencoderKL(block_out_channels=channels, layers_per_block=2, **kinds)))
+    return AutoencoderKL(block_out_channels=channels, layers_per_block=2, **kinds)
+
+
+def tiny_vae(divisor: int = 1) -> AutoencoderTiny:
+    """The tiny autoencoder of Stable Diffusion's latents, with channels divided by `divisor`."""
+    channels = (64 // divisor,) * 4
+    return AutoencoderTiny(encoder_block_out_channels=channels, decoder_block_out_channels=channels)
+
+
+def stable_diffusion(divisor: int = 1) -> FrameByFrame:
+    """The decoder of `vae`, a frame at a time."""
+    return FrameByFrame(Decoder(vae(divisor)))
 
 
 def tiny(divisor: int = 1) -> FrameByFrame:
-    """The tiny autoencoder of Stable Diffusion's latents, with channels divided by `divisor`."""
-    channels = (64 // divisor,) * 4
-    autoencoder = AutoencoderTiny(encoder_block_out_channels=channels, decoder_block_out_channels=channels)
-    return FrameByFrame(Decoder(autoencoder))
+    """The decoder of `tiny_vae`, a frame at a time."""
+    return FrameByFrame(Decoder(tiny_vae(divisor)))
 
 
 def ltx() -> Decoder:

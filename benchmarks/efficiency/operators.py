@@ -9,9 +9,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.cells import Cell, cleared
 from benchmarks.efficiency.run import Run, one_thread
-from benchmarks.efficiency.tables import markdown
 from benchmarks.efficiency.timing import Settings
 from cmd_lightning.commands.files import pixels
+from cmd_lightning.markdown import table
 
 STEPS = 3
 """That are profiled, of each denoiser."""
@@ -47,4 +47,4 @@ def profile_table(settings: Settings, cell: Cell) -> str:
         found = operators(settings, cell, name)
         longest = [f"{one['operator'].removeprefix('aten::')} {100 * one['share']:.0f} %" for one in found[:TOP]]
         lines.append((name, sum(one["calls"] for one in found), ", ".join(longest)))
-    return markdown(("system", f"operators in {STEPS} steps", "share of their time"), lines)
+    return table(("system", f"operators in {STEPS} steps", "share of their time"), lines)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.efficiency.counts import NONE
-from benchmarks.efficiency.ratios import Row
+from benchmarks.efficiency.rows import Row
 
 OURS, THEIRS, SOFT = "#d9480f", "#2563eb", "0.6"
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from cmd_lightning.errors import InputError
+from benchmarks.efficiency.rows import Row
 
-Row = dict[str, Any]
 SAME = ("resolution", "steps", "batch", "guidance", "compiled", "dtype", "decoder", "device")
 """What two rows must share to be compared."""
 
@@ -62,14 +61,3 @@ def pairs(rows: Iterable[Row]) -> list[Ratio]:
         for cell, found in cells.items()
         for base, other in combinations(found, 2)
     ]
-
-
-def base_of(rows: Iterable[Row]) -> str:
-    """The first system of the rows, with which the others are compared.
-
-    Raises:
-        InputError: there are no rows.
-    """
-    for row in rows:
-        return row["system"]
-    raise InputError("--json: no cell has been measured; give more --minutes")

@@ -1,10 +1,13 @@
-"""The rows of all efficiency results, and what the paper reports of each."""
+"""The rows of all efficiency results, and which of them the paper's figures are of."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.reported import figures
+from benchmarks.reported import Figure, figures
+
+Row = Mapping[str, Any]
 
 FIELDS = (
     *("system", "component", "resolution", "frames", "steps", "batch", "guidance", "compiled", "dtype", "decoder"),
@@ -18,39 +21,51 @@ FIELDS = (
 multiply-adds, in T, of the videos of a batch; `tmacs_paper` is the paper's counting. `decoder` is that of frames:
 "none", "full" (Stable Diffusion's, or LTX-Video's own), "tiny". `seconds` null beside a device: memory did not suffice.
 """
-TABLE_8, TABLE_9 = "512x512", "512x1024"
-"""The resolutions of the paper's tables of training steps and of sampling."""
+RESOLUTIONS = {"8": "512x512", "9": "512x1024", "text": "512x1024"}
+"""Of the clips of the paper's tables of training steps and of sampling; table 10 holds for all."""
+ROW_UNITS = {"B": 1e9}
+"""Of a figure's unit, where the rows have another."""
 
 
-def row(**known: Any) -> dict[str, Any]:
-    """A row in the order of `FIELDS`, with what the paper reports of it."""
+def row(published: bool = True, **known: Any) -> dict[str, Any]:
+    """A row in the order of `FIELDS`, with what the paper reports of it where the networks are of published sizes."""
     assert known.keys() <= set(FIELDS), known.keys() - set(FIELDS)
     found = {field: known.get(field) for field in FIELDS}
-    return found | {"reported": reported(found) or None}
+    return found | {"reported": (published and reported(found)) or None}
 
 
-def reported(row: dict[str, Any]) -> dict[str, float]:
-    """What the paper reports of a row, by field, in the units of the row.
+def wanted(figure: Figure) -> dict[str, Any]:
+    """The fields of a row that is of the same as a figure of tables 8 (forward passes), 9, 10 or the text."""
+    found = {"system": figure.system, **figure.at}
+    if figure.table == "8":
+        component = {"diffusion": "denoiser"}.get(figure.at["component"], figure.at["component"])
+        found |= {"component": component, "steps": None, "seconds": None}  # counted, not timed
+    else:
+        found |= {"component": "video", "guidance": False, "decoder": "none"}
+    return found | ({"resolution": RESOLUTIONS[figure.table]} if figure.table in RESOLUTIONS else {})
 
-    Of sampling its table 9, and of a network's call its table 8, or of a lone denoiser table 9's by the step;
-    parameters (table 10) are those of all networks.
+
+def fits(row: Row, wanted: Mapping[str, Any]) -> bool:
+    """Whether a row has the wanted values."""
+    return all(row.get(key) == value for key, value in wanted.items())
+
+
+def in_rows(figure: Figure) -> float:
+    """The value of a figure in the unit of the rows."""
+    return figure.value * ROW_UNITS.get(figure.unit, 1)
+
+
+def reported(row: Row) -> dict[str, float]:
+    """What the paper reports of a row, by field.
+
+    Of a video its tables 9 and 10 (parameters of all networks), of a network's call the counts of its table 8, or of
+    a lone denoiser's at the resolution of table 9 that table's by the step.
     """
-    system, component, plain = row["system"], row["component"], row["decoder"] in (None, "none") and not row["guidance"]
-    counted = row["steps"] is None and row["seconds"] is None
-    found = {}
-    if component == "video" and plain:
-        found = values(10, system)
-        if row["resolution"] == TABLE_9:
-            found |= values(9, system, steps=row["steps"], batch=row["batch"])
-            found |= values(9, system, "memory_gb", batch=row["batch"])
-    elif counted and row["resolution"] == TABLE_8:
-        found = values(8, system, "tmacs_paper", component={"denoiser": "diffusion"}.get(component, component))
-    elif counted and row["resolution"] == TABLE_9 and component == "denoiser":
-        found = {key: round(value / 50, 2) for key, value in values(9, system, "tmacs_paper", steps=50).items()}
+    system = row["system"]
+    known = [*figures(10, system), *figures(9, system), *figures(8, system, "tmacs_paper")]
+    found = {figure.quantity: in_rows(figure) for figure in known if fits(row, wanted(figure))}
+    call = {"component": "denoiser", "resolution": RESOLUTIONS["9"], "steps": None, "seconds": None}
+    if fits(row, call):
+        for figure in figures(9, system, "tmacs_paper", steps=50):
+            found[figure.quantity] = round(figure.value / figure.at["steps"], 2)
     return found
-
-
-def values(table: int, system: str, quantity: str | None = None, **at: Any) -> dict[str, float]:
-    """Figures of a table of the paper by quantity; parameters in ones, not B."""
-    found = figures(table, system, quantity, **at)
-    return {one.quantity: one.value * (1e9 if one.quantity == "params" else 1) for one in found}

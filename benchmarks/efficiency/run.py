@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
+from benchmarks.cells import clock
 from benchmarks.efficiency.frame_decoders import FrameByFrame
 from benchmarks.efficiency.systems import Assembled, System
 from cmd_lightning.networks import Condition
@@ -91,17 +91,6 @@ class Run:
 def calls(name: str, steps: int) -> int:
     """How often a network does its part in a video."""
     return 1 if name == AUTOENCODER else steps
-
-
-def clock(device: torch.device) -> float:
-    """Seconds, once the device has done all that it was given; on a CPU those that this process had of it.
-
-    There one thread computes, so that other work on the machine does not count.
-    """
-    if device.type == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 @contextmanager

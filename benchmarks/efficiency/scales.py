@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from functools import partial
 
 from benchmarks.efficiency.frame_decoders import ltx, stable_diffusion, tiny
-from benchmarks.efficiency.systems import Space, System
+from benchmarks.efficiency.systems import System, in_pixels
 from benchmarks.training_tasks import NETWORKS, network_of
 from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
 from cmd_lightning.zoo.autoencoders.triplane import TriplaneAutoencoder
 from cmd_lightning.zoo.baselines.animatediff import AnimateDiff
 from cmd_lightning.zoo.baselines.latte import Latte
-from cmd_lightning.zoo.baselines.ltx import COMPRESSION, LTX
+from cmd_lightning.zoo.baselines.ltx import LTX, latent_shape
 from cmd_lightning.zoo.baselines.lvdm import LVDM
 from cmd_lightning.zoo.baselines.modelscope import ModelScope
 from cmd_lightning.zoo.baselines.pvdm import TriplaneUNet
@@ -21,7 +21,6 @@ from cmd_lightning.zoo.content.unet import unet
 from cmd_lightning.zoo.motion.aligned import AlignedDiT
 from cmd_lightning.zoo.motion.dit import MotionDiT
 
-PIXELS = Space(channels=3, factor=1)
 DECODERS = {"full": stable_diffusion, "tiny": tiny}
 """Of Stable Diffusion's latents."""
 
@@ -40,10 +39,10 @@ PAPER = {
         width=4096,
         tokens=128,
         frames=17,
-        space=Space(channels=128, factor=COMPRESSION[1], every=COMPRESSION[0]),
+        space=latent_shape,
         decoders={"full": ltx},
     ),
-    "PVDM-like": System({"denoiser": TriplaneUNet}, TriplaneAutoencoder, space=PIXELS),
+    "PVDM-like": System({"denoiser": TriplaneUNet}, TriplaneAutoencoder, space=in_pixels),
 }
 """As published: the autoencoder of CMD's efficiency tables, Stable Diffusion 2.1's U-Net and DiT-XL/2, the content
 frame in patches of 8; LTX-Video with the 17 frames that its autoencoder takes; the three planes over pixels."""
@@ -74,7 +73,7 @@ FIFTH = {
     "PVDM-like": System(
         {"denoiser": partial(TriplaneUNet, width=24, heads=2)},
         partial(TriplaneAutoencoder, width=80, heads=2, head_dim=52),
-        space=PIXELS,
+        space=in_pixels,
     ),
 }
 """The same architectures, depths and levels with a fifth of the channels, as near as heads and norms allow: fewer heads
@@ -85,7 +84,7 @@ def _of_shapes32(networks: Mapping[str, tuple[type, str]], autoencoder: tuple[ty
     """A system of 32x32 pixels from the configs of its denoisers, and of its autoencoder."""
     factories = {name: partial(kind, **network_of(config)) for name, (kind, config) in networks.items()}
     made = autoencoder and partial(autoencoder[0], **network_of(autoencoder[1]))
-    return System(factories, made, width=64, tokens=48, space=PIXELS)
+    return System(factories, made, width=64, tokens=48, space=in_pixels)
 
 
 SHAPES32 = {

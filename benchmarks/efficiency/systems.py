@@ -10,30 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.calls import CHANNELS, FACTOR, PREDICT, TOKENS, Call, call_of
+from benchmarks.calls import FACTOR, TOKENS, Call, Shape, call_of, directly, image_latents
 from cmd_lightning.diffusion import Diffusion
 from cmd_lightning.diffusion.sampling import guided, sample
 from cmd_lightning.errors import InputError
-from cmd_lightning.networks import AutoencoderNetwork, Condition, LatentSpec
-from cmd_lightning.networks.planes import unpack
+from cmd_lightning.networks import AutoencoderNetwork, Condition, LatentSpec, planes
+from cmd_lightning.networks.content_unet import predict_content
 
 GUIDANCE = 7.5
 """A guidance scale; which one does not matter for time."""
 
 
-@dataclass(frozen=True)
-class Space:
-    """The latents of a frame decoder.
-
-    Attributes:
-        channels: of a point.
-        factor: pixels on its side.
-        every: frames that one of its times stands for, after the first frame.
-    """
-
-    channels: int = CHANNELS
-    factor: int = FACTOR
-    every: int = 1
+def in_pixels(video: Shape) -> Shape:
+    """No other space than that of a video `(3, T, H, W)`."""
+    return video
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +37,7 @@ class System:
         width: of a caption's states.
         tokens: of a caption.
         frames: of a video.
-        space: where a video's latents lie.
+        space: the shape `(C, T, H, W)` of a video's latents, of that of the video in pixels.
         decoders: frame decoders by name, from a video's latents `(B, C, T, H, W)` to its pixels.
     """
 
@@ -56,20 +46,18 @@ class System:
     width: int = 1024
     tokens: int = TOKENS
     frames: int = 16
-    space: Space = Space()
+    space: Callable[[Shape], Shape] = image_latents
     decoders: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
 
-    def video(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    def video(self, size: tuple[int, int]) -> Shape:
         """The shape of a video's latents at `size` (H, W) in pixels.
 
         Raises:
             InputError: the frame decoder's latents have no such size.
         """
-        factor = self.space.factor
-        if any(side % factor for side in size):
-            raise InputError(f"--resolution {size[0]}x{size[1]}: give multiples of {factor}, e.g. 512x1024")
-        times = 1 + (self.frames - 1) // self.space.every
-        return self.space.channels, times, size[0] // factor, size[1] // factor
+        if any(side % FACTOR for side in size):
+            raise InputError(f"--size {size[0]}x{size[1]}: give multiples of {FACTOR}, e.g. 512x1024")
+        return self.space((3, self.frames, *size))
 
 
 class Decode(nn.Module):
@@ -81,7 +69,7 @@ class Decode(nn.Module):
 
     def forward(self, *made: Tensor) -> Tensor:
         """Content frame and motion latent, or both as planes `(B, C, N)`, to the latents `(B, C, T, H, W)`."""
-        content, motion = made if len(made) == 2 else unpack(*made, self.spec)
+        content, motion = made if len(made) == 2 else planes.unpack(*made, self.spec)
         return self.autoencoder.decode(content, self.autoencoder.denormalize_motion(motion))
 
 
@@ -114,7 +102,7 @@ class Assembled(nn.Module):
         """The call of a denoiser, or of the autoencoder's decoder, on one video."""
         if name == "autoencoder":
             inputs = tuple(torch.empty(1, *shape, device="meta") for shape in self.shapes.values())
-            return Call(self.decode, inputs, lambda network, *made: network(*made))
+            return Call(self.decode, inputs)
         given = [self.shapes["content"]] if name == "motion" else []
         return call_of(name, self.denoisers[name], [self.shapes[name], *given], self.system.width, self.system.tokens)
 
@@ -152,6 +140,7 @@ class Assembled(nn.Module):
     def predictor(self, name: str, made: Mapping[str, Tensor]) -> Callable[[Tensor, Tensor, Condition], Tensor]:
         """A denoiser with what it needs of the stage before put in."""
         network = self.denoisers[name]
+        function = predict_content if name == "content" else directly
 
         @functools.cache
         def given(batch: int) -> tuple[Any, ...]:
@@ -161,7 +150,7 @@ class Assembled(nn.Module):
             return (network.prepare(content.repeat(batch // len(content), 1, 1, 1)),)  # twice under guidance
 
         def predict(noisy: Tensor, timestep: Tensor, caption: Condition) -> Tensor:
-            return PREDICT[name](network, noisy, timestep, *given(len(noisy)), caption.pooled, caption.tokens)
+            return function(network, noisy, timestep, *given(len(noisy)), caption)
 
         return predict
 
@@ -170,7 +159,4 @@ def shape_of(name: str, latent: LatentSpec | tuple[int, ...]) -> tuple[int, ...]
     """The shape of what a denoiser makes for one video."""
     if not isinstance(latent, LatentSpec):
         return latent
-    if name != "denoiser":
-        return getattr(latent, name)
-    (channels, height, width), (_, frames, slots) = latent.content, latent.motion
-    return channels, height * width + frames * slots
+    return planes.shape(latent) if name == "denoiser" else getattr(latent, name)

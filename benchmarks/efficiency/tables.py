@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from benchmarks.claims import claims, measured, value
 from benchmarks.efficiency.counts import NONE
-from benchmarks.efficiency.ratios import SAME, Row, pairs
-from benchmarks.ledger import claims, measured, value
+from benchmarks.efficiency.ratios import SAME, pairs
+from benchmarks.efficiency.rows import Row
+from cmd_lightning import markdown
 
 OWNERS = {"CMD": "Stable Diffusion", "LTX": "LTX"}
 """Whose frame decoders the systems have; the other systems have the first's."""
-
-
-def markdown(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table; None is an empty field."""
-    texts = [" | ".join("" if field is None else str(field) for field in line) for line in lines]
-    return "\n".join([f"| {' | '.join(head)} |", "| --- " * len(head) + "|", *(f"| {text} |" for text in texts)])
 
 
 def number(value: float | None, digits: int = 3) -> str | None:
@@ -49,7 +44,7 @@ def counts_tables(rows: Sequence[Row]) -> str:
             )
         )
     head = ("system", "network", "size", "parameters, M", "TMAC", "TMAC, paper's counting", "paper", "deviation")
-    of_calls = markdown(head, lines)
+    of_calls = markdown.table(head, lines)
 
     videos = [row for row in rows if row["component"] == "video" and row["decoder"] == NONE]
     plain, guided = ([row for row in videos if row["guidance"] is on] for on in (False, True))
@@ -69,7 +64,7 @@ def counts_tables(rows: Sequence[Row]) -> str:
     decoders = ("with the frame decoder", "with the tiny one")
     head = ("system", "size", "steps", "TMAC", "with guidance", *decoders)
     head += ("TMAC, paper's counting", "paper", "deviation")
-    of_videos = markdown(head, lines)
+    of_videos = markdown.table(head, lines)
 
     whole = {row["system"]: row for row in plain}.values()
     lines = [
@@ -77,7 +72,7 @@ def counts_tables(rows: Sequence[Row]) -> str:
         for row in whole
         for params in [(row["reported"] or {}).get("params")]
     ]
-    of_parameters = markdown(("system", "parameters, B", "paper", "deviation"), lines)
+    of_parameters = markdown.table(("system", "parameters, B", "paper", "deviation"), lines)
     return "\n\n".join([of_calls, of_videos, of_parameters, headline_table(rows)])
 
 
@@ -97,7 +92,7 @@ def headline_table(rows: Sequence[Row]) -> str:
         if claim.ratio.get("table") == 9
     ]
     head = ("claim", "definition", "from the paper's figures", *(f"ours, {name}" for name in columns))
-    return markdown(head, lines)
+    return markdown.table(head, lines)
 
 
 def timing_tables(rows: Sequence[Row], core: Row) -> str:
@@ -124,7 +119,7 @@ def timing_tables(rows: Sequence[Row], core: Row) -> str:
             )
         )
     head = ("system", "steps", "compiled", "frame decoder", "TMAC", "seconds", "paper", "TMAC/s", "memory, GB", "paper")
-    parts = [markdown(head, lines)]
+    parts = [markdown.table(head, lines)]
 
     lines = [
         (
@@ -135,7 +130,7 @@ def timing_tables(rows: Sequence[Row], core: Row) -> str:
         for row in inner
         if row["component"] != "video"
     ]
-    parts.append(markdown(("system", "one call a step of", "compiled", "TMAC", "seconds", "TMAC/s"), lines))
+    parts.append(markdown.table(("system", "one call a step of", "compiled", "TMAC", "seconds", "TMAC/s"), lines))
 
     found = pairs(rows)
     lines = [
@@ -149,7 +144,7 @@ def timing_tables(rows: Sequence[Row], core: Row) -> str:
         if core.items() <= one.at.items() and one.at["decoder"] == NONE and one.at["steps"] == inner[0]["steps"]
     ]
     head = ("pair", "compiled", "seconds", "TMAC", "paper's counting", "utilisation", "in paper's counting")
-    parts.append(markdown(head, lines))
+    parts.append(markdown.table(head, lines))
 
     base = rows[0]["system"]
     systems = list(dict.fromkeys(one.system for one in found if one.base == base))
@@ -163,5 +158,5 @@ def timing_tables(rows: Sequence[Row], core: Row) -> str:
         yes = ["yes" if at[key] else "no" for key in ("guidance", "compiled")]
         lines.append((at["resolution"], at["batch"], at["steps"], *yes, at["decoder"], *texts))
     head = ("size", "batch", "steps", "guidance", "compiled", "frame decoder", *(f"{one} / {base}" for one in systems))
-    parts.append(f"Seconds, and in brackets utilisation:\n\n{markdown(head, lines)}")
+    parts.append(f"Seconds, and in brackets utilisation:\n\n{markdown.table(head, lines)}")
     return "\n\n".join(parts)

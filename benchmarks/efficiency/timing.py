@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.cells import Cell, Rows, check_device, cleared
+from benchmarks.cells import Cell, Rows, check_device, cleared, clock, device_name
 from benchmarks.efficiency import counts
 from benchmarks.efficiency.rows import row
-from benchmarks.efficiency.run import AUTOENCODER, Run, clock, one_thread, optimise
+from benchmarks.efficiency.run import AUTOENCODER, Run, one_thread, optimise
 from benchmarks.efficiency.scales import SCALES
 from benchmarks.efficiency.systems import System
 from cmd_lightning.commands.files import pixels
@@ -67,10 +67,10 @@ class Settings:
         """What is compared, by name."""
         return SCALES[self.scale]
 
-    def core(self, cell: Cell) -> bool:
-        """Whether a cell is timed as a whole."""
-        first = (self.resolutions[-1], self.batches[0], self.guidance[0])
-        return (cell["resolution"], cell["batch"], cell["guidance"]) == first
+    @property
+    def core(self) -> Cell:
+        """What the core cells have in common, which are timed as a whole."""
+        return {"resolution": self.resolutions[-1], "batch": self.batches[0], "guidance": self.guidance[0]}
 
 
 def cells(settings: Settings) -> list[Cell]:
@@ -83,7 +83,7 @@ def cells(settings: Settings) -> list[Cell]:
         for compiled in settings.compiled
         for system in ([{}] if settings.together else [{"system": name} for name in settings.systems])
     ]
-    return sorted(found, key=lambda cell: (not settings.core(cell), cell["compiled"]))
+    return sorted(found, key=lambda cell: (not settings.core.items() <= cell.items(), cell["compiled"]))
 
 
 def measure(cell: Cell, settings: Settings) -> Rows:
@@ -101,7 +101,7 @@ def _measure(cell: Cell, settings: Settings, device: torch.device) -> Rows:
     names = [cell["system"]] if "system" in cell else list(settings.systems)
     size, dtype = pixels(cell["resolution"]), getattr(torch, settings.dtype)
     how = {key: cell[key] for key in ("batch", "guidance", "compiled")} | {"warm_up": settings.warm_up}
-    whole = settings.core(cell)
+    whole = settings.core.items() <= cell.items()
     try:
         runs = {name: Run(settings.systems[name], size, device, dtype, **how) for name in names}
         _forget_peak(device)
@@ -114,7 +114,7 @@ def _measure(cell: Cell, settings: Settings, device: torch.device) -> Rows:
         runs = dict.fromkeys(names)
         peak, decoding = None, {name: {} for name in names}
     about = provenance()
-    fixed = {**cell, "dtype": settings.dtype, "device": about["hardware"]}
+    fixed = {**cell, "dtype": settings.dtype, "device": device_name(device)}
     fixed |= {key: about[key] for key in ("versions", "date")}
     return [
         one
@@ -166,7 +166,7 @@ def _rows(
 ) -> Rows:
     """The rows of a system; all of them have the fields `fixed`."""
     system, size, guided = settings.systems[fixed["system"]], pixels(fixed["resolution"]), fixed["guidance"]
-    fixed = fixed | {"frames": system.frames}
+    fixed = fixed | {"frames": system.frames, "published": settings.scale == "paper"}
     if run is None:
         return [row(**fixed, component="video", steps=steps, decoder=counts.NONE) for steps in settings.steps]
     found = []
@@ -174,7 +174,7 @@ def _rows(
         for decoder, (after, memory) in ({counts.NONE: (0.0, peak)} | dict(decoding)).items():
             rounds = run.seconds(steps, after)
             spent = counts.video(system, size, steps, guided, decoder)
-            measured = settings.core(fixed) and steps == settings.steps[0]
+            measured = settings.core.items() <= fixed.items() and steps == settings.steps[0]
             at = {"component": "video", "steps": steps, "decoder": decoder, "extrapolated": not measured}
             at |= {"seconds": median(rounds), "rounds": rounds if measured else None, "memory_gb": memory}
             found.append((at, spent))

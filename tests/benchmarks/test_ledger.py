@@ -6,8 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from benchmarks import claims as module
 from benchmarks import ledger
-from benchmarks.ledger import Claim, arithmetic, claims, value, verdict
+from benchmarks.claims import Claim, arithmetic, claims, value
+from benchmarks.ledger import verdict
 from benchmarks.reported import figures
 from cmd_lightning.errors import InputError
 
@@ -24,8 +26,8 @@ VIDEO = {"component": "video", "resolution": "512x1024", "steps": 50, "batch": 1
 def results(tmp_path):
     """Writes rows as a file of results; gives the folder."""
 
-    def write(name, *rows):
-        (tmp_path / f"{name}.json").write_text(json.dumps({"rows": rows}))
+    def write(name, *rows, scale="paper"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"rows": rows, "settings": {"scale": scale}}))
         return tmp_path
 
     return write
@@ -36,11 +38,10 @@ def video(system, **values):
 
 
 def test_without_evidence_a_claim_needs_it(tmp_path):
-    needing = [claim for claim in CLAIMS.values() if not (claim.tests or claim.ranked)]
-    assert len(needing) == 17
-    for claim in needing:
-        assert verdict(claim, tmp_path) == f"needs {claim.needs}"
-        assert claim.needs
+    for claim in CLAIMS.values():
+        assert claim.needs and claim.command
+        if not (claim.tests or claim.ranked):
+            assert verdict(claim, tmp_path) == f"needs {claim.needs}"
 
 
 def test_every_figure_of_the_paper_is_one_that_it_reports():
@@ -63,7 +64,7 @@ def test_arithmetic_is_spelled_out():
 
 def test_a_ratio_that_the_tables_do_not_give_is_told(monkeypatch):
     records = [FASTER.__dict__ | {"printed": 8.7}]
-    monkeypatch.setattr(ledger.yaml, "safe_load", lambda _: records)
+    monkeypatch.setattr(module.yaml, "safe_load", lambda _: records)
     with pytest.raises(InputError, match=r"the tables give 7\.73.*, not 8\.7"):
         claims()
 
@@ -91,29 +92,41 @@ def test_counts_of_a_training_step(results):
 
 @pytest.mark.parametrize(
     ("seconds", "told"),
-    [(9.0, "**measured on A GPU**: 9 "), (7.5, "**measured on A GPU**: 7.5 "), (5.0, "**contradicted on A GPU**: 5 ")],
+    [
+        (9.0, "**measured on a GPU**: 9"),
+        (7.69, "**measured on a GPU**: 7.69"),  # which is 7.7
+        (7.5, "**measured on a GPU**: 7.5, below"),
+        (7.3, "**contradicted on a GPU**: 7.3"),
+    ],
 )
 def test_times(results, seconds, told):
-    of = {"device": "A GPU", "compiled": True}
+    of = {"device": "GPU", "compiled": True}
     rows = [video("CMD", seconds=1.0, **of), video("LVDM", seconds=seconds, **of)]
     rows.append(video("LVDM", seconds=0.1, device="another", compiled=True))  # devices are not mixed
-    assert verdict(FASTER, results("efficiency_gpu", *rows)) + " " == told
+    assert verdict(FASTER, results("efficiency_gpu", *rows)) == told
+    rows = [row | {"resolution": "512x512"} for row in rows]  # of which the claim says nothing
+    assert verdict(FASTER, results("efficiency_gpu", *rows)) == "needs an NVIDIA GPU"
 
 
 def test_small_networks_decide_nothing(results):
-    of = {"device": "A CPU", "compiled": False, "resolution": "256x256"}
-    folder = results("efficiency_cpu", video("CMD", seconds=1.0, **of), video("LVDM", seconds=2.5, **of))
-    assert verdict(FASTER, folder) == "**small networks on A CPU**: 2.5; needs an NVIDIA GPU"
+    of = {"device": "Intel CPU, one thread", "compiled": False}
+    rows = [video("CMD", seconds=1.0, **of), video("LVDM", seconds=2.5, **of)]
+    folder = results("efficiency_fifth_cpu", *rows, scale="fifth")
+    assert verdict(FASTER, folder) == "**small networks on an Intel CPU, one thread**: 2.5; needs an NVIDIA GPU"
     seconds = next(claim for claim in CLAIMS.values() if claim.unit == "s")
     assert verdict(seconds, folder) == "needs an NVIDIA GPU"
+    # Those of free sizes are no evidence, at whatever resolution.
+    assert verdict(FASTER, results("efficiency_fifth_cpu", *rows, scale="shapes32")) == "needs an NVIDIA GPU"
 
 
 def test_less_memory_is_better(results):
-    of = {"device": "A GPU", "compiled": False}
+    of = {"device": "NVIDIA GPU", "compiled": False}
     rows = [video(name, memory_gb=gb, **of) for name, gb in (("CMD", 4.0), ("LVDM", 8.0), ("ModelScope", 8.0))]
-    assert verdict(MEMORY, results("efficiency_gpu", *rows)) == "**measured on A GPU**: 50 %"
+    assert verdict(MEMORY, results("efficiency_gpu", *rows)) == "**measured on an NVIDIA GPU**: 50 %"
+    rows[0]["memory_gb"] = 5.4
+    assert verdict(MEMORY, results("efficiency_gpu", *rows)) == "**measured on an NVIDIA GPU**: 67.5 %, above"
     rows[0]["memory_gb"] = 7.0
-    assert verdict(MEMORY, results("efficiency_gpu", *rows)) == "**contradicted on A GPU**: 87.5 %"
+    assert verdict(MEMORY, results("efficiency_gpu", *rows)) == "**contradicted on an NVIDIA GPU**: 87.5 %"
 
 
 def test_order(results, tmp_path):
@@ -125,6 +138,30 @@ def test_order(results, tmp_path):
     cell["generated"]["shapes_frechet_distance"] = 1.0
     path.write_text(json.dumps({"cells": {"generation/a": cell}}))
     assert verdict(claim, tmp_path).startswith("**other order on shapes32**: 2.0, 3.0, 1.0")
+
+
+@pytest.mark.parametrize(
+    ("hits", "distance", "told"),
+    [
+        ("10" * 4, 1.0, "**no worse on shapes32**: accuracy +0.000 ± 0.000, kernel distance -0.250 ± "),
+        ("10" * 4, 2.0, "**contradicted on shapes32**: accuracy +0.000 ± 0.000, kernel distance +0.750 ± "),
+        ("00" * 4, 1.0, "**contradicted on shapes32**: accuracy -0.500 ± 0.000, kernel distance -0.250 ± "),
+    ],
+)
+def test_samples(results, hits, distance, told):
+    claim = next(claim for claim in CLAIMS.values() if claim.sampled)
+
+    def row(setting, **values):
+        solver, steps = setting.split("/")
+        return {"split": "test", "solver": solver, "steps": int(steps), **values}
+
+    few, many = claim.sampled
+    rows = [
+        row(few, hits=hits, kernel_distance_parts=[distance, distance, distance, distance + 0.1]),
+        row(many, hits="10" * 4, kernel_distance_parts=[1.2, 1.3, 1.3, 1.3]),
+    ]
+    assert verdict(claim, results("sampling", *rows)).startswith(told)
+    assert verdict(claim, results("sampling", rows[0])) == "needs samples"
 
 
 @pytest.mark.parametrize(
@@ -146,5 +183,5 @@ def test_tests_that_hold_a_claim_are_there(tmp_path):
     held = [claim for claim in CLAIMS.values() if claim.tests]
     assert held
     for claim in held:
-        assert "it**" in verdict(claim, tmp_path)
+        assert verdict(claim, tmp_path).startswith("**tested** in test_")
     assert verdict(Claim("c", "d", "e", tests=("tests/none.py",), needs="a test"), tmp_path) == "needs a test"
