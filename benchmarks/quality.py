@@ -110,7 +110,7 @@ class Quality:
     def plain_captions(self) -> dict[str, Any]:
         """Videos of held-out plain captions: are they what the caption says, spread as real ones, and new?"""
         scenes, real = self.clips(self.settings.num, level="plain")
-        video = self.generate([scene.caption for scene in scenes])
+        video = generate(self.pipeline, [scene.caption for scene in scenes])
         readings, expected = self.reader.read(video), list(map(Reading.of, scenes))
         result: dict[str, Any] = {"chance": self.reader.chance, "none": sum(r.none for r in readings) / len(readings)}
         for name, chosen in (("all", None), ("seen", True), ("unseen", False)):
@@ -132,16 +132,13 @@ class Quality:
         return {
             "real": self.distances(video, other),
             "reconstruction": self.distances(self.reconstruct(video), other),
-            "generated motion": self.distances(self.generate(captions, steps, of=video), other),
-            "generated": self.distances(self.generate(captions, steps), other),
+            "generated motion": self.distances(generate(self.pipeline, captions, steps, of=video), other),
+            "generated": self.distances(generate(self.pipeline, captions, steps), other),
         }
 
     def clips(self, num: int, split: str = "test", **options: Any) -> tuple[list[Scene], Tensor]:
-        """Held-out scenes and their clips, uint8 (N, C, T, H, W)."""
-        _, frames, size, _ = self.pipeline.config.video_shape
-        seed = stable_hash(0, split)
-        scenes = [draw_scene(seed, index, frames=frames, **options) for index in range(num)]
-        return scenes, torch.stack([render(scene, frames, size) for scene in scenes])
+        """Held-out scenes and their clips, of the model's size."""
+        return clips(self.pipeline, num, split, **options)
 
     @torch.no_grad()
     def reconstruct(self, video: Tensor) -> Tensor:
@@ -151,24 +148,9 @@ class Quality:
         return torch.cat([to_uint8(part).cpu() for part in decoded])
 
     @torch.no_grad()
-    def generate(self, captions: Sequence[str], steps: int | None = None, of: Tensor | None = None) -> Tensor:
-        """Videos of captions, uint8, sample i from seed i; with the true content frames `of` these clips if given."""
-        videos = []
-        for first in range(0, len(captions), BATCH):
-            values, seeds = list(captions[first : first + BATCH]), range(first, min(first + BATCH, len(captions)))
-            if of is None:
-                content = self.pipeline.generate_content(values, seeds, steps)
-            else:
-                clips = from_uint8(of[first : first + BATCH]).to(self.pipeline.device)
-                content = self.pipeline.autoencoder.encode(clips)[0]
-            motion = self.pipeline.generate_motion(content, values, seeds, steps)
-            videos.append(to_uint8(self.pipeline.decode(content, motion)).cpu())
-        return torch.cat(videos)
-
-    @torch.no_grad()
     def distances(self, video: Tensor, real: Tensor) -> dict[str, float]:
         """Fréchet and kernel distance over shapes features."""
-        one, two = (torch.cat([self.features(part) for part in x.split(BATCH)]) for x in (video, real))
+        one, two = (features_of(self.features, x) for x in (video, real))
         return {
             "shapes_frechet_distance": float(frechet_distance_from_features(one, two)),
             "shapes_kernel_distance": float(kernel_distance(one, two)),
@@ -189,6 +171,44 @@ class Quality:
             result[f"{name} median distance"] = found.distance.median().item()
             result[f"{name} least distance"] = found.distance.min().item()
         return result
+
+
+def clips(pipeline: CMDPipeline, num: int, split: str = "test", **options: Any) -> tuple[list[Scene], Tensor]:
+    """Held-out scenes and their clips of a model's size, uint8 (N, C, T, H, W)."""
+    _, frames, size, _ = pipeline.config.video_shape
+    seed = stable_hash(0, split)
+    scenes = [draw_scene(seed, index, frames=frames, **options) for index in range(num)]
+    return scenes, torch.stack([render(scene, frames, size) for scene in scenes])
+
+
+@torch.no_grad()
+def generate(
+    pipeline: CMDPipeline, captions: Sequence[str], steps: int | None = None, of: Tensor | None = None
+) -> Tensor:
+    """Videos of captions, uint8, sample i from seed i; with the true content frames `of` these clips if given."""
+    videos = []
+    for first in range(0, len(captions), BATCH):
+        values, seeds = list(captions[first : first + BATCH]), range(first, min(first + BATCH, len(captions)))
+        if of is None:
+            content = pipeline.generate_content(values, seeds, steps)
+        else:
+            clips = from_uint8(of[first : first + BATCH]).to(pipeline.device)
+            content = pipeline.autoencoder.encode(clips)[0]
+        motion = pipeline.generate_motion(content, values, seeds, steps)
+        videos.append(to_uint8(pipeline.decode(content, motion)).cpu())
+    return torch.cat(videos)
+
+
+@torch.no_grad()
+def features_of(network: ShapesFeatures, video: Tensor) -> Tensor:
+    """Shapes features of clips, (N, D)."""
+    return torch.cat([network(part) for part in video.split(BATCH)])
+
+
+def measured_with(model: str) -> dict[str, Any]:
+    """The fingerprints of a model's weights and of those that read its samples."""
+    yardstick = {name: weights_sha256(WEIGHTS / name) for name in (ShapesReader.WEIGHTS, ShapesFeatures.WEIGHTS)}
+    return {"model": weights_sha256(model_folder(model)), "yardstick": yardstick}
 
 
 def first_positions(video: Tensor) -> Tensor:
@@ -251,10 +271,7 @@ def main() -> int:
     if not options.recipe.is_file():
         raise InputError(f"--recipe {options.recipe}: there is no such file; give the config of the content model")
     settings = Settings(**{name: getattr(options, name) for name in vars(Settings())})
-    weights = {
-        "model": weights_sha256(model_folder(options.model)),
-        "yardstick": {name: weights_sha256(WEIGHTS / name) for name in (ShapesReader.WEIGHTS, ShapesFeatures.WEIGHTS)},
-    }
+    weights = measured_with(options.model)
     pipeline = open_model(options.model)
     sampling = {stage: dict(zip(("steps", "guidance"), pipeline.sampling(stage), strict=True)) for stage in STAGES}
     protocol = {"weights": weights, "settings": vars(settings), "sampling": sampling, "recipe": str(options.recipe)}

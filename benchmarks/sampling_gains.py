@@ -1,7 +1,7 @@
 """What each measure gains in seconds from prompt to pixels, one after the other, by `CMDPipeline` itself; for a GPU.
 
     python -m benchmarks.sampling_gains                          # configs/webvid_sd21 at 512x1024, weights drawn
-    python -m benchmarks.sampling_gains --scale fifth --size 64x64 --steps 2 --device cpu --json ""   # whether it runs
+    python -m benchmarks.sampling_gains --scale fifth --size 64x64 --steps 2 --device cpu --json outputs/gains.json
 
 Rows stand in the order of `MEASURES`, each with those before it: as it is, bfloat16, compiled with CUDA graphs, DPM++
 in 15 steps, the tiny frame decoder. Every row has the seconds of each part: content, motion, autoencoder, frames. No
@@ -15,10 +15,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers import AutoencoderTiny
 
-from benchmarks.calls import FACTOR
-from benchmarks.cells import Cell, Rows, add_arguments, check_device, cleared, closing, measure_cells, now
+from benchmarks.cells import Cell, Rows, add_arguments, check_device, cleared, clock, closing, measure_cells
+from benchmarks.efficiency.frame_decoders import tiny_vae, vae
 from benchmarks.efficiency.scales import SCALES
 from cmd_lightning.commands.files import pixels
 from cmd_lightning.conditioning import ConditionEncoder
@@ -33,7 +33,8 @@ FEW = 15
 """Steps of `dpm++`."""
 DIVISOR = {"paper": 1, "fifth": 4}
 """Of the channels of the frame decoders."""
-FRAMES, CHANNELS, ROUNDS = 16, 4, 3
+ROUNDS = 3
+"""Of which the median counts, after one more."""
 
 
 class DrawnText(ConditionEncoder):
@@ -57,11 +58,9 @@ class DrawnText(ConditionEncoder):
 def pipeline_of(scale: str, size: tuple[int, int]) -> tuple[CMDPipeline, AutoencoderTiny]:
     """The whole model at `size` pixels, and a tiny frame decoder."""
     system = SCALES[scale]["CMD"]
-    shape = (CHANNELS, FRAMES, size[0] // FACTOR, size[1] // FACTOR)
+    shape = system.video(size)
     autoencoder = system.autoencoder()
     spec = autoencoder.latent_spec(shape)
-    channels = tuple(number // DIVISOR[scale] for number in (128, 256, 512, 512))
-    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
     pipeline = CMDPipeline(
         autoencoder,
         unet=system.denoisers["content"](spec, system.width),
@@ -70,12 +69,11 @@ def pipeline_of(scale: str, size: tuple[int, int]) -> tuple[CMDPipeline, Autoenc
         motion_model=system.denoisers["motion"](spec, system.width),
         motion_scheduler=Diffusion().scheduler(),
         motion_text_encoder=DrawnText(system.width),
-        vae=AutoencoderKL(block_out_channels=channels, layers_per_block=2, **kinds),
+        vae=vae(DIVISOR[scale]),
         video_shape=shape,
     )
     pipeline.set_progress_bar_config(disable=True)
-    tiny = (64 // DIVISOR[scale],) * 4
-    return pipeline, AutoencoderTiny(encoder_block_out_channels=tiny, decoder_block_out_channels=tiny).eval()
+    return pipeline, tiny_vae(DIVISOR[scale]).eval()
 
 
 def measure(cell: Cell, settings: Mapping[str, Any]) -> Rows:
@@ -104,16 +102,16 @@ def measure(cell: Cell, settings: Mapping[str, Any]) -> Rows:
 
 @torch.no_grad()
 def _round(pipeline: CMDPipeline, steps: int, guidance: float, device: torch.device) -> dict[str, float]:
-    times = [now(device)]
+    times = [clock(device)]
     content = pipeline.generate_content(["a"], [0], steps, guidance)
-    times.append(now(device))
+    times.append(clock(device))
     motion = pipeline.generate_motion(content, ["a"], [0], steps, guidance)
-    times.append(now(device))
+    times.append(clock(device))
     dtype = pipeline.autoencoder.dtype
     latent = pipeline.autoencoder.decode(content.to(dtype), motion.to(dtype))
-    times.append(now(device))
+    times.append(clock(device))
     pipeline.frames.decode(latent)
-    times.append(now(device))
+    times.append(clock(device))
     names = ("content", "motion", "autoencoder", "frames")
     return {name: end - begun for name, (begun, end) in zip(names, pairwise(times), strict=True)}
 
@@ -131,8 +129,7 @@ def main() -> int:
     settings = {name: getattr(options, name) for name in ("scale", "size", "steps", "guidance", "device")}
     cells = [{"measure": name} for name in MEASURES]
     record = {"settings": settings} | provenance()
-    path = options.json if options.json and options.json.name else None
-    result = measure_cells(cells, lambda cell: measure(cell, settings), record, path, options.minutes)
+    result = measure_cells(cells, lambda cell: measure(cell, settings), record, options.json, options.minutes)
     print(closing(cells, result["rows"]))
     return 0
 
