@@ -90,9 +90,8 @@ def counted(text: str, of: Entry) -> str:
 def makers() -> Iterator[tuple[Path, Callable[[str], str]]]:
     """Every file that has generated parts, and what makes them anew of its text: cards first, as READMEs quote them."""
     for entry in zoo.entries():
-        path = Path("zoo/cards", f"{entry.name}.yaml")
-        if entry.kind != "model" and path.is_file():
-            yield path, partial(counted, of=entry)
+        if entry.kind != "model" and entry.card_path.is_file():
+            yield entry.card_path, partial(counted, of=entry)
     for path in FILES:
         yield path, partial(written, path=path)
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -239,8 +240,8 @@ def test_files_that_are_no_cards(tmp_path, text, told):
         Card.read(path, "Mine", "motion")
 
 
-OPENED = ("cmd_lightning", "zoo", "zoo/motion", "configs", "configs/motion")
-"""Folders that a copy of the checkout has as such; all else are links."""
+OPENED = ("cmd_lightning", "zoo", "zoo/cards", "zoo/motion", "configs", "configs/motion")
+"""Folders that a copy of the checkout has as such, with their texts; all else are links."""
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +254,8 @@ def walked(tmp_path_factory):
             link = checkout / folder / path.name
             if path.is_symlink():  # cmd_lightning/zoo and its like lead to the folders beside
                 link.symlink_to(os.readlink(path))
+            elif path.suffix in (".md", ".yaml"):  # some are written by the walk
+                shutil.copy(path, link)
             elif link.relative_to(checkout).as_posix() not in OPENED:
                 link.symlink_to(path)
     walk = (ROOT / "zoo/README.md").read_text().partition("## Add a motion model")[2]
@@ -285,7 +288,7 @@ def test_the_walk_lists_the_new_motion_model(walked):
 
 
 def test_the_new_motion_model_is_shown_and_may_be_ranked(walked):
-    checkout, (*_, ranked) = walked
+    checkout, (*_, ranked, _) = walked
     assert ranked[:-1] == ["cmd-lightning", "zoo", "rank"]
     script = f"""
 from cmd_lightning.cli import main
@@ -302,14 +305,23 @@ assert candidate("{ranked[-1]}", None, None).init_args == {{"width": 96, "depth"
 
 
 def test_the_walk_tests_the_new_motion_model(walked):
-    checkout, (_, tested, _) = walked
+    checkout, (_, tested, *_) = walked
     told = follow(checkout, tested, "-q", "-p", "no:cacheprovider", "-m", "not slow")
     assert int(re.search(r"(\d+) passed", told)[1]) > 3
     assert "skipped" not in told
 
 
+def test_the_walk_writes_the_table_and_passes_lint(walked):
+    checkout, (*_, written) = walked
+    assert written == ["python", "-m", "benchmarks.readme"]
+    assert "README.md" in follow(checkout, written).splitlines()
+    assert "[`MotionMLP`](zoo/motion/mlp.py)" in (checkout / "README.md").read_text()
+    for verb in (["check"], ["format", "--check"]):
+        follow(checkout, ["python", "-m", "ruff", *verb, "zoo/motion/mlp.py", "--no-cache"])
+
+
 @pytest.mark.slow  # two minutes, of which most make the clips that all models share
 def test_the_walk_ranks_the_new_motion_model(walked, tmp_path):
-    checkout, (*_, ranked) = walked
+    checkout, (*_, ranked, _) = walked
     told = follow(checkout, ranked, "--seeds", "1", "--samples", "64", "--out", str(tmp_path))
     assert "| **MotionMLP** |" in told
