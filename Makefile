@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint timings clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("cmd-lightning needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; choose another: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
@@ -27,6 +27,13 @@ test-all: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# The CPU's timings in benchmarks/README.md, measured anew in about ten minutes; nothing else should run meanwhile.
+timings: $(VENV)/.installed
+	rm -f benchmarks/results/efficiency_fifth_cpu.json benchmarks/results/efficiency_shapes32_cpu.json
+	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.efficiency --scale fifth --device cpu --minutes 60
+	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.efficiency --scale shapes32 --device cpu --minutes 60
+	$(RUN) -m benchmarks.readme
 
 clean:
 	rm -rf $(VENV) outputs build dist *.egg-info

@@ -1,9 +1,9 @@
-"""Writes what is generated: blocks of README.md and zoo/README.md, and the `parameters` in the zoo's cards.
+"""Writes what is generated: blocks of READMEs, and the `parameters` in the zoo's cards.
 
     python -m benchmarks.readme            # after a measurement, a new card, a new claim
     python -m benchmarks.readme --check    # only says what is not current, with code 2
 
-A block (the claims ledger, the zoo's table, the leaderboard) stands between the comments "begin NAME: python -m
+A block (such as the claims ledger, the zoo's table, the leaderboard) stands between the comments "begin NAME: python -m
 benchmarks.readme" and "end NAME". Parameters are counted on the meta device; a card's other fields stay as they are.
 """
 
@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from benchmarks import ledger
-from cmd_lightning import zoo
+from benchmarks import ledger, sampling
+from benchmarks.efficiency import summary
+from cmd_lightning import markdown, zoo
 from cmd_lightning.commands.zoo import TITLES, short
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.ranking import leaderboard
@@ -24,19 +25,18 @@ from cmd_lightning.zoo import Entry
 from cmd_lightning.zoo.card import with_field
 from cmd_lightning.zoo.sizes import count_parameters
 
-FILES = (Path("README.md"), Path("zoo/README.md"))
+FILES = (Path("README.md"), Path("zoo/README.md"), Path("benchmarks/README.md"))
 BLOCK = re.compile(r"(<!-- begin (\w+): python -m benchmarks\.readme -->\n).*?(<!-- end (\w+) -->)", re.DOTALL)
 
 
 def zoo_table() -> str:
     """Every entry of the zoo, by kind, as a Markdown table."""
-    lines = ["| | name | what | parameters |", "| --- | --- | --- | --- |"]
-    for kind, title in TITLES.items():
-        for number, entry in enumerate(zoo.entries(kind)):
-            lines.append(
-                f"| {title if number == 0 else ''} | {link(entry)} | {what(entry)} | {short(entry.card.total)} |"
-            )
-    return "\n".join(lines)
+    rows = [
+        (None if number else title, link(entry), what(entry), short(entry.card.total))
+        for kind, title in TITLES.items()
+        for number, entry in enumerate(zoo.entries(kind))
+    ]
+    return markdown.table(("", "name", "what", "parameters"), rows)
 
 
 def link(entry: Entry) -> str:
@@ -56,10 +56,19 @@ def leaderboard_table() -> str:
     return leaderboard.table(leaderboard.ranked())
 
 
+def sampling_table() -> str:
+    """Few-step solvers on the model that ships."""
+    return sampling.table({"rows": summary.read("sampling")})
+
+
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "claims": ledger.table,
     "zoo": zoo_table,
     "leaderboard": leaderboard_table,
+    "counts": summary.counted,
+    "fifth": partial(summary.measured, "fifth"),
+    "shapes32": partial(summary.measured, "shapes32"),
+    "sampling": sampling_table,
 }
 """What makes a block, by name."""
 

@@ -8,10 +8,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.cells import Cell, cleared
-from benchmarks.efficiency.run import Run, one_thread
+from benchmarks.efficiency.run import Run
 from benchmarks.efficiency.timing import Settings
 from cmd_lightning.commands.files import pixels
 from cmd_lightning.markdown import table
+from cmd_lightning.threads import one_thread
 
 STEPS = 3
 """That are profiled, of each denoiser."""
@@ -29,7 +30,7 @@ def operators(settings: Settings, cell: Cell, name: str) -> list[dict[str, Any]]
     cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     how = {key: cell[key] for key in ("batch", "guidance", "compiled")} | {"warm_up": settings.warm_up}
-    with cleared(device), one_thread(device), torch.no_grad():
+    with cleared(device), one_thread(), torch.no_grad():
         run = Run(settings.systems[name], pixels(cell["resolution"]), device, dtype, **how)
         with profile(activities=activities) as watched:
             run.sample(STEPS)

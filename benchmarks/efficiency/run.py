@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from statistics import median
 
 import torch
@@ -91,18 +90,6 @@ class Run:
 def calls(name: str, steps: int) -> int:
     """How often a network does its part in a video."""
     return 1 if name == AUTOENCODER else steps
-
-
-@contextmanager
-def one_thread(device: torch.device) -> Iterator[None]:
-    """On a CPU torch computes with one thread."""
-    threads = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def optimise(network: nn.Module, dtype: torch.dtype, compiled: bool) -> None:

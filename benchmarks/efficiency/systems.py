@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.calls import FACTOR, TOKENS, Call, Shape, call_of, directly, image_latents
+from benchmarks.calls import FACTOR, TOKENS, Call, Shape, call_of, image_latents
 from cmd_lightning.diffusion import Diffusion
-from cmd_lightning.diffusion.sampling import guided, sample
+from cmd_lightning.diffusion.sampling import Denoiser, given_content, guided, sample
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import AutoencoderNetwork, Condition, LatentSpec, planes
 from cmd_lightning.networks.content_unet import predict_content
@@ -137,22 +136,12 @@ class Assembled(nn.Module):
         on_end("autoencoder")
         return video
 
-    def predictor(self, name: str, made: Mapping[str, Tensor]) -> Callable[[Tensor, Tensor, Condition], Tensor]:
+    def predictor(self, name: str, made: Mapping[str, Tensor]) -> Denoiser:
         """A denoiser with what it needs of the stage before put in."""
         network = self.denoisers[name]
-        function = predict_content if name == "content" else directly
-
-        @functools.cache
-        def given(batch: int) -> tuple[Any, ...]:
-            if name != "motion":
-                return ()
-            content = made["content"]
-            return (network.prepare(content.repeat(batch // len(content), 1, 1, 1)),)  # twice under guidance
-
-        def predict(noisy: Tensor, timestep: Tensor, caption: Condition) -> Tensor:
-            return function(network, noisy, timestep, *given(len(noisy)), caption)
-
-        return predict
+        if name == "motion":
+            return given_content(network, made["content"])
+        return functools.partial(predict_content, network) if name == "content" else network
 
 
 def shape_of(name: str, latent: LatentSpec | tuple[int, ...]) -> tuple[int, ...]:

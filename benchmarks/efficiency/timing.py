@@ -12,12 +12,13 @@ import torch
 from benchmarks.cells import Cell, Rows, check_device, cleared, clock, device_name
 from benchmarks.efficiency import counts
 from benchmarks.efficiency.rows import row
-from benchmarks.efficiency.run import AUTOENCODER, Run, one_thread, optimise
+from benchmarks.efficiency.run import AUTOENCODER, Run, optimise
 from benchmarks.efficiency.scales import SCALES
 from benchmarks.efficiency.systems import System
 from cmd_lightning.commands.files import pixels
 from cmd_lightning.errors import InputError
 from cmd_lightning.provenance import provenance
+from cmd_lightning.threads import one_thread
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def measure(cell: Cell, settings: Settings) -> Rows:
     Memory that does not suffice is a result too: no seconds.
     """
     device = torch.device(settings.device)
-    with cleared(device), one_thread(device), torch.no_grad():
+    with cleared(device), one_thread(), torch.no_grad():
         return _measure(cell, settings, device)  # whose networks are gone when memory is cleared
 
 
