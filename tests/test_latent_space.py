@@ -12,6 +12,7 @@ from torch import nn
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import FrameLatents, Pixels, from_uint8
 from cmd_lightning.networks.classes import build, describe
+from cmd_lightning.stable_diffusion import StableDiffusion
 from cmd_lightning.video_io import read_video
 
 VIDEO = torch.rand(2, 3, 5, 16, 24) * 2 - 1
@@ -121,6 +122,12 @@ def test_what_the_hubs_cache_holds_needs_no_network(tmp_path):
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     assert told.stdout.split()[-1:] == [FrameLatents(vae_of()).fingerprint], told.stderr
+    cached = StableDiffusion("owner/sd", options={"cache_dir": tmp_path})
+    assert cached.config("vae")["latent_channels"] == 4
+    with pytest.raises(
+        InputError, match=r"base owner/sd: there is no unet on the hub or in its cache; .* unet, vae, .*"
+    ):
+        cached.config("unet")
 
 
 def test_half_precision_is_stored_and_not_computed_in(tmp_path):

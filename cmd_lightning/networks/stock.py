@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from huggingface_hub.errors import EntryNotFoundError
 from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError, reason
 from cmd_lightning.networks.classes import plain
 from cmd_lightning.networks.contracts import Condition, Network
+from cmd_lightning.pretrained import Pretrained
 
 
 class StockDenoiser(Network):
@@ -88,10 +86,11 @@ class StockDenoiser(Network):
             InputError: There is nothing to open, or another class's network.
         """
         wanted = (cls.__name__, cls.stock_class.__name__)
-        holds, part = find(str(name), cls.part, wanted, options)
+        source = Pretrained(str(name), options=options)
+        holds, part = find(source, cls.part, wanted)
         if holds == cls.__name__:
-            return super().from_pretrained(name, **options)
-        return cls.around(opened(cls.stock_class, str(name), part, options), latent)
+            return source.read(super().from_pretrained, part)
+        return cls.around(source.read(cls.stock_class.from_pretrained, part), latent)
 
     @classmethod
     def around(cls, stock: nn.Module, latent: tuple[int, int, int, int] | None = None) -> StockDenoiser:
@@ -107,63 +106,23 @@ class StockDenoiser(Network):
 UNCONDITIONAL = 8
 """Channels of the one zero token that an unconditional network attends to."""
 
-SOURCE = ("revision", "cache_dir", "token", "local_files_only", "force_download", "proxies")
-"""Options of `from_pretrained` that say where things come from."""
 
-
-def find(name: str, part: str, wanted: Sequence[str], options: dict[str, Any]) -> tuple[str, str]:
+def find(source: Pretrained, part: str, wanted: Sequence[str]) -> tuple[str, str]:
     """The class of a network that a folder or hub repository holds, and where in it.
 
     Args:
-        name: The folder or the hub id.
+        source: The folder or the repository; with an option `subfolder`, that is the only place.
         part: The folder in it to look into, if it holds none of `wanted` itself.
         wanted: Names of classes, of which one shall be found.
-        options: Of `from_pretrained`; with `subfolder`, that is the only place.
 
     Raises:
         InputError: There is nothing of that name, or none of these classes.
     """
-    places = [options["subfolder"]] if "subfolder" in options else ["", part]
-    found = [(str(config.get("_class_name")), place) for place in places if (config := _config(name, place, options))]
+    places = [source.options["subfolder"]] if "subfolder" in source.options else dict.fromkeys(("", part))
+    found = [(str(config.get("_class_name")), place) for place in places if (config := source.find(place))]
     for holds, place in found:
         if holds in wanted:
             return holds, place
     what = f"it holds a {found[0][0]}" if found else "there is no config.json in it"
-    if not found and not Path(name).is_dir():
-        what = "neither the hub nor its cache has a config.json of it"
     whole = f", or of a pipeline that has it as {part}" if part else ""
-    raise InputError(f"from_pretrained {name}: {what}; give a folder or hub id of {' or '.join(wanted)}{whole}")
-
-
-def opened(kind: type[Any], name: str, part: str, options: dict[str, Any]) -> Any:
-    """A network of diffusers from a folder or hub repository, in its folder `part`.
-
-    Raises:
-        InputError: It cannot be had, or its weights do not fit.
-    """
-    try:
-        return kind.from_pretrained(name, **options | {"subfolder": part or None})
-    except Exception as error:  # of many kinds: of the hub, of safetensors, of shapes
-        raise _unopened(name, part, error) from error
-
-
-def _config(name: str, part: str, options: dict[str, Any]) -> dict[str, Any] | None:
-    """The config in the folder `part` of a folder or hub repository, or None where there is none."""
-    folder = Path(name)
-    if folder.is_dir():
-        if not (folder / part / "config.json").is_file():
-            return None
-    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise InputError(f"from_pretrained {name}: there is no such folder, and a hub id is OWNER/NAME; give one")
-    where = {key: value for key, value in options.items() if key in SOURCE}
-    try:
-        return Network.load_config(name, subfolder=part or None, **where)
-    except Exception as error:  # of many kinds: of the hub, of the network, of json
-        if isinstance(error.__context__, EntryNotFoundError):  # where there is no network: not in the cache either
-            return None
-        raise _unopened(name, part, error) from error
-
-
-def _unopened(name: str, part: str, error: Exception) -> InputError:
-    remedy = "check the folder" if Path(name).is_dir() else "give a folder, or a hub id where there is a network"
-    return InputError(f"from_pretrained {name}: {part or 'it'} cannot be opened ({reason(error)}); {remedy}")
+    raise InputError(f"{source.option} {source.name}: {what}; give a folder or hub id of {' or '.join(wanted)}{whole}")

@@ -196,6 +196,29 @@ def test_opens_the_stock_network_of_a_folder(kind, whole, wake, tmp_path):
     assert kind.from_pretrained(tmp_path).config.latent[0] == 3
 
 
+@WRAPPERS
+@torch.no_grad()
+def test_opens_own_network_as_a_part_of_what_the_hubs_cache_holds(kind, wake, tmp_path):
+    network = wake(small(kind))
+    cached, commit = tmp_path / "models--owner--some", "0123456789" * 4
+    network.save_pretrained(cached / "snapshots" / commit / kind.part)
+    (cached / "refs").mkdir()
+    (cached / "refs/main").write_text(commit)
+    opened = kind.from_pretrained("owner/some", cache_dir=tmp_path, torch_dtype=torch.float64)
+    assert type(opened) is kind and opened.dtype == torch.float64
+    assert torch.equal(next(opened.parameters()), next(network.parameters()).double())
+    assert torch.equal(
+        next(kind.from_pretrained(cached / "snapshots" / commit).parameters()), next(network.parameters())
+    )
+    with pytest.raises(
+        InputError, match=r"owner/some: it is no folder, and not .* nothing of it, and local_files_only"
+    ):
+        kind.from_pretrained("owner/some", cache_dir=tmp_path / "empty", local_files_only=True)
+    other = next(other for other in SETTINGS if other.part != kind.part)
+    with pytest.raises(InputError, match=rf"owner/some: there is no config.json in it; .*has it as {other.part}"):
+        other.from_pretrained("owner/some", cache_dir=tmp_path)
+
+
 def small_again(kind, stock):
     network = small(kind).eval()
     network.stock.load_state_dict(stock.state_dict())
@@ -244,7 +267,7 @@ def test_what_cannot_be_opened_is_told(tmp_path, wake):
     says("there is no config.json in it; give a folder or hub id of ModelScope or UNet3DConditionModel, or of a pip")
     says("nowhere: there is no such folder, and a hub id is OWNER/NAME", name="nowhere")
     says(
-        "some/where: neither the hub nor its cache has a config.json of it; give a folder or hub id of",
+        r"some/where: it is no folder, and not to be had from the hub \(.*\); give a folder in diffusers' layout",
         name="some/where",
     )
     small(AnimateDiff).stock.save_pretrained(tmp_path / "unet")

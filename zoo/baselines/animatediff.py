@@ -10,7 +10,8 @@ from torch import Tensor
 
 from cmd_lightning.errors import InputError, reason
 from cmd_lightning.networks import Condition, VideoDenoiser
-from cmd_lightning.networks.stock import SOURCE, StockDenoiser, find, opened
+from cmd_lightning.networks.stock import StockDenoiser, find
+from cmd_lightning.pretrained import Pretrained
 
 ADAPTER = "guoyww/animatediff-motion-adapter-v1-5-2"
 """Hub id of the published motion modules for Stable Diffusion 1.5."""
@@ -62,13 +63,15 @@ class AnimateDiff(StockDenoiser, VideoDenoiser):
             InputError: There is nothing to open, or another class's network, or the two do not fit.
         """
         wanted = (cls.__name__, UNetMotionModel.__name__, UNet2DConditionModel.__name__)
-        holds, part = find(str(name), cls.part, wanted, options)
+        source = Pretrained(str(name), options=options)
+        holds, part = find(source, cls.part, wanted)
         if holds != UNet2DConditionModel.__name__:
             return super().from_pretrained(name, latent, **options)
-        find(str(motion), "", [MotionAdapter.__name__], {key: options[key] for key in SOURCE[1:] if key in options})
-        unet = opened(UNet2DConditionModel, str(name), part, options)
         of_both = {key: value for key, value in options.items() if key not in ("subfolder", "variant", "revision")}
-        adapter = opened(MotionAdapter, str(motion), "", of_both)
+        modules = Pretrained(str(motion), option="motion", options=of_both)
+        find(modules, "", [MotionAdapter.__name__])
+        unet = source.read(UNet2DConditionModel.from_pretrained, part)
+        adapter = modules.read(MotionAdapter.from_pretrained, "")
         try:
             return cls.around(UNetMotionModel.from_unet2d(unet, adapter), latent)
         except (ValueError, RuntimeError) as error:

@@ -1,0 +1,150 @@
+"""Pretrained networks in the layout of diffusers, from a folder or the hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from cmd_lightning.errors import InputError, reason
+
+CACHED = (
+    *("config.json", "vae/config.json", "unet/config.json", "transformer/config.json", "text_encoder/config.json"),
+    *("scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json"),
+)
+"""Files of which one at least lies in the hub's cache after any part was read: then nobody needs to be asked."""
+
+SOURCE = ("revision", "cache_dir", "token", "local_files_only", "force_download", "proxies")
+"""Options of `from_pretrained` that say where things come from."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A pretrained model, or a part of one: nothing is read before it is asked for.
+
+    Args:
+        name: A folder in diffusers' layout, or a hub id.
+        variant: Of the weights, such as "fp16".
+        revision: Of a hub id: branch, tag or commit.
+        option: What the user calls it, for errors.
+        options: Others of diffusers' `from_pretrained`, such as `torch_dtype` and `cache_dir`.
+
+    Attributes:
+        parts: What a folder of this kind holds, for errors.
+        examples: Hub ids of this kind, for errors.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ()
+    examples: ClassVar[tuple[str, ...]] = ()
+    name: str
+    variant: str | None = None
+    revision: str | None = None
+    option: str = "from_pretrained"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def find(self, part: str) -> dict[str, Any] | None:
+        """The config of a part, such as "unet" or "scheduler", or with "" of the folder itself; None if there is none.
+
+        Raises:
+            InputError: There is no such model, or the config cannot be opened.
+        """
+        from diffusers import ConfigMixin
+        from huggingface_hub.errors import EntryNotFoundError
+
+        loader = type("Loader", (ConfigMixin,), {"config_name": f"{'scheduler_' * (part == 'scheduler')}config.json"})
+        if self._folder and not (self._folder / part / loader.config_name).is_file():
+            return None
+        where = {key: value for key, value in self._settings.items() if key in SOURCE}
+        try:
+            return self._opened(loader.load_config, part, where)
+        except InputError as error:
+            # Where there is no network: not in the cache either.
+            if error.__cause__ and isinstance(error.__cause__.__context__, EntryNotFoundError):
+                return None
+            raise
+
+    def config(self, part: str) -> dict[str, Any]:
+        """The config of a part, as `find` gives it.
+
+        Raises:
+            InputError: There is none, or it cannot be opened.
+        """
+        if (found := self.find(part)) is None:
+            raise self._missing(part)
+        return found
+
+    def read(self, opener: Callable[..., Any], part: str, **settings: Any) -> Any:
+        """What a `from_pretrained` of diffusers or transformers makes of a part; `settings` replace those of the model.
+
+        Raises:
+            InputError: There is no such part, or it cannot be opened.
+        """
+        if self._folder and part and not (self._folder / part).is_dir():
+            raise self._missing(part)
+        return self._opened(opener, part, self._settings | settings)
+
+    @property
+    def _folder(self) -> Path | None:
+        return Path(self.name) if Path(self.name).is_dir() else None
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return {"variant": self.variant, "revision": self.revision} | dict(self.options)
+
+    def _opened(self, opener: Callable[..., Any], part: str, settings: Mapping[str, Any]) -> Any:
+        if not self._folder:
+            self._check_hub()
+        settings = {**settings, "subfolder": part or None}
+        try:
+            return opener(self.name, **{key: value for key, value in settings.items() if value is not None})
+        except Exception as error:  # of many kinds: of the hub, of safetensors, of shapes, of json
+            if not self._folder:
+                raise self._gone(reason(error)) from error
+            raise InputError(
+                f"{self.option} {self.name}: {part or 'it'} cannot be opened ({reason(error)}); check the folder"
+                f"{self._variants(self._folder / part)}"
+            ) from error
+
+    def _check_hub(self) -> None:
+        """Asks the hub once: the libraries would try for minutes, file by file.
+
+        Raises:
+            InputError: There is no such repository, or no network.
+        """
+        from huggingface_hub import HfApi, try_to_load_from_cache
+
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.name):
+            raise InputError(
+                f"{self.option} {self.name}: there is no such folder, and a hub id is OWNER/NAME; give one"
+            )
+        settings = self._settings
+        where = {"cache_dir": settings.get("cache_dir"), "revision": settings["revision"]}
+        if any(isinstance(try_to_load_from_cache(self.name, file, **where), str) for file in CACHED):
+            return
+        if settings.get("local_files_only"):
+            raise self._gone("its cache holds nothing of it, and local_files_only is set")
+        try:
+            HfApi().model_info(self.name, revision=settings["revision"], token=settings.get("token"), timeout=10)
+        except Exception as error:  # of many kinds, of the hub and of the network
+            raise self._gone(reason(error)) from error
+
+    def _missing(self, part: str) -> InputError:
+        what = f"{part or 'config.json'} {'in this folder' if self._folder else 'on the hub or in its cache'}"
+        kind = f", with {', '.join(self.parts[:-1])} and {self.parts[-1]}" if self.parts else ""
+        return InputError(f"{self.option} {self.name}: there is no {what}; give one in diffusers' layout{kind}")
+
+    def _gone(self, why: str) -> InputError:
+        examples = f" such as {' or '.join(self.examples)}" if self.examples else ""
+        return InputError(
+            f"{self.option} {self.name}: it is no folder, and not to be had from the hub ({why}); "
+            f"give a folder in diffusers' layout, or where there is a network a hub id{examples}"
+        )
+
+    def _variants(self, folder: Path) -> str:
+        """A hint at variants of the weights in a folder that has not the wanted one."""
+        found = {
+            found[1] for file in folder.glob("*") if (found := re.search(r"\.(\w+)\.(safetensors|bin)$", file.name))
+        }
+        return f"; its weights are of variant {', '.join(sorted(found))}" if found - {self.variant} else ""
