@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from cmd_lightning import markdown
 from cmd_lightning.ranking.intervals import Interval, difference, interval
 from cmd_lightning.zoo import Entry, entries
 from cmd_lightning.zoo.card import with_field
@@ -46,12 +47,12 @@ def table(rankings: Mapping[str, Ranking], marked: str | None = None) -> str:
     others = [name for name, ranking in rankings.items() if ranking["key"] != key]
     rows = {name: ranking for name, ranking in rankings.items() if name not in others}
     order = sorted(rows, key=lambda name: distance(rows[name]).mean)
-    lines = ["| " + " | ".join(COLUMNS) + " |", "| --- " * len(COLUMNS) + "|"]
+    lines = []
     for name in order:
         ranking, bold = rows[name], "**" if name == marked else ""
         sampling, seeds = ranking["sampling"], ranking["seeds"]
         right = interval([seed["direction"] for seed in seeds]).mean
-        cells = (
+        line = (
             f"{bold}{name}{bold}",
             f"{bold}{distance(ranking)}{bold}",
             "best" if name == order[0] else verdict(ranking, rows[order[0]]),
@@ -61,11 +62,11 @@ def table(rankings: Mapping[str, Ranking], marked: str | None = None) -> str:
             f"{ranking['macs'] / 1e6:.1f}" + once(ranking),
             f"{ranking['parameters'] / 1e6:.2f}",
         )
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", words(rows[order[0]])]
+        lines.append(line)
+    parts = [markdown.table(COLUMNS, lines), words(rows[order[0]])]
     if others:
-        lines += ["", f"Ranked by another protocol, so not comparable: {', '.join(sorted(others))}."]
-    return "\n".join(lines)
+        parts.append(f"Ranked by another protocol, so not comparable: {', '.join(sorted(others))}.")
+    return "\n\n".join(parts)
 
 
 def protocol_of(rankings: Mapping[str, Ranking], marked: str | None) -> str:
