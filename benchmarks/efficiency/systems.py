@@ -56,7 +56,10 @@ class System:
         """
         if any(side % FACTOR for side in size):
             raise InputError(f"--size {size[0]}x{size[1]}: give multiples of {FACTOR}, e.g. 512x1024")
-        return self.space((3, self.frames, *size))
+        try:
+            return self.space((3, self.frames, *size))
+        except InputError as error:  # as LTX-Video's latents say of sides that are no multiples of 32
+            raise InputError(f"--size {size[0]}x{size[1]}: {error}") from error
 
 
 class Decode(nn.Module):

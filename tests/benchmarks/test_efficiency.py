@@ -191,6 +191,7 @@ def test_all_networks_are_optimised_alike():
     ("given", "told"),
     [
         (["--size", "60x64"], "--size 60x64: give multiples of 8"),
+        (["--size", "64x72"], "--size 64x72: LTX: 17 frames of 64x72 pixels: .* multiples of 32"),
         (["--size", "wide"], "--size wide: give SIDE or HEIGHTxWIDTH"),
         (["--scale", "huge"], "--scale huge: there is no such scale; give paper, fifth"),
         (["--rounds", "0"], "--rounds 0: give at least 1"),
