@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from cmd_lightning.networks import Condition, LatentSpec, MotionModel
 from cmd_lightning.networks.counting import count
@@ -35,14 +34,9 @@ def counts(network: MotionModel, spec: LatentSpec, condition: Condition) -> dict
     """
     motion, content = torch.empty(1, *spec.motion), torch.empty(1, *spec.content)
     timestep = torch.zeros(1, dtype=torch.long)
-    inputs = (motion, timestep, content, condition.pooled, condition.tokens, condition.mask)
-    whole = count(network, *inputs, call=_step)
+    whole = count(network, motion, timestep, content, condition)
     once = count(network, content, call=lambda model, frame: model.prepare(frame))
     return {"parameters": whole.parameters, "macs": whole.macs - once.macs, "prepare_macs": once.macs}
-
-
-def _step(network: nn.Module, motion: Tensor, timestep: Tensor, content: Tensor, *condition: Tensor) -> Tensor:
-    return network(motion, timestep, network.prepare(content), Condition(*condition))
 
 
 def timing(network: MotionModel, yardstick: MotionModel, bench: Bench, protocol: Protocol) -> dict[str, Any]:
