@@ -18,7 +18,8 @@ Ranking = Mapping[str, Any]
 COLUMNS = (
     "motion model",
     "motion-prediction distance",
-    "against the best",
+    "behind the best",
+    "behind the next",
     "direction read right",
     "s a video",
     "times MotionDiT's",
@@ -35,7 +36,8 @@ def ranked() -> dict[str, Ranking]:
 def table(rankings: Mapping[str, Ranking], marked: str | None = None) -> str:
     """The leaderboard in Markdown, the least distance first.
 
-    A model is "undecided" against the best where the 95 % interval of the differences, seed by seed, holds 0.
+    A model is "undecided" against the best, or the next better one, where the 95 % interval of the differences, seed by
+    seed, holds 0.
 
     Args:
         rankings: As `rank` gives them, by model.
@@ -48,14 +50,15 @@ def table(rankings: Mapping[str, Ranking], marked: str | None = None) -> str:
     rows = {name: ranking for name, ranking in rankings.items() if name not in others}
     order = sorted(rows, key=lambda name: distance(rows[name]).mean)
     lines = []
-    for name in order:
+    for place, name in enumerate(order):
         ranking, bold = rows[name], "**" if name == marked else ""
         sampling, seeds = ranking["sampling"], ranking["seeds"]
         right = interval([seed["direction"] for seed in seeds]).mean
         line = (
             f"{bold}{name}{bold}",
             f"{bold}{distance(ranking)}{bold}",
-            "best" if name == order[0] else verdict(ranking, rows[order[0]]),
+            verdict(ranking, rows[order[0]]) if place else "best",
+            verdict(ranking, rows[order[place - 1]]) if place else "",
             f"{right:.1%}",
             f"{sampling['seconds']:.3f}",
             f"{sampling['ratio']:.2f}",
@@ -82,12 +85,12 @@ def distance(ranking: Ranking) -> Interval:
     return interval([seed["frechet"] for seed in ranking["seeds"]])
 
 
-def verdict(ranking: Ranking, best: Ranking) -> str:
-    """By how much a model is behind the best, and whether that is more than the spread of the seeds."""
-    own, other = ({seed["seed"]: seed["frechet"] for seed in row["seeds"]} for row in (ranking, best))
+def verdict(ranking: Ranking, better: Ranking) -> str:
+    """By how much a model is behind a better one, and whether that is more than the spread of the seeds."""
+    own, other = ({seed["seed"]: seed["frechet"] for seed in row["seeds"]} for row in (ranking, better))
     found = difference(own, other)
     if found is None:
-        return f"{distance(ranking).mean - distance(best).mean:+.2f} (undecided: no seed in common)"
+        return f"{distance(ranking).mean - distance(better).mean:+.2f} (undecided: no seed in common)"
     return f"{found.mean:+.2f}" if found.decided else f"{found.mean:+.2f} (undecided)"
 
 

@@ -41,9 +41,10 @@ def test_the_least_distance_is_first_and_differences_are_told_by_what_seeds_say(
     rows = rows_of(text)
     assert [row[0] for row in rows] == ["Best", "**Near**", "Behind"]
     assert [row[2] for row in rows] == ["best", "+0.17 (undecided)", "+1.00"]
+    assert [row[3] for row in rows] == ["", "+0.17 (undecided)", "+0.83"]  # the last by 0.6, 1.1 and 0.8: 0.83 ± 0.63
     assert rows[0][1] == "3.00 ± 2.48"
-    assert rows[0][3:] == ["50.0%", "0.250", "1.50", "40.0", "1.25"]
-    assert rows[2][6] == "40.0 (+ 4.2 once)"
+    assert rows[0][4:] == ["50.0%", "0.250", "1.50", "40.0", "1.25"]
+    assert rows[2][7] == "40.0 (+ 4.2 once)"
     assert "reconstructions have 0.40" in text
     assert "16,000 training samples" in text
     assert "far from converged" in text and "at one learning rate, 0.001." in text
