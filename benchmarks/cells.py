@@ -62,8 +62,15 @@ def measure_cells(
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replaced(path) as temporary:
-                temporary.write_text(json.dumps(result, indent=1) + "\n")
+                temporary.write_text(written(result))
     return result
+
+
+def written(result: Mapping[str, Any]) -> str:
+    """A result as JSON, a row a line."""
+    rows = ",\n".join(f"  {json.dumps(row)}" for row in result["rows"])
+    about = json.dumps({name: value for name, value in result.items() if name != "rows"}, indent=1)
+    return f'{about.removesuffix("}").rstrip()},\n "rows": [\n{rows}\n ]\n}}\n'
 
 
 def missing(cells: Sequence[Cell], rows: Rows) -> list[Cell]:
