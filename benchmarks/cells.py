@@ -60,10 +60,15 @@ def measure_cells(
         result["rows"] += json.loads(json.dumps(found))
         print(title(cell), told(found[0]), flush=True)
         if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replaced(path) as temporary:
-                temporary.write_text(written(result))
+            keep(result, path)
     return result
+
+
+def keep(result: Mapping[str, Any], path: Path) -> None:
+    """Writes a result to its file, or leaves the file as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(path) as temporary:
+        temporary.write_text(written(result))
 
 
 def written(result: Mapping[str, Any]) -> str:

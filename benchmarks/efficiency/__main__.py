@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.cells import add_arguments, closing, device_name, measure_cells
+from benchmarks.cells import add_arguments, closing, device_name, keep, measure_cells, written
 from benchmarks.efficiency.counts import count_rows
 from benchmarks.efficiency.operators import profile_table
 from benchmarks.efficiency.plot import plot_counts, plot_timing
@@ -41,7 +41,7 @@ from benchmarks.efficiency.rows import RESOLUTIONS
 from benchmarks.efficiency.scales import PAPER, SCALES
 from benchmarks.efficiency.tables import counts_tables, headline_table, timing_tables
 from benchmarks.efficiency.timing import Settings, cells, measure
-from cmd_lightning.commands.files import tell, write_json
+from cmd_lightning.commands.files import tell
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.provenance import provenance
 
@@ -64,25 +64,20 @@ def settings_of(scale: str, device: str, **changes: Any) -> Settings:
     return Settings(**{"scale": scale} | AT.get(scale, {}) | (CPU if device == "cpu" else {"device": device}) | changes)
 
 
-def count(path: Path | None) -> dict[str, Any]:
-    """Counts all systems at their published sizes; writes the JSON file, the tables and the picture."""
+def count() -> dict[str, Any]:
+    """Counts all systems at their published sizes."""
     rows = count_rows(PAPER, dict.fromkeys(RESOLUTIONS.values()), progress=tell)
-    result = provenance() | {"protocol": __doc__, "rows": rows}
-    if path:
-        write_json(result, str(path))
-        plot_counts(rows, path.with_suffix(".svg"), RESOLUTIONS["9"], 50)
-    return result
+    return provenance() | {"protocol": __doc__, "rows": rows}
 
 
-def time(settings: Settings, path: Path | None, minutes: float) -> dict[str, Any]:
-    """Measures the cells that `path` does not hold yet, as long as there is time; writes tables and picture too."""
+def time(settings: Settings, path: Path, minutes: float) -> dict[str, Any]:
+    """Measures the cells that `path` does not hold yet, as long as there is time, and draws them."""
     about = provenance() | {"hardware": device_name(torch.device(settings.device))}
     record = about | {"settings": asdict(settings), "protocol": __doc__}
     result = measure_cells(cells(settings), lambda cell: measure(cell, settings), record, path, minutes)
     if not result["rows"]:
         raise InputError(f"--minutes {minutes:g}: no cell has been measured; give more")
-    if path:
-        plot_timing(result["rows"], path.with_suffix(".svg"), settings.core | {"steps": settings.steps[0]})
+    plot_timing(result["rows"], path.with_suffix(".svg"), settings.core | {"steps": settings.steps[0]})
     return result
 
 
@@ -104,11 +99,19 @@ def main() -> int:
         print(profile_table(settings, settings.core | {"compiled": False}))
         return 0
     if options.counts:
+        result = count()
+        if str(options.json) == "-":
+            print(written(result), end="")
+            return 0
         path = options.json or RESULTS / "efficiency_counts.json"
-        text = counts_tables(count(path)["rows"])
+        keep(result, path)
+        plot_counts(result["rows"], path.with_suffix(".svg"), RESOLUTIONS["9"], 50)
+        text = counts_tables(result["rows"])
     else:
         settings = settings_of(options.scale, options.device, rounds=options.rounds, **size)
         path = options.json or RESULTS / f"efficiency_{options.scale}_{options.device}.json"
+        if str(path) == "-":
+            raise InputError("--json -: a call goes on from what the last one kept, so give a file")
         result = time(settings, path, options.minutes)
         text = timing_tables(result["rows"], settings.core)
         if options.scale == "paper":

@@ -195,6 +195,7 @@ def test_all_networks_are_optimised_alike():
         (["--size", "wide"], "--size wide: give SIDE or HEIGHTxWIDTH"),
         (["--scale", "huge"], "--scale huge: there is no such scale; give paper, fifth"),
         (["--rounds", "0"], "--rounds 0: give at least 1"),
+        (["--json", "-"], "--json -: a call goes on from what the last one kept"),
     ],
 )
 def test_wrong_options_are_told(given, told, monkeypatch):
