@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from cmd_lightning.ranking.latents import Bench, open_bench
 from cmd_lightning.ranking.protocol import Protocol, digest
 from cmd_lightning.ranking.score import references, score
 from cmd_lightning.ranking.train import seeded, train
-from cmd_lightning.threads import one_thread
+from cmd_lightning.threads import cores, one_thread
 from cmd_lightning.video_io import replaced
 
 DIGITS = 5
@@ -28,7 +31,7 @@ CHECKED = 2
 
 
 def rank(model: Candidate, protocol: Protocol, seeds: int, folder: Path, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Trains and scores a model with each seed.
+    """Trains and scores a model with each seed, on one thread; as many at a time as there are cores.
 
     Args:
         model: What is ranked.
@@ -57,8 +60,7 @@ def rank(model: Candidate, protocol: Protocol, seeds: int, folder: Path, tell: C
             condition = bench.pipeline.motion_text_encoder(bench.captions["test"][:1])
             found = cost.counts(network, spec, condition)
         tell(f"{model.name}: {found['parameters'] / 1e6:.2f} M parameters, {found['macs'] / 1e6:.1f} MMAC a step")
-        kept = folder / model.name / key_of(model, protocol, bench)
-        rows = [one_seed(model, bench, protocol, seed, kept, tell) for seed in range(seeds)]
+        rows = all_seeds(model, bench, protocol, seeds, folder, tell)
         with seeded(0):
             yardstick = candidate(cost.YARDSTICK).build(spec, bench.pipeline.motion_text_encoder.dim)
         sampling = cost.timing(network.eval(), yardstick.eval(), bench, protocol)
@@ -74,15 +76,40 @@ def rank(model: Candidate, protocol: Protocol, seeds: int, folder: Path, tell: C
         }
 
 
+def all_seeds(
+    model: Candidate, bench: Bench, protocol: Protocol, seeds: int, folder: Path, tell: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """The scores of seeds 0, 1, ...: those that are kept in `folder`, and the others, trained for in processes."""
+    kept = folder / model.name / key_of(model, protocol, bench)
+    rows: dict[int, dict[str, Any]] = {}
+    for seed in range(seeds):
+        with suppress(OSError, ValueError):
+            rows[seed] = json.loads((path := kept / f"seed-{seed}.json").read_text())
+            tell(f"{model.name}, seed {seed}: {in_words(rows[seed])}, kept in {path}")
+    missing = [seed for seed in range(seeds) if seed not in rows]
+    processes = min(len(missing), cores())
+    if processes < 2:
+        return [rows.get(seed) or one_seed(model, bench, protocol, seed, kept, tell) for seed in range(seeds)]
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        found = pool.map(partial(elsewhere, model, protocol, folder, tell), missing)
+        rows |= dict(zip(missing, found, strict=True))
+    return [rows[seed] for seed in range(seeds)]
+
+
+def elsewhere(
+    model: Candidate, protocol: Protocol, folder: Path, tell: Callable[[str], None], seed: int
+) -> dict[str, Any]:
+    """`one_seed` in a process of its own, which opens the cached clips itself."""
+    with one_thread():
+        bench = open_bench(protocol, folder / "cache", tell)
+        return one_seed(model, bench, protocol, seed, folder / model.name / key_of(model, protocol, bench), tell)
+
+
 def one_seed(
     model: Candidate, bench: Bench, protocol: Protocol, seed: int, kept: Path, tell: Callable[[str], None]
 ) -> dict[str, Any]:
-    """The scores of a seed: those in the folder `kept`, or else trained for, and put there."""
+    """The scores of a seed, trained for and kept."""
     path = kept / f"seed-{seed}.json"
-    with suppress(OSError, ValueError):
-        row = json.loads(path.read_text())
-        tell(f"{model.name}, seed {seed}: {in_words(row)}, kept in {path}")
-        return row
     kept.mkdir(parents=True, exist_ok=True)
     begun = time.process_time()
     network, facts = train(

@@ -12,15 +12,17 @@ from cmd_lightning.cli import main
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, LatentSpec
 from cmd_lightning.ranking import cost, leaderboard
-from cmd_lightning.ranking.candidate import Candidate
+from cmd_lightning.ranking.candidate import Candidate, candidate
 from cmd_lightning.ranking.rank import rank
+from cmd_lightning.threads import one_thread
 from cmd_lightning.zoo import discovery
 from cmd_lightning.zoo.motion.cached import CachedDiT
 
 
 @pytest.fixture
 def prepared(bench, monkeypatch):
-    """The clips of the small protocol, whatever the folder; and a counter of trainings."""
+    """The clips of the small protocol, whatever the folder, in this process; and a counter of trainings."""
+    monkeypatch.setattr(ranking, "cores", lambda: 1)
     trained = []
     train = ranking.train
     monkeypatch.setattr(cost, "ROUNDS", 1)
@@ -45,6 +47,19 @@ def test_what_a_cut_call_has_done_is_kept(prepared, small, shallow, tmp_path):
     assert prepared == [0, 1, 0, 0]
     assert other["key"] == first["key"]
     assert longer["key"] != first["key"]
+
+
+def test_seeds_in_processes_give_what_they_give_in_one(bench, small, tmp_path, monkeypatch):
+    """On one thread each, to the last bit."""
+    monkeypatch.setattr(cost, "ROUNDS", 1)
+    monkeypatch.setattr(ranking, "cores", lambda: 2)
+    model, told = candidate("MotionMixer"), []
+    found = rank(model, small, 2, tmp_path, print)["seeds"]
+    with one_thread():
+        rows = [ranking.one_seed(model, bench, small, seed, tmp_path / "alone", told.append) for seed in range(2)]
+    scores = [{name: value for name, value in row.items() if name != "core_seconds"} for row in (*found, *rows)]
+    assert scores[:2] == scores[2:]
+    assert scores[0]["loss"] != scores[1]["loss"]
 
 
 def test_an_edited_class_is_trained_anew(prepared, small, shallow, tmp_path, monkeypatch):
