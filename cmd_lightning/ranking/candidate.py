@@ -14,7 +14,6 @@ import torch
 
 from cmd_lightning.errors import InputError, nearest, reason
 from cmd_lightning.networks import Condition, LatentSpec, MotionModel
-from cmd_lightning.provenance import sha256
 from cmd_lightning.zoo import entries, entry
 from cmd_lightning.zoo.discovery import ROOM, motion_configs, network_of
 
@@ -42,12 +41,6 @@ class Candidate:
     def record(self) -> dict[str, Any]:
         """What is ranked, as plain data."""
         return {"class_path": self.class_path, "init_args": dict(self.init_args)}
-
-    @property
-    def source(self) -> str:
-        """The sha256 of the file of its class, so that results of an edited class are not taken for its own."""
-        file = inspect.getsourcefile(self.cls)
-        return sha256(file) if file and Path(file).is_file() else ""
 
     def build(self, spec: LatentSpec, condition_dim: int) -> MotionModel:
         """The model for these latents.
@@ -107,7 +100,7 @@ def candidate(model: str, config: str | None = None, name: str | None = None) ->
         name: Of its row, by default that of the class.
 
     Raises:
-        InputError: There is no such model, it is no motion model, or the config is another's.
+        InputError: There is no such model, it is no motion model, the config is another's, or the name is taken.
     """
     if Path(model).suffix in (".yaml", ".yml"):
         if config:
@@ -124,7 +117,13 @@ def candidate(model: str, config: str | None = None, name: str | None = None) ->
                 raise InputError(f"--config {config}: it is of {named}, not of {cls.__name__}; give one of that")
         else:
             init_args = own_arguments(cls)
-    return Candidate(name or cls.__name__, cls, init_args)
+    name = name or cls.__name__
+    taken = {entry.name: entry.module for entry in entries("motion")}
+    if taken.get(name, cls.__module__) != cls.__module__:
+        raise InputError(f"--name {name}: the zoo has a model of that name; give another")
+    if not name.replace("-", "_").replace(" ", "_").isidentifier():
+        raise InputError(f"--name {name}: give letters, digits, spaces, - and _, as of a folder")
+    return Candidate(name, cls, init_args)
 
 
 def in_config(option: str, path: str) -> tuple[str, dict[str, Any]]:

@@ -30,8 +30,10 @@ class Interval:
         """Whether it leaves out 0."""
         return abs(self.mean) > self.half
 
-    def __str__(self) -> str:
-        return f"{self.mean:.2f} ± {self.half:.2f}" if math.isfinite(self.half) else f"{self.mean:.2f}"
+    def __format__(self, spec: str) -> str:
+        """The mean as `spec` says, and the half of the width likewise, without a sign."""
+        half = f" ± {self.half:{spec.removeprefix('+')}}" if math.isfinite(self.half) else ""
+        return f"{self.mean:{spec}}{half}"
 
 
 def interval(values: Sequence[float]) -> Interval:

@@ -53,13 +53,13 @@ def table(rankings: Mapping[str, Ranking], marked: str | None = None) -> str:
     for place, name in enumerate(order):
         ranking, bold = rows[name], "**" if name == marked else ""
         sampling, seeds = ranking["sampling"], ranking["seeds"]
-        right = interval([seed["direction"] for seed in seeds]).mean
+        right = interval([100 * seed["direction"] for seed in seeds])
         line = (
             f"{bold}{name}{bold}",
-            f"{bold}{distance(ranking)}{bold}",
-            verdict(ranking, rows[order[0]]) if place else "best",
+            f"{bold}{distance(ranking):.2f}{bold}",
+            verdict(ranking, rows[order[0]]) if place else "best" if len(order) > 1 else "the only one",
             verdict(ranking, rows[order[place - 1]]) if place else "",
-            f"{right:.1%}",
+            f"{right:.1f} %",
             f"{sampling['seconds']:.3f}",
             f"{sampling['ratio']:.2f}",
             f"{ranking['macs'] / 1e6:.1f}" + once(ranking),
@@ -91,7 +91,7 @@ def verdict(ranking: Ranking, better: Ranking) -> str:
     found = difference(own, other)
     if found is None:
         return f"{distance(ranking).mean - distance(better).mean:+.2f} (undecided: no seed in common)"
-    return f"{found.mean:+.2f}" if found.decided else f"{found.mean:+.2f} (undecided)"
+    return f"{found:+.2f}" if found.decided else f"{found:+.2f} (undecided)"
 
 
 def once(ranking: Ranking) -> str:

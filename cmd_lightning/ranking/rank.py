@@ -17,6 +17,7 @@ from cmd_lightning.provenance import provenance
 from cmd_lightning.ranking import cost
 from cmd_lightning.ranking.candidate import Candidate, candidate
 from cmd_lightning.ranking.intervals import MOST_SEEDS
+from cmd_lightning.ranking.kept import key_of
 from cmd_lightning.ranking.latents import Bench, open_bench
 from cmd_lightning.ranking.protocol import Protocol, digest
 from cmd_lightning.ranking.score import references, score
@@ -60,7 +61,8 @@ def rank(model: Candidate, protocol: Protocol, seeds: int, folder: Path, tell: C
             condition = bench.pipeline.motion_text_encoder(bench.captions["test"][:1])
             found = cost.counts(network, spec, condition)
         tell(f"{model.name}: {found['parameters'] / 1e6:.2f} M parameters, {found['macs'] / 1e6:.1f} MMAC a step")
-        rows = all_seeds(model, bench, protocol, seeds, folder, tell)
+        kept = folder / model.name / key_of(model, network, protocol, bench.key)
+        rows = all_seeds(model, bench, protocol, seeds, folder, kept, tell)
         with seeded(0):
             yardstick = candidate(cost.YARDSTICK).build(spec, bench.pipeline.motion_text_encoder.dim)
         sampling = cost.timing(network.eval(), yardstick.eval(), bench, protocol)
@@ -77,10 +79,15 @@ def rank(model: Candidate, protocol: Protocol, seeds: int, folder: Path, tell: C
 
 
 def all_seeds(
-    model: Candidate, bench: Bench, protocol: Protocol, seeds: int, folder: Path, tell: Callable[[str], None]
+    model: Candidate,
+    bench: Bench,
+    protocol: Protocol,
+    seeds: int,
+    folder: Path,
+    kept: Path,
+    tell: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """The scores of seeds 0, 1, ...: those that are kept in `folder`, and the others, trained for in processes."""
-    kept = folder / model.name / key_of(model, protocol, bench)
+    """The scores of seeds 0, 1, ...: those in the folder `kept`, and the others, trained for in processes."""
     rows: dict[int, dict[str, Any]] = {}
     for seed in range(seeds):
         with suppress(OSError, ValueError):
@@ -91,18 +98,18 @@ def all_seeds(
     if processes < 2:
         return [rows.get(seed) or one_seed(model, bench, protocol, seed, kept, tell) for seed in range(seeds)]
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        found = pool.map(partial(elsewhere, model, protocol, folder, tell), missing)
+        found = pool.map(partial(elsewhere, model, protocol, folder, kept, tell), missing)
         rows |= dict(zip(missing, found, strict=True))
     return [rows[seed] for seed in range(seeds)]
 
 
 def elsewhere(
-    model: Candidate, protocol: Protocol, folder: Path, tell: Callable[[str], None], seed: int
+    model: Candidate, protocol: Protocol, folder: Path, kept: Path, tell: Callable[[str], None], seed: int
 ) -> dict[str, Any]:
     """`one_seed` in a process of its own, which opens the cached clips itself."""
     with one_thread():
         bench = open_bench(protocol, folder / "cache", tell)
-        return one_seed(model, bench, protocol, seed, folder / model.name / key_of(model, protocol, bench), tell)
+        return one_seed(model, bench, protocol, seed, kept, tell)
 
 
 def one_seed(
@@ -117,15 +124,12 @@ def one_seed(
     )
     row = rounded({"seed": seed, **score(network, bench, protocol, seed), **facts})
     row["core_seconds"] = round(time.process_time() - begun)  # which other work on the machine does not lengthen much
+    made = provenance()
+    row |= {"commit": made["commit"], "date": made["date"]}
     with replaced(path) as draft:
         draft.write_text(json.dumps(row) + "\n")
     tell(f"{model.name}, seed {seed}: {in_words(row)}")
     return row
-
-
-def key_of(model: Candidate, protocol: Protocol, bench: Bench) -> str:
-    """A fingerprint of all that the scores of a seed depend on: the class as its file stands, arguments, protocol."""
-    return digest({**model.record, "source": model.source, **protocol.record, "bench": bench.key})
 
 
 def in_words(row: dict[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 import sys
 
+import re
+
 import pytest
 import torch
 
@@ -71,10 +73,13 @@ def test_a_third_partys_class_by_its_path(of_mine):
     assert candidate("my_pkg.MyMotion", config=str(config), name="Wide") == wide
 
 
-def test_an_edited_class_is_another(of_mine):
-    before = candidate("my_pkg.MyMotion").source
-    (of_mine / "my_pkg.py").write_text(OF_MINE + "\n# edited\n")
-    assert candidate("my_pkg.MyMotion").source != before
+@pytest.mark.parametrize(
+    ("name", "told"), [("MotionDiT", "the zoo has a model of that name"), ("../mine", "give letters")]
+)
+def test_names_of_rows(of_mine, name, told):
+    assert candidate("my_pkg.MyMotion", name="My-Motion 2").name == "My-Motion 2"
+    with pytest.raises(InputError, match=f"--name {re.escape(name)}: {told}"):
+        candidate("my_pkg.MyMotion", name=name)
 
 
 @pytest.mark.parametrize(

@@ -33,12 +33,13 @@ def test_the_interval_of_three_seeds():
     found = interval(values)
     assert found.mean == pytest.approx(5.5)
     assert found.half == pytest.approx(4.303 * statistics.stdev(values) / 3**0.5, rel=1e-3)
-    assert str(interval([1.0, 1.0])) == "1.00 ± 0.00"
+    assert f"{interval([1.0, 1.0]):.2f}" == "1.00 ± 0.00"
+    assert f"{interval([1.0, 1.0]):+.1f}" == "+1.0 ± 0.0"
 
 
 def test_one_seed_decides_nothing():
     assert not interval([3.0]).decided
-    assert str(interval([3.0])) == "3.00"
+    assert f"{interval([3.0]):.2f}" == "3.00"
 
 
 def test_differences_are_paired_by_seed():

@@ -40,10 +40,10 @@ def test_the_least_distance_is_first_and_differences_are_told_by_what_seeds_say(
     text = table({"Behind": behind, "Near": near, "Best": best}, marked="Near")
     rows = rows_of(text)
     assert [row[0] for row in rows] == ["Best", "**Near**", "Behind"]
-    assert [row[2] for row in rows] == ["best", "+0.17 (undecided)", "+1.00"]
-    assert [row[3] for row in rows] == ["", "+0.17 (undecided)", "+0.83"]  # the last by 0.6, 1.1 and 0.8: 0.83 ± 0.63
+    assert [row[2] for row in rows] == ["best", "+0.17 ± 0.57 (undecided)", "+1.00 ± 0.25"]
+    assert [row[3] for row in rows] == ["", "+0.17 ± 0.57 (undecided)", "+0.83 ± 0.63"]
     assert rows[0][1] == "3.00 ± 2.48"
-    assert rows[0][4:] == ["50.0%", "0.250", "1.50", "40.0", "1.25"]
+    assert rows[0][4:] == ["50.0 ± 0.0 %", "0.250", "1.50", "40.0", "1.25"]
     assert rows[2][7] == "40.0 (+ 4.2 once)"
     assert "reconstructions have 0.40" in text
     assert "16,000 training samples" in text
@@ -60,7 +60,8 @@ def test_rows_of_another_protocol_are_named_and_left_out():
     text = table(rankings)
     assert [row[0] for row in rows_of(text)] == ["A", "B"]
     assert "not comparable: Old" in text
-    assert [row[0] for row in rows_of(table(rankings, marked="Old"))] == ["**Old**"]  # a new row is among its like
+    [alone] = rows_of(table(rankings, marked="Old"))  # a new row is among its like
+    assert alone[0] == "**Old**" and alone[2] == "the only one"
 
 
 def test_nothing_ranked():

@@ -1,5 +1,6 @@
 """The whole way: what is kept of seeds, and the command."""
 
+import importlib
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import cmd_lightning.ranking.rank as ranking
 from cmd_lightning.cli import main
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, LatentSpec
-from cmd_lightning.ranking import cost, leaderboard
+from cmd_lightning.ranking import cost, kept, leaderboard
 from cmd_lightning.ranking.candidate import Candidate, candidate
 from cmd_lightning.ranking.rank import rank
 from cmd_lightning.threads import one_thread
@@ -57,7 +58,10 @@ def test_seeds_in_processes_give_what_they_give_in_one(bench, small, tmp_path, m
     found = rank(model, small, 2, tmp_path, print)["seeds"]
     with one_thread():
         rows = [ranking.one_seed(model, bench, small, seed, tmp_path / "alone", told.append) for seed in range(2)]
-    scores = [{name: value for name, value in row.items() if name != "core_seconds"} for row in (*found, *rows)]
+    scores = [
+        {name: value for name, value in row.items() if name not in ("core_seconds", "commit", "date")}
+        for row in (*found, *rows)
+    ]
     assert scores[:2] == scores[2:]
     assert scores[0]["loss"] != scores[1]["loss"]
 
@@ -65,9 +69,30 @@ def test_seeds_in_processes_give_what_they_give_in_one(bench, small, tmp_path, m
 def test_an_edited_class_is_trained_anew(prepared, small, shallow, tmp_path, monkeypatch):
     model = Candidate("Shallow", shallow)
     rank(model, small, 1, tmp_path, lambda line: None)
-    monkeypatch.setattr(Candidate, "source", "of another file")
+    monkeypatch.setattr(kept, "source_of", lambda network: "of another file")
     rank(model, small, 1, tmp_path, lambda line: None)
     assert prepared == [0, 0]
+
+
+def test_all_that_a_class_is_made_of_is_its_source(tmp_path, monkeypatch):
+    """Of a third party's: the file of the class, that of its base, and that of a part; not those of libraries."""
+    files = {
+        "base": "from cmd_lightning.networks import MotionModel\n\nclass Base(MotionModel): ...\n",
+        "part": "from torch import nn\n\nclass Part(nn.Linear): ...\n",
+        "mine": "from theirs.base import Base\nfrom theirs.part import Part\n\nclass Mine(Base):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.part = Part(1, 1)\n",
+    }
+    (tmp_path / "theirs").mkdir()
+    for name, text in files.items():
+        (tmp_path / "theirs" / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    network = importlib.import_module("theirs.mine").Mine()
+    seen = [kept.source_of(network)]
+    for name, text in files.items():
+        (tmp_path / "theirs" / f"{name}.py").write_text(text + "# edited\n")
+        seen.append(kept.source_of(network))
+    assert len(set(seen)) == 4
+    assert kept.source_of(torch.nn.Linear(1, 1)) == kept.source_of(torch.nn.Conv2d(1, 1, 1))
 
 
 def test_the_record_says_what_it_is_of(prepared, small, shallow, tmp_path):
@@ -144,7 +169,7 @@ def test_the_command(prepared, small, tmp_path, monkeypatch, capsys):
     assert "the leaderboard is of 64" in capsys.readouterr().err
     config = tmp_path / "wide.yaml"
     config.write_text("model: {init_args: {network: {class_path: MotionMixer, init_args: {width: 8}}}}")
-    for others in (["--name", "Mixer"], ["--name", "MotionDiT"], ["--config", str(config)]):
+    for others in (["--name", "Mixer"], ["--config", str(config)]):
         assert main([*rank_mixer, *others, "--save"]) == 2, "it has no card of its own"
         assert "--save: cards are of the zoo's motion models" in capsys.readouterr().err
     assert prepared == [0, 1]
