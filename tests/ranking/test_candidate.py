@@ -1,8 +1,7 @@
 """What can be ranked: zoo names, dotted paths, configs; and what is said where one does not fit."""
 
-import sys
-
 import re
+import sys
 
 import pytest
 import torch
