@@ -19,6 +19,13 @@ def reason(error: BaseException) -> str:
     return " ".join(text.split())[:160] or type(error).__name__
 
 
+def check_positive(**values: int) -> None:
+    """Raises an `InputError` for the first of the named values that is less than 1."""
+    for name, value in values.items():
+        if value < 1:
+            raise InputError(f"{name} {value}: must be at least 1; give a greater whole number")
+
+
 def nearest(word: str, choices: Iterable[str], otherwise: str | None = None, path: str = "") -> str:
     """A hint at the choice that was probably meant.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cmd_lightning.errors import InputError, check_positive
 from cmd_lightning.networks.contracts import Network
 from cmd_lightning.networks.embeddings import TimestepEmbedding
 
@@ -128,6 +130,37 @@ class UNet(Network):
     def _block(self, level: Level, i: int, pictures: list[Tensor], signal: Tensor, context: tuple) -> list[Tensor]:
         pictures = [self.run_block(level.blocks[i], x, signal) for x in pictures]
         return self.run_block(level.mixers[i], pictures, *context) if i < len(level.mixers) else pictures
+
+
+def check_sizes(
+    width: int, multipliers: Sequence[int], layers: int, heads: int, attends: Callable[[int], bool]
+) -> None:
+    """Checks the sizes of a `UNet` whose mixing blocks attend.
+
+    Args:
+        width: As for `UNet`.
+        multipliers: As for `UNet`.
+        layers: As for `UNet`.
+        heads: Attention heads of the mixing blocks.
+        attends: Whether a level has mixing blocks, from its number, which in the middle is that of levels.
+
+    Raises:
+        InputError: A size is less than 1, `width` is odd, or `heads` does not divide the channels where it attends.
+    """
+    if not multipliers or min(multipliers) < 1:
+        raise InputError(f"multipliers {[*multipliers]}: give one for each level, all at least 1")
+    check_positive(width=width, layers=layers, heads=heads)
+    if width % 2:
+        raise InputError(f"width {width}: the timestep is embedded as sines and cosines in pairs; give an even number")
+    levels = [*multipliers, multipliers[-1]]
+    channels = sorted({width * multiplier for level, multiplier in enumerate(levels) if attends(level)})
+    common = math.gcd(*channels)  # 0 where no level attends, and any number divides it
+    if common % heads:
+        fitting = ", ".join(str(number) for number in range(1, min(common, 32) + 1) if common % number == 0)
+        raise InputError(
+            f"heads {heads}: must divide the channels {', '.join(map(str, channels))} of the levels that attend; "
+            f"give one of {fitting}"
+        )
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

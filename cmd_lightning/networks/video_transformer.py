@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, check_positive
 from cmd_lightning.networks.attention import GEGLU, Attention, space_angles, time_angles
 
 
@@ -42,12 +42,16 @@ class VideoTransformer(nn.Module):
         head_dim: Channels a head.
         rotary: Whether positions are given, by rotation. Without it the network is blind to order.
         qkv_bias: Whether the attention projections have a bias.
+
+    Raises:
+        InputError: A size is less than 1, or rotary positions do not fit `head_dim`.
     """
 
     def __init__(
         self, width: int, depth: int, heads: int, head_dim: int, rotary: bool = True, qkv_bias: bool = False
     ) -> None:
         super().__init__()
+        check_positive(width=width, depth=depth, heads=heads, head_dim=head_dim)
         if rotary and head_dim % 4:
             raise InputError(f"head_dim {head_dim}: rotary positions turn channels in fours; give a multiple of 4")
         self.rotary = rotary

@@ -237,3 +237,15 @@ def test_cost_and_size_are_the_papers(width, tera):
 def test_defaults_are_those_of_table_5():
     config = CMDAutoencoder.__init__.__wrapped__.__defaults__
     assert config == (3, 2, 384, 8, 12, 8, 64, True, False, "channel", "tanh")
+
+
+@pytest.mark.parametrize("name", ["channels", "patch_size", "width", "motion_channels", "depth", "heads", "head_dim"])
+@pytest.mark.parametrize("value", [0, -2])
+def test_sizes_are_positive(name, value):
+    with pytest.raises(InputError, match=f"^{name} {value}: must be at least 1; give a greater whole number$"):
+        CMDAutoencoder(**{"width": 16, "depth": 1, "heads": 2, "head_dim": 8, name: value})
+
+
+def test_heads_need_not_divide_the_width():
+    network = CMDAutoencoder(patch_size=2, width=10, depth=1, heads=3, head_dim=8)
+    assert network(torch.randn(1, 3, 2, 4, 6)).shape == (1, 3, 2, 4, 6)

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition
 from cmd_lightning.networks.unet import ResBlock, group_norm
 from cmd_lightning.zoo.baselines.lvdm import LVDM, SpaceTimeTransformer, TimeAttention
@@ -103,3 +104,38 @@ def test_no_norm_takes_the_signal_out_again(width, wake):
 def test_group_norm_of_the_published_widths():
     assert {group_norm(width).num_groups for width in (320, 640, 960, 1280, 1920, 2560)} == {32}
     assert [group_norm(width).num_groups for width in (2, 6, 8, 32, 64, 128)] == [1, 1, 2, 8, 16, 32]
+
+
+SIZES = {"width": 24, "multipliers": (1, 2, 4, 4), "layers": 1, "heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"heads": 5},
+            "heads 5: must divide the channels 24, 48, 96 of the levels that attend; give one of 1, 2, 3, 4",
+        ),
+        ({"heads": 48}, "heads 48: must divide the channels 24"),
+        ({"heads": 0}, "heads 0: must be at least 1"),
+        ({"width": 25}, "width 25: .* give an even number"),
+        ({"width": 0}, "width 0: must be at least 1"),
+        ({"width": -24}, "width -24: must be at least 1"),
+        ({"layers": 0}, "layers 0: must be at least 1"),
+        ({"multipliers": ()}, r"multipliers \[\]: give one for each level"),
+        ({"multipliers": (1, 0)}, r"multipliers \[1, 0\]: .* all at least 1"),
+        ({"temporal_length": 0}, "temporal_length 0: must be at least 1"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_told(changes, told):
+    with pytest.raises(InputError, match=told) as caught:
+        LVDM(SHAPE, 12, **SIZES | changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_only_levels_that_attend_ask_for_heads():
+    assert LVDM(SHAPE, 0, width=2, multipliers=(3, 4, 3), layers=1, heads=2).condition_dim == 0
+    with pytest.raises(InputError, match="heads 4: must divide the channels 6, 8 of the levels that attend"):
+        LVDM(SHAPE, 0, width=2, multipliers=(3, 4, 3), layers=1, heads=4)
+    with pytest.raises(InputError, match="channels 6 of the levels that attend"):  # the last one attends in the middle
+        LVDM(SHAPE, 0, width=6, multipliers=(1,), layers=1, heads=4)

@@ -23,7 +23,7 @@ def axis_spec(content, channels, frames, rows, columns):
     return LatentSpec(content, (channels, frames, rows + columns), tuple(slots))
 
 
-GRID = GridAutoencoder(channels=3, patch_size=2, width=8, motion_channels=2, depth=0, grid=(3, 5))
+GRID = GridAutoencoder(channels=3, patch_size=2, width=8, motion_channels=2, depth=1, grid=(3, 5))
 LAYOUTS = {
     "wide": axis_spec((3, 8, 12), 3, 6, 4, 6),
     "odd": axis_spec((4, 7, 9), 1, 5, 7, 9),  # multiples of nothing

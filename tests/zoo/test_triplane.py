@@ -128,3 +128,32 @@ def test_planes_of_unequal_channels_are_told():
         InputError, match="the motion latent has 8 channels, the content frame 3; it denoises planes of"
     ):
         denoiser(LatentSpec((3, 4, 4), (8, 2, 1), ((0.0, 0.5),)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"heads": 7}, "heads 7: must divide the channels 8, 16 of the levels that attend; give one of 1, 2, 4, 8$"),
+        ({"heads": 16}, "heads 16: must divide the channels 8, 16"),
+        ({"heads": 3, "attention_from_level": 1}, "heads 3: must divide the channels 16 of"),
+        ({"heads": 0}, "heads 0: must be at least 1"),
+        ({"width": 9}, "width 9: .* give an even number"),
+        ({"layers": 0}, "layers 0: must be at least 1"),
+    ],
+)
+def test_sizes_of_the_denoiser_that_do_not_fit_are_told(changes, told):
+    with pytest.raises(InputError, match=told):
+        denoiser(autoencoder().latent_spec(VIDEO), **changes)
+
+
+def test_only_levels_that_attend_ask_for_heads():
+    spec = autoencoder().latent_spec(VIDEO)
+    assert denoiser(spec, heads=16, attention_from_level=1) is not None
+    assert denoiser(spec, heads=7, attention_from_level=3) is not None  # none does
+
+
+@pytest.mark.parametrize("name", ["channels", "patch_size", "width", "plane_channels", "depth", "heads", "head_dim"])
+@pytest.mark.parametrize("value", [0, -2])
+def test_sizes_of_the_autoencoder_are_positive(name, value):
+    with pytest.raises(InputError, match=f"^{name} {value}: must be at least 1; give a greater whole number$"):
+        autoencoder(**{name: value})

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, check_positive
 from cmd_lightning.networks import AutoencoderNetwork, LatentSpec
 from cmd_lightning.networks.video_transformer import VideoTransformer
 
@@ -53,6 +53,7 @@ class CMDAutoencoder(AutoencoderNetwork):
         weights: Literal["channel", "pixel", "mean"] = "channel",
         output: Literal["tanh", "linear"] = "tanh",
     ) -> None:
+        check_positive(channels=channels, patch_size=patch_size, width=width, motion_channels=motion_channels)
         super().__init__(motion_channels)
         self.channels, self.patch_size, self.weights, self.output = channels, patch_size, weights, output
         self.motion_channels, self.granularity = motion_channels, patch_size

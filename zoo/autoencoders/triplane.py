@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, check_positive
 from cmd_lightning.networks import AutoencoderNetwork, LatentSpec
 from cmd_lightning.networks.video_transformer import VideoTransformer
 
@@ -50,6 +50,7 @@ class TriplaneAutoencoder(AutoencoderNetwork):
         qkv_bias: bool = False,
         output: Literal["tanh", "linear"] = "tanh",
     ) -> None:
+        check_positive(channels=channels, patch_size=patch_size, width=width, plane_channels=plane_channels)
         super().__init__(plane_channels)
         self.channels, self.patch_size, self.output = channels, patch_size, output
         self.plane_channels, self.granularity = plane_channels, patch_size

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cmd_lightning.errors import check_positive
 from cmd_lightning.networks import Condition, VideoDenoiser
 from cmd_lightning.networks.attention import GEGLU, Attention
-from cmd_lightning.networks.unet import UNet, group_norm, zero
+from cmd_lightning.networks.unet import UNet, check_sizes, group_norm, zero
 
 
 class LVDM(UNet, VideoDenoiser):
@@ -25,11 +26,14 @@ class LVDM(UNet, VideoDenoiser):
     Args:
         latent: Shape `(C, T, H, W)` of a video in its latent space; other sizes and numbers of frames work too.
         condition_dim: Channels K of the condition's tokens; 0 for an unconditional model.
-        width: Channels of the first level.
+        width: Channels of the first level; even.
         multipliers: Channels of each level over `width`; each level halves the resolution of the one before.
         layers: Residual blocks a level on the way down, and one more on the way up.
-        heads: Attention heads; must divide the channels of every level.
+        heads: Attention heads; must divide the channels of every level that attends.
         temporal_length: Frames further apart than this share a relative position.
+
+    Raises:
+        InputError: Sizes that do not fit each other.
     """
 
     _no_split_modules = ["ResBlock", "SpaceTimeTransformer"]  # noqa: RUF012 (diffusers' own spelling)
@@ -44,10 +48,14 @@ class LVDM(UNet, VideoDenoiser):
         heads: int = 8,
         temporal_length: int = 16,
     ) -> None:
+        def attends(level: int) -> bool:
+            return level != len(multipliers) - 1
+
         def mixer(level: int, channels: int) -> nn.Module | None:
-            if level == len(multipliers) - 1:
-                return None
-            return SpaceTimeTransformer(channels, condition_dim, heads, temporal_length)
+            return SpaceTimeTransformer(channels, condition_dim, heads, temporal_length) if attends(level) else None
+
+        check_sizes(width, multipliers, layers, heads, attends)
+        check_positive(temporal_length=temporal_length)
 
         super().__init__(latent[0], width, multipliers, layers, mixer)
         self.condition_dim = condition_dim

@@ -12,7 +12,7 @@ from cmd_lightning.networks import Condition, LatentSpec, VideoDenoiser
 from cmd_lightning.networks.attention import Attention
 from cmd_lightning.networks.embeddings import coordinates_embedding, grid_coordinates
 from cmd_lightning.networks.planes import pack, unpack
-from cmd_lightning.networks.unet import UNet, group_norm, zero
+from cmd_lightning.networks.unet import UNet, check_sizes, group_norm, zero
 
 
 class TriplaneUNet(UNet, VideoDenoiser):
@@ -26,11 +26,14 @@ class TriplaneUNet(UNet, VideoDenoiser):
     Args:
         latent_spec: Shapes of the planes; motion and content have the same number of channels.
         condition_dim: Channels K of the pooled condition; 0 for an unconditional model.
-        width: Channels of the first level.
+        width: Channels of the first level; even.
         multipliers: Channels of each level over `width`; each level halves the resolution of the one before.
         layers: Residual blocks a level on the way down, and one more on the way up.
         heads: Attention heads; must divide the channels of the levels that attend.
         attention_from_level: The first level that attends; earlier ones only convolve.
+
+    Raises:
+        InputError: Sizes that do not fit each other, or planes of unequal channels.
     """
 
     _no_split_modules = ["ResBlock", "PlanesAttention"]  # noqa: RUF012 (diffusers' own spelling)
@@ -52,9 +55,13 @@ class TriplaneUNet(UNet, VideoDenoiser):
                 "it denoises planes of equal channels: give an autoencoder with such planes, as TriplaneAutoencoder"
             )
 
-        def mixer(level: int, channels: int) -> nn.Module | None:
-            return PlanesAttention(channels, heads) if level >= attention_from_level else None
+        def attends(level: int) -> bool:
+            return level >= attention_from_level
 
+        def mixer(level: int, channels: int) -> nn.Module | None:
+            return PlanesAttention(channels, heads) if attends(level) else None
+
+        check_sizes(width, multipliers, layers, heads, attends)
         super().__init__(channels, width, multipliers, layers, mixer)
         self.latent_spec = latent_spec
         self.slots = [len([*group]) for _, group in groupby(slot[0] for slot in latent_spec.slots)]
