@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,8 +14,8 @@ from typing import Any
 
 import torch
 
-from cmd_lightning.errors import InputError
-from cmd_lightning.provenance import processor
+from cmd_lightning.errors import InputError, reason
+from cmd_lightning.provenance import processor, provenance
 from cmd_lightning.video_io import replaced
 
 Cell = Mapping[str, Any]
@@ -45,11 +46,13 @@ def measure_cells(
         The record with "rows", as the file has it.
 
     Raises:
-        InputError: the file's results are of other settings or another device.
+        InputError: the file's results are of other settings or another device, or it cannot be read or written.
     """
     begun = time.monotonic()
     record = json.loads(json.dumps(record))
-    result = json.loads(path.read_text()) if path and path.exists() else record | {"rows": []}
+    if path:
+        check_writable(path)
+    result = read(path) if path and path.exists() else record | {"rows": []}
     for key in ("settings", "hardware", "versions"):
         if result.get(key) != record[key]:
             raise InputError(f"--json {path}: its results are of other {key}; give another file")
@@ -64,9 +67,49 @@ def measure_cells(
     return result
 
 
+def read(path: Path) -> dict[str, Any]:
+    """The results that a file holds.
+
+    Raises:
+        InputError: there are none.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--json {path}: it cannot be read ({reason(error)}); give another file") from None
+    rows = result.get("rows") if isinstance(result, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"--json {path}: it holds no results of a benchmark; give another file")
+    return result
+
+
+def check_writable(path: Path) -> None:
+    """Makes the folder of a file of results and proves that it can be written, before hours go into what it will hold.
+
+    Raises:
+        InputError: it cannot, or the file's name does not end in .json (tables and pictures stand beside it).
+    """
+    if path.suffix != ".json":
+        raise InputError(f"--json {path}: give a file whose name ends in .json")
+    if path.is_dir():
+        raise InputError(f"--json {path}: it is a folder; give a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"--json {path}: it cannot be written ({error.strerror or reason(error)}); give another file"
+        ) from None
+
+
+def stamped(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with commit and date of its own, as a file may hold rows of several."""
+    return dict(row) | {key: provenance()[key] for key in ("commit", "date")}
+
+
 def keep(result: Mapping[str, Any], path: Path) -> None:
     """Writes a result to its file, or leaves the file as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replaced(path) as temporary:
         temporary.write_text(written(result))
 

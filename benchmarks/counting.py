@@ -11,9 +11,10 @@ not see: "MACs as the paper counts" does too, "MACs" has them. Both are of one f
 
 from __future__ import annotations
 
-import argparse
+from argparse import RawDescriptionHelpFormatter
 
 from cmd_lightning import markdown
+from cmd_lightning.commands.parser import Parser
 from cmd_lightning.errors import program
 from cmd_lightning.networks.counting import Count
 
@@ -31,7 +32,7 @@ def main() -> int:
     """The command line."""
     from benchmarks.configured import add_arguments, calls, overrides, read
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add_arguments(parser)
     options = parser.parse_args()
     found = calls(read(options.folder, overrides(options)))

@@ -6,9 +6,9 @@ Every figure is a cell of the result, measured on held-out clips (split "test" o
 colour and direction) and written at once; a call measures the cells that are missing. `--cells` chooses some.
 """
 
-import argparse
 import json
 import time
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ import yaml
 from torch import Tensor
 
 from cmd_lightning.commands.files import open_model
+from cmd_lightning.commands.parser import Parser
 from cmd_lightning.data.draw import draw_scene
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.rendered import ShapesDataModule
@@ -260,7 +261,7 @@ def measure(quality: Quality, path: Path, chosen: Sequence[str], protocol: dict[
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("model", help="zoo name or model folder")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of the result")
     parser.add_argument("--cells", nargs="*", default=[], help="beginnings of the names of the cells to measure")

@@ -10,18 +10,18 @@ split of their own; and seconds a video (on a CPU of the processor), prompts in 
 `--table` prints them; `--plot` draws.
 """
 
-import argparse
-import json
 import math
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import stdev
 from typing import Any
 
-from benchmarks.cells import Cell, Rows, add_arguments, check_device, clock, closing, measure_cells
+from benchmarks.cells import Cell, Rows, add_arguments, check_device, clock, closing, measure_cells, read, stamped
 from benchmarks.quality import BATCH, STAGES, clips, features_of, generate, measured_with
 from cmd_lightning import markdown
 from cmd_lightning.commands.files import open_model
+from cmd_lightning.commands.parser import Parser
 from cmd_lightning.diffusion.solvers import SOLVERS
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.metrics.kernel import kernel_distance
@@ -81,7 +81,7 @@ class Sampling:
         for question in ("shape", "colour", "direction"):
             right = [getattr(a, question) == getattr(b, question) for a, b in zip(readings, expected, strict=True)]
             row[question] = sum(right) / len(right)
-        return [row]
+        return [stamped(row)]
 
 
 def accuracy(row: Row) -> tuple[float, float]:
@@ -156,7 +156,7 @@ def cells(test: list[str], val: list[str]) -> list[Cell]:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("model", help="zoo name or model folder")
     parser.add_argument("--settings", nargs="*", default=[], help="SOLVER/STEPS to measure on val, by default all")
     parser.add_argument("--test", nargs="*", default=[], help="SOLVER/STEPS to measure on test, once chosen")
@@ -168,7 +168,7 @@ def main() -> int:
     add_arguments(parser, "benchmarks/results/sampling.json", "cpu")
     options = parser.parse_args()
     if options.table or options.plot:
-        result = json.loads(options.json.read_text())
+        result = read(options.json)
         if options.table:
             print(table(result))
         if options.plot:

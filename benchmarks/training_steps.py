@@ -20,7 +20,7 @@ needed.
 
 from __future__ import annotations
 
-import argparse
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,11 +29,23 @@ from typing import Any
 
 import torch
 
-from benchmarks.cells import MINUTES, Cell, Rows, add_arguments, check_device, cleared, clock, closing, measure_cells
+from benchmarks.cells import (
+    MINUTES,
+    Cell,
+    Rows,
+    add_arguments,
+    check_device,
+    cleared,
+    clock,
+    closing,
+    measure_cells,
+    stamped,
+)
 from benchmarks.reported import figures
 from benchmarks.training_tasks import NETWORKS, task
 from cmd_lightning import markdown
 from cmd_lightning.commands.files import pixels
+from cmd_lightning.commands.parser import Parser
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.networks.compiling import compile_network
 from cmd_lightning.provenance import provenance
@@ -113,7 +125,7 @@ def measure(cell: Cell, settings: Settings) -> Rows:
             row |= timed(step, settings.steps, device)
         except torch.OutOfMemoryError:
             row |= {"seconds": None, "memory_gb": None}
-        return [row | {key: provenance()[key] for key in ("commit", "date")}]
+        return [stamped(row)]
 
 
 def timed(step: Callable[[], None], number: int, device: torch.device) -> dict[str, Any]:
@@ -166,7 +178,7 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="512x512", help="of the clips in pixels (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=Settings.steps, help="that count (default: %(default)s)")
     add_arguments(parser, "benchmarks/results/training_steps.json")

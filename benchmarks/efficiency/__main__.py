@@ -26,14 +26,14 @@ it. Needed beside torch are diffusers, jsonargparse and PyYAML, for the picture 
 
 from __future__ import annotations
 
-import argparse
+from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.cells import add_arguments, closing, device_name, keep, measure_cells, written
+from benchmarks.cells import add_arguments, check_writable, closing, device_name, keep, measure_cells, written
 from benchmarks.efficiency.counts import count_rows
 from benchmarks.efficiency.operators import profile_table
 from benchmarks.efficiency.plot import plot_counts, plot_timing
@@ -42,6 +42,7 @@ from benchmarks.efficiency.scales import PAPER, SCALES
 from benchmarks.efficiency.tables import counts_tables, headline_table, timing_tables
 from benchmarks.efficiency.timing import Settings, cells, measure
 from cmd_lightning.commands.files import tell
+from cmd_lightning.commands.parser import Parser
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.provenance import provenance
 
@@ -53,6 +54,8 @@ AT = {
     "shapes32": {"resolutions": ("32x32",), "batches": (1,), "guidance": (False,), "steps": (10, 50)},
 }
 """What is measured of the systems of a scale."""
+TAKES = {"counts": ("json", "device"), "profile": ("scale", "size", "device")}
+"""The other options that these take; a count is the same on any device."""
 
 
 def settings_of(scale: str, device: str, **changes: Any) -> Settings:
@@ -83,7 +86,7 @@ def time(settings: Settings, path: Path, minutes: float) -> dict[str, Any]:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--counts", action="store_true", help="count, and time nothing")
     parser.add_argument("--profile", action="store_true", help="time nothing, but show which operators take the time")
     parser.add_argument("--scale", default="paper", help=f"of the networks: {', '.join(SCALES)} (default: %(default)s)")
@@ -91,6 +94,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=Settings.rounds, help="of which the median counts (%(default)s)")
     add_arguments(parser, None)
     options = parser.parse_args()
+    for verb, own in TAKES.items():
+        for name, value in vars(options).items() if getattr(options, verb) else ():
+            if name not in (verb, *own) and value != parser.get_default(name):
+                raise InputError(f"--{verb} takes no --{name}; leave one of them out")
     if options.rounds < 1:
         raise InputError(f"--rounds {options.rounds}: give at least 1")
     size = {"resolutions": (options.size,)} if options.size else {}
@@ -99,11 +106,12 @@ def main() -> int:
         print(profile_table(settings, settings.core | {"compiled": False}))
         return 0
     if options.counts:
-        result = count()
         if str(options.json) == "-":
-            print(written(result), end="")
+            print(written(count()), end="")
             return 0
         path = options.json or RESULTS / "efficiency_counts.json"
+        check_writable(path)
+        result = count()
         keep(result, path)
         plot_counts(result["rows"], path.with_suffix(".svg"), RESOLUTIONS["9"], 50)
         text = counts_tables(result["rows"])

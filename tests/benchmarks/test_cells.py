@@ -1,10 +1,11 @@
 """Cells of a benchmark: measured once, kept, and gone on with."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from benchmarks.cells import closing, measure_cells, missing
+from benchmarks.cells import check_writable, closing, measure_cells, missing
 from cmd_lightning.errors import InputError
 
 CELLS = [{"network": name, "compiled": compiled} for compiled in (False, True) for name in ("a", "b")]
@@ -42,6 +43,44 @@ def test_results_of_something_else_are_refused(tmp_path, key, value):
     path.write_text(json.dumps(RECORD | {"rows": [], key: value}))
     with pytest.raises(InputError, match=f"--json {path}: its results are of other {key}; give another file"):
         measure_cells(CELLS, lambda _: [], RECORD, path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("not json", r"it cannot be read \(Expecting value: .*\)"),
+        ("\xff", "it cannot be read"),
+        ("[1]", "it holds no results of a benchmark"),
+        ('{"rows": 1}', "it holds no results of a benchmark"),
+        ('{"rows": [1]}', "it holds no results of a benchmark"),
+    ],
+)
+def test_files_without_results_are_refused_before_measuring(tmp_path, text, told):
+    path = tmp_path / "cells.json"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match=f"^--json {path}: {told}.*; give another file$"):
+        measure_cells(CELLS, measured_in_vain, RECORD, path)
+    assert path.read_text(encoding="latin-1") == text
+
+
+def measured_in_vain(cell):
+    raise AssertionError(f"{cell} was measured")
+
+
+def test_files_that_cannot_be_written_are_refused_before_measuring(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.json").mkdir()
+    told = {
+        "/proc/x.json": "it cannot be written .*; give another file",
+        tmp_path / "file" / "x.json": "it cannot be written .*; give another file",
+        tmp_path / "folder.json": "it is a folder; give a file",
+        tmp_path / "x.md": "give a file whose name ends in .json",
+    }
+    for path, words in told.items():
+        with pytest.raises(InputError, match=f"^--json {path}: {words}$"):
+            measure_cells(CELLS, measured_in_vain, RECORD, Path(path))
+    check_writable(tmp_path / "new" / "x.json")
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_a_failed_cell_is_measured(capsys):

@@ -196,10 +196,20 @@ def test_all_networks_are_optimised_alike():
         (["--scale", "huge"], "--scale huge: there is no such scale; give paper, fifth"),
         (["--rounds", "0"], "--rounds 0: give at least 1"),
         (["--json", "-"], "--json -: a call goes on from what the last one kept"),
+        (["--json", "x.md"], "--json x.md: give a file whose name ends in .json"),
+        (["--counts", "--json", "x.md"], "--json x.md: give a file whose name ends in .json"),
+        (["--counts", "--json", "/proc/x.json"], "--json /proc/x.json: it cannot be written"),
+        (["--counts", "--size", "64x64"], "--counts takes no --size; leave one of them out"),
+        (["--counts", "--scale", "fifth"], "--counts takes no --scale; leave one of them out"),
+        (["--counts", "--profile"], "--counts takes no --profile; leave one of them out"),
+        (["--profile", "--rounds", "2"], "--profile takes no --rounds; leave one of them out"),
+        (["--device", "tpu"], "argument --device: invalid choice: 'tpu' .*"),
+        (["--sizes", "64x64"], "unrecognized arguments: --sizes 64x64"),
     ],
 )
 def test_wrong_options_are_told(given, told, monkeypatch):
     monkeypatch.setattr("sys.argv", ["efficiency", "--device", "cpu", *given])
+    monkeypatch.setattr(program, "count", lambda: pytest.fail("it was counted"))
     with pytest.raises(InputError, match=told):
         program.main()
 

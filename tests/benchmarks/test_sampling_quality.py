@@ -50,6 +50,7 @@ def test_settings_are_measured_once_and_go_into_one_file(tmp_path, monkeypatch, 
     assert found["seconds"] > 0
     assert {"weights", "numbers", "dtype"} <= set(first["settings"])
     assert {"commit", "hardware", "date"} <= set(first)
+    assert {"commit", "date"} <= set(found)
     made = SimpleNamespace(measure=lambda cell: [row("01")])
     monkeypatch.setattr(sampling, "Sampling", lambda *_: made)
     second = run("--settings", "dpm++/5", "unipc/5")
