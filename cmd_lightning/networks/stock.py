@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -30,6 +31,9 @@ class StockDenoiser(Network):
         stock_class: The class in diffusers.
         part: The folder within a published pipeline that holds the network.
         published: Arguments of the published model that differ from the class's defaults.
+
+    Raises:
+        InputError: The stock class refuses the settings, or a network of them does not take the latent.
     """
 
     stock_class: ClassVar[type[nn.Module]]
@@ -41,14 +45,32 @@ class StockDenoiser(Network):
     ) -> None:
         super().__init__()
         self.condition_dim = condition_dim
+        if len(latent) != 4 or min(latent) < 1:
+            raise InputError(f"latent {tuple(latent)}: give a shape (C, T, H, W), each at least 1")
         arguments = self.published | self.fitting(tuple(latent), condition_dim or UNCONDITIONAL) | (settings or {})
         try:
             self.stock = self.stock_class(**arguments)
-        except (TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
             raise InputError(
                 f"settings {settings}: {self.stock_class.__name__} of diffusers does not take them ({reason(error)}); "
                 "give arguments of that class"
             ) from error
+        self.check_latent(tuple(latent))
+
+    def check_latent(self, latent: tuple[int, ...]) -> None:
+        """Raises an `InputError` where the stock network cannot take latents of that shape."""
+        channels = self.fits(self.stock.config)[0][0]
+        name = f"{type(self).__name__}, as it is set or opened"
+        if latent[0] != channels:
+            raise InputError(
+                f"latent {latent}: {name}, has {channels} channels, not {latent[0]}; give {(channels, *latent[1:])}"
+            )
+        takes = self.frames(self.stock.config)
+        if latent[1] not in takes:
+            raise InputError(
+                f"latent {latent}: {name}, takes {takes[0] if len(takes) == 1 else f'up to {takes[-1]}'} frames, not "
+                f"{latent[1]}; give {(latent[0], takes[-1], *latent[2:])}"
+            )
 
     @classmethod
     def fitting(cls, latent: tuple[int, int, int, int], condition_dim: int) -> dict[str, Any]:
@@ -60,6 +82,11 @@ class StockDenoiser(Network):
         """The latent and the condition's channels of a stock config: the inverse of `fitting`."""
         size = config.get("sample_size") or 64
         return (config["in_channels"], config.get("video_length", 16), size, size), config["cross_attention_dim"]
+
+    @classmethod
+    def frames(cls, config: dict[str, Any]) -> range:
+        """The numbers of frames that a network of that stock config takes."""
+        return range(1, sys.maxsize)
 
     def forward(self, latent: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
         return self.stock(latent, timestep, encoder_hidden_states=self.tokens(latent, condition), return_dict=False)[0]
@@ -79,26 +106,29 @@ class StockDenoiser(Network):
 
         Args:
             name: A folder or a hub id: of this network, of the stock network, or of a pipeline with it as a part.
-            latent: Shape of the latents it shall work on; by default that of the stock network's config.
+            latent: Shape of the latents it shall work on; by default what the network was made for.
             **options: Of diffusers' `from_pretrained`, such as `variant`, `revision`, `torch_dtype`.
 
         Raises:
-            InputError: There is nothing to open, or another class's network.
+            InputError: There is nothing to open, another class's network, or one that does not take such latents.
         """
         wanted = (cls.__name__, cls.stock_class.__name__)
         source = Pretrained(str(name), options=options)
         holds, part = find(source, cls.part, wanted)
         if holds == cls.__name__:
-            return source.read(super().from_pretrained, part)
+            network = source.read(super().from_pretrained, part)
+            return network if latent is None else cls.around(network.stock, latent, network.condition_dim)
         return cls.around(source.read(cls.stock_class.from_pretrained, part), latent)
 
     @classmethod
-    def around(cls, stock: nn.Module, latent: tuple[int, int, int, int] | None = None) -> StockDenoiser:
-        """The wrapper of a stock network; `latent` as in `from_pretrained`."""
+    def around(
+        cls, stock: nn.Module, latent: tuple[int, int, int, int] | None = None, condition_dim: int | None = None
+    ) -> StockDenoiser:
+        """The wrapper of a stock network; what is None is as in the stock network's config."""
         settings = {key: plain(value) for key, value in stock.config.items() if not key.startswith("_")}
-        found, condition_dim = cls.fits(settings)
+        found, channels = cls.fits(settings)
         with torch.device("meta"):  # only what it records is kept
-            network = cls(tuple(latent or found), condition_dim, settings)
+            network = cls(tuple(latent or found), channels if condition_dim is None else condition_dim, settings)
         network.stock = stock
         return network.eval()
 

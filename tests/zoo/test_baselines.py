@@ -254,6 +254,8 @@ def test_animatediff_is_stable_diffusion_with_motion_modules(wake, tmp_path):
     MotionAdapter((8, 16, 16), 1, motion_num_attention_heads=2, motion_norm_num_groups=4).save_pretrained(
         tmp_path / "other"
     )
+    with pytest.raises(InputError, match=r"^latent \(4, 5, 6, 10\): AnimateDiff, .* has 3 channels, not 4"):
+        AnimateDiff.from_pretrained(tmp_path / "sd", latent=(4, *VIDEO[1:]), motion=tmp_path / "motion")
     with pytest.raises(InputError, match=r"motion .*other: it does not fit the U-Net of .*sd \(.*\); give a Stable"):
         AnimateDiff.from_pretrained(tmp_path / "sd", motion=tmp_path / "other")
 
@@ -286,6 +288,59 @@ def test_settings_that_do_not_fit_are_told():
         InputError, match="latents of 6x7 points: height and width must be multiples of its patch_size 2"
     ):
         Latte((3, 5, 6, 7), K, TRANSFORMER)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"norm_num_groups": 3},
+        {"norm_num_groups": 0},
+        {"attention_head_dim": 0},
+        {"block_out_channels": (8,)},
+        {"block_out_channels": ()},
+        {"down_block_types": ("DownBlock", "DownBlock")},
+        {"act_fn": "none"},
+    ],
+    ids=str,
+)
+def test_settings_that_the_stock_class_refuses_are_told(settings):
+    with pytest.raises(InputError, match="of diffusers does not take them") as caught:
+        ModelScope(VIDEO, K, SETTINGS[ModelScope] | settings)
+    assert "\n" not in str(caught.value)
+
+
+def refused(kind, latent, folder):
+    with pytest.raises(InputError, match=r"^latent ") as caught:
+        kind.from_pretrained(folder, latent=latent)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["stock", "own"])
+@WRAPPERS
+@torch.no_grad()
+def test_latents_that_a_folder_does_not_take_are_told(kind, own, wake, tmp_path):
+    network = wake(small(kind, 0))
+    (network if own else network.stock).save_pretrained(tmp_path)
+    said = refused(kind, (9, *VIDEO[1:]), tmp_path)
+    assert said == (
+        f"latent (9, 5, 6, 10): {kind.__name__}, as it is set or opened, has 3 channels, not 9; give (3, 5, 6, 10)"
+    )
+    assert "give a shape (C, T, H, W), each at least 1" in refused(kind, VIDEO[:3], tmp_path)
+    assert "give a shape (C, T, H, W)" in refused(kind, (3, 0, 6, 10), tmp_path)
+    if kind is Latte:
+        assert refused(kind, (3, 16, 6, 10), tmp_path).endswith("takes 5 frames, not 16; give (3, 5, 6, 10)")
+    if kind is AnimateDiff:
+        assert refused(kind, (3, 33, 6, 10), tmp_path).endswith("takes up to 32 frames, not 33; give (3, 32, 6, 10)")
+    fitting = (3, 5, 8, 12)
+    opened = kind.from_pretrained(tmp_path, latent=fitting)
+    assert opened.config.latent == fitting and opened.condition_dim == (0 if own else 8)
+    assert opened(torch.randn(1, *fitting), torch.tensor([30]), None).shape == (1, *fitting)
+
+
+def test_latents_that_settings_do_not_take_are_told():
+    with pytest.raises(InputError, match="ModelScope, as it is set or opened, has 4 channels, not 3"):
+        ModelScope(VIDEO, K, SETTINGS[ModelScope] | {"in_channels": 4})
 
 
 def test_latents_of_ltx():

@@ -39,6 +39,10 @@ class AnimateDiff(StockDenoiser, VideoDenoiser):
             "motion_max_seq_length": max(32, frames),
         }
 
+    @classmethod
+    def frames(cls, config: dict[str, Any]) -> range:
+        return range(1, config["motion_max_seq_length"] + 1)
+
     def tokens(self, latent: Tensor, condition: Condition | None) -> Tensor:
         # The stock network wants the text once for every frame.
         return super().tokens(latent, condition).repeat_interleave(latent.shape[2], dim=0)
@@ -55,12 +59,13 @@ class AnimateDiff(StockDenoiser, VideoDenoiser):
 
         Args:
             name: A folder or a hub id, of either network or of a Stable Diffusion pipeline.
-            latent: Shape of the latents it shall work on; by default that of the stock network's config.
+            latent: Shape of the latents it shall work on; by default what the network was made for.
             motion: Folder or hub id of a `MotionAdapter`, for a U-Net of Stable Diffusion.
             **options: Of diffusers' `from_pretrained`, such as `variant`, `revision`, `torch_dtype`.
 
         Raises:
-            InputError: There is nothing to open, or another class's network, or the two do not fit.
+            InputError: There is nothing to open, another class's network, the two do not fit each other, or they do not
+                take such latents.
         """
         wanted = (cls.__name__, UNetMotionModel.__name__, UNet2DConditionModel.__name__)
         source = Pretrained(str(name), options=options)
@@ -73,9 +78,10 @@ class AnimateDiff(StockDenoiser, VideoDenoiser):
         unet = source.read(UNet2DConditionModel.from_pretrained, part)
         adapter = modules.read(MotionAdapter.from_pretrained, "")
         try:
-            return cls.around(UNetMotionModel.from_unet2d(unet, adapter), latent)
+            stock = UNetMotionModel.from_unet2d(unet, adapter)
         except (ValueError, RuntimeError) as error:
             raise InputError(
                 f"motion {motion}: it does not fit the U-Net of {name} ({reason(error)}); give a Stable Diffusion 1.5 "
                 "model, or motion modules made for it"
             ) from error
+        return cls.around(stock, latent)

@@ -65,6 +65,10 @@ class Latte(StockDenoiser, VideoDenoiser):
         size = config["sample_size"]
         return (config["in_channels"], config["video_length"], size, size), config["caption_channels"]
 
+    @classmethod
+    def frames(cls, config: dict[str, Any]) -> range:
+        return range(config["video_length"], config["video_length"] + 1)
+
     def forward(self, latent: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
         return super().forward(latent, timestep, condition)[:, : latent.shape[1]]
 
