@@ -7,9 +7,10 @@ the zoo. Ratios and verdicts are computed: of a claim without evidence the verdi
   figures of a table that differ, both are shown
 - measured on a device: the claim's own figure there, and whether it falls short of the printed one; contradicted where
   it does by more than a twentieth
-- small networks on a device: the same ratio of small networks at a small resolution, which decides nothing
+- small networks on a device: the same ratio of small networks at a small resolution, which decides nothing; after "≈"
+  where its seconds come of fewer steps
 - same order, other order: at small scale
-- measured, undecided, no worse or contradicted on shapes32: by 95 % intervals of pairs
+- measured, undecided or contradicted on shapes32: by 95 % intervals of pairs
 - tested: the tests are there, and hold it as long as they pass
 - needs ...: nobody has run it
 """
@@ -22,7 +23,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.claims import Claim, agrees, arithmetic, claims, measured, value
+from benchmarks.claims import Claim, agrees, arithmetic, claims, measured, operands, value
 from benchmarks.efficiency.rows import RESOLUTIONS, Row, fits, in_rows, wanted
 from benchmarks.reported import figures
 from cmd_lightning import markdown, zoo
@@ -87,7 +88,15 @@ def time_verdict(claim: Claim, results: Path) -> Iterator[str]:
             if figure is not None and scale == "paper":
                 yield f"**{against(claim, figure, device)}"
             elif figure is not None and scale == "fifth" and claim.ratio.get("over"):
-                yield f"{SMALL} on {article(device)}**: {told(claim, figure)}"
+                about = "≈ " if extrapolated(claim, rows, **where) else ""
+                yield f"{SMALL} on {article(device)}**: {about}{told(claim, figure)}"
+
+
+def extrapolated(claim: Claim, rows: Sequence[Row], **at: Any) -> bool:
+    """Whether seconds of a claim are those of fewer steps than it is about."""
+    sides = [figure for side in ("of", "over") for figure in operands(claim, side)]
+    asked = [wanted(figure) | at for figure in sides if figure.quantity == "seconds"]
+    return any(row.get("extrapolated") and any(fits(row, one) for one in asked) for row in rows)
 
 
 def against(claim: Claim, figure: float, device: str) -> str:
@@ -123,9 +132,10 @@ def order_verdict(claim: Claim, results: Path) -> Iterator[str]:
 
 
 def sample_verdict(claim: Claim, results: Path) -> Iterator[str]:
-    """Whether the samples of the first of two solvers are worse than the second's, of the same captions and seeds.
+    """Whether the samples of the first of two solvers are worse than the second's, or better, of the same seeds.
 
-    By 95 % intervals of the differences between groups of samples, those whose kernel distances the file has.
+    By 95 % intervals of the differences between groups of samples, those whose kernel distances the file has; undecided
+    where both hold 0, which does not show that the solvers are alike.
     """
     rows = read(results / "sampling.json")["rows"]
     by_setting = {f"{row['solver']}/{row['steps']}": row for row in rows if row["split"] == "test"}
@@ -135,7 +145,8 @@ def sample_verdict(claim: Claim, results: Path) -> Iterator[str]:
         accuracy = paired(shares(few), shares(many))
         worse = (distance.decided and distance.mean > 0) or (accuracy.decided and accuracy.mean < 0)
         found = (f"{one.mean:+.3f} ± {one.half:.3f}" for one in (accuracy, distance))
-        word = "contradicted" if worse else "no worse"
+        undecided = not (distance.decided or accuracy.decided)
+        word = "undecided" if undecided else "contradicted" if worse else "measured"
         yield "**{} on shapes32**: accuracy {}, kernel distance {}".format(word, *found)
 
 

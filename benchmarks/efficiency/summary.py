@@ -38,21 +38,25 @@ def counted() -> str:
 
 
 def measured(scale: str) -> str:
-    """Seconds of a video of every system of a scale on a CPU, and what they are beside those of the first."""
+    """Seconds of a video of every system of a scale on a CPU, and what they are beside those of the first.
+
+    What comes of fewer steps than it is said of has "≈" before it.
+    """
     rows = read(f"efficiency_{scale}_cpu")
     whole = videos(rows)
     base, *_ = whole.values()
     lines = []
     for (system, decoder), row in whole.items():
+        about = "≈ " if row["extrapolated"] else ""
         name = {NONE: system, "full": f"{system}, with the frame decoder", "tiny": f"{system}, with the tiny one"}
         calls = [one["tmacs"] for one in rows if one["system"] == system and one["steps"] == 1]
         over = []
         if first := whole.get((base["system"], decoder)):
             seconds, tmacs = (row[key] / first[key] for key in ("seconds", "tmacs"))
-            over = [number(ratio) for ratio in (seconds, tmacs, seconds / tmacs)] if row is not first else []
+            over = [about + number(seconds), number(tmacs), about + number(seconds / tmacs)] if row is not first else []
         step = number(1e3 * sum(calls)) if decoder == NONE else None
-        rate = number(1e3 * row["tmacs"] / row["seconds"])
-        lines.append((name[decoder], number(row["seconds"]), step, rate, *(over or [None] * 3)))
+        rate = about + number(1e3 * row["tmacs"] / row["seconds"])
+        lines.append((name[decoder], about + number(row["seconds"]), step, rate, *(over or [None] * 3)))
     of = f"over {base['system']}'s"
     head = (f"{STEPS} steps", "seconds a video", "GMAC a step", "GMAC/s", f"seconds {of}", f"multiply-adds {of}")
     return markdown.table((*head, "utilisation"), lines)

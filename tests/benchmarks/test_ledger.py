@@ -113,6 +113,9 @@ def test_small_networks_decide_nothing(results):
     rows = [video("CMD", seconds=1.0, **of), video("LVDM", seconds=2.5, **of)]
     folder = results("efficiency_fifth_cpu", *rows, scale="fifth")
     assert verdict(FASTER, folder) == "**small networks on an Intel CPU, one thread**: 2.5; needs an NVIDIA GPU"
+    rows[0]["extrapolated"] = True
+    folder = results("efficiency_fifth_cpu", *rows, scale="fifth")
+    assert verdict(FASTER, folder) == "**small networks on an Intel CPU, one thread**: ≈ 2.5; needs an NVIDIA GPU"
     seconds = next(claim for claim in CLAIMS.values() if claim.unit == "s")
     assert verdict(seconds, folder) == "needs an NVIDIA GPU"
     # Those of free sizes are no evidence, at whatever resolution.
@@ -143,7 +146,8 @@ def test_order(results, tmp_path):
 @pytest.mark.parametrize(
     ("hits", "distance", "told"),
     [
-        ("10" * 4, 1.0, "**no worse on shapes32**: accuracy +0.000 ± 0.000, kernel distance -0.250 ± "),
+        ("10" * 4, 1.25, "**undecided on shapes32**: accuracy +0.000 ± 0.000, kernel distance +0.000 ± "),
+        ("10" * 4, 1.0, "**measured on shapes32**: accuracy +0.000 ± 0.000, kernel distance -0.250 ± "),
         ("10" * 4, 2.0, "**contradicted on shapes32**: accuracy +0.000 ± 0.000, kernel distance +0.750 ± "),
         ("00" * 4, 1.0, "**contradicted on shapes32**: accuracy -0.500 ± 0.000, kernel distance -0.250 ± "),
     ],
