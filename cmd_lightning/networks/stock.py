@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -73,9 +74,9 @@ class StockDenoiser(Network):
             )
 
     @classmethod
+    @abstractmethod
     def fitting(cls, latent: tuple[int, int, int, int], condition_dim: int) -> dict[str, Any]:
         """Arguments of the stock class that follow from the latent and the condition."""
-        raise NotImplementedError
 
     @classmethod
     def fits(cls, config: dict[str, Any]) -> tuple[tuple[int, int, int, int], int]:

@@ -56,7 +56,7 @@ def make(request):
             if layout not in ("grid", "without places"):
                 raise
             assert "use MotionDiT" in str(error)
-            pytest.skip("refuses this layout")
+            pytest.skip(f"{kind.__name__} takes rows and columns alone, and says so")
 
     return build
 

@@ -58,11 +58,15 @@ class AlignedDiT(DiT, MotionModel):
         )
         self.content_rows, self.content_columns = nn.Linear(width, width), nn.Linear(width, width)
 
+    def prepare(self, content: Tensor) -> Tensor:
+        """The content frame's features at the slots, `(B, S, width)`."""
+        planes = self.content_stem(content)  # (B, width, rows, columns)
+        return torch.cat([self.content_rows(planes.mean(3).mT), self.content_columns(planes.mean(2).mT)], dim=1)
+
     def forward(self, motion: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
         frames = motion.shape[2]
         tokens = self.stem(pad_to_multiple(motion, self.frames, 1))  # (B, width, T / frames, S)
-        planes = self.content_stem(content)  # (B, width, rows, columns)
-        pooled = [self.content_rows(planes.mean(3).mT), self.content_columns(planes.mean(2).mT)]
-        x = tokens.permute(0, 2, 3, 1) + torch.cat(pooled, dim=1)[:, None]
+        slots = self.prepare(content) if content.ndim == 4 else content
+        x = tokens.permute(0, 2, 3, 1) + slots[:, None]
         x = x.flatten(1, 2) + self.positions(*tokens.shape[2:])
         return unpatchify(self.transform(x, timestep, condition), (self.frames, 1), tokens.shape[2])[:, :, :frames]

@@ -13,6 +13,7 @@ from cmd_lightning.networks import Condition, LatentSpec, MotionModel
 from cmd_lightning.networks.dit import pad_to_multiple
 from cmd_lightning.networks.embeddings import TimestepEmbedding
 from cmd_lightning.networks.slots import SlotFeatures
+from cmd_lightning.networks.unet import zero
 
 
 class PlanesUNet(MotionModel):
@@ -63,7 +64,7 @@ class PlanesUNet(MotionModel):
         pairs = list(pairwise(levels))
         self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairs)
         self.grow = nn.ModuleList(nn.Conv2d(coarse, fine, 3, padding=1) for fine, coarse in pairs)
-        self.head = nn.Sequential(norm(width), nn.SiLU(), zeroed(nn.Conv2d(width, channels, 3, padding=1)))
+        self.head = nn.Sequential(norm(width), nn.SiLU(), zero(nn.Conv2d(width, channels, 3, padding=1)))
 
     def prepare(self, content: Tensor) -> Tensor:
         """The features of the slots, `(B, S, width)`."""
@@ -112,7 +113,7 @@ class ResidualBlock(nn.Module):
         self.across = nn.Conv1d(outputs, outputs, 1)
         self.norm = norm(outputs)
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(signal, 2 * outputs))
-        self.leave = nn.Sequential(nn.SiLU(), zeroed(nn.Conv2d(outputs, outputs, 3, padding=1)))
+        self.leave = nn.Sequential(nn.SiLU(), zero(nn.Conv2d(outputs, outputs, 3, padding=1)))
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, signal: Tensor) -> Tensor:
@@ -144,10 +145,3 @@ def plane_indices(latent_spec: LatentSpec, multiple: int) -> tuple[Tensor, Tenso
 def norm(channels: int) -> nn.GroupNorm:
     """Group norm with up to 8 groups."""
     return nn.GroupNorm(math.gcd(8, channels), channels)
-
-
-def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """The layer, with weights of zero."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
