@@ -18,17 +18,17 @@ from statistics import stdev
 from typing import Any
 
 from benchmarks.cells import Cell, Rows, add_arguments, check_device, clock, closing, measure_cells, read, stamped
-from benchmarks.quality import BATCH, STAGES, clips, features_of, generate, measured_with
+from benchmarks.shapes.quality import BATCH, STAGES, clips, features_of, generate, measured_with
 from cmd_lightning import markdown
 from cmd_lightning.commands.files import open_model
 from cmd_lightning.commands.parser import Parser
 from cmd_lightning.diffusion.solvers import SOLVERS
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.metrics.kernel import kernel_distance
-from cmd_lightning.metrics.shapes_features import ShapesFeatures
-from cmd_lightning.metrics.shapes_reader import Reading, ShapesReader
 from cmd_lightning.pipeline import CMDPipeline
 from cmd_lightning.provenance import provenance
+from cmd_lightning.shapes.features import ShapesFeatures
+from cmd_lightning.shapes.reader import Reading, ShapesReader
 
 STEPS = (5, 8, 10, 15, 25, 50)
 NUMBERS = {"val": 128, "test": 256}

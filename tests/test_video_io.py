@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cmd_lightning.data.shapes import make_clip
 from cmd_lightning.errors import InputError
+from cmd_lightning.shapes.painting import make_clip
 from cmd_lightning.video_file import VideoFile
 from cmd_lightning.video_io import VideoReader, gif_bytes, mp4_bytes, natural_key, probe, read_video, write_video
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cmd_lightning.metrics.shapes_reader import Reading
     from cmd_lightning.report import Panel, Plot, Section
+    from cmd_lightning.shapes.reader import Reading
 
 Log = dict[str, list[tuple[int, float]]]
 """The logged values with their steps, by name."""
@@ -95,7 +95,7 @@ def read_scores(logs: dict[str, Log]) -> dict[str, dict[str, float]]:
 
 def asked(prompt: str) -> Reading:
     """What a video of "a [size] colour shape moves direction" should be read as."""
-    from cmd_lightning.metrics.shapes_reader import Reading
+    from cmd_lightning.shapes.reader import Reading
 
     thing, direction = prompt.split(" moves ")
     *_, colour, shape = thing.split()
@@ -106,7 +106,7 @@ def readings(folder: Path, settings: dict[str, Any]) -> dict[str, Reading]:
     """What the reader of the procedural world sees in the video of each prompt."""
     import torch
 
-    from cmd_lightning.metrics.shapes_reader import ShapesReader
+    from cmd_lightning.shapes.reader import ShapesReader
 
     videos = [sample(folder, prompt, settings) for prompt in settings["prompts"]]
     return dict(zip(settings["prompts"], ShapesReader.from_pretrained().read(torch.stack(videos)), strict=True))
@@ -217,9 +217,9 @@ def strips(folder: Path, settings: dict[str, Any]) -> list[Panel]:
 
 def samples(folder: Path, found: dict[str, Reading], settings: dict[str, Any]) -> Section:
     """Videos from captions, with what the reader sees in them."""
-    from cmd_lightning.data.scenes import unseen
-    from cmd_lightning.metrics.shapes_reader import ShapesReader
     from cmd_lightning.report import Gallery, Panel, Section, Text
+    from cmd_lightning.shapes.reader import ShapesReader
+    from cmd_lightning.shapes.scenes import unseen
     from cmd_lightning.video_io import gif_bytes
     from cmd_lightning.zoo import model_folder
 

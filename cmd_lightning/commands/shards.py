@@ -2,7 +2,7 @@
 
 from cmd_lightning.commands.encode import encode
 from cmd_lightning.commands.files import report, tell
-from cmd_lightning.data.scenes import Level, Motion
+from cmd_lightning.shapes.scenes import Level, Motion
 
 __all__ = ["check", "encode", "pack", "synth"]
 
@@ -44,7 +44,7 @@ def synth(
         InputError: a number is out of range or the folder holds shards already.
     """
     from cmd_lightning.data.shards import split_folder
-    from cmd_lightning.data.synth import write_shapes
+    from cmd_lightning.shapes.synth import write_shapes
 
     folder = split_folder(out, split)
     made = write_shapes(

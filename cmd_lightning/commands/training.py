@@ -27,10 +27,11 @@ from cmd_lightning.callbacks import LastCheckpoint
 from cmd_lightning.commands.config_errors import explain
 from cmd_lightning.components import checkpoints, schedules
 from cmd_lightning.conditioning import ConditionEncoder
-from cmd_lightning.data import latents, rendered, webvid
+from cmd_lightning.data import latents, webvid
 from cmd_lightning.diffusion import Objective
 from cmd_lightning.errors import InputError, reason
 from cmd_lightning.networks.contracts import Network
+from cmd_lightning.shapes import datamodule
 
 KINDS = (
     *(LightningModule, LightningDataModule, Callback, Logger, Profiler, Accelerator, Strategy, CheckpointIO),
@@ -44,7 +45,7 @@ CALLERS = (LambdaCallback, optim.lr_scheduler.LambdaLR, optim.lr_scheduler.Multi
 # Imported for the class names that a config may use without a module.
 NAMED = (
     *(callbacks, components, conditioning, pretrained_text, latent_space, diffusion, schedules),
-    *(webvid, latents, rendered, optim),
+    *(webvid, latents, datamodule, optim),
 )
 
 

@@ -1,17 +1,14 @@
 """Video metrics; this room imports neither lightning nor diffusers."""
 
-from cmd_lightning.metrics.clip_similarity import CLIPSimilarity, SheetSimilarity
+from cmd_lightning.metrics.clip_similarity import CLIPSimilarity
 from cmd_lightning.metrics.feature_networks import open_feature
 from cmd_lightning.metrics.frechet import FrechetVideoDistance, frechet_distance, frechet_distance_from_features
 from cmd_lightning.metrics.i3d import I3D
 from cmd_lightning.metrics.i3d_weights import open_i3d
 from cmd_lightning.metrics.inception_score import VideoInceptionScore, inception_score
 from cmd_lightning.metrics.kernel import KernelVideoDistance, kernel_distance
-from cmd_lightning.metrics.neighbours import find_copies, nearest_neighbours, thumbnails
 from cmd_lightning.metrics.per_frame import PerFrame
 from cmd_lightning.metrics.protocol import PRESETS, Protocol
-from cmd_lightning.metrics.shapes_features import ShapesFeatures
-from cmd_lightning.metrics.shapes_reader import ShapesReader
 from cmd_lightning.metrics.statistics import load_statistics, save_statistics
 from cmd_lightning.metrics.suite import MetricSuite
 from cmd_lightning.metrics.transformers_features import TransformersFeatures
@@ -25,20 +22,14 @@ __all__ = [
     "MetricSuite",
     "PerFrame",
     "Protocol",
-    "ShapesFeatures",
-    "ShapesReader",
-    "SheetSimilarity",
     "TransformersFeatures",
     "VideoInceptionScore",
-    "find_copies",
     "frechet_distance",
     "frechet_distance_from_features",
     "inception_score",
     "kernel_distance",
     "load_statistics",
-    "nearest_neighbours",
     "open_feature",
     "open_i3d",
     "save_statistics",
-    "thumbnails",
 ]

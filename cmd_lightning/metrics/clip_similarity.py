@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, interpolate
 from torchmetrics import Metric
@@ -20,8 +18,6 @@ from cmd_lightning.metrics.covering import covering
 from cmd_lightning.metrics.frozen import Frozen, single_precision
 from cmd_lightning.metrics.inputs import check_rgb, unit_range
 from cmd_lightning.metrics.precision import own_precision
-from cmd_lightning.provenance import sha256
-from cmd_lightning.zoo import WEIGHTS
 
 # open_clip takes seconds to import, so it is imported where it is needed.
 
@@ -29,9 +25,6 @@ Resize = Literal["crop", "stretch"]
 
 PICTURES = 256
 """Pictures that go through the network at once."""
-
-GRID = 4
-"""Pictures along a side of a contact sheet."""
 
 
 class CLIPSimilarity(Metric):
@@ -200,70 +193,3 @@ def normalised(visual: nn.Module, pictures: Tensor, resize: Resize = "crop") -> 
         for name, default in (("image_mean", OPENAI_DATASET_MEAN), ("image_std", OPENAI_DATASET_STD))
     )
     return (pictures - mean) / std
-
-
-def contact_sheet(video: Tensor, size: int = 32) -> Tensor:
-    """Sixteen frames of each clip, evenly spaced from the first to the last, in rows of four: time as a picture.
-
-    Args:
-        video: `(B, C, T, H, W)` float in [0, 1] with T >= 16.
-        size: Side of a frame in the sheet in pixels.
-
-    Returns:
-        `(B, C, 4 * size, 4 * size)` in [0, 1].
-
-    Raises:
-        InputError: A clip is too short.
-    """
-    batch, channels, frames = video.shape[:3]
-    if frames < GRID**2:
-        raise InputError(f"video of {frames} frames: a contact sheet needs at least {GRID**2}")
-    picked = torch.linspace(0, frames - 1, GRID**2).round().long()
-    small = video[:, :, picked].transpose(1, 2).flatten(0, 1)
-    if small.shape[-2:] != (size, size):
-        small = interpolate(small, (size, size), mode="bilinear", antialias=True)
-    cells = small.view(batch, GRID, GRID, channels, size, size)
-    return cells.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels, GRID * size, GRID * size)
-
-
-class SheetSimilarity(CLIPSimilarity):
-    """Cosine of each clip's contact sheet with its caption, averaged over clips.
-
-    A CLIP model that sees single frames cannot tell a clip from its reversal. One that was trained on contact sheets
-    can, and is a stock open_clip model all the same; `from_pretrained` opens the one trained on the procedural world.
-    Its cosines mean something on videos and captions of that world alone.
-    """
-
-    WEIGHTS: ClassVar[str] = "shapes_clip.safetensors"
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path | None = None) -> Self:
-        """Open weights with their architecture in the file's metadata; without a path, the ones that ship.
-
-        Raises:
-            InputError: The file is missing or is not such weights.
-        """
-        from open_clip import SimpleTokenizer
-        from open_clip.model import CLIP
-
-        path = Path(WEIGHTS / cls.WEIGHTS if path is None else path)
-        try:
-            with safe_open(path, "pt") as file:
-                config = json.loads(file.metadata()["config"])
-                weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-            model = CLIP(**config)
-            model.load_state_dict(weights)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            problem = str(error).splitlines()[0]
-            raise InputError(
-                f"path {path}: no weights of a CLIP model of contact sheets ({problem}); give a file of "
-                "`python -m benchmarks.yardstick.train_clip`"
-            ) from None
-        metric = cls(model, SimpleTokenizer(context_length=model.context_length))
-        metric.name = path.stem
-        metric.origin |= {"pretrained": path.name, "sha256": sha256(path)}
-        return metric
-
-    def pictures(self, video: Tensor) -> Tensor:
-        """The contact sheet of each clip, `(B, 1, C, h, w)`."""
-        return contact_sheet(video)[:, None]

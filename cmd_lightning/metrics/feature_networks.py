@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from pathlib import Path
 
 from torch import nn
@@ -13,6 +13,9 @@ from cmd_lightning.metrics.i3d_weights import I3D_NAMES, open_i3d
 from cmd_lightning.metrics.protocol import Prepared, Protocol
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
+
+ALIASES = {"shapes": "cmd_lightning.shapes.features.ShapesFeatures.from_pretrained"}
+"""Short names of importable feature networks; imported only when one of them is asked for."""
 
 
 def open_feature(
@@ -50,12 +53,8 @@ def open_named(name: str, preset: str | Protocol | None, trust_torchscript: bool
         return open_i3d(name, Protocol.parse(preset or "stylegan-v"), trust_torchscript)
     if preset is not None:
         raise InputError(f"preset {preset}: feature {name} prepares clips in its own way; leave the preset out")
-    if name == "shapes":
-        from cmd_lightning.metrics.shapes_features import ShapesFeatures
-
-        return ShapesFeatures.from_pretrained()
-    if is_importable(name):
-        return import_network(name)
+    if name in ALIASES or is_importable(name):
+        return import_network(ALIASES.get(name, name))
     from cmd_lightning.metrics.transformers_features import TransformersFeatures
 
     return TransformersFeatures(name)
@@ -77,9 +76,8 @@ def import_network(name: str) -> nn.Module:
     Raises:
         InputError: It cannot be imported, or makes no module.
     """
-    module, _, attribute = name.rpartition(".")
     try:
-        network = getattr(importlib.import_module(module), attribute)()
+        network = pkgutil.resolve_name(name)()
     except Exception as error:  # whatever a stranger's module does when it is imported or made
         raise InputError(f"feature {name}: {error}; give a class or function that makes a module by itself") from error
     if not isinstance(network, nn.Module):

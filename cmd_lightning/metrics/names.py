@@ -9,8 +9,8 @@ from torch import nn
 from torchmetrics import MeanMetric, Metric
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.metrics.clip_similarity import CLIPSimilarity, SheetSimilarity
-from cmd_lightning.metrics.feature_networks import is_importable, open_feature, takes_preset
+from cmd_lightning.metrics.clip_similarity import CLIPSimilarity
+from cmd_lightning.metrics.feature_networks import import_network, is_importable, open_feature, takes_preset
 from cmd_lightning.metrics.frechet import FrechetVideoDistance
 from cmd_lightning.metrics.inception_score import VideoInceptionScore
 from cmd_lightning.metrics.kernel import KernelVideoDistance
@@ -75,7 +75,7 @@ class Asked:
         """
         if self.kind == "clipsim":
             if self.what == "shapes":
-                return SheetSimilarity.from_pretrained()
+                return import_network("cmd_lightning.shapes.sheets.SheetSimilarity.from_pretrained")
             model, _, pretrained = self.what.partition("/")
             return CLIPSimilarity(model, pretrained=pretrained, trust_torchscript=trust)
         if self.kind == "lpips":

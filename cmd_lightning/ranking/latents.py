@@ -13,18 +13,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cmd_lightning.data.draw import draw_scene
 from cmd_lightning.data.plan import stable_hash
-from cmd_lightning.data.scenes import Scene
-from cmd_lightning.data.shapes import render
 from cmd_lightning.latent_space import from_uint8, to_uint8
-from cmd_lightning.metrics.shapes_features import ShapesFeatures
-from cmd_lightning.metrics.shapes_reader import ShapesReader
 from cmd_lightning.networks import Condition
 from cmd_lightning.pipeline import CMDPipeline
 from cmd_lightning.provenance import fingerprint
 from cmd_lightning.ranking.captions import StoredCaptions, encode
 from cmd_lightning.ranking.protocol import Protocol, digest
+from cmd_lightning.shapes.drawing import draw_scene
+from cmd_lightning.shapes.features import ShapesFeatures
+from cmd_lightning.shapes.painting import render
+from cmd_lightning.shapes.reader import ShapesReader
+from cmd_lightning.shapes.scenes import Scene
 from cmd_lightning.video_io import replaced
 
 FORMAT = "cmd-lightning ranking latents 1"

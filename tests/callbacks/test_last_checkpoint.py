@@ -16,8 +16,8 @@ from same import assert_same
 from cmd_lightning.callbacks import EMA, LastCheckpoint
 from cmd_lightning.callbacks.whole_checkpoint import WholeCheckpointIO
 from cmd_lightning.components import VideoAutoencoder
-from cmd_lightning.data.synth import write_shapes
 from cmd_lightning.data.webvid import WebVidDataModule
+from cmd_lightning.shapes.synth import write_shapes
 
 STEPS = 7  # an epoch is 4 batches
 WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)

@@ -18,8 +18,8 @@ from cmd_lightning.cli import main
 from cmd_lightning.commands import demo
 from cmd_lightning.commands.demo import PROMPTS, STEPS, merged, write_config
 from cmd_lightning.commands.demo_page import asked
-from cmd_lightning.data.draw import draw_scene
-from cmd_lightning.metrics.shapes_reader import Reading, ShapesReader
+from cmd_lightning.shapes.drawing import draw_scene
+from cmd_lightning.shapes.reader import Reading, ShapesReader
 from cmd_lightning.video_io import read_video
 
 CLIPS, TRAINING_STEPS = 4, 2

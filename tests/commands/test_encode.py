@@ -20,11 +20,11 @@ from cmd_lightning.data import fetch
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.encode import EncodingData
 from cmd_lightning.data.latents import LatentDataModule
-from cmd_lightning.data.synth import write_shapes
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import FrameLatents, Pixels
 from cmd_lightning.pretrained_text import open_text_encoder
+from cmd_lightning.shapes.synth import write_shapes
 from cmd_lightning.zoo.motion.dit import MotionDiT
 
 CLIP = {"num_frames": 5, "size": [16, 24], "fps": 4.0, "crop": "random"}

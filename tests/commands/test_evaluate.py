@@ -11,14 +11,14 @@ import torch
 from torch.nn.functional import interpolate
 
 from cmd_lightning.cli import main
-from cmd_lightning.data.synth import write_shapes
 from cmd_lightning.metrics import i3d_weights
-from cmd_lightning.metrics.clip_similarity import SheetSimilarity
 from cmd_lightning.metrics.frechet import frechet_distance_from_features
 from cmd_lightning.metrics.i3d import I3D
 from cmd_lightning.metrics.inception_score import inception_score
 from cmd_lightning.metrics.kernel import kernel_distance
-from cmd_lightning.metrics.shapes_features import ShapesFeatures
+from cmd_lightning.shapes.features import ShapesFeatures
+from cmd_lightning.shapes.sheets import SheetSimilarity
+from cmd_lightning.shapes.synth import write_shapes
 from cmd_lightning.video_io import write_video
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*generated clips for")

@@ -16,8 +16,8 @@ from cmd_lightning.commands.demo_page import asked
 from cmd_lightning.commands.generate import conditions, read_picture, slug
 from cmd_lightning.diffusion import FlowMatching
 from cmd_lightning.errors import InputError
-from cmd_lightning.metrics.shapes_reader import ShapesReader
 from cmd_lightning.pipeline import CMDPipeline
+from cmd_lightning.shapes.reader import ShapesReader
 from cmd_lightning.video_io import read_video
 
 STEPS = ("--steps", "content=2,motion=3", "--guidance", "content=2,motion=1.5")

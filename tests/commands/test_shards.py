@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from cmd_lightning.commands import shards
-from cmd_lightning.data.scenes import SHAPES
-from cmd_lightning.data.shapes import make_clip
 from cmd_lightning.data.shards import ShardWriter
 from cmd_lightning.errors import InputError
+from cmd_lightning.shapes.painting import make_clip
+from cmd_lightning.shapes.scenes import SHAPES
 from cmd_lightning.video_io import read_video, write_video
 
 

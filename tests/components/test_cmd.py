@@ -10,13 +10,13 @@ import yaml
 
 from cmd_lightning.cli import main
 from cmd_lightning.components import CMD
-from cmd_lightning.data.synth import write_shapes
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import from_uint8, to_uint8
 from cmd_lightning.metrics.frechet import frechet_distance_from_features
 from cmd_lightning.metrics.kernel import kernel_distance
 from cmd_lightning.pipeline import CMDPipeline
+from cmd_lightning.shapes.synth import write_shapes
 from cmd_lightning.video_io import read_video, write_video
 
 STEPS, GUIDANCE = {"content": 3, "motion": 4}, {"content": 2.0, "motion": 1.5}

@@ -6,7 +6,7 @@ from test_resume import AUTOENCODER, config
 
 from cmd_lightning.cli import main
 from cmd_lightning.data.clips import ClipLoader
-from cmd_lightning.data.synth import write_shapes
+from cmd_lightning.shapes.synth import write_shapes
 
 
 @pytest.mark.parametrize("death", ["signal", "exit"])

@@ -16,7 +16,7 @@ from killed_fits import live
 from same import assert_same
 from test_resume import AUTOENCODER, motion
 
-from cmd_lightning.data.synth import write_shapes
+from cmd_lightning.shapes.synth import write_shapes
 
 STEPS = 26  # 25 clips in batches of 2, two epochs; validation after 6 and 12 batches of each
 FOREVER = 120  # seconds that no fit here takes

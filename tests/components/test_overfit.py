@@ -12,10 +12,10 @@ from cmd_lightning.components import ContentDiffusion, MotionDiffusion, VideoAut
 from cmd_lightning.components.cmd import assemble
 from cmd_lightning.components.schedules import WarmupSchedule
 from cmd_lightning.conditioning import ClassEncoder
-from cmd_lightning.data.shapes import make_clip
 from cmd_lightning.diffusion import Diffusion
 from cmd_lightning.latent_space import from_uint8
 from cmd_lightning.metrics.reconstruction import mean_frame, psnr
+from cmd_lightning.shapes.painting import make_clip
 from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
 from cmd_lightning.zoo.content.unet import unet
 from cmd_lightning.zoo.motion.dit import MotionDiT

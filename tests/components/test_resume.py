@@ -7,7 +7,7 @@ from lightning.pytorch import Callback
 from same import assert_same
 
 from cmd_lightning.cli import main
-from cmd_lightning.data.synth import write_shapes
+from cmd_lightning.shapes.synth import write_shapes
 
 STEPS, STOP = 7, 4  # 13 clips in batches of 2 are 7 batches an epoch
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_resume import AUTOENCODER, config
 
-from cmd_lightning.data.synth import write_shapes
+from cmd_lightning.shapes.synth import write_shapes
 
 
 def torchrun(nodes, each, arguments):

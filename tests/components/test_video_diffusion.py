@@ -15,12 +15,12 @@ from cmd_lightning.cli import main
 from cmd_lightning.components import ContentDiffusion, MotionDiffusion, VideoAutoencoder, VideoDiffusion
 from cmd_lightning.components.checkpoints import load_stage, stage_of
 from cmd_lightning.components.schedules import WarmupSchedule
-from cmd_lightning.data.shapes import make_clip
 from cmd_lightning.diffusion import Diffusion
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import from_uint8, to_uint8
 from cmd_lightning.networks import VideoDenoiser
 from cmd_lightning.provenance import sha256
+from cmd_lightning.shapes.painting import make_clip
 from cmd_lightning.video_io import read_video, write_video
 from cmd_lightning.zoo.autoencoders.triplane import TriplaneAutoencoder
 from cmd_lightning.zoo.baselines.pvdm import TriplaneUNet

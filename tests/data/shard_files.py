@@ -5,7 +5,7 @@ import tarfile
 import torch
 from safetensors.torch import save
 
-from cmd_lightning.data.shapes import make_clip
+from cmd_lightning.shapes.painting import make_clip
 from cmd_lightning.video_io import mp4_bytes
 
 

@@ -22,11 +22,12 @@ from torch import nn
 from torchmetrics.multimodal import CLIPScore
 from transformers import CLIPConfig, CLIPModel
 
-from cmd_lightning.data.draw import draw_scene
-from cmd_lightning.data.scenes import COLOURS, DIRECTIONS, SHAPES
-from cmd_lightning.data.shapes import render
 from cmd_lightning.errors import InputError
-from cmd_lightning.metrics.clip_similarity import CLIPSimilarity, SheetSimilarity, contact_sheet, normalised
+from cmd_lightning.metrics.clip_similarity import CLIPSimilarity, normalised
+from cmd_lightning.shapes.drawing import draw_scene
+from cmd_lightning.shapes.painting import render
+from cmd_lightning.shapes.scenes import COLOURS, DIRECTIONS, SHAPES
+from cmd_lightning.shapes.sheets import SheetSimilarity, contact_sheet
 from cmd_lightning.video_io import read_video
 from cmd_lightning.zoo import WEIGHTS
 

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from cmd_lightning.metrics.frozen import Frozen, single_precision
 from cmd_lightning.metrics.kernel import KernelVideoDistance
 from cmd_lightning.metrics.precision import own_precision
-from cmd_lightning.metrics.shapes_features import ShapesFeatures
 from cmd_lightning.metrics.transformers_features import TransformersFeatures
+from cmd_lightning.shapes.features import ShapesFeatures
 
 UNITS = (
     torch.backends.cudnn.conv,

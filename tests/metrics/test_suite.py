@@ -6,8 +6,8 @@ from torch import nn
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.frechet import FrechetVideoDistance
-from cmd_lightning.metrics.shapes_features import ShapesFeatures
 from cmd_lightning.metrics.suite import MetricSuite
+from cmd_lightning.shapes.features import ShapesFeatures
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*generated clips for")
 

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from cmd_lightning.data.shapes import render
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import from_uint8
-from cmd_lightning.metrics.shapes_features import ShapesFeatures
-from cmd_lightning.metrics.shapes_reader import ShapesReader
 from cmd_lightning.ranking.latents import frozen, open_bench, scenes
 from cmd_lightning.ranking.protocol import Protocol
+from cmd_lightning.shapes.features import ShapesFeatures
+from cmd_lightning.shapes.painting import render
+from cmd_lightning.shapes.reader import ShapesReader
 
 
 def test_latents_are_those_of_the_clips(small, bench):

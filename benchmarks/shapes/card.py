@@ -1,0 +1,183 @@
+"""Writes the card of a shipped model: what it is, how it was trained, what it scores, and where it fails.
+
+    python -m benchmarks.shapes.card shapes32
+
+From configs/NAME, the training logs in outputs/NAME, zoo/weights/NAME and benchmarks/results/NAME.json it makes
+zoo/cards/NAME.yaml, the record, and beside it NAME.md with its plots, for people. Words that no program can find, on
+what the samples look like, stand in the card under `seen` and are kept.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from benchmarks.shapes.card_page import page
+from cmd_lightning.data.plan import stable_hash
+from cmd_lightning.errors import InputError, program
+from cmd_lightning.latent_space import from_uint8, to_uint8
+from cmd_lightning.pipeline import CMDPipeline
+from cmd_lightning.provenance import weights_sha256
+from cmd_lightning.shapes.drawing import draw_scene
+from cmd_lightning.shapes.painting import render
+from cmd_lightning.shapes.scenes import ALIGNMENTS, SPEEDS
+from cmd_lightning.video_io import gif_bytes
+
+STAGES = ("autoencoder", "content", "motion")
+CARDS, WEIGHTS, RESULTS = Path("zoo/cards"), Path("zoo/weights"), Path("benchmarks/results")
+
+
+def training_record(name: str, stage: str) -> dict[str, Any]:
+    """Config, length and validation curve of a stage, of all calls that trained it."""
+    path = Path("configs", name, f"{stage}.yaml")
+    config = yaml.safe_load(path.read_text())
+    curve: dict[int, dict[str, float]] = {}
+    seconds: dict[int, float] = {}
+    for log in sorted(Path("outputs", name, stage, "log").rglob("metrics.csv"), key=lambda file: file.stat().st_mtime):
+        with log.open(newline="") as file:
+            for row in csv.DictReader(file):
+                step = int(row["step"]) + 1
+                if row.get("throughput/step_seconds"):
+                    seconds[step] = float(row["throughput/step_seconds"])
+                if row.get("val/loss"):
+                    scores = {key: float(row[key]) for key in row if key in ("val/loss", "val/psnr") and row[key]}
+                    curve[step] = {key.removeprefix("val/"): round(value, 5) for key, value in scores.items()}
+    steps = sorted(seconds)
+    lengths = [later - earlier for earlier, later in zip([0, *steps[:-1]], steps, strict=True)]
+    return {
+        "config": path.as_posix(),
+        "steps": steps[-1],
+        "batch_size": config["data"]["init_args"]["batch_size"],
+        "minutes": round(sum(n * seconds[step] for n, step in zip(lengths, steps, strict=True)) / 60, 1),
+        "validation": [{"step": step, **curve[step]} for step in sorted(curve)],
+    }
+
+
+def progress(name: str) -> list[dict[str, float]]:
+    """What plain captions gave on the way: results in outputs/NAME/progress, named after the content model's steps."""
+    points = []
+    for path in Path("outputs", name, "progress").glob("*.json"):
+        cell = json.loads(path.read_text())["cells"]["plain captions"]["all"]
+        points.append({"step": int(path.stem), **{key: round(value, 4) for key, value in cell.items()}})
+    return sorted(points, key=lambda point: point["step"])
+
+
+def make_card(name: str, pipeline: CMDPipeline, old: dict[str, Any]) -> dict[str, Any]:
+    """The record of a model; `old` is the card before, of which the words are kept."""
+    parts = {key: part for key, part in pipeline.components.items() if hasattr(part, "parameters")}
+    return {
+        "name": name,
+        "kind": "model",
+        "what": old.get("what", "CMD on the procedural world: autoencoder, content model and motion model in pixels"),
+        "video": {"shape": list(pipeline.config.video_shape), "fps": pipeline.config.fps},
+        "parameters": {key: sum(p.numel() for p in part.parameters()) for key, part in parts.items()},
+        "trained_on": old.get("trained_on", "unknown hardware"),
+        "training": {stage: training_record(name, stage) for stage in STAGES},
+        "progress": progress(name) or old.get("progress", []),
+        "weights": weights_sha256(WEIGHTS / name),
+        "results": f"benchmarks/results/{name}.json",
+        "seen": old.get("seen", []),
+    }
+
+
+def plot_training(card: dict[str, Any], path: Path) -> None:
+    """Validation loss of each stage over its steps, PSNR of the autoencoder, and what captions gave on the way."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 5, figsize=(16, 2.8), layout="constrained")
+    shown = [("autoencoder", "psnr", "PSNR in dB"), *((stage, "loss", "loss") for stage in STAGES)]
+    for axis, (stage, key, label) in zip(axes[:-1], shown, strict=True):
+        points = card["training"][stage]["validation"]
+        axis.plot([point["step"] for point in points], [point[key] for point in points], marker=".")
+        axis.set(title=f"{stage}: validation {label}", xlabel="step", yscale="log" if key == "loss" else "linear")
+    points = card["progress"]
+    for key, label in (("joint", "all three"), ("shape", "shape"), ("colour", "colour"), ("direction", "direction")):
+        axes[-1].plot([point["step"] for point in points], [point[key] for point in points], marker=".", label=label)
+    axes[-1].set(title="plain captions read right", xlabel="step of content", ylim=(0, 1))
+    axes[-1].legend(fontsize=8, loc="center right")
+    for axis in axes:
+        axis.grid(alpha=0.3, which="both")
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def plot_failures(cells: dict[str, Any], path: Path) -> None:
+    """Error against speed and alignment, of the autoencoder and of generation."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 2, figsize=(10, 6), layout="constrained")
+    for column, (title, values) in enumerate((("speed", list(SPEEDS)), ("alignment of shapes", list(ALIGNMENTS)))):
+        rows = [cells[f"reconstruction/{value}"] for value in values]
+        for key, name in (
+            ("psnr", "autoencoder"),
+            ("psnr_of_mean_frame", "mean frame"),
+            ("psnr_of_best_frame", "best frame"),
+        ):
+            # A still picture of a still clip is exact.
+            heights = [
+                float("nan") if value == "still" and key != "psnr" else row[key]
+                for value, row in zip(values, rows, strict=True)
+            ]
+            axes[0, column].plot(values, heights, marker="o", label=name)
+        axes[0, column].set(title=f"reconstruction against {title}", ylabel="PSNR in dB")
+        for key in ("real", "reconstruction", "generated motion", "generated"):
+            heights = [cells[f"generation/{value}"][key]["shapes_kernel_distance"] for value in values]
+            axes[1, column].plot(values, heights, marker="o", label="other real clips" if key == "real" else key)
+        axes[1, column].set(title=f"distance to real clips against {title}", ylabel="shapes kernel distance")
+        axes[1, column].set_yscale("symlog", linthresh=0.01)
+    for axis in axes.flat:
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def draw_picture(pipeline: CMDPipeline, path: Path, columns: int = 8) -> None:
+    """A moving picture: originals, content frames, reconstructions, generated motion, samples; plain, then mixed."""
+    _, frames, size, _ = pipeline.config.video_shape
+    scenes = [
+        draw_scene(stable_hash(0, "test"), index, level=level, frames=frames)
+        for level in ("plain", "mixed")
+        for index in range(columns)
+    ]
+    video, captions = torch.stack([render(scene, frames, size) for scene in scenes]), [s.caption for s in scenes]
+    pipeline.set_progress_bar_config(disable=True)
+    with torch.no_grad():
+        content, motion = pipeline.autoencoder.encode(from_uint8(video))
+        moved = pipeline.generate_motion(content, captions, range(len(captions)))
+        rows = [to_uint8(pipeline.decode(content, latent)) for latent in (motion, moved)]
+    rows.append(pipeline(captions, seeds=range(len(captions))).frames)
+    still = to_uint8(content)[:, :, None].expand_as(video)
+    bands = [torch.cat([*row], dim=-1) for row in (video, still, *rows)]
+    path.write_bytes(gif_bytes(torch.cat(bands, dim=-2), pipeline.config.fps, 2 if size < 64 else 1))
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="folder of zoo/weights, e.g. shapes32")
+    name = parser.parse_args().name
+    path = CARDS / f"{name}.yaml"
+    if not (RESULTS / f"{name}.json").is_file():
+        raise InputError(f"{name}: no {RESULTS / name}.json; run benchmarks.shapes.quality first")
+    result = json.loads((RESULTS / f"{name}.json").read_text())
+    pipeline = CMDPipeline.from_pretrained(WEIGHTS / name)
+    card = make_card(name, pipeline, yaml.safe_load(path.read_text()) if path.is_file() else {})
+    if result["protocol"]["weights"]["model"] != card["weights"]:
+        raise InputError(f"{RESULTS / f'{name}.json'}: results of other weights; run benchmarks.shapes.quality again")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(yaml.safe_dump(card, sort_keys=False, width=120))
+    draw_picture(pipeline, CARDS / f"{name}.gif")
+    plot_training(card, CARDS / f"{name}-training.svg")
+    plot_failures(result["cells"], CARDS / f"{name}-failures.svg")
+    (CARDS / f"{name}.md").write_text(page(card, result["cells"], result["protocol"]))
+    print(CARDS / f"{name}.md")
+    return 0
+
+
+if __name__ == "__main__":
+    program(main)

@@ -1,0 +1,286 @@
+"""How good a model of the procedural world is: reconstruction, generation, and where both fail.
+
+    python -m benchmarks.shapes.quality shapes32 --recipe configs/shapes32/content.yaml --out RESULTS.json
+
+Every figure is a cell of the result, measured on held-out clips (split "test" of seed 0, all combinations of shape,
+colour and direction) and written at once; a call measures the cells that are missing. `--cells` chooses some.
+"""
+
+import json
+import time
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from cmd_lightning.commands.files import open_model
+from cmd_lightning.commands.parser import Parser
+from cmd_lightning.data.plan import stable_hash
+from cmd_lightning.errors import InputError, program
+from cmd_lightning.latent_space import from_uint8, to_uint8
+from cmd_lightning.metrics.frechet import frechet_distance_from_features
+from cmd_lightning.metrics.kernel import kernel_distance
+from cmd_lightning.metrics.reconstruction import scores
+from cmd_lightning.pipeline import CMDPipeline
+from cmd_lightning.provenance import provenance, weights_sha256
+from cmd_lightning.shapes.datamodule import ShapesDataModule
+from cmd_lightning.shapes.drawing import draw_scene
+from cmd_lightning.shapes.features import ShapesFeatures
+from cmd_lightning.shapes.neighbours import find_copies, thumbnails
+from cmd_lightning.shapes.painting import render
+from cmd_lightning.shapes.reader import Reading, ShapesReader, joint_accuracy
+from cmd_lightning.shapes.scenes import ALIGNMENTS, SPEEDS, Scene
+from cmd_lightning.video_io import replaced
+from cmd_lightning.zoo import WEIGHTS, model_folder
+
+BATCH = 32
+STAGES = ("content", "motion")
+FAILURES = [("motion", motion) for motion in SPEEDS] + [("alignment", alignment) for alignment in ALIGNMENTS]
+"""What the curves of "where it fails" run over; alignments at `middle` speed and among three shapes."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a result is measured.
+
+    Attributes:
+        num: held-out clips, or captions, of the headline figures.
+        curve_num: the same for each point of a curve.
+        curve_steps: denoising steps of either stage for each point of a curve; the headline figures take the model's
+            own.
+        bank: training clips, from the first on, among which neighbours are looked for.
+    """
+
+    num: int = 256
+    curve_num: int = 64
+    curve_steps: int = 25
+    bank: int = 40_000
+
+
+class Quality:
+    """The cells, each a method that gives plain data.
+
+    Args:
+        pipeline: the model.
+        settings: how it is measured.
+        recipe: config that trained the content model, for its training clips.
+    """
+
+    def __init__(self, pipeline: CMDPipeline, settings: Settings, recipe: Path) -> None:
+        self.pipeline, self.settings, self.recipe = pipeline, settings, recipe
+        pipeline.set_progress_bar_config(disable=True)
+        self.reader, self.features = ShapesReader.from_pretrained(), ShapesFeatures.from_pretrained()
+
+    def cells(self) -> dict[str, Callable[[], Any]]:
+        """Every cell by name, the cheap ones first."""
+        cells: dict[str, Callable[[], Any]] = {"reader": self.reader_on_real_clips}
+        for option, value in FAILURES:
+            cells[f"reconstruction/{value}"] = partial(self.reconstruction, **{option: value})
+        cells["plain captions"] = self.plain_captions
+        for option, value in FAILURES:
+            cells[f"generation/{value}"] = partial(self.generation, **{option: value})
+        return cells
+
+    def reader_on_real_clips(self) -> dict[str, float]:
+        """What the reader makes of the clips themselves and of their reconstructions: the ceiling of generation."""
+        scenes, video = self.clips(self.settings.num, level="plain")
+        expected = list(map(Reading.of, scenes))
+        return {
+            "true clips": joint_accuracy(self.reader.read(video), expected),
+            "reconstructions": joint_accuracy(self.reader.read(self.reconstruct(video)), expected),
+            "chance": self.reader.chance,
+        }
+
+    def reconstruction(self, **options: Any) -> dict[str, float]:
+        """PSNR and SSIM of mixed clips beside those of still pictures, and the gain over the better of these."""
+        _, video = self.clips(self.settings.num, level="mixed", **options)
+        rows = [scores(from_uint8(self.reconstruct(part)), from_uint8(part)) for part in video.split(BATCH)]
+        result = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+        floor = torch.maximum(result["psnr_of_mean_frame"], result["psnr_of_best_frame"])
+        gain = result["psnr"] - floor
+        means = {name: value.mean().item() for name, value in result.items()}
+        error = gain.std().item() / len(gain) ** 0.5
+        return means | {"gain": means["psnr"] - floor.mean().item(), "gain_standard_error": error}
+
+    def plain_captions(self) -> dict[str, Any]:
+        """Videos of held-out plain captions: are they what the caption says, spread as real ones, and new?"""
+        scenes, real = self.clips(self.settings.num, level="plain")
+        video = generate(self.pipeline, [scene.caption for scene in scenes])
+        readings, expected = self.reader.read(video), list(map(Reading.of, scenes))
+        result: dict[str, Any] = {"chance": self.reader.chance, "none": sum(r.none for r in readings) / len(readings)}
+        for name, chosen in (("all", None), ("seen", True), ("unseen", False)):
+            rows = [i for i, scene in enumerate(scenes) if chosen is None or scene.seen == chosen]
+            got, right = [readings[i] for i in rows], [expected[i] for i in rows]
+            result[name] = {"num": len(rows), "joint": joint_accuracy(got, right)}
+            for question in ("shape", "colour", "direction"):
+                hits = [getattr(a, question) == getattr(b, question) for a, b in zip(got, right, strict=True)]
+                result[name][question] = sum(hits) / len(hits)
+        result["start positions"] = {"generated": spread(first_positions(video)), "real": spread(first_positions(real))}
+        result["copies"] = self.copies_in(video)
+        return result
+
+    def generation(self, **options: Any) -> dict[str, Any]:
+        """Distances of mixed clips that were reconstructed, had their motion generated, or were generated whole."""
+        scenes, video = self.clips(self.settings.curve_num, level="mixed", **options)
+        _, other = self.clips(self.settings.curve_num, level="mixed", split="val", **options)
+        captions, steps = [scene.caption for scene in scenes], self.settings.curve_steps
+        return {
+            "real": self.distances(video, other),
+            "reconstruction": self.distances(self.reconstruct(video), other),
+            "generated motion": self.distances(generate(self.pipeline, captions, steps, of=video), other),
+            "generated": self.distances(generate(self.pipeline, captions, steps), other),
+        }
+
+    def clips(self, num: int, split: str = "test", **options: Any) -> tuple[list[Scene], Tensor]:
+        """Held-out scenes and their clips, of the model's size."""
+        return clips(self.pipeline, num, split, **options)
+
+    @torch.no_grad()
+    def reconstruct(self, video: Tensor) -> Tensor:
+        """Through the autoencoder and back, uint8."""
+        parts = [from_uint8(part).to(self.pipeline.device) for part in video.split(BATCH)]
+        decoded = [self.pipeline.decode(*self.pipeline.autoencoder.encode(part)) for part in parts]
+        return torch.cat([to_uint8(part).cpu() for part in decoded])
+
+    @torch.no_grad()
+    def distances(self, video: Tensor, real: Tensor) -> dict[str, float]:
+        """Fréchet and kernel distance over shapes features."""
+        one, two = (features_of(self.features, x) for x in (video, real))
+        return {
+            "shapes_frechet_distance": float(frechet_distance_from_features(one, two)),
+            "shapes_kernel_distance": float(kernel_distance(one, two)),
+        }
+
+    def copies_in(self, video: Tensor) -> dict[str, float]:
+        """How close the videos come to the clips they were trained on, beside how close other real clips come."""
+        data = ShapesDataModule(**yaml.safe_load(self.recipe.read_text())["data"]["init_args"])
+        stream = data.train_dataloader().dataset
+        number = min(self.settings.bank, stream.num)
+        rows = [range(first, min(first + BATCH, number)) for first in range(0, number, BATCH)]
+        bank = torch.cat([thumbnails(torch.stack([stream.clip(i)["video"] for i in row])) for row in rows])
+        _, real = self.clips(len(video), split="val", level="plain")
+        result: dict[str, float] = {"bank": number}
+        for name, clips in (("generated", video), ("real", real)):
+            found = find_copies(thumbnails(clips), bank)
+            result[f"{name} copied"] = found.copied.float().mean().item()
+            result[f"{name} median distance"] = found.distance.median().item()
+            result[f"{name} least distance"] = found.distance.min().item()
+        return result
+
+
+def clips(pipeline: CMDPipeline, num: int, split: str = "test", **options: Any) -> tuple[list[Scene], Tensor]:
+    """Held-out scenes and their clips of a model's size, uint8 (N, C, T, H, W)."""
+    _, frames, size, _ = pipeline.config.video_shape
+    seed = stable_hash(0, split)
+    scenes = [draw_scene(seed, index, frames=frames, **options) for index in range(num)]
+    return scenes, torch.stack([render(scene, frames, size) for scene in scenes])
+
+
+@torch.no_grad()
+def generate(
+    pipeline: CMDPipeline, captions: Sequence[str], steps: int | None = None, of: Tensor | None = None
+) -> Tensor:
+    """Videos of captions, uint8, sample i from seed i; with the true content frames `of` these clips if given."""
+    videos = []
+    for first in range(0, len(captions), BATCH):
+        values, seeds = list(captions[first : first + BATCH]), range(first, min(first + BATCH, len(captions)))
+        if of is None:
+            content = pipeline.generate_content(values, seeds, steps)
+        else:
+            clips = from_uint8(of[first : first + BATCH]).to(pipeline.device)
+            content = pipeline.autoencoder.encode(clips)[0]
+        motion = pipeline.generate_motion(content, values, seeds, steps)
+        videos.append(to_uint8(pipeline.decode(content, motion)).cpu())
+    return torch.cat(videos)
+
+
+@torch.no_grad()
+def features_of(network: ShapesFeatures, video: Tensor) -> Tensor:
+    """Shapes features of clips, (N, D)."""
+    return torch.cat([network(part) for part in video.split(BATCH)])
+
+
+def measured_with(model: str) -> dict[str, Any]:
+    """The fingerprints of a model's weights and of those that read its samples."""
+    yardstick = {name: weights_sha256(WEIGHTS / name) for name in (ShapesReader.WEIGHTS, ShapesFeatures.WEIGHTS)}
+    return {"model": weights_sha256(model_folder(model)), "yardstick": yardstick}
+
+
+def first_positions(video: Tensor) -> Tensor:
+    """Where the shape is in the first frame of plain clips (B, C, T, H, W), (B, 2) as x, y in sides of the picture.
+
+    The centre of what differs from the commonest value of the frame, its background, by more than 40 levels; NaN where
+    nothing does.
+    """
+    frame = video[:, :, 0].float()
+    background = frame.flatten(2).median(2).values[:, :, None, None]
+    weight = ((frame - background).abs().amax(1) > 40).float()
+    grid = (torch.arange(frame.shape[-1]) + 0.5) / frame.shape[-1]
+    total = weight.sum((1, 2))
+    return torch.stack([(weight.sum(1) * grid).sum(1) / total, (weight.sum(2) * grid).sum(1) / total], 1)
+
+
+def spread(positions: Tensor) -> dict[str, float]:
+    """Standard deviations, and how many cells of a 4x4 grid hold a position."""
+    known = positions[~positions.isnan().any(1)]
+    cells = {(int(4 * x), int(4 * y)) for x, y in known.tolist()}
+    return {
+        "std_x": known[:, 0].std().item(),
+        "std_y": known[:, 1].std().item(),
+        "cells_of_16": len(cells),
+        "found": len(known) / len(positions),
+    }
+
+
+def measure(quality: Quality, path: Path, chosen: Sequence[str], protocol: dict[str, Any]) -> Iterator[str]:
+    """Measures the cells that are missing in the file, and writes each at once."""
+    names = list(quality.cells())
+    for prefix in chosen:
+        if not any(name.startswith(prefix) for name in names):
+            raise InputError(f"--cells {prefix}: no cell begins so; there are {', '.join(names)}")
+    result = json.loads(path.read_text()) if path.is_file() else {"protocol": protocol, "cells": {}}
+    for part in set(protocol) - {"commit", "date"}:  # which are those of the first call
+        if result["protocol"].get(part) != protocol[part]:
+            raise InputError(f"--out {path}: it holds results of other {part}; give another file, or delete it")
+    for name, cell in quality.cells().items():
+        if name in result["cells"] or (chosen and not any(name.startswith(prefix) for prefix in chosen)):
+            continue
+        begun = time.perf_counter()
+        result["cells"][name] = cell()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(path) as temporary:
+            temporary.write_text(json.dumps(result, indent=1) + "\n")
+        yield f"{name} ({time.perf_counter() - begun:.0f} s): {json.dumps(result['cells'][name])}"
+
+
+def main() -> int:
+    """The command line."""
+    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="zoo name or model folder")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file of the result")
+    parser.add_argument("--cells", nargs="*", default=[], help="beginnings of the names of the cells to measure")
+    parser.add_argument("--recipe", type=Path, required=True, help="config that trained the content model")
+    for name, value in vars(Settings()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    options = parser.parse_args()
+    if not options.recipe.is_file():
+        raise InputError(f"--recipe {options.recipe}: there is no such file; give the config of the content model")
+    settings = Settings(**{name: getattr(options, name) for name in vars(Settings())})
+    weights = measured_with(options.model)
+    pipeline = open_model(options.model)
+    sampling = {stage: dict(zip(("steps", "guidance"), pipeline.sampling(stage), strict=True)) for stage in STAGES}
+    protocol = {"weights": weights, "settings": vars(settings), "sampling": sampling, "recipe": str(options.recipe)}
+    protocol |= provenance()
+    for line in measure(Quality(pipeline, settings, options.recipe), options.out, options.cells, protocol):
+        print(line, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    program(main)

@@ -1,0 +1,263 @@
+"""Prove that each metric reacts to what it must react to: `python -m benchmarks.shapes.yardstick.prove`.
+
+Writes `yardstick.json`, `yardstick.md` and `yardstick.png` in benchmarks/results.
+"""
+
+import argparse
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from benchmarks.shapes.yardstick.augmentations import compressed
+from benchmarks.shapes.yardstick.corruptions import STRENGTHS, UNITS, Clips, corrupt, draw_clips
+from benchmarks.shapes.yardstick.gauges import (
+    GAUGES,
+    RESAMPLES,
+    Gauge,
+    Networks,
+    Response,
+    gauges_of,
+    networks,
+    respond,
+    see,
+    spearman,
+)
+from benchmarks.shapes.yardstick.plot import draw_plot
+from benchmarks.shapes.yardstick.train import FRAMES
+from cmd_lightning.data.plan import stable_hash
+from cmd_lightning.errors import program
+from cmd_lightning.markdown import table
+from cmd_lightning.provenance import provenance, weights_sha256
+from cmd_lightning.shapes.features import ShapesFeatures
+from cmd_lightning.shapes.neighbours import COPY_DISTANCE, COPY_RATIO, find_copies, thumbnails
+from cmd_lightning.shapes.reader import ShapesReader
+from cmd_lightning.shapes.scenes import Level
+from cmd_lightning.shapes.sheets import SheetSimilarity
+from cmd_lightning.zoo import WEIGHTS
+
+ERRORS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+"""Amounts of "trajectory", for the rank agreement with the true error."""
+
+BANK, PLANTED = 300, 64
+"""Known clips, and how many of them are planted, half through H.264 and half a pixel aside."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the metrics of a level are tried on.
+
+    Attributes:
+        gauges: the metrics.
+        loaded: their networks.
+        clips: held-out `middle` clips, to be corrupted.
+        real: what is seen in as many other real clips.
+    """
+
+    gauges: dict[str, Gauge]
+    loaded: Networks
+    clips: Clips
+    real: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, level: Level, num: int, size: int, loaded: Networks) -> "Trial":
+        """Draw `num` clips of `size` pixels for each of the two sets."""
+        gauges = gauges_of(level)
+        real = draw_clips(stable_hash("yardstick", "real"), num, size, level)
+        clips = draw_clips(stable_hash("yardstick", "corrupted"), num, size, level)
+        return cls(gauges, loaded, clips, see(real, loaded, {gauge.sight for gauge in gauges.values()}))
+
+    def responses(self) -> dict[str, dict[str, Response]]:
+        """For each metric the response to each corruption."""
+        clean = self._see(self.clips)
+        found: dict[str, dict[str, Response]] = {name: {} for name in self.gauges}
+        for corruption, amounts in STRENGTHS.items():
+            seen = [clean, *(self._see(corrupt(self.clips, corruption, amount)) for amount in amounts[1:])]
+            for name, gauge in self.gauges.items():
+                fakes = [sight[gauge.sight] for sight in seen]
+                found[name][corruption] = respond(gauge, self.real[gauge.sight], fakes)
+            print(f"{corruption}: done", flush=True)
+        return found
+
+    def agreement(self) -> tuple[list[float], dict[str, dict[str, Any]]]:
+        """True trajectory errors of sets of clips in pixels of a picture of 64, and for each metric its values for
+        these sets and their rank correlation with the errors.
+        """
+        # Other draws for each set, so that no order is given beforehand.
+        sets = [corrupt(self.clips, "trajectory", amount, seed=number) for number, amount in enumerate(ERRORS)]
+        errors = torch.tensor([one.error for one in sets])
+        seen = [self._see(one) for one in sets]
+        table = {}
+        for name, gauge in self.gauges.items():
+            values = torch.stack([gauge.value(self.real[gauge.sight], sight[gauge.sight]) for sight in seen])
+            table[name] = {"values": values.tolist(), "rho": spearman(values if gauge.rises else -values, errors)}
+        return errors.tolist(), table
+
+    def _see(self, clips: Clips) -> dict[str, Tensor]:
+        return see(clips, self.loaded, set(self.real))
+
+
+def planted_copies(level: Level, size: int) -> dict[str, int]:
+    """Hide copies of known clips among new ones, and count how many of each are called copies."""
+    bank = draw_clips(stable_hash("yardstick", "known"), BANK, size, level).video
+    new = draw_clips(stable_hash("yardstick", "new"), PLANTED, size, level).video
+    half = PLANTED // 2
+    coded = torch.stack([compressed(clip, 23) for clip in bank[:half]])
+    aside = bank[half:PLANTED].roll(1, dims=-1)
+    known = thumbnails(bank)
+
+    def right(query: Tensor, first: int) -> int:
+        copies = find_copies(thumbnails(query), known)
+        return int((copies.copied & (copies.index == torch.arange(first, first + len(query)))).sum())
+
+    return {
+        "known clips": BANK,
+        "planted through H.264 (crf 23)": half,
+        "of these found": right(coded, 0),
+        "planted one pixel aside": half,
+        "of these found one pixel aside": right(aside, half),
+        "independent clips": PLANTED,
+        "of these called copies": int(find_copies(thumbnails(new), known).copied.sum()),
+    }
+
+
+def prove(num: int, size: int, loaded: Networks) -> dict[str, Any]:
+    """Measure everything with `num` clips in a set; plain data."""
+    result: dict[str, Any] = {
+        "protocol": {
+            "clips": f"{num} real held-out clips, and {num} others that are corrupted; motion middle, {FRAMES} frames "
+            f"of {size}x{size} pixels, rendered, not compressed; all combinations",
+            "spread": f"standard deviation over {RESAMPLES} resamplings, with replacement, of the corrupted clips",
+            "tolerance": "twice the standard deviation of a step over the same resamplings at both strengths",
+            "chance": f"{ShapesReader.chance:.4f} for the joint accuracy of the reader",
+            "copies": f"thumbnails nearer than {COPY_DISTANCE} grey levels, and than {COPY_RATIO} of the next",
+            "weights": shipped_weights(),
+            **provenance(),
+        },
+        "strengths": {name: {"amounts": amounts, "unit": UNITS[name]} for name, amounts in STRENGTHS.items()},
+        "levels": {},
+    }
+    for level in get_args(Level):
+        print(level, flush=True)
+        trial = Trial.of(level, num, size, loaded)
+        errors, table = trial.agreement()
+        result["levels"][level] = {
+            "responses": {
+                name: {
+                    corruption: vars(answer)
+                    | {"verdict": answer.verdict, "not asked because": GAUGES[name].why_unasked(corruption, level)}
+                    for corruption, answer in answers.items()
+                }
+                for name, answers in trial.responses().items()
+            },
+            "trajectory": {"errors": errors, "metrics": table},
+            "copies": planted_copies(level, size),
+        }
+    return result
+
+
+def shipped_weights() -> dict[str, dict[str, Any]]:
+    """sha256 of each file of weights of the yardstick, and what it tells of its training."""
+    told = {}
+    for name in (ShapesReader.WEIGHTS, ShapesFeatures.WEIGHTS, SheetSimilarity.WEIGHTS):
+        with safe_open(WEIGHTS / name, "pt") as file:
+            told[name] = {"sha256": weights_sha256(WEIGHTS / name)[name], **(file.metadata() or {})}
+    return told
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The tables of a result."""
+    told = [(name, about) for name, about in result["protocol"].items() if isinstance(about, str)]
+    lines = ["# The yardstick, proven", "", "Written by `python -m benchmarks.shapes.yardstick.prove`.", ""]
+    lines += ["![values by strength](yardstick.png)", ""]
+    lines += _summary(result)
+    for level, found in result["levels"].items():
+        rows = []
+        for name, answers in found["responses"].items():
+            for corruption, answer in answers.items():
+                pairs = zip(answer["values"], answer["spreads"], strict=True)
+                values = (f"{value:.3g} ± {spread:.1g}" for value, spread in pairs)
+                rows.append((name, corruption, *values, f"{answer['rho']:.2f}", _verdict(answer)))
+        head = ("metric", "corruption", *range(5), "rank", "verdict")
+        lines += [f"## {level} clips", "", table(head, rows)]
+        trajectory, copies = found["trajectory"], found["copies"]
+        errors = (f"{error:.2g}" for error in trajectory["errors"])
+        rows = [
+            (name, *(f"{value:.3g}" for value in row["values"]), f"{row['rho']:.2f}")
+            for name, row in trajectory["metrics"].items()
+        ]
+        lines += ["", table(("true trajectory error in pixels of 64", *errors, "rank"), rows)]
+        lines += ["", "Copies: " + ", ".join(f"{name} {number}" for name, number in copies.items()) + ".", ""]
+    for name, about in result["protocol"]["weights"].items():
+        scores = json.loads(about["record"])["scores"]
+        told_scores = ", ".join(f"{what} {value:.4g}" for what, value in scores.items())
+        lines += [f"## {name}", "", f"What it reached on new clips after its training: {told_scores}.", ""]
+    rows = [
+        (name, *(f"{amount:g}" for amount in about["amounts"]), about["unit"])
+        for name, about in result["strengths"].items()
+    ]
+    lines += ["## Strengths", "", table(("corruption", *range(5), "unit"), rows)]
+    lines += ["", "## Protocol", ""] + [f"- {name}: {about}" for name, about in told]
+    lines += [f"- {name}: sha256 {about['sha256']}" for name, about in result["protocol"]["weights"].items()]
+    lines += [
+        "- Rank: Spearman's correlation of the value, as worse counts, with strength or error.",
+        '- Verdicts: "monotone" if every step is the right way and beyond its tolerance; "reacts" if strength 4 is '
+        "clearly worse than 0 and no step is the wrong way by more than its tolerance and a twentieth of the whole "
+        "change. What is not asked of a metric is "
+        "not counted as passed. Strength 0 is another real set: a Fréchet distance is not 0 there with so few clips, "
+        "and comparable only within this table.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _verdict(answer: dict[str, Any]) -> str:
+    return f"({answer['verdict']})" if answer["not asked because"] else answer["verdict"]
+
+
+def _summary(result: dict[str, Any]) -> list[str]:
+    """Verdicts by metric and corruption, how many of each, and why some are not counted."""
+    corruptions = list(result["strengths"])
+    rows = []
+    counted, reasons = Counter(), []
+    for level, found in result["levels"].items():
+        for name, answers in found["responses"].items():
+            cells = [_verdict(answers[corruption]) for corruption in corruptions]
+            rows.append((name, level, *cells))
+            for corruption, answer in answers.items():
+                if answer["not asked because"]:
+                    reasons.append(f"- {name}, {corruption} of {level} clips: {answer['not asked because']}.")
+                else:
+                    counted[answer["verdict"]] += 1
+    told = ", ".join(f"{verdict} {number}" for verdict, number in counted.most_common())
+    return [
+        table(("metric", "clips", *corruptions), rows),
+        "",
+        f"Of {counted.total()}: {told}. In brackets, not counted, what is not asked of a metric:",
+        "",
+        *reasons,
+        "",
+    ]
+
+
+def main() -> None:
+    """Parse the command line, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--num", type=int, default=256, help="clips in each set")
+    parser.add_argument("--size", type=int, default=32, help="side of the picture in pixels")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the results")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    result = prove(options.num, options.size, networks())
+    (options.out / "yardstick.json").write_text(json.dumps(result, indent=1) + "\n")
+    (options.out / "yardstick.md").write_text(markdown(result))
+    draw_plot(result).save(options.out / "yardstick.png", optimize=True)
+
+
+if __name__ == "__main__":
+    program(main)

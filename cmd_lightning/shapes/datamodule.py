@@ -1,0 +1,207 @@
+"""ShapesDataModule: clips of the procedural world, rendered as they are needed, without files and without end."""
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain
+from typing import Any, get_args
+
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from cmd_lightning.data.batch import collate
+from cmd_lightning.data.loader import Position, StreamLoader
+from cmd_lightning.data.plan import batch_sizes, stable_hash
+from cmd_lightning.errors import InputError
+from cmd_lightning.shapes.painting import make_clip
+from cmd_lightning.shapes.scenes import Combinations, Level, Motion
+
+
+class SceneStream(IterableDataset):
+    """Batches of rendered clips of one rank, for a DataLoader with `batch_size=None` and any number of workers.
+
+    Clip i of epoch e is clip `e * num + i` of the seed: an epoch is only a stretch of an endless row. With `repeat` it
+    is clip `i` in every epoch.
+
+    Args:
+        num: clips in an epoch, all ranks together.
+        levels: of which each clip draws one.
+        motions: of which each clip draws one.
+        size: side of the picture in pixels.
+        frames: frames of a clip.
+        fps: frames per second.
+        batch_size: clips in a batch, per rank.
+        combinations: of shape, colour and direction: "all", "seen" or "unseen".
+        rank: which process this is, from 0.
+        ranks: how many there are.
+        seed: of the row of clips.
+        repeat: whether every epoch is the same.
+    """
+
+    def __init__(
+        self,
+        num: int,
+        *,
+        levels: Sequence[Level],
+        motions: Sequence[Motion],
+        size: int,
+        frames: int,
+        fps: float,
+        batch_size: int,
+        combinations: Combinations = "all",
+        rank: int = 0,
+        ranks: int = 1,
+        seed: int = 0,
+        repeat: bool = False,
+    ) -> None:
+        super().__init__()
+        self.repeat = repeat
+        self.num, self.levels, self.motions = num, list(levels), list(motions)
+        self.options = {"size": size, "frames": frames, "fps": fps, "combinations": combinations}
+        self.batch_size, self.rank, self.ranks, self.seed = batch_size, rank, ranks, seed
+        shares = batch_sizes(num, ranks, batch_size)
+        self._sizes = shares[rank]
+        in_order = chain.from_iterable(zip(*shares, strict=True))  # by step, then by rank
+        self._starts = list(accumulate(in_order, initial=0))[rank::ranks]
+        self._epoch = self._first = 0
+
+    def fingerprint(self, workers: int) -> str:
+        """What a number of batches done holds for; how many workers there are does not matter."""
+        options = sorted(self.options.items())
+        cut = (self.num, self.levels, self.motions, options, self.batch_size, self.ranks, self.seed, self.repeat)
+        return f"{stable_hash(cut):016x}"
+
+    def begin(self, epoch: int, first_batch: int = 0) -> None:
+        """Say where the next pass begins: in this epoch, at this batch."""
+        self._epoch, self._first = epoch, first_batch
+
+    def count(self, batches: int) -> int:
+        """Clips in the first batches of an epoch of this rank."""
+        return sum(self._sizes[:batches])
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch, the same on every rank."""
+        return len(self._sizes)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield the batches of this worker: v, v + W, ... counted from the first batch of the pass."""
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        for batch in range(self._first + worker, len(self._sizes), workers):
+            first = (0 if self.repeat else self._epoch * self.num) + self._starts[batch]
+            clips = [self.clip(first + position) for position in range(self._sizes[batch])]
+            yield collate(clips) | {"epoch": self._epoch, "bad": []}
+
+    def clip(self, index: int) -> dict[str, Any]:
+        """Render one clip."""
+        chance = random.Random(stable_hash("options", self.seed, index))
+        level, motion = chance.choice(self.levels), chance.choice(self.motions)
+        video, facts = make_clip(self.seed, index, level=level, motion=motion, **self.options)
+        return {name: facts[name] for name in ("caption", "label", "fps")} | {"video": video, "key": f"{index:09d}"}
+
+
+class ShapesDataModule(LightningDataModule):
+    """The procedural world without shards: every training clip is new, or with `repeat` new in the first epoch.
+
+    A fit resumed from a checkpoint goes on at the next clip. Training shows only the "seen" combinations of shape,
+    colour and direction, validation and testing show all. A batch is that of `WebVidDataModule`.
+
+    Args:
+        level: "plain" or "mixed", or several, of which each clip draws one; one named twice is drawn twice as often.
+        motion: one or several of still, slow, middle, fast, extreme, likewise.
+        train_clips: clips of an epoch; the next epoch goes on with others, or with `repeat` shows them again.
+        repeat: whether every epoch shows the same clips, as a component that caches latents needs it.
+        val_clips: clips for validation.
+        test_clips: clips for testing and prediction.
+        num_frames: frames of a clip.
+        size: side of the picture in pixels.
+        fps: frames per second.
+        batch_size: clips in a batch, per device.
+        num_workers: loader processes, per device.
+        seed: of the clips.
+    """
+
+    def __init__(
+        self,
+        level: str | list[str] = "plain",
+        motion: str | list[str] = "middle",
+        train_clips: int = 100_000,
+        val_clips: int = 64,
+        test_clips: int = 256,
+        num_frames: int = 16,
+        size: int = 64,
+        fps: float = 8.0,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        seed: int = 0,
+        repeat: bool = False,
+    ) -> None:
+        super().__init__()
+        levels = [level] if isinstance(level, str) else list(level)
+        motions = [motion] if isinstance(motion, str) else list(motion)
+        for name, given, known in (("level", levels, get_args(Level)), ("motion", motions, get_args(Motion))):
+            if not given or set(given) - set(known):
+                raise InputError(f"data.{name} {', '.join(given)}: give one or several of {', '.join(known)}")
+        for name, value, least in (
+            ("train_clips", train_clips, 1),
+            ("val_clips", val_clips, 0),
+            ("test_clips", test_clips, 1),
+            ("num_frames", num_frames, 1),
+            ("size", size, 8),
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if value < least:
+                raise InputError(f"data.{name} {value}: must be at least {least}")
+        if not 0 < fps < math.inf:
+            raise InputError(f"data.fps {fps}: give a positive number of frames a second")
+        self.clips = {"train": train_clips, "val": val_clips, "test": test_clips}
+        self.options = {"levels": levels, "motions": motions, "size": size, "frames": num_frames, "fps": fps}
+        self.batch_size, self.num_workers, self.seed, self.repeat = batch_size, num_workers, seed, repeat
+        self._position = Position()
+
+    def setup(self, stage: str) -> None:
+        """Count epochs anew, as a new fit does."""
+        if stage == "fit":
+            self._position = Position()
+
+    def train_dataloader(self) -> DataLoader:
+        """New clips, going on where a loaded state says."""
+        return self._loader("train", position=self._position, trainer=self.trainer)
+
+    def val_dataloader(self) -> DataLoader | list:
+        """The same `val_clips` each time."""
+        return self._loader("val") if self.clips["val"] else []
+
+    def test_dataloader(self) -> DataLoader:
+        """The same `test_clips` each time."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """The same as the test batches."""
+        return self._loader("test")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the row of clips, as plain numbers."""
+        return self._position.state_dict(self.trainer)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up a position: the next pass over the training data begins there."""
+        self._position.load_state_dict(state_dict)
+
+    def describe(self) -> dict[str, Any]:
+        """What the test clips are, as plain data for the record of a result."""
+        return {"data": type(self).__name__, "split": "test", "seed": self.seed, **self.options}
+
+    def _loader(self, split: str, **options: Any) -> StreamLoader:
+        stream = SceneStream(
+            self.clips[split],
+            **self.options,
+            batch_size=self.batch_size,
+            combinations="seen" if split == "train" else "all",
+            rank=self.trainer.global_rank if self.trainer else 0,
+            ranks=self.trainer.world_size if self.trainer else 1,
+            seed=stable_hash(self.seed, split),
+            repeat=self.repeat,
+        )
+        return StreamLoader(stream, num_workers=self.num_workers, **options)

@@ -1,0 +1,87 @@
+"""SheetSimilarity: CLIP similarity of whole clips, seen as contact sheets, in the procedural world."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from cmd_lightning.errors import InputError
+from cmd_lightning.metrics.clip_similarity import CLIPSimilarity
+from cmd_lightning.provenance import sha256
+from cmd_lightning.zoo import WEIGHTS
+
+GRID = 4
+"""Frames along a side of a contact sheet."""
+
+
+def contact_sheet(video: Tensor, size: int = 32) -> Tensor:
+    """Sixteen frames of each clip, evenly spaced from the first to the last, in rows of four: time as a picture.
+
+    Args:
+        video: `(B, C, T, H, W)` float in [0, 1] with T >= 16.
+        size: Side of a frame in the sheet in pixels.
+
+    Returns:
+        `(B, C, 4 * size, 4 * size)` in [0, 1].
+
+    Raises:
+        InputError: A clip is too short.
+    """
+    batch, channels, frames = video.shape[:3]
+    if frames < GRID**2:
+        raise InputError(f"video of {frames} frames: a contact sheet needs at least {GRID**2}")
+    picked = torch.linspace(0, frames - 1, GRID**2).round().long()
+    small = video[:, :, picked].transpose(1, 2).flatten(0, 1)
+    if small.shape[-2:] != (size, size):
+        small = interpolate(small, (size, size), mode="bilinear", antialias=True)
+    cells = small.view(batch, GRID, GRID, channels, size, size)
+    return cells.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels, GRID * size, GRID * size)
+
+
+class SheetSimilarity(CLIPSimilarity):
+    """Cosine of each clip's contact sheet with its caption, averaged over clips.
+
+    A CLIP model that sees single frames cannot tell a clip from its reversal. One that was trained on contact sheets
+    can, and is a stock open_clip model all the same; `from_pretrained` opens the one trained on the procedural world.
+    Its cosines mean something on videos and captions of that world alone.
+    """
+
+    WEIGHTS: ClassVar[str] = "shapes_clip.safetensors"
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path | None = None) -> Self:
+        """Open weights with their architecture in the file's metadata; without a path, the ones that ship.
+
+        Raises:
+            InputError: The file is missing or is not such weights.
+        """
+        from open_clip import SimpleTokenizer
+        from open_clip.model import CLIP
+
+        path = Path(WEIGHTS / cls.WEIGHTS if path is None else path)
+        try:
+            with safe_open(path, "pt") as file:
+                config = json.loads(file.metadata()["config"])
+                weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            model = CLIP(**config)
+            model.load_state_dict(weights)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            problem = str(error).splitlines()[0]
+            raise InputError(
+                f"path {path}: no weights of a CLIP model of contact sheets ({problem}); give a file of "
+                "`python -m benchmarks.shapes.yardstick.train_clip`"
+            ) from None
+        metric = cls(model, SimpleTokenizer(context_length=model.context_length))
+        metric.name = path.stem
+        metric.origin |= {"pretrained": path.name, "sha256": sha256(path)}
+        return metric
+
+    def pictures(self, video: Tensor) -> Tensor:
+        """The contact sheet of each clip, `(B, 1, C, h, w)`."""
+        return contact_sheet(video)[:, None]
