@@ -27,6 +27,7 @@ test-all: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 # The CPU's timings in benchmarks/README.md, measured anew in about ten minutes; nothing else should run meanwhile.
 timings: $(VENV)/.installed
