@@ -37,8 +37,9 @@ class ContentDiffusion(LatentDiffusion):
 
     @torch.no_grad()
     def latents(self, batch: dict[str, Any]) -> tuple[Tensor]:
-        content, _ = self.encoded(batch)
-        return (content,)
+        if "content" in batch:
+            return self.encoded(batch)[:1]
+        return (self.autoencoder.encode_content(self.video(batch)),)
 
     def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
         return predict_content(self.network, noisy, timestep, condition)

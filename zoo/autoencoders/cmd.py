@@ -120,6 +120,11 @@ class CMDAutoencoder(AutoencoderNetwork):
         features = self.encoder(self.patchify(video), self.run_block)  # (B, C', T, H', W')
         return self.content_frame(video, features), self.pool(features).tanh()
 
+    def encode_content(self, video: Tensor) -> Tensor:
+        if self.weights in (*KEY_FRAMES, "mean") and not self.residual:
+            return self.content_frame(video, video)  # no features are asked for
+        return super().encode_content(video)
+
     def content_frame(self, video: Tensor, features: Tensor) -> Tensor:
         """The content frame `(B, C, H, W)` of a video and its features `(B, C', T, H', W')`."""
         if self.weights in KEY_FRAMES:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, LatentSpec, VideoDenoiser
-from cmd_lightning.networks.attention import Attention
 from cmd_lightning.networks.embeddings import coordinates_embedding, grid_coordinates
+from cmd_lightning.networks.mixing import PointAttention
 from cmd_lightning.networks.planes import pack, unpack
-from cmd_lightning.networks.unet import UNet, check_sizes, group_norm, zero
+from cmd_lightning.networks.unet import UNet, check_sizes
 
 
 class TriplaneUNet(UNet, VideoDenoiser):
@@ -36,7 +36,7 @@ class TriplaneUNet(UNet, VideoDenoiser):
         InputError: Sizes that do not fit each other, or planes of unequal channels.
     """
 
-    _no_split_modules = ["ResBlock", "PlanesAttention"]  # noqa: RUF012 (diffusers' own spelling)
+    _no_split_modules = ["ResBlock", "PointAttention"]  # noqa: RUF012 (diffusers' own spelling)
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class TriplaneUNet(UNet, VideoDenoiser):
             return level >= attention_from_level
 
         def mixer(level: int, channels: int) -> nn.Module | None:
-            return PlanesAttention(channels, heads) if attends(level) else None
+            return PointAttention(channels, heads) if attends(level) else None
 
         check_sizes(width, multipliers, layers, heads, attends)
         super().__init__(channels, width, multipliers, layers, mixer)
@@ -84,19 +84,3 @@ class TriplaneUNet(UNet, VideoDenoiser):
         width = self.kinds.shape[1]
         place = coordinates_embedding(grid_coordinates(*size, device=plane.device), width).to(self.kinds.dtype)
         return (self.kinds[kind] + place).mT.unflatten(1, size)
-
-
-class PlanesAttention(nn.Module):
-    """Self-attention over the points of all planes together, with a residual; starts as the identity."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.norm = group_norm(width)
-        self.attention = Attention(width, heads, width // heads)
-        self.head = zero(nn.Conv2d(width, width, 1))
-
-    def forward(self, pictures: list[Tensor]) -> list[Tensor]:
-        """Pictures `(B, width, H, W)` of any sizes to the same shapes."""
-        tokens = [self.norm(x).flatten(2).mT for x in pictures]
-        mixed = self.attention(torch.cat(tokens, dim=1)).split([part.shape[1] for part in tokens], dim=1)
-        return [x + self.head(part.mT.unflatten(2, x.shape[2:])) for x, part in zip(pictures, mixed, strict=True)]

@@ -1,0 +1,92 @@
+"""A motion model that is a U-Net over time and the grid of the motion latent."""
+
+from __future__ import annotations
+
+import math
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+from cmd_lightning.networks import Condition, LatentSpec, MotionModel
+from cmd_lightning.networks.dit import pad_to_multiple
+from cmd_lightning.networks.mixing import SpaceTimeAttention
+from cmd_lightning.networks.slots import SlotFeatures
+from cmd_lightning.networks.unet import UNet, check_sizes
+
+
+class GridUNet(UNet, MotionModel):
+    """U-Net over time × grid with factorised mixing: convolutions see one frame, attention all frames of a point.
+
+    Made for motion on a grid, which no other model here treats as a picture; not in the paper (a small video U-Net after
+    Ho et al., arXiv 2204.03458). Rows, columns and slots without a place are pictures of height 1. The content frame is
+    pooled onto the slots; timestep and pooled condition scale and shift the norms.
+
+    Args:
+        latent_spec: Shapes of content frame and motion latent, and where the slots lie; any layout.
+        condition_dim: Channels K of the pooled condition; 0 for an unconditional model.
+        width: Channels of the first level; even.
+        multipliers: Channels of each level over `width`; each level halves the grid of the one before, not time.
+        layers: Residual blocks a level on the way down, and one more on the way up.
+        heads: Attention heads; must divide the channels of all levels.
+        frames: Frames in a picture.
+        space_from_level: The first level where points of a frame attend to each other; in the middle they always do.
+        content_patch_size: Side of a square patch of the content frame.
+    """
+
+    _repeated_blocks = ["ResBlock", "SpaceTimeAttention"]  # noqa: RUF012 (diffusers' own spelling)
+    _no_split_modules = ["ResBlock", "SpaceTimeAttention"]  # noqa: RUF012 (diffusers' own spelling)
+
+    def __init__(
+        self,
+        latent_spec: LatentSpec,
+        condition_dim: int,
+        width: int = 192,
+        multipliers: tuple[int, ...] = (1, 2, 4),
+        layers: int = 2,
+        heads: int = 8,
+        frames: int = 1,
+        space_from_level: int = 1,
+        content_patch_size: int = 4,
+    ) -> None:
+        def mixer(level: int, channels: int) -> SpaceTimeAttention:
+            return SpaceTimeAttention(channels, heads, level >= min(space_from_level, len(multipliers)))
+
+        check_sizes(width, multipliers, layers, heads, lambda level: True)
+        super().__init__(latent_spec.motion[0] * frames, width, multipliers, layers, mixer, adaptive=True)
+        self.condition = nn.Linear(condition_dim, 4 * width) if condition_dim else None
+        self.slots = SlotFeatures(latent_spec, width, content_patch_size)
+        self.frames, self.sizes = frames, picture_sizes(latent_spec)
+
+    def prepare(self, content: Tensor) -> Tensor:
+        """The features of the slots, `(B, S, width)`."""
+        return self.slots(content)
+
+    def forward(self, motion: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
+        slots = self.prepare(content) if content.ndim == 4 else content
+        signal = self.timestep(timestep)
+        if self.condition is not None:
+            signal = signal + self.condition(condition.pooled.to(signal.dtype))
+        groups = pad_to_multiple(motion, self.frames, 1).unflatten(2, (-1, self.frames))  # (B, D, T / frames, frames, S)
+        length = groups.shape[2]
+        noisy = self.to_pictures(groups.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1))
+        still = self.to_pictures(slots.mT.repeat_interleave(length, dim=0))
+        pictures = [self.stem(x) + given for x, given in zip(noisy, still, strict=True)]
+        pictures = self.transform(pictures, signal, length)
+        said = torch.cat([x.flatten(2) for x in pictures], dim=2).unflatten(0, (-1, length)).unflatten(2, (-1, self.frames))
+        return said.transpose(1, 2).flatten(2, 3)[:, :, : motion.shape[2]]
+
+    def to_pictures(self, x: Tensor) -> list[Tensor]:
+        """`(N, C, S)` to pictures `(N, C, H, W)`, one for each kind of slot."""
+        parts = x.split([math.prod(size) for size in self.sizes], dim=2)
+        return [part.unflatten(2, size) for part, size in zip(parts, self.sizes, strict=True)]
+
+
+def picture_sizes(latent_spec: LatentSpec) -> list[tuple[int, int]]:
+    """Height and width of each run of slots of one kind: of a full grid its own, else 1 and their number."""
+    sizes = []
+    for kind, run in groupby(latent_spec.slots, key=lambda slot: slot[0]):
+        slots = list(run)
+        rows = len({slot[1] for slot in slots}) if kind == 2.0 else 1
+        sizes.append((rows, len(slots) // rows) if len(slots) % rows == 0 else (1, len(slots)))
+    return sizes
