@@ -1,0 +1,127 @@
+"""The small U-Net for content frames: contract, what reaches its output, and that it learns a caption's content."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cmd_lightning.errors import InputError
+from cmd_lightning.networks import Condition, LatentSpec
+from cmd_lightning.networks.blocks import REPEATED, blocks
+from cmd_lightning.zoo.content.image_unet import ContentUNet
+
+SLOTS = ((0.0, 0.25), (0.0, 0.75), (1.0, 0.5))
+SPEC = LatentSpec((3, 7, 10), (4, 5, 3), SLOTS)
+SMALL = {"width": 16, "multipliers": (1, 2), "layers": 1, "heads": 2}
+KINDS = {
+    "pooled": {},
+    "tokens": {"tokens": True},
+    "pixels": {"patch_size": 1},
+    "attention everywhere": {"attention_from_level": 0, "tokens": True},
+    "no attention": {"attention_from_level": 3},
+}
+
+
+def inputs(dim=6):
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    return torch.randn(2, 3, 7, 10), torch.tensor([3, 700]), Condition(torch.randn(2, dim), torch.randn(2, 3, dim), mask)
+
+
+@pytest.fixture(params=KINDS)
+def make(request):
+    return lambda dim=6: ContentUNet(SPEC, dim, **SMALL | KINDS[request.param])
+
+
+def test_starts_at_zero_and_keeps_odd_shapes(make, wake):
+    network = make()
+    content, timestep, condition = inputs()
+    assert torch.equal(network(content, timestep, condition), torch.zeros_like(content))
+    woken = wake(network)(content, timestep, condition)
+    assert woken.shape == content.shape
+    assert (woken != 0).all()
+
+
+def test_everything_that_is_given_matters(make, wake):
+    network = wake(make())
+    content, timestep, condition = inputs()
+    output = network(content, timestep, condition)
+
+    def moved(*call):
+        return (network(*call) - output).abs().amax(dim=(1, 2, 3)).min() / output.std()
+
+    assert moved(content.flip(3), timestep, condition) > 1e-3
+    assert moved(content, timestep + 50, condition) > 1e-3
+    assert moved(content, timestep, Condition(condition.pooled + 1, condition.tokens, condition.mask)) > 1e-3
+    alone = network(content[:1], timestep[:1], condition.map(lambda x: x[:1]))
+    torch.testing.assert_close(alone, output[:1], atol=1e-5, rtol=1e-4)
+
+
+def test_tokens_matter_where_they_are_asked_for_and_padding_never(wake):
+    content, timestep, condition = inputs()
+    other = Condition(condition.pooled, condition.tokens.flip(2), condition.mask)
+    padding = torch.where(condition.mask[..., None], condition.tokens, condition.tokens + 1)
+    for tokens in (True, False):
+        network = wake(ContentUNet(SPEC, 6, **SMALL, tokens=tokens))
+        output = network(content, timestep, condition)
+        assert torch.equal(network(content, timestep, other), output) != tokens
+        assert torch.equal(network(content, timestep, Condition(condition.pooled, padding, condition.mask)), output)
+    # Without tokens, the pooled vector is the only one.
+    assert network(content, timestep, Condition(condition.pooled)).shape == content.shape
+
+
+def test_unconditional(make, wake):
+    content, timestep, _ = inputs()
+    assert wake(make(0))(content, timestep, None).shape == content.shape
+
+
+def test_a_folder_gives_back_the_network(make, wake, tmp_path):
+    network = wake(make())
+    network.save_pretrained(tmp_path)
+    call = inputs()
+    assert torch.equal(ContentUNet.from_pretrained(tmp_path)(*call), network(*call))
+
+
+def test_checkpointed_gradients_are_equal(make, wake):
+    network = wake(make()).train()
+    call = inputs()
+    calls = []
+    _, block = blocks(network, REPEATED).popitem()
+    block.register_forward_pre_hook(lambda *_: calls.append(1))
+
+    def gradients():
+        calls.clear()
+        network.zero_grad()
+        network(*call).square().mean().backward()
+        return len(calls), [p.grad.clone() for p in network.parameters()]
+
+    once, plain = gradients()
+    assert all(gradient.abs().max() > 0 for gradient in plain)
+    network.enable_gradient_checkpointing()
+    twice, recomputed = gradients()
+    assert (once, twice) == (1, 2)
+    torch.testing.assert_close(recomputed, plain)
+
+
+def test_groups_of_its_norms_have_at_least_four_channels(make):
+    norms = [module for module in make().modules() if isinstance(module, torch.nn.GroupNorm)]
+    assert norms
+    assert all(norm.num_channels >= 4 * norm.num_groups for norm in norms)
+
+
+def test_heads_must_fit_where_it_attends():
+    with pytest.raises(InputError, match="heads 3: must divide the channels 32"):
+        ContentUNet(SPEC, 6, **SMALL | {"heads": 3})
+
+
+def test_it_learns_what_its_condition_names():
+    """Two flat images by two conditions, out of pure noise: the condition is all that tells them apart."""
+    torch.manual_seed(0)
+    network = ContentUNet(SPEC, 4, **SMALL)
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    condition = Condition(torch.eye(4)[:2].repeat(4, 1))
+    clean = torch.tensor([-0.5, 0.5]).repeat(4).view(-1, 1, 1, 1).expand(-1, 3, 7, 10)
+    timestep = torch.full((8,), 999)
+    for _ in range(40):
+        optimizer.zero_grad()
+        F.mse_loss(network(torch.randn(8, 3, 7, 10), timestep, condition), clean).backward()
+        optimizer.step()
+    assert F.mse_loss(network(torch.randn(8, 3, 7, 10), timestep, condition), clean) < 0.03
