@@ -35,6 +35,11 @@ class ContentDiffusion(LatentDiffusion):
     ) -> None:
         super().__init__(network, autoencoder, **kwargs)
 
+    @property
+    def learned_from(self) -> str | None:
+        """The source of key frames, which any autoencoder with the same key frame shares; else the fingerprint."""
+        return self.autoencoder.content_source or self.trained_on
+
     @torch.no_grad()
     def latents(self, batch: dict[str, Any]) -> tuple[Tensor]:
         if "content" in batch:

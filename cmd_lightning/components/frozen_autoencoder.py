@@ -70,16 +70,21 @@ class FrozenAutoencoder(Component):
                 )
         return content, self.autoencoder.normalize_motion(motion)
 
+    @property
+    def learned_from(self) -> str | None:
+        """What checkpoints say the latents were of: the fingerprint of the autoencoder."""
+        return self.trained_on
+
     def origin(self) -> dict[str, str]:
         return super().origin() | ({"autoencoder": self.trained_on} if self.trained_on else {})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint[KEY]["trained_on"] = self.trained_on
+        checkpoint[KEY]["trained_on"] = self.learned_from
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        if checkpoint[KEY]["trained_on"] != self.trained_on:
+        if checkpoint[KEY]["trained_on"] != self.learned_from:
             raise InputError(
                 "model.autoencoder: the checkpoint was trained on the latents of another autoencoder; "
                 "give that one, or train anew without --ckpt_path"

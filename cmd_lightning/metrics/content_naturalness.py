@@ -90,7 +90,9 @@ class ContentNaturalness(Metric):
         """
         for side in ("content", "real"):
             if not getattr(self, f"{side}_patches"):
-                raise InputError(f"ContentNaturalness: no {side} frames yet; call update(images, real={side == 'real'})")
+                raise InputError(
+                    f"ContentNaturalness: no {side} frames yet; call update(images, real={side == 'real'})"
+                )
         mean = self.real_patch_sum / self.real_patches
         covariance = self._moment("real", mean)
         identity = torch.eye(PATCH**2, dtype=covariance.dtype, device=covariance.device)

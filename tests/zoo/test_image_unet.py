@@ -23,7 +23,11 @@ KINDS = {
 
 def inputs(dim=6):
     mask = torch.tensor([[True, True, False], [True, False, False]])
-    return torch.randn(2, 3, 7, 10), torch.tensor([3, 700]), Condition(torch.randn(2, dim), torch.randn(2, 3, dim), mask)
+    return (
+        torch.randn(2, 3, 7, 10),
+        torch.tensor([3, 700]),
+        Condition(torch.randn(2, dim), torch.randn(2, 3, dim), mask),
+    )
 
 
 @pytest.fixture(params=KINDS)

@@ -120,6 +120,10 @@ class CMDAutoencoder(AutoencoderNetwork):
         features = self.encoder(self.patchify(video), self.run_block)  # (B, C', T, H', W')
         return self.content_frame(video, features), self.pool(features).tanh()
 
+    @property
+    def content_source(self) -> str | None:
+        return f"{self.weights} frame" if self.weights in KEY_FRAMES and not self.residual else None
+
     def encode_content(self, video: Tensor) -> Tensor:
         if self.weights in (*KEY_FRAMES, "mean") and not self.residual:
             return self.content_frame(video, video)  # no features are asked for

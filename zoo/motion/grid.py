@@ -67,13 +67,19 @@ class GridUNet(UNet, MotionModel):
         signal = self.timestep(timestep)
         if self.condition is not None:
             signal = signal + self.condition(condition.pooled.to(signal.dtype))
-        groups = pad_to_multiple(motion, self.frames, 1).unflatten(2, (-1, self.frames))  # (B, D, T / frames, frames, S)
+        groups = pad_to_multiple(motion, self.frames, 1).unflatten(
+            2, (-1, self.frames)
+        )  # (B, D, T / frames, frames, S)
         length = groups.shape[2]
         noisy = self.to_pictures(groups.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1))
         still = self.to_pictures(slots.mT.repeat_interleave(length, dim=0))
         pictures = [self.stem(x) + given for x, given in zip(noisy, still, strict=True)]
         pictures = self.transform(pictures, signal, length)
-        said = torch.cat([x.flatten(2) for x in pictures], dim=2).unflatten(0, (-1, length)).unflatten(2, (-1, self.frames))
+        said = (
+            torch.cat([x.flatten(2) for x in pictures], dim=2)
+            .unflatten(0, (-1, length))
+            .unflatten(2, (-1, self.frames))
+        )
         return said.transpose(1, 2).flatten(2, 3)[:, :, : motion.shape[2]]
 
     def to_pictures(self, x: Tensor) -> list[Tensor]:
