@@ -1,4 +1,4 @@
-"""Training options of the autoencoder that make its latents easier for diffusion models to learn; all off by default."""
+"""Training options of the autoencoder that make its latents easier for diffusion models to learn."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Draw = Callable[[str, tuple[int, ...]], Tensor]
 
 
 class LatentRegulariser:
-    """Disturbs the latents between encoder and decoder, and compares scales.
+    """Disturbs the latents between encoder and decoder, and compares scales; all is off by default.
 
     Args:
-        content_noise: Standard deviation of noise on the content frame before it is decoded, fixed as in Unified Latents
-            (arXiv 2602.17270): detail below it is lost, and the decoder repairs errors of that size.
+        content_noise: Standard deviation of noise on the content frame before it is decoded, fixed as in Unified
+            Latents (arXiv 2602.17270): detail below it is lost, and the decoder repairs errors of that size.
         motion_noise: The same on the motion latent, which is within [-1, 1].
         motion_mask: Share of the motion slots that are set to zero before decoding, all frames of a slot together;
             the decoder fills them in from the others (latent denoising, arXiv 2507.15856).

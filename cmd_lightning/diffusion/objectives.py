@@ -78,8 +78,8 @@ class Diffusion(Objective):
         clip_sample: Whether sampling clips the predicted clean sample to [-1, 1]; for pixels, not for latents.
         rescale_betas_zero_snr: Whether the last timestep is pure noise, as some v-prediction models were trained.
         min_snr_gamma: Bound of min-SNR weighting (5 is usual), or None for equal weights.
-        velocity_loss: Whether the error is weighted as that of the velocity that follows from the prediction, whatever is
-            predicted; with prediction "sample" this is x-prediction with v-loss (arXiv 2511.13720).
+        velocity_loss: Whether the error is weighted as that of the velocity that follows from the prediction, whatever
+            is predicted; with prediction "sample" this is x-prediction with v-loss (arXiv 2511.13720).
         logit_normal: Mean and standard deviation, as for `Objective`.
     """
 

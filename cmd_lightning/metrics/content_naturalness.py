@@ -28,9 +28,9 @@ class ContentNaturalness(Metric):
       Nyquist frequency (0.25 cycles per pixel); 0.80 for white noise.
     - `local_correlation`: correlation of neighbouring pixels, right and below; 0 for white noise.
     - `total_variation`: mean absolute difference of neighbouring pixels, in the value range [0, 1].
-    - `denoising_error`: expected mean squared error of the best linear denoiser of 8 × 8 patches of the *real* frames (a
-      Wiener filter, in closed form) under Gaussian noise, over the variance of that noise. A content frame whose patches
-      real frames do not have is repaired wrongly.
+    - `denoising_error`: expected mean squared error of the best linear denoiser of 8 × 8 patches of the *real* frames
+      (a Wiener filter, in closed form) under Gaussian noise, over the variance of that noise. A content frame whose
+      patches real frames do not have is repaired wrongly.
 
     A halftone, in which neighbouring pixels come from different frames, raises all but the correlation.
 

@@ -204,7 +204,7 @@ def test_no_step_waits_for_the_device(scheduler):
 
 
 def test_autoguidance_leads_away_from_a_worse_model():
-    """Two denoisers of one number under the same condition: the sum of the paper, and the worse one never for scale 1."""
+    """The weighted sum of two denoisers under the same condition; at scale 1 the worse one is not called."""
     own, worse = 2.0, 0.5
     calls = []
 

@@ -1,4 +1,4 @@
-"""How natural content frames are: each measure against its formula, and halftones against the frames they are made of."""
+"""How natural content frames are: each measure against its formula, and halftones against their frames."""
 
 import math
 

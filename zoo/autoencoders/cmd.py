@@ -34,11 +34,11 @@ class CMDAutoencoder(AutoencoderNetwork):
         head_dim: Channels a head. The paper's efficiency table fits depth 8 with 8 heads of 48, not its table 5.
         rotary: Whether the transformers know positions (PVDM's rotary encoding).
         qkv_bias: Whether the attention projections have a bias.
-        weights: The content frame. A softmax over time (equation 3) for each pixel and channel ("channel", the paper's),
-            shared by the channels ("pixel"), for each patch and upsampled before the softmax, so that neighbouring
-            pixels cannot keep different frames ("patch"), or for each frame as a whole ("frame"); the plain mean
-            ("mean", the row without weighted sum of table 4b); or one real frame, "first" or "middle", so that any
-            image is a valid content frame (as in Reducio, arXiv 2411.13552, and VTok, arXiv 2602.04202).
+        weights: The content frame. A softmax over time (equation 3) for each pixel and channel ("channel", the
+            paper's), shared by the channels ("pixel"), for each patch and upsampled before the softmax, so that
+            neighbouring pixels cannot keep different frames ("patch"), or for each frame as a whole ("frame"); the
+            plain mean ("mean", the row without weighted sum of table 4b); or one real frame, "first" or "middle", so
+            that any image is a valid content frame (as in Reducio, arXiv 2411.13552, and VTok, arXiv 2602.04202).
         output: "tanh" bounds the video to [-1, 1] as the authors do for pixels, "linear" does not.
         residual: Largest value of a learned image at the resolution of the patches that is upsampled and added to the
             content frame (after the residuals of DeCo-VAE, arXiv 2511.14530); 0 for none.

@@ -15,9 +15,9 @@ from cmd_lightning.networks.unet import UNet, check_sizes
 class ContentUNet(UNet, ContentModel):
     """U-Net over the content frame, with the pooled condition in adaptive group norms; not in the paper.
 
-    Where Stable Diffusion's U-Net learns of its text by attention alone, which takes long from scratch, here timestep and
-    pooled condition scale and shift every block (Dhariwal and Nichol, arXiv 2105.05233); attention to the tokens may
-    come on top. Groups of the norms have at least four channels.
+    Stable Diffusion's U-Net learns of its text by attention alone, which takes long from scratch. Here timestep and
+    pooled condition scale and shift every block (Dhariwal and Nichol, arXiv 2105.05233), and attention to the tokens
+    is an option. Groups of the norms have at least four channels.
 
     Args:
         latent_spec: Shapes of content frame and motion latent.

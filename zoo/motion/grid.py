@@ -18,9 +18,9 @@ from cmd_lightning.networks.unet import UNet, check_sizes
 class GridUNet(UNet, MotionModel):
     """U-Net over time × grid with factorised mixing: convolutions see one frame, attention all frames of a point.
 
-    Made for motion on a grid, which no other model here treats as a picture; not in the paper (a small video U-Net after
-    Ho et al., arXiv 2204.03458). Rows, columns and slots without a place are pictures of height 1. The content frame is
-    pooled onto the slots; timestep and pooled condition scale and shift the norms.
+    Made for motion on a grid; not in the paper (a small video U-Net after Ho et al., arXiv 2204.03458). Rows, columns
+    and slots without a place are pictures of height 1. The content frame is pooled onto the slots; timestep and pooled
+    condition scale and shift the norms.
 
     Args:
         latent_spec: Shapes of content frame and motion latent, and where the slots lie; any layout.
