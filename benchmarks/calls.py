@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cmd_lightning.networks import Condition
+from cmd_lightning.networks import Condition, MotionModel
 from cmd_lightning.networks.content_unet import predict_content
 from cmd_lightning.networks.counting import Count, count
 
@@ -73,4 +73,5 @@ def call_of(
             return Call(network, (noisy,))
         caption = Condition(torch.empty(1, width), torch.empty(1, tokens, width))
         inputs = noisy, torch.zeros(1, dtype=torch.long), *given, caption
-    return Call(network, inputs, predict_content if stage == "content" else directly)
+    functions = {"content": predict_content, "motion": MotionModel.predict}
+    return Call(network, inputs, functions.get(stage, directly))

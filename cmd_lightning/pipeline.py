@@ -61,6 +61,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         fps: Frames a second of the videos.
         steps: Denoising steps of this model where none are given, by stage; the paper's if None.
         guidance: Guidance scales where none are given, by stage; those of the authors' runs if None.
+        averaged_weights: Whether the weights of each stage are averages over its training; None where not recorded.
     """
 
     model_cpu_offload_seq = "text_encoder->motion_text_encoder->unet->motion_model->autoencoder->vae"
@@ -91,6 +92,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         fps: float = 8.0,
         steps: dict[str, int] | None = None,
         guidance: dict[str, float] | None = None,
+        averaged_weights: dict[str, bool] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -104,7 +106,9 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             tokenizer=tokenizer,
             vae=vae,
         )
-        self.register_to_config(video_shape=list(video_shape), fps=fps, steps=steps, guidance=guidance)
+        self.register_to_config(
+            video_shape=list(video_shape), fps=fps, steps=steps, guidance=guidance, averaged_weights=averaged_weights
+        )
         self._latent_space: LatentSpace = Pixels()
         self._frame_decoder: FrameLatents | None = None
         self._text: StableDiffusionText | None = None

@@ -131,7 +131,7 @@ class CMD(VideoModel):
     def made_with(self) -> dict[str, Any]:
         sampling = {stage: self.pipeline.sampling(stage, self.steps, self.guidance) for stage in ("content", "motion")}
         return files(self.sources) | {
-            "averaged_weights": True,
+            "averaged_weights": self.pipeline.config.averaged_weights,
             "sampling": {stage: {"steps": steps, "guidance": scale} for stage, (steps, scale) in sampling.items()},
         }
 
@@ -208,4 +208,5 @@ def compose(stages: Mapping[str, Stage]) -> CMDPipeline:
         motion_text_encoder=stages["motion"].parts.get("condition_encoder"),
         video_shape=stages["motion"].video_shape,
         fps=first.fps,
+        averaged_weights={name: stage.averaged for name, stage in stages.items()},
     )

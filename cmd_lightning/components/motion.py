@@ -8,20 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cmd_lightning.components.latent_diffusion import LatentDiffusion
+from cmd_lightning.components.diffusion_stage import CleanLatents, DiffusionStage
 from cmd_lightning.latent_space import content_row
 from cmd_lightning.networks import Condition, LatentSpec, MotionModel
 from cmd_lightning.networks.contracts import AutoencoderNetwork
 from cmd_lightning.pipeline import CMDPipeline
 
 
-class MotionDiffusion(LatentDiffusion):
+class MotionDiffusion(DiffusionStage):
     """Trains a motion model on the normalised motion latents, given the clean content frame (paper equation 8).
 
     Args:
         network: Makes the motion model from the latents' shapes and the number of condition channels.
         autoencoder: Checkpoint of the autoencoder stage, or the trained network itself.
-        **kwargs: As for `LatentDiffusion`.
+        **kwargs: As for `DiffusionStage`.
     """
 
     stage = "motion"
@@ -32,19 +32,20 @@ class MotionDiffusion(LatentDiffusion):
         autoencoder: str | AutoencoderNetwork,
         **kwargs: Any,
     ) -> None:
-        super().__init__(network, autoencoder, **kwargs)
+        super().__init__(autoencoder, **kwargs)
+        self.network = network(self.latent_spec, self.condition_dim)
 
     @torch.no_grad()
-    def latents(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:
         content, motion = self.encoded(batch)
-        return motion, content
+        return CleanLatents(motion, context=content)
 
-    def predict(self, noisy: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
-        return self.network(noisy, timestep, content, condition)
+    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None, context: Any = None) -> Tensor:
+        return self.network.predict(noisy, timestep, context, condition)
 
     @torch.no_grad()
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        motion, content = self.latents(batch)
+        content, motion = self.encoded(batch)
         pipeline = CMDPipeline(
             self.autoencoder,
             motion_model=self.network,

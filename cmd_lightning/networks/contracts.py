@@ -206,18 +206,19 @@ class MotionModel(Network):
     """
 
     def prepare(self, content: Tensor) -> Any:
-        """What stays the same of the clean `content` `(B, C, H, W)` over all steps; sampling calls it once.
+        """Whatever the network needs of the clean content frame `(B, C, H, W)`; by default the frame itself.
 
-        `forward` takes what this gives in the place of the content frame. By default that is the content frame.
+        It is the same in all denoising steps, so sampling calls this once.
         """
         return content
 
     @abstractmethod
-    def forward(self, motion: Tensor, timestep: Tensor, content: Any, condition: Condition | None) -> Tensor:
-        """`motion` `(B, D, T, S)`, `timestep` `(B,)`, the clean `content` `(B, C, H, W)` to the shape of `motion`.
+    def forward(self, motion: Tensor, timestep: Tensor, context: Any, condition: Condition | None) -> Tensor:
+        """`motion` `(B, D, T, S)`, `timestep` `(B,)` and what `prepare` returned to the shape of `motion`."""
 
-        In the place of the content frame it takes what `prepare` made of it.
-        """
+    def predict(self, motion: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
+        """A single prediction from the content frame `(B, C, H, W)`, as in training; else as `forward`."""
+        return self(motion, timestep, self.prepare(content), condition)
 
 
 class VideoDenoiser(Network):

@@ -74,7 +74,7 @@ class Candidate:
         motion, content = torch.randn(count, *spec.motion), torch.randn(count, *spec.content)
         network = self.build(spec, condition.pooled.shape[1])
         try:
-            output = network(motion, torch.full((count,), 500), content, condition)
+            output = network.predict(motion, torch.full((count,), 500), content, condition)
         except Exception as error:  # as above
             raise InputError(
                 f"MODEL {self.name}: a call with motion {tuple(motion.shape)} and content {tuple(content.shape)} fails "

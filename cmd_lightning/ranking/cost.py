@@ -34,7 +34,7 @@ def counts(network: MotionModel, spec: LatentSpec, condition: Condition) -> dict
     """
     motion, content = torch.empty(1, *spec.motion), torch.empty(1, *spec.content)
     timestep = torch.zeros(1, dtype=torch.long)
-    whole = count(network, motion, timestep, content, condition)
+    whole = count(network, motion, timestep, content, condition, call=lambda model, *inputs: model.predict(*inputs))
     once = count(network, content, call=lambda model, frame: model.prepare(frame))
     return {"parameters": whole.parameters, "macs": whole.macs - once.macs, "prepare_macs": once.macs}
 
