@@ -13,18 +13,13 @@ from lightning import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader
 
+from cmd_lightning import compat
 from cmd_lightning.data.index import Shard
 from cmd_lightning.data.stream import Bad, ShardStream, describe, known_bad, list_bad
 from cmd_lightning.errors import InputError
 
 _PR_SET_PDEATHSIG = 1
 _ENOUGH = 10_000  # samples: that many tell the share of bad ones, though these often lie together, in a bad shard
-
-# Lightning's advice where a stream is not cut by worker or cannot resume; this one is and can.
-_NEEDLESS = (
-    "Your `IterableDataset` has `__len__` defined",
-    "You're resuming from a checkpoint that ended before the epoch ended",
-)
 
 
 class Position:
@@ -127,7 +122,8 @@ class StreamLoader(DataLoader):
         self.known = known_bad(shards)
         self.position = position
         self.trainer = trainer
-        for message in _NEEDLESS:
+        for message in (compat.NO_LENGTH, compat.MID_EPOCH):
+            # Lightning's advice where a stream is not cut by worker or cannot resume; this one is and can.
             warnings.filterwarnings("ignore", message=message)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

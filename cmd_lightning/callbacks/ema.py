@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cmd_lightning.callbacks.shards import finite_everywhere, gathered, local, sharded_like
 from cmd_lightning.callbacks.skip_non_finite import SkipNonFinite
@@ -69,12 +70,9 @@ class EMA(Callback):
         self._complete(weights)
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        # A single kernel launch per group of tensors; what torch.optim.swa_utils uses as well.
-        torch._foreach_lerp_(
-            [local(self.average[name]) for name in weights],
-            [local(weight).float() for weight in weights.values()],
-            1.0 - decay,
-        )
+        if weights:
+            averages = [local(self.average[name]) for name in weights]
+            get_ema_multi_avg_fn(decay)(averages, [local(weight).float() for weight in weights.values()], None)
         return True
 
     @torch.no_grad()

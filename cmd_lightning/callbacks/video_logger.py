@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
+from cmd_lightning.compat import add_gif
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_io import gif_bytes, replaced
 
@@ -191,11 +192,4 @@ def _show(logger: Logger, tag: str, path: Path, picture: Tensor, step: int) -> N
     if isinstance(logger, WandbLogger):
         logger.log_video(tag, [str(path)], step=step, format=["gif"])
     if isinstance(logger, TensorBoardLogger):
-        # `SummaryWriter.add_video` needs moviepy < 2 and fails or stays silent without (pytorch#147317).
-        # TensorBoard shows the bytes of an image summary as they are, and browsers play a GIF.
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        *_, height, width = picture.shape
-        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes())
-        summary = Summary(value=[Summary.Value(tag=tag, image=image)])
-        logger.experiment._get_file_writer().add_summary(summary, step)
+        add_gif(logger.experiment, tag, path, *picture.shape[-2:], step)

@@ -11,6 +11,7 @@ from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from cmd_lightning import compat
 from cmd_lightning.errors import InputError, reason
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def quiet_trainer(devices: int, nodes: int, **options: Any) -> Iterator[Trainer]
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     with redirect_stdout(sys.stderr), warnings.catch_warnings():
-        for message in (".*does not have many workers.*", ".*isinstance.treespec, LeafSpec.*"):
+        for message in (compat.FEW_WORKERS, compat.TREESPEC):
             warnings.filterwarnings("ignore", message=message)
         logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # what devices it lacks
         try:

@@ -25,6 +25,7 @@ from torch import nn, optim
 from cmd_lightning import callbacks, components, conditioning, diffusion, latent_space, pretrained_text, zoo
 from cmd_lightning.callbacks import LastCheckpoint
 from cmd_lightning.commands.config_errors import explain
+from cmd_lightning.compat import NoOptionsFromCheckpoint, worker_died
 from cmd_lightning.components import checkpoints, schedules
 from cmd_lightning.conditioning import ConditionEncoder
 from cmd_lightning.data import latents, webvid
@@ -49,7 +50,7 @@ NAMED = (
 )
 
 
-class CMDCLI(LightningCLI):
+class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
     """LightningCLI that calls classes only, reads checkpoints as plain data, and writes predictions to files."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -65,14 +66,27 @@ class CMDCLI(LightningCLI):
         if checkpoint not in (None, "best", "last", "hpc"):
             checkpoints.read(checkpoint, "ckpt_path", "give one that `fit` wrote")
 
-    def _parse_ckpt_path(self) -> None:
-        """Takes no options from a checkpoint: Lightning would have objects made from what stands in it."""
-
     def before_fit(self) -> None:
         """Sees to it that a fit leaves something to go on from when it is told to stop."""
         wanted = self.config.fit.trainer.enable_checkpointing is not False and not self.trainer.fast_dev_run
         if wanted and not any(isinstance(callback, LastCheckpoint) for callback in self.trainer.callbacks):
             self.trainer.callbacks.append(LastCheckpoint(self.trainer.default_root_dir))
+
+    def before_test(self) -> None:
+        """Rejects a model that generates no videos to evaluate."""
+        self.check_offers("test_step")
+
+    def before_predict(self) -> None:
+        """Rejects a model that generates no videos."""
+        self.check_offers("predict_step", "forward")
+
+    def check_offers(self, *methods: str) -> None:
+        """Raises an InputError unless the model overrides one of the methods of `LightningModule`."""
+        if all(getattr(type(self.model), name) is getattr(LightningModule, name) for name in methods):
+            raise InputError(
+                "model: test and predict are for what makes videos: VideoDiffusion, and class CMD, the three stages "
+                "together, as in configs/.../cmd.yaml; a stage alone has `validate`"
+            )
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, from `ckpt_path` on if it is given; `last` begins where there is no last checkpoint yet."""
@@ -140,18 +154,13 @@ def run(arguments: Sequence[str]) -> None:
             args=list(arguments),
         )
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not worker_died(error):
             raise
         raise InputError(
             f"data.num_workers: {reason(error)}; its last words, if any, are above: mend that, or if memory ran out "
             "lower data.num_workers or data.batch_size; then go on with --ckpt_path last"
         ) from error
     except MisconfigurationException as error:
-        if "`test_step()`" in str(error) or "`predict_step()`" in str(error):
-            raise InputError(
-                "model: test and predict are for what makes videos: VideoDiffusion, and class CMD, the three stages "
-                "together, as in configs/.../cmd.yaml; a stage alone has `validate`"
-            ) from error
         raise InputError(" ".join(str(error).split())) from error
     except (jsonargparse.ArgumentError, ValueError) as error:
         cause: BaseException | None = error  # jsonargparse wraps what a constructor raises

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from cmd_lightning import compat
 from cmd_lightning.callbacks.skip_non_finite import SkipNonFinite
 from cmd_lightning.components import draws
 from cmd_lightning.components.checkpoints import KEY, located
@@ -88,7 +89,7 @@ class Component(FrozenParts):
         self._configured = True
         sharded = self.device_mesh is not None
         if self.gradient_checkpointing:
-            if not getattr(self.network, "_supports_gradient_checkpointing", False):
+            if not compat.offers_checkpointing(self.network):
                 kind = type(self.network).__name__
                 raise InputError(f"model.gradient_checkpointing true: {kind} does not offer it; leave it out")
             self.network.enable_gradient_checkpointing()
@@ -159,10 +160,10 @@ class Component(FrozenParts):
         """
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         for optimizer in self.trainer.optimizers:
-            if not getattr(optimizer, "_step_supports_amp_scaling", False):
+            if not compat.is_fused(optimizer):
                 continue
-            if not scaled:  # there is nothing to unscale, but Lightning (2.6) would refuse to clip all the same
-                optimizer._step_supports_amp_scaling = False
+            if not scaled:
+                compat.allow_clipping(optimizer)
             elif self.trainer.gradient_clip_val:
                 raise InputError(
                     f"trainer.precision {self.trainer.precision}: gradients of a fused optimiser cannot be clipped; "
@@ -203,12 +204,7 @@ class Component(FrozenParts):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds the draws of this step, so that a resumed run repeats those of an uninterrupted one."""
-        epochs = self.trainer.fit_loop.epoch_progress
-        if epochs.current.ready == epochs.current.completed:
-            # Resumed at the end of an epoch, Lightning (2.6) begins the next one without counting it: a checkpoint of
-            # that one would say that it is over, and its rest be left out when a fit goes on from there.
-            epochs.increment_ready()
-            epochs.increment_started()
+        compat.count_resumed_epoch(self.trainer)
         # The draws of the components belong to the samples; this is for networks that draw, as dropout does.
         torch.manual_seed(draws.seed_of("train", self.global_step, batch_idx, self.trainer.global_rank))
 

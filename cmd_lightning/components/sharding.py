@@ -14,10 +14,12 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
+from cmd_lightning import compat
 from cmd_lightning.callbacks.shards import gathered, sharded_like
 from cmd_lightning.callbacks.whole_checkpoint import WholeCheckpointIO
+from cmd_lightning.compat import REPEATED, WHOLE
 from cmd_lightning.errors import InputError
-from cmd_lightning.networks.blocks import REPEATED, WHOLE, blocks
+from cmd_lightning.networks.blocks import blocks
 
 ENTRIES = ("training_step", "validation_step", "preview")
 """The methods of a component within which its weights outside the blocks are whole."""
@@ -47,7 +49,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         """Takes as many shards as there are processes on all nodes."""
-        self._data_parallel_size = self.num_nodes * self.num_processes
+        compat.shard_over(self, self.num_nodes * self.num_processes)
         super().setup_environment()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def shard(component: LightningModule, mesh: DeviceMesh) -> None:
     if isinstance(component, FSDPModule):
         return
     strategy = component.trainer.strategy
-    if mesh["tensor_parallel"].size() > 1 or strategy._save_distributed_checkpoint:
+    if mesh["tensor_parallel"].size() > 1 or compat.writes_pieces(strategy):
         raise InputError(
             f"trainer.strategy {type(strategy).__name__}: layers are not split, and checkpoints are one file here; "
             f"give --trainer.strategy sharded, or data_parallel_size {mesh.size()}, tensor_parallel_size 1 and "

@@ -18,6 +18,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from cmd_lightning import compat
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks.moments import mean_and_variance
 
@@ -104,7 +105,7 @@ class Network(Recorded, ModelMixin, ConfigMixin):
     def run_block(self, block: nn.Module, *inputs: Any) -> Tensor:
         """`block(*inputs)`, with its activations recomputed in the backward pass where that is switched on."""
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(block, *inputs)
+            return compat.run_checkpointed(self, block, *inputs)
         return block(*inputs)
 
 
@@ -118,16 +119,14 @@ def _recorded(init: Callable[..., None]) -> Callable[..., None]:
             given["latent_spec"] = LatentSpec.of(given["latent_spec"])
         init(self, **given)
 
-    # A subclass's record must win over that of the base whose __init__ it calls with other values: only the
-    # outermost constructor records.
     recording = register_to_config(functools.wraps(init)(build))
 
     @functools.wraps(init)
     def wrapper(self: Recorded, *args: Any, **kwargs: Any) -> None:
-        if getattr(self, "_internal_dict", None) is None:
-            recording(self, *args, **kwargs)
-        else:
+        if compat.is_recorded(self):
             build(self, *args, **kwargs)
+        else:
+            recording(self, *args, **kwargs)
 
     return wrapper
 
