@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
+from cmd_lightning.atomic_files import replaced
 from cmd_lightning.errors import InputError, reason
 from cmd_lightning.provenance import processor, provenance
-from cmd_lightning.video_io import replaced
 
 Cell = Mapping[str, Any]
 """What sets a cell apart; every row of its results has these fields."""

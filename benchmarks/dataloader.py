@@ -30,13 +30,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cmd_lightning import markdown
+from cmd_lightning.atomic_files import replaced
 from cmd_lightning.data.clips import choose_frames, resize_and_crop
 from cmd_lightning.data.plan import stable_hash
-from cmd_lightning.data.shards import ShardWriter
+from cmd_lightning.data.shard_writer import ShardWriter
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.provenance import provenance
-from cmd_lightning.video_io import mp4_bytes, replaced
+from cmd_lightning.video_io import mp4_bytes
 
 LOADER, BARE, BARE_ONE_CONVERTER = "loader", "bare", "bare, one converter"
 

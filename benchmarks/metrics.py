@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import _compute_fid
 
+from cmd_lightning.atomic_files import replaced
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.metrics import (
     I3D,
@@ -37,7 +38,6 @@ from cmd_lightning.metrics.frechet import moments, sampling_bias, shrunk
 from cmd_lightning.metrics.inputs import unit_range
 from cmd_lightning.metrics.protocol import prepare
 from cmd_lightning.provenance import provenance
-from cmd_lightning.video_io import replaced
 
 Calls = Mapping[str, Callable[[int], Any]]
 Rounds = dict[str, list[float]]

@@ -29,13 +29,13 @@ from typing import Any
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
+from cmd_lightning.atomic_files import replaced
 from cmd_lightning.callbacks import EMA, LastCheckpoint
 from cmd_lightning.components import VideoAutoencoder
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.provenance import provenance
 from cmd_lightning.shapes.synth import write_shapes
-from cmd_lightning.video_io import replaced
 from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
 
 TENTHS = 10

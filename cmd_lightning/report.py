@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
-from cmd_lightning.video_io import replaced
+from cmd_lightning.atomic_files import replaced
 
 _COLOURS = 6  # as many as _STYLE has
 _DRAWN_POINTS = 800  # more than a plot has pixels across

@@ -5,12 +5,8 @@ needed.
 """
 
 import io
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -20,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cmd_lightning.atomic_files import replaced
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_file import VideoError, VideoFile
 
@@ -255,18 +252,6 @@ def gif_bytes(video: Tensor, fps: float, scale: int = 1) -> bytes:
         buffer, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0, optimize=False
     )
     return buffer.getvalue()
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """Hand out a temporary name that becomes `path` when the block ends well, and is removed if not."""
-    folder = Path(tempfile.mkdtemp(prefix=".part-", dir=path.parent))
-    try:
-        temporary = folder / path.name
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _expect_video(video: Tensor, fps: float) -> None:

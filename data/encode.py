@@ -110,21 +110,32 @@ class EncodingData(LightningDataModule):
     Args:
         urls: all shards, the same on every rank.
         out: the folder in which a shard of the same name says that it is encoded.
+        clips: As for `WholeShards`, like `clips_per_video`, `batch_size`, `seed` and `remote`.
         workers: loader processes, for each device.
-        remote: fetches remote shards.
-        options: further ones of `WholeShards`.
     """
 
-    def __init__(self, urls: Sequence[str], out: Path, *, workers: int, remote: ShardCache, **options: Any) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        out: Path,
+        clips: SampleLoader,
+        *,
+        clips_per_video: int,
+        batch_size: int,
+        seed: int,
+        workers: int,
+        remote: ShardCache,
+    ) -> None:
         super().__init__()
-        self.urls, self.out, self.workers, self.remote, self.options = list(urls), out, workers, remote, options
+        self.urls, self.out, self.clips, self.workers, self.remote = list(urls), out, clips, workers, remote
+        self.options = {"clips_per_video": clips_per_video, "batch_size": batch_size, "seed": seed}
 
     def predict_dataloader(self) -> DataLoader:
         """The chunks, from as many workers as have shards to read."""
         own = self.urls[self.trainer.global_rank :: self.trainer.world_size]
         left = [url for url in own if not (self.out / name_of(url)).exists()]
         return DataLoader(
-            WholeShards(load_index(left, remote=self.remote), remote=self.remote, **self.options),
+            WholeShards(load_index(left, remote=self.remote), self.clips, remote=self.remote, **self.options),
             batch_size=None,
             num_workers=min(self.workers, len(left)),
             worker_init_fn=leave_signals,

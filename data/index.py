@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
+from cmd_lightning.atomic_files import replaced
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.tar import CUT, read_samples
 from cmd_lightning.errors import InputError
-from cmd_lightning.video_io import replaced
 
 INDEX_NAME = "index.json"
 ASSUMED_SAMPLES = 1000  # what video2dataset puts into a shard, where nothing tells

@@ -13,12 +13,12 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from cmd_lightning.atomic_files import replaced
 from cmd_lightning.data.clips import LATENT_SUFFIX, BadSample
 from cmd_lightning.data.index import load_index, update_index
 from cmd_lightning.data.latent_clips import check_finite
-from cmd_lightning.data.shards import add_members
+from cmd_lightning.data.shard_writer import add_members
 from cmd_lightning.errors import InputError
-from cmd_lightning.video_io import replaced
 
 SETTINGS_NAME = "encode.json"
 

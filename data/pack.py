@@ -9,7 +9,7 @@ from typing import Any
 
 from cmd_lightning.data.annotations import ClipFolder, Row
 from cmd_lightning.data.layouts import read_annotations
-from cmd_lightning.data.shards import ShardWriter, split_folder
+from cmd_lightning.data.shard_writer import ShardWriter, split_folder
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VIDEO_SUFFIXES, probe

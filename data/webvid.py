@@ -3,6 +3,7 @@
 import math
 from typing import Any, Literal
 
+from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import ClipLoader
 from cmd_lightning.data.shard_module import ShardDataModule
 from cmd_lightning.errors import InputError
@@ -25,21 +26,38 @@ class WebVidDataModule(ShardDataModule):
         fps: frames per second at which clips are sampled; give this or stride.
         stride: distance of a clip's frames in source frames; 1 if fps is not given either.
         crop: where training crops to the size; "random" draws it for each clip.
-        shards: train, val and test shards, see `ShardDataModule`.
-        options: further ones of `ShardDataModule`.
+        others: As for `ShardDataModule`.
     """
 
     def __init__(
         self,
-        *shards: Any,
+        train_shards: str | list[str] | None = None,
+        val_shards: str | list[str] | None = None,
+        test_shards: str | list[str] | None = None,
+        *,
         num_frames: int = 16,
         size: int | list[int] = 64,
         fps: float | None = None,
         stride: int | None = None,
         crop: Literal["center", "random"] = "center",
-        **options: Any,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        seed: int = 0,
+        shuffle_buffer: int = 100,
+        max_bad_share: float = 0.1,
+        remote: ShardCache | None = None,
     ) -> None:
-        super().__init__(*shards, **options)
+        super().__init__(
+            train_shards,
+            val_shards,
+            test_shards,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            shuffle_buffer=shuffle_buffer,
+            max_bad_share=max_bad_share,
+            remote=remote,
+        )
         if fps is not None and stride is not None:
             raise InputError(f"fps {fps} and stride {stride}: give one of the two")
         for name, value in (("num_frames", num_frames), ("stride", 1 if stride is None else stride)):

@@ -19,6 +19,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from cmd_lightning.atomic_files import replaced
 from cmd_lightning.commands.files import open_model
 from cmd_lightning.commands.parser import Parser
 from cmd_lightning.data.plan import stable_hash
@@ -36,7 +37,6 @@ from cmd_lightning.shapes.neighbours import find_copies, thumbnails
 from cmd_lightning.shapes.painting import render
 from cmd_lightning.shapes.reader import Reading, ShapesReader, joint_accuracy
 from cmd_lightning.shapes.scenes import ALIGNMENTS, SPEEDS, Scene
-from cmd_lightning.video_io import replaced
 from cmd_lightning.zoo import WEIGHTS, model_folder
 
 BATCH = 32

@@ -23,7 +23,7 @@ def new_folder(path: Path, option: str) -> Iterator[Path]:
     Raises:
         InputError: `path` exists and is not an empty folder.
     """
-    from cmd_lightning.video_io import replaced
+    from cmd_lightning.atomic_files import replaced
 
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{option} {path}: it exists and is not empty; give a new folder, or remove it")
@@ -64,7 +64,7 @@ def write_json(report: Any, target: str | None) -> None:
     if target == "-":
         print(text)
         return
-    from cmd_lightning.video_io import replaced
+    from cmd_lightning.atomic_files import replaced
 
     make_folder(Path(target).parent, "--json")
     with replaced(Path(target)) as draft:

@@ -43,7 +43,7 @@ def synth(
     Raises:
         InputError: a number is out of range or the folder holds shards already.
     """
-    from cmd_lightning.data.shards import split_folder
+    from cmd_lightning.data.shard_writer import split_folder
     from cmd_lightning.shapes.synth import write_shapes
 
     folder = split_folder(out, split)

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cmd_lightning.atomic_files import replaced
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.latent_space import from_uint8, to_uint8
 from cmd_lightning.networks import Condition
@@ -25,7 +26,6 @@ from cmd_lightning.shapes.features import ShapesFeatures
 from cmd_lightning.shapes.painting import render
 from cmd_lightning.shapes.reader import ShapesReader
 from cmd_lightning.shapes.scenes import Scene
-from cmd_lightning.video_io import replaced
 
 FORMAT = "cmd-lightning ranking latents 1"
 BATCH = 32

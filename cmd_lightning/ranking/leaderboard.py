@@ -125,7 +125,7 @@ def save(ranking: Ranking, entry: Entry) -> Path:
 
     Without a card, it makes one of what is known of the model.
     """
-    from cmd_lightning.video_io import replaced
+    from cmd_lightning.atomic_files import replaced
 
     if entry.card_path.is_file():
         text = entry.card_path.read_text(encoding="utf-8")

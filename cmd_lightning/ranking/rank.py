@@ -12,6 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from cmd_lightning.atomic_files import replaced
 from cmd_lightning.errors import InputError
 from cmd_lightning.provenance import provenance
 from cmd_lightning.ranking import cost
@@ -23,7 +24,6 @@ from cmd_lightning.ranking.protocol import Protocol, digest
 from cmd_lightning.ranking.score import references, score
 from cmd_lightning.ranking.train import seeded, train
 from cmd_lightning.threads import cores, one_thread
-from cmd_lightning.video_io import replaced
 
 DIGITS = 5
 """Significant digits of what is kept."""

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Subset
 from cmd_lightning.data.check import check_shards
 from cmd_lightning.data.evaluation import Sides, collate_sides
 from cmd_lightning.data.selection import Selection
-from cmd_lightning.data.shards import ShardWriter
+from cmd_lightning.data.shard_writer import ShardWriter
 from cmd_lightning.data.sources import open_source
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError

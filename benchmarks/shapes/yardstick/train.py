@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from cmd_lightning.video_io import replaced
+from cmd_lightning.atomic_files import replaced
 from cmd_lightning.zoo import WEIGHTS
 
 Network = TypeVar("Network", bound=nn.Module)
