@@ -34,10 +34,8 @@ def import_part(name: str, role: str, kind: type[Part]) -> Part:
     try:
         part = pkgutil.resolve_name(name)()
     except Exception as error:  # a third-party module may raise anything when it is imported or called
-        message = (
-            f"{role} {name}: {error}; give a class or function that needs no arguments and makes a {kind.__name__}"
-        )
-        raise InputError(message) from error
+        wanted = f"a class or function that makes a {kind.__name__} without arguments"
+        raise InputError(f"{role} {name}: {error}; give {wanted}") from error
     if not isinstance(part, kind):
         raise InputError(f"{role} {name}: it makes a {type(part).__name__}, and must make a {kind.__name__}")
     return part
