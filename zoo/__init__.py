@@ -1,13 +1,11 @@
 """The model zoo: a file for each network that plugs into a component, nothing to register; and models that ship."""
 
-import importlib
 import os
-import pkgutil
 from pathlib import Path
 
 from cmd_lightning.errors import InputError, nearest
 from cmd_lightning.zoo.card import Card, Kind
-from cmd_lightning.zoo.discovery import NETWORKS, Entry, networks
+from cmd_lightning.zoo.discovery import FOLDERS, Entry, modules, networks
 
 __all__ = ["Card", "Entry", "entries", "entry", "import_all", "model_folder", "models"]
 
@@ -17,10 +15,9 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 def import_all() -> None:
     """Imports every zoo entry, so that configs may name its class without the module."""
-    for folder, _ in NETWORKS.values():
-        package = importlib.import_module(f"{__name__}.{folder}")
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{package.__name__}.{module.name}")
+    for kind in FOLDERS:
+        for _ in modules(kind):
+            pass
 
 
 def models() -> list[str]:

@@ -89,10 +89,57 @@ def test_all_that_a_class_is_made_of_is_its_source(tmp_path, monkeypatch):
     network = importlib.import_module("theirs.mine").Mine()
     seen = [kept.source_of(network)]
     for name, text in files.items():
-        (tmp_path / "theirs" / f"{name}.py").write_text(text + "# edited\n")
+        (tmp_path / "theirs" / f"{name}.py").write_text(text + "EDITED = True\n")
         seen.append(kept.source_of(network))
     assert len(set(seen)) == 4
     assert kept.source_of(torch.nn.Linear(1, 1)) == kept.source_of(torch.nn.Conv2d(1, 1, 1))
+
+
+RUNS = '''"""A module."""
+
+SCALE = 2
+"""A constant."""
+
+
+class Mine(nn.Module):
+    """A class.
+
+    Args:
+        x: A number.
+    """
+
+    def forward(self, x):
+        """A method."""
+        return SCALE * x  # a comment
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("A module.", "Another.", True),
+        ('"""A constant."""', "", True),
+        ("x: A number.", "x: Two\n\n        numbers.", True),
+        ('        """A method."""\n', "", True),
+        ("a comment", "another one", True),
+        ("\n\n\nclass", "\n# class\nclass", True),
+        ("SCALE * x", "(SCALE\n            * x)", True),
+        ("SCALE * x", "SCALE + x", False),
+        ("SCALE = 2", "SCALE = 3", False),
+        ("SCALE = 2", "SCALE = 2.0", False),
+        ("SCALE = 2", 'SCALE = "2"', False),
+        ("self, x", "self, x, y", False),
+        ("        return", "        self.train()\n        return", False),
+        ("        return", "        ...\n        return", True),
+    ],
+)
+def test_only_what_runs_counts(tmp_path, old, new, same):
+    """Kept scores survive an edited docstring, comment or line break, and no edited operator or constant."""
+    first, edited = tmp_path / "first.py", tmp_path / "edited.py"
+    first.write_text(RUNS)
+    edited.write_text(RUNS.replace(old, new, 1))
+    assert first.read_text() != edited.read_text()
+    assert (kept.executed([first]) == kept.executed([edited])) is same
 
 
 def test_the_record_says_what_it_is_of(prepared, small, shallow, tmp_path):
