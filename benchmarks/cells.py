@@ -126,13 +126,20 @@ def missing(cells: Sequence[Cell], rows: Rows) -> list[Cell]:
     return [cell for cell in cells if not any(cell.items() <= row.items() for row in rows)]
 
 
+def by_name(result: Mapping[str, Any], field: str = "cell") -> dict[str, dict[str, Any]]:
+    """The rows of a result by a field that names each of them."""
+    return {row[field]: row for row in result["rows"]}
+
+
 def title(cell: Cell) -> str:
     """A cell for people: "content; compiled; checkpointing False"."""
     return "; ".join(str(value) if isinstance(value, str) else f"{key} {value}" for key, value in cell.items())
 
 
 def told(row: Mapping[str, Any]) -> str:
-    """The seconds of a row, or that memory did not suffice."""
+    """The seconds of a row, or that memory did not suffice; all of a row that is not about seconds."""
+    if "seconds" not in row:
+        return json.dumps(row)
     return "did not fit into memory" if row["seconds"] is None else f"{row['seconds']:.3f} s"
 
 

@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.shapes.yardstick.augmentations import blur
-from benchmarks.shapes.yardstick.train import FRAMES
+from benchmarks.shapes.yardstick.augmentations import FRAMES, blur
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.errors import InputError
 from cmd_lightning.shapes.drawing import draw_scene

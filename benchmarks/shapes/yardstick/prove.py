@@ -1,10 +1,12 @@
 """Prove that each metric reacts to what it must react to: `python -m benchmarks.shapes.yardstick.prove`.
 
-Writes `yardstick.json`, `yardstick.md` and `yardstick.png` in benchmarks/results.
+Writes `yardstick.json`, `yardstick.md` and `yardstick.png` in benchmarks/results; a level of clips that the first of
+them holds already is not measured again.
 """
 
 import argparse
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from benchmarks.shapes.yardstick.augmentations import compressed
+from benchmarks.cells import measure_cells
+from benchmarks.shapes.yardstick.augmentations import FRAMES, compressed
 from benchmarks.shapes.yardstick.corruptions import STRENGTHS, UNITS, Clips, corrupt, draw_clips
 from benchmarks.shapes.yardstick.gauges import (
     GAUGES,
@@ -29,7 +32,6 @@ from benchmarks.shapes.yardstick.gauges import (
     spearman,
 )
 from benchmarks.shapes.yardstick.plot import draw_plot
-from benchmarks.shapes.yardstick.train import FRAMES
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.errors import program
 from cmd_lightning.markdown import table
@@ -126,39 +128,35 @@ def planted_copies(level: Level, size: int) -> dict[str, int]:
     }
 
 
-def prove(num: int, size: int, loaded: Networks) -> dict[str, Any]:
-    """Measure everything with `num` clips in a set; plain data."""
-    result: dict[str, Any] = {
-        "protocol": {
-            "clips": f"{num} real held-out clips, and {num} others that are corrupted; motion middle, {FRAMES} frames "
-            f"of {size}x{size} pixels, rendered, not compressed; all combinations",
-            "spread": f"standard deviation over {RESAMPLES} resamplings, with replacement, of the corrupted clips",
-            "tolerance": "twice the standard deviation of a step over the same resamplings at both strengths",
-            "chance": f"{ShapesReader.chance:.4f} for the joint accuracy of the reader",
-            "copies": f"thumbnails nearer than {COPY_DISTANCE} grey levels, and than {COPY_RATIO} of the next",
-            "weights": shipped_weights(),
-            **provenance(),
-        },
-        "strengths": {name: {"amounts": amounts, "unit": UNITS[name]} for name, amounts in STRENGTHS.items()},
-        "levels": {},
-    }
-    for level in get_args(Level):
-        print(level, flush=True)
-        trial = Trial.of(level, num, size, loaded)
-        errors, table = trial.agreement()
-        result["levels"][level] = {
-            "responses": {
-                name: {
-                    corruption: vars(answer)
-                    | {"verdict": answer.verdict, "not asked because": GAUGES[name].why_unasked(corruption, level)}
-                    for corruption, answer in answers.items()
-                }
-                for name, answers in trial.responses().items()
-            },
-            "trajectory": {"errors": errors, "metrics": table},
-            "copies": planted_copies(level, size),
+def measure(level: Level, num: int, size: int, loaded: Networks) -> dict[str, Any]:
+    """The row of a level: responses, agreement with true errors, and planted copies."""
+    trial = Trial.of(level, num, size, loaded)
+    errors, table = trial.agreement()
+    responses = {
+        name: {
+            corruption: vars(answer)
+            | {"verdict": answer.verdict, "not asked because": GAUGES[name].why_unasked(corruption, level)}
+            for corruption, answer in answers.items()
         }
-    return result
+        for name, answers in trial.responses().items()
+    }
+    trajectory = {"errors": errors, "metrics": table}
+    return {"level": level, "responses": responses, "trajectory": trajectory, "copies": planted_copies(level, size)}
+
+
+def record_of(num: int, size: int) -> dict[str, Any]:
+    """What is measured, and how."""
+    protocol = {
+        "clips": f"{num} real held-out clips, and {num} others that are corrupted; motion middle, {FRAMES} frames "
+        f"of {size}x{size} pixels, rendered, not compressed; all combinations",
+        "spread": f"standard deviation over {RESAMPLES} resamplings, with replacement, of the corrupted clips",
+        "tolerance": "twice the standard deviation of a step over the same resamplings at both strengths",
+        "chance": f"{ShapesReader.chance:.4f} for the joint accuracy of the reader",
+        "copies": f"thumbnails nearer than {COPY_DISTANCE} grey levels, and than {COPY_RATIO} of the next",
+    }
+    strengths = {name: {"amounts": amounts, "unit": UNITS[name]} for name, amounts in STRENGTHS.items()}
+    settings = {"num": num, "size": size, "weights": shipped_weights()}
+    return {"settings": settings, "protocol": protocol, "strengths": strengths, **provenance()}
 
 
 def shipped_weights() -> dict[str, dict[str, Any]]:
@@ -172,38 +170,35 @@ def shipped_weights() -> dict[str, dict[str, Any]]:
 
 def markdown(result: dict[str, Any]) -> str:
     """The tables of a result."""
-    told = [(name, about) for name, about in result["protocol"].items() if isinstance(about, str)]
+    weights = result["settings"]["weights"]
     lines = ["# The yardstick, proven", "", "Written by `python -m benchmarks.shapes.yardstick.prove`.", ""]
-    lines += ["![values by strength](yardstick.png)", ""]
-    lines += _summary(result)
-    for level, found in result["levels"].items():
+    lines += ["![values by strength](yardstick.png)", "", *_summary(result)]
+    for found in result["rows"]:
         rows = []
         for name, answers in found["responses"].items():
             for corruption, answer in answers.items():
                 pairs = zip(answer["values"], answer["spreads"], strict=True)
                 values = (f"{value:.3g} ± {spread:.1g}" for value, spread in pairs)
                 rows.append((name, corruption, *values, f"{answer['rho']:.2f}", _verdict(answer)))
-        head = ("metric", "corruption", *range(5), "rank", "verdict")
-        lines += [f"## {level} clips", "", table(head, rows)]
-        trajectory, copies = found["trajectory"], found["copies"]
-        errors = (f"{error:.2g}" for error in trajectory["errors"])
+        lines += [f"## {found['level']} clips", ""]
+        lines += [table(("metric", "corruption", *range(5), "rank", "verdict"), rows), ""]
+        errors = (f"{error:.2g}" for error in found["trajectory"]["errors"])
         rows = [
             (name, *(f"{value:.3g}" for value in row["values"]), f"{row['rho']:.2f}")
-            for name, row in trajectory["metrics"].items()
+            for name, row in found["trajectory"]["metrics"].items()
         ]
-        lines += ["", table(("true trajectory error in pixels of 64", *errors, "rank"), rows)]
-        lines += ["", "Copies: " + ", ".join(f"{name} {number}" for name, number in copies.items()) + ".", ""]
-    for name, about in result["protocol"]["weights"].items():
-        scores = json.loads(about["record"])["scores"]
-        told_scores = ", ".join(f"{what} {value:.4g}" for what, value in scores.items())
-        lines += [f"## {name}", "", f"What it reached on new clips after its training: {told_scores}.", ""]
+        lines += [table(("true trajectory error in pixels of 64", *errors, "rank"), rows), ""]
+        lines += ["Copies: " + ", ".join(f"{name} {number}" for name, number in found["copies"].items()) + ".", ""]
+    for name, about in weights.items():
+        scores = ", ".join(f"{what} {value:.4g}" for what, value in json.loads(about["record"])["scores"].items())
+        lines += [f"## {name}", "", f"What it reached on new clips after its training: {scores}.", ""]
     rows = [
         (name, *(f"{amount:g}" for amount in about["amounts"]), about["unit"])
         for name, about in result["strengths"].items()
     ]
-    lines += ["## Strengths", "", table(("corruption", *range(5), "unit"), rows)]
-    lines += ["", "## Protocol", ""] + [f"- {name}: {about}" for name, about in told]
-    lines += [f"- {name}: sha256 {about['sha256']}" for name, about in result["protocol"]["weights"].items()]
+    lines += ["## Strengths", "", table(("corruption", *range(5), "unit"), rows), "", "## Protocol", ""]
+    lines += [f"- {name}: {about}" for name, about in (result["protocol"] | result).items() if isinstance(about, str)]
+    lines += [f"- {name}: sha256 {about['sha256']}" for name, about in weights.items()]
     lines += [
         "- Rank: Spearman's correlation of the value, as worse counts, with strength or error.",
         '- Verdicts: "monotone" if every step is the right way and beyond its tolerance; "reacts" if strength 4 is '
@@ -224,10 +219,10 @@ def _summary(result: dict[str, Any]) -> list[str]:
     corruptions = list(result["strengths"])
     rows = []
     counted, reasons = Counter(), []
-    for level, found in result["levels"].items():
+    for found in result["rows"]:
+        level = found["level"]
         for name, answers in found["responses"].items():
-            cells = [_verdict(answers[corruption]) for corruption in corruptions]
-            rows.append((name, level, *cells))
+            rows.append((name, level, *(_verdict(answers[corruption]) for corruption in corruptions)))
             for corruption, answer in answers.items():
                 if answer["not asked because"]:
                     reasons.append(f"- {name}, {corruption} of {level} clips: {answer['not asked because']}.")
@@ -253,10 +248,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    result = prove(options.num, options.size, networks())
-    (options.out / "yardstick.json").write_text(json.dumps(result, indent=1) + "\n")
-    (options.out / "yardstick.md").write_text(markdown(result))
-    draw_plot(result).save(options.out / "yardstick.png", optimize=True)
+    path, loaded = options.out / "yardstick.json", networks()
+    cells = [{"level": level} for level in get_args(Level)]
+    result = measure_cells(
+        cells,
+        lambda cell: [measure(cell["level"], options.num, options.size, loaded)],
+        record_of(options.num, options.size),
+        path,
+        math.inf,
+    )
+    path.with_suffix(".md").write_text(markdown(result))
+    draw_plot(result).save(path.with_suffix(".png"), optimize=True)
 
 
 if __name__ == "__main__":
