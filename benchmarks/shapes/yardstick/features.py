@@ -1,8 +1,6 @@
 """Training of the classifier behind the shapes features: features.yaml."""
 
 import random
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -150,7 +148,3 @@ class FeaturesTraining(Training):
         clean = [draw(index, stable_hash("features", "standard"), clean=True)[0] for index in range(64)]
         self.network.standardise(torch.cat(clean))
         return measure(self.network, stable_hash("features", "test"))
-
-    def save(self, path: Path, record: dict[str, Any]) -> None:
-        """As for `Training`."""
-        self.network.save_pretrained(path, record)

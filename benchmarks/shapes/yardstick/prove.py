@@ -8,7 +8,6 @@ import argparse
 import json
 import math
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,13 +17,10 @@ from torch import Tensor
 
 from benchmarks.cells import measure_cells
 from benchmarks.shapes.yardstick.augmentations import FRAMES, compressed
-from benchmarks.shapes.yardstick.corruptions import STRENGTHS, UNITS, Clips, corrupt, draw_clips
+from benchmarks.shapes.yardstick.corruptions import STRENGTHS, UNITS, corrupt, draw_clips
 from benchmarks.shapes.yardstick.gauges import (
-    GAUGES,
     RESAMPLES,
-    Gauge,
     Networks,
-    Response,
     gauges_of,
     networks,
     respond,
@@ -48,60 +44,6 @@ ERRORS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 BANK, PLANTED = 300, 64
 """Known clips, and how many of them are planted, half through H.264 and half a pixel aside."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What the metrics of a level are tried on.
-
-    Attributes:
-        gauges: the metrics.
-        loaded: their networks.
-        clips: held-out `middle` clips, to be corrupted.
-        real: what is seen in as many other real clips.
-    """
-
-    gauges: dict[str, Gauge]
-    loaded: Networks
-    clips: Clips
-    real: dict[str, Tensor]
-
-    @classmethod
-    def of(cls, level: Level, num: int, size: int, loaded: Networks) -> "Trial":
-        """Draw `num` clips of `size` pixels for each of the two sets."""
-        gauges = gauges_of(level)
-        real = draw_clips(stable_hash("yardstick", "real"), num, size, level)
-        clips = draw_clips(stable_hash("yardstick", "corrupted"), num, size, level)
-        return cls(gauges, loaded, clips, see(real, loaded, {gauge.sight for gauge in gauges.values()}))
-
-    def responses(self) -> dict[str, dict[str, Response]]:
-        """For each metric the response to each corruption."""
-        clean = self._see(self.clips)
-        found: dict[str, dict[str, Response]] = {name: {} for name in self.gauges}
-        for corruption, amounts in STRENGTHS.items():
-            seen = [clean, *(self._see(corrupt(self.clips, corruption, amount)) for amount in amounts[1:])]
-            for name, gauge in self.gauges.items():
-                fakes = [sight[gauge.sight] for sight in seen]
-                found[name][corruption] = respond(gauge, self.real[gauge.sight], fakes)
-            print(f"{corruption}: done", flush=True)
-        return found
-
-    def agreement(self) -> tuple[list[float], dict[str, dict[str, Any]]]:
-        """True trajectory errors of sets of clips in pixels of a picture of 64, and for each metric its values for
-        these sets and their rank correlation with the errors.
-        """
-        # Other draws for each set, so that no order is given beforehand.
-        sets = [corrupt(self.clips, "trajectory", amount, seed=number) for number, amount in enumerate(ERRORS)]
-        errors = torch.tensor([one.error for one in sets])
-        seen = [self._see(one) for one in sets]
-        table = {}
-        for name, gauge in self.gauges.items():
-            values = torch.stack([gauge.value(self.real[gauge.sight], sight[gauge.sight]) for sight in seen])
-            table[name] = {"values": values.tolist(), "rho": spearman(values if gauge.rises else -values, errors)}
-        return errors.tolist(), table
-
-    def _see(self, clips: Clips) -> dict[str, Tensor]:
-        return see(clips, self.loaded, set(self.real))
 
 
 def planted_copies(level: Level, size: int) -> dict[str, int]:
@@ -129,23 +71,38 @@ def planted_copies(level: Level, size: int) -> dict[str, int]:
 
 
 def measure(level: Level, num: int, size: int, loaded: Networks) -> dict[str, Any]:
-    """The row of a level: responses, agreement with true errors, and planted copies."""
-    trial = Trial.of(level, num, size, loaded)
-    errors, table = trial.agreement()
-    responses = {
-        name: {
-            corruption: vars(answer)
-            | {"verdict": answer.verdict, "not asked because": GAUGES[name].why_unasked(corruption, level)}
-            for corruption, answer in answers.items()
-        }
-        for name, answers in trial.responses().items()
-    }
-    trajectory = {"errors": errors, "metrics": table}
+    """The row of a level.
+
+    Returns:
+        "responses", of each metric to each corruption; "trajectory", true errors of sets of clips in pixels of an image
+        of 64, and of each metric the values for these sets and their rank correlation with the errors; and "copies".
+    """
+    gauges = gauges_of(level)
+    sights = {gauge.sight for gauge in gauges.values()}
+    clips = draw_clips(stable_hash("yardstick", "corrupted"), num, size, level)  # of motion `middle`, and held out
+    real = see(draw_clips(stable_hash("yardstick", "real"), num, size, level), loaded, sights)
+    # Other draws for each set, so that no order is given beforehand.
+    sets = [corrupt(clips, "trajectory", amount, seed=number) for number, amount in enumerate(ERRORS)]
+    errors, seen = torch.tensor([one.error for one in sets]), [see(one, loaded, sights) for one in sets]
+    trajectory: dict[str, Any] = {}
+    for name, gauge in gauges.items():
+        values = torch.stack([gauge.value(real[gauge.sight], sight[gauge.sight]) for sight in seen])
+        trajectory[name] = {"values": values.tolist(), "rho": spearman(values if gauge.rises else -values, errors)}
+    clean = see(clips, loaded, sights)
+    responses: dict[str, dict[str, Any]] = {name: {} for name in gauges}
+    for corruption, amounts in STRENGTHS.items():
+        seen = [clean, *(see(corrupt(clips, corruption, amount), loaded, sights) for amount in amounts[1:])]
+        for name, gauge in gauges.items():
+            answer = respond(gauge, real[gauge.sight], [sight[gauge.sight] for sight in seen])
+            about = {"verdict": answer.verdict, "not asked because": gauge.why_unasked(corruption, level)}
+            responses[name][corruption] = vars(answer) | about
+        print(f"{level}, {corruption}: done", flush=True)
+    trajectory = {"errors": errors.tolist(), "metrics": trajectory}
     return {"level": level, "responses": responses, "trajectory": trajectory, "copies": planted_copies(level, size)}
 
 
 def record_of(num: int, size: int) -> dict[str, Any]:
-    """What is measured, and how."""
+    """What is measured, and how; of the shipped weights the sha256 and what they tell of their training."""
     protocol = {
         "clips": f"{num} real held-out clips, and {num} others that are corrupted; motion middle, {FRAMES} frames "
         f"of {size}x{size} pixels, rendered, not compressed; all combinations",
@@ -154,18 +111,13 @@ def record_of(num: int, size: int) -> dict[str, Any]:
         "chance": f"{ShapesReader.chance:.4f} for the joint accuracy of the reader",
         "copies": f"thumbnails nearer than {COPY_DISTANCE} grey levels, and than {COPY_RATIO} of the next",
     }
-    strengths = {name: {"amounts": amounts, "unit": UNITS[name]} for name, amounts in STRENGTHS.items()}
-    settings = {"num": num, "size": size, "weights": shipped_weights()}
-    return {"settings": settings, "protocol": protocol, "strengths": strengths, **provenance()}
-
-
-def shipped_weights() -> dict[str, dict[str, Any]]:
-    """sha256 of each file of weights of the yardstick, and what it tells of its training."""
-    told = {}
+    weights = {}
     for name in (ShapesReader.WEIGHTS, ShapesFeatures.WEIGHTS, SheetSimilarity.WEIGHTS):
         with safe_open(WEIGHTS / name, "pt") as file:
-            told[name] = {"sha256": weights_sha256(WEIGHTS / name)[name], **(file.metadata() or {})}
-    return told
+            weights[name] = {"sha256": weights_sha256(WEIGHTS / name)[name], **(file.metadata() or {})}
+    strengths = {name: {"amounts": amounts, "unit": UNITS[name]} for name, amounts in STRENGTHS.items()}
+    settings = {"num": num, "size": size, "weights": weights}
+    return {"settings": settings, "protocol": protocol, "strengths": strengths, **provenance()}
 
 
 def markdown(result: dict[str, Any]) -> str:

@@ -1,8 +1,6 @@
 """Training of the reader of `plain` clips: reader.yaml."""
 
 import random
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -121,7 +119,3 @@ class ReaderTraining(Training):
     def measure(self) -> dict[str, float]:
         """Accuracies of the reader, next to that of a guess."""
         return {"chance": self.network.chance} | measure(self.network, stable_hash("reader", "test"))
-
-    def save(self, path: Path, record: dict[str, Any]) -> None:
-        """As for `Training`."""
-        self.network.save_pretrained(path, record)

@@ -70,8 +70,7 @@ class Training(LightningModule):
         rate: Learning rate at its peak.
     """
 
-    WEIGHTS: ClassVar[str]
-    """The file of the zoo that the weights go to."""
+    WEIGHTS: ClassVar[str]  # the file of the zoo that the weights go to
 
     def __init__(self, network: nn.Module, rate: float) -> None:
         super().__init__()
@@ -86,9 +85,9 @@ class Training(LightningModule):
     def measure(self) -> dict[str, float]:
         """Scores of the trained network on new clips."""
 
-    @abstractmethod
     def save(self, path: Path, record: dict[str, Any]) -> None:
         """Writes the weights, in half precision, and how they were trained to a safetensors file."""
+        self.network.save_pretrained(path, record)
 
     def training_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> Tensor:
         """The loss of a batch, which is logged."""
@@ -107,7 +106,6 @@ class Training(LightningModule):
         return {"optimizer": adam, "lr_scheduler": {"scheduler": LambdaLR(adam, factor), "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Starts the clock."""
         self._begun = time.perf_counter()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
