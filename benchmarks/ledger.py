@@ -123,8 +123,7 @@ def order_verdict(claim: Claim, results: Path) -> Iterator[str]:
     """Whether distances at small scale grow from one to the next, as means over all cells."""
     path = results / "shapes32.json"
     if claim.order and path.is_file():
-        cells = json.loads(path.read_text())["cells"]
-        kept = [cell for name, cell in cells.items() if name.startswith("generation/")]
+        kept = [row for row in read(path)["rows"] if row["cell"].startswith("generation/")]
         values = [mean(cell[key]["shapes_frechet_distance"] for cell in kept) for key in claim.order]
         same = values == sorted(values)
         numbers = (" < " if same else ", ").join(f"{number:.1f}" for number in values)

@@ -18,7 +18,7 @@ from statistics import stdev
 from typing import Any
 
 from benchmarks.cells import Cell, Rows, add_arguments, check_device, clock, closing, measure_cells, read, stamped
-from benchmarks.shapes.quality import BATCH, STAGES, clips, features_of, generate, measured_with
+from benchmarks.shapes.quality import BATCH, STAGES, answered, clips, features_of, generate, measured_with
 from cmd_lightning import markdown
 from cmd_lightning.commands.files import open_model
 from cmd_lightning.commands.parser import Parser
@@ -69,7 +69,7 @@ class Sampling:
         readings, expected = self.reader.read(video), list(map(Reading.of, scenes))
         features = features_of(self.features, video)
         parts = [float(kernel_distance(part, self.reference)) for part in features.chunk(GROUPS)]
-        row: dict[str, Any] = {
+        row = {
             "num": len(scenes),
             "hits": "".join(str(int(a == b)) for a, b in zip(readings, expected, strict=True)),
             "none": sum(reading.none for reading in readings) / len(readings),
@@ -77,10 +77,8 @@ class Sampling:
             "kernel_distance_error": stdev(parts) / math.sqrt(GROUPS),
             "kernel_distance_parts": parts,
             "seconds": seconds,
+            **answered(readings, expected),
         }
-        for question in ("shape", "colour", "direction"):
-            right = [getattr(a, question) == getattr(b, question) for a, b in zip(readings, expected, strict=True)]
-            row[question] = sum(right) / len(right)
         return [stamped(row)]
 
 

@@ -1,4 +1,4 @@
-"""Train the small CLIP model of contact sheets: `python -m benchmarks.shapes.yardstick.train_clip`.
+"""Training of the small CLIP model of contact sheets: clip.yaml.
 
 A frame alone does not show a direction, so the picture of a clip is its contact sheet.
 """
@@ -7,7 +7,8 @@ import dataclasses
 import json
 import math
 import random
-from functools import partial
+from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -16,7 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.shapes.yardstick import train
+from benchmarks.shapes.yardstick.augmentations import FRAMES
+from benchmarks.shapes.yardstick.training import Training
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.metrics.clip_similarity import normalised
 from cmd_lightning.shapes.drawing import draw_scene
@@ -25,6 +27,8 @@ from cmd_lightning.shapes.scenes import COLOURS, DIRECTIONS, SHAPES, SIZES, Scen
 from cmd_lightning.shapes.sheets import GRID, SheetSimilarity, contact_sheet
 
 BATCH_SIZE = 64
+TRAINING = 0
+"""Seed of the training batches."""
 SIZE = 32
 """Side of a frame in the sheet."""
 
@@ -47,7 +51,7 @@ CONFIG = {
 TOKENIZER = open_clip.SimpleTokenizer(context_length=CONTEXT)
 
 
-def draw(index: int, seed: int) -> tuple[Tensor, list[str]]:
+def draw(index: int, seed: int = TRAINING) -> tuple[Tensor, list[str]]:
     """Training batch number `index`: sheets in [0, 1], their captions, then as many captions with one word wrong.
 
     Every other batch is plain clips alone: then captions differ in few words and each of them counts.
@@ -56,8 +60,8 @@ def draw(index: int, seed: int) -> tuple[Tensor, list[str]]:
     clips, captions, wrong = [], [], []
     for position in range(index * BATCH_SIZE, (index + 1) * BATCH_SIZE):
         chance = random.Random(stable_hash("clip", seed, position))
-        scene = draw_scene(seed, position, level=level, motion=chance.choice(MOTIONS), frames=train.FRAMES)
-        clips.append(render(scene, train.FRAMES, SIZE))
+        scene = draw_scene(seed, position, level=level, motion=chance.choice(MOTIONS), frames=FRAMES)
+        clips.append(render(scene, FRAMES, SIZE))
         captions.append(scene.caption)
         wrong.append(altered(scene, chance).caption)
     return contact_sheet(torch.stack(clips).float() / 255, SIZE), captions + wrong
@@ -73,23 +77,6 @@ def altered(scene: Scene, chance: random.Random) -> Scene:
     return dataclasses.replace(scene, things=(dataclasses.replace(thing, **{name: other}), *scene.things[1:]))
 
 
-def loss_of(model: CLIP, sheets: Tensor, captions: list[str]) -> Tensor:
-    """InfoNCE both ways of sheets `(B, C, h, w)` in [0, 1] and `2B` captions, of which the first half are theirs.
-
-    A sheet is told from all captions, a caption of the first half from all sheets. What another clip's equal caption or
-    an equal altered one describes as well is no negative.
-    """
-    images = model.encode_image(normalised(model.visual, sheets), normalize=True)
-    texts = model.encode_text(TOKENIZER(captions).to(sheets.device), normalize=True)
-    batch = len(images)
-    same = torch.tensor([[a == b for b in captions] for a in captions[:batch]], device=images.device)
-    same.fill_diagonal_(False)
-    scale = model.logit_scale.clamp(max=math.log(100)).exp()
-    logits = (scale * images @ texts.T).masked_fill(same, -math.inf)
-    target = torch.arange(batch, device=images.device)
-    return (cross_entropy(logits, target) + cross_entropy(logits[:, :batch].T, target)) / 2
-
-
 def plain_captions() -> dict[str, tuple[str, str, str, str]]:
     """Every caption of moving plain clips: its shape, colour, direction and size."""
     names = [(s, c, d, z) for s in SHAPES for c in COLOURS for d in DIRECTIONS for z in SIZES]
@@ -101,8 +88,8 @@ def measure(metric: SheetSimilarity, clips: int = 256, seed: int = 987654321) ->
     """How often the nearest of all plain captions is a held-out clip's own, and how often each part of it."""
     captions = plain_captions()
     texts = metric.model.encode_text(metric.tokenizer(list(captions)), normalize=True)
-    scenes = [draw_scene(seed, index, frames=train.FRAMES) for index in range(clips)]
-    video = torch.stack([render(scene, train.FRAMES, SIZE) for scene in scenes]).float() / 255
+    scenes = [draw_scene(seed, index, frames=FRAMES) for index in range(clips)]
+    video = torch.stack([render(scene, FRAMES, SIZE) for scene in scenes]).float() / 255
     images = metric.model.encode_image(normalised(metric.model.visual, metric.pictures(video).flatten(0, 1)))
     nearest = (images @ texts.T).argmax(1)
     answers = [list(captions.values())[i] for i in nearest]
@@ -112,21 +99,41 @@ def measure(metric: SheetSimilarity, clips: int = 256, seed: int = 987654321) ->
     return {"caption": right.all(1).double().mean().item(), "chance": 1 / len(captions), "clips": clips} | parts
 
 
-def main() -> None:
-    """Train, measure, write: weights in half precision with architecture and record as metadata."""
-    options = train.arguments(
-        "Trains the CLIP model of the procedural world.", SheetSimilarity.WEIGHTS, steps=2000, rate=1e-3
-    )
-    torch.manual_seed(0)
-    model = CLIP(**CONFIG)
-    # Of tokens that no caption holds, it stays at zero, which takes no room in an archive.
-    nn.init.zeros_(model.token_embedding.weight)
-    model, record = train.fit(model, partial(draw, seed=0), loss_of, options)
-    record["scores"] = measure(SheetSimilarity(model, TOKENIZER))
-    weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, options.out, metadata={"config": json.dumps(CONFIG), "record": json.dumps(record)})
-    print("\n".join(f"{name}: {value:.4f}" for name, value in record["scores"].items()))
+class ClipTraining(Training):
+    """The CLIP model, trained to find captions and sheets by each other.
 
+    Args:
+        rate: Learning rate at its peak.
+    """
 
-if __name__ == "__main__":
-    main()
+    WEIGHTS = SheetSimilarity.WEIGHTS
+
+    def __init__(self, rate: float = 1e-3) -> None:
+        super().__init__(CLIP(**CONFIG), rate)
+        # Of tokens that no caption holds, it stays at zero, which takes no room in an archive.
+        nn.init.zeros_(self.network.token_embedding.weight)
+
+    def loss(self, clips: Tensor, targets: list[str]) -> Tensor:
+        """InfoNCE both ways of sheets `(B, C, h, w)` in [0, 1] and `2B` captions, of which the first half are theirs.
+
+        A sheet is told from all captions, a caption of the first half from all sheets. What another clip's equal
+        caption or an equal altered one describes as well is no negative.
+        """
+        images = self.network.encode_image(normalised(self.network.visual, clips), normalize=True)
+        texts = self.network.encode_text(TOKENIZER(targets).to(clips.device), normalize=True)
+        batch = len(images)
+        same = torch.tensor([[a == b for b in targets] for a in targets[:batch]], device=images.device)
+        same.fill_diagonal_(False)
+        scale = self.network.logit_scale.clamp(max=math.log(100)).exp()
+        logits = (scale * images @ texts.T).masked_fill(same, -math.inf)
+        target = torch.arange(batch, device=images.device)
+        return (cross_entropy(logits, target) + cross_entropy(logits[:, :batch].T, target)) / 2
+
+    def measure(self) -> dict[str, float]:
+        """How well it finds the captions of new clips."""
+        return measure(SheetSimilarity(self.network, TOKENIZER))
+
+    def save(self, path: Path, record: dict[str, Any]) -> None:
+        """As for `Training`; the architecture is metadata too."""
+        weights = {name: value.half().contiguous() for name, value in self.network.state_dict().items()}
+        save_file(weights, path, metadata={"config": json.dumps(CONFIG), "record": json.dumps(record)})

@@ -1,14 +1,13 @@
-"""Trains the reader of `plain` clips: `python -m benchmarks.shapes.yardstick.train_reader`."""
+"""Training of the reader of `plain` clips: reader.yaml."""
 
 import random
-from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.shapes.yardstick import train
-from benchmarks.shapes.yardstick.augmentations import blur, compressed, shuffled, spoil_mildly
+from benchmarks.shapes.yardstick.augmentations import FRAMES, blur, compressed, shuffled, spoil_mildly
+from benchmarks.shapes.yardstick.training import Targets, Training
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.shapes.convnet import prepare
 from cmd_lightning.shapes.drawing import draw_scene
@@ -16,6 +15,8 @@ from cmd_lightning.shapes.painting import render
 from cmd_lightning.shapes.reader import ANSWERS, Reading, ShapesReader, joint_accuracy
 
 BATCH_SIZE = 32
+TRAINING = stable_hash("reader", "train")
+"""Seed of the training batches."""
 
 KINDS = {
     "true": 0.62,
@@ -34,16 +35,16 @@ def draw_clip(kind: str, seed: int, index: int, size: int = 32, motion: str | No
     """A clip of one of KINDS, uint8 (3, T, size, size), and the right answers."""
     chance = random.Random(stable_hash("kind", seed, index))
     motion = "still" if kind == "still" else motion or chance.choice(["slow", "middle", "fast"])
-    scene = draw_scene(seed, index, level="plain", motion=motion, frames=train.FRAMES)
+    scene = draw_scene(seed, index, level="plain", motion=motion, frames=FRAMES)
     torch_chance = torch.Generator().manual_seed(chance.getrandbits(60))
-    video, reading = render(scene, train.FRAMES, size), Reading.of(scene)
+    video, reading = render(scene, FRAMES, size), Reading.of(scene)
     if kind in ("true", "still"):
         return video, reading
     if kind == "frozen":
-        frame = chance.randrange(train.FRAMES)
+        frame = chance.randrange(FRAMES)
         return video[:, frame : frame + 1].expand_as(video), Reading(reading.shape, reading.colour, "none")
     if kind == "shuffled":
-        order = shuffled(train.FRAMES, torch_chance)
+        order = shuffled(FRAMES, torch_chance)
         return video[:, order], Reading(reading.shape, reading.colour, "none")
     floats = video[None].float() / 255
     normal = torch.randn(floats.shape, generator=torch_chance)
@@ -59,7 +60,7 @@ def draw_clip(kind: str, seed: int, index: int, size: int = 32, motion: str | No
     return (floats[0].clamp(0, 1) * 255).round().byte(), Reading("none", "none", "none")
 
 
-def draw(index: int, seed: int) -> tuple[Tensor, train.Targets]:
+def draw(index: int, seed: int = TRAINING) -> tuple[Tensor, Targets]:
     """Training batch number `index`: one clip in 20 rendered at twice the size, one in 256 gone through H.264."""
     chance = random.Random(stable_hash("batch", seed, index))
     clips, readings = [], []
@@ -76,11 +77,6 @@ def draw(index: int, seed: int) -> tuple[Tensor, train.Targets]:
         name: torch.tensor([answers.index(getattr(reading, name)) for reading in readings])
         for name, answers in ANSWERS.items()
     }
-
-
-def loss_of(network: ShapesReader, video: Tensor, targets: train.Targets) -> Tensor:
-    """Sum of the cross entropies of the three answers."""
-    return sum(F.cross_entropy(logits, targets[name].to(video.device)) for name, logits in network(video).items())
 
 
 def measure(network: ShapesReader, seed: int, num: int = 1000) -> dict[str, float]:
@@ -104,15 +100,22 @@ def measure(network: ShapesReader, seed: int, num: int = 1000) -> dict[str, floa
     return scores
 
 
-def main() -> None:
-    """Train, measure, write."""
-    options = train.arguments("Trains the reader of plain clips.", ShapesReader.WEIGHTS, steps=1200)
-    torch.manual_seed(0)
-    network, record = train.fit(ShapesReader(), partial(draw, seed=stable_hash("reader", "train")), loss_of, options)
-    record["scores"] = {"chance": network.chance} | measure(network, stable_hash("reader", "test"))
-    network.save_pretrained(options.out, record)
-    print("\n".join(f"{name}: {value:.4f}" for name, value in record["scores"].items()))
+class ReaderTraining(Training):
+    """The reader, trained on the three answers.
 
+    Args:
+        rate: Learning rate at its peak.
+    """
 
-if __name__ == "__main__":
-    main()
+    WEIGHTS = ShapesReader.WEIGHTS
+
+    def __init__(self, rate: float = 2e-3) -> None:
+        super().__init__(ShapesReader(), rate)
+
+    def loss(self, clips: Tensor, targets: Targets) -> Tensor:
+        """Sum of the cross entropies of the three answers."""
+        return sum(F.cross_entropy(logits, targets[name]) for name, logits in self.network(clips).items())
+
+    def measure(self) -> dict[str, float]:
+        """Accuracies of the reader, next to that of a guess."""
+        return {"chance": self.network.chance} | measure(self.network, stable_hash("reader", "test"))
