@@ -42,7 +42,7 @@ class FasterSampling:
             if (scheduler := getattr(self, part)) is not None:
                 setattr(self, part, solver(name, scheduler))
 
-    def use_frame_decoder(self, vae: nn.Module | None) -> None:
+    def use_frame_decoder(self, vae: Any) -> None:
         """Has another image autoencoder of the same latents decode the frames, such as a tiny one; `vae` encodes still.
 
         A `vae` that is replaced, as other pipelines have it, would encode the pictures and clips that are given too.

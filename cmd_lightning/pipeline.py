@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
@@ -63,7 +63,17 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         averaged_weights: Whether the weights of each stage are averages over its training; None where not recorded.
     """
 
-    model_cpu_offload_seq = "text_encoder->motion_text_encoder->unet->motion_model->autoencoder->vae"
+    config: Any
+    autoencoder: AutoencoderNetwork
+    unet: Any
+    scheduler: Any
+    text_encoder: Any
+    motion_model: Any
+    motion_scheduler: Any
+    motion_text_encoder: ConditionEncoder | None
+    tokenizer: Any
+    vae: Any
+    model_cpu_offload_seq: Any = "text_encoder->motion_text_encoder->unet->motion_model->autoencoder->vae"
     _optional_components = [  # noqa: RUF012 (diffusers' own spelling)
         "autoencoder",
         "unet",
@@ -112,7 +122,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         self._text: StableDiffusionText | None = None
 
     @property
-    def latent_space(self) -> LatentSpace:
+    def latent_space(self) -> LatentSpace:  # type: ignore[override]  # the base class only declares it
         """The space of the autoencoder: that of `vae`, on its device."""
         if self._latent_space.vae is not self.vae:
             self._latent_space = Pixels() if self.vae is None else FrameLatents(self.vae)
@@ -125,7 +135,9 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         return height * self.latent_space.factor, width * self.latent_space.factor
 
     @classmethod
-    def from_pretrained(cls, model: str | os.PathLike[str], **kwargs: Any) -> CMDPipeline:
+    def from_pretrained(  # type: ignore[override]  # diffusers says nothing of its return type
+        cls, model: str | os.PathLike[str], **kwargs: Any
+    ) -> CMDPipeline:
         """Opens a folder that `save_pretrained` or `cmd-lightning export` wrote, or a model that ships.
 
         Weights are float32, also those that were stored in half precision, unless a dtype is given.
@@ -151,7 +163,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         for name in set(cls._optional_components) - set(parts):
             library, class_name = described.get(name) or (None, None)
             if isinstance(library, str) and library not in ("diffusers", "transformers"):
-                part = load_class(f"{library}.{class_name}")
+                part: Any = load_class(f"{library}.{class_name}")
                 parts[name] = part.from_pretrained(folder, subfolder=name, **settings)
         pipeline = super().from_pretrained(folder, **kwargs, **dict.fromkeys(parts))
         pipeline.register_modules(**parts)
@@ -286,13 +298,13 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
             seeds = torch.randint(2**31, (count,), generator=generator).tolist()
         if image is not None and count != len(image) * num_videos_per_prompt:
             raise InputError(f"image: {len(image)} pictures for {count // num_videos_per_prompt} prompts; give as many")
-        content_sampling = None if image is not None else self.sampling("content", num_inference_steps, guidance_scale)
-        motion_sampling = self.sampling("motion", num_inference_steps, guidance_scale)
+        stages: tuple[Stage, ...] = ("content", "motion") if image is None else ("motion",)
+        sampling = {stage: self.sampling(stage, num_inference_steps, guidance_scale) for stage in stages}
         if image is not None:
             content = self._content_of(image).repeat_interleave(num_videos_per_prompt, dim=0)
         else:
-            content = self.generate_content(values, seeds, *content_sampling)
-        motion = self.generate_motion(content, values, seeds, *motion_sampling)
+            content = self.generate_content(values, seeds, *sampling["content"])
+        motion = self.generate_motion(content, values, seeds, *sampling["motion"])
         frames = to_output(self.decode(content, motion), output_type)
         self.maybe_free_model_hooks()
         output = CMDPipelineOutput(frames, content, list(seeds))
@@ -311,7 +323,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         given = prompt if prompt is not None else class_labels
         if given is None:
             return copies if image is None else copies * len(image)
-        values = [given] if isinstance(given, str | int) else list(given)
+        values: list[Any] = [given] if isinstance(given, str | int) else list(given)
         return [value for value in values for _ in range(copies)]
 
     def _content_of(self, image: Tensor) -> Tensor:

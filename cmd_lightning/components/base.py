@@ -39,7 +39,7 @@ class Component(FrozenParts):
     """
 
     stage: ClassVar[str]
-    network: nn.Module
+    network: Any
     latent_space: LatentSpace
 
     def __init__(
@@ -52,7 +52,7 @@ class Component(FrozenParts):
         super().__init__()
         self.optimizer_factory, self.schedule_factory = optimizer, schedule
         self.gradient_checkpointing, self.compile_options = gradient_checkpointing, compile
-        self.freeze(latent_space=Pixels())
+        self.keep_frozen(latent_space=Pixels())
         self._configured = False
         self.video_shape: tuple[int, int, int, int] | None = None
         self.fps: float | None = None
@@ -67,10 +67,11 @@ class Component(FrozenParts):
 
     def configure_callbacks(self) -> list[Callback]:
         """A guard against numerical faults, unless the Trainer has one already."""
-        given = any(isinstance(callback, SkipNonFinite) for callback in self.trainer.callbacks)
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+        given = any(isinstance(callback, SkipNonFinite) for callback in callbacks)
         return [] if given else [SkipNonFinite()]
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """The optimiser over the trainable weights, with its schedule."""
         optimizer = self.optimizer_factory([p for p in self.parameters() if p.requires_grad])
         return {
@@ -87,15 +88,14 @@ class Component(FrozenParts):
         if self._configured:
             return
         self._configured = True
-        sharded = self.device_mesh is not None
         if self.gradient_checkpointing:
             if not compat.offers_checkpointing(self.network):
                 kind = type(self.network).__name__
                 raise InputError(f"model.gradient_checkpointing true: {kind} does not offer it; leave it out")
             self.network.enable_gradient_checkpointing()
         if self.compile_options:
-            compile_network(self.network, self.compile_options, by_block=sharded)
-        if sharded:
+            compile_network(self.network, self.compile_options, by_block=self.device_mesh is not None)
+        if self.device_mesh is not None:
             shard(self, self.device_mesh)
 
     def video(self, batch: dict[str, Any]) -> Tensor:
@@ -119,12 +119,13 @@ class Component(FrozenParts):
                 "encode some with `shards encode --vae`, or train on videos"
             )
         latent = space.latent(moments, self.normal(batch, "posterior") if self.training else None)
-        shape = tuple(latent.shape[1:])
+        channels, frames, height, width = latent.shape[1:]
+        shape = (channels, frames, height, width)
         if self.video_shape is None:
             self.check_shape(shape)
             self.video_shape = shape
         if self.video_shape != shape:
-            self.refuse(shape_text(shape, space.factor))
+            self.refuse(self.video_shape, shape_text(shape, space.factor))
         if self.fps is None and self.training:  # those of validation may have another rate
             self.fps = float(batch["fps"].median())
         return latent
@@ -139,11 +140,11 @@ class Component(FrozenParts):
             factor = self.latent_space.factor
             _, own_frames, *sides = self.video_shape
             if (frames, height, width) != (own_frames, *(side * factor for side in sides)):
-                self.refuse(f"{frames} frames, {height}x{width}")
+                self.refuse(self.video_shape, f"{frames} frames, {height}x{width}")
 
-    def refuse(self, clip: str) -> NoReturn:
-        """Raises the InputError for a clip of another shape than the model's."""
-        own = shape_text(self.video_shape, self.latent_space.factor)
+    def refuse(self, video_shape: tuple[int, ...], clip: str) -> NoReturn:
+        """Raises the InputError for a clip of another shape than the model's `video_shape`."""
+        own = shape_text(video_shape, self.latent_space.factor)
         raise InputError(
             f"data: videos of {clip}, but the {self.stage} stage is built for {own}; set data.num_frames and data.size "
             "to these, or train it anew"
@@ -200,7 +201,7 @@ class Component(FrozenParts):
 
     def origin(self) -> dict[str, str]:
         """What makes the latents that this stage learns: a fingerprint for each part."""
-        return {"latent_space": self._frozen["latent_space"].fingerprint}
+        return {"latent_space": self.latent_space.fingerprint}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds the draws of this step, so that a resumed run repeats those of an uninterrupted one."""

@@ -63,6 +63,7 @@ class DiffusionStage(Component):
     """
 
     autoencoder: AutoencoderNetwork
+    video_shape: tuple[int, int, int, int]
     condition_encoder: ConditionEncoder | None
     latent_spec: LatentSpec
     trained_on: str | None = None
@@ -85,7 +86,7 @@ class DiffusionStage(Component):
             raise InputError(f"model.condition_dropout {condition_dropout}: give a probability from 0 to 1")
         self._cache: dict[str, tuple[Tensor, ...]] | None = {} if cache_latents else None
         if condition is not None and condition.frozen:
-            self.freeze(condition_encoder=condition)
+            self.keep_frozen(condition_encoder=condition)
         else:
             self.condition_encoder = condition
         self.condition_dim = condition.dim if condition else 0
@@ -93,9 +94,9 @@ class DiffusionStage(Component):
         self.objective = objective or Diffusion()
         if autoencoder is not None:
             frozen = FrozenAutoencoder.open(autoencoder, video_shape)
-            self.freeze(autoencoder=frozen.network)
+            self.keep_frozen(autoencoder=frozen.network)
             if frozen.latent_space is not None:
-                self.freeze(latent_space=frozen.latent_space)
+                self.keep_frozen(latent_space=frozen.latent_space)
             self.video_shape, self.fps = frozen.video_shape, frozen.fps
             self.latent_spec, self.trained_on = frozen.spec, frozen.fingerprint
 

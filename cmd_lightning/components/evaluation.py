@@ -92,7 +92,7 @@ class Evaluation(LightningModule):
         """Saves statistics, and computes."""
         if self.save_to:
             save_statistics(self.save_to, self.suite.distances, self.reading, self.about)
-        if self.trainer.datamodule.fake is not None:
+        if self.trainer.datamodule.fake is not None:  # type: ignore[attr-defined]  # Lightning sets it elsewhere
             self.records = self.suite.results()
 
     def gathered(self, value: Any) -> list[Any]:

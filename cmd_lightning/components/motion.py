@@ -25,6 +25,7 @@ class MotionDiffusion(DiffusionStage):
     """
 
     stage = "motion"
+    network: MotionModel
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class MotionDiffusion(DiffusionStage):
         true = self.autoencoder.denormalize_motion(motion)
         decode = self.latent_space.decode
         return {
-            **content_row(self.latent_space, content, self.video_shape),
+            **content_row(self.latent_space, content, self.video_shape[0]),
             "reconstruction": decode(self.autoencoder.decode(content, true)),
             "sampled motion": decode(self.autoencoder.decode(content, sampled)),
         }

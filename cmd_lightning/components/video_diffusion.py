@@ -66,7 +66,7 @@ class VideoDiffusion(DiffusionStage, VideoModel):
             raise InputError(f"model.video_shape {list(video_shape)}: give C, T, H, W, for 16 frames [3, 16, 32, 32]")
         super().__init__(autoencoder, video_shape, **kwargs)
         if latent_space is not None:
-            self.freeze(latent_space=latent_space)
+            self.keep_frozen(latent_space=latent_space)
         self.latent: tuple[int, int, int, int] | LatentSpec
         if self.trained_on is not None:
             self.latent = spec = self.latent_spec
@@ -81,7 +81,8 @@ class VideoDiffusion(DiffusionStage, VideoModel):
                 "pixels [3, data.num_frames, data.size, data.size]"
             )
         else:
-            self.latent = self.video_shape = tuple(video_shape)
+            channels, frames, height, width = video_shape
+            self.latent = self.video_shape = (channels, frames, height, width)
         self.network = network(self.latent, self.condition_dim)
         self.steps, self.guidance, self.metrics, self.preset = steps, guidance, metrics, preset
         self.sources: list[str] = []  # where the weights are from
@@ -184,7 +185,8 @@ class VideoDiffusion(DiffusionStage, VideoModel):
 
     def made_with(self) -> dict[str, Any]:
         steps, scale = self.sampling()
-        swapped = any(getattr(callback, "swapped", False) for callback in self.trainer.callbacks)
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+        swapped = any(getattr(callback, "swapped", False) for callback in callbacks)
         return files(self.sources) | {
             "averaged_weights": self.averaged or swapped,
             "sampling": {"video": {"steps": steps, "guidance": scale}},
