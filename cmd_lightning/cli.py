@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from cmd_lightning import __version__
 from cmd_lightning.commands.parser import parser_of
@@ -110,7 +112,8 @@ def dispatch(arguments: list[str]) -> int:
             return 0
         from cmd_lightning.commands.training import run
 
-        run(["--help" if word == "--help-all" else word for word in arguments])
+        with spelling({"ckpt_path": "--ckpt_path"}):
+            run(["--help" if word == "--help-all" else word for word in arguments])
         return 0
     group = arguments[0]
     members = [verb for verb in VERBS if verb.split()[0] == group]
@@ -128,8 +131,30 @@ def dispatch(arguments: list[str]) -> int:
     module = importlib.import_module(f"cmd_lightning.commands.{group}")
     name = verb.split()[-1]
     function = getattr(module, name, None) or getattr(module, f"{name}_")  # `list_`, which would hide the builtin
-    function(**parser_of(function, f"{PROGRAM} {verb}").parse_all(rest))
+    parser = parser_of(function, f"{PROGRAM} {verb}")
+    values = parser.parse_all(rest)
+    with spelling(parser.spellings | {"class_labels": "--class"}):
+        function(**values)
     return 0
+
+
+@contextmanager
+def spelling(options: Mapping[str, str]) -> Iterator[None]:
+    """Gives Python names in an `InputError` the spelling of the command line.
+
+    These are argument names in backquotes, and before the first colon those at its start, after a comma or an "and":
+    `num_frames 0: ...` becomes `--num-frames 0: ...`.
+
+    Args:
+        options: The spellings by Python name.
+    """
+    try:
+        yield
+    except InputError as error:
+        head, colon, rest = str(error).partition(":")
+        head = re.sub(r"(^|, | and )(\w+)(?=[ ,]|$)", lambda found: found[1] + options.get(found[2], found[2]), head)
+        text = re.sub(r"`(\w+)`", lambda found: options.get(found[1], found[0]), head + colon + rest)
+        raise InputError(re.sub(r"`import ([\w.]+)`", r"--import \1", text)) from error
 
 
 def import_asked(arguments: list[str]) -> list[str]:

@@ -21,9 +21,14 @@ def reason(error: BaseException) -> str:
 
 def check_positive(**values: int) -> None:
     """Raises an `InputError` for the first of the named values that is less than 1."""
+    check_at_least(1, **values)
+
+
+def check_at_least(least: int, /, **values: int) -> None:
+    """Raises an `InputError` for the first of the named values that is less than `least`."""
     for name, value in values.items():
-        if value < 1:
-            raise InputError(f"{name} {value}: must be at least 1; give a greater whole number")
+        if value < least:
+            raise InputError(f"{name} {value}: must be at least {least}; give a greater whole number")
 
 
 def nearest(word: str, choices: Iterable[str], otherwise: str | None = None, path: str = "") -> str:

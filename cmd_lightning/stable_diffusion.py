@@ -48,7 +48,7 @@ class StableDiffusion(Pretrained):
         if not hasattr(kind, "from_pretrained") or not (hasattr(kind, "encode") and hasattr(kind, "decode")):
             raise InputError(
                 f"{self.option} {self.name}: it holds a {name}, which is no image autoencoder of diffusers, and none "
-                "that was imported (--import MODULE); give a Stable Diffusion folder, or that of an AutoencoderKL"
+                "that was imported; give a Stable Diffusion folder, or that of an AutoencoderKL"
             )
         return self.read(kind.from_pretrained, part).float()
 

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from cmd_lightning.callbacks.shards import finite
+from cmd_lightning.callbacks.sharded_tensors import finite
 from cmd_lightning.errors import InputError
 
 WARNINGS = 5
@@ -97,9 +97,7 @@ class SkipNonFinite(Callback):
         if self.skipped <= WARNINGS:
             rank_zero_warn(f"Step {step} is skipped, a loss or gradient is NaN or infinite; its clips are in {path}.")
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
         """Logs the number of skipped steps, if there are any."""
         if self.skipped:
             pl_module.log("train/skipped_steps", float(self.skipped), on_step=True, on_epoch=False, batch_size=1)

@@ -76,14 +76,7 @@ class Throughput(Callback):
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """The most memory that has been in use, in 10^9 bytes.
-
-    Args:
-        device: Where the module is.
-
-    Returns:
-        One figure, under the name to log it by; none where the system does not tell (Windows).
-    """
+    """The peak memory in 10^9 bytes under the name to log it by; nothing where the system does not report it."""
     if device.type == "cuda":
         return {"throughput/peak_cuda_gb": torch.cuda.max_memory_allocated(device) / GIGABYTE}
     try:
@@ -96,14 +89,7 @@ def peak_memory(device: torch.device) -> dict[str, float]:
 
 
 def batch_size(batch: Any) -> int:
-    """The number of clips in a batch.
-
-    Args:
-        batch: A tensor, or mappings and sequences with tensors in them.
-
-    Returns:
-        The length of the first tensor that has axes, 0 if there is none.
-    """
+    """The length of the first tensor with axes in a batch, nested in mappings and sequences; 0 if there is none."""
     if isinstance(batch, Tensor):
         return len(batch) if batch.ndim else 0
     if isinstance(batch, dict):

@@ -157,7 +157,7 @@ def _free(folder: Path) -> str:
 
 
 def _before(path: Path) -> str:
-    return f"the one before is intact: --ckpt_path {path}; " if path.is_file() else ""
+    return f"the one before is intact: `ckpt_path` {path}; " if path.is_file() else ""
 
 
 def _remove(part: Path) -> None:

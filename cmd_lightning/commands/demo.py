@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import shutil
+import time
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, check_positive
 
 MODEL = "shapes32"
 """The shipped model, and the folder of configs that trained it."""
@@ -72,12 +77,10 @@ def demo(
         seed: Seed of the test clips, of training, and of every video.
     """
     for option, value in (("steps", steps), ("seconds", seconds)):
-        if value is not None and value < 1:
-            raise InputError(f"--{option} {value}: give at least 1")
-        if value is not None and not fit:
-            raise InputError(f"--{option} {value}: nothing is trained; give --fit too")
-    import json
-
+        if value is not None:
+            check_positive(**{option: value})
+            if not fit:
+                raise InputError(f"--{option} {value}: nothing is trained; give --fit too")
     from cmd_lightning.commands.demo_page import write_page
 
     folder = Path(out)
@@ -109,8 +112,6 @@ def clear(folder: Path) -> None:
     Raises:
         InputError: It is a file, or holds something else than a demo.
     """
-    import shutil
-
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: this is a file; give a folder")
     if folder.is_dir() and any(folder.iterdir()):
@@ -151,9 +152,6 @@ def run_command(arguments: list[str]) -> tuple[str, float]:
     Raises:
         InputError: It failed.
     """
-    import shlex
-    import time
-
     from cmd_lightning.cli import PROGRAM, main
 
     command = shlex.join([PROGRAM, *arguments])
@@ -166,9 +164,6 @@ def run_command(arguments: list[str]) -> tuple[str, float]:
 
 def write_config(name: str, folder: Path, changes: dict[str, Any]) -> Path:
     """Writes configs/shapes32/NAME.yaml with the demo's paths and `changes` to `folder`."""
-    import json
-    from importlib.resources import files
-
     import yaml
 
     text = files("cmd_lightning").joinpath("configs", MODEL, f"{name}.yaml").read_text()

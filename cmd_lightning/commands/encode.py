@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cmd_lightning.commands.files import pixels, report, tell
-from cmd_lightning.commands.processes import check_nodes, check_numbers, quiet_trainer
-from cmd_lightning.errors import InputError
+from cmd_lightning.commands.processes import check_nodes, quiet_trainer
+from cmd_lightning.errors import InputError, check_at_least, check_positive
 
 if TYPE_CHECKING:
     from cmd_lightning.data.cache import ShardCache
@@ -82,8 +82,8 @@ def encode(
     Raises:
         InputError: an option is wrong, what encodes cannot be had, or some shards could not be read.
     """
-    check_numbers(clips_per_video=clips_per_video, batch_size=batch_size, devices=devices, nodes=nodes)
-    check_numbers(0, num_workers=num_workers)
+    check_positive(clips_per_video=clips_per_video, batch_size=batch_size, devices=devices, nodes=nodes)
+    check_at_least(0, num_workers=num_workers)
     check_nodes(nodes)
     if (autoencoder is None) == (vae is None):
         raise InputError("--autoencoder, --vae: give one of the two, a checkpoint of the first stage or an image VAE")

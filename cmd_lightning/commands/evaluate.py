@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cmd_lightning.commands.files import make_folder, pixels, write_json
-from cmd_lightning.commands.processes import check_nodes, check_numbers, quiet_trainer
-from cmd_lightning.errors import InputError
+from cmd_lightning.commands.processes import check_nodes, quiet_trainer
+from cmd_lightning.errors import InputError, check_at_least, check_positive
 
 if TYPE_CHECKING:
-    from cmd_lightning.components.evaluation import Evaluation
-    from cmd_lightning.data.evaluation import EvaluationData
     from cmd_lightning.data.sources import ClipSource
     from cmd_lightning.metrics.suite import MetricSuite
 
@@ -78,8 +76,8 @@ def evaluate(
         seed: Of the choice of clips and of where they begin.
         json: Write the records to this file; - is standard output, with nothing else on it.
     """
-    check_numbers(batch_size=batch_size, devices=devices, nodes=nodes)
-    check_numbers(0, workers=workers)
+    check_positive(batch_size=batch_size, devices=devices, nodes=nodes)
+    check_at_least(0, workers=workers)
     check_nodes(nodes)
     from cmd_lightning.components.evaluation import Evaluation
     from cmd_lightning.data.evaluation import EvaluationData
@@ -115,20 +113,15 @@ def evaluate(
         about=about.get("real"),
     )
     data = EvaluationData(**sources, captions=captions, paired=suite.paired, batch_size=batch_size, workers=workers)
-    if not run(evaluation, data, devices, nodes):
+    with quiet_trainer(devices, nodes) as trainer:
+        trainer.test(evaluation, data, verbose=False)
+    if not trainer.is_global_zero:
         return
     if evaluation.error is not None:
         raise InputError(evaluation.error)
     report(evaluation.records, about, evaluation.rates.union(rates), json)
     if save_statistics:
         print(f"statistics of {about['real']['clips']} real clips: {save_statistics}", file=sys.stderr)
-
-
-def run(evaluation: Evaluation, data: EvaluationData, devices: int, nodes: int) -> bool:
-    """Evaluates; whether this is the process that reports."""
-    with quiet_trainer(devices, nodes) as trainer:
-        trainer.test(evaluation, data, verbose=False)
-    return trainer.is_global_zero
 
 
 def report(results: list[dict[str, Any]], about: dict[str, Any], rates: set[float], json: str | None) -> None:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cmd_lightning.errors import InputError, reason
+from cmd_lightning.errors import InputError, check_positive, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,14 +56,14 @@ def generate(
         out: Folder for the videos.
     """
     values = conditions(prompt, prompts, class_)
-    if num < 1 or batch_size < 1:
-        raise InputError(f"--num {num}, --batch-size {batch_size}: both must be at least 1")
+    check_positive(num=num, batch_size=batch_size)
     if not 0 <= seed < 2**62:
         raise InputError(f"--seed {seed}: give a whole number from 0 to 2**62 - 1")
     from cmd_lightning import video_io
     from cmd_lightning.commands.files import make_folder, open_model, unused
     from cmd_lightning.pipeline import SCHEDULERS
     from cmd_lightning.provenance import provenance, weights_sha256
+    from cmd_lightning.stable_diffusion import StableDiffusion
     from cmd_lightning.zoo import model_folder
 
     pipeline = open_model(model, dtype)
@@ -72,7 +72,8 @@ def generate(
     if solver is not None:
         pipeline.use_solver(solver)
     if frame_decoder is not None:
-        add_frame_decoder(pipeline, frame_decoder)
+        decoder = StableDiffusion(frame_decoder, option="--frame-decoder").vae()
+        pipeline.use_frame_decoder(decoder.to(pipeline.dtype))
     if compile_:
         pipeline.compile_networks()
     pictures = None if image is None else [read_picture(path, pipeline.size) for path in image]
@@ -161,17 +162,6 @@ def add_lora(pipeline: CMDPipeline, path: Path) -> None:
         raise InputError(f"--lora {path}: it cannot be used with this model ({reason(error)}); give another") from error
     if not pipeline.get_active_adapters():
         raise InputError(f"--lora {path}: it holds no adapters for a Stable Diffusion U-Net; give another")
-
-
-def add_frame_decoder(pipeline: CMDPipeline, name: str) -> None:
-    """Has the image autoencoder of a folder or hub id decode the frames, in the dtype of the model's own.
-
-    Raises:
-        InputError: It cannot be had, or does not fit the model.
-    """
-    from cmd_lightning.stable_diffusion import StableDiffusion
-
-    pipeline.use_frame_decoder(StableDiffusion(name, option="--frame-decoder").vae().to(pipeline.dtype))
 
 
 def read_picture(path: str, size: tuple[int, int]) -> Tensor:

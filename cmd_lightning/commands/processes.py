@@ -20,13 +20,6 @@ if TYPE_CHECKING:
 _UNEVEN = timedelta(weeks=4)  # by which a process may end before another, which a barrier must wait for
 
 
-def check_numbers(least: int = 1, **numbers: int) -> None:
-    """Refuse numbers of an option below `least`."""
-    for name, value in numbers.items():
-        if value < least:
-            raise InputError(f"--{name.replace('_', '-')} {value}: give at least {least}")
-
-
 def check_nodes(nodes: int) -> None:
     """Refuse several nodes where nothing starts a process on each."""
     if nodes > 1 and not {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"} & set(os.environ):

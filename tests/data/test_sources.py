@@ -357,9 +357,9 @@ def test_errors_of_arrays(tmp_path):
     fails(array(path, np.stack([floats[0], floats[1] + np.nan])), "a.npy clip 1: holds NaN", frames=9)
     text = fails(array(path, data), "a.npy clip 0 has 9 frames and 16 are needed; give --frames 9 or less")
     assert text == fails(path)  # already when it is opened
-    with pytest.raises(InputError, match="10 are needed; give --frames 3 or less"):
+    with pytest.raises(InputError, match="10 are needed; give `frames` 3 or less"):
         open_source(path, Selection(frames=4, stride=3))
-    fails(path, "--stride instead", fps=8)
+    fails(path, "`stride` instead", fps=8)
     fails(array(path, data[:0]), "no usable clips", frames=9)
     path.write_bytes(b"junk")
     fails(path, "not readable", "numpy.save")
@@ -383,7 +383,7 @@ def test_errors_of_files(videos, tmp_path):
     write_video(tmp_path / "png" / "a", clip, 8)
     with pytest.raises(InputError, match=r"png/a has 9 frames"):
         open_source(tmp_path / "png", Selection())
-    fails(tmp_path / "png", "--stride instead", frames=2, fps=8)
+    fails(tmp_path / "png", "`stride` instead", frames=2, fps=8)
     write_video(tmp_path / "png" / "a.mp4", clip, 8)
     fails(tmp_path / "png", "are one clip twice", frames=2)
     (tmp_path / "bad").mkdir()
@@ -419,7 +419,7 @@ def test_errors_come_as_one_line_from_workers_too(tmp_path, workers):
     write_video(tmp_path / "a.mp4", to_tensor(clips(1, 9, 16, 20)[0]), 8)
     write_video(tmp_path / "b.mp4", to_tensor(clips(1, 9, 24, 20)[0]), 8)
     source = open_source(tmp_path, Selection(frames=9))
-    with pytest.raises(InputError, match=r"^a is 20x16, b is 20x24: give one --size for all, as 64 or 64x96$"):
+    with pytest.raises(InputError, match=r"^a is 20x16, b is 20x24: give one `size` for all, as 64 or 64x96$"):
         list(batches(source, 2, workers=workers))
     sized = open_source(tmp_path, Selection(frames=9, size=(16, 16)))
     assert next(batches(sized, 2, workers=workers))["video"].shape == (2, 3, 9, 16, 16)
