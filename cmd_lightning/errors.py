@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend, and hints at what was meant."""
+"""The one exception for what a user can fix, and hints at what was meant."""
 
 import difflib
 import re
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 
 class InputError(ValueError):
-    """A wrong option, file or combination, told on one line: the option, its value, the remedy.
+    """A wrong option, file or combination, in one line: the option, its value, the remedy.
 
     The command line prints it without a traceback and exits with code 2; in Python it is a `ValueError`.
     """

@@ -1,4 +1,4 @@
-"""`demo`: what the shipped model can do, or with --fit the whole path from nothing; and a page about what came out."""
+"""`demo`: what the shipped model can do, or with --fit the whole path from scratch; and a page about what came out."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SAMPLING_STEPS = 50
 """Of either stage of a model that was trained briefly; the one that ships brings its own."""
 
 GUIDANCE = "content=2,motion=1"
-"""Guidance likewise."""
+"""Guidance scales of a model that was trained briefly."""
 
 PROMPTS = (
     "a red circle moves left",
@@ -65,7 +65,7 @@ def demo(
     """Shows the shipped model: makes test clips, scores, generates from captions, writes a page. About a minute.
 
     It runs the commands that you would, prints each, and leaves shards, configs, logs and videos in OUT, with
-    OUT/report.html to look at. With --fit it first trains all three stages from nothing, and shows those models
+    OUT/report.html to look at. With --fit it first trains all three stages from scratch, and shows those models
     instead: rough, because brief; ten minutes on two cores at most.
 
     Args:
@@ -158,7 +158,7 @@ def run_command(arguments: list[str]) -> tuple[str, float]:
     print(f"\n$ {command}", flush=True)
     start = time.perf_counter()
     if code := main(arguments):
-        raise InputError(f"demo: the last command ended with code {code}; its own message stands above")
+        raise InputError(f"demo: the last command ended with code {code}; its own message is above")
     return command, time.perf_counter() - start
 
 

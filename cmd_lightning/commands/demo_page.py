@@ -136,7 +136,7 @@ def introduction(scores: dict[str, dict[str, float]], settings: dict[str, Any]) 
         for stage, seconds in zip(TITLES, fits, strict=True)
     ]
     brief = (
-        "All three were just trained from nothing, on captioned moving shapes of 32x32 pixels, for as long as the "
+        "All three were just trained from scratch, on captioned moving shapes of 32x32 pixels, for as long as the "
         "table says. That is enough to see every part work, not to see what the method can do: expect blurred and "
         "wrong shapes below, and weaker samples than reconstructions. `cmd-lightning demo` shows longer training."
     )

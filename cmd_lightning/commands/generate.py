@@ -1,4 +1,4 @@
-"""`generate`: videos from prompts, classes or pictures, each with a record of how it was made."""
+"""`generate`: videos from prompts, classes or images, each with a record of how it was made."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def generate(
         prompt: Captions.
         prompts: Text file with a caption a line.
         class_: Class ids, for a model of classes.
-        image: Pictures to set in motion, resized and cropped to the model's size.
-        num: Videos for each prompt, class or picture.
+        image: Images to set in motion, resized and cropped to the model's size.
+        num: Videos for each prompt, class or image.
         seed: Seed of the first video of each; the others count up.
         steps: Denoising steps, by default the model's own, else 50 for content and 100 for motion.
         guidance: Guidance scale, 1 is none; by default the model's own, else 4 for content and 1 for motion.

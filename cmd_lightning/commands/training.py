@@ -124,7 +124,7 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
                 print(f"ckpt_path last: there is no {last} yet; the fit begins at step 0", file=sys.stderr)
             return kwargs | {"ckpt_path": None}
         checkpoints.read(
-            last, "ckpt_path last", "give another checkpoint, or `fit` with this one removed to begin anew"
+            last, "ckpt_path last", "give another checkpoint, or `fit` with this one removed to start from scratch"
         )
         return kwargs | {"ckpt_path": str(last)}
 
@@ -157,8 +157,8 @@ def run(arguments: Sequence[str]) -> None:
         if not worker_died(error):
             raise
         raise InputError(
-            f"data.num_workers: {reason(error)}; its last words, if any, are above: mend that, or if memory ran out "
-            "lower data.num_workers or data.batch_size; then go on with --ckpt_path last"
+            f"data.num_workers: {reason(error)}; its last words, if any, are above: fix that, or if memory ran out "
+            "lower data.num_workers or data.batch_size; then resume with --ckpt_path last"
         ) from error
     except MisconfigurationException as error:
         raise InputError(" ".join(str(error).split())) from error
