@@ -11,7 +11,6 @@ from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from cmd_lightning import compat
 from cmd_lightning.errors import InputError, reason
 
 if TYPE_CHECKING:
@@ -42,6 +41,8 @@ def quiet_trainer(devices: int, nodes: int, **options: Any) -> Iterator[Trainer]
     from lightning import Trainer
     from lightning.pytorch.strategies import DDPStrategy
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+    from cmd_lightning import compat
 
     with redirect_stdout(sys.stderr), warnings.catch_warnings():
         for message in (compat.FEW_WORKERS, compat.TREESPEC):
