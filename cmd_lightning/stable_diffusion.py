@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks.classes import plain
 from cmd_lightning.pretrained import Pretrained
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
 MIRRORS = {
     "1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -37,7 +40,7 @@ class StableDiffusion(Pretrained):
     examples: ClassVar[tuple[str, ...]] = tuple(MIRRORS.values())
     option: str = "model.base"
 
-    def vae(self) -> nn.Module:
+    def vae(self) -> ModelMixin:
         """The image autoencoder: the part `vae`, or what the folder itself holds."""
         import diffusers
 

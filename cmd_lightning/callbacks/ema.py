@@ -115,7 +115,8 @@ class EMA(Callback):
         if trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
-        if any(isinstance(callback, SkipNonFinite) and callback.skipping for callback in trainer.callbacks):
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
+        if any(isinstance(callback, SkipNonFinite) and callback.skipping for callback in callbacks):
             return
         if not self.update(pl_module):
             rank_zero_warn(f"Step {trainer.global_step}: a weight is NaN or infinite, the EMA was not updated.")

@@ -86,11 +86,12 @@ class LastCheckpoint(Checkpoint):
     def _begin(self, trainer: Trainer) -> None:
         self._saved = self._last_step = trainer.global_step
         self._whole, self._ends = True, False
-        if not trainer.fast_dev_run:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
             self._signals.watch(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        if trainer.global_step != self._saved and not trainer.fast_dev_run:
+        fast = trainer.fast_dev_run  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
+        if trainer.global_step != self._saved and not fast:
             self._saved = trainer.global_step
             trainer.save_checkpoint(self.path, weights_only=False)  # the optimiser's state and all
 

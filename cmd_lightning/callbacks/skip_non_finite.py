@@ -75,7 +75,7 @@ class SkipNonFinite(Callback):
         self.skipped += 1
         self.in_a_row += 1
         # Of a loss as Lightning hands it on: divided by the number of batches of a step, multiplied by the scale.
-        factor = trainer.accumulate_grad_batches / (scaler.get_scale() if scaled else 1.0)
+        factor = trainer.accumulate_grad_batches / (1.0 if scaler is None else scaler.get_scale())
         self._tell(trainer, [(loss.item() * factor, keys) for loss, keys in batches])
 
     def _tell(self, trainer: Trainer, batches: Sequence[tuple[float, list[str]]]) -> None:

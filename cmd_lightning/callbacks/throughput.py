@@ -36,7 +36,8 @@ class Throughput(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts measuring."""
-        self._steps = deque(maxlen=max(1, trainer.log_every_n_steps))
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
+        self._steps = deque(maxlen=max(1, every))
         self._seconds, self._clips = 0.0, 0
         self._mark = time.perf_counter()  # a fit that goes on within an epoch does not start one
         self._last_step = trainer.global_step

@@ -82,7 +82,7 @@ class VideoLogger(Callback):
         precision = trainer.precision_plugin.val_step_context()  # the one that validation_step runs in
         with torch.no_grad(), precision, torch.random.fork_rng(devices):
             torch.manual_seed(0)
-            rows = pl_module.preview(batch)
+            rows = pl_module.preview(batch)  # type: ignore[operator]  # torch types attributes as Tensor | Module
         if not trainer.is_global_zero:
             return
         picture = grid({name: row[: self.num_videos] for name, row in rows.items()}, self.scale)
@@ -169,7 +169,7 @@ def _to_frames(label: str, row: Tensor) -> np.ndarray:
     return row.expand(-1, 3, -1, -1, -1).permute(0, 2, 3, 4, 1).numpy()
 
 
-def _label(text: str, font: ImageFont.FreeTypeFont, width: int) -> np.ndarray:
+def _label(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> np.ndarray:
     strip = Image.new("RGB", (width, LABEL_HEIGHT), (BACKGROUND,) * 3)
     ImageDraw.Draw(strip).text((GAP, 0), text, fill=(INK,) * 3, font=font)
     return np.asarray(strip)
@@ -180,4 +180,4 @@ def _show(logger: Logger, tag: str, path: Path, picture: Tensor, step: int) -> N
     if isinstance(logger, WandbLogger):
         logger.log_video(tag, [str(path)], step=step, format=["gif"])
     if isinstance(logger, TensorBoardLogger):
-        add_gif(logger.experiment, tag, path, *picture.shape[-2:], step)
+        add_gif(logger.experiment, tag, path, picture.shape[-2], picture.shape[-1], step)

@@ -178,9 +178,10 @@ def merged(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """`config` with `changes` put in, mapping by mapping; another class takes the place of one with its arguments."""
     for key, value in changes.items():
         old = config.get(key)
-        both = isinstance(value, dict) and isinstance(old, dict)
-        same = both and value.get("class_path", old.get("class_path")) == old.get("class_path")
-        config[key] = merged(old, value) if same else value
+        if isinstance(value, dict) and isinstance(old, dict):
+            own = old.get("class_path")
+            value = merged(old, value) if value.get("class_path", own) == own else value
+        config[key] = value
     return config
 
 

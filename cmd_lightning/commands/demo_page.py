@@ -232,7 +232,9 @@ def losses(logs: dict[str, Log], scores: dict[str, dict[str, float]], settings: 
     stages = ("content", "motion")
     names = sorted((name for name in scores["content"] if name.startswith("loss_at_")), key=lambda n: int(n[8:]))
     columns = ["stage", *(f"timestep {name[8:]}" for name in names), "mean"]
-    rows = [(TITLES[stage], *(scores[stage][name] for name in names), scores[stage]["loss"]) for stage in stages]
+    rows: list[list[str | float]] = [
+        [TITLES[stage], *(scores[stage][name] for name in names), scores[stage]["loss"]] for stage in stages
+    ]
     return Section(
         "Losses",
         [
@@ -250,8 +252,10 @@ def losses(logs: dict[str, Log], scores: dict[str, dict[str, float]], settings: 
 
 def curve(stage: str, log: Log) -> Plot:
     """The loss of a stage over its training steps."""
-    train, val = (list(zip(*log.get(name, []), strict=True)) or [(), ()] for name in ("train/loss", "val/loss"))
-    series = [Series("training", *train), Series("validation, averaged weights", *val, dots=True)]
+    series = []
+    for split, label in (("train", "training"), ("val", "validation, averaged weights")):
+        points = log.get(f"{split}/loss", [])
+        series.append(Series(label, [step for step, _ in points], [loss for _, loss in points], dots=split == "val"))
     return Plot(f"{TITLES[stage]}: mean squared error", series, log=True)
 
 

@@ -110,15 +110,16 @@ def encode(
     urls = expand(shards, "SHARDS", allow_commands=allow_commands)
     names, classes = names_of(urls), classes_of(urls, remote)
     seed_everything(seed, verbose=False)
+    space: LatentSpace
     network: AutoencoderNetwork | None = None
-    if vae is None:
+    if autoencoder is not None:
         space, network, frames, sides = open_stage(autoencoder, frames, pixels(size))
     else:
-        space, sides = open_vae(vae, variant, revision, pixels(size))
+        space, sides = open_vae(str(vae), variant, revision, pixels(size))
     # Made now, as another precision changes the weights.
     made_by = {
         "latent_space": space.fingerprint,
-        "autoencoder": network and fingerprint(network.state_dict()),
+        "autoencoder": None if network is None else fingerprint(network.state_dict()),
     }
     encoders = {encoder.fingerprint: encoder for encoder in map(open_text_encoder, text or [])}
     # Checked, and read, as in training.

@@ -93,12 +93,14 @@ def evaluate(
     check_targets(save_statistics, json)
     if suite.paired and random_start:
         raise InputError("--random-start: of pairs, for psnr, ssim and lpips, both clips begin at the same frame")
-    reading = {"frames": frames, "stride": stride if fps else stride or 1, "fps": fps, "size": pixels(size)}
+    step = stride if fps else stride or 1
+    reading: dict[str, Any] = {"frames": frames, "stride": step, "fps": fps, "size": pixels(size)}
     sources = {}
     for side, path in (("real", real), ("fake", fake)):
         if path is not None:
-            choice = {"num": num, "choose": choose, "random_start": random_start and side == "real"}
-            sources[side] = open_source(path, Selection(**reading, **choice, seed=seed, layout=layout))
+            starts = random_start and side == "real"
+            selection = Selection(**reading, num=num, choose=choose, random_start=starts, seed=seed, layout=layout)
+            sources[side] = open_source(path, selection)
     check_counts(suite, sources, devices * nodes)
     captions = read_prompts(prompts, sources.get("fake"))
     about = {} if statistics is None else {"real": describe_statistics(statistics)}

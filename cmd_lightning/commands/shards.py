@@ -98,8 +98,10 @@ def pack(
     """
     from cmd_lightning.data.pack import pack_clips
 
-    options = {"prompts": prompts, "shard_size": shard_size, "split": split, "seed": seed}
-    report(pack_clips(videos, out, captions, **options, progress=tell), json)
+    packed = pack_clips(
+        videos, out, captions, prompts=prompts, shard_size=shard_size, split=split, seed=seed, progress=tell
+    )
+    report(packed, json)
 
 
 def check(shards: list[str], *, allow_commands: bool = False, json: str | None = None) -> None:

@@ -66,7 +66,7 @@ def show(name: str, *, json: str | None = None) -> None:
         write_json(asdict(found.card) | known, json)
         return
     card = found.card
-    weights = "ship with the package" if found.kind == "model" else card.weights
+    weights = "ship with the package" if found.kind == "model" else str(card.weights)
     if card.licence:
         weights += f" ({card.licence})"
     shown = {
@@ -199,5 +199,5 @@ def rank(
     write_json({"name": found.name, "ranking": result}, json)
     if json != "-":
         print(leaderboard.table(leaderboard.ranked() | {found.name: result}, marked=found.name))
-    if save:
+    if save and own is not None:
         tell(f"{leaderboard.save(result, own)}: written")
