@@ -91,7 +91,7 @@ def test_names_of_rows(of_mine, name, told):
         ("no_such_pkg.Model", None, "cannot be imported"),
         ("missing.yaml", None, "model missing.yaml: there is no such file"),
         ("MotionDiT", "missing.yaml", "config missing.yaml: there is no such file"),
-        ("overlay.yaml", None, "it names no class; give it by --config"),
+        ("overlay.yaml", None, "it names no class; give it by `config`"),
         ("empty.yaml", None, "no model.init_args.network"),
         ("MotionDiT", "of_mine.yaml", "it is of my_pkg.MyMotion"),
         ("of_mine.yaml", "of_mine.yaml", "is a config already"),
