@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks.classes import plain
 from cmd_lightning.pretrained import Pretrained
-
-if TYPE_CHECKING:
-    from diffusers import ModelMixin
 
 MIRRORS = {
     "1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -40,7 +37,7 @@ class StableDiffusion(Pretrained):
     examples: ClassVar[tuple[str, ...]] = tuple(MIRRORS.values())
     option: str = "model.base"
 
-    def vae(self) -> ModelMixin:
+    def vae(self) -> nn.Module:
         """The image autoencoder: the part `vae`, or what the folder itself holds."""
         import diffusers
 
@@ -51,7 +48,7 @@ class StableDiffusion(Pretrained):
         if not hasattr(kind, "from_pretrained") or not (hasattr(kind, "encode") and hasattr(kind, "decode")):
             raise InputError(
                 f"{self.option} {self.name}: it holds a {name}, which is no image autoencoder of diffusers, and none "
-                "that was imported; give a Stable Diffusion folder, or that of an AutoencoderKL"
+                "that was imported (--import MODULE); give a Stable Diffusion folder, or that of an AutoencoderKL"
             )
         return self.read(kind.from_pretrained, part).float()
 

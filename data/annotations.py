@@ -105,7 +105,7 @@ def walk_classes(folder: Path) -> Annotations:
     paths = [path for path in sorted(folder.glob("*/**/*")) if path.suffix.lower().lstrip(".") in VIDEO_SUFFIXES]
     if not paths:
         kinds = ", ".join("." + suffix for suffix in VIDEO_SUFFIXES)
-        raise InputError(f"videos {folder}: no class folders with clips ({kinds}); give them, or a table by `captions`")
+        raise InputError(f"videos {folder}: no class folders with clips ({kinds}); give them, or a --captions table")
     relative = [path.relative_to(folder) for path in paths]
     return number_labels([Row(str(path), path.parts[0].replace("_", " "), path.parts[0]) for path in relative])
 

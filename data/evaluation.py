@@ -45,10 +45,10 @@ class EvaluationData(LightningDataModule):
         self.paired, self.batch_size, self.workers = paired, batch_size, workers
         if paired and fake is not None:
             if real is None:
-                raise InputError("metrics psnr, ssim, lpips: they compare pairs of clips; give real ones by `real`")
+                raise InputError("--metrics psnr, ssim, lpips: they compare pairs of clips; give real ones by --real")
             if real.of != fake.of or real.chosen != fake.chosen:
                 raise InputError(
-                    f"metrics psnr, ssim, lpips: {len(real)} of {real.of} real clips and {len(fake)} of {fake.of} "
+                    f"--metrics psnr, ssim, lpips: {len(real)} of {real.of} real clips and {len(fake)} of {fake.of} "
                     "generated ones are no pairs; give as many of both, paired by the order of their names"
                 )
 

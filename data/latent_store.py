@@ -37,7 +37,7 @@ def claim_folder(folder: Path, settings: dict[str, Any], about: dict[str, Any]) 
     path = folder / SETTINGS_NAME
     if not path.exists():
         if folder.exists() and (not folder.is_dir() or any(folder.glob("[!.]*.tar"))):
-            raise InputError(f"out {folder}: it holds other shards, or is a file; give another")
+            raise InputError(f"--out {folder}: it holds other shards, or is a file; give another")
         folder.mkdir(parents=True, exist_ok=True)
         with replaced(path) as draft:
             draft.write_text(json.dumps({"settings": settings} | about, indent=1) + "\n")
@@ -46,10 +46,10 @@ def claim_folder(folder: Path, settings: dict[str, Any], about: dict[str, Any]) 
         known = json.loads(path.read_bytes())["settings"]
         differing = [name for name in settings if known.get(name) != settings[name]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"out {folder}: its {SETTINGS_NAME} is damaged; give another folder") from error
+        raise InputError(f"--out {folder}: its {SETTINGS_NAME} is damaged; give another folder") from error
     if differing:
         told = ", ".join(f"{name} {_short(known.get(name))}, not {_short(settings[name])}" for name in differing)
-        raise InputError(f"out {folder}: its shards were made with {told}; give it so again, or another `out`")
+        raise InputError(f"--out {folder}: its shards were made with {told}; give it so again, or another --out")
 
 
 def index_latents(folder: Path, names: Sequence[str], classes: Sequence[str]) -> int:
@@ -199,7 +199,7 @@ class _Part:
         self._file = os.fdopen(os.open(self._hidden, os.O_RDWR | os.O_CREAT, 0o666), "wb")
         if not _lock(self._file, self._hidden):
             self._file.close()
-            raise InputError(f"out {path.parent}: another process is writing {path.name}; let it end")
+            raise InputError(f"--out {path.parent}: another process is writing {path.name}; let it end")
         self._file.truncate(0)
         self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115  # by `close`
         self.samples = 0

@@ -71,7 +71,7 @@ class Selection:
         if self.num is None:
             return list(range(there))
         if self.num > there:
-            raise InputError(f"num {self.num}: {path} has {there} clips; give `num` {there} or less (never repeated)")
+            raise InputError(f"num {self.num}: {path} has {there} clips; give --num {there} or less (never repeated)")
         if self.choose == "first":
             return list(range(self.num))
         return sorted(random.Random(stable_hash("choose", self.seed)).sample(range(there), self.num))
@@ -92,7 +92,7 @@ class Selection:
             InputError: The clip is too short, or its rate is needed and unknown.
         """
         if self.fps and not rate:
-            raise InputError(f"fps {self.fps:g}: nothing tells the rate of {title}; give `stride` instead")
+            raise InputError(f"fps {self.fps:g}: nothing tells the rate of {title}; give --stride instead")
         step = rate / self.fps if self.fps else self.stride or 1
         chance = random.Random(stable_hash("start", self.seed, key)) if self.random_start else None
         try:
@@ -100,6 +100,6 @@ class Selection:
         except BadSample as reason:
             needed = int((self.frames - 1) * step + 0.5) + 1
             raise InputError(
-                f"frames {self.frames}: {title} has {available} frames and {needed} are needed; give `frames` "
+                f"frames {self.frames}: {title} has {available} frames and {needed} are needed; give --frames "
                 f"{int((available - 1) / step) + 1} or less, or remove it"
             ) from reason

@@ -58,7 +58,7 @@ class ShardWriter:
 
     def __init__(self, folder: str | Path, shard_size: int = 1000, classes: Sequence[str] = ()) -> None:
         if shard_size < 1:
-            raise InputError(f"shard_size {shard_size}: must be at least 1")
+            raise InputError(f"shard-size {shard_size}: must be at least 1")
         self.folder = Path(folder)
         self.shard_size = shard_size
         self.classes = classes
@@ -66,7 +66,7 @@ class ShardWriter:
         self._counts: list[int] = []
         self._tar: tarfile.TarFile | None = None
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.glob("*.tar"))):
-            raise InputError(f"{folder}: holds shards already, or is a file; choose another `out` or remove them")
+            raise InputError(f"{folder}: holds shards already, or is a file; choose another --out or remove them")
 
     def __enter__(self) -> "ShardWriter":
         """Make the hidden folder."""

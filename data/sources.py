@@ -160,7 +160,7 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if one != other:
             raise InputError(
                 f"{items[0]['key']} is {one[3]}x{one[2]}, {item['key']} is {other[3]}x{other[2]}: "
-                "give one `size` for all, as 64 or 64x96"
+                "give one --size for all, as 64 or 64x96"
             )
     return {
         "video": torch.stack([item["video"] for item in items]),

@@ -64,6 +64,6 @@ def model_folder(model: str | os.PathLike[str]) -> Path:
     if str(model) in models():
         return WEIGHTS / model
     raise InputError(
-        f"model {model}: there is no such folder, and the zoo has no model of that name; give a folder that "
+        f"MODEL {model}: there is no such folder, and the zoo has no model of that name; give a folder that "
         f"`cmd-lightning export` wrote, or a name of the zoo: {', '.join(models()) or 'none ships with this version'}"
     )

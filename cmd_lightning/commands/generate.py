@@ -82,7 +82,7 @@ def generate(
     count = max(len(values), len(pictures or []))
     jobs = [(i, seed + copy) for i in range(count) for copy in range(num)]
     folder = make_folder(Path(out), "--out")
-    stages = ("content", "motion") if pictures is None else ("motion",)
+    stages: tuple[Literal["content", "motion"], ...] = ("content", "motion") if pictures is None else ("motion",)
     sampling = {stage: pipeline.sampling(stage, steps, guidance) for stage in stages}
     steps = {stage: number for stage, (number, _) in sampling.items()}
     guidance = {stage: scale for stage, (_, scale) in sampling.items()}
@@ -101,7 +101,8 @@ def generate(
         batch = jobs[start : start + batch_size]
         chosen = [values[i % len(values)] for i, _ in batch]
         arguments = call_arguments(chosen, [pictures[i] for i, _ in batch] if pictures else None)
-        result = pipeline(**arguments, seeds=[s for _, s in batch], num_inference_steps=steps, guidance_scale=guidance)
+        arguments |= {"seeds": [s for _, s in batch], "num_inference_steps": steps, "guidance_scale": guidance}
+        result: Any = pipeline(**arguments)  # not a tuple, which only `return_dict=False` gives
         for (i, used), value, video in zip(batch, chosen, result.frames, strict=True):
             name = slug(value, Path(image[i]).stem if image else "")
             path = unused(folder / f"{name}-{used}.mp4", written)

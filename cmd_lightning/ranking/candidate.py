@@ -60,7 +60,7 @@ class Candidate:
             raise
         except Exception as error:  # a third party's constructor raises what it likes
             raise InputError(
-                f"model {self.name}: it cannot be built for motion latents {spec.motion} and content frames "
+                f"MODEL {self.name}: it cannot be built for motion latents {spec.motion} and content frames "
                 f"{spec.content} ({reason(error)}); its constructor takes (latent_spec, condition_dim, **init_args)"
             ) from error
 
@@ -77,18 +77,18 @@ class Candidate:
             output = network(motion, torch.full((count,), 500), content, condition)
         except Exception as error:  # as above
             raise InputError(
-                f"model {self.name}: a call with motion {tuple(motion.shape)} and content {tuple(content.shape)} fails "
+                f"MODEL {self.name}: a call with motion {tuple(motion.shape)} and content {tuple(content.shape)} fails "
                 f"({reason(error)}); see MotionModel.forward"
             ) from error
         shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         if shape != tuple(motion.shape):
             raise InputError(
-                f"model {self.name}: its output is {shape}; give that of the motion, {tuple(motion.shape)}"
+                f"MODEL {self.name}: its output is {shape}; give that of the motion, {tuple(motion.shape)}"
             )
         if not output.isfinite().all():
-            raise InputError(f"model {self.name}: its output is NaN or infinite before any training; mend its forward")
+            raise InputError(f"MODEL {self.name}: its output is NaN or infinite before any training; mend its forward")
         if not output.requires_grad:
-            raise InputError(f"model {self.name}: its output does not depend on weights that train; mend its forward")
+            raise InputError(f"MODEL {self.name}: its output does not depend on weights that train; mend its forward")
 
 
 def candidate(model: str, config: str | None = None, name: str | None = None) -> Candidate:
@@ -104,25 +104,25 @@ def candidate(model: str, config: str | None = None, name: str | None = None) ->
     """
     if Path(model).suffix in (".yaml", ".yml"):
         if config:
-            raise InputError(f"config {config}: `model` {model} is a config already; give one of them")
-        path, init_args = in_config("model", model)
+            raise InputError(f"--config {config}: MODEL {model} is a config already; give one of them")
+        path, init_args = in_config("MODEL", model)
         if not path:
-            raise InputError(f"model {model}: it names no class; give it by `config`, after the name of its model")
+            raise InputError(f"MODEL {model}: it names no class; give it by --config, after the name of its model")
         cls = class_of(path)
     else:
         cls = class_of(model)
         if config:
-            named, init_args = in_config("config", config)
+            named, init_args = in_config("--config", config)
             if named and named.rpartition(".")[2] != cls.__name__:
-                raise InputError(f"config {config}: it is of {named}, not of {cls.__name__}; give one of that")
+                raise InputError(f"--config {config}: it is of {named}, not of {cls.__name__}; give one of that")
         else:
             init_args = own_arguments(cls)
     name = name or cls.__name__
     taken = {entry.name: entry.module for entry in entries("motion")}
     if taken.get(name, cls.__module__) != cls.__module__:
-        raise InputError(f"name {name}: the zoo has a model of that name; give another")
+        raise InputError(f"--name {name}: the zoo has a model of that name; give another")
     if not name.replace("-", "_").replace(" ", "_").isidentifier():
-        raise InputError(f"name {name}: give letters, digits, spaces, - and _, as of a folder")
+        raise InputError(f"--name {name}: give letters, digits, spaces, - and _, as of a folder")
     return Candidate(name, cls, init_args)
 
 
@@ -148,7 +148,7 @@ def own_arguments(cls: type[MotionModel]) -> dict[str, Any]:
         return {}
     config = motion_configs().get(cls.__name__)
     if config is None:
-        raise InputError(f"model {cls.__name__}: configs/motion has no config of it; give one by `config`")
+        raise InputError(f"MODEL {cls.__name__}: configs/motion has no config of it; give one by --config")
     return network_of(ROOM.parent / config)[1]
 
 
@@ -162,7 +162,7 @@ def class_of(path: str) -> type[MotionModel]:
         return third_party(path)
     found = entry(path)
     if found.kind != "motion":
-        raise InputError(f"model {path}: it is no motion model ({found.kind}); see `cmd-lightning zoo list`")
+        raise InputError(f"MODEL {path}: it is no motion model ({found.kind}); see `cmd-lightning zoo list`")
     return found.load()
 
 
@@ -178,10 +178,10 @@ def third_party(path: str) -> type[MotionModel]:
     try:
         found = getattr(importlib.import_module(module), name, None)
     except Exception as error:  # importing runs their code
-        raise InputError(f"model {path}: {module} cannot be imported ({reason(error)}); check the path") from error
+        raise InputError(f"MODEL {path}: {module} cannot be imported ({reason(error)}); check the path") from error
     if found is None:
         names = [key for key, value in vars(sys.modules[module]).items() if isinstance(value, type)]
-        raise InputError(f"model {path}: {module} has no {name}; {nearest(name, names) if names else 'check the path'}")
+        raise InputError(f"MODEL {path}: {module} has no {name}; {nearest(name, names) if names else 'check the path'}")
     if not (isinstance(found, type) and issubclass(found, MotionModel)):
-        raise InputError(f"model {path}: it is no MotionModel; derive it from cmd_lightning.networks.MotionModel")
+        raise InputError(f"MODEL {path}: it is no MotionModel; derive it from cmd_lightning.networks.MotionModel")
     return found

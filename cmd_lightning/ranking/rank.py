@@ -48,10 +48,10 @@ def rank(model: Candidate, protocol: Protocol, seeds: int, folder: Path, tell: C
         InputError: The model does not fit, its numbers are not finite, or there are too few samples.
     """
     if not 1 <= seeds <= MOST_SEEDS:
-        raise InputError(f"seeds {seeds}: give 1 to {MOST_SEEDS}; an interval needs at least 2")
+        raise InputError(f"--seeds {seeds}: give 1 to {MOST_SEEDS}; an interval needs at least 2")
     least = protocol.batch_size * 2
     if protocol.samples < least:
-        raise InputError(f"samples {protocol.samples}: too few to train on; give at least {least}, two steps")
+        raise InputError(f"--samples {protocol.samples}: too few to train on; give at least {least}, two steps")
     with one_thread():
         bench = open_bench(protocol, folder / "cache", tell)
         spec = bench.pipeline.autoencoder.latent_spec(tuple(bench.pipeline.config.video_shape))

@@ -47,7 +47,7 @@ def predict(network: MotionModel, bench: Bench, protocol: Protocol, seed: int) -
         seeds = [seed * len(content) + row for row in range(first, first + len(frames))]
         motion = pipeline.generate_motion(frames, values, seeds, protocol.steps, protocol.guidance)
         if not motion.isfinite().all():
-            raise InputError(f"model {type(network).__name__}: its samples are NaN or infinite after seed {seed}")
+            raise InputError(f"MODEL {type(network).__name__}: its samples are NaN or infinite after seed {seed}")
         videos.append(to_uint8(pipeline.decode(frames, motion)))
     return torch.cat(videos)
 

@@ -155,7 +155,7 @@ def train(
             enable_model_summary=False,
         )
         fault = InputError(
-            f"model {type(component.network).__name__}: loss or gradients became NaN or infinite in training with seed "
+            f"MODEL {type(component.network).__name__}: loss or gradients became NaN or infinite in training with seed "
             f"{seed}; look for sums without bound and divisions by zero in its forward"
         )
         try:

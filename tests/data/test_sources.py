@@ -271,7 +271,7 @@ def test_which_clips(tmp_path):
     assert set(often) == set(whole)
     assert max(abs(number - 100) for number in often.values()) < 5 * math.sqrt(400 / 4 * 3 / 4)
     assert open_source(path, Selection(frames=4, num=40)).keys == whole
-    fails(path, f"num 41: {path} has 40 clips; give `num` 40 or less", frames=4, num=41)
+    fails(path, f"num 41: {path} has 40 clips; give --num 40 or less", frames=4, num=41)
 
 
 def test_ranks_and_workers_cover_every_clip_once(videos, tmp_path):
@@ -355,11 +355,11 @@ def test_errors_of_arrays(tmp_path):
     fails(path, "no axis of 3 channels in layout NTCHW", frames=3, layout="NTCHW")
     fails(array(path, floats * 2 - 1), "a.npy clip 0: from -1 to 1; give float in [0, 1]", frames=9)
     fails(array(path, np.stack([floats[0], floats[1] + np.nan])), "a.npy clip 1: holds NaN", frames=9)
-    text = fails(array(path, data), "a.npy clip 0 has 9 frames and 16 are needed; give `frames` 9 or less")
+    text = fails(array(path, data), "a.npy clip 0 has 9 frames and 16 are needed; give --frames 9 or less")
     assert text == fails(path)  # already when it is opened
-    with pytest.raises(InputError, match="10 are needed; give `frames` 3 or less"):
+    with pytest.raises(InputError, match="10 are needed; give --frames 3 or less"):
         open_source(path, Selection(frames=4, stride=3))
-    fails(path, "`stride` instead", fps=8)
+    fails(path, "--stride instead", fps=8)
     fails(array(path, data[:0]), "no usable clips", frames=9)
     path.write_bytes(b"junk")
     fails(path, "not readable", "numpy.save")
@@ -372,7 +372,7 @@ def test_errors_of_arrays(tmp_path):
 
 
 def test_errors_of_files(videos, tmp_path):
-    fails(videos, "a/0.mp4 has 12 frames and 16 are needed; give `frames` 12 or less")
+    fails(videos, "a/0.mp4 has 12 frames and 16 are needed; give --frames 12 or less")
     fails("https://host/0.tar", "https://host/0.tar: evaluate reads local shards; fetch them first")
     fails("https://host/{0..3}.tar", "local shards")
     fails(tmp_path / "none", "no such file or folder", ".npy")
@@ -383,7 +383,7 @@ def test_errors_of_files(videos, tmp_path):
     write_video(tmp_path / "png" / "a", clip, 8)
     with pytest.raises(InputError, match=r"png/a has 9 frames"):
         open_source(tmp_path / "png", Selection())
-    fails(tmp_path / "png", "`stride` instead", frames=2, fps=8)
+    fails(tmp_path / "png", "--stride instead", frames=2, fps=8)
     write_video(tmp_path / "png" / "a.mp4", clip, 8)
     fails(tmp_path / "png", "are one clip twice", frames=2)
     (tmp_path / "bad").mkdir()
@@ -419,7 +419,7 @@ def test_errors_come_as_one_line_from_workers_too(tmp_path, workers):
     write_video(tmp_path / "a.mp4", to_tensor(clips(1, 9, 16, 20)[0]), 8)
     write_video(tmp_path / "b.mp4", to_tensor(clips(1, 9, 24, 20)[0]), 8)
     source = open_source(tmp_path, Selection(frames=9))
-    with pytest.raises(InputError, match=r"^a is 20x16, b is 20x24: give one `size` for all, as 64 or 64x96$"):
+    with pytest.raises(InputError, match=r"^a is 20x16, b is 20x24: give one --size for all, as 64 or 64x96$"):
         list(batches(source, 2, workers=workers))
     sized = open_source(tmp_path, Selection(frames=9, size=(16, 16)))
     assert next(batches(sized, 2, workers=workers))["video"].shape == (2, 3, 9, 16, 16)

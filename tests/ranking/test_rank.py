@@ -138,7 +138,7 @@ def test_what_is_prepared_once_is_counted_apart():
     assert found["parameters"] == sum(weight.numel() for weight in network.parameters())
 
 
-@pytest.mark.parametrize(("seeds", "samples", "told"), [(0, 64, "seeds 0"), (11, 64, "seeds"), (1, 16, "too few")])
+@pytest.mark.parametrize(("seeds", "samples", "told"), [(0, 64, "--seeds 0"), (11, 64, "--seeds"), (1, 16, "too few")])
 def test_too_few_of_anything_is_told(prepared, small, shallow, tmp_path, seeds, samples, told):
     with pytest.raises(InputError, match=told):
         rank(Candidate("Shallow", shallow), replace(small, samples=samples), seeds, tmp_path, lambda line: None)
