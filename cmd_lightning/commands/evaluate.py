@@ -158,8 +158,8 @@ def check_counts(suite: MetricSuite, sources: dict[str, ClipSource], processes: 
     for side, source in sources.items():
         least = 10 if side == "fake" and suite.asks("is") else 2 if suite.distances else 1
         if len(source) < least:
-            needed = f"{asked_for(suite)} needs at least {least}"
-            raise InputError(f"--{side} {source.path}: number of clips {len(source)}; {needed}")
+            asked = ", ".join(entry.label for entry in suite.entries)
+            raise InputError(f"--{side} {source.path}: number of clips {len(source)}; {asked} needs at least {least}")
     most = max(map(len, sources.values()))
     if processes > most:  # the Trainer lets a process without any clip end before the others
         raise InputError(f"--devices, --nodes: {most} clips are too few for {processes} processes; give no more")
@@ -174,7 +174,7 @@ def check_inputs(
     save_statistics: str | None,
 ) -> None:
     """Refuse what does not go together, and what would be ignored."""
-    asked = asked_for(suite)
+    asked = ", ".join(entry.label for entry in suite.entries)
     if not suite.entries:
         raise InputError("--metrics: none given; try fvd, or frechet:FEATURE")
     if (suite.distances or suite.paired) and (real is None) == (statistics is None):
@@ -190,11 +190,6 @@ def check_inputs(
         )
     if prompts is not None and not suite.asks("clipsim"):
         raise InputError(f"--prompts {prompts}: {asked} reads no captions; leave it out, or ask for clipsim too")
-
-
-def asked_for(suite: MetricSuite) -> str:
-    """The metrics of a suite, for people."""
-    return ", ".join(entry.label for entry in suite.entries)
 
 
 def read_prompts(path: str | None, fake: ClipSource | None) -> list[str] | None:

@@ -105,7 +105,7 @@ def _open(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (OSError, SafetensorError, ValueError) as error:
         problem = str(error).splitlines()[0]
         raise InputError(
-            f"statistics {path}: no statistics of real clips ({problem}); give a file that `save_statistics` wrote"
+            f"statistics {path}: no statistics of real clips ({problem}); give a file that --save-statistics wrote"
         ) from error
 
 
