@@ -207,10 +207,10 @@ def open_text_encoder(spec: str) -> PretrainedText:
     """
     model, colon, weights = spec.partition(":")
     if not colon or Path(spec).exists():
-        return StableDiffusionText.of(*StableDiffusion(spec, option="--text").text())
+        return StableDiffusionText.of(*StableDiffusion(spec, option="text").text())
     try:
         encoder = FrozenOpenCLIP(model, weights)
         encoder.open()
     except InputError as error:
-        raise InputError(f"--text {spec}: {error}") from error
+        raise InputError(f"text {spec}: {error}") from error
     return encoder

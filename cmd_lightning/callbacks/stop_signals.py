@@ -66,4 +66,5 @@ class StopSignals:
 
 def _requeue_signal(trainer: Trainer) -> int:
     environment = cluster_environment(trainer)
-    return environment.requeue_signal if isinstance(environment, SLURMEnvironment) else signal.SIGUSR1
+    own = environment.requeue_signal if isinstance(environment, SLURMEnvironment) else None
+    return own or signal.SIGUSR1

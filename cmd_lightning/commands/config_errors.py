@@ -39,9 +39,9 @@ def explain(message: str, classes: Iterable[type]) -> str:
     if wrong := re.search(compat.WRONG_VALUE, line):
         key, expected, value = wrong.groups()
         return f"{key} {value}: expected {re.sub(r'typing[.]|<class |>', '', expected)}"
-    if (path := first_match(compat.UNKNOWN_CLASS, line)) and path.rpartition(".")[2] not in by_name:
+    if (unknown := first_match(compat.UNKNOWN_CLASS, line)) and unknown.rpartition(".")[2] not in by_name:
         own = "a class of your own needs its module: --import my_package.module"
-        return f"class_path {path}: there is no such class; {nearest(path.rpartition('.')[2], by_name, own)}"
+        return f"class_path {unknown}: there is no such class; {nearest(unknown.rpartition('.')[2], by_name, own)}"
     return line if len(line) <= LONGEST else line[:LONGEST] + " ..."
 
 
@@ -55,7 +55,5 @@ def parameters(cls: type) -> set[str]:
     found: set[str] = set()
     for base in cls.__mro__:
         if "__init__" in vars(base):
-            found |= {
-                name for name in inspect.signature(base.__init__).parameters if name not in ("self", "args", "kwargs")
-            }
-    return found
+            found |= set(inspect.signature(vars(base)["__init__"]).parameters)
+    return found - {"self", "args", "kwargs"}

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, reason
 from cmd_lightning.zoo import model_folder
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def open_model(model: str, dtype: str = "float32") -> CMDPipeline:
 
     Args:
         model: The folder, or the name.
-        dtype: torch's name of the type that the networks compute in.
+        dtype: Torch's name of the type that the networks compute in.
 
     Raises:
         InputError: There is no such model, or its folder is damaged.
@@ -115,6 +115,5 @@ def open_model(model: str, dtype: str = "float32") -> CMDPipeline:
     except InputError:
         raise
     except Exception as error:  # a damaged folder fails in many ways, deep in diffusers
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"MODEL {model}: it cannot be opened ({reason[:160]}); export it again") from error
+        raise InputError(f"MODEL {model}: it cannot be opened ({reason(error)}); export it again") from error
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")

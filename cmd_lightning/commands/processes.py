@@ -11,20 +11,12 @@ from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from cmd_lightning import compat
 from cmd_lightning.errors import InputError, reason
 
 if TYPE_CHECKING:
     from lightning import Trainer
 
 _UNEVEN = timedelta(weeks=4)  # by which a process may end before another, which a barrier must wait for
-
-
-def check_numbers(least: int = 1, **numbers: int) -> None:
-    """Refuse numbers of an option below `least`."""
-    for name, value in numbers.items():
-        if value < least:
-            raise InputError(f"--{name.replace('_', '-')} {value}: give at least {least}")
 
 
 def check_nodes(nodes: int) -> None:
@@ -49,6 +41,8 @@ def quiet_trainer(devices: int, nodes: int, **options: Any) -> Iterator[Trainer]
     from lightning import Trainer
     from lightning.pytorch.strategies import DDPStrategy
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+    from cmd_lightning import compat
 
     with redirect_stdout(sys.stderr), warnings.catch_warnings():
         for message in (compat.FEW_WORKERS, compat.TREESPEC):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pydoc
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jsonargparse
@@ -13,7 +14,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import Callback, LambdaCallback
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import LayerSync, Precision
 from lightning.pytorch.profilers import Profiler
@@ -57,20 +58,31 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
         """Sets defaults that hold for every config."""
         parser.set_defaults({"seed_everything": 0})
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses `args`, and not the process's own command line."""
-        self.config = parser.parse_args(args)
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]  # `run` gives a list
         check_class_paths(self.config)
         verb = self.config.get("subcommand")
         checkpoint = self.config[verb].get("ckpt_path") if verb else None
         if checkpoint not in (None, "best", "last", "hpc"):
             checkpoints.read(checkpoint, "ckpt_path", "give one that `fit` wrote")
 
+    @property
+    def callbacks(self) -> list[Callback]:
+        """The Trainer's."""
+        return self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The file of the config's `LastCheckpoint`."""
+        return next((callback.path for callback in self.callbacks if isinstance(callback, LastCheckpoint)), None)
+
     def before_fit(self) -> None:
-        """Sees to it that a fit leaves something to go on from when it is told to stop."""
-        wanted = self.config.fit.trainer.enable_checkpointing is not False and not self.trainer.fast_dev_run
-        if wanted and not any(isinstance(callback, LastCheckpoint) for callback in self.trainer.callbacks):
-            self.trainer.callbacks.append(LastCheckpoint(self.trainer.default_root_dir))
+        """Makes sure that an interrupted fit leaves a checkpoint."""
+        fast = self.trainer.fast_dev_run  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
+        wanted = self.config.fit.trainer.enable_checkpointing is not False and not fast
+        if wanted and self.last_checkpoint is None:
+            self.callbacks.append(LastCheckpoint(self.trainer.default_root_dir))
 
     def before_test(self) -> None:
         """Rejects a model that generates no videos to evaluate."""
@@ -114,17 +126,15 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
         Raises:
             InputError: The file is not there, or is no checkpoint.
         """
-        last = next(
-            (callback.path for callback in self.trainer.callbacks if isinstance(callback, LastCheckpoint)), None
-        )
+        last = self.last_checkpoint
         if kwargs.get("ckpt_path") != "last" or last is None:
             return kwargs
         if not needed and not last.exists():
-            if rank_zero_only.rank == 0:
-                print(f"ckpt_path last: there is no {last} yet; the fit begins at step 0", file=sys.stderr)
+            note = f"ckpt_path last: there is no {last} yet; the fit begins at step 0"
+            rank_zero_only(print)(note, file=sys.stderr)
             return kwargs | {"ckpt_path": None}
         checkpoints.read(
-            last, "ckpt_path last", "give another checkpoint, or `fit` with this one removed to begin anew"
+            last, "ckpt_path last", "give another checkpoint, or `fit` with this one removed to start from scratch"
         )
         return kwargs | {"ckpt_path": str(last)}
 
@@ -157,8 +167,8 @@ def run(arguments: Sequence[str]) -> None:
         if not worker_died(error):
             raise
         raise InputError(
-            f"data.num_workers: {reason(error)}; its last words, if any, are above: mend that, or if memory ran out "
-            "lower data.num_workers or data.batch_size; then go on with --ckpt_path last"
+            f"data.num_workers: {reason(error)}; its last words, if any, are above: fix that, or if memory ran out "
+            "lower data.num_workers or data.batch_size; then resume with --ckpt_path last"
         ) from error
     except MisconfigurationException as error:
         raise InputError(" ".join(str(error).split())) from error
@@ -206,7 +216,7 @@ def known_classes() -> list[type]:
         found += [value for value in vars(module).values() if isinstance(value, type)]
     pending: list[type] = [Network]
     while pending:
-        subclasses = pending.pop().__subclasses__()
+        subclasses: list[type] = pending.pop().__subclasses__()
         found += subclasses
         pending += subclasses
     return found

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.optim import Optimizer
 
 from cmd_lightning import compat
-from cmd_lightning.callbacks.shards import gathered, sharded_like
+from cmd_lightning.callbacks.sharded_tensors import gathered, sharded_like
 from cmd_lightning.callbacks.whole_checkpoint import WholeCheckpointIO
 from cmd_lightning.compat import REPEATED, WHOLE
 from cmd_lightning.errors import InputError

@@ -354,9 +354,7 @@ def test_openai_archives_need_quickgelu(tmp_path, tiny_names):
         CLIPSimilarity("tiny", pretrained=archive, trust_torchscript=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.jit, "load", lambda *args, **kwargs: pytest.fail("opened"))
-        with pytest.raises(
-            InputError, match=r"--trust-torchscript, in Python CLIPSimilarity\(\.\.\., trust_torchscript="
-        ):
+        with pytest.raises(InputError, match=r"`trust_torchscript`, as in CLIPSimilarity\(\.\.\., trust_torchscript="):
             CLIPSimilarity("tiny-quickgelu", pretrained=archive)
     video = torch.rand(2, 3, 2, 16, 16)
     expected = CLIPSimilarity(quick.half().float(), tokenizer).similarities(video, CAPTIONS)
