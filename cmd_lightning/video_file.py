@@ -75,10 +75,10 @@ class VideoFile:
 
     Args:
         source: A file that exists, or the bytes of one.
-        name: What errors call it.
+        name: Name for errors.
 
     Raises:
-        VideoError: It cannot be read as video.
+        VideoError: It cannot be read as video; by a method: frames are damaged or missing, or too far from key frames.
     """
 
     times: list[float] | None
@@ -108,9 +108,6 @@ class VideoFile:
         Yields:
             The number of a frame and the frame as it is shown, turned as the file says: uint8 RGB (3, H, W). What
             is not copied before the next one is asked for may be overwritten.
-
-        Raises:
-            VideoError: Frames are damaged or missing, or are too far from key frames.
         """
         runs = self._plan(wanted)
         self._expect_affordable(runs)
@@ -134,7 +131,7 @@ class VideoFile:
                 raise VideoError(self.name, "damaged frames", f"{len(left)} cannot be decoded")
 
     def count(self) -> int:
-        """Number of frames that can be decoded, by decoding all of them; raises `VideoError` at a damaged one."""
+        """Number of frames that can be decoded, by decoding all of them."""
         return sum(1 for _ in self._decoded(_START))
 
     def _open(self) -> None:

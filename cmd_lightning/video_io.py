@@ -91,11 +91,7 @@ class VideoReader:
         return torch.stack([frames[index] for index in indices], 1)
 
     def verify(self) -> None:
-        """Decode every frame and keep none.
-
-        Raises:
-            VideoError: A frame cannot be decoded or is missing.
-        """
+        """Decode every frame and keep none; raises `VideoError` where one is damaged or missing."""
         if missing := max(0, self.frames - self._file.count()):
             raise VideoError(self._name, "damaged frames", f"{missing} cannot be decoded")
 

@@ -1,4 +1,7 @@
-"""Annotations of clips that are to be packed: rows from tables and class folders, and where their files are."""
+"""Annotations of clips that are to be packed: rows from tables and class folders, and where their files are.
+
+What cannot be read is an `InputError` that names the file and the fault.
+"""
 
 import csv
 import os
@@ -14,8 +17,6 @@ ACCEPTED = (
     "give a CSV with the columns path,caption,label,split, or that of OpenVid-1M (video,caption) or of WebVid "
     "(videoid,name,page_dir), the json of MSR-VTT, or the folder ucfTrainTestlist of UCF-101"
 )
-
-
 _LAYOUTS: list[set[str]] = [{"path"}, {"video", "caption"}, {"videoid", "name", "page_dir"}]
 
 
@@ -64,11 +65,7 @@ def number_labels(rows: list[Row], moved: bool = False) -> Annotations:
 
 
 def read_table(path: Path) -> Annotations:
-    """Read a CSV of ours, of OpenVid-1M or of WebVid, by its columns; label and split may be missing from each.
-
-    Raises:
-        InputError: It is none of these, has no rows, or is no CSV in UTF-8.
-    """
+    """Read a CSV of ours, of OpenVid-1M or of WebVid, by its columns; label and split may be missing from each."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restval="")  # of a line that is short
@@ -95,11 +92,7 @@ def _row_of(cells: Mapping[str, str]) -> Row:
 
 
 def walk_classes(folder: Path) -> Annotations:
-    """Take the folders in a folder as classes, and their names as captions.
-
-    Raises:
-        InputError: There is no clip in any.
-    """
+    """Take the folders in a folder as classes, and their names as captions."""
     paths = [path for path in sorted(folder.glob("*/**/*")) if path.suffix.lower().lstrip(".") in VIDEO_SUFFIXES]
     if not paths:
         kinds = ", ".join("." + suffix for suffix in VIDEO_SUFFIXES)
@@ -114,9 +107,6 @@ def with_prompts(annotations: Annotations, path: Path) -> Annotations:
     Args:
         annotations: Clips with classes.
         path: A CSV with the columns class,prompt, or a text file with a prompt a line, in the order of the classes.
-
-    Raises:
-        InputError: The clips have no classes by name, or a class has no prompt, or two.
     """
     if not annotations.classes:
         raise InputError(f"prompts {path}: the clips have no classes by name; leave it out, or give such clips")

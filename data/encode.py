@@ -58,16 +58,17 @@ class WholeShards(IterableDataset):
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         for shard in self.shards[worker::workers]:
+            name = {"shard": place_of(shard.url).name}
             bad = Counter(shard.bad.values())
-            end: dict[str, Any] = {"shard": place_of(shard.url).name, "bad": bad}
+            end: dict[str, str] = {}
             try:
                 for chunk in self._chunks(shard, bad):
-                    yield chunk | {"shard": end["shard"]}
+                    yield chunk | name
             except InputError as error:  # it cannot be fetched
                 end["error"] = str(error)
             except OSError as error:
                 end["error"] = f"{shard.url}: {error.strerror or error}"
-            yield end | {"bad": dict(bad)}
+            yield name | {"bad": dict(bad)} | end
 
     def _chunks(self, shard: Shard, bad: Counter[str]) -> Iterator[dict[str, Any]]:
         with shard.open(self.remote) as file:

@@ -50,9 +50,6 @@ def read_ucf101(folder: Path, lists: list[str]) -> Annotations:
     Args:
         folder: The folder ucfTrainTestlist, which holds the lists and classInd.txt.
         lists: Names of lists, as trainlist01.txt; lists of tests have no numbers of classes.
-
-    Raises:
-        InputError: A file is missing, or not what it should be.
     """
     if not (folder / "classInd.txt").is_file():
         raise InputError(f"captions {folder}: no classInd.txt in it, as UCF-101's lists have; {ACCEPTED}")
@@ -94,9 +91,6 @@ def read_msrvtt(path: Path, seed: int = 0) -> Annotations:
     Args:
         path: {"videos": [{"video_id", "split", ...}], "sentences": [{"video_id", "caption", "sen_id"}]}.
         seed: With the clip's id it decides which description is taken, whatever their order.
-
-    Raises:
-        InputError: It is not such a file, or a clip has no description.
     """
     try:
         facts = json.loads(path.read_text(encoding="utf-8-sig"))
