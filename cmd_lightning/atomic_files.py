@@ -18,3 +18,11 @@ def replaced(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_same_file(path: Path, descriptor: int) -> bool:
+    """Whether the path leads to the open file, and not to another one or none."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -217,11 +217,11 @@ def names_of(urls: Sequence[str]) -> list[str]:
     Raises:
         InputError: Two have the same, or one has none that a file could have.
     """
-    from cmd_lightning.data.index import name_of
+    from cmd_lightning.data.index import place_of
 
     names: dict[str, str] = {}
     for url in urls:
-        name = name_of(url)
+        name = place_of(url).name
         if not re.fullmatch(r"[^./\s][^/\s]*\.tar", name):
             raise InputError(f"SHARDS {url}: what is made of it gets its name, so let it end in NAME.tar")
         if name in names:
@@ -234,8 +234,8 @@ def names_of(urls: Sequence[str]) -> list[str]:
 
 def classes_of(urls: Sequence[str], remote: ShardCache) -> Sequence[str]:
     """The names of classes that the folders of the shards agree on; none where they do not."""
-    from cmd_lightning.data.index import folder_of, query_of, read_index
+    from cmd_lightning.data.index import place_of, read_index
 
-    folders = {(folder_of(url), query_of(url)) for url in urls}
+    folders = {(place.folder, place.query) for place in map(place_of, urls)}
     classes = {tuple(read_index(folder, remote, query)["classes"]) for folder, query in folders}
     return classes.pop() if len(classes) == 1 else ()

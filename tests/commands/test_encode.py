@@ -270,7 +270,7 @@ def test_other_settings_are_refused(videos, checkpoint, stable_diffusion, tmp_pa
     ):
         encode(videos, *first, *changes, code=2)
         error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert f"--out {out}: its shards were made with {told}" in error, changes
+        assert f"out {out}: its shards were made with {told}" in error, changes
     encode(videos / "000000.tar", *first, code=2)
     assert "sources 000000.tar, 000001.tar, 000002.tar, not 000000.tar" in capsys.readouterr().err
     assert members(out) == before
