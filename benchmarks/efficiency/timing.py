@@ -125,10 +125,10 @@ def _measure(cell: Cell, settings: Settings, device: torch.device) -> Rows:
                 decoding[decoder] = decoded[key]
             rows += _rows(fixed | {"system": name, "frames": system.frames}, run, settings, decoding)
     except torch.OutOfMemoryError:
-        at = {"component": "video", "decoder": counts.NONE}
-        every = [(name, steps) for name in names for steps in settings.steps]
-        frames = {name: settings.systems[name].frames for name in names}
-        return [row(**fixed, **at, system=name, frames=frames[name], steps=steps) for name, steps in every]
+        none = {"component": "video", "decoder": counts.NONE}
+        every = product(names, settings.steps)
+        systems = {name: {"system": name, "frames": settings.systems[name].frames} for name in names}
+        return [row(**fixed | none | systems[name], steps=steps) for name, steps in every]
     return rows
 
 
