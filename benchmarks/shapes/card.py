@@ -7,7 +7,6 @@ zoo/cards/NAME.yaml, the record, and beside it NAME.md with its plots, for peopl
 what the samples look like, stand in the card under `seen` and are kept.
 """
 
-import argparse
 import csv
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from benchmarks.cells import by_name, read
+from benchmarks.cells import by_name, command_line, read
 from benchmarks.shapes.card_page import page
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.errors import InputError, program
@@ -158,7 +157,7 @@ def draw_picture(pipeline: CMDPipeline, path: Path, columns: int = 8) -> None:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("name", help="folder of zoo/weights, e.g. shapes32")
     name = parser.parse_args().name
     path = CARDS / f"{name}.yaml"

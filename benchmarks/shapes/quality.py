@@ -7,7 +7,6 @@ colour and direction) and written at once; a call measures the cells that are mi
 """
 
 import math
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,9 +17,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from benchmarks.cells import Cell, measure_cells
+from benchmarks.cells import Cell, command_line, measure_cells
 from cmd_lightning.commands.files import open_model
-from cmd_lightning.commands.parser import Parser
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.latent_space import from_uint8, to_uint8
@@ -255,7 +253,7 @@ def measure(quality: Quality, path: Path, chosen: Sequence[str], record: Mapping
 
 def main() -> int:
     """The command line."""
-    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("model", help="zoo name or model folder")
     parser.add_argument("--json", "--out", type=Path, required=True, help="file of the result")
     parser.add_argument("--cells", nargs="*", default=[], help="beginnings of the names of the cells to measure")

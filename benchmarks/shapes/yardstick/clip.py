@@ -4,6 +4,7 @@ A frame alone does not show a direction, so the picture of a clip is its contact
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import random
@@ -77,28 +78,6 @@ def altered(scene: Scene, chance: random.Random) -> Scene:
     return dataclasses.replace(scene, things=(dataclasses.replace(thing, **{name: other}), *scene.things[1:]))
 
 
-def plain_captions() -> dict[str, tuple[str, str, str, str]]:
-    """Every caption of moving plain clips: its shape, colour, direction and size."""
-    names = [(s, c, d, z) for s in SHAPES for c in COLOURS for d in DIRECTIONS for z in SIZES]
-    return {Thing(s, c, z, d, "straight", (0.5, 0.5), 0.0).phrase: (s, c, d, z) for s, c, d, z in names}
-
-
-@torch.no_grad()
-def measure(metric: SheetSimilarity, clips: int = 256, seed: int = 987654321) -> dict[str, float]:
-    """How often the nearest of all plain captions is a held-out clip's own, and how often each part of it."""
-    captions = plain_captions()
-    texts = metric.model.encode_text(metric.tokenizer(list(captions)), normalize=True)
-    scenes = [draw_scene(seed, index, frames=FRAMES) for index in range(clips)]
-    video = torch.stack([render(scene, FRAMES, SIZE) for scene in scenes]).float() / 255
-    images = metric.model.encode_image(normalised(metric.model.visual, metric.pictures(video).flatten(0, 1)))
-    nearest = (images @ texts.T).argmax(1)
-    answers = [list(captions.values())[i] for i in nearest]
-    truths = [captions[scene.caption] for scene in scenes]
-    right = torch.tensor([[a == b for a, b in zip(*pair, strict=True)] for pair in zip(answers, truths, strict=True)])
-    parts = dict(zip(("shape", "colour", "direction", "size"), right.double().mean(0).tolist(), strict=True))
-    return {"caption": right.all(1).double().mean().item(), "chance": 1 / len(captions), "clips": clips} | parts
-
-
 class ClipTraining(Training):
     """The CLIP model, trained to find captions and sheets by each other.
 
@@ -129,9 +108,21 @@ class ClipTraining(Training):
         target = torch.arange(batch, device=images.device)
         return (cross_entropy(logits, target) + cross_entropy(logits[:, :batch].T, target)) / 2
 
-    def measure(self) -> dict[str, float]:
-        """How well it finds the captions of new clips."""
-        return measure(SheetSimilarity(self.network, TOKENIZER))
+    @torch.no_grad()
+    def measure(self, clips: int = 256) -> dict[str, float]:
+        """How often the nearest of all captions of moving plain clips is a held-out clip's own, and each part of it."""
+        metric = SheetSimilarity(self.network, TOKENIZER)
+        names = list(itertools.product(SHAPES, COLOURS, DIRECTIONS, SIZES))
+        captions = {Thing(s, c, z, d, "straight", (0.5, 0.5), 0.0).phrase: (s, c, d, z) for s, c, d, z in names}
+        texts = self.network.encode_text(TOKENIZER(list(captions)), normalize=True)
+        scenes = [draw_scene(987654321, index, frames=FRAMES) for index in range(clips)]
+        video = torch.stack([render(scene, FRAMES, SIZE) for scene in scenes]).float() / 255
+        images = self.network.encode_image(normalised(self.network.visual, metric.pictures(video).flatten(0, 1)))
+        answers = [list(captions.values())[i] for i in (images @ texts.T).argmax(1)]
+        pairs = zip(answers, (captions[scene.caption] for scene in scenes), strict=True)
+        right = torch.tensor([[a == b for a, b in zip(*pair, strict=True)] for pair in pairs])
+        parts = dict(zip(("shape", "colour", "direction", "size"), right.double().mean(0).tolist(), strict=True))
+        return {"caption": right.all(1).double().mean().item(), "chance": 1 / len(captions), "clips": clips} | parts
 
     def save(self, path: Path, record: dict[str, Any]) -> None:
         """As for `Training`; the architecture is metadata too."""

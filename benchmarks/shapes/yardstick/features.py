@@ -96,28 +96,6 @@ def draw(index: int, seed: int = TRAINING, clean: bool = False) -> tuple[Tensor,
     return video.clamp(0, 1), targets
 
 
-@torch.no_grad()
-def measure(network: ShapesFeatures, seed: int, batches: int = 32) -> dict[str, float]:
-    """Share of right answers to each attribute on new clips like those of training, next to the commonest answer's."""
-    right: dict[str, list[Tensor]] = {}
-    truths: dict[str, list[Tensor]] = {}
-    for index in range(batches):
-        video, targets = draw(index, seed)
-        for name, logits in network.classify(video).items():
-            asked = ~targets[name].isnan().any(dim=1)
-            truth, logits = targets[name][asked], logits[asked]
-            same = logits.argmax(1) == truth.argmax(1) if name in CHOICE else (logits > 0) == truth.bool()
-            right.setdefault(name, []).append(same.float().flatten())
-            truths.setdefault(name, []).append(truth)
-    scores = {}
-    for name in right:
-        shares = torch.cat(truths[name]).mean(dim=0)
-        commonest = shares.max() if name in CHOICE else torch.maximum(shares, 1 - shares).mean()
-        scores[name] = round(torch.cat(right[name]).mean().item(), 4)
-        scores[f"{name}, the commonest answer"] = round(commonest.item(), 4)
-    return scores
-
-
 class FeaturesTraining(Training):
     """The classifier, trained on all attributes.
 
@@ -143,8 +121,29 @@ class FeaturesTraining(Training):
                     total = total + F.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / len(logits)
         return total
 
-    def measure(self) -> dict[str, float]:
-        """Standardises the features on clean clips; then the shares of right answers."""
+    @torch.no_grad()
+    def measure(self, batches: int = 32) -> dict[str, float]:
+        """Standardises the features on clean clips.
+
+        Returns:
+            Share of right answers to each attribute on new clips like those of training, next to the commonest's.
+        """
         clean = [draw(index, stable_hash("features", "standard"), clean=True)[0] for index in range(64)]
         self.network.standardise(torch.cat(clean))
-        return measure(self.network, stable_hash("features", "test"))
+        right: dict[str, list[Tensor]] = {}
+        truths: dict[str, list[Tensor]] = {}
+        for index in range(batches):
+            video, targets = draw(index, stable_hash("features", "test"))
+            for name, logits in self.network.classify(video).items():
+                asked = ~targets[name].isnan().any(dim=1)
+                truth, logits = targets[name][asked], logits[asked]
+                same = logits.argmax(1) == truth.argmax(1) if name in CHOICE else (logits > 0) == truth.bool()
+                right.setdefault(name, []).append(same.float().flatten())
+                truths.setdefault(name, []).append(truth)
+        scores = {}
+        for name in right:
+            shares = torch.cat(truths[name]).mean(dim=0)
+            commonest = shares.max() if name in CHOICE else torch.maximum(shares, 1 - shares).mean()
+            scores[name] = round(torch.cat(right[name]).mean().item(), 4)
+            scores[f"{name}, the commonest answer"] = round(commonest.item(), 4)
+        return scores

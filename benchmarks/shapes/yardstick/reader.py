@@ -1,6 +1,8 @@
 """Training of the reader of `plain` clips: reader.yaml."""
 
 import random
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -79,27 +81,6 @@ def draw(index: int, seed: int = TRAINING) -> tuple[Tensor, Targets]:
     }
 
 
-def measure(network: ShapesReader, seed: int, num: int = 1000) -> dict[str, float]:
-    """Joint accuracy on new `middle` clips, also after H.264, and the share of "none" on what is no plain clip."""
-    pairs = [draw_clip("true", seed, index, motion="middle") for index in range(num)]
-    expected = [reading for _, reading in pairs]
-    true = torch.stack([clip for clip, _ in pairs])
-    scores = {"true": joint_accuracy(network.read(true), expected)}
-    coded = torch.stack([compressed(clip, 23) for clip in true])
-    scores["true after H.264"] = joint_accuracy(network.read(coded), expected)
-    large = torch.stack([draw_clip("true", seed, index, 64, "middle")[0] for index in range(num // 2)])
-    scores["true at 64"] = joint_accuracy(network.read(large), expected[: num // 2])
-    for motion in ("slow", "fast", "extreme"):
-        pairs = [draw_clip("true", seed, index, motion=motion) for index in range(num // 2)]
-        readings = network.read(torch.stack([clip for clip, _ in pairs]))
-        scores[f"true {motion}"] = joint_accuracy(readings, [reading for _, reading in pairs])
-    for kind in KINDS:
-        if kind != "true":
-            clips = torch.stack([draw_clip(kind, seed, index)[0] for index in range(num // 2)])
-            scores[f"none on {kind}"] = sum(reading.none for reading in network.read(clips)) / len(clips)
-    return scores
-
-
 class ReaderTraining(Training):
     """The reader, trained on the three answers.
 
@@ -116,6 +97,22 @@ class ReaderTraining(Training):
         """Sum of the cross entropies of the three answers."""
         return sum(F.cross_entropy(logits, targets[name]) for name, logits in self.network(clips).items())
 
-    def measure(self) -> dict[str, float]:
-        """Accuracies of the reader, next to that of a guess."""
-        return {"chance": self.network.chance} | measure(self.network, stable_hash("reader", "test"))
+    def measure(self, num: int = 1000) -> dict[str, float]:
+        """Joint accuracy on new `middle` clips, also after H.264, and the share of "none" on invalid plain clips."""
+        network, draw_one = self.network, partial(draw_clip, seed=stable_hash("reader", "test"))
+
+        def accuracy(clips: Sequence[Tensor], expected: Sequence[Reading]) -> float:
+            return joint_accuracy(network.read(torch.stack(list(clips))), expected[: len(clips)])
+
+        true, expected = zip(*(draw_one("true", index=index, motion="middle") for index in range(num)), strict=True)
+        large = [draw_one("true", index=index, size=64, motion="middle")[0] for index in range(num // 2)]
+        scores = {"chance": network.chance, "true": accuracy(true, expected)}
+        scores["true after H.264"] = accuracy([compressed(clip, 23) for clip in true], expected)
+        scores["true at 64"] = accuracy(large, expected)
+        for motion in ("slow", "fast", "extreme"):
+            pairs = [draw_one("true", index=index, motion=motion) for index in range(num // 2)]
+            scores[f"true {motion}"] = accuracy(*zip(*pairs, strict=True))
+        for kind in (kind for kind in KINDS if kind != "true"):
+            readings = network.read(torch.stack([draw_one(kind, index=index)[0] for index in range(num // 2)]))
+            scores[f"none on {kind}"] = sum(reading.none for reading in readings) / len(readings)
+        return scores

@@ -3,12 +3,12 @@
 python -m benchmarks.shapes.yardstick.save reader
 """
 
-import argparse
 import datetime
 from pathlib import Path
 
 import torch
 
+from benchmarks.cells import command_line
 from benchmarks.shapes.yardstick.clip import ClipTraining
 from benchmarks.shapes.yardstick.features import FeaturesTraining
 from benchmarks.shapes.yardstick.reader import ReaderTraining
@@ -27,7 +27,7 @@ NETWORKS: dict[str, type[Training]] = {
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("network", choices=NETWORKS, help="whose config has been run")
     parser.add_argument("--checkpoint", type=Path, help="of the fit (default: outputs/yardstick/NETWORK/last.ckpt)")
     parser.add_argument("--out", type=Path, help="safetensors file (default: the zoo's)")

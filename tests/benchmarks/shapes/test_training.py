@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -88,8 +89,8 @@ def test_a_config_trains_and_its_weights_are_saved(name, tmp_path, monkeypatch, 
     module = {"reader": reader, "features": features, "clip": clip}[name]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "BATCH_SIZE", 4)
-    measured = module.measure
-    monkeypatch.setattr(module, "measure", lambda *given: measured(*given, **SMALL[name]))
+    training = save.NETWORKS[name]
+    monkeypatch.setattr(training, "measure", partialmethod(training.measure, **SMALL[name]))
     quiet = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--ckpt_path=last"]
     config = ["--import", module.__name__, "-c", str(CONFIGS / f"{name}.yaml")]
     assert main(["fit", *config, "--trainer.max_steps=2", *quiet]) == 0
