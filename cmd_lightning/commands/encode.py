@@ -96,6 +96,7 @@ def encode(
     from lightning import seed_everything
 
     from cmd_lightning.callbacks.latent_writer import LatentWriter
+    from cmd_lightning.commands.options import spelled
     from cmd_lightning.components.encoding import Encoding
     from cmd_lightning.data.cache import ShardCache
     from cmd_lightning.data.encode import EncodingData
@@ -120,7 +121,8 @@ def encode(
         "latent_space": space.fingerprint,
         "autoencoder": network and fingerprint(network.state_dict()),
     }
-    encoders = {encoder.fingerprint: encoder for encoder in map(open_text_encoder, text or [])}
+    with spelled(text="--text"):
+        encoders = {encoder.fingerprint: encoder for encoder in map(open_text_encoder, text or [])}
     # Checked, and read, as in training.
     videos = WebVidDataModule(
         num_frames=16 if frames is None else frames, size=sides, fps=fps, stride=stride, crop=crop

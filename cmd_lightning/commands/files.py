@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmd_lightning.commands.options import spelled
 from cmd_lightning.errors import InputError
 from cmd_lightning.zoo import model_folder
 
@@ -103,7 +104,8 @@ def open_model(model: str, dtype: str = "float32") -> CMDPipeline:
     Raises:
         InputError: There is no such model, or its folder is damaged.
     """
-    folder = model_folder(model)
+    with spelled(model="MODEL"):
+        folder = model_folder(model)
     import torch
     from diffusers.utils import logging
 

@@ -62,6 +62,7 @@ def generate(
         raise InputError(f"--seed {seed}: give a whole number from 0 to 2**62 - 1")
     from cmd_lightning import video_io
     from cmd_lightning.commands.files import make_folder, open_model, unused
+    from cmd_lightning.commands.options import spelled
     from cmd_lightning.pipeline import SCHEDULERS
     from cmd_lightning.provenance import provenance, weights_sha256
     from cmd_lightning.zoo import model_folder
@@ -100,7 +101,9 @@ def generate(
         batch = jobs[start : start + batch_size]
         chosen = [values[i % len(values)] for i, _ in batch]
         arguments = call_arguments(chosen, [pictures[i] for i, _ in batch] if pictures else None)
-        result = pipeline(**arguments, seeds=[s for _, s in batch], num_inference_steps=steps, guidance_scale=guidance)
+        arguments |= {"seeds": [s for _, s in batch], "num_inference_steps": steps, "guidance_scale": guidance}
+        with spelled(prompt="--prompt", class_labels="--class"):
+            result = pipeline(**arguments)
         for (i, used), value, video in zip(batch, chosen, result.frames, strict=True):
             name = slug(value, Path(image[i]).stem if image else "")
             path = unused(folder / f"{name}-{used}.mp4", written)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from cmd_lightning.commands.files import write_json
@@ -73,15 +73,13 @@ def show(name: str, *, json: str | None = None) -> None:
         return
     card = found.card
     weights = "ship with the package" if found.kind == "model" else card.weights
-    if card.licence:
-        weights += f" ({card.licence})"
     shown = {
         **{key: known[key] for key in ("name", "kind", "what", "source")},
         "class": f"{found.module}.{found.name}" if found.module else "",
         "parameters": sizes(known["parameters"]),
         "counted for": counted_for(found),
         "config": card.config,
-        "weights": weights,
+        "weights": f"{weights} ({card.licence})" if card.licence else weights,
         "ranking": f"ranked with {len(card.ranking['seeds'])} seeds" if card.ranking.get("seeds") else "",
         "card": f"zoo/cards/{name}.md" if found.kind == "model" else "",
     }
@@ -133,18 +131,9 @@ def cut(text: str, width: int) -> str:
 def listing(values: Mapping[str, str], width: int) -> str:
     """Names and values that are not empty, a line or a wrapped paragraph each."""
     names = max(len(name) for name in values) + 2
-    lines: Sequence[str] = [
-        textwrap.fill(
-            f"{name:{names}}{value}",
-            max(width, names + 20),
-            subsequent_indent=" " * names,
-            break_on_hyphens=False,
-            break_long_words=False,
-        )
-        for name, value in values.items()
-        if value
-    ]
-    return "\n".join(lines)
+    wrapper = textwrap.TextWrapper(max(width, names + 20), break_on_hyphens=False, break_long_words=False)
+    wrapper.subsequent_indent = " " * names
+    return "\n".join(wrapper.fill(f"{name:{names}}{value}") for name, value in values.items() if value)
 
 
 def rank(
@@ -183,6 +172,7 @@ def rank(
     from pathlib import Path
 
     from cmd_lightning.commands.files import make_folder, tell
+    from cmd_lightning.commands.options import spelled
     from cmd_lightning.errors import InputError
     from cmd_lightning.ranking import leaderboard
     from cmd_lightning.ranking.candidate import candidate
@@ -194,16 +184,19 @@ def rank(
         if save:
             raise InputError(f"--samples {samples}: the leaderboard is of {protocol.samples}; leave it out, or --save")
         protocol = replace(protocol, samples=samples)
-    found = candidate(model, config, name)
+    with spelled(model="MODEL", config="--config", name="--name"):
+        found = candidate(model, config, name)
     own = next((one for one in entries("motion") if one.name == found.name), None)
-    if save and (own is None or found != candidate(found.name)):
+    if save and (own is None or found != candidate(own.name)):
         raise InputError(
             f"--save: cards are of the zoo's motion models as configs/motion has them, and {found.name} is none of "
             "these; leave it out, and keep the result by --json"
         )
-    result = ranked(found, protocol, seeds, make_folder(Path(out), "--out"), tell)
+    folder = make_folder(Path(out), "--out")
+    with spelled(model="MODEL", seeds="--seeds", samples="--samples"):
+        result = ranked(found, protocol, seeds, folder, tell)
     write_json({"name": found.name, "ranking": result}, json)
     if json != "-":
         print(leaderboard.table(leaderboard.ranked() | {found.name: result}, marked=found.name))
-    if save:
+    if save and own:
         tell(f"{leaderboard.save(result, own)}: written")

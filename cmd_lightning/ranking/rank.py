@@ -16,7 +16,7 @@ from cmd_lightning.errors import InputError
 from cmd_lightning.provenance import provenance
 from cmd_lightning.ranking import cost
 from cmd_lightning.ranking.candidate import Candidate, candidate
-from cmd_lightning.ranking.intervals import MOST_SEEDS
+from cmd_lightning.ranking.estimates import MOST_SEEDS
 from cmd_lightning.ranking.kept import key_of
 from cmd_lightning.ranking.latents import Bench, open_bench
 from cmd_lightning.ranking.protocol import Protocol, digest
@@ -48,13 +48,13 @@ def rank(model: Candidate, protocol: Protocol, seeds: int, folder: Path, tell: C
         InputError: The model does not fit, its numbers are not finite, or there are too few samples.
     """
     if not 1 <= seeds <= MOST_SEEDS:
-        raise InputError(f"--seeds {seeds}: give 1 to {MOST_SEEDS}; an interval needs at least 2")
+        raise InputError(f"seeds {seeds}: give 1 to {MOST_SEEDS}; an interval needs at least 2")
     least = protocol.batch_size * 2
     if protocol.samples < least:
-        raise InputError(f"--samples {protocol.samples}: too few to train on; give at least {least}, two steps")
+        raise InputError(f"samples {protocol.samples}: too few to train on; give at least {least}, two steps")
     with one_thread():
         bench = open_bench(protocol, folder / "cache", tell)
-        spec = bench.pipeline.autoencoder.latent_spec(tuple(bench.pipeline.config.video_shape))
+        spec = bench.pipeline.autoencoder.latent_spec(tuple(bench.pipeline.config["video_shape"]))
         with seeded(0):
             model.check(spec, bench.pipeline.motion_text_encoder(bench.captions["test"][:CHECKED]))
             network = model.build(spec, bench.pipeline.motion_text_encoder.dim)
