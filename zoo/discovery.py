@@ -154,7 +154,7 @@ def network_of(path: Path) -> tuple[str, dict[str, Any]]:
             raise KeyError("class_path")
         return str(network.get("class_path") or ""), dict(network.get("init_args") or {})
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: it is no YAML ({reason(error)}); mend it") from error
+        raise InputError(f"{path}: it is no YAML ({reason(error)}); fix it") from error
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(
             f"{path}: it has no model.init_args.network with class_path and init_args; see configs/motion"

@@ -150,7 +150,7 @@ def rank(
     """Rank a motion model: train it on cached latents, score it, and print its row among those of the zoo.
 
     Every model gets the same clips, in the same order and with the same noise, and the same optimiser; it is scored
-    with true content frames. Seeds train side by side, a core each; a call that was cut short goes on with the others.
+    with true content frames. Seeds train in parallel, one per core; an interrupted call resumes with the others.
 
     Args:
         model: of the zoo (MotionDiT), a class of yours as my_pkg.MyMotion, importable from the working directory too,

@@ -100,7 +100,7 @@ def once(ranking: Ranking) -> str:
 
 
 def words(ranking: Ranking) -> str:
-    """The protocol, what the distances are to be seen beside, and what the table does not say."""
+    """The protocol, references for the distances, and what the table does not show."""
     protocol, reference = ranking["protocol"], ranking["reference"]
     perfect, other = reference["reconstruction"], reference["other clips"]
     hardware = ranking["sampling"]["hardware"].removesuffix(", one thread")

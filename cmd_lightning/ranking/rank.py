@@ -1,4 +1,4 @@
-"""One model through the whole protocol, seed by seed; what a call that was cut short has done is kept."""
+"""One model through the whole protocol, seed by seed; an interrupted call keeps what it has done."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def rank(model: Candidate, protocol: Protocol, seeds: int, folder: Path, tell: C
     """Trains and scores a model with each seed, on one thread; as many at a time as there are cores.
 
     Args:
-        model: What is ranked.
-        protocol: How.
-        seeds: How many, counted from 0.
-        folder: Of the cached clips and of what is kept of each seed.
+        model: The candidate.
+        protocol: The settings.
+        seeds: The number of seeds, counted from 0.
+        folder: The folder of the cached clips and of the scores of each seed.
         tell: Takes lines of progress.
 
     Returns:
-        What a card keeps under "ranking".
+        The record that a card has under "ranking".
 
     Raises:
         InputError: The model does not fit, its numbers are not finite, or there are too few samples.
@@ -106,7 +106,7 @@ def all_seeds(
 def elsewhere(
     model: Candidate, protocol: Protocol, folder: Path, kept: Path, tell: Callable[[str], None], seed: int
 ) -> dict[str, Any]:
-    """`one_seed` in a process of its own, which opens the cached clips itself."""
+    """`one_seed` in another process, which opens the cached clips itself."""
     with one_thread():
         bench = open_bench(protocol, folder / "cache", tell)
         return one_seed(model, bench, protocol, seed, kept, tell)

@@ -86,7 +86,7 @@ class Watch(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Notes the loss of a step."""
+        """Records the loss of a step."""
         self.losses.append(float(outputs["loss"]))
         done = len(self.losses)
         if done % max(1, self.steps // REPORTS) == 0 and done < self.steps:

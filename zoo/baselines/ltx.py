@@ -14,7 +14,7 @@ from cmd_lightning.networks.stock import StockDenoiser
 COMPRESSION = (8, 32, 32)
 """Frames, rows and columns of pixels for each point of its latents; the first frame has a point of its own."""
 FPS = 25
-"""Frames a second of the videos, which its positions are told: its pipeline's default."""
+"""Frames per second that its positions assume: its pipeline's default."""
 
 
 def latent_shape(video_shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
