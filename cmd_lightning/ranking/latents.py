@@ -24,7 +24,7 @@ from cmd_lightning.shapes.drawing import draw_scene
 from cmd_lightning.shapes.features import ShapesFeatures
 from cmd_lightning.shapes.painting import render
 from cmd_lightning.shapes.reader import ShapesReader
-from cmd_lightning.shapes.scenes import Combinations, Scene
+from cmd_lightning.shapes.scenes import Scene
 from cmd_lightning.video_io import replaced
 
 FORMAT = "cmd-lightning ranking latents 1"
@@ -62,8 +62,8 @@ class Bench:
 def scenes(protocol: Protocol, split: str, number: int) -> list[Scene]:
     """The scenes of a split; training shows only the "seen" combinations of shape, colour and direction."""
     seed = stable_hash(protocol.data_seed, split)
-    combinations: Combinations = "seen" if split == "train" else "all"
-    options: dict[str, Any] = {"motion": protocol.motion, "frames": protocol.frames, "combinations": combinations}
+    options: dict[str, Any] = {"motion": protocol.motion, "frames": protocol.frames}
+    options["combinations"] = "seen" if split == "train" else "all"
     levels = protocol.levels
     return [draw_scene(seed, index, level=levels[index % len(levels)], **options) for index in range(number)]
 
