@@ -27,7 +27,7 @@ from benchmarks.claims import Claim, agrees, arithmetic, claims, measured, opera
 from benchmarks.efficiency.rows import RESOLUTIONS, Row, fits, in_rows, wanted
 from benchmarks.reported import figures
 from cmd_lightning import markdown, zoo
-from cmd_lightning.ranking.intervals import Interval, difference, interval
+from cmd_lightning.ranking.estimates import Estimate, difference, estimate
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -145,9 +145,9 @@ def shares(row: Row) -> list[float]:
     return [hits[first : first + size].count("1") / size for first in range(0, len(hits), size)]
 
 
-def paired(own: Sequence[float], other: Sequence[float]) -> Interval:
+def paired(own: Sequence[float], other: Sequence[float]) -> Estimate:
     """The interval of the differences of two rows of groups."""
-    return interval([a - b for a, b in zip(own, other, strict=True)])
+    return estimate([a - b for a, b in zip(own, other, strict=True)])
 
 
 def rank_verdict(claim: Claim) -> Iterator[str]:

@@ -27,8 +27,8 @@ class ConditionEncoder(Network):
     frozen: bool = False
 
     @abstractmethod
-    def forward(self, values: Sequence[str] | Sequence[int] | Tensor) -> Condition:
-        """The condition of each value."""
+    def forward(self, values: Any) -> Condition:
+        """The condition of each value: of captions or, as `field` says, of class labels."""
 
     @abstractmethod
     def null(self, count: int) -> Condition:

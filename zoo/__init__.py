@@ -31,8 +31,8 @@ def entries(kind: Kind | None = None) -> list[Entry]:
     Args:
         kind: Of the entries; all by default.
     """
-    found = [*(Entry(name, "model") for name in models()), *networks()]
-    return [entry for entry in found if kind in (None, entry.kind)]
+    found = [Entry(name, "model") for name in models()] if kind in (None, "model") else []
+    return found + [entry for own in FOLDERS if kind in (None, own) for entry in networks(own)]
 
 
 def entry(name: str) -> Entry:
@@ -61,6 +61,6 @@ def model_folder(model: str | os.PathLike[str]) -> Path:
     if str(model) in models():
         return WEIGHTS / model
     raise InputError(
-        f"MODEL {model}: there is no such folder, and the zoo has no model of that name; give a folder that "
+        f"model {model}: there is no such folder, and the zoo has no model of that name; give a folder that "
         f"`cmd-lightning export` wrote, or a name of the zoo: {', '.join(models()) or 'none ships with this version'}"
     )

@@ -81,8 +81,8 @@ def modules(kind: Kind) -> Iterator[ModuleType]:
             raise InputError(f"{found.name}: cannot be imported ({reason(error)}); fix it") from error
 
 
-def networks() -> list[Entry]:
-    """Every network of the zoo's folders, by kind and name.
+def networks(kind: Kind) -> list[Entry]:
+    """The networks of a kind, by name.
 
     Classes are found by importing the modules, which takes seconds; as with Python's bytecode, the result is kept in
     `__pycache__` until a source file changes.
@@ -90,14 +90,16 @@ def networks() -> list[Entry]:
     Raises:
         InputError: A module cannot be imported.
     """
-    index = ROOM / "__pycache__" / "entries"
-    paths = sorted([*ROOM.rglob("*.py"), *(ROOM.parent / "networks").glob("*.py")])  # with the contracts
-    sources = {path.relative_to(ROOM.parent).as_posix(): sha256(path) for path in paths}
-    with suppress(OSError, ValueError):
+    index = ROOM / FOLDERS[kind] / "__pycache__" / "entries"
+    folders = (ROOM / FOLDERS[kind], ROOM, ROOM.parent / "networks")  # the last for the contracts
+    sources = {
+        str(path.relative_to(ROOM.parent)): sha256(path) for folder in folders for path in sorted(folder.glob("*.py"))
+    }
+    with suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(index.read_text(encoding="utf-8"))
         if known["sources"] == sources:
             return [Entry(**row) for row in known["entries"]]
-    found = [entry for kind in FOLDERS for entry in imported(kind)]
+    found = imported(kind)
     with suppress(OSError):
         index.parent.mkdir(exist_ok=True)
         index.write_text(json.dumps({"sources": sources, "entries": [asdict(entry) for entry in found]}))
@@ -152,7 +154,7 @@ def network_of(path: Path) -> tuple[str, dict[str, Any]]:
             raise KeyError("class_path")
         return str(network.get("class_path") or ""), dict(network.get("init_args") or {})
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: it is no YAML ({reason(error)}); mend it") from error
+        raise InputError(f"{path}: it is no YAML ({reason(error)}); fix it") from error
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(
             f"{path}: it has no model.init_args.network with class_path and init_args; see configs/motion"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from cmd_lightning.commands.files import write_json
@@ -66,16 +66,14 @@ def show(name: str, *, json: str | None = None) -> None:
         write_json(asdict(found.card) | known, json)
         return
     card = found.card
-    weights = "ship with the package" if found.kind == "model" else str(card.weights)
-    if card.licence:
-        weights += f" ({card.licence})"
+    weights = "ship with the package" if found.kind == "model" else card.weights
     shown = {
         **{key: known[key] for key in ("name", "kind", "what", "source")},
         "class": f"{found.module}.{found.name}" if found.module else "",
         "parameters": sizes(known["parameters"]),
         "counted for": counted_for(found),
         "config": card.config,
-        "weights": weights,
+        "weights": f"{weights} ({card.licence})" if card.licence else weights,
         "ranking": f"ranked with {len(card.ranking['seeds'])} seeds" if card.ranking.get("seeds") else "",
         "card": f"zoo/cards/{name}.md" if found.kind == "model" else "",
     }
@@ -127,18 +125,9 @@ def cut(text: str, width: int) -> str:
 def listing(values: Mapping[str, str], width: int) -> str:
     """Names and values that are not empty, a line or a wrapped paragraph each."""
     names = max(len(name) for name in values) + 2
-    lines: Sequence[str] = [
-        textwrap.fill(
-            f"{name:{names}}{value}",
-            max(width, names + 20),
-            subsequent_indent=" " * names,
-            break_on_hyphens=False,
-            break_long_words=False,
-        )
-        for name, value in values.items()
-        if value
-    ]
-    return "\n".join(lines)
+    wrapper = textwrap.TextWrapper(max(width, names + 20), break_on_hyphens=False, break_long_words=False)
+    wrapper.subsequent_indent = " " * names
+    return "\n".join(wrapper.fill(f"{name:{names}}{value}") for name, value in values.items() if value)
 
 
 def rank(
@@ -155,7 +144,7 @@ def rank(
     """Rank a motion model: train it on cached latents, score it, and print its row among those of the zoo.
 
     Every model gets the same clips, in the same order and with the same noise, and the same optimiser; it is scored
-    with true content frames. Seeds train side by side, a core each; an interrupted call resumes with the others.
+    with true content frames. Seeds train in parallel, one per core; an interrupted call resumes with the others.
 
     Args:
         model: Of the zoo (MotionDiT), a class of yours as my_pkg.MyMotion, importable from the working directory too,
@@ -190,7 +179,7 @@ def rank(
         protocol = replace(protocol, samples=samples)
     found = candidate(model, config, name)
     own = next((one for one in entries("motion") if one.name == found.name), None)
-    if save and (own is None or found != candidate(found.name)):
+    if save and (own is None or found != candidate(own.name)):
         raise InputError(
             f"--save: cards are of the zoo's motion models as configs/motion has them, and {found.name} is none of "
             "these; leave it out, and keep the result by --json"

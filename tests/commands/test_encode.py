@@ -405,7 +405,7 @@ def test_mistakes_are_told_on_one_line(videos, checkpoint, stable_diffusion, tmp
         ([videos, *good, "--fps", "8", "--stride", "2"], "give one of the two"),
         ([videos, *good, "--variant", "fp16"], "these are of --vae"),
         ([videos, *good, "--evaluation", "--crop", "random"], "--evaluation"),
-        ([videos, *good, "--text", tmp_path / "none"], "none"),
+        ([videos, *good, "--text", tmp_path / "none"], f"--text {tmp_path / 'none'}"),
         ([videos, *good, "--batch-size", "0"], "--batch-size 0"),
         ([videos, *good, "--clips-per-video", "0"], "--clips-per-video 0"),
         ([videos, *good, "--nodes", "2"], "by torchrun"),

@@ -86,7 +86,6 @@ def room(tmp_path, monkeypatch):
 
     (tmp_path / "motion").mkdir()
     monkeypatch.setattr(discovery, "ROOM", tmp_path)
-    monkeypatch.setattr(discovery, "FOLDERS", {"motion": "motion"})
     monkeypatch.setattr(motion, "__path__", [str(tmp_path / "motion")])
     yield tmp_path
     for name in ("some", "other"):
@@ -96,13 +95,13 @@ def room(tmp_path, monkeypatch):
 def test_discovery_is_by_type(room):
     """Names, as of a class `MotionModel` that is none, mean nothing."""
     (room / "motion/some.py").write_text(SOURCE)
-    found = {entry.name: entry for entry in discovery.networks()}
+    found = {entry.name: entry for entry in discovery.networks("motion")}
     assert list(found) == ["factory", "Mine", "Theirs"]
     assert found["Mine"] == discovery.Entry("Mine", "motion", "cmd_lightning.zoo.motion.some", "A model of mine.")
     assert issubclass(found["factory"].load(), MotionModel)
     (room / "motion/other.py").write_text("x = 1\ndef (")
     with pytest.raises(InputError, match=r"motion\.other: cannot be imported .*line 2"):
-        discovery.networks()
+        discovery.networks("motion")
 
 
 def test_discovery_imports_again_only_after_an_edit(room, monkeypatch):
@@ -110,14 +109,14 @@ def test_discovery_imports_again_only_after_an_edit(room, monkeypatch):
     path.write_text(SOURCE)
     imported = discovery.imported
     monkeypatch.setattr(discovery, "imported", lambda kind: imports.append(kind) or imported(kind))
-    first = discovery.networks()
-    assert discovery.networks() == first
+    first = discovery.networks("motion")
+    assert discovery.networks("motion") == first
     assert len(imports) == 1
     path.write_text(SOURCE + "# edited\n")
-    assert discovery.networks() == first
+    assert discovery.networks("motion") == first
     assert len(imports) == 2
-    (room / "__pycache__/entries").write_text("{")
-    assert discovery.networks() == first
+    (room / "motion/__pycache__/entries").write_text("{")
+    assert discovery.networks("motion") == first
     assert len(imports) == 3
 
 

@@ -185,7 +185,9 @@ def test_what_is_prepared_once_is_counted_apart():
     assert found["parameters"] == sum(weight.numel() for weight in network.parameters())
 
 
-@pytest.mark.parametrize(("seeds", "samples", "told"), [(0, 64, "--seeds 0"), (11, 64, "--seeds"), (1, 16, "too few")])
+@pytest.mark.parametrize(
+    ("seeds", "samples", "told"), [(0, 64, "^seeds 0"), (11, 64, "^seeds"), (1, 16, "^samples 16: too few")]
+)
 def test_too_few_of_anything_is_told(prepared, small, shallow, tmp_path, seeds, samples, told):
     with pytest.raises(InputError, match=told):
         rank(Candidate("Shallow", shallow), replace(small, samples=samples), seeds, tmp_path, lambda line: None)
@@ -222,3 +224,6 @@ def test_the_command(prepared, small, tmp_path, monkeypatch, capsys):
     assert prepared == [0, 1]
     assert main(["zoo", "rank", "MotionMixr"]) == 2
     assert "did you mean MotionMixer" in capsys.readouterr().err
+    for words, told in (("--seeds 0", "--seeds 0: give 1"), ("--config no.yaml", "--config no.yaml: there is no")):
+        assert main([*rank_mixer, *words.split()]) == 2
+        assert told in capsys.readouterr().err
