@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cmd_lightning.networks import Condition
+from cmd_lightning.networks import Condition, MotionModel
 from cmd_lightning.networks.content_unet import predict_content
 from cmd_lightning.networks.counting import Count, count
 
@@ -27,24 +28,19 @@ def image_latents(video: Shape) -> Shape:
     return CHANNELS, frames, height // FACTOR, width // FACTOR
 
 
-def directly(network: nn.Module, *inputs: Any) -> Any:
-    """Calls a network, as most are."""
-    return network(*inputs)
-
-
 @dataclass(frozen=True)
 class Call:
     """A network and one call of it.
 
     Attributes:
-        network: as the config has it.
-        inputs: of the call.
-        function: calls its first argument, the network, on the inputs.
+        network: As the config has it.
+        inputs: Of the call.
+        function: Calls its first argument, the network, on the inputs.
     """
 
     network: nn.Module
     inputs: tuple[Tensor | Condition, ...]
-    function: Callable[..., Any] = directly
+    function: Callable[..., Any] = operator.call
 
     def count(self) -> Count:
         """What the call costs."""
@@ -62,10 +58,10 @@ def call_of(
 
     Args:
         stage: "autoencoder", "content", "motion", or "denoiser" of whole videos.
-        network: of that stage, on whatever device.
-        latents: shapes of one sample: of the video; of the content frame; of motion latent and content frame.
-        width: of a caption's states, for all but the first.
-        tokens: of a caption.
+        network: Of that stage, on whatever device.
+        latents: Shapes of one sample: of the video; of the content frame; of motion latent and content frame.
+        width: Of a caption's states, for all but the first.
+        tokens: Of a caption.
     """
     with torch.device("meta"):
         noisy, *given = (torch.empty(1, *shape) for shape in latents)
@@ -73,4 +69,5 @@ def call_of(
             return Call(network, (noisy,))
         caption = Condition(torch.empty(1, width), torch.empty(1, tokens, width))
         inputs = noisy, torch.zeros(1, dtype=torch.long), *given, caption
-    return Call(network, inputs, predict_content if stage == "content" else directly)
+    functions = {"content": predict_content, "motion": MotionModel.predict}
+    return Call(network, inputs, functions.get(stage, operator.call))

@@ -1,22 +1,27 @@
-"""Measurements in cells: a call measures as many as it has time for, a JSON file keeps them, the next call goes on."""
+"""Measurements in cells: a call measures as many as it has time for, a JSON file keeps them, the next call resumes.
+
+Also what benchmarks share: their command lines, files of results, clocks.
+"""
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import tempfile
 import time
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 
+from cmd_lightning.atomic_files import replaced
+from cmd_lightning.commands.parser import Parser
 from cmd_lightning.errors import InputError, reason
 from cmd_lightning.provenance import processor, provenance
-from cmd_lightning.video_io import replaced
 
 Cell = Mapping[str, Any]
 """What sets a cell apart; every row of its results has these fields."""
@@ -36,17 +41,17 @@ def measure_cells(
     """Measures the cells that `path` does not hold yet, as long as there is time, and keeps each one there.
 
     Args:
-        cells: in the order of measurement.
-        measure: the rows of a cell, with or without the cell's own fields.
-        record: what stands beside the rows, "settings" and the provenance among it.
+        cells: In the order of measurement.
+        measure: The rows of a cell, with or without the cell's own fields.
+        record: What stands beside the rows, "settings" and the provenance among it.
         path: JSON file of results, of these settings and this machine.
-        minutes: after which no other cell begins.
+        minutes: After which no other cell begins.
 
     Returns:
         The record with "rows", as the file has it.
 
     Raises:
-        InputError: the file's results are of other settings or another device, or it cannot be read or written.
+        InputError: The file's results are of other settings or another device, or it cannot be read or written.
     """
     begun = time.monotonic()
     record = json.loads(json.dumps(record))
@@ -63,7 +68,7 @@ def measure_cells(
         result["rows"] += json.loads(json.dumps(found))
         print(title(cell), told(found[0]), flush=True)
         if path:
-            keep(result, path)
+            save(written(result), path)
     return result
 
 
@@ -71,7 +76,7 @@ def read(path: Path) -> dict[str, Any]:
     """The results that a file holds.
 
     Raises:
-        InputError: there are none.
+        InputError: There are none.
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -87,7 +92,7 @@ def check_writable(path: Path) -> None:
     """Makes the folder of a file of results and proves that it can be written, before hours go into what it will hold.
 
     Raises:
-        InputError: it cannot, or the file's name does not end in .json (tables and pictures stand beside it).
+        InputError: It cannot, or the file's name does not end in .json (tables and images are written next to it).
     """
     if path.suffix != ".json":
         raise InputError(f"--json {path}: give a file whose name ends in .json")
@@ -103,15 +108,11 @@ def check_writable(path: Path) -> None:
         ) from None
 
 
-def stamped(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with commit and date of its own, as a file may hold rows of several."""
-    return dict(row) | {key: provenance()[key] for key in ("commit", "date")}
-
-
-def keep(result: Mapping[str, Any], path: Path) -> None:
-    """Writes a result to its file, or leaves the file as it was."""
+def save(text: str, path: Path) -> None:
+    """Writes a file in a folder that may not exist yet, or leaves the file as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replaced(path) as temporary:
-        temporary.write_text(written(result))
+        temporary.write_text(text)
 
 
 def written(result: Mapping[str, Any]) -> str:
@@ -121,9 +122,19 @@ def written(result: Mapping[str, Any]) -> str:
     return f'{about.removesuffix("}").rstrip()},\n "rows": [\n{rows}\n ]\n}}\n'
 
 
+def stamped(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with its own commit and date, as a file may hold rows of several."""
+    return dict(row) | {key: provenance()[key] for key in ("commit", "date")}
+
+
 def missing(cells: Sequence[Cell], rows: Rows) -> list[Cell]:
     """The cells of which there is no row."""
     return [cell for cell in cells if not any(cell.items() <= row.items() for row in rows)]
+
+
+def by_name(result: Mapping[str, Any], field: str = "cell") -> dict[str, dict[str, Any]]:
+    """The rows of a result by a field that names each of them."""
+    return {row[field]: row for row in result["rows"]}
 
 
 def title(cell: Cell) -> str:
@@ -132,8 +143,34 @@ def title(cell: Cell) -> str:
 
 
 def told(row: Mapping[str, Any]) -> str:
-    """The seconds of a row, or that memory did not suffice."""
+    """The seconds of a row, or that memory did not suffice; all of a row that is not about seconds."""
+    if "seconds" not in row:
+        return json.dumps(row)
     return "did not fit into memory" if row["seconds"] is None else f"{row['seconds']:.3f} s"
+
+
+def closing(cells: Sequence[Cell], rows: Rows) -> str:
+    """What is left for another call."""
+    left = missing(cells, rows)
+    return f"left for another call: {', '.join(map(title, left))}" if left else "done"
+
+
+def in_turn(calls: Mapping[str, Callable[[int], float]], rounds: int) -> dict[str, list[float]]:
+    """What each call returns, given the number of the round; another one begins in every round.
+
+    So other work on the machine meets all calls alike.
+    """
+    names, found = list(calls), {name: [] for name in calls}
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            found[name].append(calls[name](number))
+    return found
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, least and most."""
+    return {"median": median(values), "least": min(values), "most": max(values)}
 
 
 @contextmanager
@@ -165,21 +202,20 @@ def device_name(device: torch.device) -> str:
 
 
 def check_device(name: str) -> None:
-    """Refuses --device cuda where there is none."""
+    """Rejects --device cuda where there is none."""
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch finds no such device; give cpu")
 
 
-def add_arguments(parser: argparse.ArgumentParser, path: str | None, device: str = "cuda") -> None:
+def command_line(about: str | None) -> Parser:
+    """The parser of a program with this docstring."""
+    return Parser(description=about, formatter_class=RawDescriptionHelpFormatter)
+
+
+def add_arguments(parser: Parser, path: str | None, device: str = "cuda") -> None:
     """Adds --device, --minutes and --json, with their defaults."""
     parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help="(default: %(default)s)")
     parser.add_argument(
         "--minutes", type=float, default=MINUTES, help="after which no other cell begins (default: %(default)s)"
     )
     parser.add_argument("--json", type=Path, default=path and Path(path), help="results (default: %(default)s)")
-
-
-def closing(cells: Sequence[Cell], rows: Rows) -> str:
-    """What is left for another call."""
-    left = missing(cells, rows)
-    return f"left for another call: {', '.join(map(title, left))}" if left else "done"

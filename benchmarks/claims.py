@@ -70,18 +70,16 @@ def agrees(found: float, printed: float) -> bool:
     return abs(found - printed) <= 0.5 * 10**-digits + 1e-9
 
 
-def operands(claim: Claim, side: str) -> list[Figure]:
-    """The paper's figures on a side ("of", "over") of a claim's ratio."""
+def operands(claim: Claim) -> list[list[Figure]]:
+    """The paper's figures on both sides ("of", "over") of a claim's ratio."""
     ratio = claim.ratio
-    return [
-        reported(quantity=ratio["quantity"], table=ratio["table"], **operand, **ratio.get("at", {}))
-        for operand in ratio.get(side, [])
-    ]
+    fixed = {key: ratio.get(key) for key in ("quantity", "table")} | ratio.get("at", {})
+    return [[reported(**operand, **fixed) for operand in ratio.get(side, [])] for side in ("of", "over")]
 
 
 def value(claim: Claim) -> float:
     """A claim's figure as the paper's tables give it, in its unit."""
-    return combine(claim, [[figure.value for figure in operands(claim, side)] for side in ("of", "over")])
+    return combine(claim, [[figure.value for figure in side] for side in operands(claim)])
 
 
 def combine(claim: Claim, sides: Sequence[Sequence[float]]) -> float:
@@ -93,9 +91,7 @@ def combine(claim: Claim, sides: Sequence[Sequence[float]]) -> float:
 
 def arithmetic(claim: Claim) -> str:
     """How the paper's figures give a claim's: "24.2 / 3.13 = 7.73"."""
-    if not claim.ratio:
-        return ""
-    sides = [[f"{figure.value:.4g}" for figure in operands(claim, side)] for side in ("of", "over")]
+    sides = [[f"{figure.value:.4g}" for figure in side] for side in operands(claim)]
     if not sides[1]:
         return ""
     above, below = (f"mean({', '.join(side)})" if len(side) > 1 else side[0] for side in sides)
@@ -105,13 +101,12 @@ def arithmetic(claim: Claim) -> str:
 
 def measured(claim: Claim, rows: Sequence[Row], **at: Any) -> float | None:
     """A claim's figure, of rows of `benchmarks.efficiency` in place of the paper's; None where one is missing."""
-    sides: list[list[float]] = []
-    for side in ("of", "over"):
-        sides.append([])
-        for figure in operands(claim, side):
+    sides: list[list[float]] = [[], []]
+    for figures, values in zip(operands(claim), sides, strict=True):
+        for figure in figures:
             found = [row[figure.quantity] for row in rows if fits(row, wanted(figure) | at)]
             found = [number for number in found if number is not None]
             if not found:
                 return None
-            sides[-1].append(min(found))
+            values.append(min(found))
     return combine(claim, sides)

@@ -41,27 +41,20 @@ def parsed(*configs: Path) -> dict[str, Any]:
     """What the command line reads in configs, each laid over the one before, as plain data.
 
     Raises:
-        InputError: a file is missing or wrong.
+        InputError: A file is missing or wrong.
     """
-    for path in configs:
-        if not path.is_file():
-            raise InputError(f"{path}: there is no such config")
     zoo.import_all()
     arguments = []
     for path in configs:
+        if not path.is_file():
+            raise InputError(f"{path}: there is no such config")
         text = path.read_text()
         # After the config that names the class, so that the next one may take it away.
         arguments += [f"--config={path}", *(option for name, option in LEFT_OPEN.items() if name in text)]
+    kinds = {"model_class": LightningModule, "datamodule_class": LightningDataModule}
+    both = {"subclass_mode_model": True, "subclass_mode_data": True}
     try:
-        cli = ParsedOnly(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            run=False,
-            parser_kwargs={"exit_on_error": False},
-            args=arguments,
-        )
+        cli = ParsedOnly(**kinds, **both, run=False, parser_kwargs={"exit_on_error": False}, args=arguments)
     except jsonargparse.ArgumentError as error:
         raise InputError(f"{', '.join(map(str, configs))}: {explain(str(error), known_classes())}") from error
     return cli.config.as_dict()
@@ -71,8 +64,8 @@ def clip_shape(data: Mapping[str, Any], latent_space: Mapping[str, Any] | None) 
     """The shape `(C, T, H, W)` of what an autoencoder sees of a clip.
 
     Args:
-        data: arguments of the clips' DataModule, as a config has them.
-        latent_space: class and arguments of the autoencoder's latent space; None for pixels.
+        data: Arguments of the clips' DataModule, as a config has them.
+        latent_space: Class and arguments of the autoencoder's latent space; None for pixels.
     """
     size = data["size"]
     height, width = (size, size) if isinstance(size, int) else size
@@ -81,22 +74,15 @@ def clip_shape(data: Mapping[str, Any], latent_space: Mapping[str, Any] | None) 
 
 
 def read(folder: Path, laid_over: Overrides | None = None) -> Configs:
-    """The configs of a folder.
-
-    Args:
-        folder: of autoencoder.yaml, content.yaml, motion.yaml and cmd.yaml.
-        laid_over: what is laid over them.
+    """The configs of a folder, with what is laid over them.
 
     Raises:
-        InputError: a file is missing, or a stage unknown.
+        InputError: A file is missing, or a stage unknown.
     """
-    names = ("autoencoder", *STAGES, "cmd")
-    for stage in laid_over or {}:
-        if stage not in names:
-            raise InputError(
-                f"--override {stage}=...: there is no such stage; give autoencoder, content, motion or cmd"
-            )
-    return {name: parsed(folder / f"{name}.yaml", *(laid_over or {}).get(name, ())) for name in names}
+    names, over = ("autoencoder", *STAGES, "cmd"), laid_over or {}
+    for stage in over.keys() - set(names):
+        raise InputError(f"--override {stage}=...: there is no such stage; give autoencoder, content, motion or cmd")
+    return {name: parsed(folder / f"{name}.yaml", *over.get(name, ())) for name in names}
 
 
 def calls(configs: Configs) -> dict[str, Call]:
@@ -126,10 +112,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def overrides(options: argparse.Namespace) -> Overrides:
-    """What the command line lays over the configs."""
+def asked(options: argparse.Namespace) -> Configs:
+    """The configs that the command line asks for."""
     found: dict[str, list[Path]] = {}
     for given in options.override:
         stage, _, file = given.partition("=")
         found.setdefault(stage, []).append(Path(file))
-    return found
+    return read(options.folder, found)

@@ -11,10 +11,9 @@ not see: "MACs as the paper counts" does too, "MACs" has them. Both are of one f
 
 from __future__ import annotations
 
-from argparse import RawDescriptionHelpFormatter
-
+from benchmarks.cells import command_line
+from benchmarks.configured import add_arguments, asked, calls
 from cmd_lightning import markdown
-from cmd_lightning.commands.parser import Parser
 from cmd_lightning.errors import program
 from cmd_lightning.networks.counting import Count
 
@@ -30,13 +29,9 @@ def table(counts: dict[str, Count]) -> str:
 
 def main() -> int:
     """The command line."""
-    from benchmarks.configured import add_arguments, calls, overrides, read
-
-    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     add_arguments(parser)
-    options = parser.parse_args()
-    found = calls(read(options.folder, overrides(options)))
-    print(table({name: call.count() for name, call in found.items()}))
+    print(table({name: call.count() for name, call in calls(asked(parser.parse_args())).items()}))
     return 0
 
 

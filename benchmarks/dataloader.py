@@ -10,7 +10,6 @@ An epoch of each is timed whole, with the start of its workers, and they take tu
 meets all alike. A first epoch of each does not count: in it, clips are compared bit by bit.
 """
 
-import argparse
 import io
 import json
 import random
@@ -18,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -29,14 +29,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.cells import command_line, in_turn, save, spread
 from cmd_lightning import markdown
 from cmd_lightning.data.clips import choose_frames, resize_and_crop
 from cmd_lightning.data.plan import stable_hash
-from cmd_lightning.data.shards import ShardWriter
+from cmd_lightning.data.shard_writer import ShardWriter
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.provenance import provenance
-from cmd_lightning.video_io import mp4_bytes, replaced
+from cmd_lightning.video_io import mp4_bytes
 
 LOADER, BARE, BARE_ONE_CONVERTER = "loader", "bare", "bare, one converter"
 
@@ -46,17 +47,17 @@ class Settings:
     """What is measured.
 
     Attributes:
-        clips: in an epoch.
-        distinct: of them; the others are copies under other keys.
+        clips: In an epoch.
+        distinct: Of them; the others are copies under other keys.
         sizes: (H, W) of the clips' files.
-        frames: of a file.
-        rate: frames per second of a file.
-        fps: frames per second taken.
-        num_frames: frames taken.
+        frames: Of a file.
+        rate: Frames per second of a file.
+        fps: Frames per second taken.
+        num_frames: Frames taken.
         size: (H, W) of the batches.
-        batch_size: clips in a batch.
-        workers: numbers of worker processes.
-        rounds: epochs that count.
+        batch_size: Clips in a batch.
+        workers: Numbers of worker processes.
+        rounds: Epochs that count.
     """
 
     clips: int = 240
@@ -72,7 +73,6 @@ class Settings:
     rounds: int = 7
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if self.clips % self.batch_size:
             raise InputError(f"--clips {self.clips}: give a multiple of {self.batch_size}, the size of a batch")
         if self.rounds < 1:
@@ -109,7 +109,7 @@ class BareClips(Dataset):
     """Clips decoded by PyAV and nothing else.
 
     Args:
-        clips: bytes of files by key.
+        clips: Bytes of files by key.
         numbers: of the frames to take, ascending, by key.
         size: (H, W) to resize to.
         one_converter: convert all frames of a clip to RGB by one object.
@@ -119,11 +119,9 @@ class BareClips(Dataset):
         self, clips: dict[str, bytes], numbers: dict[str, list[int]], size: tuple[int, int], *, one_converter: bool
     ) -> None:
         self.clips = [(key, data, numbers[key]) for key, data in clips.items()]
-        self.size = size
-        self.one_converter = one_converter
+        self.size, self.one_converter = size, one_converter
 
     def __len__(self) -> int:
-        """Number of clips."""
         return len(self.clips)
 
     def __getitem__(self, index: int) -> tuple[str, Tensor]:
@@ -134,13 +132,12 @@ class BareClips(Dataset):
             stream.codec_context.thread_count = 1
             step = 1 / (stream.average_rate * stream.time_base)
             times = [round(number * step) for number in numbers]
-            wanted, found = set(times), {}
-            converter = av.video.reformatter.VideoReformatter()
+            found, converter = {}, av.video.reformatter.VideoReformatter()
             container.seek(times[0], stream=stream)
             for frame in container.decode(stream):
-                if frame.pts in wanted and self.one_converter:
+                if frame.pts in times and self.one_converter:
                     found[frame.pts] = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-                elif frame.pts in wanted:
+                elif frame.pts in times:
                     found[frame.pts] = frame.to_ndarray(format="rgb24")
                 if frame.pts >= times[-1]:
                     break
@@ -154,49 +151,35 @@ def stack(clips: Sequence[tuple[str, Tensor]]) -> dict[str, Any]:
 
 
 def measure(settings: Settings, height: int, width: int, workers: int) -> dict[str, Any]:
-    """Clips a second of loader and bare decoding: of each round, their median, and the loader's share of the bare ones.
+    """Clips per second of loader and bare decoding: of each round, their median, and the loader's share of the bare.
 
     Raises:
-        RuntimeError: they do not give the same clips.
+        RuntimeError: They do not give the same clips.
     """
     with tempfile.TemporaryDirectory() as folder:
-        clips = write_clips(Path(folder, "shards"), settings, height, width)
-        data = WebVidDataModule(
-            str(Path(folder, "shards")),
-            num_frames=settings.num_frames,
-            size=list(settings.size),
-            fps=settings.fps,
-            batch_size=settings.batch_size,
-            num_workers=workers,
-        )
+        shards = Path(folder, "shards")
+        clips = write_clips(shards, settings, height, width)
+        taken = {"num_frames": settings.num_frames, "size": list(settings.size), "fps": settings.fps}
+        data = WebVidDataModule(str(shards), **taken, batch_size=settings.batch_size, num_workers=workers)
         step = settings.rate / settings.fps
         draws = {key: random.Random(stable_hash("clip", data.seed, 0, key, "")) for key in clips}  # of epoch 0
         numbers = {key: choose_frames(settings.frames, settings.num_frames, step, draws[key]) for key in clips}
-        bare = {
-            name: DataLoader(
-                BareClips(clips, numbers, settings.size, one_converter=name == BARE_ONE_CONVERTER),
-                settings.batch_size,
-                num_workers=workers,
-                collate_fn=stack,
-            )
-            for name in (BARE, BARE_ONE_CONVERTER)
-        }
 
         def loader() -> DataLoader:
             data.setup("fit")  # every pass is epoch 0
             return data.train_dataloader()
 
-        sides = {LOADER: loader} | {name: lambda one=one: one for name, one in bare.items()}
+        def bare(one_converter: bool) -> DataLoader:
+            decoded = BareClips(clips, numbers, settings.size, one_converter=one_converter)
+            return DataLoader(decoded, settings.batch_size, num_workers=workers, collate_fn=stack)
+
+        sides = {LOADER: loader, BARE: partial(bare, False), BARE_ONE_CONVERTER: partial(bare, True)}
         seen = {name: epoch(make(), keep=True)[1] for name, make in sides.items()}
         for name, videos in seen.items():
             if videos != seen[BARE] or len(videos) != settings.clips:
                 raise RuntimeError(f"{name} and {BARE} give other clips; nothing can be compared")
-        rates: dict[str, list[float]] = {name: [] for name in sides}
-        order = list(sides)
-        for number in range(settings.rounds):
-            first = number % len(order)
-            for name in order[first:] + order[:first]:
-                rates[name].append(settings.clips / epoch(sides[name]())[0])
+        passes = {name: lambda _, make=make: settings.clips / epoch(make())[0] for name, make in sides.items()}
+        rates = in_turn(passes, settings.rounds)
     return {"rates": rates, **summary(rates)}
 
 
@@ -205,22 +188,19 @@ def epoch(loader: DataLoader, *, keep: bool = False) -> tuple[float, dict[str, i
     seen: dict[str, int] = {}
     begun = time.perf_counter()
     for batch in loader:
-        if keep:
-            seen |= {
-                key: hash(video.numpy().tobytes()) for key, video in zip(batch["key"], batch["video"], strict=True)
-            }
+        for key, video in zip(batch["key"], batch["video"], strict=True) if keep else ():
+            seen[key] = hash(video.numpy().tobytes())
     return time.perf_counter() - begun, seen
 
 
 def summary(rates: dict[str, list[float]]) -> dict[str, Any]:
-    """Median, least and most clips a second, and the loader's share of either bare one within each round."""
-    spread = {name: {"median": median(own), "least": min(own), "most": max(own)} for name, own in rates.items()}
+    """Median, least and most clips per second, and the loader's share of either bare one within each round."""
     shares = {
         name: median(own / other for own, other in zip(rates[LOADER], rates[name], strict=True))
         for name in rates
         if name != LOADER
     }
-    return {"clips a second": spread, "share": shares}
+    return {"clips a second": {name: spread(own) for name, own in rates.items()}, "share": shares}
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
@@ -249,8 +229,9 @@ def run(settings: Settings) -> dict[str, Any]:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/dataloader.json"), help="JSON file")
+    parser = command_line(__doc__)
+    path = Path("benchmarks/results/dataloader.json")
+    parser.add_argument("--json", "--out", type=Path, default=path, help="results")
     parser.add_argument("--clips", type=int, default=Settings.clips, help="in an epoch")
     parser.add_argument("--rounds", type=int, default=Settings.rounds, help="epochs of each side")
     parser.add_argument("--workers", type=int, nargs="+", default=Settings.workers, help="numbers of worker processes")
@@ -259,9 +240,7 @@ def main() -> int:
     torch.set_num_threads(1)
     result = run(settings)
     print(table(result["rows"]))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(options.out) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
+    save(json.dumps(result, indent=1) + "\n", options.json)
     return 0
 
 

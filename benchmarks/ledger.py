@@ -27,7 +27,7 @@ from benchmarks.claims import Claim, agrees, arithmetic, claims, measured, opera
 from benchmarks.efficiency.rows import RESOLUTIONS, Row, fits, in_rows, wanted
 from benchmarks.reported import figures
 from cmd_lightning import markdown, zoo
-from cmd_lightning.ranking.intervals import Interval, difference, interval
+from cmd_lightning.ranking.estimates import Estimate, difference, estimate
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -54,9 +54,7 @@ def count_verdict(claim: Claim, results: Path) -> Iterator[str]:
             told = "; ".join(f"{name} {ours:.3g}, reported {theirs:g}" for name, ours, theirs in others)
             right = f"**count reproduced**, {len(pairs) - len(others)} of {len(pairs)} figures"
             yield right + (f"; **differs**: {told}" if told else "")
-        return
-    found = measured(claim, rows) if claim.counted else None
-    if found is not None:
+    elif claim.counted and (found := measured(claim, rows)) is not None:
         holds = near(found, value(claim)) or agrees(found, claim.printed or value(claim))
         yield f"**count {'reproduced' if holds else 'contradicted'}**: {found:.4g}"
 
@@ -85,46 +83,37 @@ def time_verdict(claim: Claim, results: Path) -> Iterator[str]:
             where = {"device": device, "resolution": resolution}
             found = [measured(claim, rows, **where, compiled=compiled) for compiled in (True, False)]
             figure = next((figure for figure in found if figure is not None), None)
-            if figure is not None and scale == "paper":
-                yield f"**{against(claim, figure, device)}"
-            elif figure is not None and scale == "fifth" and claim.ratio.get("over"):
+            article = "an" if device.startswith(("A", "E", "I", "O", "NVIDIA")) else "a"
+            told = figure is not None and f"{figure:.3g} {claim.unit}".strip()
+            if told and scale == "paper":
+                word, short = against(claim, figure)
+                yield f"**{word} on {article} {device}**: {told}{short}"
+            elif told and scale == "fifth" and claim.ratio.get("over"):
                 about = "≈ " if extrapolated(claim, rows, **where) else ""
-                yield f"{SMALL} on {article(device)}**: {about}{told(claim, figure)}"
+                yield f"{SMALL} on {article} {device}**: {about}{told}"
 
 
 def extrapolated(claim: Claim, rows: Sequence[Row], **at: Any) -> bool:
     """Whether seconds of a claim are those of fewer steps than it is about."""
-    sides = [figure for side in ("of", "over") for figure in operands(claim, side)]
-    asked = [wanted(figure) | at for figure in sides if figure.quantity == "seconds"]
+    asked = [wanted(one) | at for side in operands(claim) for one in side if one.quantity == "seconds"]
     return any(row.get("extrapolated") and any(fits(row, one) for one in asked) for row in rows)
 
 
-def against(claim: Claim, figure: float, device: str) -> str:
-    """The verdict on a figure of a device, beside the printed one."""
+def against(claim: Claim, figure: float) -> tuple[str, str]:
+    """The verdict on a measured figure, and in which way it falls short of the printed one."""
     printed = claim.printed or value(claim)
     less = claim.unit in ("%", "s")  # of these, less is better
     short = not agrees(figure, printed) and (figure > printed if less else figure < printed)
-    clearly = figure * SLACK > printed if less else figure < SLACK * printed
-    word = f", {'above' if less else 'below'}" if short and not clearly else ""
-    return f"{'contradicted' if clearly else 'measured'} on {article(device)}**: {told(claim, figure)}{word}"
-
-
-def told(claim: Claim, figure: float) -> str:
-    """A figure in the unit of its claim."""
-    return f"{figure:.3g} {claim.unit}".strip()
-
-
-def article(device: str) -> str:
-    """A device with its article."""
-    return f"{'an' if device.startswith(('A', 'E', 'I', 'O', 'NVIDIA')) else 'a'} {device}"
+    if figure * SLACK > printed if less else figure < SLACK * printed:
+        return "contradicted", ""
+    return "measured", f", {'above' if less else 'below'}" if short else ""
 
 
 def order_verdict(claim: Claim, results: Path) -> Iterator[str]:
     """Whether distances at small scale grow from one to the next, as means over all cells."""
     path = results / "shapes32.json"
     if claim.order and path.is_file():
-        cells = json.loads(path.read_text())["cells"]
-        kept = [cell for name, cell in cells.items() if name.startswith("generation/")]
+        kept = [row for row in read(path)["rows"] if row["cell"].startswith("generation/")]
         values = [mean(cell[key]["shapes_frechet_distance"] for cell in kept) for key in claim.order]
         same = values == sorted(values)
         numbers = (" < " if same else ", ").join(f"{number:.1f}" for number in values)
@@ -144,9 +133,9 @@ def sample_verdict(claim: Claim, results: Path) -> Iterator[str]:
         distance = paired(few["kernel_distance_parts"], many["kernel_distance_parts"])
         accuracy = paired(shares(few), shares(many))
         worse = (distance.decided and distance.mean > 0) or (accuracy.decided and accuracy.mean < 0)
-        found = (f"{one.mean:+.3f} ± {one.half:.3f}" for one in (accuracy, distance))
         undecided = not (distance.decided or accuracy.decided)
         word = "undecided" if undecided else "contradicted" if worse else "measured"
+        found = (f"{one.mean:+.3f} ± {one.half:.3f}" for one in (accuracy, distance))
         yield "**{} on shapes32**: accuracy {}, kernel distance {}".format(word, *found)
 
 
@@ -156,9 +145,9 @@ def shares(row: Row) -> list[float]:
     return [hits[first : first + size].count("1") / size for first in range(0, len(hits), size)]
 
 
-def paired(own: Sequence[float], other: Sequence[float]) -> Interval:
+def paired(own: Sequence[float], other: Sequence[float]) -> Estimate:
     """The interval of the differences of two rows of groups."""
-    return interval([a - b for a, b in zip(own, other, strict=True)])
+    return estimate([a - b for a, b in zip(own, other, strict=True)])
 
 
 def rank_verdict(claim: Claim) -> Iterator[str]:
@@ -174,45 +163,30 @@ def rank_verdict(claim: Claim) -> Iterator[str]:
         yield f"**{word} on shapes32**: {values}, {len(scores[0])} seeds each"
 
 
-def test_verdict(claim: Claim) -> Iterator[str]:
-    """Where the tests of a claim are, if they are."""
-    if claim.tests and all((ROOT / test).is_file() for test in claim.tests):
-        yield f"**tested** in {', '.join(Path(test).name for test in claim.tests)}"
-
-
 def verdict(claim: Claim, results: Path = RESULTS) -> str:
-    """What is known of a claim.
-
-    Args:
-        claim: The claim.
-        results: Folder of what was measured.
-    """
+    """What is known of a claim, with what was measured in the folder `results`."""
     found = [
         *count_verdict(claim, results),
         *time_verdict(claim, results),
         *order_verdict(claim, results),
         *sample_verdict(claim, results),
         *rank_verdict(claim),
-        *test_verdict(claim),
     ]
+    if claim.tests and all((ROOT / test).is_file() for test in claim.tests):
+        found.append(f"**tested** in {', '.join(Path(test).name for test in claim.tests)}")
     if all(word.startswith(SMALL) for word in found):
         found.append(f"needs {claim.needs}")
     return "; ".join(found)
 
 
-def table(results: Path = RESULTS) -> str:
-    """The ledger as Markdown.
-
-    Args:
-        results: Folder of what was measured.
-    """
+def table() -> str:
+    """The ledger as Markdown."""
     parts = []
     for ours, head in ((False, "claim of the paper"), (True, "claim of ours")):
         rows = [
-            (claim.claim, ": ".join(filter(None, (claim.defined, arithmetic(claim)))), verdict(claim, results), claim)
-            for claim in claims()
-            if claim.ours == ours
+            (one.claim, ": ".join(filter(None, (one.defined, arithmetic(one)))), verdict(one), f"`{one.command}`")
+            for one in claims()
+            if one.ours == ours
         ]
-        lines = [(*fields, f"`{claim.command}`") for *fields, claim in rows]
-        parts.append(markdown.table((head, "how it is defined", "verdict", "checked by"), lines))
+        parts.append(markdown.table((head, "how it is defined", "verdict", "checked by"), rows))
     return "\n\n".join(parts)

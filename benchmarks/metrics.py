@@ -1,13 +1,12 @@
 """What the video metrics cost: seconds beside those of the bare network and of peers, and memory.
 
-    OMP_NUM_THREADS=2 python -m benchmarks.metrics --out benchmarks/results/metrics.json    # four minutes on two cores
+    OMP_NUM_THREADS=2 python -m benchmarks.metrics --json benchmarks/results/metrics.json   # four minutes on two cores
 
-No weights are needed: time does not depend on values, so the I3D's are drawn. All seconds are medians over rounds
+No weights are needed: time does not depend on values, so the I3D's are random. All seconds are medians over rounds
 in which everything that is compared has one turn, after a round of warming up, so that other work on the machine
 meets all of it alike.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -16,7 +15,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import _compute_fid
 
+from benchmarks.cells import check_device, command_line, in_turn, save, spread
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.metrics import (
     I3D,
@@ -37,11 +36,8 @@ from cmd_lightning.metrics.frechet import moments, sampling_bias, shrunk
 from cmd_lightning.metrics.inputs import unit_range
 from cmd_lightning.metrics.protocol import prepare
 from cmd_lightning.provenance import provenance
-from cmd_lightning.video_io import replaced
 
-Calls = Mapping[str, Callable[[int], Any]]
-Rounds = dict[str, list[float]]
-"""Seconds of calls by name, one for each round."""
+Calls = dict[str, Callable[[int], Any]]
 
 
 @dataclass(frozen=True)
@@ -49,14 +45,14 @@ class Settings:
     """What is measured.
 
     Attributes:
-        clips: real clips, and as many generated ones, for the Fréchet video distance; a multiple of `batch`.
-        batch: clips at once.
+        clips: Real clips, and as many generated ones, for the Fréchet video distance; a multiple of `batch`.
+        batch: Clips at once.
         shape: (T, H, W) of a clip, which is uint8 and has three channels.
-        dim: features, where no network gives them.
-        samples: vectors of features in either set for the solve; the usual number.
-        few: the same where covariances lack rank.
-        stored: vectors of features after which memory is read, multiples of 500 and of 8.
-        kernel: vectors of features in either set for the kernel distance.
+        dim: Features, where no network gives them.
+        samples: Vectors of features in either set for the solve; the usual number.
+        few: The same where covariances lack rank.
+        stored: Vectors of features after which memory is read, multiples of 500 and of 8.
+        kernel: Vectors of features in either set for the kernel distance.
         device: "cpu" or "cuda".
     """
 
@@ -73,20 +69,22 @@ class Settings:
     def __post_init__(self) -> None:
         if self.clips < 2 or self.clips % self.batch:
             raise InputError(f"--clips {self.clips}: give a multiple of {self.batch}, the size of a batch")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise InputError("--device cuda: torch finds no such device; give cpu")
+        check_device(self.device)
+
+    def sets(self, number: int) -> list[Tensor]:
+        """Two sets of features `(number, dim)`, of unequal variances about a mean that is not 0, as networks' are."""
+        return [gaussian(number, self.dim, seed, self.device) for seed in (1, 2)]
 
 
-def interleaved(calls: Calls, rounds: int) -> Rounds:
-    """Seconds of each call, which is given the number of the round; another one begins in every round."""
-    names, taken = list(calls), {name: [] for name in calls}
-    for number in range(rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            begun = _now()
-            calls[name](number)
-            taken[name].append(_now() - begun)
-    return taken
+def interleaved(calls: Calls, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each call by name, one for each round."""
+
+    def timed(call: Callable[[int], Any], number: int) -> float:
+        begun = _now()
+        call(number)
+        return _now() - begun
+
+    return in_turn({name: lambda number, call=call: timed(call, number) for name, call in calls.items()}, rounds)
 
 
 def _now() -> float:
@@ -96,20 +94,14 @@ def _now() -> float:
 
 
 def warmed(calls: Calls, rounds: int) -> dict[str, dict[str, float]]:
-    """Seconds of each call, summed up, after one round that does not count."""
+    """The spread of the seconds of each call, after one round that does not count."""
     interleaved(calls, 1)
-    return summary(interleaved(calls, rounds))
+    return {name: spread(own) for name, own in interleaved(calls, rounds).items()}
 
 
-def summary(taken: Rounds) -> dict[str, dict[str, float]]:
-    """Median, least and most over the rounds."""
-    return {name: {"median": median(own), "least": min(own), "most": max(own)} for name, own in taken.items()}
-
-
-def drawn_i3d(seed: int = 0) -> I3D:
-    """The I3D with drawn weights that keep the scale of what passes."""
-    network = I3D()
-    generator = torch.Generator().manual_seed(seed)
+def drawn_i3d() -> I3D:
+    """The I3D with random weights that keep the scale of what passes."""
+    network, generator = I3D(), torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
@@ -117,7 +109,7 @@ def drawn_i3d(seed: int = 0) -> I3D:
 
 
 def gaussian(number: int, dim: int, seed: int, device: str | torch.device) -> Tensor:
-    """Features `(number, dim)` of unequal variances about a mean that is not 0, as those of networks are."""
+    """Features `(number, dim)`, see `Settings.sets`."""
     draw = torch.randn(number, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     return (draw * torch.linspace(2, 0.02, dim, dtype=torch.float64) + 1).to(device)
 
@@ -127,8 +119,8 @@ def video_distance(settings: Settings, network: nn.Module) -> dict[str, Any]:
     """The Fréchet video distance of uint8 clips with each preset, beside the bare network on prepared clips.
 
     Args:
-        settings: what is measured.
-        network: from prepared clips `(B, 3, T, H, W)` to features `(B, num_features)`.
+        settings: What is measured.
+        network: From prepared clips `(B, 3, T, H, W)` to features `(B, num_features)`.
     """
     device, dim, count = torch.device(settings.device), network.num_features, settings.clips
     network, batches = network.to(device), 2 * count // settings.batch
@@ -140,13 +132,17 @@ def video_distance(settings: Settings, network: nn.Module) -> dict[str, Any]:
     features = gaussian(settings.batch, dim, 0, device).float()
     prepared = prepare(videos[0], PRESETS["stylegan-v"])  # one batch for all rounds: time does not depend on values
     torch.backends.cudnn.conv.fp32_precision = "ieee"  # the arithmetic that the metric asks for
-    calls: dict[str, Callable[[int], Any]] = {
-        "network": lambda _: network(prepared),
-        "sums": lambda _: sums.update_features(features, True),
+    x, y = (gaussian(count, dim, seed, device) for seed in (1, 2))
+    both, cov = (*moments(x), *moments(y)), moments(x)[1]
+    calls: Calls = {"network": lambda _: network(prepared), "sums": lambda _: sums.update_features(features, True)}
+    ends: Calls = {
+        "solve": lambda _: frechet_distance(*both),
+        "bias": lambda _: sampling_bias(shrunk(cov, count), count, count),
     }
     for name, metric in metrics.items():
         calls[f"preparation {name}"] = lambda i, name=name: prepare(unit_range(videos[i]), PRESETS[name])
         calls[f"update {name}"] = lambda i, metric=metric: metric.update(videos[i], real=i % 2 == 0)
+        ends[f"compute {name}"] = lambda _, metric=metric: metric.compute()
     interleaved(calls, 1)
     for metric in metrics.values():
         metric.reset()  # the clips of the warm-up
@@ -154,17 +150,8 @@ def video_distance(settings: Settings, network: nn.Module) -> dict[str, Any]:
     for name in PRESETS:  # within a round, as the speed of a shared machine drifts from one to the next
         updates = zip(taken[f"update {name}"], taken["network"], strict=True)
         taken[f"added by {name}"] = [update - bare for update, bare in updates]
-
-    x, y = (gaussian(count, dim, seed, device) for seed in (1, 2))
-    both, cov = (*moments(x), *moments(y)), moments(x)[1]
-    ends: dict[str, Callable[[int], Any]] = {
-        "solve": lambda _: frechet_distance(*both),
-        "bias": lambda _: sampling_bias(shrunk(cov, count), count, count),
-    }
-    for name, metric in metrics.items():
-        ends[f"compute {name}"] = lambda _, metric=metric: metric.compute()
     with warnings.catch_warnings(action="ignore"):  # that there are too few clips
-        seconds = summary(taken) | warmed(ends, 9)
+        seconds = {name: spread(own) for name, own in taken.items()} | warmed(ends, 9)
     real, generated = metric.counts()
     facts = {"real": real, "generated": generated, "batches": batches, "warns of few clips": count <= dim}
     presets = {name: ratios(seconds, batches, name, count <= dim) for name in PRESETS}
@@ -185,9 +172,9 @@ def ratios(seconds: Mapping[str, Mapping[str, float]], batches: int, preset: str
 
 def solve(settings: Settings) -> dict[str, Any]:
     """Seconds of the Fréchet distance from moments and from features, beside torchmetrics' and one decomposition."""
-    x, y = (gaussian(settings.samples, settings.dim, seed, settings.device) for seed in (1, 2))
+    x, y = settings.sets(settings.samples)
     both = (*moments(x), *moments(y))
-    calls = {
+    calls: Calls = {
         "frechet_distance": lambda _: frechet_distance(*both),
         "frechet_distance_from_features": lambda _: frechet_distance_from_features(x, y),
         "torchmetrics": lambda _: _compute_fid(*both),
@@ -199,9 +186,9 @@ def solve(settings: Settings) -> dict[str, Any]:
 
 def accuracy(settings: Settings) -> dict[str, Any]:
     """Errors where covariances lack rank, against numpy's nuclear norm of `A Bᵀ` at full size, in double precision."""
-    sets = [gaussian(settings.few, settings.dim, seed, settings.device) for seed in (1, 2)]
+    first, second = settings.sets(settings.few)
     result: dict[str, Any] = {"samples": settings.few, "dim": settings.dim}
-    for name, (x, y) in {"two sets": (sets[0], sets[1]), "a set and itself": (sets[0], sets[0])}.items():
+    for name, (x, y) in {"two sets": (first, second), "a set and itself": (first, first)}.items():
         one, two = x.cpu().numpy(), y.cpu().numpy()
         a, b = ((z - z.mean(0)) / (len(z) - 1) ** 0.5 for z in (one, two))
         shift = np.square(one.mean(0) - two.mean(0)).sum()
@@ -246,28 +233,22 @@ def resident(dim: int, stored: Sequence[int], keep: bool, batch: int) -> list[in
         metric.update_features(torch.randn(batch, dim), real=True)
         if number in stored:
             lines = Path("/proc/self/status").read_text().splitlines()
-            kilobytes = next(line.split()[1] for line in lines if line.startswith("VmRSS"))
-            result.append(1024 * int(kilobytes))
+            result.append(1024 * int(next(line.split()[1] for line in lines if line.startswith("VmRSS"))))
     return result
 
 
 def kernel(settings: Settings) -> dict[str, Any]:
     """Seconds of the kernel distance, beside the bare products of features."""
-    result = {}
-    for number in settings.kernel:
-        x, y = (gaussian(number, settings.dim, seed, settings.device) for seed in (1, 2))
-        calls = {
-            "kernel_distance": lambda _, x=x, y=y: kernel_distance(x, y),
-            "products": lambda _, x=x, y=y: _products(x, y),
-        }
-        result[str(number)] = {"seconds": warmed(calls, 3)}
-    return result
 
+    def products(x: Tensor, y: Tensor) -> None:
+        for one, two in ((x, x), (y, y), (x, y)):
+            for rows in one.split(1024):
+                rows @ two.T
 
-def _products(x: Tensor, y: Tensor) -> None:
-    for one, two in ((x, x), (y, y), (x, y)):
-        for rows in one.split(1024):
-            rows @ two.T
+    def calls(x: Tensor, y: Tensor) -> Calls:
+        return {"kernel_distance": lambda _: kernel_distance(x, y), "products": lambda _: products(x, y)}
+
+    return {str(number): {"seconds": warmed(calls(*settings.sets(number)), 3)} for number in settings.kernel}
 
 
 ROWS = {"solve": solve, "accuracy": accuracy, "memory": memory, "kernel": kernel}
@@ -282,8 +263,8 @@ def measure(settings: Settings, network: nn.Module) -> Iterator[tuple[str, dict[
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/metrics.json"), help="JSON file")
+    parser = command_line(__doc__)
+    parser.add_argument("--json", "--out", type=Path, default=Path("benchmarks/results/metrics.json"), help="results")
     parser.add_argument("--clips", type=int, default=Settings.clips, help="real ones, and as many generated ones")
     parser.add_argument("--device", choices=["cpu", "cuda"], default=Settings.device)
     options = parser.parse_args()
@@ -292,9 +273,7 @@ def main() -> int:
     for name, row in measure(settings, drawn_i3d()):
         result["rows"][name] = row
         print(name, json.dumps(row, indent=1), flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(options.out) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
+    save(json.dumps(result, indent=1) + "\n", options.json)
     return 0
 
 

@@ -9,13 +9,13 @@ benchmarks.readme" and "end NAME". Parameters are counted on the meta device; a 
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from benchmarks import ledger, sampling
+from benchmarks.cells import command_line
 from benchmarks.efficiency import summary
 from cmd_lightning import markdown, zoo
 from cmd_lightning.commands.zoo import TITLES, short
@@ -51,24 +51,14 @@ def what(entry: Entry) -> str:
     return f"{card.what.rstrip('.')}" + (f" ([config]({card.config}))" if card.config else "")
 
 
-def leaderboard_table() -> str:
-    """All motion models that were ranked."""
-    return leaderboard.table(leaderboard.ranked())
-
-
-def sampling_table() -> str:
-    """Few-step solvers on the model that ships."""
-    return sampling.table({"rows": summary.read("sampling")})
-
-
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "claims": ledger.table,
     "zoo": zoo_table,
-    "leaderboard": leaderboard_table,
+    "leaderboard": lambda: leaderboard.table(leaderboard.ranked()),
     "counts": summary.counted,
     "fifth": partial(summary.measured, "fifth"),
     "shapes32": partial(summary.measured, "shapes32"),
-    "sampling": sampling_table,
+    "sampling": lambda: sampling.table({"rows": summary.read("sampling")}),
 }
 """What makes a block, by name."""
 
@@ -107,7 +97,7 @@ def makers() -> Iterator[tuple[Path, Callable[[str], str]]]:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing")
     check = parser.parse_args().check
     for path, made in makers():

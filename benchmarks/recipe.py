@@ -16,7 +16,6 @@ of what the card's data sheet says of dense products. Waiting for data and valid
 
 from __future__ import annotations
 
-import argparse
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +28,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from benchmarks.calls import Call
-from benchmarks.configured import add_arguments, calls, overrides, read
+from benchmarks.cells import command_line
+from benchmarks.configured import add_arguments, asked, calls
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.markdown import table
 from cmd_lightning.networks.lora import LoRA
@@ -39,8 +39,8 @@ class PeakMemory(TorchDispatchMode):
     """Counts the memory of the tensors that come into being under it.
 
     Attributes:
-        live: bytes of those that are there.
-        peak: the most that there have been.
+        live: Bytes of those that are there.
+        peak: The most that there have been.
     """
 
     def __init__(self) -> None:
@@ -73,13 +73,13 @@ class Prediction:
     """What a stage should take.
 
     Attributes:
-        trained: parameters that learn.
-        batch: samples in memory at once.
-        samples: in the whole training.
-        teraflop: of the training on one sample.
-        step: bytes of tensors in a step, without EMA.
-        ema: bytes of the averaged weights.
-        validation: bytes of tensors between two steps, the average in the place of the weights.
+        trained: Parameters that learn.
+        batch: Samples in memory at once.
+        samples: In the whole training.
+        teraflop: Of the training on one sample.
+        step: Bytes of tensors in a step, without EMA.
+        ema: Bytes of the averaged weights.
+        validation: Bytes of tensors between two steps, the average in the place of the weights.
     """
 
     trained: int
@@ -117,9 +117,9 @@ def step_memory(call: Call, batch: int, checkpointing: bool) -> tuple[int, int]:
     """Bytes at the peak of the second training step, and after it.
 
     Args:
-        call: of a network on the meta device, for one sample.
-        batch: samples.
-        checkpointing: of gradients.
+        call: Of a network on the meta device, for one sample.
+        batch: Samples.
+        checkpointing: Of gradients.
     """
     network, function = call.network.train(), call.function
     memory = PeakMemory()
@@ -151,13 +151,13 @@ def _on_cpu(tensor: Tensor) -> Tensor:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     add_arguments(parser)
     parser.add_argument("--tflops", type=float, required=True, help="that are assumed to be sustained")
     options = parser.parse_args()
     if not options.tflops > 0:
         raise InputError(f"--tflops {options.tflops}: give a number above 0")
-    configs = read(options.folder, overrides(options))
+    configs = asked(options)
     rows = []
     for stage, call in calls(configs).items():
         found = predict(configs[stage], call)

@@ -52,29 +52,29 @@ class Figure:
     remark: str = ""
 
 
+def _without(mapping: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in mapping.items() if key not in keys}
+
+
 @cache
 def _read() -> tuple[Figure, ...]:
     """All figures of the file, in its order."""
-    found = []
-    for table in yaml.safe_load(FILE.read_text(encoding="utf-8")):
-        for row in table["rows"]:
-            of_row = {key: value for key, value in row.items() if key not in ("system", "values", "spread", "remark")}
-            for column, value in zip(table["columns"], row["values"], strict=True):
-                of_column = {key: item for key, item in column.items() if key not in ("quantity", "unit")}
-                found.append(
-                    Figure(
-                        system=row["system"],
-                        quantity=column["quantity"],
-                        value=float(value),
-                        unit=column.get("unit", ""),
-                        table=str(table["table"]),
-                        protocol=table["protocol"],
-                        at=of_row | of_column,
-                        spread=row.get("spread"),
-                        remark=row.get("remark", ""),
-                    )
-                )
-    return tuple(found)
+    return tuple(
+        Figure(
+            system=row["system"],
+            quantity=column["quantity"],
+            value=float(value),
+            unit=column.get("unit", ""),
+            table=str(table["table"]),
+            protocol=table["protocol"],
+            at=_without(row, "system", "values", "spread", "remark") | _without(column, "quantity", "unit"),
+            spread=row.get("spread"),
+            remark=row.get("remark", ""),
+        )
+        for table in yaml.safe_load(FILE.read_text(encoding="utf-8"))
+        for row in table["rows"]
+        for column, value in zip(table["columns"], row["values"], strict=True)
+    )
 
 
 def figures(
@@ -91,13 +91,7 @@ def figures(
 
 
 def reported(system: str, quantity: str, *, table: int | str, **at: Any) -> Figure:
-    """The one figure of a system in a table.
-
-    Args:
-        system: As `Figure.system`.
-        quantity: As `Figure.quantity`.
-        table: Of the paper.
-        **at: What tells it apart from others of that table.
+    """The one figure of a system in a table; `at` tells it apart from others of that table.
 
     Raises:
         InputError: There is none, or several.

@@ -11,17 +11,26 @@ split of their own; and seconds a video (on a CPU of the processor), prompts in 
 """
 
 import math
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import stdev
 from typing import Any
 
-from benchmarks.cells import Cell, Rows, add_arguments, check_device, clock, closing, measure_cells, read, stamped
-from benchmarks.shapes.quality import BATCH, STAGES, clips, features_of, generate, measured_with
+from benchmarks.cells import (
+    Cell,
+    Rows,
+    add_arguments,
+    check_device,
+    clock,
+    closing,
+    command_line,
+    measure_cells,
+    read,
+    stamped,
+)
+from benchmarks.shapes.quality import BATCH, STAGES, answered, clips, features_of, generate, measured_with
 from cmd_lightning import markdown
 from cmd_lightning.commands.files import open_model
-from cmd_lightning.commands.parser import Parser
 from cmd_lightning.diffusion.solvers import SOLVERS
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.metrics.kernel import kernel_distance
@@ -45,9 +54,9 @@ class Sampling:
     """Measures settings of one model.
 
     Args:
-        pipeline: the model.
-        numbers: captions of each split.
-        reference: real clips that the distance is to.
+        pipeline: The model.
+        numbers: Captions of each split.
+        reference: Real clips that the distance is to.
     """
 
     def __init__(self, pipeline: CMDPipeline, numbers: Mapping[str, int], reference: int) -> None:
@@ -69,7 +78,7 @@ class Sampling:
         readings, expected = self.reader.read(video), list(map(Reading.of, scenes))
         features = features_of(self.features, video)
         parts = [float(kernel_distance(part, self.reference)) for part in features.chunk(GROUPS)]
-        row: dict[str, Any] = {
+        row = {
             "num": len(scenes),
             "hits": "".join(str(int(a == b)) for a, b in zip(readings, expected, strict=True)),
             "none": sum(reading.none for reading in readings) / len(readings),
@@ -77,10 +86,8 @@ class Sampling:
             "kernel_distance_error": stdev(parts) / math.sqrt(GROUPS),
             "kernel_distance_parts": parts,
             "seconds": seconds,
+            **answered(readings, expected),
         }
-        for question in ("shape", "colour", "direction"):
-            right = [getattr(a, question) == getattr(b, question) for a, b in zip(readings, expected, strict=True)]
-            row[question] = sum(right) / len(right)
         return [stamped(row)]
 
 
@@ -156,7 +163,7 @@ def cells(test: list[str], val: list[str]) -> list[Cell]:
 
 def main() -> int:
     """The command line."""
-    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("model", help="zoo name or model folder")
     parser.add_argument("--settings", nargs="*", default=[], help="SOLVER/STEPS to measure on val, by default all")
     parser.add_argument("--test", nargs="*", default=[], help="SOLVER/STEPS to measure on test, once chosen")

@@ -8,7 +8,6 @@ in 15 steps, the tiny frame decoder. Every row has the seconds of each part: con
 text is encoded: its vectors are drawn. A row is a cell: the next call goes on.
 """
 
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Mapping
 from itertools import pairwise
 from statistics import median
@@ -17,11 +16,20 @@ from typing import Any
 import torch
 from diffusers import AutoencoderTiny
 
-from benchmarks.cells import Cell, Rows, add_arguments, check_device, cleared, clock, closing, measure_cells
+from benchmarks.cells import (
+    Cell,
+    Rows,
+    add_arguments,
+    check_device,
+    cleared,
+    clock,
+    closing,
+    command_line,
+    measure_cells,
+)
 from benchmarks.efficiency.frame_decoders import tiny_vae, vae
 from benchmarks.efficiency.scales import SCALES
 from cmd_lightning.commands.files import pixels
-from cmd_lightning.commands.parser import Parser
 from cmd_lightning.conditioning import ConditionEncoder
 from cmd_lightning.diffusion import Diffusion
 from cmd_lightning.errors import program
@@ -119,7 +127,7 @@ def _round(pipeline: CMDPipeline, steps: int, guidance: float, device: torch.dev
 
 def main() -> int:
     """The command line."""
-    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     add_arguments(parser, "benchmarks/results/sampling_gains.json")
     parser.add_argument("--scale", choices=tuple(DIVISOR), default="paper", help="of the networks (default: paper)")
     parser.add_argument("--size", default="512x1024", help="pixels (default: %(default)s)")

@@ -10,7 +10,6 @@ run, the medians of successive tenths of the rest lie within 5 % of each other. 
 proportional share, which counts pages that processes have in common once, is given beside it.
 """
 
-import argparse
 import io
 import json
 import multiprocessing
@@ -29,13 +28,13 @@ from typing import Any
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
+from benchmarks.cells import command_line, save
 from cmd_lightning.callbacks import EMA, LastCheckpoint
 from cmd_lightning.components import VideoAutoencoder
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.provenance import provenance
 from cmd_lightning.shapes.synth import write_shapes
-from cmd_lightning.video_io import replaced
 from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
 
 TENTHS = 10
@@ -50,15 +49,15 @@ class Settings:
     """What is run.
 
     Attributes:
-        minutes: of training.
-        workers: loader processes, at least 1.
-        every: seconds between two readings of memory.
-        clips: of the training data; the validation data are a quarter as many.
-        source: side of the clips in the shards, in pixels.
-        size: side to which they are scaled.
-        frames: frames of a clip.
-        batch: clips in a batch.
-        validate_every: epochs from one validation to the next.
+        minutes: Of training.
+        workers: Loader processes, at least 1.
+        every: Seconds between two readings of memory.
+        clips: Of the training data; the validation data are a quarter as many.
+        source: Side of the clips in the shards, in pixels.
+        size: Side to which they are scaled.
+        frames: Frames of a clip.
+        batch: Clips in a batch.
+        validate_every: Epochs from one validation to the next.
     """
 
     minutes: float = 30.0
@@ -77,9 +76,9 @@ class Series:
     """Readings of one role.
 
     Attributes:
-        seconds: when, from the beginning of the fit.
-        resident: bytes in memory.
-        share: bytes where what n processes have in common counts as one n-th.
+        seconds: When, from the beginning of the fit.
+        resident: Bytes in memory.
+        share: Bytes where what n processes have in common counts as one n-th.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -91,12 +90,12 @@ class Watch(Callback):
     """Reads the memory of a fit's process and of its loader workers from /proc, from a thread of its own (Linux).
 
     Attributes:
-        series: of readings, by role: "main", "worker 0", ....
+        series: Of readings, by role: "main", "worker 0", ....
         begin: `time.monotonic()` at the beginning of training.
 
     Args:
-        workers: of a loader; they start in order, and both loaders have as many.
-        every: seconds between two readings.
+        workers: Of a loader; they start in order, and both loaders have as many.
+        every: Seconds between two readings.
     """
 
     def __init__(self, workers: int, every: float) -> None:
@@ -106,8 +105,7 @@ class Watch(Callback):
         self._first: int | None = None
         self._others: set[int] = set()
         self._before: set[int] = set()
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._stopped, self._thread = threading.Event(), threading.Thread()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins to read."""
@@ -126,8 +124,7 @@ class Watch(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reads no more."""
         self._stopped.set()
-        if self._thread:
-            self._thread.join()
+        self._thread.join()
 
     def _read_on(self, trainer: Trainer) -> None:
         while not self._stopped.wait(self.every):
@@ -183,21 +180,21 @@ def write_data(folder: Path, settings: Settings) -> int:
         The number of bad samples in `train`.
     """
     made = {"size": settings.source, "fps": 8.0, "shard_size": 50}
-    bad = 0
     for split, clips in (("train", settings.clips), ("val", settings.clips // 4)):
         write_shapes(folder / split, num=clips, frames=2 * settings.frames, split=split, **made)
-        write_shapes(folder / f"{split}_short", num=1, frames=settings.frames - 1, split=split, **made)
-        whole, short = (_first_clip(folder / name) for name in (split, f"{split}_short"))
-        kinds = {"empty": b"", "cut": whole[: len(whole) // 2], "short": short}
-        for shard in sorted((folder / split).glob("*.tar")):
-            for name, data in kinds.items() if split == "train" else ():
-                with tarfile.open(shard, "a") as tar:
-                    member = tarfile.TarInfo(f"{shard.stem}-{name}.mp4")
-                    member.size = len(data)
-                    tar.addfile(member, io.BytesIO(data))
-                bad += 1
-        (folder / split / "index.json").unlink()  # it knows nothing of what was added
-    return bad
+    write_shapes(folder / "short", num=1, frames=settings.frames - 1, split="train", **made)
+    whole, short = (_first_clip(folder / name) for name in ("train", "short"))
+    kinds = {"empty": b"", "cut": whole[: len(whole) // 2], "short": short}
+    shards = sorted((folder / "train").glob("*.tar"))
+    for shard in shards:
+        with tarfile.open(shard, "a") as tar:
+            for name, data in kinds.items():
+                member = tarfile.TarInfo(f"{shard.stem}-{name}.mp4")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    for split in ("train", "val"):
+        (folder / split / "index.json").unlink()  # that of `train` knows nothing of what was added
+    return len(shards) * len(kinds)
 
 
 def _first_clip(folder: Path) -> bytes:
@@ -211,16 +208,9 @@ def run(settings: Settings) -> dict[str, Any]:
     seed_everything(0, verbose=False)
     warnings.filterwarnings("ignore", ".* samples were bad and replaced")  # told each epoch
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        bad = write_data(folder, settings)
-        data = WebVidDataModule(
-            str(folder / "train"),
-            str(folder / "val"),
-            num_frames=settings.frames,
-            size=settings.size,
-            batch_size=settings.batch,
-            num_workers=settings.workers,
-        )
+        bad = write_data(Path(name), settings)
+        taken = {"num_frames": settings.frames, "size": settings.size, "batch_size": settings.batch}
+        data = WebVidDataModule(f"{name}/train", f"{name}/val", **taken, num_workers=settings.workers)
         model = VideoAutoencoder(lambda: CMDAutoencoder(patch_size=4, width=32, depth=1, heads=2, head_dim=16))
         watch = Watch(settings.workers, settings.every)
         trainer = Trainer(
@@ -237,14 +227,13 @@ def run(settings: Settings) -> dict[str, Any]:
         )
         trainer.fit(model, data, weights_only=True)
         seconds = time.monotonic() - watch.begin
-        done = {"seconds": round(seconds), "epochs": trainer.current_epoch, "steps": trainer.global_step}
-    verdicts = {role: judge(readings, seconds) for role, readings in sorted(watch.series.items())}
+    roles = {role: judge(own, seconds) | {"series": vars(own)} for role, own in sorted(watch.series.items())}
     return {
         "settings": vars(settings),
         "samples": {"good": settings.clips, "bad": bad},
-        "done": done,
-        "level": all(verdict["level"] for verdict in verdicts.values()),
-        "roles": {role: verdicts[role] | {"series": vars(watch.series[role])} for role in verdicts},
+        "done": {"seconds": round(seconds), "epochs": trainer.current_epoch, "steps": trainer.global_step},
+        "level": all(row["level"] for row in roles.values()),
+        "roles": roles,
     }
 
 
@@ -268,8 +257,9 @@ def plot(record: dict[str, Any], path: Path) -> None:
 
 def main() -> int:
     """The command line; 1 if memory is not level."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/soak.json"), help="JSON file; .png beside")
+    parser = command_line(__doc__)
+    path = Path("benchmarks/results/soak.json")
+    parser.add_argument("--json", "--out", type=Path, default=path, help="results; a .png next to it")
     parser.add_argument("--minutes", type=float, default=Settings.minutes)
     parser.add_argument("--workers", type=int, default=Settings.workers, help="loader processes, at least 1")
     options = parser.parse_args()
@@ -281,17 +271,11 @@ def main() -> int:
         raise InputError(f"this system is {sys.platform}; memory is read from /proc, on Linux only")
     record = provenance() | {"protocol": " ".join(__doc__.split("\n\n")[2].split())}
     record |= run(Settings(minutes=options.minutes, workers=options.workers))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(options.out) as temporary:
-        temporary.write_text(json.dumps(record) + "\n")
-    plot(record, options.out.with_suffix(".png"))
+    save(json.dumps(record) + "\n", options.json)
+    plot(record, options.json.with_suffix(".png"))
     for role, row in record["roles"].items():
-        print(
-            role,
-            "level" if row["level"] else "NOT LEVEL",
-            f"within {100 * row['distance']:.1f} %" if row["tenths"] else "too few readings",
-            row["tenths"],
-        )
+        within = f"within {100 * row['distance']:.1f} %" if row["tenths"] else "too few readings"
+        print(role, "level" if row["level"] else "NOT LEVEL", within, row["tenths"])
     return 0 if record["level"] else 1
 
 

@@ -20,9 +20,9 @@ needed.
 
 from __future__ import annotations
 
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,6 +38,7 @@ from benchmarks.cells import (
     cleared,
     clock,
     closing,
+    command_line,
     measure_cells,
     stamped,
 )
@@ -45,7 +46,6 @@ from benchmarks.reported import figures
 from benchmarks.training_tasks import NETWORKS, task
 from cmd_lightning import markdown
 from cmd_lightning.commands.files import pixels
-from cmd_lightning.commands.parser import Parser
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.networks.compiling import compile_network
 from cmd_lightning.provenance import provenance
@@ -64,13 +64,13 @@ class Settings:
 
     Attributes:
         size: (H, W) of the clips in pixels.
-        frames: of a clip.
-        batch: clips in a step.
-        steps: that count; as many warm up.
+        frames: Of a clip.
+        batch: Clips in a step.
+        steps: That count; as many warm up.
         device: "cuda" or "cpu".
-        networks: arguments of the networks by name; by default the paper's.
-        compiled: whether with torch.compile, the choices to measure.
-        checkpointing: of gradients, likewise.
+        networks: Arguments of the networks by name; by default the paper's.
+        compiled: Whether with torch.compile, the choices to measure.
+        checkpointing: Of gradients, likewise.
     """
 
     size: tuple[int, int] = REPORTED_SIZE
@@ -102,12 +102,8 @@ def measure(cell: Cell, settings: Settings) -> Rows:
         latents = [torch.randn(settings.batch, *shape, device=device) for shape in work.latents]
         network = work.call.network
         found = work.call.count()
-        row: dict[str, Any] = {
-            **cell,
-            "parameters": found.parameters,
-            "tmacs_paper": found.products / 1e12,
-            "tmacs": found.macs / 1e12,
-        }
+        row: dict[str, Any] = {**cell, "parameters": found.parameters}
+        row |= {"tmacs_paper": found.products / 1e12, "tmacs": found.macs / 1e12}
         if cell["checkpointing"]:
             network.enable_gradient_checkpointing()
         if cell["compiled"]:
@@ -148,9 +144,7 @@ def cells(settings: Settings) -> list[Cell]:
     """All that is measured; what needs no compiler first."""
     return [
         {"network": network, "checkpointing": checkpointing, "compiled": compiled}
-        for compiled in settings.compiled
-        for checkpointing in settings.checkpointing
-        for network in settings.networks
+        for compiled, checkpointing, network in product(settings.compiled, settings.checkpointing, settings.networks)
     ]
 
 
@@ -170,15 +164,14 @@ def table(result: dict[str, Any]) -> str:
         yes = ["yes" if row[key] else "no" for key in ("checkpointing", "compiled")]
         seconds = "did not fit" if row["seconds"] is None else f"{row['seconds']:.3f}"
         memory = "" if row["memory_gb"] is None else f"{row['memory_gb']:.2f}"
-        fields = (row["network"], f"{row['tmacs_paper']:.3f}", paper.get("tmacs_paper", ""), *yes)
-        fields += (seconds, paper.get("seconds", ""), memory, paper.get("memory_gb", ""))
-        lines.append(fields)
+        fields = (row["network"], f"{row['tmacs_paper']:.3f}", paper.get("tmacs_paper"), *yes)
+        lines.append((*fields, seconds, paper.get("seconds"), memory, paper.get("memory_gb")))
     return markdown.table(head, lines)
 
 
 def main() -> int:
     """The command line."""
-    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--size", default="512x512", help="of the clips in pixels (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=Settings.steps, help="that count (default: %(default)s)")
     add_arguments(parser, "benchmarks/results/training_steps.json")

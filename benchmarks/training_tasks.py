@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.calls import TOKENS, Call, call_of, image_latents
 from cmd_lightning.diffusion import Diffusion
@@ -44,9 +45,9 @@ class Task:
     """A network and what it is trained on.
 
     Attributes:
-        call: of the network, which is on its device, in training.
-        latents: shapes of one sample's clean latents.
-        loss: from clean latents to a scalar.
+        call: Of the network, which is on its device, in training.
+        latents: Shapes of one sample's clean latents.
+        loss: From clean latents to a scalar.
     """
 
     call: Call
@@ -60,15 +61,16 @@ def task(
     """The training of a network.
 
     Args:
-        name: which, out of `networks`.
-        networks: their arguments by name; names begin with "autoencoder", "content" or "motion".
-        frames: of a clip.
+        name: Which, out of `networks`.
+        networks: Their arguments by name; names begin with "autoencoder", "content" or "motion".
+        frames: Of a clip.
         size: (H, W) of a clip in pixels.
-        device: where it is trained.
+        device: Where it is trained.
     """
-    video = image_latents((3, frames, *size))
-    stage = name.partition(",")[0]
-    spec = latents(networks, video)
+    video, stage = image_latents((3, frames, *size)), name.partition(",")[0]
+    first = next(own for own in networks if own.startswith("autoencoder"))
+    with torch.device("meta"):
+        spec: LatentSpec = CMDAutoencoder(**networks[first]).latent_spec(video)
     with device:
         if stage == "autoencoder":
             network = CMDAutoencoder(**networks[name])
@@ -76,36 +78,22 @@ def task(
             network = (unet if stage == "content" else MotionDiT)(spec, TEXT, **networks[name])
     shapes = {"autoencoder": (video,), "content": (spec.content,), "motion": (spec.motion, spec.content)}[stage]
     call = call_of(stage, network.train(), shapes, TEXT)
-    return Task(call, shapes, reconstruction_loss(network) if stage == "autoencoder" else denoising_loss(call))
+    return Task(call, shapes, partial(reconstruction_loss if stage == "autoencoder" else denoising_loss, call))
 
 
-def latents(networks: Mapping[str, Mapping[str, Any]], video: tuple[int, int, int, int]) -> LatentSpec:
-    """What the first autoencoder of `networks` makes of a video of that shape."""
-    arguments = next(own for name, own in networks.items() if name.startswith("autoencoder"))
-    with torch.device("meta"):
-        return CMDAutoencoder(**arguments).latent_spec(video)
-
-
-def reconstruction_loss(network: nn.Module) -> Callable[[Tensor], Tensor]:
+def reconstruction_loss(call: Call, video: Tensor) -> Tensor:
     """As `VideoAutoencoder` has it."""
-
-    def loss(video: Tensor) -> Tensor:
-        content, motion = network.encode(video)
-        network.measure_motion(motion, momentum=0.99)
-        return F.mse_loss(network.decode(content, motion).float(), video.float())
-
-    return loss
+    network = call.network
+    content, motion = network.encode(video)
+    network.measure_motion(motion, momentum=0.99)
+    return F.mse_loss(network.decode(content, motion).float(), video.float())
 
 
-def denoising_loss(call: Call) -> Callable[..., Tensor]:
+def denoising_loss(call: Call, clean: Tensor, *given: Tensor) -> Tensor:
     """As `LatentDiffusion` has it (paper equations 7 and 8); of captions that say nothing."""
-
-    def loss(clean: Tensor, *given: Tensor) -> Tensor:
-        noise = torch.randn_like(clean)
-        timestep = OBJECTIVE.timesteps(torch.rand(len(clean), device=clean.device))
-        caption = Condition(clean.new_zeros(len(clean), TEXT), clean.new_zeros(len(clean), TOKENS, TEXT))
-        noisy = OBJECTIVE.corrupt(clean, noise, timestep)
-        prediction = call.function(call.network, noisy, timestep, *given, caption)
-        return OBJECTIVE.loss(prediction, clean, noise, timestep).mean()
-
-    return loss
+    noise = torch.randn_like(clean)
+    timestep = OBJECTIVE.timesteps(torch.rand(len(clean), device=clean.device))
+    caption = Condition(clean.new_zeros(len(clean), TEXT), clean.new_zeros(len(clean), TOKENS, TEXT))
+    noisy = OBJECTIVE.corrupt(clean, noise, timestep)
+    prediction = call.function(call.network, noisy, timestep, *given, caption)
+    return OBJECTIVE.loss(prediction, clean, noise, timestep).mean()

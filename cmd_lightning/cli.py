@@ -1,11 +1,13 @@
-"""The command line: finds the verb, runs it, and tells a user's mistake on one line."""
+"""The command line: finds the verb, runs it, and reports a user's mistake on one line."""
 
 from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from cmd_lightning import __version__
 from cmd_lightning.commands.parser import parser_of
@@ -32,10 +34,10 @@ usage: {program} {verb} -c CONFIG.yaml [--OPTION VALUE ...]
                                       MotionDiffusion, VideoDiffusion (a baseline), CMD
   --model.network CLASS               its network, any of the zoo or an importable class; arguments as
                                       --model.network.width 256
-  --data.train_shards PATHS           paths, globs, brace ranges or URLs of .tar shards; --data.OPTION likewise
+  --data.train_shards PATHS           paths, globs, brace ranges or URLs of .tar shards; also --data.OPTION
   --trainer.max_steps N               any argument of lightning's Trainer; also max_time DD:HH:MM:SS, devices,
                                       precision (16-mixed, bf16-mixed), default_root_dir
-  --ckpt_path FILE                    go on from this checkpoint (fit), or evaluate it; `last`: the one of the config's
+  --ckpt_path FILE                    resume from this checkpoint (fit), or evaluate it; `last`: the one of the config's
                                       LastCheckpoint, and where there is none yet, fit begins at step 0
   --seed_everything N                 seed of all draws (default: 0)
   --print_config                      show the whole config and stop
@@ -48,20 +50,24 @@ example: {program} {verb} -c configs/shapes32/{config}.yaml --trainer.max_time 0
 """What `fit --help` prints: at once, where importing the Trainer takes seconds."""
 
 VERBS = {
-    "demo": "what the shipped model can do, or --fit: train from nothing; with a report page",
+    "demo": "what the shipped model can do, or --fit: train from scratch; with a report page",
     "shards synth": "write shards of captioned moving shapes",
     "shards pack": "write shards of your own clips",
     "shards check": "count what is in shards, decode all of it, write the index",
-    "shards encode": "encode shards once, for training that reads no video",
-    "generate": "videos from prompts, classes or pictures",
+    "shards encode": "encode shards once, so that training reads no video",
+    "generate": "videos from prompts, classes or images",
     "reconstruct": "content frame, reconstruction and PSNR of clips",
     "evaluate": "FVD, KVD, CLIPSIM and more of your clips against real ones",
     "export": "checkpoints to a model folder",
-    "zoo list": "models that ship, networks that plug in, baselines",
-    "zoo show": "what is known of one of them",
+    "zoo list": "shipped models, networks that plug in, baselines",
+    "zoo show": "details of one of them",
     "zoo rank": "train a motion model briefly on the shipped autoencoder's latents, and rank it",
 }
 """The other verbs; `a b` is the function `b` (or `b_`) in `commands/a.py`, `a` the function `a` there."""
+
+
+ALIASES = {"class_labels": "--class", "num_frames": "--frames"}
+"""Options that the library calls otherwise, by its name."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line after the program's name; by default the process's own.
 
     Returns:
-        The exit code: 0, or 2 for what the user can mend (one line on standard error says how).
+        The exit code: 0, or 2 for what the user can fix (one line on standard error says how).
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -110,7 +116,8 @@ def dispatch(arguments: list[str]) -> int:
             return 0
         from cmd_lightning.commands.training import run
 
-        run(["--help" if word == "--help-all" else word for word in arguments])
+        with spelling({"ckpt_path": "--ckpt_path"}):
+            run(["--help" if word == "--help-all" else word for word in arguments])
         return 0
     group = arguments[0]
     members = [verb for verb in VERBS if verb.split()[0] == group]
@@ -128,8 +135,30 @@ def dispatch(arguments: list[str]) -> int:
     module = importlib.import_module(f"cmd_lightning.commands.{group}")
     name = verb.split()[-1]
     function = getattr(module, name, None) or getattr(module, f"{name}_")  # `list_`, which would hide the builtin
-    function(**parser_of(function, f"{PROGRAM} {verb}").parse_all(rest))
+    parser = parser_of(function, f"{PROGRAM} {verb}")
+    values = parser.parse_all(rest)
+    with spelling(ALIASES | parser.spellings):
+        function(**values)
     return 0
+
+
+@contextmanager
+def spelling(options: Mapping[str, str]) -> Iterator[None]:
+    """Gives Python names in an `InputError` the spelling of the command line.
+
+    These are argument names in backquotes, and before the first colon those at its start, after a comma or an "and":
+    `num_frames 0: ...` becomes `--num-frames 0: ...`.
+
+    Args:
+        options: The spellings by Python name.
+    """
+    try:
+        yield
+    except InputError as error:
+        head, colon, rest = str(error).partition(":")
+        head = re.sub(r"(^|, | and )(\w+)(?=[ ,]|$)", lambda found: found[1] + options.get(found[2], found[2]), head)
+        text = re.sub(r"`(\w+)`", lambda found: options.get(found[1], found[0]), head + colon + rest)
+        raise InputError(re.sub(r"`import ([\w.]+)`", r"--import \1", text)) from error
 
 
 def import_asked(arguments: list[str]) -> list[str]:

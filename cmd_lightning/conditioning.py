@@ -27,8 +27,8 @@ class ConditionEncoder(Network):
     frozen: bool = False
 
     @abstractmethod
-    def forward(self, values: Sequence[str] | Sequence[int] | Tensor) -> Condition:
-        """The condition of each value."""
+    def forward(self, values: Any) -> Condition:
+        """The condition of each value: of captions or, as `field` says, of class labels."""
 
     @abstractmethod
     def null(self, count: int) -> Condition:
@@ -164,7 +164,7 @@ def encode_condition(
         return None, None
     kind = "number" if isinstance(values, int) else "caption" if isinstance(values[0], str) else "label"
     if kind != encoder.field:
-        wanted = {"caption": "a prompt (--prompt)", "label": "class ids (--class)"}[encoder.field]
+        wanted = {"caption": "a prompt (`prompt`)", "label": "class ids (`class_labels`)"}[encoder.field]
         raise InputError(f"the {model} model is conditioned on {encoder.field}s: give {wanted}, not a {kind}")
     return encoder(values), None if guidance == 1 else encoder.null(len(values))
 

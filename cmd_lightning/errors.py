@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend, and hints at what was meant."""
+"""The one exception for what a user can fix, and hints at what was meant."""
 
 import difflib
 import re
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 
 class InputError(ValueError):
-    """A wrong option, file or combination, told on one line: the option, its value, the remedy.
+    """A wrong option, file or combination, in one line: the option, its value, the remedy.
 
     The command line prints it without a traceback and exits with code 2; in Python it is a `ValueError`.
     """
@@ -21,9 +21,14 @@ def reason(error: BaseException) -> str:
 
 def check_positive(**values: int) -> None:
     """Raises an `InputError` for the first of the named values that is less than 1."""
+    check_at_least(1, **values)
+
+
+def check_at_least(least: int, /, **values: int) -> None:
+    """Raises an `InputError` for the first of the named values that is less than `least`."""
     for name, value in values.items():
-        if value < 1:
-            raise InputError(f"{name} {value}: must be at least 1; give a greater whole number")
+        if value < least:
+            raise InputError(f"{name} {value}: must be at least {least}; give a greater whole number")
 
 
 def nearest(word: str, choices: Iterable[str], otherwise: str | None = None, path: str = "") -> str:

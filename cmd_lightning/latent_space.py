@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -201,10 +201,9 @@ def _tensor(encoded: Any) -> Tensor:
     return encoded.latent_dist.parameters if hasattr(encoded, "latent_dist") else encoded.latents
 
 
-def content_row(space: LatentSpace, content: Tensor, video_shape: Sequence[int]) -> dict[str, Tensor]:
-    """The content frames `(B, C, H, W)` as a row of a preview; none where they are planes of features, not pictures."""
-    picture = content.shape[1] == video_shape[0]
-    return {"content frame": space.decode(content[:, :, None])} if picture else {}
+def content_row(space: LatentSpace, content: Tensor, channels: int) -> dict[str, Tensor]:
+    """The content frames `(B, C, H, W)` as a row of a preview; none where they have other channels than a video."""
+    return {"content frame": space.decode(content[:, :, None])} if content.shape[1] == channels else {}
 
 
 def to_uint8(video: Tensor) -> Tensor:

@@ -9,19 +9,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
 from cmd_lightning.conditioning import ConditionEncoder, count_videos, encode_condition
 from cmd_lightning.diffusion.sampling import Denoiser, PerStage, chosen, denoise, given_content, seeded_noise
-from cmd_lightning.diffusion.solvers import solver
 from cmd_lightning.errors import InputError
+from cmd_lightning.faster_sampling import FasterSampling
 from cmd_lightning.latent_space import FrameLatents, LatentSpace, Pixels, shape_text
 from cmd_lightning.networks import AutoencoderNetwork, MotionModel
 from cmd_lightning.networks.classes import load_class
-from cmd_lightning.networks.compiling import compile_network
 from cmd_lightning.networks.content_unet import predict_content
 from cmd_lightning.pipeline_output import CMDPipelineOutput, to_output
 from cmd_lightning.pretrained_text import StableDiffusionText
@@ -40,7 +39,7 @@ GUIDANCE = {"content": 4.0, "motion": 1.0}
 """Guidance scales of the authors' class-conditional runs; the paper's w is this less one."""
 
 
-class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
+class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     """Content-motion latent diffusion: a content frame, then its motion latent, then the video.
 
     The content parts bear Stable Diffusion's names, so that its tools open them, and `load_lora_weights` takes its
@@ -61,9 +60,20 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         fps: Frames a second of the videos.
         steps: Denoising steps of this model where none are given, by stage; the paper's if None.
         guidance: Guidance scales where none are given, by stage; those of the authors' runs if None.
+        averaged_weights: Whether the weights of each stage are averages over its training; None where not recorded.
     """
 
-    model_cpu_offload_seq = "text_encoder->motion_text_encoder->unet->motion_model->autoencoder->vae"
+    config: Any
+    autoencoder: AutoencoderNetwork
+    unet: Any
+    scheduler: Any
+    text_encoder: Any
+    motion_model: Any
+    motion_scheduler: Any
+    motion_text_encoder: ConditionEncoder | None
+    tokenizer: Any
+    vae: Any
+    model_cpu_offload_seq: Any = "text_encoder->motion_text_encoder->unet->motion_model->autoencoder->vae"
     _optional_components = [  # noqa: RUF012 (diffusers' own spelling)
         "autoencoder",
         "unet",
@@ -91,6 +101,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         fps: float = 8.0,
         steps: dict[str, int] | None = None,
         guidance: dict[str, float] | None = None,
+        averaged_weights: dict[str, bool] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -104,67 +115,18 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             tokenizer=tokenizer,
             vae=vae,
         )
-        self.register_to_config(video_shape=list(video_shape), fps=fps, steps=steps, guidance=guidance)
+        self.register_to_config(
+            video_shape=list(video_shape), fps=fps, steps=steps, guidance=guidance, averaged_weights=averaged_weights
+        )
         self._latent_space: LatentSpace = Pixels()
-        self._frame_decoder: FrameLatents | None = None
         self._text: StableDiffusionText | None = None
 
     @property
-    def latent_space(self) -> LatentSpace:
+    def latent_space(self) -> LatentSpace:  # type: ignore[override]  # the base class only declares it
         """The space of the autoencoder: that of `vae`, on its device."""
         if self._latent_space.vae is not self.vae:
             self._latent_space = Pixels() if self.vae is None else FrameLatents(self.vae)
         return self._latent_space
-
-    @property
-    def frames(self) -> LatentSpace:
-        """What decodes frames: the latent space, or what `use_frame_decoder` put in its place."""
-        return self._frame_decoder or self.latent_space
-
-    def use_frame_decoder(self, vae: nn.Module | None) -> None:
-        """Has another image autoencoder of the same latents decode the frames, such as a tiny one; `vae` encodes still.
-
-        A `vae` that is replaced, as other pipelines have it, would encode the pictures and clips that are given too.
-
-        Args:
-            vae: For example an `AutoencoderTiny` that was made for the model's `vae`; None for `vae` itself.
-
-        Raises:
-            InputError: The model works in pixels, or in latents of another shape.
-        """
-        decoder = None if vae is None else FrameLatents(vae.to(self.device))
-        if decoder is not None:
-            if self.vae is None:
-                raise InputError("frame decoder: this model works in pixels and decodes no frames; leave it out")
-            own, theirs = ((space.vae.config.latent_channels, space.factor) for space in (self.latent_space, decoder))
-            if own != theirs:
-                raise InputError(
-                    "frame decoder: it takes latents of {} channels and {} pixels a point, the model makes {} and {}; "
-                    "give one that was made for the model's vae".format(*theirs, *own)
-                )
-        self._frame_decoder = decoder
-
-    def compile_networks(self, **options: Any) -> None:
-        """Has torch.compile compile the networks when they first run, which takes minutes, and again for a new shape.
-
-        The denoisers of both stages are compiled as a whole, so that a GPU replays each step as one CUDA graph; the
-        decoders, which run once a video, without graphs. Convolutions take their pictures channels last. To be called
-        when all is in its place: device, dtype, adapters, frame decoder.
-
-        Args:
-            **options: Arguments of torch.compile for the denoisers; by default the mode "reduce-overhead" on a GPU.
-        """
-        graphs = {"mode": "reduce-overhead"} if self.device.type == "cuda" else {}
-        decoders = {name: value for name, value in options.items() if name == "backend"}
-        for network in (self.unet, self.motion_model):
-            if network is not None:
-                network.to(memory_format=torch.channels_last)
-                network.compile(**graphs | options, dynamic=False)
-        compile_network(self.autoencoder, decoders)
-        for space in (self.latent_space, self._frame_decoder):
-            if space is not None and space.vae is not None:
-                space.vae.to(memory_format=torch.channels_last)
-                space.vae.decoder.compile(**decoders)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -173,7 +135,9 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         return height * self.latent_space.factor, width * self.latent_space.factor
 
     @classmethod
-    def from_pretrained(cls, model: str | os.PathLike[str], **kwargs: Any) -> CMDPipeline:
+    def from_pretrained(  # type: ignore[override]  # diffusers says nothing of its return type
+        cls, model: str | os.PathLike[str], **kwargs: Any
+    ) -> CMDPipeline:
         """Opens a folder that `save_pretrained` or `cmd-lightning export` wrote, or a model that ships.
 
         Weights are float32, also those that were stored in half precision, unless a dtype is given.
@@ -199,7 +163,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         for name in set(cls._optional_components) - set(parts):
             library, class_name = described.get(name) or (None, None)
             if isinstance(library, str) and library not in ("diffusers", "transformers"):
-                part = load_class(f"{library}.{class_name}")
+                part: Any = load_class(f"{library}.{class_name}")
                 parts[name] = part.from_pretrained(folder, subfolder=name, **settings)
         pipeline = super().from_pretrained(folder, **kwargs, **dict.fromkeys(parts))
         pipeline.register_modules(**parts)
@@ -227,18 +191,6 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """
         own = STEPS | (self.config.steps or {}), GUIDANCE | (self.config.guidance or {})
         return chosen(stage, steps, guidance, *own, getattr(self, SCHEDULERS[stage]))
-
-    def use_solver(self, name: str) -> None:
-        """Replaces the samplers of both stages, for fewer steps: "ddim", "dpm++" or "unipc".
-
-        Any other of diffusers goes into `scheduler` and `motion_scheduler` by its `from_config`, as into all pipelines.
-
-        Raises:
-            InputError: There is no such solver, or the model is of flow matching.
-        """
-        for part in SCHEDULERS.values():
-            if getattr(self, part) is not None:
-                setattr(self, part, solver(name, getattr(self, part)))
 
     @torch.no_grad()
     def generate_content(
@@ -346,13 +298,13 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             seeds = torch.randint(2**31, (count,), generator=generator).tolist()
         if image is not None and count != len(image) * num_videos_per_prompt:
             raise InputError(f"image: {len(image)} pictures for {count // num_videos_per_prompt} prompts; give as many")
-        content_sampling = None if image is not None else self.sampling("content", num_inference_steps, guidance_scale)
-        motion_sampling = self.sampling("motion", num_inference_steps, guidance_scale)
+        stages: tuple[Stage, ...] = ("content", "motion") if image is None else ("motion",)
+        sampling = {stage: self.sampling(stage, num_inference_steps, guidance_scale) for stage in stages}
         if image is not None:
             content = self._content_of(image).repeat_interleave(num_videos_per_prompt, dim=0)
         else:
-            content = self.generate_content(values, seeds, *content_sampling)
-        motion = self.generate_motion(content, values, seeds, *motion_sampling)
+            content = self.generate_content(values, seeds, *sampling["content"])
+        motion = self.generate_motion(content, values, seeds, *sampling["motion"])
         frames = to_output(self.decode(content, motion), output_type)
         self.maybe_free_model_hooks()
         output = CMDPipelineOutput(frames, content, list(seeds))
@@ -371,7 +323,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         given = prompt if prompt is not None else class_labels
         if given is None:
             return copies if image is None else copies * len(image)
-        values = [given] if isinstance(given, str | int) else list(given)
+        values: list[Any] = [given] if isinstance(given, str | int) else list(given)
         return [value for value in values for _ in range(copies)]
 
     def _content_of(self, image: Tensor) -> Tensor:

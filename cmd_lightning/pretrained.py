@@ -14,22 +14,22 @@ CACHED = (
     *("config.json", "vae/config.json", "unet/config.json", "transformer/config.json", "text_encoder/config.json"),
     *("scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json"),
 )
-"""Files of which one at least lies in the hub's cache after any part was read: then nobody needs to be asked."""
+"""Files of which at least one is in the hub's cache after any part was read: then the hub need not be asked."""
 
 SOURCE = ("revision", "cache_dir", "token", "local_files_only", "force_download", "proxies")
-"""Options of `from_pretrained` that say where things come from."""
+"""Options of `from_pretrained` on where files come from."""
 
 
 @dataclass(frozen=True)
-class Pretrained:
-    """A pretrained model, or a part of one: nothing is read before it is asked for.
+class Repository:
+    """A pretrained model or a part of one, in a folder or on the hub; nothing is read before it is asked for.
 
     Args:
         name: A folder in diffusers' layout, or a hub id.
-        variant: Of the weights, such as "fp16".
-        revision: Of a hub id: branch, tag or commit.
+        variant: Variant of the weights, such as "fp16".
+        revision: Branch, tag or commit of a hub id.
         option: What the user calls it, for errors.
-        options: Others of diffusers' `from_pretrained`, such as `torch_dtype` and `cache_dir`.
+        options: Other options of diffusers' `from_pretrained`, such as `torch_dtype` and `cache_dir`.
 
     Attributes:
         parts: What a folder of this kind holds, for errors.
@@ -53,12 +53,14 @@ class Pretrained:
         from diffusers import ConfigMixin
         from huggingface_hub.errors import EntryNotFoundError
 
-        loader = type("Loader", (ConfigMixin,), {"config_name": f"{'scheduler_' * (part == 'scheduler')}config.json"})
-        if self._folder and not (self._folder / part / loader.config_name).is_file():
+        class Loader(ConfigMixin):
+            config_name = f"{'scheduler_' * (part == 'scheduler')}config.json"  # type: ignore[assignment]  # None there
+
+        if self._folder and not (self._folder / part / Loader.config_name).is_file():
             return None
         where = {key: value for key, value in self._settings.items() if key in SOURCE}
         try:
-            return self._opened(loader.load_config, part, where)
+            return self._opened(Loader.load_config, part, where)
         except InputError as error:
             # Where there is no network: not in the cache either.
             if error.__cause__ and isinstance(error.__cause__.__context__, EntryNotFoundError):
@@ -76,7 +78,7 @@ class Pretrained:
         return found
 
     def read(self, opener: Callable[..., Any], part: str, **settings: Any) -> Any:
-        """What a `from_pretrained` of diffusers or transformers makes of a part; `settings` replace those of the model.
+        """What a `from_pretrained` of diffusers or transformers returns for a part, with `settings` of its own.
 
         Raises:
             InputError: There is no such part, or it cannot be opened.

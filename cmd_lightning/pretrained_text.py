@@ -1,10 +1,11 @@
-"""Text encoders with public weights, which stay as they are: Stable Diffusion's own, and those of open_clip."""
+"""Frozen text encoders with public weights: Stable Diffusion's own, and those of open_clip."""
 
 from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,13 +23,12 @@ class PretrainedText(ConditionEncoder):
     """A frozen encoder of captions.
 
     Attributes:
-        activation: Name of its activation, which weights do not tell and may not be exchanged.
+        activation: Name of its activation, which the weights do not tell.
     """
 
     field = "caption"
     frozen = True
     activation: str
-    _fingerprint = ""
     _null: Condition | None = None
 
     @abstractmethod
@@ -36,15 +36,14 @@ class PretrainedText(ConditionEncoder):
         """Reads the weights, if they have not been read yet.
 
         Raises:
-            InputError: They cannot be had.
+            InputError: They cannot be read.
         """
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Tells two encoders apart, by their weights and their activation."""
         self.open()
-        self._fingerprint = self._fingerprint or fingerprint(self.state_dict(), self.activation)
-        return self._fingerprint
+        return fingerprint(self.state_dict(), self.activation)
 
     def null(self, count: int) -> Condition:
         """The condition of the empty caption, which is encoded once."""
@@ -60,9 +59,12 @@ class StableDiffusionText(PretrainedText):
     Args:
         base: Stable Diffusion folder or hub id.
         width: Channels of the hidden states: 768 for 1.5, 1024 for 2.1. With None, weights are read at once to see.
-        variant: Of the weights, such as "fp16".
-        revision: Of a hub id: branch, tag or commit.
+        variant: Variant of the weights, such as "fp16".
+        revision: Branch, tag or commit of a hub id.
     """
+
+    text_model: Any
+    tokenizer: Any
 
     def __init__(
         self, base: str, width: int | None = None, variant: str | None = None, revision: str | None = None
@@ -70,8 +72,7 @@ class StableDiffusionText(PretrainedText):
         super().__init__()
         self._source = StableDiffusion(base, variant, revision)
         self._width = width
-        self.text_model: nn.Module | None = None
-        self.tokenizer: Any = None
+        self.text_model = self.tokenizer = None
 
     @classmethod
     def of(cls, text_model: nn.Module, tokenizer: Any) -> Self:
@@ -81,11 +82,11 @@ class StableDiffusionText(PretrainedText):
         return encoder
 
     @property
-    def activation(self) -> str:
+    def activation(self) -> str:  # type: ignore[override]  # known once the weights are open
         return self.text_model.config.hidden_act
 
     @property
-    def dim(self) -> int:
+    def dim(self) -> int:  # type: ignore[override]  # known once the weights are open
         if self._width is None:
             self.open()
         return self._width or self.text_model.config.hidden_size
@@ -102,21 +103,22 @@ class StableDiffusionText(PretrainedText):
             )
         self.text_model, self.tokenizer = model.requires_grad_(False).eval(), tokenizer
 
-    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
-        """Writes the text encoder and its tokenizer into folders of their own."""
+    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:  # type: ignore[override]  # fewer options
+        """Writes the text encoder and its tokenizer into a folder each."""
         self.open()
         self.save_config(folder)
         for name in ("text_model", "tokenizer"):
             getattr(self, name).save_pretrained(Path(folder, name))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, subfolder: str = "", **kwargs: Any) -> Self:
+    def from_pretrained(  # type: ignore[override]  # as a pipeline calls it
+        cls, folder: str | Path, subfolder: str = "", **kwargs: Any
+    ) -> Self:
         """Opens what `save_pretrained` wrote, as a part of a pipeline."""
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        kinds = {"text_model": CLIPTextModel, "tokenizer": CLIPTokenizer}
-        parts = [kind.from_pretrained(Path(folder, subfolder, name)) for name, kind in kinds.items()]
-        return cls.of(parts[0].float(), parts[1])
+        text_model = CLIPTextModel.from_pretrained(Path(folder, subfolder, "text_model"))
+        return cls.of(text_model.float(), CLIPTokenizer.from_pretrained(Path(folder, subfolder, "tokenizer")))
 
     @torch.no_grad()
     def forward(self, values: Sequence[str]) -> Condition:
@@ -196,21 +198,21 @@ def _text_settings(model: str) -> dict[str, Any]:
 
 
 def open_text_encoder(spec: str) -> PretrainedText:
-    """The pretrained text encoder that `shards encode --text` names, opened.
+    """The pretrained text encoder of a spec, opened.
 
     Args:
         spec: `MODEL:WEIGHTS` of open_clip, such as `ViT-H-14:laion2b_s32b_b79k` or `ViT-H-14:file.safetensors`; or a
-            Stable Diffusion folder or hub id, of which the text encoder is taken.
+            Stable Diffusion folder or hub id, for its text encoder.
 
     Raises:
-        InputError: It cannot be had.
+        InputError: It cannot be opened.
     """
     model, colon, weights = spec.partition(":")
     if not colon or Path(spec).exists():
-        return StableDiffusionText.of(*StableDiffusion(spec, option="--text").text())
+        return StableDiffusionText.of(*StableDiffusion(spec, option="text").text())
     try:
         encoder = FrozenOpenCLIP(model, weights)
         encoder.open()
     except InputError as error:
-        raise InputError(f"--text {spec}: {error}") from error
+        raise InputError(f"text {spec}: {error}") from error
     return encoder

@@ -8,11 +8,11 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from cmd_lightning.video_io import replaced
+from cmd_lightning.atomic_files import replaced
 
 _COLOURS = 6  # as many as _STYLE has
 _DRAWN_POINTS = 800  # more than a plot has pixels across
@@ -144,20 +144,22 @@ class Plot:
             parts.append(f'<text x="{x_axis(value):.1f}" y=256 text-anchor=middle>{_number(value)}</text>')
         parts.append("<text x=380 y=276 text-anchor=middle>step</text>")
         for colour, series, curve in zip(colours, self.series, points, strict=True):
-            places = [(x_axis(x), y_axis(y)) for x, y in _thinned(curve)]
-            parts.append(f'<g class="series {colour}"><title>{escape(series.name)}</title>')
-            parts.append(_dots(places) if series.dots or len(places) == 1 else _line(places))
-            parts.append("</g>")
+            places = [(f"{x_axis(x):.1f}", f"{y_axis(y):.1f}") for x, y in _thinned(curve)]
+            if series.dots or len(places) == 1:
+                drawn = "".join(f'<circle cx="{x}" cy="{y}" r="4"/>' for x, y in places)
+            else:
+                drawn = f'<polyline points="{" ".join(f"{x},{y}" for x, y in places)}"/>'
+            parts.append(f'<g class="series {colour}"><title>{escape(series.name)}</title>{drawn}</g>')
         label = escape(f"{self.title}: {', '.join(series.name for series in self.series)}")
         return f'<svg viewBox="0 0 720 284" role=img aria-label="{label}">{"".join(parts)}</svg>'
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it."""
+    """A heading and the blocks below it."""
 
     title: str
-    blocks: Sequence[Text | Table | Gallery | Plot] = field(default_factory=tuple)
+    blocks: Sequence[Text | Table | Gallery | Plot]
 
     def html(self) -> str:
         """The section as HTML."""
@@ -239,14 +241,6 @@ def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
         run = points[start : start + size]
         kept |= {min(run, key=lambda point: point[1]), max(run, key=lambda point: point[1])}
     return sorted(kept)
-
-
-def _line(places: Iterable[tuple[float, float]]) -> str:
-    return f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>'
-
-
-def _dots(places: Iterable[tuple[float, float]]) -> str:
-    return "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"/>' for x, y in places)
 
 
 def _cell(value: str | float | None) -> str:

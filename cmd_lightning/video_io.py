@@ -5,12 +5,8 @@ needed.
 """
 
 import io
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -20,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cmd_lightning.atomic_files import replaced
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_file import VideoError, VideoFile
 
@@ -28,14 +25,7 @@ VIDEO_SUFFIXES = ("mp4", "avi", "mkv", "webm", "gif")
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a clip is.
-
-    Attributes:
-        frames: number of frames.
-        fps: mean frame rate in frames per second; 0 where nothing tells it (a folder of PNGs).
-        width: width in pixels, as it is shown.
-        height: height in pixels, likewise.
-    """
+    """The number of frames of a clip, its mean frame rate (0 if unknown), and its size in pixels as it is shown."""
 
     frames: int
     fps: float
@@ -47,53 +37,49 @@ class VideoReader:
     """A clip of which any frames can be read, in any order, decoding no more than they need.
 
     Attributes:
-        frames: number of frames.
-        fps: mean frame rate in frames per second; 0 where nothing tells it (a folder of PNGs).
-        times: seconds of each frame from the first where the rate varies; None where it is constant.
+        frames: Number of frames.
+        fps: Mean frame rate in frames per second; 0 where it is unknown (a folder of PNGs).
+        times: Seconds of each frame from the first where the rate varies; None where it is constant.
 
     Args:
-        source: a file, a folder of PNG frames (in natural order of their names), or the bytes of a file.
+        source: A file, a folder of PNG frames (in natural order of their names), or the bytes of a file.
 
     Raises:
-        InputError: the source is missing.
-        VideoError: it cannot be read as video.
+        InputError: The source is missing.
+        VideoError: It cannot be read as video.
     """
 
     def __init__(self, source: str | Path | bytes) -> None:
         self._name = "clip in memory" if isinstance(source, bytes) else str(source)
-        if not isinstance(source, bytes):
-            source = Path(source)
-            if not source.exists():
-                raise InputError(f"{source}: no such video file or folder; check the path")
-        is_folder = isinstance(source, Path) and source.is_dir()
-        self._file = _PictureFolder(source) if is_folder else VideoFile(source, self._name)
+        source = source if isinstance(source, bytes) else Path(source)
+        if isinstance(source, Path) and not source.exists():
+            raise InputError(f"{source}: no such video file or folder; check the path")
+        self._file: _ImageFolder | VideoFile = (
+            _ImageFolder(source) if isinstance(source, Path) and source.is_dir() else VideoFile(source, self._name)
+        )
         self.frames, self.fps, self.times = self._file.frames, self._file.fps, self._file.times
 
     @cached_property
     def info(self) -> VideoInfo:
-        """What the clip is; decodes its first frame, which alone tells the size as it is shown.
-
-        Raises:
-            VideoError: the first frame cannot be decoded.
-        """
+        """What the clip is; decodes its first frame, as only that gives the size as it is shown."""
         _, _, height, width = self.read([0]).shape
         return VideoInfo(self.frames, self.fps, width, height)
 
     def read(
         self, indices: Sequence[int] | None = None, transform: Callable[[Tensor], Tensor] = lambda frame: frame
     ) -> Tensor:
-        """Decode the frames of the given numbers.
+        """Decode frames.
 
         Args:
-            indices: frame numbers from 0 in order of presentation, repeats allowed; None reads every frame.
-            transform: applied to each frame, uint8 RGB (C, H, W), as it is decoded, so that none is kept in full.
+            indices: Frame numbers from 0 in order of presentation, repeats allowed; None reads every frame.
+            transform: Applied to each frame, uint8 RGB (C, H, W), as it is decoded, so that none is kept in full.
 
         Returns:
-            One frame for each index, (C, T, H, W): uint8 RGB as it is shown, or what `transform` makes of it.
+            (C, T, H, W), one frame for each index: uint8 RGB as it is shown, or the output of `transform`.
 
         Raises:
-            InputError: a number is out of range.
-            VideoError: a frame cannot be decoded, or only at too high a cost.
+            InputError: A number is out of range.
+            VideoError: A frame cannot be decoded, or only at too high a cost.
         """
         indices = range(self.frames) if indices is None else indices
         wanted = sorted(set(indices))
@@ -105,68 +91,50 @@ class VideoReader:
         return torch.stack([frames[index] for index in indices], 1)
 
     def verify(self) -> None:
-        """Decode every frame and keep none.
-
-        Raises:
-            VideoError: a frame cannot be decoded or is missing.
-        """
+        """Decode every frame and keep none; raises `VideoError` where one is damaged or missing."""
         if missing := max(0, self.frames - self._file.count()):
             raise VideoError(self._name, "damaged frames", f"{missing} cannot be decoded")
 
 
-class _PictureFolder:
-    """A folder of PNG frames in natural order, with the face of a `VideoFile`."""
+class _ImageFolder:
+    """A folder of PNG frames in natural order, with the interface of a `VideoFile`."""
 
     fps, times = 0.0, None
 
     def __init__(self, folder: Path) -> None:
-        self._pictures = sorted(folder.glob("*.png"), key=lambda picture: natural_key(picture.name))
-        if not self._pictures:
+        self._paths = sorted(folder.glob("*.png"), key=lambda path: natural_key(path.name))
+        if not self._paths:
             raise InputError(f"{folder}: the folder holds no .png frames; name a video file or such a folder")
-        self.frames = len(self._pictures)
+        self.frames = len(self._paths)
 
     def decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+        import numpy as np
+        from PIL import Image
+
         for index in wanted:
-            yield index, _read_png(self._pictures[index])
+            try:
+                with Image.open(self._paths[index]) as image:
+                    frame = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+            except OSError as error:  # Pillow's UnidentifiedImageError is one
+                raise VideoError(str(self._paths[index]), "damaged frames", "not readable as a picture") from error
+            yield index, frame
 
     def count(self) -> int:
         return sum(1 for _ in self.decode(range(self.frames)))
 
 
 def natural_key(path: str) -> tuple[str, str]:
-    """What to sort paths by for natural order: by the numbers in them, so that "a/2" comes before "a/10".
-
-    Returns:
-        A key that differs between any two paths ("02" comes before "2"); it sorts names whose numbers are padded with
-        zeros as text does.
-    """
+    """Sort key for natural order, by the numbers in paths: "a/2" comes before "a/10", and "02" before "2"."""
     return re.sub(r"[0-9]+", lambda number: number[0].zfill(20), path), path
 
 
 def probe(source: str | Path | bytes) -> VideoInfo:
-    """Number of frames, rate and size of a clip, of which only the first frame is decoded.
-
-    Args:
-        source: a file, a folder of PNG frames, or the bytes of a file.
-
-    Raises:
-        InputError: the source is missing.
-        VideoError: it cannot be read as video.
-    """
+    """Number of frames, rate and size of a clip, of which only the first frame is decoded; see `VideoReader`."""
     return VideoReader(source).info
 
 
 def read_video(source: str | Path | bytes, indices: Sequence[int] | None = None) -> Tensor:
-    """Read a clip, or some of its frames, as uint8 RGB (C, T, H, W).
-
-    Args:
-        source: an mp4, avi, mkv, webm or gif file, a folder of PNG frames, or the bytes of a file.
-        indices: numbers of the frames to read; None reads all.
-
-    Raises:
-        InputError: the source is missing or shorter than asked.
-        VideoError: it cannot be read as video.
-    """
+    """Read a clip, or the frames of the given numbers, as uint8 RGB (C, T, H, W); see `VideoReader`."""
     return VideoReader(source).read(indices)
 
 
@@ -177,41 +145,37 @@ def write_video(path: str | Path, video: Tensor, fps: float, *, crf: int = 17, s
     odd row or column is repeated once, nothing is rescaled.
 
     Args:
-        path: where to; folders above it are made.
+        path: Where to; folders above it are made.
         video: uint8 RGB, (C, T, H, W).
-        fps: frames per second; a folder of PNGs does not keep it.
-        crf: H.264 quality, 0 (lossless) to 51; 17 is hardly told from the original.
-        scale: whole factor by which a GIF is enlarged, without smoothing.
+        fps: Frames per second; a folder of PNGs does not keep it.
+        crf: H.264 quality, 0 (lossless) to 51; 17 hardly differs from the original.
+        scale: Whole factor by which a GIF is enlarged, without smoothing.
 
     Raises:
-        InputError: an unknown suffix, or a folder that holds something already.
+        InputError: An unknown suffix, or a folder that holds something already.
     """
     path = Path(path)
     _expect_video(video, fps)
     if path.suffix not in {".mp4", ".gif", ""}:
         raise InputError(f"{path}: cannot write '{path.suffix}'; end the name in .mp4 or .gif, or in nothing for PNGs")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix:
-        data = mp4_bytes(video, fps, crf=crf) if path.suffix == ".mp4" else gif_bytes(video, fps, scale)
-        with replaced(path) as temporary:
-            temporary.write_bytes(data)
-        return
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if not path.suffix and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path}: exists already; name a new or empty folder for the PNG frames")
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replaced(path) as temporary:
-        temporary.mkdir()
-        for index, picture in enumerate(_pictures(video, 1)):
-            picture.save(temporary / f"{index:06d}.png")
+        if path.suffix == ".mp4":
+            temporary.write_bytes(mp4_bytes(video, fps, crf=crf))
+        elif path.suffix == ".gif":
+            temporary.write_bytes(gif_bytes(video, fps, scale))
+        else:
+            temporary.mkdir()
+            for index, image in enumerate(_images(video, 1)):
+                image.save(temporary / f"{index:06d}.png")
 
 
 def mp4_bytes(video: Tensor, fps: float, *, crf: int = 17, preset: str = "medium") -> bytes:
-    """Encode uint8 (C, T, H, W) as H.264 4:2:0 in mp4; the same input gives the same bytes.
+    """Encode a clip, as `write_video` takes it, as H.264 4:2:0 in mp4; the same input gives the same bytes.
 
-    Args:
-        video: uint8 RGB, (C, T, H, W); odd sizes are padded by repeating the last row or column.
-        fps: frames per second.
-        crf: quality, 0 (lossless) to 51.
-        preset: x264's trade of speed for size, "ultrafast" to "veryslow".
+    `preset` is x264's trade of speed for size, "ultrafast" to "veryslow".
     """
     import av
 
@@ -226,47 +190,30 @@ def mp4_bytes(video: Tensor, fps: float, *, crf: int = 17, preset: str = "medium
         stream.codec_context.thread_count = 1
         # x264's rate control by macroblock trees reads memory that nobody has set, so the bytes would vary.
         stream.options = {"crf": str(crf), "preset": preset, "mbtree": "0"}
-        for picture in frames.permute(0, 2, 3, 1).contiguous().cpu().numpy():
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for image in frames.permute(0, 2, 3, 1).contiguous().cpu().numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
     return buffer.getvalue()
 
 
 def gif_bytes(video: Tensor, fps: float, scale: int = 1) -> bytes:
-    """Encode uint8 (C, T, H, W) as a looping GIF, with one palette and no dithering: flat areas stay flat.
+    """Encode a clip, as `write_video` takes it, as a looping GIF.
 
-    Args:
-        video: uint8 RGB, (C, T, H, W).
-        fps: frames per second, at most 50; GIF counts hundredths of a second, so frames may differ by one.
-        scale: whole factor to enlarge by, without smoothing.
+    It has one palette and no dithering, so flat areas stay flat. `fps` is at most 50; GIF counts hundredths of a
+    second, so the durations of frames may differ by one.
     """
     from PIL import Image
 
     _expect_video(video, fps)
-    pictures = _pictures(video, scale)
     # The palette is made from all frames at their original size, side by side.
     strip = video.permute(2, 1, 3, 0).flatten(1, 2).contiguous().cpu().numpy()
     palette = Image.fromarray(strip).quantize(256, dither=Image.Dither.NONE)
-    pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
-    ends = [round(100 * (index + 1) / fps) for index in range(len(pictures))]
+    images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in _images(video, scale)]
+    ends = [round(100 * (index + 1) / fps) for index in range(len(images))]
     durations = [10 * (end - start) for start, end in zip([0, *ends], ends, strict=False)]
     buffer = io.BytesIO()
-    pictures[0].save(
-        buffer, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0, optimize=False
-    )
+    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=False)
     return buffer.getvalue()
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """Hand out a temporary name that becomes `path` when the block ends well, and is removed if not."""
-    folder = Path(tempfile.mkdtemp(prefix=".part-", dir=path.parent))
-    try:
-        temporary = folder / path.name
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _expect_video(video: Tensor, fps: float) -> None:
@@ -276,19 +223,8 @@ def _expect_video(video: Tensor, fps: float) -> None:
         raise InputError(f"fps {fps}: must be above 0")
 
 
-def _pictures(video: Tensor, scale: int) -> list[Any]:
+def _images(video: Tensor, scale: int) -> list[Any]:
     from PIL import Image
 
     frames = video.repeat_interleave(scale, 2).repeat_interleave(scale, 3).permute(1, 2, 3, 0)
     return [Image.fromarray(frame) for frame in frames.contiguous().cpu().numpy()]
-
-
-def _read_png(path: Path) -> Tensor:
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as picture:
-            return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
-    except (UnidentifiedImageError, OSError) as error:
-        raise VideoError(str(path), "damaged frames", "not readable as a picture") from error

@@ -1,8 +1,11 @@
-"""What is said of clips before they are packed: rows from tables and class folders, and where their files lie."""
+"""Annotations of clips that are to be packed: rows from tables and class folders, and where their files are.
+
+What cannot be read is an `InputError` that names the file and the fault.
+"""
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +17,7 @@ ACCEPTED = (
     "give a CSV with the columns path,caption,label,split, or that of OpenVid-1M (video,caption) or of WebVid "
     "(videoid,name,page_dir), the json of MSR-VTT, or the folder ucfTrainTestlist of UCF-101"
 )
+_LAYOUTS: list[set[str]] = [{"path"}, {"video", "caption"}, {"videoid", "name", "page_dir"}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +25,11 @@ class Row:
     """A clip.
 
     Attributes:
-        path: its file, within the folder of the clips.
-        caption: what it shows; "" if nothing tells.
-        label: its class, by name or number; "" for none.
-        split: the part of the data that it belongs to; "" for none.
-        captions: all that were written for it, where there are several.
+        path: Its file, within the folder of the clips.
+        caption: What it shows; "" if unknown.
+        label: Its class, by name or number; "" for none.
+        split: The part of the data that it belongs to; "" for none.
+        captions: All that were written for it, where there are several.
     """
 
     path: str
@@ -40,10 +44,10 @@ class Annotations:
     """The clips of a data set.
 
     Attributes:
-        rows: its clips.
-        labels: numbers of the classes, by what rows call them.
-        classes: names of the classes by number; empty where rows name none.
-        moved: whether copies differ in where files lie and in their format, so that they go by the stem of their name.
+        rows: Its clips.
+        labels: Numbers of the classes, by what rows call them.
+        classes: Names of the classes by number; empty where rows name none.
+        moved: Whether copies differ in places and formats of files, so that a file is found by the stem of its name.
     """
 
     rows: list[Row]
@@ -61,18 +65,14 @@ def number_labels(rows: list[Row], moved: bool = False) -> Annotations:
 
 
 def read_table(path: Path) -> Annotations:
-    """Read a CSV of ours, of OpenVid-1M or of WebVid, told by its columns; label and split may be missing from each.
-
-    Raises:
-        InputError: it is none of these, has no rows, or is no CSV in UTF-8.
-    """
+    """Read a CSV of ours, of OpenVid-1M or of WebVid, by its columns; label and split may be missing from each."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or ()
-            if not ({"path"} <= {*columns} or {"video", "caption"} <= {*columns} or {*_WEBVID} <= {*columns}):
+            reader = csv.DictReader(file, restval="")  # of a line that is short
+            columns = set(reader.fieldnames or ())
+            if not any(needed <= columns for needed in _LAYOUTS):
                 raise InputError(f"captions {path}: no column 'path'; {ACCEPTED}")
-            rows = [_row_of(cells, columns) for cells in reader]
+            rows = [_row_of(cells) for cells in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"captions {path}: not a CSV in UTF-8 ({error}); save it as one") from error
     if not rows:
@@ -80,32 +80,23 @@ def read_table(path: Path) -> Annotations:
     return number_labels(rows, moved="path" not in columns)
 
 
-_WEBVID = ("videoid", "name", "page_dir")
-
-
-def _row_of(cells: Mapping[str, str | None], columns: Sequence[str]) -> Row:
+def _row_of(cells: Mapping[str, str]) -> Row:
     def cell(column: str) -> str:
-        return (cells.get(column) or "").strip()  # None where a line is short
+        return cells.get(column, "").strip()
 
-    if "path" in columns:
-        path, caption = cell("path"), cell("caption")
-    elif "video" in columns:
-        path, caption = cell("video"), cell("caption")
-    else:
-        path, caption = f"{cell('page_dir')}/{cell('videoid')}.mp4", cell("name")
-    return Row(path, caption, cell("label"), cell("split"))
+    label, split = cell("label"), cell("split")
+    for column in ("path", "video"):
+        if column in cells:
+            return Row(cell(column), cell("caption"), label, split)
+    return Row(f"{cell('page_dir')}/{cell('videoid')}.mp4", cell("name"), label, split)
 
 
 def walk_classes(folder: Path) -> Annotations:
-    """Take the folders in a folder as classes, and their names as captions.
-
-    Raises:
-        InputError: no clip lies in any.
-    """
+    """Take the folders in a folder as classes, and their names as captions."""
     paths = [path for path in sorted(folder.glob("*/**/*")) if path.suffix.lower().lstrip(".") in VIDEO_SUFFIXES]
     if not paths:
         kinds = ", ".join("." + suffix for suffix in VIDEO_SUFFIXES)
-        raise InputError(f"videos {folder}: no class folders with clips ({kinds}); give them, or a --captions table")
+        raise InputError(f"videos {folder}: no class folders with clips ({kinds}); give them, or a captions table")
     relative = [path.relative_to(folder) for path in paths]
     return number_labels([Row(str(path), path.parts[0].replace("_", " "), path.parts[0]) for path in relative])
 
@@ -114,11 +105,8 @@ def with_prompts(annotations: Annotations, path: Path) -> Annotations:
     """The same clips, captioned by their classes.
 
     Args:
-        annotations: clips with classes.
-        path: a CSV with the columns class,prompt, or a text file with a prompt a line, in the order of the classes.
-
-    Raises:
-        InputError: the clips have no classes by name, or a class has no prompt, or two.
+        annotations: Clips with classes.
+        path: A CSV with the columns class,prompt, or a text file with a prompt a line, in the order of the classes.
     """
     if not annotations.classes:
         raise InputError(f"prompts {path}: the clips have no classes by name; leave it out, or give such clips")
@@ -156,26 +144,22 @@ def _prompts_by_class(lines: list[str], classes: list[str], path: Path) -> dict[
     return prompts
 
 
+@dataclass
 class ClipFolder:
-    """Where the files of rows lie.
+    """Where the files of rows are.
 
-    Args:
-        folder: the folder of the clips.
-        moved: whether a file that is not at its path may lie anywhere in the folder, in any format.
+    Attributes:
+        folder: The folder of the clips.
+        moved: Whether a file that is not at its path may be anywhere in the folder, in any format.
     """
 
-    def __init__(self, folder: Path, moved: bool) -> None:
-        self.folder = folder
-        self._moved = moved
+    folder: Path
+    moved: bool
 
     def find(self, path: str) -> Path:
-        """The file of a row, or where it would lie if it were there.
-
-        Raises:
-            InputError: it lies there twice.
-        """
+        """The file of a row, or where it would be if it existed; raises `InputError` where it is there twice."""
         place = self.folder / path
-        if not self._moved or place.is_file():
+        if not self.moved or place.is_file():
             return place
         found = self._places.get(place.stem, [])
         if len(found) > 1:

@@ -1,28 +1,57 @@
-"""Clips put together to a batch."""
+"""Batches of clips, and what a stream of them is."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from cmd_lightning.errors import InputError
 
 
+class BatchStream(IterableDataset):
+    """Batches of one rank, for a `StreamLoader` with any number of workers.
+
+    Attributes:
+        seed: Seed of every random choice.
+    """
+
+    seed: int
+    _sizes: list[int]  # of the batches of an epoch
+    _epoch = _first = 0
+
+    @abstractmethod
+    def fingerprint(self, workers: int) -> str:
+        """What a number of batches done holds for: with another fingerprint it means other samples."""
+
+    def begin(self, epoch: int, first_batch: int = 0) -> None:
+        """Set where the next pass begins: in this epoch, at this batch."""
+        self._epoch, self._first = epoch, first_batch
+
+    def count(self, batches: int) -> int:
+        """Samples in the first batches of an epoch of this rank."""
+        return sum(self._sizes[:batches])
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch, the same on every rank, wherever the next pass begins."""
+        return len(self._sizes)
+
+
 def collate(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Batch clips of one loader.
+    """Batch clips.
 
     Args:
-        clips: each with caption, label, key, fps, and tensors by name; of latents also "made_by", and "text" with
+        clips: Each with caption, label, key, fps, and tensors by name; of latents also "made_by", and "text" with
             tensors by encoder and part.
 
     Returns:
         The tensors stacked: "video" uint8 (B, C, T, H, W), or latents as they are stored. "caption" and "key" lists,
-        "label" int64 (B,), "fps" float32 (B,); of latents also "made_by", a list, and "text" as each clip
-        has it.
+        "label" int64 (B,), "fps" float32 (B,); of latents also "made_by", a list, and "text" as each clip has it.
 
     Raises:
-        InputError: latents of different kinds or shapes are mixed.
+        InputError: Latents of different kinds or shapes are mixed.
     """
     tensors = [{name: value for name, value in clip.items() if isinstance(value, Tensor)} for clip in clips]
     batch = _stack(tensors, clips) | {

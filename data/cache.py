@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from cmd_lightning.atomic_files import is_same_file
 from cmd_lightning.data.fetch import FetchError, MissingError, Put, download
 from cmd_lightning.errors import InputError, reason
 
@@ -31,15 +32,15 @@ class ShardCache:
     than `gigabytes` can be in use.
 
     Attributes:
-        folder: of the copies; None is `cmd-lightning/shards` in $XDG_CACHE_HOME or ~/.cache. Other files in it are
-            left alone.
+        folder: Where the copies are; None is `cmd-lightning/shards` in $XDG_CACHE_HOME or ~/.cache. Other files in
+            it are left alone.
         gigabytes: 10**9 bytes that the copies may take; the least recently used ones are removed first.
-        attempts: consecutive failures without 1 kB of progress after which it gives up.
-        timeout: seconds without 1 kB of progress after which a try is given up.
-        allow_commands: also run what `pipe:COMMAND` and addresses such as gs:// stand for.
+        attempts: Consecutive failures without 1 kB of progress after which it gives up.
+        timeout: Seconds without 1 kB of progress after which a try is given up.
+        allow_commands: Also run what `pipe:COMMAND` and addresses such as gs:// stand for.
 
     Raises:
-        InputError: a value is out of range.
+        InputError: A value is out of range.
     """
 
     folder: str | None = None
@@ -62,38 +63,40 @@ class ShardCache:
         """The local copy of a shard, fetched if there is none.
 
         Args:
-            url: an address, or `pipe:COMMAND`.
-            size: bytes that the index says it has. A copy of another size is fetched anew; where it is None, any is
-                taken.
+            url: An address, or `pipe:COMMAND`.
+            size: Bytes that it has by its index; a copy of another size is fetched again. None accepts any size.
 
         Returns:
             The copy, opened for reading at its start; it stays readable when it is removed from the folder.
 
         Raises:
-            FetchError: the shard cannot be had, or has another size.
-            InputError: it needs a command and these are not allowed; it is larger than all copies may be; or the
+            FetchError: The shard cannot be had, or has another size.
+            InputError: It needs a command and these are not allowed; it is larger than all copies may be; or the
                 folder cannot be used, as where the disk is full.
         """
         folder = self._folder()
-        name = _name(url)
+        # A hash, then the name of the shard for people to read.
+        base = re.sub(r"[^\w.-]+", "_", re.split(r"[?#]", url)[0].rpartition("/")[2], flags=re.ASCII)
+        name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{base[-80:]}"
         copy, part = folder / f"{_COPY}{name}", folder / f"{_PART}{name}"
         with _folder_errors(folder):
             while (file := _reuse(copy, size)) is None:
                 folder.mkdir(parents=True, exist_ok=True)
                 with _locked(part) as descriptor:
-                    if descriptor is not None:  # else another process had it while this one waited
-                        return _reuse(copy, size) or self._fetch(url, size, copy, _Part(self, url, part, descriptor))
+                    if descriptor is None:  # another process had it while this one waited
+                        continue
+                    if file := _reuse(copy, size):
+                        return file
+                    copy.unlink(missing_ok=True)  # of another size
+                    fetched = _Part(self, url, part, descriptor)
+                    return fetched.commit(self._download(url, fetched.put, size), copy)
             return file
 
     def read(self, url: str) -> bytes | None:
-        """A small file, into memory; no copy is kept.
-
-        Returns:
-            Its bytes; None where the server says that it has none (404, 410; S3: 403).
+        """A small file, in memory; None where the server says that it has none (404, 410; S3: 403).
 
         Raises:
-            FetchError: it cannot be had.
-            InputError: it needs a command and these are not allowed.
+            FetchError, InputError: As for `open`.
         """
         memory = bytearray()
 
@@ -106,10 +109,6 @@ class ShardCache:
             return bytes(memory[: self._download(url, put)])
         except MissingError:
             return None
-
-    def _fetch(self, url: str, size: int | None, copy: Path, part: "_Part") -> BinaryIO:
-        copy.unlink(missing_ok=True)  # of another size
-        return part.commit(self._download(url, part.put, size), copy)
 
     def _download(self, url: str, put: Put, size: int | None = None) -> int:
         return download(
@@ -129,11 +128,8 @@ class _Part:
     """A shard being fetched. Its file is as long as the room kept for it, so that other processes count with that."""
 
     def __init__(self, cache: ShardCache, url: str, path: Path, descriptor: int) -> None:
-        self._gigabytes = cache.gigabytes
-        self._limit = round(cache.gigabytes * 1e9)
-        self._url = url
-        self._path = path
-        self._descriptor = descriptor
+        self._gigabytes, self._limit = cache.gigabytes, round(cache.gigabytes * 1e9)
+        self._url, self._path, self._descriptor = url, path, descriptor
         self._room = 0
         os.ftruncate(descriptor, 0)  # what a killed process left
 
@@ -150,11 +146,7 @@ class _Part:
                 left = left[os.pwrite(self._descriptor, left, end - len(left)) :]
 
     def commit(self, size: int, copy: Path) -> BinaryIO:
-        """Cut the file to its size and give it the name of the copy.
-
-        Returns:
-            The copy, opened through the descriptor: others may remove the file at once.
-        """
+        """Cut the file to its size, give it the name of the copy, and open that before others can remove it."""
         os.ftruncate(self._descriptor, size)
         os.fsync(self._descriptor)
         os.replace(self._path, copy)
@@ -169,12 +161,6 @@ class _Part:
         if room != self._room:
             _make_room(self._path, room, self._limit)
             self._room = room
-
-
-def _name(url: str) -> str:
-    """The name of the copy of an address: a hash, then the name of the shard for people to read."""
-    base = re.sub(r"[^\w.-]+", "_", re.split(r"[?#]", url)[0].rpartition("/")[2], flags=re.ASCII)
-    return f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{base[-80:]}"
 
 
 def _reuse(copy: Path, size: int | None) -> BinaryIO | None:
@@ -199,12 +185,14 @@ def _make_room(own: Path, wanted: int, limit: int) -> None:
         for path in own.parent.iterdir():
             if path == own or not _OURS.fullmatch(path.name):
                 continue
-            if _is_part(path):
-                _remove_stale(path)
+            is_part = path.name.startswith(_PART)
+            if is_part:
+                with suppress(PermissionError), _locked(path, wait=False):
+                    pass  # what no process holds is removed
             with suppress(FileNotFoundError):
                 facts = path.stat()
                 used += facts.st_size
-                if not _is_part(path):
+                if not is_part:
                     copies.append((facts.st_mtime_ns, path, facts.st_size))
         for _, path, size in sorted(copies):
             if used <= limit:
@@ -215,23 +203,9 @@ def _make_room(own: Path, wanted: int, limit: int) -> None:
         os.truncate(own, wanted)
 
 
-def _is_part(path: Path) -> bool:
-    return path.name.startswith(_PART)
-
-
-def _remove_stale(part: Path) -> None:
-    """Remove a part file that no process holds."""
-    with suppress(PermissionError), _locked(part, wait=False):
-        pass
-
-
 @contextmanager
 def _locked(part: Path, *, wait: bool = True) -> Iterator[int | None]:
-    """Locks a part file, creating it if needed; deletes it on exit unless renamed.
-
-    Args:
-        part: the file.
-        wait: for another process that holds it.
+    """Lock a part file, creating it if needed; delete it on exit unless it was renamed.
 
     Yields:
         Its descriptor, for reading and writing; None if another process holds it, or held it while this one waited.
@@ -241,21 +215,13 @@ def _locked(part: Path, *, wait: bool = True) -> Iterator[int | None]:
     try:
         with suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            held = _is_same_file(part, descriptor)
+            held = is_same_file(part, descriptor)
         yield descriptor if held else None
     finally:
-        if held and _is_same_file(part, descriptor):
+        if held and is_same_file(part, descriptor):
             part.unlink()
         fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough where a child was forked meanwhile
         os.close(descriptor)
-
-
-def _is_same_file(path: Path, descriptor: int) -> bool:
-    """Whether the path leads to the open file, and not to another one or none."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 @contextmanager

@@ -2,13 +2,13 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import LATENT_SUFFIX, BadSample, read_facts, read_label, video_of
-from cmd_lightning.data.index import Shard, expand, folder_of, is_remote, scan, update_index
+from cmd_lightning.data.index import Shard, expand, is_remote, place_of, scan, update_index
 from cmd_lightning.data.latent_clips import check_finite, read_latents
 from cmd_lightning.data.tar import read_samples
 from cmd_lightning.video_file import VideoError
@@ -21,51 +21,54 @@ def check_shards(
     remote: ShardCache | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Decode every sample; the index beside local shards then knows the bad ones, and streams leave them out.
+    """Decode every sample; the index of local shards then lists the bad ones, and streams leave them out.
 
     Args:
-        shards: paths, globs, folders, brace ranges or http(s) addresses.
-        remote: fetches remote shards.
-        progress: told a line for each shard.
+        shards: Paths, globs, folders, brace ranges or http(s) addresses.
+        remote: Fetches remote shards.
+        progress: Receives a line of text for each shard.
 
     Returns:
-        {"samples": good ones, "bad": {reason: number}, "frames": of the good videos, "seconds": likewise,
+        {"samples": good ones, "bad": {reason: number}, "frames": of the good videos, "seconds": the same,
         "sizes": {"WxH": number of videos}}; of latents too "latents": {shapes: number of samples}.
 
     Raises:
-        InputError: a shard is missing or cannot be fetched.
+        InputError: A shard is missing or cannot be fetched.
     """
     remote = remote or ShardCache()
     bad: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
-    shapes: Counter[str] = Counter()
-    frames, seconds, good = 0, 0.0, 0
+    all_videos: list[VideoInfo] = []
+    all_latents: list[str] = []
     for url in expand(shards, allow_commands=remote.allow_commands):
-        shard, infos, latents = _check_shard(url, remote)
+        shard, videos, latents = _check_shard(url, remote)
         bad.update(shard.bad.values())
-        sizes.update(f"{info.width}x{info.height}" for info in infos)
-        shapes.update(latents)
-        frames += sum(info.frames for info in infos)
-        seconds += sum(info.frames / info.fps for info in infos)
-        good += len(infos) + len(latents)
-        progress(f"{url}: {len(infos) + len(latents)} good, {len(shard.bad)} bad")
-        if not is_remote(url) and os.access(folder_of(url), os.W_OK):
-            update_index(folder_of(url), [shard])
+        all_videos += videos
+        all_latents += latents
+        progress(f"{url}: {len(videos) + len(latents)} good, {len(shard.bad)} bad")
+        folder = place_of(url).folder
+        if not is_remote(url) and os.access(folder, os.W_OK):
+            update_index(folder, [shard])
         else:
             progress(f"{url}: the folder cannot be written, so its index.json stays as it is")
     report = {
-        "samples": good,
+        "samples": len(all_videos) + len(all_latents),
         "bad": dict(bad),
-        "frames": frames,
-        "seconds": round(seconds, 3),
-        "sizes": dict(sorted(sizes.items())),
+        "frames": sum(video.frames for video in all_videos),
+        "seconds": round(sum(video.frames / video.fps for video in all_videos), 3),
+        "sizes": _counts(f"{video.width}x{video.height}" for video in all_videos),
     }
-    return report | ({"latents": dict(sorted(shapes.items()))} if shapes else {})
+    return report | ({"latents": _counts(all_latents)} if all_latents else {})
+
+
+def _counts(names: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))
 
 
 def _check_shard(url: str, remote: ShardCache) -> tuple[Shard, list[VideoInfo], list[str]]:
     """The shard with what is bad in it, its good videos, and the shapes of its good latents."""
-    bad, videos, latents = {}, [], []
+    bad: dict[str, str] = {}
+    videos: list[VideoInfo] = []
+    latents: list[str] = []
     with Shard(url, 0).open(remote) as file:
         known = scan(url, file)
         for sample in read_samples(file, url):

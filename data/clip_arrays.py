@@ -1,12 +1,13 @@
 """Clips in an array, memory-mapped."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cmd_lightning.data.clip_files import Kind, OpenClip
+from cmd_lightning.data.clip_files import Clips, OpenClip
 from cmd_lightning.errors import InputError
 
 ARRAY_SUFFIXES = (".npy", ".pt", ".pth")
@@ -15,7 +16,7 @@ _TYPES = ("uint8", "float16", "bfloat16", "float32", "float64")
 _REMEDIES = {1: "repeat a grey channel three times", 4: "drop the alpha channel"}
 
 
-class ArrayFile(Kind):
+class ArrayFile(Clips):
     """Clips in a .npy array or a .pt tensor, memory-mapped: only what is asked for is read. Nothing is unpickled.
 
     Args:
@@ -23,36 +24,28 @@ class ArrayFile(Kind):
         layout: One of `LAYOUTS`; None finds it by the axis of size 3.
 
     Raises:
-        InputError: The file is damaged or holds something else, or which axis is the channels cannot be told.
+        InputError: The file is damaged or holds something else, or several axes could be the channels.
     """
 
-    name = "array"
+    kind = "array"
 
     def __init__(self, path: Path, layout: str | None = None) -> None:
-        self.skipped: dict[str, int] = {}
-        self._path = path
-        self._mapped: Any = None
+        self._path, self.skipped = path, {}
         self._layout = self._find_layout(layout)
         self.keys = [f"{index:06d}" for index in range(len(self._data))]
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the map, which would be pickled as a whole."""
-        return self.__dict__ | {"_mapped": None}
+        return {name: value for name, value in self.__dict__.items() if name != "_data"}
 
     def title(self, index: int) -> str:
         return f"{self._path} clip {index}"
 
-    def frames(self, index: int) -> int | None:
+    def frames(self, index: int) -> int:
         return self._data.shape[self._layout.index("T")]
 
     def open(self, index: int) -> OpenClip:
-        return OpenClip(self.title(index), self.frames(index), 0.0, lambda numbers: self._read(index, numbers))
-
-    @property
-    def _data(self) -> Any:
-        if self._mapped is None:
-            self._mapped = self._map()
-        return self._mapped
+        return OpenClip(self.frames(index), 0.0, lambda numbers: self._read(index, numbers))
 
     def _read(self, index: int, numbers: list[int]) -> Tensor:
         import numpy as np
@@ -71,7 +64,8 @@ class ArrayFile(Kind):
             raise InputError(f"{self.title(index)}: from {low:g} to {high:g}; give float in [0, 1], or uint8")
         return video.float().clamp_(0, 1)
 
-    def _map(self) -> Any:
+    @cached_property
+    def _data(self) -> Any:
         import numpy as np
 
         try:

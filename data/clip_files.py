@@ -1,11 +1,13 @@
 """Clips in local shards and in folders of videos, any of which can be opened at once."""
 
 import os
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -21,7 +23,6 @@ class OpenClip:
     """A clip of which any frames can be read.
 
     Attributes:
-        name: What errors call it.
         frames: Number of frames.
         fps: Frames per second; 0.0 if unknown.
         read: Reads the frames of the given numbers as (3, T, H, W), uint8 or float32 in [0, 1].
@@ -29,7 +30,6 @@ class OpenClip:
         times: Seconds of each frame from the first where the rate varies; None where it is constant or unknown.
     """
 
-    name: str
     frames: int
     fps: float
     read: Callable[[list[int]], Tensor]
@@ -37,31 +37,34 @@ class OpenClip:
     times: Sequence[float] | None = None
 
 
-class Kind(Protocol):
+class Clips(ABC):
     """Clips that can be opened by number. It holds no open files when it is pickled for a worker process.
 
     Attributes:
-        name: "shards", "videos" or "array".
+        kind: "shards", "videos" or "array".
         keys: Unique names of the clips.
         skipped: Numbers of samples that are not among them, by reason.
     """
 
-    name: str
+    kind: str
     keys: list[str]
     skipped: dict[str, int]
 
+    @abstractmethod
     def title(self, index: int) -> str:
         """What errors call a clip."""
 
     def frames(self, index: int) -> int | None:
         """Number of frames of a clip whose rate is unknown, where that needs no decoding; else None."""
+        return None
 
+    @abstractmethod
     def open(self, index: int) -> OpenClip:
         """Open a clip."""
 
 
-class ShardFiles(Kind):
-    """Samples of local tar shards as they lie there, found by offset; those known to be bad are left out.
+class ShardFiles(Clips):
+    """Samples of local tar shards, found by their offset; those known to be bad are left out.
 
     Args:
         urls: Paths of the shards.
@@ -70,7 +73,7 @@ class ShardFiles(Kind):
         InputError: A shard is missing or not a tar file.
     """
 
-    name = "shards"
+    kind = "shards"
 
     def __init__(self, urls: Sequence[str]) -> None:
         skipped: Counter[str] = Counter()
@@ -91,9 +94,6 @@ class ShardFiles(Kind):
         url, sample = self._samples[index]
         return f"{url} clip {sample.key}"
 
-    def frames(self, index: int) -> int | None:
-        return None
-
     def open(self, index: int) -> OpenClip:
         url, sample = self._samples[index]
         with open(url, "rb") as file:
@@ -102,14 +102,8 @@ class ShardFiles(Kind):
             except BadSample as reason:
                 raise InputError(f"{self.title(index)}: {reason}; fetch or make the shard anew") from reason
         reader = self._named(index, VideoReader, video_of(members))
-        return OpenClip(
-            self.title(index),
-            reader.frames,
-            reader.fps,
-            lambda numbers: self._named(index, reader.read, numbers),
-            members,
-            reader.times,
-        )
+        read = partial(self._named, index, reader.read)
+        return OpenClip(reader.frames, reader.fps, read, members, reader.times)
 
     def _named(self, index: int, act: Callable[[Any], Any], argument: Any) -> Any:
         try:
@@ -119,7 +113,7 @@ class ShardFiles(Kind):
             raise InputError(f"{self.title(index)}: {reason}; `shards check` marks bad clips to be left out") from error
 
 
-class VideoFolder(Kind):
+class VideoFolder(Clips):
     """Video files and folders of PNG frames at any depth; hidden ones and other files are ignored.
 
     A folder that holds PNGs and no videos is one clip. Clips, like the frames of one, are in natural order (2 before
@@ -132,10 +126,10 @@ class VideoFolder(Kind):
         InputError: Two clips have the same name but for the suffix: one clip would count twice.
     """
 
-    name = "videos"
+    kind = "videos"
 
     def __init__(self, folder: Path) -> None:
-        self.skipped: dict[str, int] = {}
+        self.skipped = {}
         found: dict[str, Path] = {}
         for path in _clips_below(folder):
             stem = path if path.is_dir() else path.with_suffix("")
@@ -157,13 +151,13 @@ class VideoFolder(Kind):
         path = self._paths[index]
         reader = VideoReader(path)
         stem = path if path.is_dir() else path.with_suffix("")
-        beside = {suffix: Path(f"{stem}.{suffix}") for suffix in ("txt", "json")}
-        members = {suffix: file.read_bytes() for suffix, file in beside.items() if file.is_file()}
-        return OpenClip(str(path), reader.frames, reader.fps, reader.read, members, reader.times)
+        companions = {suffix: Path(f"{stem}.{suffix}") for suffix in ("txt", "json")}
+        members = {suffix: file.read_bytes() for suffix, file in companions.items() if file.is_file()}
+        return OpenClip(reader.frames, reader.fps, reader.read, members, reader.times)
 
 
 def _clips_below(folder: Path) -> Iterator[Path]:
-    seen: set[str] = set()  # a link to a folder beside it, or above, brings no clip twice
+    seen: set[str] = set()  # a link to a sibling or parent folder adds no clip twice
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:

@@ -17,8 +17,8 @@ from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoReader
 LATENT_SUFFIX = "safetensors"
 """Of the member that holds the latents of a clip in place of its video."""
 
-_ROUNDING = 1e-6  # of a frame: what floats may be off by where a time lies in the middle of two frames
-_LONGEST = 16  # sides: what lies further out of a long source is not scaled, only to be cropped
+_ROUNDING = 1e-6  # of a frame: rounding errors where a time is midway between two frames
+_LONGEST = 16  # sides: what is further out in a long source is not scaled, only to be cropped
 
 
 class BadSample(Exception):
@@ -26,7 +26,8 @@ class BadSample(Exception):
 
 
 SampleLoader = Callable[[dict[str, Any], int, int], dict[str, Any]]
-"""Makes a clip of the members of a sample, a draw and the epoch, as `ClipLoader` does."""
+"""Loads a clip from the members of a sample by suffix with "__key__", the number that all random choices follow from,
+and the epoch. Raises `BadSample` with the reason."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,12 @@ class ClipLoader:
     """Turns the members of a sample into a clip.
 
     Attributes:
-        num_frames: frames of a clip.
+        num_frames: Frames of a clip.
         size: (H, W) in pixels.
-        fps: frames per second to sample at; a slower source repeats frames.
-        stride: instead, take every stride-th frame of the source.
-        random_start: draw where the clip begins; otherwise at the first frame.
-        random_crop: draw where it is cropped; otherwise in the middle.
+        fps: Frames per second to sample at; a slower source repeats frames.
+        stride: Instead, take every stride-th frame of the source.
+        random_start: Draw where the clip begins; otherwise at the first frame.
+        random_crop: Draw where it is cropped; otherwise in the middle.
     """
 
     num_frames: int
@@ -50,18 +51,10 @@ class ClipLoader:
     random_crop: bool = False
 
     def __call__(self, sample: dict[str, Any], draw: int, epoch: int = 0) -> dict[str, Any]:
-        """Decode a sample.
-
-        Args:
-            sample: the members by suffix, and "__key__".
-            draw: number that all random choices follow from.
-            epoch: of no account, as the draw is another one in each.
+        """Decode a sample; see `SampleLoader`. The epoch does not matter, as each has another draw.
 
         Returns:
             video uint8 (C, T, H, W), caption, label (-1: none), key, fps.
-
-        Raises:
-            BadSample: with the reason.
         """
         chance = random.Random(draw)
         facts = read_facts(sample)
@@ -69,8 +62,8 @@ class ClipLoader:
         data = video_of(sample)
         try:
             reader = VideoReader(data)
-            step = self.stride or reader.fps / self.fps
-            times = None if self.stride else reader.times
+            step = reader.fps / self.fps if self.fps else self.stride or 1
+            times = reader.times if self.fps else None
             start = chance if self.random_start else None
             indices = choose_frames(reader.frames, self.num_frames, step, start, times)
             at = (chance.random(), chance.random()) if self.random_crop else None
@@ -93,14 +86,14 @@ def choose_frames(
     """Numbers of `num_frames` frames, `step` mean frame durations apart: of the nearest ones, of two the later.
 
     Args:
-        available: frames of the source.
-        num_frames: frames wanted.
-        step: distance in source frames; need not be whole.
-        chance: draws the first frame; None begins at frame 0.
-        times: seconds of each of two or more source frames from the first, ascending; None: evenly spaced.
+        available: Frames of the source.
+        num_frames: Frames wanted.
+        step: Distance in source frames; need not be whole.
+        chance: Draws the first frame; None begins at frame 0.
+        times: Seconds of each of two or more source frames from the first, ascending; None: evenly spaced.
 
     Raises:
-        BadSample: the source is too short: the last time wanted is half a frame after the last frame, or more.
+        BadSample: The source is too short: the last time wanted is half a frame after the last frame, or more.
     """
     offsets = [int(index * step + 0.5) for index in range(num_frames)]
     if times is None:
@@ -130,7 +123,7 @@ def resize_and_crop(video: Tensor, size: tuple[int, int], at: tuple[float, float
     Args:
         video: (C, T, H, W), uint8 or floats in [0, 1].
         size: (H, W) wanted, in pixels.
-        at: where to crop, down and across, in [0, 1) of the room that there is; None crops in the middle.
+        at: Where to crop, down and across, in [0, 1) of the room that there is; None crops in the middle.
 
     Returns:
         (C, T, *size) of the same type; uint8 is rounded, floats are not.
@@ -145,7 +138,7 @@ def resize_and_crop(video: Tensor, size: tuple[int, int], at: tuple[float, float
         if video.is_floating_point():
             frames = _interpolate(frames.float(), covering).clamp_(0, 1).to(video.dtype)
         else:
-            # Bytes that lie channels last are scaled with whole numbers, as Pillow does, ten times as fast as floats.
+            # Bytes in channels-last order are scaled with whole numbers, as Pillow does, ten times as fast as floats.
             frames = _interpolate(frames.contiguous(memory_format=torch.channels_last), covering)
         video = frames.transpose(0, 1)
     return _crop(video, height, width, at).contiguous()
@@ -164,11 +157,7 @@ def _crop(video: Tensor, height: int, width: int, at: tuple[float, float] | None
 
 
 def video_of(sample: dict[str, Any]) -> bytes:
-    """The bytes of a sample's video file.
-
-    Raises:
-        BadSample: it has none.
-    """
+    """The bytes of a sample's video file; raises `BadSample` where there is none."""
     for suffix in VIDEO_SUFFIXES:
         if suffix in sample:
             return sample[suffix]
@@ -176,11 +165,7 @@ def video_of(sample: dict[str, Any]) -> bytes:
 
 
 def read_facts(sample: dict[str, Any]) -> dict[str, Any]:
-    """What the .json of a sample says, with a mark for each character that cannot be read; nothing without one.
-
-    Raises:
-        BadSample: it is not JSON.
-    """
+    """The .json of a sample, with a mark for each unreadable character; empty without one, `BadSample` if damaged."""
     data = sample.get("json", b"{}")
     try:
         facts = json.loads(data.decode(json.detect_encoding(data), "replace"))
@@ -190,11 +175,7 @@ def read_facts(sample: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_label(facts: dict[str, Any]) -> int:
-    """The class that the facts name by a whole number; -1 where they name none.
-
-    Raises:
-        BadSample: it is true or false, below -1, or too large for an int64.
-    """
+    """The class in the facts, a whole number; -1 without one, `BadSample` if it is no int64 of at least -1."""
     label = facts.get("label")
     if not isinstance(label, int):
         return -1

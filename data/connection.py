@@ -7,7 +7,7 @@ import io
 import select
 import time
 from functools import cache
-from http.client import HTTPConnection, HTTPResponse
+from http.client import HTTPResponse
 from typing import Any
 from urllib.request import (
     HTTPDefaultErrorHandler,
@@ -25,20 +25,14 @@ STALL_BYTES = 1000  # fewer in the seconds given are a stall
 
 
 class StallGuard(io.RawIOBase):
-    """A stream that must not stall.
+    """A stream that must not stall; it closes the raw one with itself.
 
     Raises `TimeoutError` if less than 1 kB arrives within `seconds` of waiting; time between reads is not counted.
-
-    Args:
-        raw: the stream; closed with this one.
-        seconds: of waiting.
     """
 
     def __init__(self, raw: io.RawIOBase, seconds: float) -> None:
-        self._raw = raw
-        self._seconds = seconds
-        self._waited = 0.0
-        self._came = 0
+        self._raw, self._seconds = raw, seconds
+        self._waited, self._came = 0.0, 0
 
     def readable(self) -> bool:
         return True
@@ -60,12 +54,7 @@ class StallGuard(io.RawIOBase):
 
 
 class PipeReader(io.FileIO):
-    """Reads a pipe with a time-out like that of a socket: raises `TimeoutError` if nothing comes in time.
-
-    Args:
-        descriptor: of the pipe; stays open.
-        seconds: to wait for the next bytes.
-    """
+    """Reads a pipe, which stays open, with a time-out like that of a socket: a `TimeoutError` after so many seconds."""
 
     def __init__(self, descriptor: int, seconds: float) -> None:
         super().__init__(descriptor, closefd=False)
@@ -90,22 +79,16 @@ class _Reply(HTTPResponse):
 class _Handler(HTTPHandler, HTTPSHandler):
     """Opens http and https with `_Reply`."""
 
-    def do_open(self, kind: type[HTTPConnection], request: Request, **options: Any) -> HTTPResponse:
-        guarded = type(kind.__name__, (kind,), {"response_class": _Reply})
-        return super().do_open(guarded, request, **options)
+    def do_open(self, http_class: Any, req: Request, **http_conn_args: Any) -> HTTPResponse:
+        guarded: Any = type(http_class.__name__, (http_class,), {"response_class": _Reply})
+        return super().do_open(guarded, req, **http_conn_args)
 
 
 @cache
 def web_opener() -> OpenerDirector:
     """An opener for http(s) and nothing else, also after a redirect: urllib's own would read file:// and ftp://."""
     opener = OpenerDirector()
-    for handler in (
-        ProxyHandler,
-        UnknownHandler,
-        _Handler,
-        HTTPDefaultErrorHandler,
-        HTTPRedirectHandler,
-        HTTPErrorProcessor,
-    ):
-        opener.add_handler(handler())
+    opener.add_handler(_Handler())
+    for kind in (ProxyHandler, UnknownHandler, HTTPDefaultErrorHandler, HTTPRedirectHandler, HTTPErrorProcessor):
+        opener.add_handler(kind())
     return opener

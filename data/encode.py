@@ -7,6 +7,8 @@ so that ranks agree without a word; each of its loader's workers takes whole sha
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,15 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from cmd_lightning.data.batch import collate
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import BadSample, SampleLoader, read_facts
-from cmd_lightning.data.index import Shard, load_index, name_of
+from cmd_lightning.data.index import Shard, load_index, place_of
 from cmd_lightning.data.loader import leave_signals
 from cmd_lightning.data.plan import clip_draw
-from cmd_lightning.data.tar import Sample, read_samples
+from cmd_lightning.data.tar import read_samples
 from cmd_lightning.data.watchdog import Watchdog
 from cmd_lightning.errors import InputError
 
 
+@dataclass(eq=False)
 class WholeShards(IterableDataset):
     """Chunks of clips of whole shards, in the order of their samples, for a DataLoader with `batch_size=None`.
 
@@ -33,45 +36,39 @@ class WholeShards(IterableDataset):
     of a shard comes {"shard": name, "bad": {reason: number}}, with "error": why, where the shard could not be read to
     its end. A sample of which any clip is bad is bad as a whole; chunks may hold the clips before.
 
-    Args:
-        shards: with what is known to be bad in them.
-        clips: makes a clip of a sample.
-        clips_per_video: K, how often it does.
-        batch_size: clips in a chunk, at most.
-        seed: of the draws of the clips, as of the training data.
-        remote: fetches remote shards.
+    Attributes:
+        shards: The shards, with what is known to be bad in them.
+        clips: Loads a clip from the members of a sample.
+        clips_per_video: K, the number of clips of a sample.
+        batch_size: Clips in a chunk, at most.
+        seed: Seed of the random choices of the clips, as in training.
+        remote: Fetches remote shards.
     """
 
-    def __init__(
-        self,
-        shards: Sequence[Shard],
-        clips: SampleLoader,
-        *,
-        clips_per_video: int,
-        batch_size: int,
-        seed: int,
-        remote: ShardCache,
-    ) -> None:
-        super().__init__()
-        self.shards, self.clips = list(shards), clips
-        self.clips_per_video, self.batch_size, self.seed, self.remote = clips_per_video, batch_size, seed, remote
-        self._watchdog = Watchdog()
+    shards: Sequence[Shard]
+    clips: SampleLoader
+    clips_per_video: int
+    batch_size: int
+    seed: int
+    remote: ShardCache
+    _watchdog: Watchdog = field(default_factory=Watchdog)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield the chunks of this worker's shards, one shard after the other."""
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         for shard in self.shards[worker::workers]:
+            name = {"shard": place_of(shard.url).name}
             bad = Counter(shard.bad.values())
-            end: dict[str, Any] = {"shard": name_of(shard.url), "bad": bad}
+            end: dict[str, str] = {}
             try:
                 for chunk in self._chunks(shard, bad):
-                    yield chunk | {"shard": end["shard"]}
+                    yield chunk | name
             except InputError as error:  # it cannot be fetched
                 end["error"] = str(error)
             except OSError as error:
                 end["error"] = f"{shard.url}: {error.strerror or error}"
-            yield end | {"bad": dict(bad)}
+            yield name | {"bad": dict(bad)} | end
 
     def _chunks(self, shard: Shard, bad: Counter[str]) -> Iterator[dict[str, Any]]:
         with shard.open(self.remote) as file:
@@ -80,8 +77,12 @@ class WholeShards(IterableDataset):
                 if sample.key in shard.bad:
                     continue
                 try:
-                    for clip in self._of(sample):
-                        clips.append(clip)
+                    members = sample.read()
+                    facts = json.dumps(read_facts(members), ensure_ascii=False)
+                    for epoch in range(self.clips_per_video):
+                        with self._watchdog.watch(sample.place):
+                            clip = self.clips(members, clip_draw(self.seed, epoch, sample.key), epoch)
+                        clips.append(clip | {"epoch": epoch, "facts": facts})
                         if len(clips) == self.batch_size:
                             yield _chunk(clips)
                             clips = []
@@ -89,14 +90,6 @@ class WholeShards(IterableDataset):
                     bad[str(why)] += 1
             if clips:
                 yield _chunk(clips)
-
-    def _of(self, sample: Sample) -> Iterator[dict[str, Any]]:
-        members = sample.read()
-        facts = json.dumps(read_facts(members), ensure_ascii=False)
-        for epoch in range(self.clips_per_video):
-            with self._watchdog.watch(sample.place):
-                clip = self.clips(members, clip_draw(self.seed, epoch, sample.key), epoch)
-            yield clip | {"epoch": epoch, "facts": facts}
 
 
 def _chunk(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -108,23 +101,37 @@ class EncodingData(LightningDataModule):
     """The chunks of this rank's shards, without those that are encoded already.
 
     Args:
-        urls: all shards, the same on every rank.
-        out: the folder in which a shard of the same name says that it is encoded.
-        workers: loader processes, for each device.
-        remote: fetches remote shards.
-        options: further ones of `WholeShards`.
+        urls: All shards, the same on every rank.
+        out: The folder in which a shard of the same name is one that is encoded already.
+        workers: Loader processes, per device.
+        others: As for `WholeShards`.
     """
 
-    def __init__(self, urls: Sequence[str], out: Path, *, workers: int, remote: ShardCache, **options: Any) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        out: Path,
+        clips: SampleLoader,
+        *,
+        clips_per_video: int,
+        batch_size: int,
+        seed: int,
+        workers: int,
+        remote: ShardCache,
+    ) -> None:
         super().__init__()
-        self.urls, self.out, self.workers, self.remote, self.options = list(urls), out, workers, remote, options
+        self.urls, self.out, self.workers, self.remote = list(urls), out, workers, remote
+        self._chunks_of = partial(
+            WholeShards, clips=clips, clips_per_video=clips_per_video, batch_size=batch_size, seed=seed, remote=remote
+        )
 
     def predict_dataloader(self) -> DataLoader:
         """The chunks, from as many workers as have shards to read."""
+        assert self.trainer is not None  # Lightning sets it before
         own = self.urls[self.trainer.global_rank :: self.trainer.world_size]
-        left = [url for url in own if not (self.out / name_of(url)).exists()]
+        left = [url for url in own if not (self.out / place_of(url).name).exists()]
         return DataLoader(
-            WholeShards(load_index(left, remote=self.remote), remote=self.remote, **self.options),
+            self._chunks_of(load_index(left, remote=self.remote)),
             batch_size=None,
             num_workers=min(self.workers, len(left)),
             worker_init_fn=leave_signals,

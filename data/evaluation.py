@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader
 
 from cmd_lightning.data.sources import ClipSource, collate
 from cmd_lightning.errors import InputError
@@ -24,8 +25,8 @@ class EvaluationData(LightningDataModule):
         fake: Generated clips.
         captions: Of all clips of the source of `fake`, in its order; None for those that it has.
         paired: Whether clip i of `fake` stands for clip i of `real`.
-        batch_size: Clips in a batch of one process.
-        workers: Processes that read, for each process.
+        batch_size: Clips in a batch, per process.
+        workers: Loader processes, per process.
 
     Raises:
         InputError: Pairs are asked of sets of different numbers.
@@ -45,10 +46,10 @@ class EvaluationData(LightningDataModule):
         self.paired, self.batch_size, self.workers = paired, batch_size, workers
         if paired and fake is not None:
             if real is None:
-                raise InputError("--metrics psnr, ssim, lpips: they compare pairs of clips; give real ones by --real")
+                raise InputError("metrics psnr, ssim, lpips: they compare pairs of clips; give real ones, too")
             if real.of != fake.of or real.chosen != fake.chosen:
                 raise InputError(
-                    f"--metrics psnr, ssim, lpips: {len(real)} of {real.of} real clips and {len(fake)} of {fake.of} "
+                    f"metrics psnr, ssim, lpips: {len(real)} of {real.of} real clips and {len(fake)} of {fake.of} "
                     "generated ones are no pairs; give as many of both, paired by the order of their names"
                 )
 
@@ -58,55 +59,36 @@ class EvaluationData(LightningDataModule):
     def test_dataloader(self) -> list[DataLoader]:
         """The batches of this process."""
         given = {side: source for side, source in (("real", self.real), ("fake", self.fake)) if source is not None}
-        if self.paired:
-            return [self._loader(given)]
-        return [self._loader({side: source}) for side, source in given.items()]
+        together = [given] if self.paired else [{side: source} for side, source in given.items()]
+        return [self._loader(sources) for sources in together]
 
     def _loader(self, sources: dict[str, ClipSource]) -> DataLoader:
-        sides = Sides(sources, self.captions)
-        own = range(self.trainer.global_rank, len(sides), self.trainer.world_size)
+        assert self.trainer is not None  # Lightning sets it before
+        number = len(next(iter(sources.values())))
         return DataLoader(
-            Subset(sides, own),
+            range(self.trainer.global_rank, number, self.trainer.world_size),  # type: ignore[arg-type]  # a map-style set
             self.batch_size,
             num_workers=self.workers,
-            collate_fn=collate_sides,
+            collate_fn=partial(read_batch, sources, self.captions),
             generator=torch.Generator(),  # starting workers must not move the global one
         )
 
 
-class Sides(Dataset):
-    """Items of one source or of both, by side, with the captions put in."""
+def read_batch(
+    sources: dict[str, ClipSource], captions: Sequence[str] | None, items: Sequence[int]
+) -> dict[str, dict[str, Any]]:
+    """The clips of these numbers as a batch of each side, see `collate`, with the captions put in.
 
-    def __init__(self, sources: dict[str, ClipSource], captions: Sequence[str] | None) -> None:
-        self.sources, self.captions = sources, captions
-
-    def __len__(self) -> int:
-        """Number of clips of each side."""
-        return len(next(iter(self.sources.values())))
-
-    def __getitem__(self, item: int) -> dict[str, dict[str, Any]]:
-        """The clips of a number."""
-        items = {side: kept_error(source.__getitem__, item) for side, source in self.sources.items()}
-        if self.captions is not None and "fake" in items:
-            items["fake"]["caption"] = self.captions[self.sources["fake"].chosen[item]]
-        return items
-
-
-def collate_sides(items: Sequence[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """A batch of each side, see `collate`; or {"error": text} of the first clip that has one."""
-    batch = {}
-    for side in items[0]:
-        clips = [item[side] for item in items]
-        batch[side] = next((clip for clip in clips if "error" in clip), None) or kept_error(collate, clips)
-    return batch
-
-
-def kept_error(step: Callable[[Any], dict[str, Any]], argument: Any) -> dict[str, Any]:
-    """What a step gives, or {"error": text} for whoever takes the batch to raise.
-
-    Raised here it would come with the traceback of a worker, or end one of several processes before the others.
+    Where a clip cannot be read, the batch is {"error": text} for whoever takes it to raise: raised here, it would come
+    with the traceback of a worker, or end one of several processes before the others.
     """
-    try:
-        return step(argument)
-    except InputError as error:
-        return {"error": str(error)}
+    batch = {}
+    for side, source in sources.items():
+        try:
+            clips = [source[item] for item in items]
+            if captions is not None and side == "fake":
+                clips = [clip | {"caption": captions[source.chosen[i]]} for clip, i in zip(clips, items, strict=True)]
+            batch[side] = collate(clips)
+        except InputError as error:
+            batch[side] = {"error": str(error)}
+    return batch

@@ -1,6 +1,6 @@
 """Downloads that survive bad connections: a file over http(s), or what a command prints, whole or not at all.
 
-A failed try is followed by another after a pause. It goes on where the last one ended if the server can do that. The
+A failed try is followed by another after a pause. It resumes where the last one ended if the server can do that. The
 result is always one version of the file.
 """
 
@@ -11,6 +11,7 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPResponse, InvalidURL
 from ssl import SSLCertVerificationError
@@ -22,7 +23,7 @@ from cmd_lightning import __version__
 from cmd_lightning.data.connection import STALL_BYTES, PipeReader, StallGuard, web_opener
 from cmd_lightning.errors import InputError, reason
 
-Put = Callable[[int, bytes, int | None], object]  # (at, data, total), as `download` tells
+Put = Callable[[int, bytes, int | None], object]  # (at, data, total), see `download`
 
 CHUNK = 2**20  # bytes held in memory at a time
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds; doubled from try to try
@@ -35,7 +36,7 @@ _pause = time.sleep
 
 
 class FetchError(InputError):
-    """A file could not be fetched; tells its address, the reason and the number of tries."""
+    """A file could not be fetched; the text has its address, the reason and the number of tries."""
 
 
 class MissingError(FetchError):
@@ -54,22 +55,22 @@ def download(
     """Fetch a file whole, in as many tries as it needs.
 
     Args:
-        url: an http(s) address; or `pipe:COMMAND`, gs://... and what else webdataset runs a command for.
-        put: takes the next bytes as `put(at, data, total)`: `at` is their place in the file, which is where the last
-            ones ended, or 0 when the file comes from its start anew; `total` is the size of the whole in bytes, None
+        url: An http(s) address; or `pipe:COMMAND`, gs://... and what else webdataset runs a command for.
+        put: Takes the next bytes as `put(at, data, total)`: `at` is their place in the file, which is where the last
+            ones ended, or 0 when the file comes from its start again; `total` is the size of the whole in bytes, None
             while it is unknown. What it raises ends the download, but an `OSError` counts as a failed try.
-        size: bytes that the index says it has; None where nothing is known.
-        attempts: consecutive failures without 1 kB of progress after which it gives up.
-        timeout: seconds of waiting in which a connection or command must give at least 1 kB.
-        allow_commands: run commands.
+        size: Bytes that the index says it has; None where nothing is known.
+        attempts: Consecutive failures without 1 kB of progress after which it gives up.
+        timeout: Seconds of waiting in which a connection or command must give at least 1 kB.
+        allow_commands: Run commands.
 
     Returns:
         The size of the file in bytes. Bytes put beyond it are left from an earlier try.
 
     Raises:
-        FetchError: the tries are used up, the server refuses, or the file has another size than `size`.
-        MissingError: the server has no such file.
-        InputError: the address needs a command and these are not allowed, or no command reads it.
+        FetchError: The tries are used up, the server refuses, or the file has another size than `size`.
+        MissingError: The server has no such file.
+        InputError: The address needs a command and these are not allowed, or no command reads it.
     """
     if url.partition(":")[0].lower() in ("http", "https"):
         transfer: _Transfer = _Web(url, put, size, timeout)
@@ -96,22 +97,22 @@ def download(
             _pause(max(longest * _chance.uniform(0.5, 1), _advice(error)))
 
 
+@dataclass
 class _Transfer(ABC):
     """The tries of one download: `run` is one, `position` the number of bytes put so far."""
 
-    def __init__(self, url: str, put: Put, size: int | None, timeout: float) -> None:
-        self.url = url
-        self.put = put
-        self.size = size
-        self.timeout = timeout
-        self.position = 0
+    url: str
+    put: Put
+    size: int | None
+    timeout: float
+    position: int = 0
 
     @abstractmethod
     def run(self) -> None:
         """Make one try; returns when the whole file has been put.
 
         Raises:
-            FetchError: no other try can help.
+            FetchError: No other try can help.
             OSError, HTTPException, subprocess.TimeoutExpired: another one may.
         """
 
@@ -128,7 +129,7 @@ class _Transfer(ABC):
         times = f", {tries} tries" if tries > 1 else ""
         return kind(f"{self.url}: cannot be read ({why}{times}); check the address and what answers it")
 
-    def outdated(self, found: int | str) -> FetchError:
+    def outdated(self, found: object) -> FetchError:
         return FetchError(
             f"{self.url}: has {found} bytes, {self.size} by its index, which is out of date; "
             "make index.json anew with `shards check`"
@@ -139,14 +140,11 @@ class _Web(_Transfer):
     """Over http(s): each try asks for the bytes that are still missing."""
 
     version: tuple[str | None, str | None] = (None, None)  # ETag and Last-Modified of the bytes put so far
-    total: int | None = None  # bytes of the whole, if the server told
+    total: int | None = None  # bytes of the whole, if the server gives it
 
     def run(self) -> None:
         with self._ask() as reply:
-            if reply.status == 206:
-                self._go_on(reply)
-            else:
-                self._begin(reply)
+            self._accept(reply)
             if None not in (self.size, self.total) and self.size != self.total:
                 raise self.outdated(self.total)
             known = self.size if self.total is None else self.total
@@ -156,7 +154,7 @@ class _Web(_Transfer):
                     break
                 self.append(chunk, known)
         if self.total is None and (reply.chunked or known is None):
-            known = self.position  # a last chunk came, or nothing but the end itself tells that this is all
+            known = self.position  # a last chunk came, or only the end itself shows that this is all
         if self.position != known:
             raise OSError(f"ended after {self.position} of {known} bytes")
         if self.size not in (None, known):
@@ -186,14 +184,16 @@ class _Web(_Transfer):
         except (ValueError, InvalidURL) as error:
             raise self.failure(error) from error
 
-    def _begin(self, reply: HTTPResponse) -> None:
-        if reply.status not in (200, 203):
+    def _accept(self, reply: HTTPResponse) -> None:
+        """Take note of what comes: the rest of the file, or the file from its start."""
+        version = reply.headers.get("ETag"), reply.headers.get("Last-Modified")
+        if reply.status in (200, 203):
+            self.position, self.version, self.total = 0, version, reply.length
+            return
+        if reply.status != 206:
             raise OSError(f"HTTP status {reply.status} instead of a file")
-        self.position, self.version, self.total = 0, _version(reply), reply.length
-
-    def _go_on(self, reply: HTTPResponse) -> None:
         part = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", reply.headers.get("Content-Range", ""))
-        same = all(a == b for a, b in zip(self.version, _version(reply), strict=True) if a and b)
+        same = all(a == b for a, b in zip(self.version, version, strict=True) if a and b)
         if not (part and same and int(part[1]) == self.position and self.total in (None, int(part[2]))):
             self.position = 0
             raise OSError("the file changed between two tries, or another part came than was asked for")
@@ -234,10 +234,6 @@ class _Command(_Transfer):
             raise self.failure(error) from error
         except Exception as error:  # of whatever library asks for the address of the file
             raise OSError(reason(error)) from error
-
-
-def _version(reply: HTTPResponse) -> tuple[str | None, str | None]:
-    return reply.headers.get("ETag"), reply.headers.get("Last-Modified")
 
 
 def _advice(error: BaseException) -> float:

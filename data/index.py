@@ -1,6 +1,6 @@
 """The sidecar index: how many samples each shard holds and which of them are known to be bad.
 
-`index.json` lies beside the shards: {"shards": {"000000.tar": {"bytes", "samples", "bad": {key: reason}}},
+`index.json` is in the folder of the shards: {"shards": {"000000.tar": {"bytes", "samples", "bad": {key: reason}}},
 "classes": [names]}. `shards pack` and `shards check` write it, else the first use does from the tar headers.
 """
 
@@ -12,17 +12,17 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
+from cmd_lightning.atomic_files import replaced
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.tar import CUT, read_samples
 from cmd_lightning.errors import InputError
-from cmd_lightning.video_io import replaced
 
 INDEX_NAME = "index.json"
-ASSUMED_SAMPLES = 1000  # what video2dataset puts into a shard, where nothing tells
-_MOST_SAMPLES = 2**20  # of a shard, by its index: a stranger's must not make us count to 10 billion
+ASSUMED_SAMPLES = 1000  # what video2dataset puts into a shard, where the number is unknown
+_MOST_SAMPLES = 2**20  # of a shard, by its index: an untrusted one must not make us count to 10 billion
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Shard:
     """One tar file of samples.
 
     Attributes:
-        url: path or address.
-        samples: number of samples, the bad ones included.
-        bad: reasons by the keys of the samples known to be bad.
-        bytes: size of the file; None where it is not known.
+        url: Path or address.
+        samples: Number of samples, the bad ones included.
+        bad: Reasons by the keys of the samples known to be bad.
+        bytes: Size of the file; None if unknown.
         exact: False where the number is assumed: a remote shard without an index.
     """
 
@@ -49,12 +49,7 @@ class Shard:
         return self.samples - len(self.bad)
 
     def open(self, remote: ShardCache) -> BinaryIO:
-        """The file, for reading; of a remote shard the local copy.
-
-        Raises:
-            OSError: it cannot be opened.
-            InputError: it cannot be fetched.
-        """
+        """The file, or the local copy of a remote shard; raises `OSError`, or `InputError` if it cannot be fetched."""
         return remote.open(self.url, self.bytes) if is_remote(self.url) else open(self.url, "rb")
 
 
@@ -63,57 +58,52 @@ def is_remote(url: str) -> bool:
     return "://" in url or url.startswith("pipe:")
 
 
-def folder_of(url: str) -> str:
-    """The folder, or the address, that a shard and its index lie in."""
-    folder, separator, _ = _path_of(url).rpartition("/")
-    return folder or separator or "."
+class Place(NamedTuple):
+    """The folder or address that a shard and its index are in, its name there, and the query of a signed address."""
+
+    folder: str
+    name: str
+    query: str
 
 
-def name_of(url: str) -> str:
-    """The name of a shard in its folder."""
-    return _path_of(url).rpartition("/")[2]
-
-
-def query_of(url: str) -> str:
-    """The query of a signed address, "?..." or empty."""
-    return url[len(_path_of(url)) :]
-
-
-def _path_of(url: str) -> str:
-    """An address without its query, which may hold slashes; a path as it is."""
-    return url.partition("?")[0] if is_remote(url) else url
+def place_of(url: str) -> Place:
+    """Where a shard is; the query, "?..." or empty, may hold slashes."""
+    path = url.partition("?")[0] if is_remote(url) else url
+    folder, separator, name = path.rpartition("/")
+    return Place(folder or separator or ".", name, url[len(path) :])
 
 
 def expand(shards: str | Sequence[str], option: str = "shards", *, allow_commands: bool = False) -> list[str]:
     """Resolve paths, globs, brace ranges ("{000000..000099}.tar"), folders of shards and http(s) addresses.
 
     Args:
-        shards: one of these or a list of them.
-        option: what the user calls it, for the error.
-        allow_commands: take "pipe:COMMAND" and addresses of other kinds, for which webdataset runs commands, too.
+        shards: One of these or a list of them.
+        option: Name of the option, for errors.
+        allow_commands: Accept "pipe:COMMAND" and the other addresses for which webdataset runs commands.
 
     Returns:
         The shards in the order given; those of a glob or a folder in the order of their names.
 
     Raises:
-        InputError: a path does not exist, a glob or folder has no shard, or nothing is left.
+        InputError: A path does not exist, a glob or folder has no shard, or nothing is left.
     """
-    import braceexpand
+    from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]  # its stubs lack the error
 
     found: list[str] = []
     for spec in [shards] if isinstance(shards, str) else shards:
         try:
-            urls = list(braceexpand.braceexpand(spec))
-        except braceexpand.UnbalancedBracesError as error:
+            urls = list(braceexpand(spec))
+        except UnbalancedBracesError as error:
             raise InputError(f"{option} {spec}: a brace is left open; write {{000000..000009}}.tar") from error
         for url in urls:
-            plain = ":" not in url or os.path.exists(url) or url.startswith(("http://", "https://"))
+            is_web = url.startswith(("http://", "https://"))
+            plain = ":" not in url or os.path.exists(url) or is_web
             if not plain and not (allow_commands and is_remote(url)):
                 raise InputError(
                     f"{option} {url}: only paths and http(s) addresses are read; commands and other addresses only "
                     "with data.remote.allow_commands true (`shards check --allow-commands`)"
                 )
-            if url.startswith(("http://", "https://")) and "@" in urlsplit(url).netloc:
+            if is_web and "@" in urlsplit(url).netloc:
                 raise InputError(
                     f"{option}: addresses with user:password@ are not read; sign the address, or use pipe:COMMAND"
                 )
@@ -131,28 +121,28 @@ def expand(shards: str | Sequence[str], option: str = "shards", *, allow_command
 
 
 def load_index(urls: Sequence[str], *, write: bool = False, remote: ShardCache | None = None) -> list[Shard]:
-    """Look shards up in the indexes beside them; scan those that are not there or have changed size.
+    """Look shards up in the indexes of their folders; scan those that are not there or have changed size.
 
     Args:
-        urls: expanded paths and addresses.
-        write: keep what was scanned in the index, where the folder can be written.
-        remote: fetches the indexes of remote shards.
+        urls: Expanded paths and addresses.
+        write: Keep what was scanned in the index, where the folder can be written.
+        remote: Fetches the indexes of remote shards.
 
     Returns:
         The shards in the same order. Remote ones without an index are assumed to hold 1000 samples each and
         are marked as not exact.
 
     Raises:
-        InputError: an index cannot be fetched, though its server does not say that there is none.
+        InputError: An index cannot be fetched, though its server does not say that there is none.
     """
     remote = remote or ShardCache()
     folders: dict[str, dict[str, Any]] = {}
     scanned: dict[str, list[Shard]] = {}
     shards = []
     for url in urls:
-        folder, name = folder_of(url), name_of(url)
+        folder, name, query = place_of(url)
         if folder not in folders:
-            folders[folder] = read_index(folder, remote, query_of(url))
+            folders[folder] = read_index(folder, remote, query)
         entry = folders[folder]["shards"].get(name)
         if entry and (is_remote(url) or entry["bytes"] == os.path.getsize(url)):
             shards.append(Shard(url, entry["samples"], entry["bad"], entry["bytes"]))
@@ -169,15 +159,10 @@ def load_index(urls: Sequence[str], *, write: bool = False, remote: ShardCache |
 
 
 def read_index(folder: str, remote: ShardCache | None = None, query: str = "") -> dict[str, Any]:
-    """The index in a folder or under an address; an empty one where there is none, or none that makes sense.
-
-    Args:
-        folder: path or address.
-        remote: fetches it.
-        query: of its address, "?..." or empty.
+    """The index of a `Place`; an empty one where there is none or it is damaged.
 
     Raises:
-        InputError: it cannot be fetched, though its server does not say that there is none.
+        InputError: It cannot be fetched, though its server does not say that there is none.
     """
     path = Path(folder, INDEX_NAME)
     data = None
@@ -216,14 +201,14 @@ def update_index(folder: str | Path, shards: Sequence[Shard], classes: Sequence[
 def scan(url: str, file: BinaryIO | None = None) -> Shard:
     """Count the samples of a shard from its tar headers; nothing is decoded.
 
-    Of a shard that was cut off, which a warning tells, the last sample counts as bad: it may lack members.
+    Of a shard that was cut off, with a warning, the last sample counts as bad: it may lack members.
 
     Args:
-        url: path or address.
-        file: what it is read from, if that is not the path.
+        url: Path or address.
+        file: What it is read from, if that is not the path.
 
     Raises:
-        OSError: the file cannot be opened.
+        OSError: The file cannot be opened.
     """
     with open(url, "rb") if file is None else nullcontext(file) as opened:
         faults = {sample.key: sample.fault for sample in read_samples(opened, url)}

@@ -28,10 +28,10 @@ class Latents:
     """What a sample holds.
 
     Attributes:
-        clips: by name, with the axis K; "moments", or "content" and "motion".
-        text: by the fingerprint of the encoder and the part: "pooled", and where there are some "tokens" and "mask".
-        fps: frames per second of the clips.
-        made_by: fingerprints of the "latent_space" and the "autoencoder", None without one.
+        clips: By name, with the axis K; "moments", or "content" and "motion".
+        text: By the fingerprint of the encoder and the part: "pooled", and where there are some "tokens" and "mask".
+        fps: Frames per second of the clips.
+        made_by: Fingerprints of the "latent_space" and the "autoencoder", None without one.
     """
 
     clips: dict[str, Tensor]
@@ -46,14 +46,10 @@ class Latents:
 
 
 def read_latents(sample: dict[str, Any], facts: dict[str, Any]) -> Latents:
-    """The latents among the members of a sample.
-
-    Args:
-        sample: the members by suffix.
-        facts: what its json says.
+    """The latents among the members of a sample with these facts.
 
     Raises:
-        BadSample: they are missing or damaged, or the facts do not say what made them.
+        BadSample: They are missing or damaged, or the facts do not say what made them.
     """
     if LATENT_SUFFIX not in sample:
         raise BadSample("no latents, `shards encode` makes them")
@@ -82,19 +78,11 @@ def check_finite(clips: dict[str, Tensor]) -> None:
 
 
 def load_latents(sample: dict[str, Any], draw: int, epoch: int = 0) -> dict[str, Any]:
-    """Makes a clip of latents, that of the epoch, of the members of a sample; after the last one the first comes again.
-
-    Args:
-        sample: the members by suffix, and "__key__".
-        draw: of no account, as it was drawn what the clips are when they were made.
-        epoch: clip `epoch % K` is taken.
+    """Load clip `epoch % K` of a sample, a `SampleLoader`; the random choices were made when it was encoded.
 
     Returns:
         moments, or content and motion, each of one clip as it is stored; text, made_by, caption, label (-1: none),
         key, fps.
-
-    Raises:
-        BadSample: with the reason.
     """
     facts = read_facts(sample)
     label = read_label(facts)

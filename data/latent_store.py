@@ -13,31 +13,32 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from cmd_lightning.atomic_files import is_same_file, replaced
 from cmd_lightning.data.clips import LATENT_SUFFIX, BadSample
 from cmd_lightning.data.index import load_index, update_index
 from cmd_lightning.data.latent_clips import check_finite
-from cmd_lightning.data.shards import add_members
+from cmd_lightning.data.shard_writer import add_members
+from cmd_lightning.data.stream import describe
 from cmd_lightning.errors import InputError
-from cmd_lightning.video_io import replaced
 
 SETTINGS_NAME = "encode.json"
 
 
 def claim_folder(folder: Path, settings: dict[str, Any], about: dict[str, Any]) -> None:
-    """Makes the folder of latent shards, or sees to it that those in it were made with the same settings.
+    """Make the folder of latent shards, or check that those in it were made with the same settings.
 
     Args:
-        folder: of the shards; `encode.json` in it keeps all this.
-        settings: plain data, all that the latents depend on.
-        about: further facts that may differ from run to run; those of the first stay.
+        folder: Folder of the shards; `encode.json` in it keeps the settings and facts.
+        settings: All that the latents depend on, as plain data.
+        about: Further facts, which may differ from run to run; those of the first stay.
 
     Raises:
-        InputError: it holds shards of other settings, or others than latent shards.
+        InputError: It holds shards of other settings, or others than latent shards.
     """
     path = folder / SETTINGS_NAME
     if not path.exists():
         if folder.exists() and (not folder.is_dir() or any(folder.glob("[!.]*.tar"))):
-            raise InputError(f"--out {folder}: it holds other shards, or is a file; give another")
+            raise InputError(f"out {folder}: it holds other shards, or is a file; give another")
         folder.mkdir(parents=True, exist_ok=True)
         with replaced(path) as draft:
             draft.write_text(json.dumps({"settings": settings} | about, indent=1) + "\n")
@@ -46,40 +47,34 @@ def claim_folder(folder: Path, settings: dict[str, Any], about: dict[str, Any]) 
         known = json.loads(path.read_bytes())["settings"]
         differing = [name for name in settings if known.get(name) != settings[name]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"--out {folder}: its {SETTINGS_NAME} is damaged; give another folder") from error
+        raise InputError(f"out {folder}: its {SETTINGS_NAME} is damaged; give another folder") from error
     if differing:
         told = ", ".join(f"{name} {_short(known.get(name))}, not {_short(settings[name])}" for name in differing)
-        raise InputError(f"--out {folder}: its shards were made with {told}; give it so again, or another --out")
+        raise InputError(f"out {folder}: its shards were made with {told}; give the same again, or another out")
 
 
 def index_latents(folder: Path, names: Sequence[str], classes: Sequence[str]) -> int:
-    """Writes the index of the latent shards that are there.
-
-    Args:
-        folder: of the shards.
-        names: of those that there should be.
-        classes: their names, by label.
-
-    Returns:
-        The number of samples in all of them.
-    """
+    """Write the index of those of the named latent shards that are there; returns the number of their samples."""
     shards = load_index([str(folder / name) for name in names if (folder / name).exists()])
     update_index(folder, shards, classes)
     return sum(shard.good for shard in shards)
 
 
 class LatentStore:
-    """Puts encoded clips together to samples, and these to shards.
+    """Writes encoded clips as samples of shards.
 
     A shard is written to a hidden part file, which gets its name when it is complete. Another process that writes the
     same one is an error; what a killed process left is written over.
 
+    Attributes:
+        summary: What was done: "samples" and "shards" numbers, "bad" by reason, "failed" shards and why.
+
     Args:
-        folder: for the shards.
-        dtype: that latents are stored in.
-        clips_per_video: K, clips that make a sample.
-        made_by: fingerprints for the json of each sample.
-        progress: told a line for each shard.
+        folder: Folder for the shards.
+        dtype: Type in which latents are stored.
+        clips_per_video: K, the number of clips of a sample.
+        made_by: Fingerprints for the json of each sample.
+        progress: Receives a line of text for each shard.
     """
 
     def __init__(
@@ -93,30 +88,21 @@ class LatentStore:
         self._folder, self._dtype, self._clips_per_video = folder, dtype, clips_per_video
         self._made_by, self._progress = dict(made_by), progress
         self._open: dict[str, _Part] = {}
-        self.samples, self.shards = 0, 0
-        self.bad: Counter[str] = Counter()
-        self.failed: dict[str, str] = {}
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """What was done: "samples" and "shards" numbers, "bad" by reason, "failed" shards and why."""
-        return {"samples": self.samples, "shards": self.shards, "bad": self.bad, "failed": self.failed}
+        self.summary: dict[str, Any] = {"samples": 0, "shards": 0, "bad": Counter(), "failed": {}}
 
     def take(self, chunk: dict[str, Any], encoded: dict[str, Any]) -> None:
         """Keep what was made of a chunk of `WholeShards`, or end its shard.
 
         Args:
-            chunk: the clips, or the end of a shard.
+            chunk: The clips, or the end of a shard.
             encoded: "latents" of the clips by name; "text" of those that are the first of their video, by
                 fingerprint and part. Nothing at the end of a shard.
 
         Raises:
-            InputError: another process writes this shard.
+            InputError: Another process writes this shard.
         """
         name = chunk["shard"]
-        if name not in self._open:
-            self._open[name] = _Part(self._folder / name)
-        part = self._open[name]
+        part = self._open[name] = self._open.get(name) or _Part(self._folder / name)
         if "bad" in chunk:
             self._end(part, chunk)
             return
@@ -130,9 +116,8 @@ class LatentStore:
         for i, epoch in enumerate(chunk["epoch"]):
             if epoch == 0:  # the one before, if it lacks clips by now, is bad: its reader has counted it
                 own_text = {kind: tensor[texts] for kind, tensor in text.items()}
-                part.sample = _Sample(
-                    chunk["key"][i], chunk["caption"][i], chunk["facts"][i], chunk["fps"][i], own_text
-                )
+                key, caption, facts, fps = (chunk[name][i] for name in ("key", "caption", "facts", "fps"))
+                part.sample = _Sample(key, caption, facts, fps, own_text)
                 texts += 1
             part.sample.clips.append({kind: tensor[i] for kind, tensor in latents.items()})
             if len(part.sample.clips) == self._clips_per_video:
@@ -148,16 +133,16 @@ class LatentStore:
         bad = Counter(end["bad"]) + part.bad
         del self._open[end["shard"]]
         if "error" in end:
-            self.failed[end["shard"]] = end["error"]
+            self.summary["failed"][end["shard"]] = end["error"]
             self._progress(f"{end['shard']}: not encoded, {end['error']}")
             part.close(keep=False)
             return
         part.close(keep=True)
-        self.samples += part.samples
-        self.shards += 1
-        self.bad += bad
-        left_out = ", ".join(f"{number} {why}" for why, number in sorted(bad.items()))
-        self._progress(f"{end['shard']}: {part.samples} samples" + (f"; left out: {left_out}" if bad else ""))
+        self.summary["samples"] += part.samples
+        self.summary["shards"] += 1
+        self.summary["bad"] += bad
+        left_out = f"; left out: {describe(bad)}" if bad else ""
+        self._progress(f"{end['shard']}: {part.samples} samples{left_out}")
 
 
 @dataclass
@@ -172,11 +157,7 @@ class _Sample:
     clips: list[dict[str, Tensor]] = field(default_factory=list)
 
     def members(self, made_by: dict[str, str | None]) -> dict[str, bytes]:
-        """The bytes of its members by suffix.
-
-        Raises:
-            BadSample: latents are not finite.
-        """
+        """The bytes of its members by suffix; raises `BadSample` where latents are not finite."""
         from safetensors.torch import save
 
         tensors = {kind: torch.stack([clip[kind] for clip in self.clips]) for kind in self.clips[0]} | self.text
@@ -199,7 +180,7 @@ class _Part:
         self._file = os.fdopen(os.open(self._hidden, os.O_RDWR | os.O_CREAT, 0o666), "wb")
         if not _lock(self._file, self._hidden):
             self._file.close()
-            raise InputError(f"--out {path.parent}: another process is writing {path.name}; let it end")
+            raise InputError(f"out {path.parent}: another process is writing {path.name}; let it end")
         self._file.truncate(0)
         self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115  # by `close`
         self.samples = 0
@@ -215,15 +196,14 @@ class _Part:
 
     def close(self, *, keep: bool) -> None:
         """Give the file its name, or remove it."""
-        if not keep:
-            self._hidden.unlink(missing_ok=True)
-            self._file.close()
-            return
-        self._tar.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        os.replace(self._hidden, self._path)
-        self._file.close()
+        with self._file:
+            if not keep:
+                self._hidden.unlink(missing_ok=True)
+                return
+            self._tar.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            os.replace(self._hidden, self._path)
 
 
 def _lock(file: BinaryIO, path: Path) -> bool:
@@ -234,7 +214,7 @@ def _lock(file: BinaryIO, path: Path) -> bool:
         return False
     except OSError:
         pass
-    return path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    return is_same_file(path, file.fileno())
 
 
 def _short(value: Any) -> str:

@@ -8,9 +8,8 @@ from cmd_lightning.data.shard_module import ShardDataModule
 class LatentDataModule(ShardDataModule):
     """Latents from shards that `shards encode` made: no video is read, and nothing is encoded.
 
-    The promises are those of `WebVidDataModule`: every good sample once an epoch, equal batches on all ranks, and a
-    fit resumed from a checkpoint goes on at the next batch. Epoch e shows clip `e % K` of the K that there are of
-    each video. Frames, size, rate and crop are those with which the shards were made.
+    Epoch e shows clip `e % K` of the K that there are of each video. Frames, size, rate and crop are those with which
+    the shards were made.
 
     A batch is a dictionary: "moments" (B, M, T, h, w), or "content" (B, C, h, w) and "motion" (B, D, T, S), as they
     are stored; "text" with "pooled", "tokens", "mask" of captions by the fingerprint of the encoder; "made_by" a list;

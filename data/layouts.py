@@ -15,33 +15,30 @@ _MSRVTT_SPLITS = {"validate": "val"}  # what we call them
 
 
 def read_annotations(videos: Path, captions: Path | None, prompts: Path | None = None, seed: int = 0) -> Annotations:
-    """Read what is said of clips, in any layout that is known; its files and columns tell which.
+    """Read annotations of clips in any known layout; its files and columns tell which.
 
     Args:
-        videos: folder of the clips.
-        captions: a table, MSR-VTT's json, UCF-101's folder of lists or one of them; None: class folders in `videos`.
-        prompts: captions by class, in place of all others; see `with_prompts`.
-        seed: of the choice of a caption where a clip has several, as in MSR-VTT.
+        videos: Folder of the clips.
+        captions: A table, MSR-VTT's json, UCF-101's folder of lists or one of them; None: class folders in `videos`.
+        prompts: Captions by class, in place of all others; see `with_prompts`.
+        seed: Seed for choosing a caption where a clip has several, as in MSR-VTT.
 
     Raises:
-        InputError: it cannot be read, or is in none of the layouts.
+        InputError: It cannot be read, or is in none of the layouts.
     """
-    annotations = _read(videos, captions, seed)
-    return annotations if prompts is None else with_prompts(annotations, prompts)
-
-
-def _read(videos: Path, captions: Path | None, seed: int) -> Annotations:
     if captions is None:
-        return walk_classes(videos)
-    if captions.is_dir():
-        return read_ucf101(captions, ["trainlist01.txt", "testlist01.txt"])
-    if not captions.is_file():
+        annotations = walk_classes(videos)
+    elif captions.is_dir():
+        annotations = read_ucf101(captions, ["trainlist01.txt", "testlist01.txt"])
+    elif not captions.is_file():
         raise InputError(f"captions {captions}: no such file or folder; {ACCEPTED}")
-    if _UCF101_LIST.fullmatch(captions.name):
-        return read_ucf101(captions.parent, [captions.name])
-    if captions.suffix.lower() == ".json":
-        return read_msrvtt(captions, seed)
-    return read_table(captions)
+    elif _UCF101_LIST.fullmatch(captions.name):
+        annotations = read_ucf101(captions.parent, [captions.name])
+    elif captions.suffix.lower() == ".json":
+        annotations = read_msrvtt(captions, seed)
+    else:
+        annotations = read_table(captions)
+    return annotations if prompts is None else with_prompts(annotations, prompts)
 
 
 def read_ucf101(folder: Path, lists: list[str]) -> Annotations:
@@ -51,11 +48,8 @@ def read_ucf101(folder: Path, lists: list[str]) -> Annotations:
     "test" are the splits.
 
     Args:
-        folder: ucfTrainTestlist, which holds the lists and classInd.txt.
-        lists: names of lists, as trainlist01.txt; lists of tests have no numbers of classes.
-
-    Raises:
-        InputError: a file is missing, or not what it should be.
+        folder: The folder ucfTrainTestlist, which holds the lists and classInd.txt.
+        lists: Names of lists, as trainlist01.txt; lists of tests have no numbers of classes.
     """
     if not (folder / "classInd.txt").is_file():
         raise InputError(f"captions {folder}: no classInd.txt in it, as UCF-101's lists have; {ACCEPTED}")
@@ -70,7 +64,8 @@ def read_ucf101(folder: Path, lists: list[str]) -> Annotations:
             label, _, file = words[0].partition("/")
             if not file or len(words) > 2 or label not in classes or words[1:] not in ([], [str(classes[label] + 1)]):
                 raise InputError(f"{place}: not a class of classInd.txt, a clip and perhaps the number of the class")
-            rows.append(Row(words[0], _in_words(label), label, "train" if name.startswith("train") else "test"))
+            caption = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label).lower()
+            rows.append(Row(words[0], caption, label, "train" if name.startswith("train") else "test"))
     return Annotations(rows, classes, list(classes), moved=True)
 
 
@@ -87,29 +82,22 @@ def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
     return ((f"captions {path}, line {number}", line.split()) for number, line in enumerate(lines, 1) if line.strip())
 
 
-def _in_words(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
-
-
 def read_msrvtt(path: Path, seed: int = 0) -> Annotations:
     """Read MSR-VTT's train_val_videodatainfo.json, test_videodatainfo.json, or one that holds both.
 
     About twenty people described each clip. One description is drawn for it, as VideoLDM's evaluation does; all are
-    kept beside it.
+    kept next to it.
 
     Args:
         path: {"videos": [{"video_id", "split", ...}], "sentences": [{"video_id", "caption", "sen_id"}]}.
-        seed: with the clip's id it decides which description is taken, whatever their order.
-
-    Raises:
-        InputError: it is not such a file, or a clip has no description.
+        seed: With the clip's id it decides which description is taken, whatever their order.
     """
     try:
         facts = json.loads(path.read_text(encoding="utf-8-sig"))
         sentences: dict[str, list[tuple[int, str]]] = {}
         for sentence in facts["sentences"]:
-            known = sentences.setdefault(sentence["video_id"], [])
-            known.append((sentence["sen_id"], _readable(sentence["caption"])))
+            caption = sentence["caption"].strip().encode("utf-8", "replace").decode()  # JSON may hold half a character
+            sentences.setdefault(sentence["video_id"], []).append((sentence["sen_id"], caption))
         rows = [_row_of(video, sorted(sentences.get(video["video_id"], [])), seed) for video in facts["videos"]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
@@ -130,7 +118,3 @@ def _row_of(video: dict[str, Any], described: list[tuple[int, str]], seed: int) 
     name, split = str(video["video_id"]), str(video.get("split", ""))
     caption = captions[stable_hash("caption", seed, name) % len(captions)] if captions else ""
     return Row(f"{name}.mp4", caption, split=_MSRVTT_SPLITS.get(split, split), captions=captions)
-
-
-def _readable(text: str) -> str:
-    return text.strip().encode("utf-8", "replace").decode()  # JSON may hold half a character

@@ -1,45 +1,41 @@
-"""The DataLoader over a stream, and the position in it that a checkpoint keeps."""
+"""The DataLoader over a stream, the position in it that a checkpoint keeps, and the DataModule that has both."""
 
 import ctypes
 import signal
 import sys
 import warnings
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from lightning import Trainer
+from lightning import LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader
 
+from cmd_lightning import compat
+from cmd_lightning.data.batch import BatchStream
 from cmd_lightning.data.index import Shard
-from cmd_lightning.data.stream import Bad, ShardStream, describe, known_bad, list_bad
+from cmd_lightning.data.stream import Bad, describe, known_bad, list_bad
 from cmd_lightning.errors import InputError
 
-_PR_SET_PDEATHSIG = 1
-_ENOUGH = 10_000  # samples: that many tell the share of bad ones, though these often lie together, in a bad shard
+Split = Literal["train", "val", "test"]
 
-# Lightning's advice where a stream is not cut by worker or cannot resume; this one is and can.
-_NEEDLESS = (
-    "Your `IterableDataset` has `__len__` defined",
-    "You're resuming from a checkpoint that ended before the epoch ended",
-)
+_PR_SET_PDEATHSIG = 1
+_ENOUGH = 10_000  # samples: that many tell the share of bad ones, though these are often together, in a bad shard
 
 
 class Position:
     """Where a fit is in its training data: the epoch, and how many of its batches are done."""
 
     def __init__(self) -> None:
-        self._stream: ShardStream | None = None
+        self._stream: BatchStream | None = None
         self._fingerprint = ""
-        self._epoch = 0
-        self._fetched = 0
-        self._passes = 0
-        self._ahead = 0
+        self._epoch = self._fetched = self._passes = self._ahead = 0
         self._loaded: dict[str, Any] | None = None
 
-    def begin(self, stream: ShardStream, workers: int, trainer: Trainer | None) -> tuple[int, int]:
+    def begin(self, stream: BatchStream, workers: int, trainer: Trainer | None) -> tuple[int, int]:
         """The epoch and first batch of a pass that begins now.
 
         The epoch is the Trainer's, or counts the passes where there is none. After a resume it is the loaded
@@ -77,16 +73,13 @@ class Position:
         epoch, batches, end = self._epoch, self._fetched, float(len(self._stream))
         if trainer:
             progress = trainer.fit_loop.epoch_loop.batch_progress.current
-            batches -= progress.ready - progress.processed  # one is in the making, and will be made again
+            # One is in the making, and will be made again.
+            batches -= progress.ready - progress.processed  # type: ignore[attr-defined]  # Lightning types a base class
             end = min(end, trainer.num_training_batches)
         if batches >= end:
             epoch, batches = epoch + 1, 0
-        return {
-            "seed": self._stream.seed,
-            "epoch": epoch,
-            "batches": batches,
-            "fingerprint": self._fingerprint,
-        }
+        done = {"epoch": epoch, "batches": batches, "fingerprint": self._fingerprint}
+        return {"seed": self._stream.seed} | done
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Begin the next pass where the state says."""
@@ -97,19 +90,19 @@ class StreamLoader(DataLoader):
     """Loads a stream with its workers, adds up the bad samples, and reports them at the end of a pass.
 
     Args:
-        dataset: the stream.
-        shards: what the stream reads, for the bad samples that are known.
-        max_bad_share: the largest share of bad samples to go on with, from 0 to 1: of a pass, or of as much of it as
-            is seen once that is 10,000 samples. Those that are known count as if they lay evenly among the others.
-        position: followed in training; without it every pass is the whole of epoch 0.
-        trainer: whose epoch the position goes by.
-        num_workers: loader processes.
-        options: further ones of DataLoader.
+        dataset: The stream.
+        shards: What the stream reads, for the bad samples that are known.
+        max_bad_share: The largest share of bad samples to accept, from 0 to 1: of a pass, or of as much of it as is
+            seen once that is 10,000 samples. Those that are known count as if they lay evenly among the others.
+        position: Position to begin at and to update in training; without it every pass is the whole of epoch 0.
+        trainer: The Trainer whose epoch the position goes by.
+        num_workers: Loader processes.
+        options: Further options of DataLoader.
     """
 
     def __init__(
         self,
-        dataset: ShardStream,
+        dataset: BatchStream,
         *,
         shards: Sequence[Shard] = (),
         max_bad_share: float = 1.0,
@@ -122,24 +115,23 @@ class StreamLoader(DataLoader):
         # A generator of its own: starting an epoch must not move the global one, where models draw noise.
         options["generator"] = torch.Generator().manual_seed(dataset.seed)
         super().__init__(dataset, num_workers=num_workers, worker_init_fn=leave_signals, **options)
+        self.stream, self.position, self.trainer = dataset, position, trainer
         self.max_bad_share = max_bad_share
-        self.good = sum(shard.good for shard in shards)
-        self.known = known_bad(shards)
-        self.position = position
-        self.trainer = trainer
-        for message in _NEEDLESS:
+        self.good, self.known = sum(shard.good for shard in shards), known_bad(shards)
+        for message in (compat.NO_LENGTH, compat.MID_EPOCH):
+            # Lightning's advice where a stream is not cut by worker or cannot resume; this one is and can.
             warnings.filterwarnings("ignore", message=message)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # torch names its private iterator
         """Yield batches, from the position on. As a generator it begins at the first batch, when all is restored."""
         epoch, first = 0, 0
         if self.position:
-            epoch, first = self.position.begin(self.dataset, self.num_workers, self.trainer)
-        self.dataset.begin(epoch, first)
+            epoch, first = self.position.begin(self.stream, self.num_workers, self.trainer)
+        self.stream.begin(epoch, first)
         last = len(self)
         if self.position and self.trainer:
             last = int(min(last, self.trainer.num_training_batches))  # `limit_train_batches`
-        samples = self.dataset.count(last)
+        samples = self.stream.count(last)
         bad: list[Bad] = []
         seen = 0
         self._judge(bad, samples)
@@ -170,6 +162,51 @@ class StreamLoader(DataLoader):
         if self.known:
             known = describe(Counter(sample.reason for sample in self.known))
             rank_zero_warn(f"{len(self.known)} samples known to be bad were left out: {known}")
+
+
+class StreamDataModule(LightningDataModule):
+    """A DataModule of streams, with the position in the training data as part of a checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._position = Position()
+
+    @abstractmethod
+    def has(self, split: Split) -> bool:
+        """Whether there are clips of a split."""
+
+    @abstractmethod
+    def loader(self, split: Split, **options: Any) -> StreamLoader:
+        """Batches of a split, with further options of the loader."""
+
+    def setup(self, stage: str) -> None:
+        """Count epochs from 0 again in a new fit."""
+        if stage == "fit":
+            self._position = Position()
+
+    def train_dataloader(self) -> StreamLoader:
+        """Batches for training, from the position of a loaded state on."""
+        return self.loader("train", position=self._position, trainer=self.trainer)
+
+    def val_dataloader(self) -> StreamLoader | list:
+        """Batches for validation, the same each time; none where there are no such clips."""
+        return self.loader("val") if self.has("val") else []
+
+    def test_dataloader(self) -> StreamLoader:
+        """Batches for testing, the same each time."""
+        return self.loader("test")
+
+    def predict_dataloader(self) -> StreamLoader:
+        """The same as the test batches."""
+        return self.loader("test")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the training data, as plain numbers and names."""
+        return self._position.state_dict(self.trainer)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up a position: the next pass over the training data begins there."""
+        self._position.load_state_dict(state_dict)
 
 
 def leave_signals(_: int) -> None:

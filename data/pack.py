@@ -1,15 +1,15 @@
-"""Pack clips that lie in folders into shards, byte for byte as they are."""
+"""Pack clips from folders into shards, byte for byte as they are."""
 
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from cmd_lightning.data.annotations import ClipFolder, Row
 from cmd_lightning.data.layouts import read_annotations
-from cmd_lightning.data.shards import ShardWriter, split_folder
+from cmd_lightning.data.shard_writer import ShardWriter, split_folder
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VIDEO_SUFFIXES, probe
@@ -34,26 +34,25 @@ def pack_clips(
     splits, those of UCF-101 as it numbers them.
 
     Args:
-        videos: folder of the clips.
-        out: folder for the shards; rows with a split go to a folder of that name in it.
-        captions: what is said of them, in any layout of `read_annotations`; None takes the folders in `videos` as
-            classes.
-        prompts: captions by class in place of others, see `with_prompts`.
-        shard_size: clips in a shard.
-        split: pack only the rows of this split; where no row has one, the split of all.
-        seed: of the choice of a caption where a clip has several.
-        progress: told a line now and then.
+        videos: Folder of the clips.
+        out: Folder for the shards; rows with a split go to a folder of that name in it.
+        captions: As for `read_annotations`.
+        prompts: As for `read_annotations`.
+        shard_size: Clips in a shard.
+        split: Pack only the rows of this split; where no row has one, the split of all.
+        seed: As for `read_annotations`.
+        progress: Receives a line of text now and then.
 
     Returns:
         {"samples": number packed, "bad": {reason: number}, "splits": {folder: number}, "classes": [names]}.
 
     Raises:
-        InputError: something is missing, or no clip is left.
+        InputError: Something is missing, or no clip is left.
     """
     folder = Path(videos)
     if not folder.is_dir():
         raise InputError(f"videos {videos}: no such folder; name the folder that holds the clips")
-    known = read_annotations(folder, captions and Path(captions), prompts and Path(prompts), seed)
+    known = read_annotations(folder, Path(captions) if captions else None, Path(prompts) if prompts else None, seed)
     rows = known.rows
     if split is not None:
         if not any(row.split for row in rows):  # one table for each split
@@ -111,6 +110,5 @@ def _pack_one(files: ClipFolder, row: Row, labels: dict[str, int], writer: Shard
         about["class"] = row.label
     if row.captions:
         about["captions"] = list(row.captions)
-    about |= {"frames": info.frames, "fps": info.fps, "width": info.width, "height": info.height}
-    writer.write(suffix, data, row.caption, about)
+    writer.write(suffix, data, row.caption, about | asdict(info))
     return None

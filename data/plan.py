@@ -27,10 +27,10 @@ def clip_draw(seed: int, epoch: int, key: str, instead_of: str = "") -> int:
     """What all random choices of a clip follow from: where it begins, and where it is cropped.
 
     Args:
-        seed: of the data.
-        epoch: from 0.
-        key: of the sample.
-        instead_of: the key of a bad sample that this one stands in for.
+        seed: Seed of the data.
+        epoch: Number of the epoch, from 0.
+        key: Key of the sample.
+        instead_of: Key of a bad sample that this one stands in for.
     """
     return stable_hash("clip", seed, epoch, key, instead_of)
 
@@ -43,15 +43,15 @@ def batch_sizes(samples: int, ranks: int, batch_size: int) -> list[list[int]]:
     last batch of some ranks has two samples.
 
     Args:
-        samples: good samples of an epoch.
-        ranks: processes that train together.
-        batch_size: samples in a full batch, per rank.
+        samples: Good samples of an epoch.
+        ranks: Processes that train together.
+        batch_size: Samples in a full batch, per rank.
 
     Returns:
         For each rank the sizes of its batches, in order.
 
     Raises:
-        InputError: there are fewer samples than ranks.
+        InputError: There are fewer samples than ranks.
     """
     if samples < ranks:
         raise InputError(f"{samples} samples for {ranks} ranks: add clips or use fewer devices")
@@ -75,12 +75,12 @@ def assign(
     for each reader: shards are read in sequence, and shared where there are more readers than shards.
 
     Args:
-        counts: good samples of each shard.
-        ranks: processes that train together.
-        workers: loader processes of each rank; 0 counts as 1.
-        batch_size: samples in a full batch, per rank.
-        seed: of the order of the shards.
-        epoch: from 0; another epoch is another order.
+        counts: Good samples of each shard.
+        ranks: Processes that train together.
+        workers: Loader processes of each rank; 0 counts as 1.
+        batch_size: Samples in a full batch, per rank.
+        seed: Seed of the order of the shards.
+        epoch: Number of the epoch, from 0; another epoch is another order.
         shuffle: False keeps the order given.
 
     Returns:
@@ -90,25 +90,22 @@ def assign(
     order = list(range(len(counts)))
     if shuffle:
         random.Random(stable_hash("shards", seed, epoch)).shuffle(order)
-    line = _Line(order, counts)
+    line = [Interval(shard, 0, counts[shard]) for shard in reversed(order) if counts[shard]]
     sizes = batch_sizes(sum(counts), ranks, batch_size)
-    return [[line.take(sum(sizes[rank][worker::workers])) for worker in range(workers)] for rank in range(ranks)]
+    return [[_take(line, sum(sizes[rank][worker::workers])) for worker in range(workers)] for rank in range(ranks)]
 
 
-class _Line:
-    def __init__(self, order: Sequence[int], counts: Sequence[int]) -> None:
-        self._left = [Interval(shard, 0, counts[shard]) for shard in reversed(order) if counts[shard]]
-
-    def take(self, samples: int) -> list[Interval]:
-        taken = []
-        while samples:
-            head = self._left.pop()
-            stop = min(head.stop, head.start + samples)
-            taken.append(Interval(head.shard, head.start, stop))
-            samples -= stop - head.start
-            if stop < head.stop:
-                self._left.append(Interval(head.shard, stop, head.stop))
-        return taken
+def _take(line: list[Interval], samples: int) -> list[Interval]:
+    """Take the next samples off a line, whose head is its last item."""
+    taken = []
+    while samples:
+        head = line.pop()
+        stop = min(head.stop, head.start + samples)
+        taken.append(Interval(head.shard, head.start, stop))
+        samples -= stop - head.start
+        if stop < head.stop:
+            line.append(Interval(head.shard, stop, head.stop))
+    return taken
 
 
 def _shares(total: int, parts: int) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Literal
 from cmd_lightning.data.clip_arrays import LAYOUTS
 from cmd_lightning.data.clips import BadSample, choose_frames
 from cmd_lightning.data.plan import stable_hash
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, check_positive
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,8 @@ class Selection:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        for name, value in (("frames", self.frames), ("stride", self.stride), ("num", self.num)):
-            if value is not None and value < 1:
-                raise InputError(f"{name} {value}: must be at least 1")
+        counts = {"frames": self.frames, "stride": self.stride, "num": self.num}
+        check_positive(**{name: count for name, count in counts.items() if count is not None})
         if self.fps is not None and not 0 < self.fps < math.inf:
             raise InputError(f"fps {self.fps}: must be a number above 0, e.g. 8")
         if self.fps is not None and self.stride is not None:
@@ -59,19 +58,11 @@ class Selection:
             raise InputError(f"layout {self.layout}: give one of {', '.join(LAYOUTS)}")
 
     def clips(self, there: int, path: str) -> list[int]:
-        """Numbers of the clips to take, ascending.
-
-        Args:
-            there: Clips of the source.
-            path: What errors call it.
-
-        Raises:
-            InputError: There are fewer than `num`.
-        """
+        """Numbers of the clips to take of those in a source, ascending; `InputError` if there are fewer than `num`."""
         if self.num is None:
             return list(range(there))
         if self.num > there:
-            raise InputError(f"num {self.num}: {path} has {there} clips; give --num {there} or less (never repeated)")
+            raise InputError(f"num {self.num}: {path} has {there} clips; give num {there} or less (never repeated)")
         if self.choose == "first":
             return list(range(self.num))
         return sorted(random.Random(stable_hash("choose", self.seed)).sample(range(there), self.num))
@@ -79,7 +70,7 @@ class Selection:
     def frame_numbers(
         self, available: int, rate: float, key: str, title: str, times: Sequence[float] | None = None
     ) -> tuple[list[int], float]:
-        """Numbers of the frames to take of a clip, and how many source frames they lie apart.
+        """Numbers of the frames to take of a clip, and their distance in source frames.
 
         Args:
             available: Frames of the clip.
@@ -92,7 +83,7 @@ class Selection:
             InputError: The clip is too short, or its rate is needed and unknown.
         """
         if self.fps and not rate:
-            raise InputError(f"fps {self.fps:g}: nothing tells the rate of {title}; give --stride instead")
+            raise InputError(f"fps {self.fps:g}: nothing tells the rate of {title}; give a stride instead")
         step = rate / self.fps if self.fps else self.stride or 1
         chance = random.Random(stable_hash("start", self.seed, key)) if self.random_start else None
         try:
@@ -100,6 +91,6 @@ class Selection:
         except BadSample as reason:
             needed = int((self.frames - 1) * step + 0.5) + 1
             raise InputError(
-                f"frames {self.frames}: {title} has {available} frames and {needed} are needed; give --frames "
+                f"frames {self.frames}: {title} has {available} frames and {needed} are needed; give frames "
                 f"{int((available - 1) / step) + 1} or less, or remove it"
             ) from reason

@@ -1,18 +1,15 @@
-"""ShardDataModule: what DataModules over shards share, with the position in them as part of a checkpoint."""
+"""ShardDataModule: what DataModules over shards share."""
 
 import warnings
 from abc import abstractmethod
 from typing import Any
 
-from lightning import LightningDataModule
-from torch.utils.data import DataLoader
-
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import SampleLoader
 from cmd_lightning.data.index import Shard, expand, load_index
-from cmd_lightning.data.loader import Position, StreamLoader
+from cmd_lightning.data.loader import Split, StreamDataModule, StreamLoader
 from cmd_lightning.data.stream import ShardStream, known_bad, list_bad
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, check_positive
 
 _USED = {  # by the Trainer's verb
     "fit": ("train_shards", "val_shards"),
@@ -22,26 +19,26 @@ _USED = {  # by the Trainer's verb
 }
 
 
-class ShardDataModule(LightningDataModule):
+class ShardDataModule(StreamDataModule):
     """Batches from shards; a subclass says what becomes of a sample.
 
-    Every good sample comes exactly once an epoch, and every rank gets the same number of batches. A fit resumed
-    from a checkpoint goes on at the next batch.
+    Every good sample comes exactly once per epoch, for any number of ranks and workers, and every rank gets the same
+    number of batches. Interrupted training resumes at the next batch.
 
     Args:
         train_shards: .tar files for training: paths, globs, folders, brace ranges or http(s) addresses.
-        val_shards: the same for validation.
-        test_shards: the same for testing and prediction.
-        batch_size: clips in a batch, per device.
-        num_workers: loader processes, per device.
-        seed: of every random choice of the data.
-        shuffle_buffer: samples, per worker, not read yet, among which the next one is drawn in training.
-        max_bad_share: the largest share of bad samples to go on with, from 0 to 1. They are replaced and counted; more
-            of them, or of those that the index knows, end the run with a list.
-        remote: how shards at addresses are fetched and kept.
+        val_shards: The same for validation.
+        test_shards: The same for testing and prediction.
+        batch_size: Clips in a batch, per device.
+        num_workers: Loader processes, per device.
+        seed: Seed of every random choice of the data.
+        shuffle_buffer: Samples, per worker, not read yet, among which the next one is drawn in training.
+        max_bad_share: The largest share of bad samples to accept, from 0 to 1. They are replaced and counted; more of
+            them, or of those that the index lists, end the run with a list.
+        remote: How shards at addresses are fetched and kept.
 
     Raises:
-        InputError: a number is out of range.
+        InputError: A number is out of range.
     """
 
     def __init__(
@@ -57,13 +54,10 @@ class ShardDataModule(LightningDataModule):
         remote: ShardCache | None = None,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("shuffle_buffer", shuffle_buffer, 0),
-        ):
-            if value < least:
-                raise InputError(f"{name} {value}: must be at least {least}")
+        check_positive(batch_size=batch_size)
+        for name, value in (("num_workers", num_workers), ("shuffle_buffer", shuffle_buffer)):
+            if value < 0:
+                raise InputError(f"{name} {value}: must be at least 0")
         if not 0 <= max_bad_share <= 1:
             raise InputError(f"max_bad_share {max_bad_share}: give a share from 0 to 1, e.g. 0.1")
         self.shards = {"train_shards": train_shards, "val_shards": val_shards, "test_shards": test_shards}
@@ -71,7 +65,6 @@ class ShardDataModule(LightningDataModule):
         self.seed, self.shuffle_buffer = seed, shuffle_buffer
         self.max_bad_share, self.remote = max_bad_share, remote or ShardCache()
         self._found: dict[str, list[Shard]] = {}
-        self._position = Position()
 
     @abstractmethod
     def clip_loader(self, *, training: bool) -> SampleLoader:
@@ -84,51 +77,20 @@ class ShardDataModule(LightningDataModule):
             if self.shards[option]:
                 self._find(option)
 
-    def setup(self, stage: str) -> None:
-        """Count epochs anew, as a new fit does."""
-        if stage == "fit":
-            self._position = Position()
-
-    def train_dataloader(self) -> DataLoader:
-        """Shuffled batches of `train_shards`, going on where a loaded state says."""
-        return self._loader("train_shards", training=True, position=self._position, trainer=self.trainer)
-
-    def val_dataloader(self) -> DataLoader | list:
-        """Batches of `val_shards` in fixed order; none where no such shards are given."""
-        return self._loader("val_shards") if self.shards["val_shards"] else []
-
-    def test_dataloader(self) -> DataLoader:
-        """Batches of `test_shards` in fixed order."""
-        return self._loader("test_shards")
-
-    def predict_dataloader(self) -> DataLoader:
-        """The same as the test batches."""
-        return self._loader("test_shards")
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position in the training data, as plain numbers and names."""
-        return self._position.state_dict(self.trainer)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up a position: the next pass over the training data begins there."""
-        self._position.load_state_dict(state_dict)
-
     def describe(self) -> dict[str, Any]:
         """What the test clips are, as plain data for the record of a result."""
         return {"data": type(self).__name__, "shards": self.shards["test_shards"]}
 
-    def _loader(self, option: str, *, training: bool = False, **options: Any) -> DataLoader:
-        return StreamLoader(
-            self._stream(option, training=training),
-            shards=self._find(option),
-            max_bad_share=self.max_bad_share,
-            num_workers=self.num_workers,
-            **options,
-        )
+    def has(self, split: Split) -> bool:
+        """Whether shards of the split are given."""
+        return bool(self.shards[f"{split}_shards"])
 
-    def _stream(self, option: str, *, training: bool) -> ShardStream:
-        return ShardStream(
-            self._find(option),
+    def loader(self, split: Split, **options: Any) -> StreamLoader:
+        """Batches of the shards of a split: shuffled in training, else in fixed order."""
+        training = split == "train"
+        shards = self._find(f"{split}_shards")
+        stream = ShardStream(
+            shards,
             self.clip_loader(training=training),
             batch_size=self.batch_size,
             rank=self.trainer.global_rank if self.trainer else 0,
@@ -137,6 +99,9 @@ class ShardDataModule(LightningDataModule):
             shuffle_buffer=self.shuffle_buffer if training else 0,
             shuffle=training,
             remote=self.remote,
+        )
+        return StreamLoader(
+            stream, shards=shards, max_bad_share=self.max_bad_share, num_workers=self.num_workers, **options
         )
 
     def _find(self, option: str) -> list[Shard]:

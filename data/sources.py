@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from cmd_lightning.data import stream
 from cmd_lightning.data.clip_arrays import ARRAY_SUFFIXES, ArrayFile
-from cmd_lightning.data.clip_files import Kind, ShardFiles, VideoFolder
+from cmd_lightning.data.clip_files import Clips, ShardFiles, VideoFolder
 from cmd_lightning.data.clips import BadSample, read_caption, read_facts, resize_and_crop
 from cmd_lightning.data.index import expand, is_remote
 from cmd_lightning.data.selection import Selection
+from cmd_lightning.data.stream import describe
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_io import VIDEO_SUFFIXES, natural_key
 
@@ -45,28 +45,25 @@ class ClipSource(Dataset):
     Args:
         path: As the user gave it, for the record and errors.
         selection: Which clips and frames.
-        kind: Where they come from.
+        clips: All clips there are.
 
     Raises:
         InputError: There are no clips or fewer than asked for, frames are too few where that is known without
-            decoding, or `fps` is asked of clips whose rate nothing tells.
+            decoding, or `fps` is asked of clips of unknown rate.
     """
 
-    def __init__(self, path: str, selection: Selection, kind: Kind) -> None:
-        self.path = path
-        self.selection = selection
-        self.skipped = kind.skipped
-        self._kind = kind
-        if not kind.keys:
-            skipped = f" ({stream.describe(kind.skipped)})" if kind.skipped else ""
+    def __init__(self, path: str, selection: Selection, clips: Clips) -> None:
+        self.path, self.selection, self._clips = path, selection, clips
+        self.of, self.skipped = len(clips.keys), clips.skipped
+        if not clips.keys:
+            skipped = f" ({describe(clips.skipped)})" if clips.skipped else ""
             raise InputError(f"{path}: holds no usable clips{skipped}; there are {KINDS}")
-        self.of = len(kind.keys)
         self.chosen = selection.clips(self.of, path)
-        self.keys = [kind.keys[index] for index in self.chosen]
+        self.keys = [clips.keys[index] for index in self.chosen]
         for index in self.chosen:
-            known = kind.frames(index)
-            if known is not None:  # told at once, not after an hour of decoding
-                selection.frame_numbers(known, 0.0, kind.keys[index], kind.title(index))
+            known = clips.frames(index)
+            if known is not None:  # reported at once, not after an hour of decoding
+                selection.frame_numbers(known, 0.0, clips.keys[index], clips.title(index))
 
     def __len__(self) -> int:
         """Number of chosen clips."""
@@ -79,28 +76,23 @@ class ClipSource(Dataset):
             return self._load(index)
         except OSError as error:  # a shard or caption that is gone, locked or on a failing disk
             problem = f"{error.strerror or error}; check that its files can be read"
-            raise InputError(f"{self._kind.title(index)}: {problem}") from error
+            raise InputError(f"{self._clips.title(index)}: {problem}") from error
 
     def describe(self) -> dict[str, Any]:
-        """What was read and how, as plain data for the record of a result; reads the first clip.
+        """What was read and how, as plain data for the record of a result.
 
-        Returns:
-            path, kind ("shards", "videos", "array"), clips (number chosen), of (usable ones there), frames, stride
-            (None with fps), fps and source_fps (of the first clip after and before sampling; None: unknown),
-            size ([H, W] of the first clip), choose, random_start, seed, skipped.
+        Rates after and before sampling (None: unknown) and the size [H, W] are those of the first clip.
         """
-        rate = self._kind.open(self.chosen[0]).fps
-        first = self[0]
-        asked = self.selection
+        first, asked = self[0], self.selection
         return {
             "path": self.path,
-            "kind": self._kind.name,
+            "kind": self._clips.kind,
             "clips": len(self),
             "of": self.of,
             "frames": asked.frames,
             "stride": None if asked.fps else asked.stride or 1,
             "fps": first["fps"] or None,
-            "source_fps": rate or None,
+            "source_fps": self._clips.open(self.chosen[0]).fps or None,
             "size": list(first["video"].shape[2:]),
             "choose": asked.choose,
             "random_start": asked.random_start,
@@ -109,12 +101,12 @@ class ClipSource(Dataset):
         }
 
     def _load(self, index: int) -> dict[str, Any]:
-        key, clip = self._kind.keys[index], self._kind.open(index)
+        key, title, clip = self._clips.keys[index], self._clips.title(index), self._clips.open(index)
         try:
             facts = read_facts(clip.members)
         except BadSample as reason:
-            raise InputError(f"{clip.name}: {reason}; repair or remove its .json") from reason
-        numbers, step = self.selection.frame_numbers(clip.frames, clip.fps, key, clip.name, clip.times)
+            raise InputError(f"{title}: {reason}; repair or remove its .json") from reason
+        numbers, step = self.selection.frame_numbers(clip.frames, clip.fps, key, title, clip.times)
         video = clip.read(numbers)
         return {
             "video": video if self.selection.size is None else resize_and_crop(video, self.selection.size),
@@ -150,17 +142,13 @@ def open_source(path: str | Path, selection: Selection) -> ClipSource:
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Batch items: video (B, 3, T, H, W), caption and key lists, fps float32 (B,).
-
-    Raises:
-        InputError: Clips differ in size.
-    """
+    """Batch items: video (B, 3, T, H, W), caption and key lists, fps float32 (B,); `InputError` if sizes differ."""
     for item in items:
         one, other = items[0]["video"].shape, item["video"].shape
         if one != other:
             raise InputError(
                 f"{items[0]['key']} is {one[3]}x{one[2]}, {item['key']} is {other[3]}x{other[2]}: "
-                "give one --size for all, as 64 or 64x96"
+                "give one size for all, as 64 or 64x96"
             )
     return {
         "video": torch.stack([item["video"] for item in items]),

@@ -8,13 +8,14 @@ alone, never on what was read before it.
 import random
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import islice
 from threading import Thread
 from typing import Any, BinaryIO, NamedTuple
 
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import get_worker_info
 
-from cmd_lightning.data.batch import collate
+from cmd_lightning.data.batch import BatchStream, collate
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import BadSample, SampleLoader
 from cmd_lightning.data.fetch import FetchError
@@ -35,75 +36,50 @@ class Bad(NamedTuple):
     place: str
 
 
-class ShardStream(IterableDataset):
+@dataclass(eq=False)
+class ShardStream(BatchStream):
     """Batches of one rank, for a DataLoader with `batch_size=None` and any number of workers.
 
     A bad sample is replaced: by the last good one of the eight before it, else by the first good one of the
     reader, else of all shards. `batch["bad"]` lists them.
 
-    Args:
-        shards: with their numbers of samples.
-        clips: makes a clip of a sample.
-        batch_size: samples in a batch, per rank.
-        rank: which process this is, from 0.
-        ranks: how many there are.
-        seed: of the order and of every draw.
-        shuffle_buffer: undecoded samples among which the next one is drawn; 0 keeps the order of the shards.
-        shuffle: draw the order of the shards anew each epoch.
-        remote: fetches remote shards, each while the one before it is read.
+    Attributes:
+        shards: The shards, with their numbers of samples.
+        clips: Loads a clip from the members of a sample.
+        batch_size: Samples in a batch, per rank.
+        rank: Which process this is, from 0.
+        ranks: Number of processes.
+        seed: Seed of the order and of every random choice.
+        shuffle_buffer: Undecoded samples among which the next one is drawn; 0 keeps the order of the shards.
+        shuffle: Whether each epoch has another order of the shards.
+        remote: Fetches remote shards, each while the one before it is read.
     """
 
-    def __init__(
-        self,
-        shards: Sequence[Shard],
-        clips: SampleLoader,
-        *,
-        batch_size: int,
-        rank: int = 0,
-        ranks: int = 1,
-        seed: int = 0,
-        shuffle_buffer: int = 0,
-        shuffle: bool = False,
-        remote: ShardCache | None = None,
-    ) -> None:
-        super().__init__()
-        self.shards = list(shards)
-        self.clips = clips
-        self.batch_size = batch_size
-        self.rank = rank
-        self.ranks = ranks
-        self.seed = seed
-        self.shuffle_buffer = shuffle_buffer
-        self.shuffle = shuffle
-        self.remote = remote or ShardCache()
-        self._sizes = batch_sizes(sum(shard.good for shard in self.shards), ranks, batch_size)[rank]
+    shards: Sequence[Shard]
+    clips: SampleLoader
+    _: KW_ONLY
+    batch_size: int
+    rank: int = 0
+    ranks: int = 1
+    seed: int = 0
+    shuffle_buffer: int = 0
+    shuffle: bool = False
+    remote: ShardCache = field(default_factory=ShardCache)
+
+    def __post_init__(self) -> None:
+        """Cut the epoch into batches."""
+        self._sizes = batch_sizes(sum(shard.good for shard in self.shards), self.ranks, self.batch_size)[self.rank]
         self._watchdog = Watchdog()
-        self._epoch = 0
-        self._first = 0
 
     def fingerprint(self, workers: int) -> str:
-        """What a number of batches done holds for: with another fingerprint it means other samples."""
         shards = [(shard.url.rpartition("/")[2], shard.good) for shard in self.shards]
         cut = (self.batch_size, self.ranks, max(workers, 1), self.seed, self.shuffle_buffer)
         return f"{stable_hash(shards, cut):016x}"
 
-    def begin(self, epoch: int, first_batch: int = 0) -> None:
-        """Say where the next pass begins: in this epoch, at this batch."""
-        self._epoch = epoch
-        self._first = first_batch
-
-    def count(self, batches: int) -> int:
-        """Samples in the first batches of an epoch of this rank."""
-        return sum(self._sizes[:batches])
-
-    def __len__(self) -> int:
-        """Batches in a whole epoch, the same on every rank, wherever the next pass begins."""
-        return len(self._sizes)
-
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield the batches of this worker: v, v + W, ... counted from the first batch of the pass.
 
-        The last one is {"error": message} where the run cannot go on.
+        The last one is {"error": message} where the run cannot continue.
         """
         try:
             yield from self._batches()
@@ -129,19 +105,14 @@ class ShardStream(IterableDataset):
         standby = _Standby(self, intervals)
         for batch in range(reader, len(self._sizes), workers):
             if batch < self._first:
-                for _ in range(self._sizes[batch]):
-                    standby.keep(next(samples))
+                standby.before.extend(islice(samples, self._sizes[batch]))
             else:
                 bad: list[Bad] = []
                 clips = [standby.decode(next(samples), bad) for _ in range(self._sizes[batch])]
                 yield collate(clips) | {"epoch": self._epoch, "bad": bad}
 
     def decode(self, sample: Sample, instead_of: str = "") -> dict[str, Any]:
-        """Read and decode one sample with the draws that belong to it in this epoch.
-
-        Raises:
-            BadSample: with the reason.
-        """
+        """Read and decode one sample with the draws that belong to it in this epoch; raises `BadSample`."""
         draw = clip_draw(self.seed, self._epoch, sample.key, instead_of)
         with self._watchdog.watch(sample.place):
             return self.clips(sample.read(), draw, self._epoch)
@@ -165,7 +136,8 @@ class ShardStream(IterableDataset):
             problem = f"{shard.url}: holds fewer samples than its index says; run `shards check` on it"
             try:
                 file = ahead.result() if ahead else shard.open(self.remote)
-                ahead = self._fetch_ahead(intervals[number + 1 : number + 2])
+                following = [self.shards[other.shard] for other in intervals[number + 1 : number + 2]]
+                ahead = _Ahead(following[0], self.remote) if following and is_remote(following[0].url) else None
                 while left:
                     before = left
                     samples = (sample for sample in read_samples(file, shard.url) if sample.key not in shard.bad)
@@ -183,27 +155,20 @@ class ShardStream(IterableDataset):
                 key = f"{shard.url} {interval.stop - missing}"
                 yield Sample(key, fault="unreadable shard", place=problem)
 
-    def _fetch_ahead(self, following: Sequence[Interval]) -> "_Ahead | None":
-        for interval in following:
-            if is_remote(self.shards[interval.shard].url):
-                return _Ahead(self.shards[interval.shard], self.remote)
-        return None
-
 
 class _Ahead(Thread):
     """Opens a remote shard while the one before it is read."""
 
     def __init__(self, shard: Shard, remote: ShardCache) -> None:
         super().__init__(daemon=True)  # a process that ends does not wait for it
-        self._shard = shard
-        self._remote = remote
-        self._opened: BinaryIO | Exception | None = None
+        self._shard, self._remote = shard, remote
+        self._opened: BinaryIO | Exception
         self.start()
 
     def run(self) -> None:
         try:
             self._opened = self._shard.open(self._remote)
-        except Exception as error:  # told where the shard is wanted
+        except Exception as error:  # raised where the shard is wanted
             self._opened = error
 
     def result(self) -> BinaryIO:
@@ -217,13 +182,9 @@ class _Standby:
     """Decodes the samples of a reader and finds a stand-in for a bad one, the same one wherever a resume began."""
 
     def __init__(self, stream: ShardStream, intervals: Sequence[Interval]) -> None:
-        self._stream = stream
-        self._intervals = intervals
-        self._before: deque[Sample] = deque(maxlen=_STANDBY)
+        self._stream, self._intervals = stream, intervals
+        self.before: deque[Sample] = deque(maxlen=_STANDBY)
         self._first_good: Sample | None = None
-
-    def keep(self, sample: Sample) -> None:
-        self._before.append(sample)
 
     def decode(self, sample: Sample, bad: list[Bad]) -> dict[str, Any]:
         try:
@@ -232,10 +193,10 @@ class _Standby:
             bad.append(Bad(str(reason), sample.place))
             return self._replace(sample.key)
         finally:
-            self.keep(sample)
+            self.before.append(sample)
 
     def _replace(self, key: str) -> dict[str, Any]:
-        for candidate in reversed(self._before):
+        for candidate in reversed(self.before):
             try:
                 return self._stream.decode(candidate, instead_of=key)
             except BadSample:

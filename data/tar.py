@@ -30,7 +30,7 @@ _MAX_NAME = 1024
 
 
 class Member(NamedTuple):
-    """Where a member's bytes lie in its file."""
+    """Where the bytes of a member are in its file."""
 
     offset: int
     size: int
@@ -41,11 +41,11 @@ class Sample:
     """A sample that has not been read yet.
 
     Attributes:
-        key: what its members' names share; unique within the shard.
-        members: by suffix, in lower case.
-        fault: why it cannot be used; "" where the headers show no reason.
-        place: where it is, for people: the shard and the key.
-        file: what it is read from; it stays open as long as a sample refers to it.
+        key: What its members' names share; unique within the shard.
+        members: By suffix, in lower case.
+        fault: Why it cannot be used; "" where the headers show no reason.
+        place: Where it is, for people: the shard and the key.
+        file: What it is read from; it stays open as long as a sample refers to it.
     """
 
     key: str
@@ -58,12 +58,13 @@ class Sample:
         """The bytes of its members by suffix, and "__key__"; the file's position stays where it is.
 
         Raises:
-            BadSample: it has a fault, or its file is shorter than its headers say or cannot be read.
+            BadSample: It has a fault, or its file is shorter than its headers say or cannot be read.
         """
         if self.fault:
             raise BadSample(self.fault)
         found: dict[str, Any] = {"__key__": self.key}
         for suffix, (offset, size) in self.members.items():
+            assert self.file is not None  # only a sample with a fault has none
             try:
                 found[suffix] = os.pread(self.file.fileno(), size, offset)
             except OSError as error:
@@ -76,32 +77,32 @@ class Sample:
 def read_samples(file: BinaryIO, name: str = "") -> Iterator[Sample]:
     """Find the samples of an uncompressed tar file, in its order.
 
-    A sample with a fault comes too, so that everybody counts alike: "no video" (nor latents), "member twice", "hostile
+    A sample with a fault comes too, so that all readers count alike: "no video" (nor latents), "member twice", "hostile
     name" (leads out of its folder, or cannot be printed), "sparse member", "too large", and "truncated shard" for the
     last one of a file that is cut off or damaged there. A file that is no tar file at all is one sample, "unreadable
     shard". A key that comes again later in the file is another sample and gets a number.
 
     Args:
-        file: opened for reading, with a file descriptor.
-        name: what the samples' places call it.
+        file: Opened for reading, with a file descriptor.
+        name: What the samples' places call it.
     """
     times: Counter[str] = Counter()
     for key, group in groupby(_members(file), itemgetter(0)):
         members: dict[str, Member] = {}
-        faults = []
+        fault = ""
         for _, suffix, member in group:
             if isinstance(member, str):
-                faults.append(member)
+                fault = fault or member
             elif suffix in members:
-                faults.append("member twice")
+                fault = fault or "member twice"
             else:
                 members[suffix] = member
-        if not faults and members.keys().isdisjoint(_CLIPS):
-            faults = ["no video"]
+        if members.keys().isdisjoint(_CLIPS):
+            fault = fault or "no video"
         times[key] += 1
         if times[key] > 1:
             key = f"{key}~{times[key]}"
-        yield Sample(key, members, faults[0] if faults else "", f"{name} {key}", file)
+        yield Sample(key, members, fault, f"{name} {key}", file)
 
 
 def _members(file: BinaryIO) -> Iterator[tuple[str, str, Member | str]]:
@@ -109,7 +110,8 @@ def _members(file: BinaryIO) -> Iterator[tuple[str, str, Member | str]]:
     from webdataset.tariterators import base_plus_ext
 
     size = os.fstat(file.fileno()).st_size
-    key = None
+    key: str | None = None
+    member: Member | str
     for header in _headers(file):
         if isinstance(header, str):
             if header != CUT or key is not None:
@@ -120,7 +122,7 @@ def _members(file: BinaryIO) -> Iterator[tuple[str, str, Member | str]]:
         if not header.isreg() or re.match(r"__[^/]*__($|/)", name) or (suffix or "").lower() not in SUFFIXES:
             continue  # names like `__meta__/...` are webdataset's own
         key, member = base, Member(header.offset_data, header.size)
-        if _is_hostile(name):
+        if name.startswith("/") or ".." in name.split("/") or len(name) > _MAX_NAME or not name.isprintable():
             key, member = base.encode("unicode_escape").decode()[:_MAX_NAME], "hostile name"
         elif header.issparse():
             member = "sparse member"
@@ -131,16 +133,13 @@ def _members(file: BinaryIO) -> Iterator[tuple[str, str, Member | str]]:
         yield key, suffix.lower(), member
 
 
-def _is_hostile(name: str) -> bool:
-    return name.startswith("/") or ".." in name.split("/") or len(name) > _MAX_NAME or not name.isprintable()
-
-
 def _headers(file: BinaryIO) -> Iterator[tarfile.TarInfo | str]:
     """The headers of a tar file in order; at last the fault of one that is none, or ends without an archive's end."""
     fault = "unreadable shard"
     try:
         file.seek(0)
-        with tarfile.open(fileobj=_BoundedReader(file), mode="r:") as tar:  # type: ignore[call-overload]
+        bounded: Any = _BoundedReader(file)  # has all that tarfile needs of a file
+        with tarfile.open(fileobj=bounded, mode="r:") as tar:
             fault, offset = CUT, -1
             while (header := tar.next()) is not None and tar.offset > offset and header.size >= 0:
                 offset = tar.offset  # a header with a negative size would lead back, for ever

@@ -19,7 +19,7 @@ class Watchdog:
     It counts the processor's time, not the clock's, so that a stopped process or a slow disk ends nothing.
 
     Args:
-        seconds: of the processor, until the process is ended.
+        seconds: CPU seconds until the process is ended.
     """
 
     def __init__(self, seconds: float = SECONDS) -> None:
@@ -29,11 +29,7 @@ class Watchdog:
 
     @contextmanager
     def watch(self, name: str) -> Iterator[None]:
-        """Watch what the block does.
-
-        Args:
-            name: what the last words call it.
-        """
+        """Watch what the block does, under a name for the error."""
         if self._process != os.getpid():
             self._process = os.getpid()
             threading.Thread(target=self._run, daemon=True).start()

@@ -3,48 +3,62 @@
 import math
 from typing import Any, Literal
 
+from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import ClipLoader
 from cmd_lightning.data.shard_module import ShardDataModule
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, check_positive
 
 
 class WebVidDataModule(ShardDataModule):
     """Clips from shards in the layout video2dataset writes for WebVid: `{key}.mp4`, `.txt`, `.json`.
 
-    Every good sample comes exactly once an epoch, and every rank gets the same number of batches. Training
-    draws the order, the beginning of each clip and, if wanted, the crop; evaluation keeps the order of the
-    shards, begins at the first frame and crops in the middle. A fit resumed from a checkpoint goes on at the
-    next batch.
+    Training draws the order, the start frame of each clip and optionally the crop; evaluation keeps the order of the
+    shards, starts at the first frame and crops in the middle.
 
     A batch is a dictionary: "video" uint8 (B, C, T, H, W), "caption" list of str, "label" int64 (B,) with -1
     for none, "key" list of str, "fps" float32 (B,), "epoch" int.
 
     Args:
-        num_frames: frames of a clip.
-        size: height and width of a clip in pixels, one number for a square.
-        fps: frames per second at which clips are sampled; give this or stride.
-        stride: distance of a clip's frames in source frames; 1 if fps is not given either.
-        crop: where training crops to the size; "random" draws it for each clip.
-        shards: train, val and test shards, see `ShardDataModule`.
-        options: further ones of `ShardDataModule`.
+        num_frames: Frames of a clip.
+        size: Height and width of a clip in pixels, one number for a square.
+        fps: Frames per second at which clips are sampled; give this or stride.
+        stride: Distance of a clip's frames in source frames; 1 if fps is not given either.
+        crop: Where training crops to the size; "random" draws it for each clip.
+        others: As for `ShardDataModule`.
     """
 
     def __init__(
         self,
-        *shards: Any,
+        train_shards: str | list[str] | None = None,
+        val_shards: str | list[str] | None = None,
+        test_shards: str | list[str] | None = None,
+        *,
         num_frames: int = 16,
         size: int | list[int] = 64,
         fps: float | None = None,
         stride: int | None = None,
         crop: Literal["center", "random"] = "center",
-        **options: Any,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        seed: int = 0,
+        shuffle_buffer: int = 100,
+        max_bad_share: float = 0.1,
+        remote: ShardCache | None = None,
     ) -> None:
-        super().__init__(*shards, **options)
+        super().__init__(
+            train_shards,
+            val_shards,
+            test_shards,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            shuffle_buffer=shuffle_buffer,
+            max_bad_share=max_bad_share,
+            remote=remote,
+        )
         if fps is not None and stride is not None:
             raise InputError(f"fps {fps} and stride {stride}: give one of the two")
-        for name, value in (("num_frames", num_frames), ("stride", 1 if stride is None else stride)):
-            if value < 1:
-                raise InputError(f"{name} {value}: must be at least 1")
+        check_positive(num_frames=num_frames, stride=1 if stride is None else stride)
         if fps is not None and not 0 < fps < math.inf:
             raise InputError(f"fps {fps}: must be a number above 0, e.g. 8")
         sides = [size, size] if isinstance(size, int) else list(size)

@@ -8,12 +8,20 @@ from pathlib import Path
 import pytest
 import small_models
 import torch
+from missing import missing
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
-def pytest_collection_modifyitems(items):
-    """Tests of a GPU need one."""
+COLLECTED = pytest.StashKey[dict[str, set[str]]]()
+
+
+@pytest.hookimpl(tryfirst=True)  # before some are left out
+def pytest_collection_modifyitems(config, items):
+    """Notes which tests there are, and skips those that need a GPU where there is none."""
+    names = config.stash[COLLECTED] = {}
+    for item in items:
+        names.setdefault(item.path.relative_to(config.rootpath).as_posix(), set()).add(item.originalname)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
@@ -73,15 +81,19 @@ def fixed_seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def collected(request):
+    """The names of all tests of this run's files, by file."""
+    return request.config.stash[COLLECTED]
+
+
 @pytest.fixture(scope="session")
 def assets():
     """The folder of real clips and weights that CMD_ASSETS names."""
     name = os.environ.get("CMD_ASSETS")
-    if name and Path(name).is_dir():
-        return Path(name)
-    if name and os.environ.get("CI") == "true":
-        pytest.fail(f"CMD_ASSETS={name}: there is no such folder")
-    return pytest.skip("CMD_ASSETS names no folder of real clips")
+    if not name:
+        pytest.skip("CMD_ASSETS names no folder of real clips")
+    return Path(name) if Path(name).is_dir() else missing(f"CMD_ASSETS={name}: there is no such folder")
 
 
 VIDEO_SHAPE = (3, 5, 8, 12)

@@ -9,7 +9,8 @@ import torch
 import yaml
 
 import cmd_lightning
-from cmd_lightning.cli import VERBS, main
+from cmd_lightning.cli import VERBS, main, spelling
+from cmd_lightning.errors import InputError
 
 CONFIGS = Path(cmd_lightning.__path__[0], "configs")
 
@@ -228,6 +229,22 @@ def test_mistakes_in_a_config_are_told(fails, tmp_path, monkeypatch, name, chang
     config = fit_config(tmp_path, name, change)
     monkeypatch.chdir(tmp_path)
     assert told in fails("fit", "-c", config, "--seed_everything=false")
+
+
+@pytest.mark.parametrize(
+    ("told", "spelled"),
+    [
+        ("num_frames 0: must be at least 1", "--num-frames 0: must be at least 1"),
+        ("num_frames, size: give `size` alone", "--num-frames, --size: give --size alone"),
+        ("model and class_labels: give one", "MODEL and --class: give one"),
+        ("a/size: `export` it, `import own.parts` first", "a/size: `export` it, --import own.parts first"),
+    ],
+)
+def test_arguments_are_spelled_as_options(told, spelled):
+    options = {"num_frames": "--num-frames", "size": "--size", "model": "MODEL", "class_labels": "--class"}
+    with pytest.raises(InputError) as caught, spelling(options):
+        raise InputError(told)
+    assert str(caught.value) == spelled
 
 
 def test_third_partys_module_is_imported_on_request(capsys, tmp_path, monkeypatch):

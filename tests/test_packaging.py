@@ -2,12 +2,14 @@
 
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from missing import missing
 
 import cmd_lightning
 
@@ -18,7 +20,7 @@ ROOT = Path(cmd_lightning.__path__[0]).parent
 def wheel(tmp_path_factory):
     """Built from a copy, since setuptools leaves its working folders beside the sources."""
     if not (ROOT / "setup.cfg").is_file():
-        pytest.skip("not a checkout")
+        missing("only a checkout has what a wheel is built from")
     folder = tmp_path_factory.mktemp("wheel")
     for name in ("cmd_lightning", "zoo", "data", "configs"):
         shutil.copytree(
@@ -108,14 +110,29 @@ assert not taken, taken
     assert done.returncode == 0, done.stderr
 
 
-def test_metrics_import_neither_lightning_nor_diffusers(tmp_path):
+def test_metrics_import_no_other_room():
     script = """
 import sys, pkgutil, importlib
 import cmd_lightning.metrics
 for module in pkgutil.iter_modules(cmd_lightning.metrics.__path__):
     importlib.import_module("cmd_lightning.metrics." + module.name)
-taken = {"lightning", "pytorch_lightning", "diffusers"} & set(sys.modules)
+ours = {"metrics", "video_io", "video_file", "display_matrix", "errors", "provenance", "compat"}
+taken = {name.split(".")[1] for name in sys.modules if name.startswith("cmd_lightning.")} - ours
+taken |= {"lightning", "pytorch_lightning", "diffusers", "open_clip"} & set(sys.modules)
 assert not taken, taken
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_metrics_are_quick_to_import():
+    """CPU seconds of what they add to torch and torchmetrics, so that a busy machine does not matter."""
+    script = """
+import time, torch, torchmetrics
+start = time.process_time()
+import cmd_lightning.metrics
+print(time.process_time() - start)
+"""
+    command = [sys.executable, "-c", script]
+    runs = [subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout for _ in range(3)]
+    assert statistics.median(map(float, runs)) < 0.3

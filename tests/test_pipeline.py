@@ -149,9 +149,13 @@ def test_model_of_classes(tiny_pipeline):
 @pytest.mark.parametrize(
     ("kind", "given", "told"),
     [
-        ("label", {"prompt": "a red circle"}, r"conditioned on labels: give class ids \(--class\), not a caption"),
-        ("caption", {"class_labels": [1]}, r"conditioned on captions: give a prompt \(--prompt\), not a label"),
-        ("caption", {}, r"conditioned on captions: give a prompt \(--prompt\), not a number"),
+        (
+            "label",
+            {"prompt": "a red circle"},
+            r"on labels: give class ids \(`class_labels`\), not a caption",
+        ),
+        ("caption", {"class_labels": [1]}, r"conditioned on captions: give a prompt \(`prompt`\), not a label"),
+        ("caption", {}, r"conditioned on captions: give a prompt \(`prompt`\), not a number"),
         ("label", {"prompt": "a", "class_labels": 1}, "give one of the two"),
         ("caption", {"prompt": "a", "seeds": [1, 2]}, "2 given for 1 videos"),
         ("caption", {"prompt": "a", "output_type": "latent"}, "choose pt, np or pil"),

@@ -88,9 +88,8 @@ def test_frames_whose_key_frames_lie_close_are_decoded_in_one_go(tmp_path, decod
     assert len(decoded) == 39
 
 
-@pytest.mark.skipif("CMD_ASSETS" not in os.environ, reason="CMD_ASSETS is not set")
-def test_real_files():
-    folder = Path(os.environ["CMD_ASSETS"], "videos")
+def test_real_files(assets):
+    folder = assets / "videos"
     paths = [*sorted((folder / "misc").iterdir()), *sorted((folder / "ucf101_playing_guitar").iterdir())]
     for path in [path for path in paths if path.suffix in {".mp4", ".avi"}]:
         full = decode_all(path)

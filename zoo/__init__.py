@@ -1,13 +1,11 @@
 """The model zoo: a file for each network that plugs into a component, nothing to register; and models that ship."""
 
-import importlib
 import os
-import pkgutil
 from pathlib import Path
 
 from cmd_lightning.errors import InputError, nearest
 from cmd_lightning.zoo.card import Card, Kind
-from cmd_lightning.zoo.discovery import NETWORKS, Entry, networks
+from cmd_lightning.zoo.discovery import FOLDERS, Entry, modules, networks
 
 __all__ = ["Card", "Entry", "entries", "entry", "import_all", "model_folder", "models"]
 
@@ -17,10 +15,9 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 def import_all() -> None:
     """Imports every zoo entry, so that configs may name its class without the module."""
-    for folder, _ in NETWORKS.values():
-        package = importlib.import_module(f"{__name__}.{folder}")
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{package.__name__}.{module.name}")
+    for kind in FOLDERS:
+        for _ in modules(kind):
+            pass
 
 
 def models() -> list[str]:
@@ -34,8 +31,8 @@ def entries(kind: Kind | None = None) -> list[Entry]:
     Args:
         kind: Of the entries; all by default.
     """
-    found = [*(Entry(name, "model") for name in models()), *networks()]
-    return [entry for entry in found if kind in (None, entry.kind)]
+    found = [Entry(name, "model") for name in models()] if kind in (None, "model") else []
+    return found + [entry for own in FOLDERS if kind in (None, own) for entry in networks(own)]
 
 
 def entry(name: str) -> Entry:
@@ -64,6 +61,6 @@ def model_folder(model: str | os.PathLike[str]) -> Path:
     if str(model) in models():
         return WEIGHTS / model
     raise InputError(
-        f"MODEL {model}: there is no such folder, and the zoo has no model of that name; give a folder that "
+        f"model {model}: there is no such folder, and the zoo has no model of that name; give a folder that "
         f"`cmd-lightning export` wrote, or a name of the zoo: {', '.join(models()) or 'none ships with this version'}"
     )

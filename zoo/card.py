@@ -21,25 +21,24 @@ class Card:
     """What `zoo/cards/NAME.yaml` says of an entry.
 
     Attributes:
-        name: Of the entry, as of the file.
-        kind: Of the entry.
+        name: Name of the entry and of the file.
+        kind: Kind of the entry.
         what: One sentence.
-        source: The paper or repository that the idea is from.
-        weights: Of a network, the hub id of public weights, where there are any; of a model that ships, the sha256 of
-            each of its files.
-        licence: Of the public weights.
-        config: That trains it, as a path from the checkout.
-        parameters: Of a motion model as `config` has it; of other networks with their defaults, for the `video` and
-            `condition_dim` of the card; of a model that ships, by part.
-        video: Shape (C, T, H, W) of the videos, in the latent space that the network is made for; frames a second.
+        source: The paper or repository of the idea.
+        weights: The hub id of a network's public weights, if any; the sha256 of each file of a model that ships.
+        licence: Licence of the public weights.
+        config: The config that trains it, as a path from the checkout.
+        parameters: Parameters of a motion model as `config` has it; of other networks with their defaults, for the
+            `video` and `condition_dim` of the card; of a model that ships, by part.
+        video: Shape `(C, T, H, W)` of the videos, in the latent space that the network is made for; frames per second.
         condition_dim: Channels of the condition that `parameters` are counted with.
         autoencoder: The zoo's autoencoder whose latents `parameters` are counted for.
-        ranking: What `zoo rank` measured of a motion model.
-        trained_on: Of a model: data, hardware and versions.
-        training: Of a model: config, length and validation curve of each stage.
-        progress: Of a model: what captions gave on the way.
-        results: Of a model: the file of its scores.
-        seen: Of a model: what its samples look like.
+        ranking: Results of `zoo rank` for a motion model.
+        trained_on: Data, hardware and versions of a model.
+        training: Config, length and validation curve of each stage of a model.
+        progress: Scores of a model during training.
+        results: The file of a model's scores.
+        seen: What samples of a model look like.
     """
 
     name: str
@@ -62,12 +61,7 @@ class Card:
 
     @classmethod
     def read(cls, path: Path, name: str, kind: Kind) -> Card:
-        """The card in a file.
-
-        Args:
-            path: The file.
-            name: Of the entry that it must be of.
-            kind: Of that entry.
+        """The card in a file, which must be of the entry with that name and kind.
 
         Raises:
             InputError: The file is no card, or another's; the message names the field and the remedy.
@@ -75,7 +69,7 @@ class Card:
         try:
             record = yaml.safe_load(path.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
-            raise InputError(f"{path}: it is no YAML ({reason(error)}); mend it") from error
+            raise InputError(f"{path}: it is no YAML ({reason(error)}); fix it") from error
         if not isinstance(record, dict):
             raise InputError(f"{path}: a card has fields, as `name: {name}`; this has none")
         hints = typing.get_type_hints(cls)
@@ -94,20 +88,21 @@ class Card:
 
     @property
     def total(self) -> int | None:
-        """Parameters in all, of all parts; None where the card has none."""
+        """The number of parameters of all parts; None if the card has none."""
         return sum(self.parameters.values()) if isinstance(self.parameters, dict) else self.parameters
 
 
 def with_field(text: str, name: str, value: Any) -> str:
-    """The text of a card with a field as given; all else of it stays, comments included.
+    """The text of a card with a field replaced; everything else stays, comments included.
 
-    A field that the card does not have comes to its end, though before the `ranking`, which is long.
+    A new field is added at the end, but before the `ranking`, which is long.
     """
     style = None if isinstance(value, dict) else False  # leaves of a mapping on a line each
     line = yaml.safe_dump({name: value}, default_flow_style=style, sort_keys=False, allow_unicode=True, width=120)
     flags = re.MULTILINE | re.DOTALL
     text = text.rstrip("\n") + "\n"
     place = re.search(rf"^{name}:.*?(?=^[^\s-]|\Z)", text, flags) or re.search(r"(?=^ranking:)|\Z", text, flags)
+    assert place  # the end of the text at least
     return text[: place.start()] + line + text[place.end() :]
 
 

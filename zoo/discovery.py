@@ -1,31 +1,33 @@
-"""What is in the zoo, found by reading its files: no list to keep, and no library that takes seconds to import."""
+"""What is in the zoo: every class of its folders that fulfils a contract, by type; nothing to register."""
 
 from __future__ import annotations
 
-import ast
 import importlib
+import json
+import pkgutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
 
 from cmd_lightning.errors import InputError, reason
+from cmd_lightning.provenance import sha256
 from cmd_lightning.zoo.card import Card, Kind
 
 ROOM = Path(__file__).parent
 CARDS = ROOM / "cards"
-NETWORKS: Mapping[Kind, tuple[str, str]] = {
-    "motion": ("motion", "MotionModel"),
-    "content": ("content", "ContentModel"),
-    "autoencoder": ("autoencoders", "AutoencoderNetwork"),
-    "baseline": ("baselines", "VideoDenoiser"),
+FOLDERS: Mapping[Kind, str] = {
+    "motion": "motion",
+    "content": "content",
+    "autoencoder": "autoencoders",
+    "baseline": "baselines",
 }
-"""Of each kind of network the folder, and the contract that those in it fulfil."""
-FACTORY = "class_from_function"
-"""jsonargparse's decorator of a function that makes someone else's network, which is an entry too."""
+"""The folder of each kind of network."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Entry:
 
     @property
     def card_path(self) -> Path:
-        """Where its card lies, if it has one."""
+        """Where its card is, if it has one."""
         return CARDS / f"{self.name}.yaml"
 
     @cached_property
@@ -65,54 +67,68 @@ class Entry:
         return Card(self.name, self.kind, self.about, config=motion_configs().get(self.name, ""))
 
 
-def networks() -> Iterator[Entry]:
-    """Every network of the zoo's folders, as its source tells: classes that fulfil the contract, and factories.
-
-    A class fulfils it as well by way of another class of the zoo; names that begin with an underscore stay private.
+def modules(kind: Kind) -> Iterator[ModuleType]:
+    """Imports the modules in the folder of a kind of network.
 
     Raises:
-        InputError: A file is no Python.
+        InputError: One cannot be imported.
     """
-    for kind, (folder, contract) in NETWORKS.items():
-        known = {contract}
-        found = {
-            (path.stem, node)
-            for path in sorted((ROOM / folder).glob("*.py"))
-            for node in parsed(path).body
-            if isinstance(node, ast.ClassDef | ast.FunctionDef)
-        }
-        while more := {node.name for _, node in found if known & {*bases(node)}} - known:
-            known |= more
-        for stem, node in sorted(found, key=lambda pair: pair[1].name.lower()):
-            if node.name in known and not node.name.startswith("_"):
-                about = (ast.get_docstring(node) or "").partition("\n\n")[0]
-                yield Entry(node.name, kind, f"cmd_lightning.zoo.{folder}.{stem}", " ".join(about.split()))
+    package = importlib.import_module(f"cmd_lightning.zoo.{FOLDERS[kind]}")
+    for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        try:
+            yield importlib.import_module(found.name)
+        except Exception as error:  # importing runs anyone's code
+            raise InputError(f"{found.name}: cannot be imported ({reason(error)}); fix it") from error
 
 
-def parsed(path: Path) -> ast.Module:
-    """The source of a file.
+def networks(kind: Kind) -> list[Entry]:
+    """The networks of a kind, by name.
+
+    Classes are found by importing the modules, which takes seconds; as with Python's bytecode, the result is kept in
+    `__pycache__` until a source file changes.
 
     Raises:
-        InputError: It is no Python.
+        InputError: A module cannot be imported.
     """
-    try:
-        return ast.parse(path.read_text(encoding="utf-8"))
-    except SyntaxError as error:
-        raise InputError(f"{path}: line {error.lineno}: {error.msg}; mend it") from error
+    index = ROOM / FOLDERS[kind] / "__pycache__" / "entries"
+    folders = (ROOM / FOLDERS[kind], ROOM, ROOM.parent / "networks")  # the last for the contracts
+    sources = {
+        str(path.relative_to(ROOM.parent)): sha256(path) for folder in folders for path in sorted(folder.glob("*.py"))
+    }
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(index.read_text(encoding="utf-8"))
+        if known["sources"] == sources:
+            return [Entry(**row) for row in known["entries"]]
+    found = imported(kind)
+    with suppress(OSError):
+        index.parent.mkdir(exist_ok=True)
+        index.write_text(json.dumps({"sources": sources, "entries": [asdict(entry) for entry in found]}))
+    return found
 
 
-def bases(node: ast.ClassDef | ast.FunctionDef) -> Iterator[str]:
-    """The names that a class is made from; of a factory, every contract's."""
-    if isinstance(node, ast.FunctionDef):
-        if FACTORY in map(last_name, node.decorator_list):
-            yield from (contract for _, contract in NETWORKS.values())
-    else:
-        yield from map(last_name, node.bases)
+def imported(kind: Kind) -> list[Entry]:
+    """The networks of a kind: classes that fulfil its contract and, for the content, factories of a stock U-Net.
 
+    Names that begin with an underscore stay private.
+    """
+    from diffusers import UNet2DConditionModel
 
-def last_name(expression: ast.expr) -> str:
-    """`c` of the expression `a.b.c`."""
-    return ast.unparse(expression).rpartition(".")[2]
+    from cmd_lightning.networks import AutoencoderNetwork, ContentModel, MotionModel, VideoDenoiser
+
+    contracts: Mapping[Kind, tuple[type, ...]] = {
+        "motion": (MotionModel,),
+        "content": (ContentModel, UNet2DConditionModel),
+        "autoencoder": (AutoencoderNetwork,),
+        "baseline": (VideoDenoiser,),
+    }
+    found = {}
+    for module in modules(kind):
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, contracts[kind]) and value.__module__ == module.__name__:
+                name = getattr(value, "wrapped_function", value).__name__  # of jsonargparse's class of a factory
+                about = (value.__doc__ or "").partition("\n\n")[0]
+                found[name] = Entry(name, kind, module.__name__, " ".join(about.split()))
+    return [found[name] for name in sorted(found, key=str.lower) if not name.startswith("_")]
 
 
 def motion_configs() -> Mapping[str, str]:
@@ -138,7 +154,7 @@ def network_of(path: Path) -> tuple[str, dict[str, Any]]:
             raise KeyError("class_path")
         return str(network.get("class_path") or ""), dict(network.get("init_args") or {})
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: it is no YAML ({reason(error)}); mend it") from error
+        raise InputError(f"{path}: it is no YAML ({reason(error)}); fix it") from error
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(
             f"{path}: it has no model.init_args.network with class_path and init_args; see configs/motion"

@@ -1,4 +1,4 @@
-"""How many parameters a network of the zoo has, at the size that its card or config says; no weight is made."""
+"""The parameters of the zoo's networks at the sizes of their cards or configs, counted without allocating weights."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SHIPPED = "shapes32"
 def count_parameters(of: Entry) -> int:
     """The parameters of a network, counted on the meta device.
 
-    Motion models with a config are built as the config says, for the latents of the model that ships; others with
-    their defaults, for the video and condition of their card.
+    Motion models with a config are built from it, for the latents of the model that ships; others with their defaults,
+    for the video and condition of their card.
 
     Raises:
-        InputError: It cannot be built so.
+        InputError: It cannot be built.
     """
     with torch.device("meta"):
         try:
@@ -36,7 +36,7 @@ def count_parameters(of: Entry) -> int:
 
 
 def build(of: Entry) -> torch.nn.Module:
-    """The network of an entry, at the size that its card or config says."""
+    """The network of an entry, at the size of its card or config."""
     make, card = of.load(), of.card
     if of.kind == "autoencoder":
         return make()

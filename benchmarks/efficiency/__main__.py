@@ -26,14 +26,22 @@ it. Needed beside torch are diffusers, jsonargparse and PyYAML, for the picture 
 
 from __future__ import annotations
 
-from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.cells import add_arguments, check_writable, closing, device_name, keep, measure_cells, written
+from benchmarks.cells import (
+    add_arguments,
+    check_writable,
+    closing,
+    command_line,
+    device_name,
+    measure_cells,
+    save,
+    written,
+)
 from benchmarks.efficiency.counts import count_rows
 from benchmarks.efficiency.operators import profile_table
 from benchmarks.efficiency.plot import plot_counts, plot_timing
@@ -42,7 +50,6 @@ from benchmarks.efficiency.scales import PAPER, SCALES
 from benchmarks.efficiency.tables import counts_tables, headline_table, timing_tables
 from benchmarks.efficiency.timing import Settings, cells, measure
 from cmd_lightning.commands.files import tell
-from cmd_lightning.commands.parser import Parser
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.provenance import provenance
 
@@ -59,11 +66,7 @@ TAKES = {"counts": ("json", "device"), "profile": ("scale", "size", "device")}
 
 
 def settings_of(scale: str, device: str, **changes: Any) -> Settings:
-    """What is measured of a scale on a device.
-
-    Raises:
-        InputError: there is no such scale or device.
-    """
+    """What is measured of a scale on a device."""
     return Settings(**{"scale": scale} | AT.get(scale, {}) | (CPU if device == "cpu" else {"device": device}) | changes)
 
 
@@ -86,7 +89,7 @@ def time(settings: Settings, path: Path, minutes: float) -> dict[str, Any]:
 
 def main() -> int:
     """The command line."""
-    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--counts", action="store_true", help="count, and time nothing")
     parser.add_argument("--profile", action="store_true", help="time nothing, but show which operators take the time")
     parser.add_argument("--scale", default="paper", help=f"of the networks: {', '.join(SCALES)} (default: %(default)s)")
@@ -112,7 +115,7 @@ def main() -> int:
         path = options.json or RESULTS / "efficiency_counts.json"
         check_writable(path)
         result = count()
-        keep(result, path)
+        save(written(result), path)
         plot_counts(result["rows"], path.with_suffix(".svg"), RESOLUTIONS["9"], 50)
         text = counts_tables(result["rows"])
     else:

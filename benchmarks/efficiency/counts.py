@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from cmd_lightning.provenance import provenance
 META = torch.device("meta")
 NONE = "none"
 """Frame decoder of a sample that ends with latents."""
+STEPS = (50, 100)
+"""Of the videos that are counted."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,7 @@ def video(system: System, size: tuple[int, int], steps: int, guidance: bool, dec
 
 
 def count_rows(
-    systems: Mapping[str, System],
-    resolutions: Iterable[str],
-    steps: Iterable[int] = (50, 100),
-    progress: Callable[[str], object] = lambda text: None,
+    systems: Mapping[str, System], resolutions: Iterable[str], progress: Callable[[str], object] = lambda text: None
 ) -> list[dict[str, Any]]:
     """The rows of all systems: calls, steps and videos, with and without guidance and frame decoder."""
     rows = []
@@ -99,22 +99,14 @@ def count_rows(
         for name, system in systems.items():
             progress(f"{name} at {resolution}")
             fixed = {"system": name, "resolution": resolution, "frames": system.frames, "batch": 1} | about
-            decoders = (NONE, *system.decoders)
             found = [({"component": part}, spent) for part, spent in networks(system, size).items()]
-            found += [
-                ({"component": "frame decoder", "decoder": one}, frame_decoder(system, size, one))
-                for one in system.decoders
-            ]
+            for one in system.decoders:
+                found.append(({"component": "frame decoder", "decoder": one}, frame_decoder(system, size, one)))
             for guidance in (False, True):
                 at = {"component": "step", "steps": 1, "guidance": guidance}
                 found.append((at, step(system, size, guidance)))
-                found += [
-                    (
-                        {"component": "video", "steps": number, "guidance": guidance, "decoder": one},
-                        video(system, size, number, guidance, one),
-                    )
-                    for number in steps
-                    for one in decoders
-                ]
+                for number, one in product(STEPS, (NONE, *system.decoders)):
+                    at = {"component": "video", "steps": number, "guidance": guidance, "decoder": one}
+                    found.append((at, video(system, size, number, guidance, one)))
             rows += [row(**fixed, **at, **vars(spent)) for at, spent in found]
     return rows

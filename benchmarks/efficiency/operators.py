@@ -8,9 +8,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.cells import Cell, cleared
-from benchmarks.efficiency.run import Run
-from benchmarks.efficiency.timing import Settings
-from cmd_lightning.commands.files import pixels
+from benchmarks.efficiency.timing import Settings, run_of
 from cmd_lightning.markdown import table
 from cmd_lightning.threads import one_thread
 
@@ -26,12 +24,10 @@ def operators(settings: Settings, cell: Cell, name: str) -> list[dict[str, Any]]
     Returns:
         For each operator its name, its share of the time of all, and how often it was called, the longest first.
     """
-    device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
-    cuda = device.type == "cuda"
+    cuda = settings.device == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    how = {key: cell[key] for key in ("batch", "guidance", "compiled")} | {"warm_up": settings.warm_up}
-    with cleared(device), one_thread(), torch.no_grad():
-        run = Run(settings.systems[name], pixels(cell["resolution"]), device, dtype, **how)
+    with cleared(torch.device(settings.device)), one_thread(), torch.no_grad():
+        run = run_of(settings, cell, name)
         with profile(activities=activities) as watched:
             run.sample(STEPS)
     events = watched.key_averages()

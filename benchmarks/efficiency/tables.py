@@ -2,16 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 
 from benchmarks.claims import claims, measured, value
 from benchmarks.efficiency.counts import NONE
-from benchmarks.efficiency.ratios import SAME, pairs
-from benchmarks.efficiency.rows import Row
-from cmd_lightning import markdown
+from benchmarks.efficiency.rows import Row, fits
+from cmd_lightning.markdown import table
 
 OWNERS = {"CMD": "Stable Diffusion", "LTX": "LTX"}
 """Whose frame decoders the systems have; the other systems have the first's."""
+YES = {True: "yes", False: "no"}
+SAME = ("resolution", "steps", "batch", "guidance", "compiled", "dtype", "decoder", "device")
+"""What two rows must share to be compared."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as much `system` takes as `base`.
+
+    Attributes:
+        base: The system that is divided by.
+        system: The system that is compared with it.
+        at: What their rows share.
+        seconds: Ratio of the time of a video.
+        tmacs: Ratio of its multiply-adds, all of them.
+        tmacs_paper: The same in the paper's counting.
+    """
+
+    base: str
+    system: str
+    at: Row
+    seconds: float
+    tmacs: float
+    tmacs_paper: float
+
+    @property
+    def utilisation(self) -> float:
+        """Multiply-adds per second of `base` over those of `system`: the part of the saving that arrives as time."""
+        return self.seconds / self.tmacs
+
+    @property
+    def utilisation_paper(self) -> float:
+        """The same in the paper's counting."""
+        return self.seconds / self.tmacs_paper
+
+
+def pairs(rows: Iterable[Row]) -> list[Ratio]:
+    """The ratios of every two systems in every cell that both were timed in, the first system of the rows as base."""
+    cells: dict[tuple[object, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["component"] == "video" and row["seconds"] is not None:
+            cells[tuple(row[key] for key in SAME)].append(row)
+    return [
+        Ratio(
+            base["system"],
+            other["system"],
+            dict(zip(SAME, cell, strict=True)),
+            *(other[key] / base[key] for key in ("seconds", "tmacs", "tmacs_paper")),
+        )
+        for cell, found in cells.items()
+        for base, other in combinations(found, 2)
+    ]
 
 
 def number(value: float | None, digits: int = 3) -> str | None:
@@ -21,59 +75,51 @@ def number(value: float | None, digits: int = 3) -> str | None:
     return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:#.{digits}g}".rstrip(".")
 
 
-def deviation(row: Row, key: str) -> str | None:
-    """How far a row is from what the paper reports."""
-    paper = (row["reported"] or {}).get(key)
-    return paper and f"{round(100 * (row[key] / paper - 1), 1) + 0.0:+.1f} %"  # no -0.0
+def paper(row: Row, key: str) -> float | None:
+    """What the paper reports of a row."""
+    return (row["reported"] or {}).get(key)
+
+
+def beside(row: Row, key: str) -> tuple[float | None, str | None]:
+    """What the paper reports of a row, and how far the row is from it."""
+    given = paper(row, key)
+    return given, given and f"{round(100 * (row[key] / given - 1), 1) + 0.0:+.1f} %"  # no -0.0
 
 
 def counts_tables(rows: Sequence[Row]) -> str:
-    """Calls of networks, parameters and videos."""
-    lines = []
+    """Calls of networks, videos, parameters, and the paper's ratios."""
+    calls = []
     for row in rows:
         decoding = row["component"] == "frame decoder"
-        if row["steps"] is not None or (decoding and row["system"] not in OWNERS):
-            continue
-        name = f"{row['component']}, {row['decoder']}" if decoding else row["component"]
-        paper = (row["reported"] or {}).get("tmacs_paper")
-        lines.append(
-            (
-                *(OWNERS[row["system"]] if decoding else row["system"], name, row["resolution"]),
-                *(f"{row['params'] / 1e6:.1f}", number(row["tmacs"]), number(row["tmacs_paper"])),
-                *(paper, deviation(row, "tmacs_paper")),
-            )
-        )
+        if row["steps"] is None and (not decoding or row["system"] in OWNERS):
+            system = OWNERS[row["system"]] if decoding else row["system"]
+            name = f"{row['component']}, {row['decoder']}" if decoding else row["component"]
+            counted = f"{row['params'] / 1e6:.1f}", number(row["tmacs"]), number(row["tmacs_paper"])
+            calls.append((system, name, row["resolution"], *counted, *beside(row, "tmacs_paper")))
     head = ("system", "network", "size", "parameters, M", "TMAC", "TMAC, paper's counting", "paper", "deviation")
-    of_calls = markdown.table(head, lines)
+    parts = [table(head, calls)]
 
-    videos = [row for row in rows if row["component"] == "video" and row["decoder"] == NONE]
-    plain, guided = ([row for row in videos if row["guidance"] is on] for on in (False, True))
-    decoded = {
-        tuple(row[key] for key in ("system", "resolution", "steps", "decoder")): row["tmacs"]
+    whole = {
+        (row["guidance"], row["decoder"], row["system"], row["resolution"], row["steps"]): row
         for row in rows
-        if row["component"] == "video" and not row["guidance"]
+        if row["component"] == "video"
     }
-    lines = [
-        (
-            *(row["system"], row["resolution"], row["steps"], number(row["tmacs"]), number(twice["tmacs"])),
-            *(number(decoded.get((row["system"], row["resolution"], row["steps"], one))) for one in ("full", "tiny")),
-            *(number(row["tmacs_paper"], 4), (row["reported"] or {}).get("tmacs_paper"), deviation(row, "tmacs_paper")),
-        )
-        for row, twice in zip(plain, guided, strict=True)
-    ]
-    decoders = ("with the frame decoder", "with the tiny one")
-    head = ("system", "size", "steps", "TMAC", "with guidance", *decoders)
-    head += ("TMAC, paper's counting", "paper", "deviation")
-    of_videos = markdown.table(head, lines)
+    plain = {at[2:]: row for at, row in whole.items() if at[:2] == (False, NONE)}
+    ways = ((False, NONE), (True, NONE), (False, "full"), (False, "tiny"))
+    videos = []
+    for at, row in plain.items():
+        found = (whole.get((*way, *at)) for way in ways)
+        numbers = (one and number(one["tmacs"]) for one in found)
+        videos.append((*at, *numbers, number(row["tmacs_paper"], 4), *beside(row, "tmacs_paper")))
+    head = ("system", "size", "steps", "TMAC", "with guidance", "with the frame decoder", "with the tiny one")
+    parts.append(table((*head, "TMAC, paper's counting", "paper", "deviation"), videos))
 
-    whole = {row["system"]: row for row in plain}.values()
-    lines = [
-        (row["system"], f"{row['params'] / 1e9:.3f}", params and params / 1e9, deviation(row, "params"))
-        for row in whole
-        for params in [(row["reported"] or {}).get("params")]
-    ]
-    of_parameters = markdown.table(("system", "parameters, B", "paper", "deviation"), lines)
-    return "\n\n".join([of_calls, of_videos, of_parameters, headline_table(rows)])
+    parameters = []
+    for row in {row["system"]: row for row in plain.values()}.values():
+        given, deviation = beside(row, "params")
+        parameters.append((row["system"], f"{row['params'] / 1e9:.3f}", given and given / 1e9, deviation))
+    parts.append(table(("system", "parameters, B", "paper", "deviation"), parameters))
+    return "\n\n".join([*parts, headline_table(rows)])
 
 
 def headline_table(rows: Sequence[Row]) -> str:
@@ -92,71 +138,60 @@ def headline_table(rows: Sequence[Row]) -> str:
         if claim.ratio.get("table") == 9
     ]
     head = ("claim", "definition", "from the paper's figures", *(f"ours, {name}" for name in columns))
-    return markdown.table(head, lines)
+    return table(head, lines)
 
 
 def timing_tables(rows: Sequence[Row], core: Row) -> str:
     """The core cell with all frame decoders, its parts, its ratios, and the ratios to the first system everywhere.
 
     Args:
-        rows: of a result.
-        core: what the rows of the core cell have in common.
+        rows: Of a result.
+        core: What the rows of the core cell have in common.
     """
-    inner = [row for row in rows if core.items() <= row.items()]
-    lines = []
+    inner = [row for row in rows if fits(row, core)]
+    videos, networks = [], []
     for row in inner:
-        if row["component"] != "video":
-            continue
-        paper = row["reported"] or {}
-        missing = row["seconds"] is None
-        seconds = "did not fit" if missing else ("≈ " if row["extrapolated"] else "") + number(row["seconds"])
+        missing, compiled = row["seconds"] is None, YES[row["compiled"]]
         rate = None if missing else number(row["tmacs"] / row["seconds"])
-        lines.append(
-            (
-                *(row["system"], row["steps"], "yes" if row["compiled"] else "no", row["decoder"]),
-                *(number(row["tmacs"]), seconds, paper.get("seconds"), rate),
-                *(number(row["memory_gb"]), paper.get("memory_gb")),
-            )
-        )
+        if row["component"] == "video":
+            seconds = "did not fit" if missing else ("≈ " if row["extrapolated"] else "") + number(row["seconds"])
+            what = row["system"], row["steps"], compiled, row["decoder"], number(row["tmacs"])
+            memory = number(row["memory_gb"]), paper(row, "memory_gb")
+            videos.append((*what, seconds, paper(row, "seconds"), rate, *memory))
+        else:
+            name = row["component"] + (f", {row['decoder']}" if row["decoder"] != NONE else "")
+            networks.append((row["system"], name, compiled, number(row["tmacs"]), number(row["seconds"]), rate))
     head = ("system", "steps", "compiled", "frame decoder", "TMAC", "seconds", "paper", "TMAC/s", "memory, GB", "paper")
-    parts = [markdown.table(head, lines)]
-
-    lines = [
-        (
-            *(row["system"], row["component"] + (f", {row['decoder']}" if row["decoder"] != NONE else "")),
-            *("yes" if row["compiled"] else "no", number(row["tmacs"]), number(row["seconds"])),
-            number(row["tmacs"] / row["seconds"]),
-        )
-        for row in inner
-        if row["component"] != "video"
-    ]
-    parts.append(markdown.table(("system", "one call a step of", "compiled", "TMAC", "seconds", "TMAC/s"), lines))
+    parts = [table(head, videos)]
+    parts.append(table(("system", "one call a step of", "compiled", "TMAC", "seconds", "TMAC/s"), networks))
 
     found = pairs(rows)
     lines = [
         (
-            f"{one.system} / {one.base}",
-            "yes" if one.at["compiled"] else "no",
+            *(f"{one.system} / {one.base}", YES[one.at["compiled"]]),
             *(number(value) for value in (one.seconds, one.tmacs, one.tmacs_paper)),
             *(number(value) for value in (one.utilisation, one.utilisation_paper)),
         )
         for one in found
-        if core.items() <= one.at.items() and one.at["decoder"] == NONE and one.at["steps"] == inner[0]["steps"]
+        if fits(one.at, {**core, "decoder": NONE, "steps": inner[0]["steps"]})
     ]
     head = ("pair", "compiled", "seconds", "TMAC", "paper's counting", "utilisation", "in paper's counting")
-    parts.append(markdown.table(head, lines))
+    parts.append(table(head, lines))
 
     base = rows[0]["system"]
     systems = list(dict.fromkeys(one.system for one in found if one.base == base))
-    cells = list(dict.fromkeys(tuple(one.at.values()) for one in found))
-    by_cell = {(tuple(one.at.values()), one.base, one.system): one for one in found}
+    cells: dict[tuple[object, ...], dict[str, Ratio]] = {}
+    for one in found:
+        cell = cells.setdefault(tuple(one.at.values()), {})
+        if one.base == base:
+            cell[one.system] = one
     lines = []
-    for cell in cells:
+    for cell, ratios in cells.items():
         at = dict(zip(SAME, cell, strict=True))
-        ratios = [by_cell.get((cell, base, system)) for system in systems]
-        texts = [one and f"{number(one.seconds)} ({number(one.utilisation, 2)})" for one in ratios]
-        yes = ["yes" if at[key] else "no" for key in ("guidance", "compiled")]
-        lines.append((at["resolution"], at["batch"], at["steps"], *yes, at["decoder"], *texts))
+        texts = [
+            f"{number(one.seconds)} ({number(one.utilisation, 2)})" if one else None for one in map(ratios.get, systems)
+        ]
+        how = YES[at["guidance"]], YES[at["compiled"]], at["decoder"]
+        lines.append((at["resolution"], at["batch"], at["steps"], *how, *texts))
     head = ("size", "batch", "steps", "guidance", "compiled", "frame decoder", *(f"{one} / {base}" for one in systems))
-    parts.append(f"Seconds, and in brackets utilisation:\n\n{markdown.table(head, lines)}")
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, f"Seconds, and in brackets utilisation:\n\n{table(head, lines)}"])

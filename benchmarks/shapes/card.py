@@ -7,15 +7,14 @@ zoo/cards/NAME.yaml, the record, and beside it NAME.md with its plots, for peopl
 what the samples look like, stand in the card under `seen` and are kept.
 """
 
-import argparse
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
+from benchmarks.cells import by_name, command_line, read
 from benchmarks.shapes.card_page import page
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.errors import InputError, program
@@ -61,7 +60,7 @@ def progress(name: str) -> list[dict[str, float]]:
     """What plain captions gave on the way: results in outputs/NAME/progress, named after the content model's steps."""
     points = []
     for path in Path("outputs", name, "progress").glob("*.json"):
-        cell = json.loads(path.read_text())["cells"]["plain captions"]["all"]
+        cell = by_name(read(path))["plain captions"]["all"]
         points.append({"step": int(path.stem), **{key: round(value, 4) for key, value in cell.items()}})
     return sorted(points, key=lambda point: point["step"])
 
@@ -158,23 +157,23 @@ def draw_picture(pipeline: CMDPipeline, path: Path, columns: int = 8) -> None:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("name", help="folder of zoo/weights, e.g. shapes32")
     name = parser.parse_args().name
     path = CARDS / f"{name}.yaml"
     if not (RESULTS / f"{name}.json").is_file():
         raise InputError(f"{name}: no {RESULTS / name}.json; run benchmarks.shapes.quality first")
-    result = json.loads((RESULTS / f"{name}.json").read_text())
+    result = read(RESULTS / f"{name}.json")
     pipeline = CMDPipeline.from_pretrained(WEIGHTS / name)
     card = make_card(name, pipeline, yaml.safe_load(path.read_text()) if path.is_file() else {})
-    if result["protocol"]["weights"]["model"] != card["weights"]:
+    if result["settings"]["weights"]["model"] != card["weights"]:
         raise InputError(f"{RESULTS / f'{name}.json'}: results of other weights; run benchmarks.shapes.quality again")
     path.parent.mkdir(exist_ok=True)
     path.write_text(yaml.safe_dump(card, sort_keys=False, width=120))
     draw_picture(pipeline, CARDS / f"{name}.gif")
     plot_training(card, CARDS / f"{name}-training.svg")
-    plot_failures(result["cells"], CARDS / f"{name}-failures.svg")
-    (CARDS / f"{name}.md").write_text(page(card, result["cells"], result["protocol"]))
+    plot_failures(by_name(result), CARDS / f"{name}-failures.svg")
+    (CARDS / f"{name}.md").write_text(page(card, result))
     print(CARDS / f"{name}.md")
     return 0
 

@@ -2,25 +2,25 @@
 
 from typing import Any
 
+from benchmarks.cells import by_name
 from cmd_lightning.markdown import table
 from cmd_lightning.shapes.scenes import ALIGNMENTS, SPEEDS
 
 Record = dict[str, Any]
 
 
-def page(card: Record, cells: Record, protocol: Record) -> str:
+def page(card: Record, result: Record) -> str:
     """The card: what the model is, how it was trained, what it scores, where it fails.
 
     Args:
         card: The record of the model, from `benchmarks.shapes.card`.
-        cells: What `benchmarks.shapes.quality` measured, by name.
-        protocol: How it was measured.
+        result: What `benchmarks.shapes.quality` measured.
     """
-    name = card["name"]
-    last = f"Protocol: {protocol['versions']}; {protocol['hardware']}; {protocol['date']}; commit {protocol['commit']}."
+    name, cells, settings = card["name"], by_name(result), result["settings"]
+    last = f"Protocol: {result['versions']}; {result['hardware']}; {result['date']}; commit {result['commit']}."
     parts = [f"# {name}", f"{card['what']}. Made by `python -m benchmarks.shapes.card {name}` from `{name}.yaml`."]
-    parts += [*model(card), "## Training", *training(card), "## Reconstruction", *reconstruction(cells, protocol)]
-    parts += ["## Generation", *generation(cells, protocol), "## Where it fails", *failures(card, protocol), last]
+    parts += [*model(card), "## Training", *training(card), "## Reconstruction", *reconstruction(cells, settings)]
+    parts += ["## Generation", *generation(cells, settings), "## Where it fails", *failures(card, settings), last]
     return "\n\n".join(parts) + "\n"
 
 
@@ -42,19 +42,19 @@ def training(card: Record) -> list[str]:
     header = ("stage", "config", "steps", "clips a step", "minutes")
     names = ("config", "steps", "batch_size", "minutes")
     rows = [[stage, *(record[key] for key in names)] for stage, record in card["training"].items()]
+    told = [f"{card['trained_on']}.", table(header, rows)]
     if not card["progress"]:
-        return [f"{card['trained_on']}.", table(header, rows), f"![validation curves]({card['name']}-training.svg)"]
+        return [*told, f"![validation curves]({card['name']}-training.svg)"]
     numbers = ", ".join(str(number) for number in sorted({point["num"] for point in card["progress"]}))
     return [
-        f"{card['trained_on']}.",
-        table(header, rows),
+        *told,
         f"![validation curves, and what captions gave on the way]({card['name']}-training.svg)",
         f"*On the right: held-out `plain` captions read right ({numbers} captions a point) by steps of the content "
         "model, with the motion model as far as it was then.*",
     ]
 
 
-def reconstruction(cells: Record, protocol: Record) -> list[str]:
+def reconstruction(cells: Record, settings: Record) -> list[str]:
     """How well the autoencoder does beside still pictures."""
     rows = []
     for value in (*SPEEDS, *ALIGNMENTS):
@@ -66,19 +66,19 @@ def reconstruction(cells: Record, protocol: Record) -> list[str]:
             floors = ["exact", "exact", "none possible"]
         rows.append([what, f"{row['psnr']:.2f}", f"{row['ssim']:.3f}", *floors])
     return [
-        f"{protocol['settings']['num']} held-out `mixed` clips each (seed 0, split test); PSNR of a clip over all its "
+        f"{settings['num']} held-out `mixed` clips each (seed 0, split test); PSNR of a clip over all its "
         "frames, mean over clips; gain over the better of mean frame and best frame, repeated, with its standard "
         "error.",
         table(("clips", "PSNR in dB", "SSIM", "mean frame", "best frame", "gain in dB"), rows),
     ]
 
 
-def generation(cells: Record, protocol: Record) -> list[str]:
+def generation(cells: Record, settings: Record) -> list[str]:
     """What videos of captions show, where they begin, and whether they are copies."""
     plain, ceiling = cells["plain captions"], cells["reader"]
     sampling = ", ".join(
         f"{stage} model {given['steps']} steps and guidance {given['guidance']:g}"
-        for stage, given in protocol["sampling"].items()
+        for stage, given in settings["sampling"].items()
     )
     questions = ("joint", "shape", "colour", "direction")
     read = [
@@ -112,9 +112,8 @@ def generation(cells: Record, protocol: Record) -> list[str]:
     ]
 
 
-def failures(card: Record, protocol: Record) -> list[str]:
+def failures(card: Record, settings: Record) -> list[str]:
     """Error against speed and alignment, and what people saw."""
-    settings = protocol["settings"]
     return [
         f"Reconstruction of {settings['num']} `mixed` clips a point, and distances of {settings['curve_num']} clips a "
         "point to as many other real clips of the same kind, over shapes features (not FVD), with "

@@ -1,15 +1,13 @@
 """How good a model of the procedural world is: reconstruction, generation, and where both fail.
 
-    python -m benchmarks.shapes.quality shapes32 --recipe configs/shapes32/content.yaml --out RESULTS.json
+    python -m benchmarks.shapes.quality shapes32 --recipe configs/shapes32/content.yaml --json RESULTS.json
 
 Every figure is a cell of the result, measured on held-out clips (split "test" of seed 0, all combinations of shape,
 colour and direction) and written at once; a call measures the cells that are missing. `--cells` chooses some.
 """
 
-import json
-import time
-from argparse import RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +17,8 @@ import torch
 import yaml
 from torch import Tensor
 
+from benchmarks.cells import Cell, command_line, measure_cells
 from cmd_lightning.commands.files import open_model
-from cmd_lightning.commands.parser import Parser
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.latent_space import from_uint8, to_uint8
@@ -36,7 +34,6 @@ from cmd_lightning.shapes.neighbours import find_copies, thumbnails
 from cmd_lightning.shapes.painting import render
 from cmd_lightning.shapes.reader import Reading, ShapesReader, joint_accuracy
 from cmd_lightning.shapes.scenes import ALIGNMENTS, SPEEDS, Scene
-from cmd_lightning.video_io import replaced
 from cmd_lightning.zoo import WEIGHTS, model_folder
 
 BATCH = 32
@@ -50,11 +47,11 @@ class Settings:
     """How a result is measured.
 
     Attributes:
-        num: held-out clips, or captions, of the headline figures.
-        curve_num: the same for each point of a curve.
-        curve_steps: denoising steps of either stage for each point of a curve; the headline figures take the model's
+        num: Held-out clips, or captions, of the headline figures.
+        curve_num: The same for each point of a curve.
+        curve_steps: Denoising steps of either stage for each point of a curve; the headline figures take the model's
             own.
-        bank: training clips, from the first on, among which neighbours are looked for.
+        bank: Training clips, from the first on, among which neighbours are looked for.
     """
 
     num: int = 256
@@ -67,9 +64,9 @@ class Quality:
     """The cells, each a method that gives plain data.
 
     Args:
-        pipeline: the model.
-        settings: how it is measured.
-        recipe: config that trained the content model, for its training clips.
+        pipeline: The model.
+        settings: How it is measured.
+        recipe: Config that trained the content model, for its training clips.
     """
 
     def __init__(self, pipeline: CMDPipeline, settings: Settings, recipe: Path) -> None:
@@ -89,7 +86,7 @@ class Quality:
 
     def reader_on_real_clips(self) -> dict[str, float]:
         """What the reader makes of the clips themselves and of their reconstructions: the ceiling of generation."""
-        scenes, video = self.clips(self.settings.num, level="plain")
+        scenes, video = clips(self.pipeline, self.settings.num, level="plain")
         expected = list(map(Reading.of, scenes))
         return {
             "true clips": joint_accuracy(self.reader.read(video), expected),
@@ -99,7 +96,7 @@ class Quality:
 
     def reconstruction(self, **options: Any) -> dict[str, float]:
         """PSNR and SSIM of mixed clips beside those of still pictures, and the gain over the better of these."""
-        _, video = self.clips(self.settings.num, level="mixed", **options)
+        _, video = clips(self.pipeline, self.settings.num, level="mixed", **options)
         rows = [scores(from_uint8(self.reconstruct(part)), from_uint8(part)) for part in video.split(BATCH)]
         result = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
         floor = torch.maximum(result["psnr_of_mean_frame"], result["psnr_of_best_frame"])
@@ -110,25 +107,22 @@ class Quality:
 
     def plain_captions(self) -> dict[str, Any]:
         """Videos of held-out plain captions: are they what the caption says, spread as real ones, and new?"""
-        scenes, real = self.clips(self.settings.num, level="plain")
+        scenes, real = clips(self.pipeline, self.settings.num, level="plain")
         video = generate(self.pipeline, [scene.caption for scene in scenes])
         readings, expected = self.reader.read(video), list(map(Reading.of, scenes))
         result: dict[str, Any] = {"chance": self.reader.chance, "none": sum(r.none for r in readings) / len(readings)}
         for name, chosen in (("all", None), ("seen", True), ("unseen", False)):
             rows = [i for i, scene in enumerate(scenes) if chosen is None or scene.seen == chosen]
             got, right = [readings[i] for i in rows], [expected[i] for i in rows]
-            result[name] = {"num": len(rows), "joint": joint_accuracy(got, right)}
-            for question in ("shape", "colour", "direction"):
-                hits = [getattr(a, question) == getattr(b, question) for a, b in zip(got, right, strict=True)]
-                result[name][question] = sum(hits) / len(hits)
+            result[name] = {"num": len(rows), "joint": joint_accuracy(got, right), **answered(got, right)}
         result["start positions"] = {"generated": spread(first_positions(video)), "real": spread(first_positions(real))}
         result["copies"] = self.copies_in(video)
         return result
 
     def generation(self, **options: Any) -> dict[str, Any]:
         """Distances of mixed clips that were reconstructed, had their motion generated, or were generated whole."""
-        scenes, video = self.clips(self.settings.curve_num, level="mixed", **options)
-        _, other = self.clips(self.settings.curve_num, level="mixed", split="val", **options)
+        scenes, video = clips(self.pipeline, self.settings.curve_num, level="mixed", **options)
+        _, other = clips(self.pipeline, self.settings.curve_num, level="mixed", split="val", **options)
         captions, steps = [scene.caption for scene in scenes], self.settings.curve_steps
         return {
             "real": self.distances(video, other),
@@ -136,10 +130,6 @@ class Quality:
             "generated motion": self.distances(generate(self.pipeline, captions, steps, of=video), other),
             "generated": self.distances(generate(self.pipeline, captions, steps), other),
         }
-
-    def clips(self, num: int, split: str = "test", **options: Any) -> tuple[list[Scene], Tensor]:
-        """Held-out scenes and their clips, of the model's size."""
-        return clips(self.pipeline, num, split, **options)
 
     @torch.no_grad()
     def reconstruct(self, video: Tensor) -> Tensor:
@@ -164,10 +154,10 @@ class Quality:
         number = min(self.settings.bank, stream.num)
         rows = [range(first, min(first + BATCH, number)) for first in range(0, number, BATCH)]
         bank = torch.cat([thumbnails(torch.stack([stream.clip(i)["video"] for i in row])) for row in rows])
-        _, real = self.clips(len(video), split="val", level="plain")
+        _, real = clips(self.pipeline, len(video), split="val", level="plain")
         result: dict[str, float] = {"bank": number}
-        for name, clips in (("generated", video), ("real", real)):
-            found = find_copies(thumbnails(clips), bank)
+        for name, one in (("generated", video), ("real", real)):
+            found = find_copies(thumbnails(one), bank)
             result[f"{name} copied"] = found.copied.float().mean().item()
             result[f"{name} median distance"] = found.distance.median().item()
             result[f"{name} least distance"] = found.distance.min().item()
@@ -206,6 +196,15 @@ def features_of(network: ShapesFeatures, video: Tensor) -> Tensor:
     return torch.cat([network(part) for part in video.split(BATCH)])
 
 
+def answered(readings: Sequence[Reading], expected: Sequence[Reading]) -> dict[str, float]:
+    """The share of right answers to each question."""
+    shares = {}
+    for question in ("shape", "colour", "direction"):
+        right = [getattr(a, question) == getattr(b, question) for a, b in zip(readings, expected, strict=True)]
+        shares[question] = sum(right) / len(right)
+    return shares
+
+
 def measured_with(model: str) -> dict[str, Any]:
     """The fingerprints of a model's weights and of those that read its samples."""
     yardstick = {name: weights_sha256(WEIGHTS / name) for name in (ShapesReader.WEIGHTS, ShapesFeatures.WEIGHTS)}
@@ -238,32 +237,25 @@ def spread(positions: Tensor) -> dict[str, float]:
     }
 
 
-def measure(quality: Quality, path: Path, chosen: Sequence[str], protocol: dict[str, Any]) -> Iterator[str]:
-    """Measures the cells that are missing in the file, and writes each at once."""
-    names = list(quality.cells())
+def measure(quality: Quality, path: Path, chosen: Sequence[str], record: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure the cells whose names begin as `chosen`, by default all, as far as the file lacks them.
+
+    Raises:
+        InputError: No cell begins so, or the file holds other results.
+    """
+    cells = quality.cells()
     for prefix in chosen:
-        if not any(name.startswith(prefix) for name in names):
-            raise InputError(f"--cells {prefix}: no cell begins so; there are {', '.join(names)}")
-    result = json.loads(path.read_text()) if path.is_file() else {"protocol": protocol, "cells": {}}
-    for part in set(protocol) - {"commit", "date"}:  # which are those of the first call
-        if result["protocol"].get(part) != protocol[part]:
-            raise InputError(f"--out {path}: it holds results of other {part}; give another file, or delete it")
-    for name, cell in quality.cells().items():
-        if name in result["cells"] or (chosen and not any(name.startswith(prefix) for prefix in chosen)):
-            continue
-        begun = time.perf_counter()
-        result["cells"][name] = cell()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced(path) as temporary:
-            temporary.write_text(json.dumps(result, indent=1) + "\n")
-        yield f"{name} ({time.perf_counter() - begun:.0f} s): {json.dumps(result['cells'][name])}"
+        if not any(name.startswith(prefix) for name in cells):
+            raise InputError(f"--cells {prefix}: no cell begins so; there are {', '.join(cells)}")
+    wanted: list[Cell] = [{"cell": name} for name in cells if name.startswith(tuple(chosen) or "")]
+    return measure_cells(wanted, lambda cell: [{**cell, **cells[cell["cell"]]()}], record, path, math.inf)
 
 
 def main() -> int:
     """The command line."""
-    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("model", help="zoo name or model folder")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file of the result")
+    parser.add_argument("--json", "--out", type=Path, required=True, help="file of the result")
     parser.add_argument("--cells", nargs="*", default=[], help="beginnings of the names of the cells to measure")
     parser.add_argument("--recipe", type=Path, required=True, help="config that trained the content model")
     for name, value in vars(Settings()).items():
@@ -272,13 +264,11 @@ def main() -> int:
     if not options.recipe.is_file():
         raise InputError(f"--recipe {options.recipe}: there is no such file; give the config of the content model")
     settings = Settings(**{name: getattr(options, name) for name in vars(Settings())})
-    weights = measured_with(options.model)
     pipeline = open_model(options.model)
     sampling = {stage: dict(zip(("steps", "guidance"), pipeline.sampling(stage), strict=True)) for stage in STAGES}
-    protocol = {"weights": weights, "settings": vars(settings), "sampling": sampling, "recipe": str(options.recipe)}
-    protocol |= provenance()
-    for line in measure(Quality(pipeline, settings, options.recipe), options.out, options.cells, protocol):
-        print(line, flush=True)
+    about = vars(settings) | {"weights": measured_with(options.model), "sampling": sampling}
+    record = {"settings": about | {"recipe": str(options.recipe)}} | provenance()
+    measure(Quality(pipeline, settings, options.recipe), options.json, options.cells, record)
     return 0
 
 

@@ -1,9 +1,9 @@
-"""Trains a shipped model of the procedural world from nothing, in calls as short as wanted.
+"""Trains a shipped model of the procedural world from scratch, in calls as short as wanted.
 
     python -m benchmarks.shapes.retrain shapes32 --minutes 60 --threads 1    # two CPU cores: one hour, then two more
     python -m benchmarks.shapes.retrain shapes64 --minutes 8    # a GPU: rerun until it reports completion
 
-A call goes on where the last one ended: the autoencoder first, then content and motion model side by side, then the
+A call resumes where the last one ended: the autoencoder first, then content and motion model side by side, then the
 export to outputs/NAME/model. Each stage is `cmd-lightning fit -c configs/NAME/STAGE.yaml`, and nothing else.
 """
 
@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -25,12 +24,11 @@ from cmd_lightning.errors import InputError, program
 
 ROUNDS = (("autoencoder",), ("content", "motion"))
 """Stages that train at the same time."""
-
 EXPORT = ("--half", "--steps", "50", "--guidance", "content=1.5,motion=4")
 """As the models ship."""
-
 SHORTEST = 1.0
 """Minutes below which a call starts no further stage."""
+COMMAND = (sys.executable, "-m", "cmd_lightning")
 
 
 def main() -> int:
@@ -53,22 +51,22 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     deadline = time.monotonic() + 60 * options.minutes
     for stages in ROUNDS:
-        left = (deadline - time.monotonic()) / 60
+        left = deadline - time.monotonic()
         pending = [stage for stage in stages if not Progress(options.name, stage).finished]
-        if pending and left > SHORTEST:
+        if pending and left > 60 * SHORTEST:
             fits = [start(options.name, stage, left, options.threads, options.overrides) for stage in pending]
             try:
                 codes = [fit.wait() for fit in fits]
             finally:
                 for fit in fits:
                     fit.terminate()
-            if failed := [code for code in codes if code]:
-                return abs(failed[0])  # negative after a signal
-        progress = [Progress(options.name, stage) for stage in stages]
-        for stage, done in zip(stages, progress, strict=True):
+            if any(codes):
+                return abs(next(filter(None, codes)))  # negative after a signal
+        progress = {stage: Progress(options.name, stage) for stage in stages}
+        for stage, done in progress.items():
             print(f"{stage}: {done.steps} of {done.total} steps", flush=True)
-        if not all(done.finished for done in progress):
-            print("The time is up; the same command goes on from here.")
+        if not all(done.finished for done in progress.values()):
+            print("The time is up; the same command resumes from here.")
             return 0
     if code := export(options.name):
         return code
@@ -80,23 +78,19 @@ class Progress:
     """How far a stage of a model has come.
 
     Attributes:
-        checkpoint: the one to go on from.
-        total: steps that its config asks for.
-        steps: that are done.
-        elapsed: of training time, in all calls so far.
+        total: Steps that its config asks for.
+        steps: Steps that are done.
+        seconds: Training time, in all calls so far.
     """
 
     def __init__(self, name: str, stage: str) -> None:
-        config = yaml.safe_load(Path("configs", name, f"{stage}.yaml").read_text())
-        self.checkpoint = Path("outputs", name, stage, "last.ckpt")
-        self.total: int = config["trainer"]["max_steps"]
-        self.steps, self.elapsed = 0, timedelta()
-        if self.checkpoint.is_file():
-            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
-            self.steps = state["global_step"]
-            # Lightning's max_time counts from the first call on.
+        self.total: int = yaml.safe_load(Path("configs", name, f"{stage}.yaml").read_text())["trainer"]["max_steps"]
+        self.steps, self.seconds = 0, 0.0
+        checkpoint = Path("outputs", name, stage, "last.ckpt")
+        if checkpoint.is_file():
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
             timer = state["callbacks"].get("Timer", {"time_elapsed": {}})
-            self.elapsed = timedelta(seconds=timer["time_elapsed"].get("train", 0.0))
+            self.steps, self.seconds = state["global_step"], timer["time_elapsed"].get("train", 0.0)
 
     @property
     def finished(self) -> bool:
@@ -104,26 +98,21 @@ class Progress:
         return self.steps >= self.total
 
 
-def start(name: str, stage: str, minutes: float, threads: int | None, overrides: list[str]) -> subprocess.Popen:
-    """Starts the fit of a stage, from its checkpoint if there is one."""
-    progress = Progress(name, stage)
-    until = progress.elapsed + timedelta(minutes=minutes)
-    command = [sys.executable, "-m", "cmd_lightning", "fit", "-c", f"configs/{name}/{stage}.yaml"]
-    command += ["--trainer.max_time", json.dumps({"seconds": round(until.total_seconds())})]
-    if progress.steps:
-        command += ["--ckpt_path", str(progress.checkpoint)]
-    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
-    print("$", *command, *overrides, flush=True)
-    return subprocess.Popen([*command, *overrides], env=environment)
+def start(name: str, stage: str, seconds: float, threads: int | None, overrides: list[str]) -> subprocess.Popen:
+    """Starts the fit of a stage, or resumes it."""
+    until = Progress(name, stage).seconds + seconds  # Lightning's max_time counts from the first call on
+    command = [*COMMAND, "fit", "-c", f"configs/{name}/{stage}.yaml", "--ckpt_path", "last"]
+    command += ["--trainer.max_time", json.dumps({"seconds": round(until)}), *overrides]
+    print("$", *command, flush=True)
+    return subprocess.Popen(command, env=os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {}))
 
 
 def export(name: str) -> int:
-    """Writes outputs/NAME/model anew."""
+    """Writes outputs/NAME/model again."""
     folder = Path("outputs", name)
     shutil.rmtree(folder / "model", ignore_errors=True)
     checkpoints = [str(folder / stage / "last.ckpt") for stages in ROUNDS for stage in stages]
-    command = [sys.executable, "-m", "cmd_lightning", "export", *checkpoints, str(folder / "model"), *EXPORT]
-    return subprocess.run(command).returncode
+    return subprocess.run([*COMMAND, "export", *checkpoints, str(folder / "model"), *EXPORT]).returncode
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from cmd_lightning.callbacks.shards import finite_everywhere, gathered, local, sharded_like
+from cmd_lightning.callbacks.sharded_tensors import finite_everywhere, gathered, local, sharded_like
 from cmd_lightning.callbacks.skip_non_finite import SkipNonFinite
 from cmd_lightning.errors import InputError
 
@@ -55,35 +56,21 @@ class EMA(Callback):
 
     @torch.no_grad()
     def update(self, module: LightningModule) -> bool:
-        """Takes the module's trainable weights into the average.
-
-        Args:
-            module: The module that is trained.
-
-        Returns:
-            False if a weight is NaN or infinite; the average then stays what it was.
-        """
+        """Updates the average with the module's trainable weights; False, and no update, if one is not finite."""
         weights = _trainable(module)
         if not finite_everywhere(weights.values()):  # one synchronisation for all tensors
             return False
         self._complete(weights)
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        # A single kernel launch per group of tensors; what torch.optim.swa_utils uses as well.
-        torch._foreach_lerp_(
-            [local(self.average[name]) for name in weights],
-            [local(weight).float() for weight in weights.values()],
-            1.0 - decay,
-        )
+        if weights:
+            averages = [local(self.average[name]) for name in weights]
+            get_ema_multi_avg_fn(decay)(averages, [local(weight).float() for weight in weights.values()], None)
         return True
 
     @torch.no_grad()
     def swap_in(self, module: LightningModule) -> None:
-        """Puts the average into the module; without an average yet, or if it is there already, does nothing.
-
-        Args:
-            module: The module that is evaluated.
-        """
+        """Puts the average into the module; does nothing without an average, or if it is there already."""
         if self.swapped:
             return
         weights = dict(module.named_parameters())
@@ -94,11 +81,7 @@ class EMA(Callback):
 
     @torch.no_grad()
     def swap_out(self, module: LightningModule) -> None:
-        """Puts the raw weights back, if the module holds the average.
-
-        Args:
-            module: The module that was given to `swap_in`.
-        """
+        """Puts the raw weights back into the module that was given to `swap_in`, if it holds the average."""
         weights = dict(module.named_parameters())
         for name, raw in self._raw.items():
             weights[name].copy_(raw)
@@ -127,14 +110,13 @@ class EMA(Callback):
         self._complete(_trainable(pl_module))
         self._last_step = trainer.global_step
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
         """Updates after an optimiser step: not after a batch that only accumulated gradients, nor a skipped one."""
         if trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
-        if any(isinstance(callback, SkipNonFinite) and callback.skipping for callback in trainer.callbacks):
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
+        if any(isinstance(callback, SkipNonFinite) and callback.skipping for callback in callbacks):
             return
         if not self.update(pl_module):
             rank_zero_warn(f"Step {trainer.global_step}: a weight is NaN or infinite, the EMA was not updated.")
@@ -150,21 +132,8 @@ class EMA(Callback):
         """Swaps the average out."""
         self.swap_out(pl_module)
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Swaps the average in."""
-        self.swap_in(pl_module)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Swaps the average out."""
-        self.swap_out(pl_module)
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Swaps the average in."""
-        self.swap_in(pl_module)
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Swaps the average out."""
-        self.swap_out(pl_module)
+    on_test_start = on_predict_start = on_validation_start
+    on_test_end = on_predict_end = on_validation_end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Swaps the average out when evaluation is cut short."""

@@ -18,7 +18,7 @@ from cmd_lightning.errors import InputError
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes `<folder>/last.ckpt`, over the one before; `fit --ckpt_path last` goes on from it.
+    """Writes `<folder>/last.ckpt`, over the one before; `ckpt_path: last` resumes from it.
 
     Lightning's `ModelCheckpoint` keeps several and chooses by a score, but none at the end of a fit that `max_steps`
     or `max_time` stops between two of its dates.
@@ -59,9 +59,7 @@ class LastCheckpoint(Checkpoint):
         self._begin(trainer)
         self._stop_if_asked(trainer)  # a signal may have come since the sanity check
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Saves every `every_n_steps`, at the end and on a signal; not for batches that accumulate into one step."""
         self._whole = trainer.global_step != self._last_step
         self._last_step = trainer.global_step
@@ -75,15 +73,7 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
         self._stop_if_asked(trainer)
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Heeds signals amid a validation; the resumed fit leaves the rest of it out."""
         if trainer.state.fn == TrainerFn.FITTING:
             self._stop_if_asked(trainer)
@@ -96,11 +86,12 @@ class LastCheckpoint(Checkpoint):
     def _begin(self, trainer: Trainer) -> None:
         self._saved = self._last_step = trainer.global_step
         self._whole, self._ends = True, False
-        if not trainer.fast_dev_run:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
             self._signals.watch(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        if trainer.global_step != self._saved and not trainer.fast_dev_run:
+        fast = trainer.fast_dev_run  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
+        if trainer.global_step != self._saved and not fast:
             self._saved = trainer.global_step
             trainer.save_checkpoint(self.path, weights_only=False)  # the optimiser's state and all
 
@@ -111,7 +102,7 @@ class LastCheckpoint(Checkpoint):
             return
         self._save(trainer)
         if trainer.is_global_zero:
-            told = f"{self.path} is written; go on with --ckpt_path last" if trainer.global_step else "nothing to save"
+            told = f"{self.path} is written; resume with ckpt_path last" if trainer.global_step else "nothing to save"
             print(
                 f"cmd-lightning: {signal.Signals(number).name} after step {trainer.global_step}: {told}",
                 file=sys.stderr,

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from cmd_lightning.callbacks.shards import finite
+from cmd_lightning.callbacks.sharded_tensors import finite
 from cmd_lightning.errors import InputError
 
 WARNINGS = 5
@@ -75,7 +75,7 @@ class SkipNonFinite(Callback):
         self.skipped += 1
         self.in_a_row += 1
         # Of a loss as Lightning hands it on: divided by the number of batches of a step, multiplied by the scale.
-        factor = trainer.accumulate_grad_batches / (scaler.get_scale() if scaled else 1.0)
+        factor = trainer.accumulate_grad_batches / (1.0 if scaler is None else scaler.get_scale())
         self._tell(trainer, [(loss.item() * factor, keys) for loss, keys in batches])
 
     def _tell(self, trainer: Trainer, batches: Sequence[tuple[float, list[str]]]) -> None:
@@ -97,9 +97,7 @@ class SkipNonFinite(Callback):
         if self.skipped <= WARNINGS:
             rank_zero_warn(f"Step {step} is skipped, a loss or gradient is NaN or infinite; its clips are in {path}.")
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
         """Logs the number of skipped steps, if there are any."""
         if self.skipped:
             pl_module.log("train/skipped_steps", float(self.skipped), on_step=True, on_epoch=False, batch_size=1)

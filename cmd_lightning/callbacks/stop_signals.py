@@ -13,6 +13,8 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
+from cmd_lightning.compat import cluster_environment
+
 
 class StopSignals:
     """Records SIGTERM, Ctrl-C and SIGUSR1 (under SLURM the environment's `requeue_signal`) during a fit.
@@ -48,7 +50,7 @@ class StopSignals:
     @staticmethod
     def requeue(trainer: Trainer, number: int) -> None:
         """Puts the SLURM job back into the queue, if `number` is the signal for that and `auto_requeue` is on."""
-        environment = _environment(trainer)
+        environment = cluster_environment(trainer)
         if not (isinstance(environment, SLURMEnvironment) and environment.auto_requeue):
             return
         if number != environment.requeue_signal or not trainer.is_global_zero:
@@ -62,11 +64,7 @@ class StopSignals:
             print(f"cmd-lightning: the job is not requeued ({error}); submit it again", file=sys.stderr)
 
 
-def _environment(trainer: Trainer) -> object:
-    # Strategies of a single process do not offer it, though SLURM starts these as well.
-    return trainer._accelerator_connector.cluster_environment
-
-
 def _requeue_signal(trainer: Trainer) -> int:
-    environment = _environment(trainer)
-    return environment.requeue_signal if isinstance(environment, SLURMEnvironment) else signal.SIGUSR1
+    environment = cluster_environment(trainer)
+    own = environment.requeue_signal if isinstance(environment, SLURMEnvironment) else None
+    return own or signal.SIGUSR1

@@ -36,7 +36,8 @@ class Throughput(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts measuring."""
-        self._steps = deque(maxlen=max(1, trainer.log_every_n_steps))
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
+        self._steps = deque(maxlen=max(1, every))
         self._seconds, self._clips = 0.0, 0
         self._mark = time.perf_counter()  # a fit that goes on within an epoch does not start one
         self._last_step = trainer.global_step
@@ -76,14 +77,7 @@ class Throughput(Callback):
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """The most memory that has been in use, in 10^9 bytes.
-
-    Args:
-        device: Where the module is.
-
-    Returns:
-        One figure, under the name to log it by; none where the system does not tell (Windows).
-    """
+    """The peak memory in 10^9 bytes under the name to log it by; nothing where the system does not report it."""
     if device.type == "cuda":
         return {"throughput/peak_cuda_gb": torch.cuda.max_memory_allocated(device) / GIGABYTE}
     try:
@@ -96,14 +90,7 @@ def peak_memory(device: torch.device) -> dict[str, float]:
 
 
 def batch_size(batch: Any) -> int:
-    """The number of clips in a batch.
-
-    Args:
-        batch: A tensor, or mappings and sequences with tensors in them.
-
-    Returns:
-        The length of the first tensor that has axes, 0 if there is none.
-    """
+    """The length of the first tensor with axes in a batch, nested in mappings and sequences; 0 if there is none."""
     if isinstance(batch, Tensor):
         return len(batch) if batch.ndim else 0
     if isinstance(batch, dict):

@@ -14,8 +14,11 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
+from cmd_lightning.atomic_files import replaced
+from cmd_lightning.compat import add_gif
 from cmd_lightning.errors import InputError
-from cmd_lightning.video_io import gif_bytes, replaced
+from cmd_lightning.latent_space import to_uint8
+from cmd_lightning.video_io import gif_bytes
 
 CELL_PIXELS = 128  # what a clip is enlarged to, about, if no scale is asked for
 GAP = 4
@@ -45,9 +48,7 @@ class VideoLogger(Callback):
         for name, value in (("num_videos", num_videos), ("scale", scale)):
             if value is not None and value < 1:
                 raise InputError(f"VideoLogger {name}={value} is less than 1; give a positive whole number")
-        self.num_videos = num_videos
-        self.fps = fps
-        self.scale = scale
+        self.num_videos, self.fps, self.scale = num_videos, fps, scale
         self._batch: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -82,7 +83,7 @@ class VideoLogger(Callback):
         precision = trainer.precision_plugin.val_step_context()  # the one that validation_step runs in
         with torch.no_grad(), precision, torch.random.fork_rng(devices):
             torch.manual_seed(0)
-            rows = pl_module.preview(batch)
+            rows = pl_module.preview(batch)  # type: ignore[operator]  # torch types attributes as Tensor | Module
         if not trainer.is_global_zero:
             return
         picture = grid({name: row[: self.num_videos] for name, row in rows.items()}, self.scale)
@@ -107,24 +108,16 @@ class VideoLogger(Callback):
 
 
 def first(batch: Any, count: int) -> Any:
-    """The first samples of a batch.
+    """The first `count` samples of a batch, in the same structure of tensors, mappings and sequences.
 
-    Args:
-        batch: A tensor, or mappings and sequences with tensors in them; a sequence without is one of samples.
-        count: How many to keep.
-
-    Returns:
-        The batch in the same structure.
+    A sequence without tensors, mappings and sequences in it is one of samples.
     """
-    if isinstance(batch, Tensor):
-        return batch[:count] if batch.ndim else batch
     if isinstance(batch, dict):
         return {key: first(value, count) for key, value in batch.items()}
-    if isinstance(batch, list | tuple):
-        if any(isinstance(part, Tensor | dict | list | tuple) for part in batch):
-            return [first(part, count) for part in batch]
-        return batch[:count]
-    return batch
+    if isinstance(batch, list | tuple) and any(isinstance(part, Tensor | dict | list | tuple) for part in batch):
+        return [first(part, count) for part in batch]
+    is_sequence = batch.ndim > 0 if isinstance(batch, Tensor) else isinstance(batch, list | tuple)
+    return batch[:count] if is_sequence else batch
 
 
 def grid(rows: dict[str, Tensor], scale: int | None = None) -> Tensor:
@@ -145,7 +138,9 @@ def grid(rows: dict[str, Tensor], scale: int | None = None) -> Tensor:
         raise ValueError("preview returned no videos to show")
     size = max(max(video.shape[-3:-1]) for video in videos.values())
     scale = scale or max(1, round(CELL_PIXELS / size))
-    videos = {label: _enlarge(video, scale * (size // max(video.shape[-3:-1]))) for label, video in videos.items()}
+    for label, video in videos.items():
+        factor = scale * (size // max(video.shape[-3:-1]))
+        videos[label] = video.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
     frames = max(video.shape[1] for video in videos.values())
     font = ImageFont.load_default(12)
@@ -171,16 +166,11 @@ def _to_frames(label: str, row: Tensor) -> np.ndarray:
         row = row.unsqueeze(2)
     if row.ndim != 5 or row.shape[1] not in (1, 3):
         raise ValueError(f"preview row {label!r} has shape {tuple(row.shape)}, expected (B, 1 or 3, [T,] H, W)")
-    row = row.detach().float().cpu().nan_to_num(-1.0)
-    row = ((row.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    row = to_uint8(row.detach().float().cpu().nan_to_num(-1.0))
     return row.expand(-1, 3, -1, -1, -1).permute(0, 2, 3, 4, 1).numpy()
 
 
-def _enlarge(video: np.ndarray, factor: int) -> np.ndarray:
-    return video.repeat(factor, axis=-3).repeat(factor, axis=-2)
-
-
-def _label(text: str, font: ImageFont.FreeTypeFont, width: int) -> np.ndarray:
+def _label(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> np.ndarray:
     strip = Image.new("RGB", (width, LABEL_HEIGHT), (BACKGROUND,) * 3)
     ImageDraw.Draw(strip).text((GAP, 0), text, fill=(INK,) * 3, font=font)
     return np.asarray(strip)
@@ -191,11 +181,4 @@ def _show(logger: Logger, tag: str, path: Path, picture: Tensor, step: int) -> N
     if isinstance(logger, WandbLogger):
         logger.log_video(tag, [str(path)], step=step, format=["gif"])
     if isinstance(logger, TensorBoardLogger):
-        # `SummaryWriter.add_video` needs moviepy < 2 and fails or stays silent without (pytorch#147317).
-        # TensorBoard shows the bytes of an image summary as they are, and browsers play a GIF.
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        *_, height, width = picture.shape
-        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes())
-        summary = Summary(value=[Summary.Value(tag=tag, image=image)])
-        logger.experiment._get_file_writer().add_summary(summary, step)
+        add_gif(logger.experiment, tag, path, picture.shape[-2], picture.shape[-1], step)

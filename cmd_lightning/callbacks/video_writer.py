@@ -45,6 +45,7 @@ class VideoWriter(BasePredictionWriter):
                 name = f"{name}-{batch_idx}-{i}"
             self._written.add(name)
             path = folder / f"{name}.mp4"
-            write_video(path, prediction["video"][i].cpu(), pl_module.fps)
+            fps: float = pl_module.fps  # type: ignore[assignment]  # torch types attributes as Tensor | Module
+            write_video(path, prediction["video"][i].cpu(), fps)
             about = {name: prediction[name][i] for name in ("caption", "seed")} | {"label": int(prediction["label"][i])}
             path.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")

@@ -48,6 +48,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
             return
         path = Path(path)
         part = path.with_name(f".{path.name}.part")
+        before = f"the one before is intact: `ckpt_path` {path}; " if path.is_file() else ""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with _alone(part) as file:
@@ -56,7 +57,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
                 if fault := damage(part):
                     raise InputError(
-                        f"checkpoint {path}: not written, it could not be read back ({fault}); {_before(path)}what is "
+                        f"checkpoint {path}: not written, it could not be read back ({fault}); {before}what is "
                         "added to checkpoints must be tensors and plain data, and the disk sound"
                     )
                 os.replace(part, path)
@@ -67,9 +68,11 @@ class WholeCheckpointIO(TorchCheckpointIO):
             refusal = next((cause for cause in _causes(error) if isinstance(cause, OSError)), None)
             if refusal is None:
                 raise
-            room = f"about {_gigabytes(_size(checkpoint))} are needed{_free(path.parent)}"
+            room = f"about {_size(checkpoint) / GIGABYTE:.3g} GB are needed"
+            if path.parent.is_dir():
+                room += f", {shutil.disk_usage(path.parent).free / GIGABYTE:.3g} GB are free"
             raise InputError(
-                f"checkpoint {path}: it cannot be written ({refusal.strerror}); {room}; {_before(path)}"
+                f"checkpoint {path}: it cannot be written ({refusal.strerror}); {room}; {before}"
                 "make room, or choose another folder"
             ) from error
 
@@ -91,7 +94,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         if local and (fault := damage(Path(path))):
             raise InputError(
                 f"checkpoint {path}: it is damaged or no checkpoint ({fault}); "
-                "give another one, or remove it to begin anew"
+                "give another one, or remove it to start from scratch"
             )
         if local and self.mmap:
             return torch.load(path, map_location, weights_only=True, mmap=True)
@@ -122,7 +125,8 @@ def _alone(part: Path) -> Iterator[BinaryIO]:
             file.truncate(0)
             yield file
         finally:
-            _remove(part)
+            with contextlib.suppress(OSError):  # a folder that does not let us: the error that is on its way says so
+                part.unlink(missing_ok=True)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -146,23 +150,6 @@ def _size(value: Any) -> int:
         elif isinstance(item, list | tuple):
             pending += item
     return sum(storages.values())
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / GIGABYTE:.3g} GB"
-
-
-def _free(folder: Path) -> str:
-    return f", {_gigabytes(shutil.disk_usage(folder).free)} are free" if folder.is_dir() else ""
-
-
-def _before(path: Path) -> str:
-    return f"the one before is intact: --ckpt_path {path}; " if path.is_file() else ""
-
-
-def _remove(part: Path) -> None:
-    with contextlib.suppress(OSError):  # a folder that does not let us: the error that is on its way says so
-        part.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

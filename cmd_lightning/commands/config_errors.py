@@ -6,22 +6,14 @@ import inspect
 import re
 from collections.abc import Iterable
 
+from cmd_lightning import compat
 from cmd_lightning.errors import nearest
 
-NO_CLASS = (
-    r"import path string: ([\w.]+)",
-    r"class_path['\"]?: ?['\"]([\w.]+)['\"]",
-    r"import path[^']*'([\w.]+)'",
-    r"Expected a path but ([\w.]+)",
-)
-NO_OPTION = (r"Option '([\w.]+)' is not accepted", r"unrecognized arguments: -*([\w.]+)", r"accept option '([\w.]+)'")
-MISSING = r"class_path '([\w.]+)': the following arguments are required: ([\w.]+)"
 REMEDIES = {
     "base": "the folder of a Stable Diffusion in diffusers' layout, or its hub id (configs/README.md names some)",
     "vae": "the folder of a Stable Diffusion or of an image autoencoder, or its hub id (configs/README.md names some)",
 }
 """What to give for an option that configs leave to their user."""
-WRONG_VALUE = r"Parser key \"(\w+)\": Expected an? (.+?)\. Got value: (.+?)(?: - Expected|$)"
 LONGEST = 300
 
 
@@ -34,22 +26,22 @@ def explain(message: str, classes: Iterable[type]) -> str:
     """
     line = " ".join(message.split())
     by_name = {cls.__name__: cls for cls in classes}
-    if option := first_match(NO_OPTION, line):
+    if option := first_match(compat.UNKNOWN_OPTION, line):
         path, dot, name = option.rpartition(".")
         known = {parameter for cls in by_name.values() for parameter in parameters(cls)}
         return f"{option}: there is no such option; {nearest(name, known, '', path + dot)}".removesuffix("; ")
-    if missing := re.search(MISSING, line):
+    if missing := re.search(compat.MISSING_ARGUMENT, line):
         owner, name = missing.groups()
-        path = ".".join([*re.findall(r'Parser key "([\w.]+)"', line[: missing.start()]), name])
+        path = ".".join([*re.findall(compat.NESTED_KEY, line[: missing.start()]), name])
         place = path.rpartition(".")[0] or "model"
         what = REMEDIES.get(name, f"a value; what it may be says --{place}.help {owner.rpartition('.')[2]}")
         return f"{path}: {owner.rpartition('.')[2]} needs it, and none is given; add --{path} with {what}"
-    if wrong := re.search(WRONG_VALUE, line):
+    if wrong := re.search(compat.WRONG_VALUE, line):
         key, expected, value = wrong.groups()
         return f"{key} {value}: expected {re.sub(r'typing[.]|<class |>', '', expected)}"
-    if (path := first_match(NO_CLASS, line)) and path.rpartition(".")[2] not in by_name:
+    if (unknown := first_match(compat.UNKNOWN_CLASS, line)) and unknown.rpartition(".")[2] not in by_name:
         own = "a class of your own needs its module: --import my_package.module"
-        return f"class_path {path}: there is no such class; {nearest(path.rpartition('.')[2], by_name, own)}"
+        return f"class_path {unknown}: there is no such class; {nearest(unknown.rpartition('.')[2], by_name, own)}"
     return line if len(line) <= LONGEST else line[:LONGEST] + " ..."
 
 
@@ -63,7 +55,5 @@ def parameters(cls: type) -> set[str]:
     found: set[str] = set()
     for base in cls.__mro__:
         if "__init__" in vars(base):
-            found |= {
-                name for name in inspect.signature(base.__init__).parameters if name not in ("self", "args", "kwargs")
-            }
-    return found
+            found |= set(inspect.signature(vars(base)["__init__"]).parameters)
+    return found - {"self", "args", "kwargs"}

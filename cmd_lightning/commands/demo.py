@@ -1,11 +1,16 @@
-"""`demo`: what the shipped model can do, or with --fit the whole path from nothing; and a page about what came out."""
+"""`demo`: what the shipped model can do, or with --fit the whole path from scratch; and a page about what came out."""
 
 from __future__ import annotations
 
+import json
+import shlex
+import shutil
+import time
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, check_positive
 
 MODEL = "shapes32"
 """The shipped model, and the folder of configs that trained it."""
@@ -32,7 +37,7 @@ SAMPLING_STEPS = 50
 """Of either stage of a model that was trained briefly; the one that ships brings its own."""
 
 GUIDANCE = "content=2,motion=1"
-"""Guidance likewise."""
+"""Guidance scales of a model that was trained briefly."""
 
 PROMPTS = (
     "a red circle moves left",
@@ -60,7 +65,7 @@ def demo(
     """Shows the shipped model: makes test clips, scores, generates from captions, writes a page. About a minute.
 
     It runs the commands that you would, prints each, and leaves shards, configs, logs and videos in OUT, with
-    OUT/report.html to look at. With --fit it first trains all three stages from nothing, and shows those models
+    OUT/report.html to look at. With --fit it first trains all three stages from scratch, and shows those models
     instead: rough, because brief; ten minutes on two cores at most.
 
     Args:
@@ -72,12 +77,10 @@ def demo(
         seed: Seed of the test clips, of training, and of every video.
     """
     for option, value in (("steps", steps), ("seconds", seconds)):
-        if value is not None and value < 1:
-            raise InputError(f"--{option} {value}: give at least 1")
-        if value is not None and not fit:
-            raise InputError(f"--{option} {value}: nothing is trained; give --fit too")
-    import json
-
+        if value is not None:
+            check_positive(**{option: value})
+            if not fit:
+                raise InputError(f"--{option} {value}: nothing is trained; give --fit too")
     from cmd_lightning.commands.demo_page import write_page
 
     folder = Path(out)
@@ -109,8 +112,6 @@ def clear(folder: Path) -> None:
     Raises:
         InputError: It is a file, or holds something else than a demo.
     """
-    import shutil
-
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: this is a file; give a folder")
     if folder.is_dir() and any(folder.iterdir()):
@@ -151,24 +152,18 @@ def run_command(arguments: list[str]) -> tuple[str, float]:
     Raises:
         InputError: It failed.
     """
-    import shlex
-    import time
-
     from cmd_lightning.cli import PROGRAM, main
 
     command = shlex.join([PROGRAM, *arguments])
     print(f"\n$ {command}", flush=True)
     start = time.perf_counter()
     if code := main(arguments):
-        raise InputError(f"demo: the last command ended with code {code}; its own message stands above")
+        raise InputError(f"demo: the last command ended with code {code}; its own message is above")
     return command, time.perf_counter() - start
 
 
 def write_config(name: str, folder: Path, changes: dict[str, Any]) -> Path:
     """Writes configs/shapes32/NAME.yaml with the demo's paths and `changes` to `folder`."""
-    import json
-    from importlib.resources import files
-
     import yaml
 
     text = files("cmd_lightning").joinpath("configs", MODEL, f"{name}.yaml").read_text()
@@ -183,9 +178,10 @@ def merged(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """`config` with `changes` put in, mapping by mapping; another class takes the place of one with its arguments."""
     for key, value in changes.items():
         old = config.get(key)
-        both = isinstance(value, dict) and isinstance(old, dict)
-        same = both and value.get("class_path", old.get("class_path")) == old.get("class_path")
-        config[key] = merged(old, value) if same else value
+        if isinstance(value, dict) and isinstance(old, dict):
+            own = old.get("class_path")
+            value = merged(old, value) if value.get("class_path", own) == own else value
+        config[key] = value
     return config
 
 

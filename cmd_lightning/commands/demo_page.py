@@ -6,13 +6,23 @@ import csv
 import json
 from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+import yaml
+from torch import Tensor
 
-    from cmd_lightning.report import Panel, Plot, Section
-    from cmd_lightning.shapes.reader import Reading
+from cmd_lightning.commands.generate import slug
+from cmd_lightning.components import CMD
+from cmd_lightning.data.webvid import WebVidDataModule
+from cmd_lightning.latent_space import to_uint8
+from cmd_lightning.metrics.reconstruction import mean_frame, psnr
+from cmd_lightning.provenance import provenance, weights_sha256
+from cmd_lightning.report import Gallery, Panel, Plot, Section, Series, Table, Text, write_report
+from cmd_lightning.shapes.reader import Reading, ShapesReader
+from cmd_lightning.shapes.scenes import unseen
+from cmd_lightning.video_io import gif_bytes, read_video
+from cmd_lightning.zoo import model_folder
 
 Log = dict[str, list[tuple[int, float]]]
 """The logged values with their steps, by name."""
@@ -35,10 +45,6 @@ def write_page(folder: Path, settings: dict[str, Any]) -> str:
     Returns:
         The path and the headline scores, for people.
     """
-    from cmd_lightning.provenance import weights_sha256
-    from cmd_lightning.report import write_report
-    from cmd_lightning.zoo import model_folder
-
     stages = tuple(TITLES) if settings["fit"] else ()
     logs = {name: read_log(folder / "logs" / name / "metrics.csv") for name in (*stages, "cmd")}
     found = readings(folder, settings)
@@ -95,8 +101,6 @@ def read_scores(logs: dict[str, Log]) -> dict[str, dict[str, float]]:
 
 def asked(prompt: str) -> Reading:
     """What a video of "a [size] colour shape moves direction" should be read as."""
-    from cmd_lightning.shapes.reader import Reading
-
     thing, direction = prompt.split(" moves ")
     *_, colour, shape = thing.split()
     return Reading(shape, colour, direction)
@@ -104,26 +108,17 @@ def asked(prompt: str) -> Reading:
 
 def readings(folder: Path, settings: dict[str, Any]) -> dict[str, Reading]:
     """What the reader of the procedural world sees in the video of each prompt."""
-    import torch
-
-    from cmd_lightning.shapes.reader import ShapesReader
-
     videos = [sample(folder, prompt, settings) for prompt in settings["prompts"]]
     return dict(zip(settings["prompts"], ShapesReader.from_pretrained().read(torch.stack(videos)), strict=True))
 
 
 def sample(folder: Path, prompt: str, settings: dict[str, Any]) -> Tensor:
     """The video of a prompt, uint8 `(C, T, H, W)`."""
-    from cmd_lightning.commands.generate import slug
-    from cmd_lightning.video_io import read_video
-
     return read_video(folder / "samples" / f"{slug(prompt)}-{settings['seed']}.mp4")
 
 
 def introduction(scores: dict[str, dict[str, float]], settings: dict[str, Any]) -> Section:
     """What this page is, and whether its models ship or were trained briefly."""
-    from cmd_lightning.report import Section, Table, Text
-
     method = (
         "An autoencoder turns each clip into one picture, the content frame, and a small motion latent; an image "
         "diffusion model learns the content frames, and a light diffusion transformer the motion that goes with one. "
@@ -141,7 +136,7 @@ def introduction(scores: dict[str, dict[str, float]], settings: dict[str, Any]) 
         for stage, seconds in zip(TITLES, fits, strict=True)
     ]
     brief = (
-        "All three were just trained from nothing, on captioned moving shapes of 32x32 pixels, for as long as the "
+        "All three were just trained from scratch, on captioned moving shapes of 32x32 pixels, for as long as the "
         "table says. That is enough to see every part work, not to see what the method can do: expect blurred and "
         "wrong shapes below, and weaker samples than reconstructions. `cmd-lightning demo` shows longer training."
     )
@@ -153,8 +148,6 @@ def introduction(scores: dict[str, dict[str, float]], settings: dict[str, Any]) 
 
 def reconstruction(folder: Path, scores: dict[str, dict[str, float]], settings: dict[str, Any]) -> Section:
     """What the autoencoder keeps: scores beside those of still pictures, and clips."""
-    from cmd_lightning.report import Gallery, Section, Table, Text
-
     test, halves = scores["reconstruction"], " and half ".join(settings["levels"])
     weights = f"the weights of {settings['model']}"
     if settings["fit"]:
@@ -187,16 +180,6 @@ def reconstruction(folder: Path, scores: dict[str, dict[str, float]], settings: 
 
 def strips(folder: Path, settings: dict[str, Any]) -> list[Panel]:
     """A panel a test clip: original, content frame, reconstruction, sampled motion, sample, in step."""
-    import torch
-    import yaml
-
-    from cmd_lightning.components import CMD
-    from cmd_lightning.data.webvid import WebVidDataModule
-    from cmd_lightning.latent_space import to_uint8
-    from cmd_lightning.metrics.reconstruction import mean_frame, psnr
-    from cmd_lightning.report import Panel
-    from cmd_lightning.video_io import gif_bytes
-
     config = yaml.safe_load((folder / "cmd.yaml").read_text())
     number, levels = settings["evaluated"], len(settings["levels"])
     data = WebVidDataModule(**config["data"]["init_args"] | {"batch_size": number})
@@ -217,12 +200,6 @@ def strips(folder: Path, settings: dict[str, Any]) -> list[Panel]:
 
 def samples(folder: Path, found: dict[str, Reading], settings: dict[str, Any]) -> Section:
     """Videos from captions, with what the reader sees in them."""
-    from cmd_lightning.report import Gallery, Panel, Section, Text
-    from cmd_lightning.shapes.reader import ShapesReader
-    from cmd_lightning.shapes.scenes import unseen
-    from cmd_lightning.video_io import gif_bytes
-    from cmd_lightning.zoo import model_folder
-
     panels = []
     for prompt, reading in found.items():
         words = f"{prompt} (seed {settings['seed']}); read as: {reading.colour} {reading.shape}, {reading.direction}"
@@ -252,12 +229,12 @@ def samples(folder: Path, found: dict[str, Reading], settings: dict[str, Any]) -
 
 def losses(logs: dict[str, Log], scores: dict[str, dict[str, float]], settings: dict[str, Any]) -> Section:
     """The validation losses of the diffusion stages by timestep, and the curves of all stages."""
-    from cmd_lightning.report import Section, Table, Text
-
     stages = ("content", "motion")
     names = sorted((name for name in scores["content"] if name.startswith("loss_at_")), key=lambda n: int(n[8:]))
     columns = ["stage", *(f"timestep {name[8:]}" for name in names), "mean"]
-    rows = [(TITLES[stage], *(scores[stage][name] for name in names), scores[stage]["loss"]) for stage in stages]
+    rows: list[list[str | float]] = [
+        [TITLES[stage], *(scores[stage][name] for name in names), scores[stage]["loss"]] for stage in stages
+    ]
     return Section(
         "Losses",
         [
@@ -275,25 +252,21 @@ def losses(logs: dict[str, Log], scores: dict[str, dict[str, float]], settings: 
 
 def curve(stage: str, log: Log) -> Plot:
     """The loss of a stage over its training steps."""
-    from cmd_lightning.report import Plot, Series
-
-    train, val = (list(zip(*log.get(name, []), strict=True)) or [(), ()] for name in ("train/loss", "val/loss"))
-    series = [Series("training", *train), Series("validation, averaged weights", *val, dots=True)]
+    series = []
+    for split, label in (("train", "training"), ("val", "validation, averaged weights")):
+        points = log.get(f"{split}/loss", [])
+        series.append(Series(label, [step for step, _ in points], [loss for _, loss in points], dots=split == "val"))
     return Plot(f"{TITLES[stage]}: mean squared error", series, log=True)
 
 
 def conditions(about: dict[str, str], settings: dict[str, Any]) -> Section:
     """With what this was made, and how to make it again."""
-    from cmd_lightning.report import Section, Table, Text
-
     commands = "\n".join(f"{item['command']}    # {item['seconds']:.0f} s" for item in settings["commands"])
     return Section("How it was made", [Table(("", ""), list(about.items())), Text(commands, code=True)])
 
 
 def protocol(settings: dict[str, Any], weights: dict[str, str]) -> dict[str, str]:
     """What holds for every number on the page."""
-    from cmd_lightning.provenance import provenance
-
     seed, levels = settings["seed"], settings["levels"]
     clips = " and ".join(f"{settings['evaluated'] // len(levels)} {level}" for level in levels)
     trained = f", {settings['evaluated']} to validate, others to train on" if settings["fit"] else ""

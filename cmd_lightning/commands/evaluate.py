@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cmd_lightning.commands.files import make_folder, pixels, write_json
-from cmd_lightning.commands.processes import check_nodes, check_numbers, quiet_trainer
-from cmd_lightning.errors import InputError
+from cmd_lightning.commands.processes import check_nodes, quiet_trainer
+from cmd_lightning.errors import InputError, check_at_least, check_positive
 
 if TYPE_CHECKING:
-    from cmd_lightning.components.evaluation import Evaluation
-    from cmd_lightning.data.evaluation import EvaluationData
     from cmd_lightning.data.sources import ClipSource
     from cmd_lightning.metrics.suite import MetricSuite
 
@@ -78,8 +76,8 @@ def evaluate(
         seed: Of the choice of clips and of where they begin.
         json: Write the records to this file; - is standard output, with nothing else on it.
     """
-    check_numbers(batch_size=batch_size, devices=devices, nodes=nodes)
-    check_numbers(0, workers=workers)
+    check_positive(batch_size=batch_size, devices=devices, nodes=nodes)
+    check_at_least(0, workers=workers)
     check_nodes(nodes)
     from cmd_lightning.components.evaluation import Evaluation
     from cmd_lightning.data.evaluation import EvaluationData
@@ -95,12 +93,14 @@ def evaluate(
     check_targets(save_statistics, json)
     if suite.paired and random_start:
         raise InputError("--random-start: of pairs, for psnr, ssim and lpips, both clips begin at the same frame")
-    reading = {"frames": frames, "stride": stride if fps else stride or 1, "fps": fps, "size": pixels(size)}
+    step = stride if fps else stride or 1
+    reading: dict[str, Any] = {"frames": frames, "stride": step, "fps": fps, "size": pixels(size)}
     sources = {}
     for side, path in (("real", real), ("fake", fake)):
         if path is not None:
-            choice = {"num": num, "choose": choose, "random_start": random_start and side == "real"}
-            sources[side] = open_source(path, Selection(**reading, **choice, seed=seed, layout=layout))
+            starts = random_start and side == "real"
+            selection = Selection(**reading, num=num, choose=choose, random_start=starts, seed=seed, layout=layout)
+            sources[side] = open_source(path, selection)
     check_counts(suite, sources, devices * nodes)
     captions = read_prompts(prompts, sources.get("fake"))
     about = {} if statistics is None else {"real": describe_statistics(statistics)}
@@ -115,20 +115,15 @@ def evaluate(
         about=about.get("real"),
     )
     data = EvaluationData(**sources, captions=captions, paired=suite.paired, batch_size=batch_size, workers=workers)
-    if not run(evaluation, data, devices, nodes):
+    with quiet_trainer(devices, nodes) as trainer:
+        trainer.test(evaluation, data, verbose=False)
+    if not trainer.is_global_zero:
         return
     if evaluation.error is not None:
         raise InputError(evaluation.error)
     report(evaluation.records, about, evaluation.rates.union(rates), json)
     if save_statistics:
         print(f"statistics of {about['real']['clips']} real clips: {save_statistics}", file=sys.stderr)
-
-
-def run(evaluation: Evaluation, data: EvaluationData, devices: int, nodes: int) -> bool:
-    """Evaluates; whether this is the process that reports."""
-    with quiet_trainer(devices, nodes) as trainer:
-        trainer.test(evaluation, data, verbose=False)
-    return trainer.is_global_zero
 
 
 def report(results: list[dict[str, Any]], about: dict[str, Any], rates: set[float], json: str | None) -> None:
@@ -163,8 +158,8 @@ def check_counts(suite: MetricSuite, sources: dict[str, ClipSource], processes: 
     for side, source in sources.items():
         least = 10 if side == "fake" and suite.asks("is") else 2 if suite.distances else 1
         if len(source) < least:
-            needed = f"{asked_for(suite)} needs at least {least}"
-            raise InputError(f"--{side} {source.path}: number of clips {len(source)}; {needed}")
+            asked = ", ".join(entry.label for entry in suite.entries)
+            raise InputError(f"--{side} {source.path}: number of clips {len(source)}; {asked} needs at least {least}")
     most = max(map(len, sources.values()))
     if processes > most:  # the Trainer lets a process without any clip end before the others
         raise InputError(f"--devices, --nodes: {most} clips are too few for {processes} processes; give no more")
@@ -179,7 +174,7 @@ def check_inputs(
     save_statistics: str | None,
 ) -> None:
     """Refuse what does not go together, and what would be ignored."""
-    asked = asked_for(suite)
+    asked = ", ".join(entry.label for entry in suite.entries)
     if not suite.entries:
         raise InputError("--metrics: none given; try fvd, or frechet:FEATURE")
     if (suite.distances or suite.paired) and (real is None) == (statistics is None):
@@ -195,11 +190,6 @@ def check_inputs(
         )
     if prompts is not None and not suite.asks("clipsim"):
         raise InputError(f"--prompts {prompts}: {asked} reads no captions; leave it out, or ask for clipsim too")
-
-
-def asked_for(suite: MetricSuite) -> str:
-    """The metrics of a suite, for people."""
-    return ", ".join(entry.label for entry in suite.entries)
 
 
 def read_prompts(path: str | None, fake: ClipSource | None) -> list[str] | None:

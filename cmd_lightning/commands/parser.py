@@ -14,7 +14,15 @@ from cmd_lightning.errors import InputError, nearest
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose errors are `InputError`s that name the nearest option."""
+    """An argparse parser whose errors are `InputError`s that name the nearest option.
+
+    Attributes:
+        spellings: What a parameter of the verb is called on the command line, by its name in Python.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.spellings: dict[str, str] = {}
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message)
@@ -24,7 +32,8 @@ class Parser(argparse.ArgumentParser):
         values, unknown = self.parse_known_args(list(arguments))
         if unknown:
             given = unknown[0].partition("=")[0]
-            hint = nearest(given, self._option_string_actions, f"see `{self.prog} --help`")
+            options = [name for name in self.spellings.values() if name.startswith("-")]
+            hint = nearest(given, [*options, "--help"], f"see `{self.prog} --help`")
             raise InputError(f"{unknown[0]}: there is no such option; {hint}")
         return vars(values)
 
@@ -52,6 +61,7 @@ def parser_of(function: Callable[..., Any], prog: str) -> Parser:
             settings |= {"default": None if required else parameter.default, "dest": name, "required": required}
             if not required and parameter.default not in (None, False):
                 settings["help"] += f" (default: {parameter.default})"
+        parser.spellings[name] = name.upper() if positional else flags[0]
         parser.add_argument(*flags, **settings, **settings_of(hints[name], name))
     return parser
 

@@ -19,13 +19,6 @@ if TYPE_CHECKING:
 _UNEVEN = timedelta(weeks=4)  # by which a process may end before another, which a barrier must wait for
 
 
-def check_numbers(least: int = 1, **numbers: int) -> None:
-    """Refuse numbers of an option below `least`."""
-    for name, value in numbers.items():
-        if value < least:
-            raise InputError(f"--{name.replace('_', '-')} {value}: give at least {least}")
-
-
 def check_nodes(nodes: int) -> None:
     """Refuse several nodes where nothing starts a process on each."""
     if nodes > 1 and not {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"} & set(os.environ):
@@ -49,8 +42,10 @@ def quiet_trainer(devices: int, nodes: int, **options: Any) -> Iterator[Trainer]
     from lightning.pytorch.strategies import DDPStrategy
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+    from cmd_lightning import compat
+
     with redirect_stdout(sys.stderr), warnings.catch_warnings():
-        for message in (".*does not have many workers.*", ".*isinstance.treespec, LeafSpec.*"):
+        for message in (compat.FEW_WORKERS, compat.TREESPEC):
             warnings.filterwarnings("ignore", message=message)
         logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # what devices it lacks
         try:

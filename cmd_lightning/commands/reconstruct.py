@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cmd_lightning.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from cmd_lightning.errors import check_positive
 
 
 def reconstruct(
@@ -31,19 +28,20 @@ def reconstruct(
 
     from cmd_lightning import video_io
     from cmd_lightning.commands.files import make_folder, open_model, unused, write_json
+    from cmd_lightning.data.clips import resize_and_crop
     from cmd_lightning.latent_space import from_uint8, to_uint8
     from cmd_lightning.metrics.content_naturalness import REAL, ContentNaturalness
     from cmd_lightning.metrics.reconstruction import scores
 
-    if stride < 1:
-        raise InputError(f"--stride {stride}: give at least 1")
+    check_positive(stride=stride)
     pipeline = open_model(model)
     frames, space = pipeline.config.video_shape[1], pipeline.latent_space
     naturalness, told = ContentNaturalness(), sys.stderr if json == "-" else sys.stdout
     rows: list[dict[str, Any]] = []
     written: set[Path] = set()
     for clip in clips:
-        video = from_uint8(read_clip(clip, frames, pipeline.size, stride))[None].to(pipeline.device)
+        source = video_io.read_video(clip, range(0, frames * stride, stride))
+        video = from_uint8(resize_and_crop(source, pipeline.size))[None].to(pipeline.device)
         with torch.no_grad():
             content, motion = pipeline.encode(video)
             result = pipeline.decode(content, motion)
@@ -65,15 +63,3 @@ def reconstruct(
     parts = [f"{n.replace('_', ' ')} {v:.3f} ({measures[n + REAL]:.3f})" for n, v in measures.items() if REAL not in n]
     print(f"content frames (and real frames): {', '.join(parts)}", file=told)
     write_json(rows, json)
-
-
-def read_clip(path: str, num_frames: int, size: tuple[int, int], stride: int) -> Tensor:
-    """The first frames of a video, resized and cropped to `size`: uint8 `(C, T, H, W)`.
-
-    Raises:
-        InputError: It cannot be read, or is too short.
-    """
-    from cmd_lightning.data.clips import resize_and_crop
-    from cmd_lightning.video_io import read_video
-
-    return resize_and_crop(read_video(path, range(0, num_frames * stride, stride)), size)

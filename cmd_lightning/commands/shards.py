@@ -27,23 +27,23 @@ def synth(
     The split "train" leaves out a fifth of the combinations of shape, colour and direction, which all others show.
 
     Args:
-        out: folder for the shards.
-        num: number of clips.
-        size: side of the square picture in pixels.
-        frames: frames of a clip.
-        fps: frames per second.
-        seed: any whole number.
-        split: folder within OUT.
-        level: plain is one shape on grey, seen by a still camera; mixed has one to three with textures, circling,
-            spinning and growing, patterns behind, a bar before, and a moving camera.
-        motion: speed of shapes; at 64 pixels, middle is 1.5 to 3 a frame and extreme four times that.
-        shard_size: clips in a shard.
-        json: write a report to this file; - is standard output.
+        out: Folder for the shards.
+        num: Number of clips.
+        size: Side of the square picture in pixels.
+        frames: Frames of a clip.
+        fps: Frames per second.
+        seed: Any whole number.
+        split: Folder within OUT.
+        level: `plain` shows one shape on grey, seen by a still camera; `mixed` has one to three with textures,
+            circling, spinning and growing, patterns behind, a bar before, and a moving camera.
+        motion: Speed of shapes; at 64 pixels, middle is 1.5 to 3 pixels per frame and extreme four times that.
+        shard_size: Clips in a shard.
+        json: Write a report to this file; - is standard output.
 
     Raises:
-        InputError: a number is out of range or the folder holds shards already.
+        InputError: A number is out of range or the folder holds shards already.
     """
-    from cmd_lightning.data.shards import split_folder
+    from cmd_lightning.data.shard_writer import split_folder
     from cmd_lightning.shapes.synth import write_shapes
 
     folder = split_folder(out, split)
@@ -83,23 +83,25 @@ def pack(
     name. Clips that are missing or cannot be read are left out and counted.
 
     Args:
-        videos: folder of the clips (.mp4, .avi, .mkv, .webm, .gif); those of public data sets lie anywhere in it.
-        out: folder for the shards.
-        captions: what is said of the clips.
-        prompts: captions by class in place of others, a CSV class,prompt or a text file with one a line in the
+        videos: Folder of the clips (.mp4, .avi, .mkv, .webm, .gif); those of public data sets lie anywhere in it.
+        out: Folder for the shards.
+        captions: What is said of the clips.
+        prompts: Captions by class in place of others, a CSV class,prompt or a text file with one a line in the
             order of the classes.
-        shard_size: clips in a shard.
-        split: pack the clips of this split only; where none has a split, the folder within OUT for all.
-        seed: of the choice of a caption where a clip has several, as in MSR-VTT.
-        json: write a report to this file; - is standard output.
+        shard_size: Clips in a shard.
+        split: Pack the clips of this split only; where none has a split, the folder within OUT for all.
+        seed: Of the choice of a caption where a clip has several, as in MSR-VTT.
+        json: Write a report to this file; - is standard output.
 
     Raises:
-        InputError: something is missing, or no clip is left.
+        InputError: Something is missing, or no clip is left.
     """
     from cmd_lightning.data.pack import pack_clips
 
-    options = {"prompts": prompts, "shard_size": shard_size, "split": split, "seed": seed}
-    report(pack_clips(videos, out, captions, **options, progress=tell), json)
+    packed = pack_clips(
+        videos, out, captions, prompts=prompts, shard_size=shard_size, split=split, seed=seed, progress=tell
+    )
+    report(packed, json)
 
 
 def check(shards: list[str], *, allow_commands: bool = False, json: str | None = None) -> None:
@@ -107,11 +109,11 @@ def check(shards: list[str], *, allow_commands: bool = False, json: str | None =
 
     Args:
         shards: .tar files: paths, globs, folders, brace ranges or http(s) addresses.
-        allow_commands: also take pipe:COMMAND, s3:// and the like, which run programs of yours.
-        json: write the report to this file; - is standard output.
+        allow_commands: Also take pipe:COMMAND, s3:// and the like, which run programs of yours.
+        json: Write the report to this file; - is standard output.
 
     Raises:
-        InputError: a shard is missing or cannot be fetched.
+        InputError: A shard is missing or cannot be fetched.
     """
     from cmd_lightning.data.cache import ShardCache
     from cmd_lightning.data.check import check_shards

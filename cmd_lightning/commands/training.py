@@ -5,6 +5,7 @@ from __future__ import annotations
 import pydoc
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jsonargparse
@@ -13,7 +14,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import Callback, LambdaCallback
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import LayerSync, Precision
 from lightning.pytorch.profilers import Profiler
@@ -25,6 +26,7 @@ from torch import nn, optim
 from cmd_lightning import callbacks, components, conditioning, diffusion, latent_space, pretrained_text, zoo
 from cmd_lightning.callbacks import LastCheckpoint
 from cmd_lightning.commands.config_errors import explain
+from cmd_lightning.compat import NoOptionsFromCheckpoint, worker_died
 from cmd_lightning.components import checkpoints, schedules
 from cmd_lightning.conditioning import ConditionEncoder
 from cmd_lightning.data import latents, webvid
@@ -49,30 +51,54 @@ NAMED = (
 )
 
 
-class CMDCLI(LightningCLI):
+class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
     """LightningCLI that calls classes only, reads checkpoints as plain data, and writes predictions to files."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Sets defaults that hold for every config."""
         parser.set_defaults({"seed_everything": 0})
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses `args`, and not the process's own command line."""
-        self.config = parser.parse_args(args)
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]  # `run` gives a list
         check_class_paths(self.config)
         verb = self.config.get("subcommand")
         checkpoint = self.config[verb].get("ckpt_path") if verb else None
         if checkpoint not in (None, "best", "last", "hpc"):
             checkpoints.read(checkpoint, "ckpt_path", "give one that `fit` wrote")
 
-    def _parse_ckpt_path(self) -> None:
-        """Takes no options from a checkpoint: Lightning would have objects made from what stands in it."""
+    @property
+    def callbacks(self) -> list[Callback]:
+        """The Trainer's."""
+        return self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The file of the config's `LastCheckpoint`."""
+        return next((callback.path for callback in self.callbacks if isinstance(callback, LastCheckpoint)), None)
 
     def before_fit(self) -> None:
-        """Sees to it that a fit leaves something to go on from when it is told to stop."""
-        wanted = self.config.fit.trainer.enable_checkpointing is not False and not self.trainer.fast_dev_run
-        if wanted and not any(isinstance(callback, LastCheckpoint) for callback in self.trainer.callbacks):
-            self.trainer.callbacks.append(LastCheckpoint(self.trainer.default_root_dir))
+        """Makes sure that an interrupted fit leaves a checkpoint."""
+        fast = self.trainer.fast_dev_run  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
+        wanted = self.config.fit.trainer.enable_checkpointing is not False and not fast
+        if wanted and self.last_checkpoint is None:
+            self.callbacks.append(LastCheckpoint(self.trainer.default_root_dir))
+
+    def before_test(self) -> None:
+        """Rejects a model that generates no videos to evaluate."""
+        self.check_offers("test_step")
+
+    def before_predict(self) -> None:
+        """Rejects a model that generates no videos."""
+        self.check_offers("predict_step", "forward")
+
+    def check_offers(self, *methods: str) -> None:
+        """Raises an InputError unless the model overrides one of the methods of `LightningModule`."""
+        if all(getattr(type(self.model), name) is getattr(LightningModule, name) for name in methods):
+            raise InputError(
+                "model: test and predict are for what makes videos: VideoDiffusion, and class CMD, the three stages "
+                "together, as in configs/.../cmd.yaml; a stage alone has `validate`"
+            )
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, from `ckpt_path` on if it is given; `last` begins where there is no last checkpoint yet."""
@@ -100,17 +126,15 @@ class CMDCLI(LightningCLI):
         Raises:
             InputError: The file is not there, or is no checkpoint.
         """
-        last = next(
-            (callback.path for callback in self.trainer.callbacks if isinstance(callback, LastCheckpoint)), None
-        )
+        last = self.last_checkpoint
         if kwargs.get("ckpt_path") != "last" or last is None:
             return kwargs
         if not needed and not last.exists():
-            if rank_zero_only.rank == 0:
-                print(f"ckpt_path last: there is no {last} yet; the fit begins at step 0", file=sys.stderr)
+            note = f"ckpt_path last: there is no {last} yet; the fit begins at step 0"
+            rank_zero_only(print)(note, file=sys.stderr)
             return kwargs | {"ckpt_path": None}
         checkpoints.read(
-            last, "ckpt_path last", "give another checkpoint, or `fit` with this one removed to begin anew"
+            last, "ckpt_path last", "give another checkpoint, or `fit` with this one removed to start from scratch"
         )
         return kwargs | {"ckpt_path": str(last)}
 
@@ -140,18 +164,13 @@ def run(arguments: Sequence[str]) -> None:
             args=list(arguments),
         )
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not worker_died(error):
             raise
         raise InputError(
-            f"data.num_workers: {reason(error)}; its last words, if any, are above: mend that, or if memory ran out "
-            "lower data.num_workers or data.batch_size; then go on with --ckpt_path last"
+            f"data.num_workers: {reason(error)}; its last words, if any, are above: fix that, or if memory ran out "
+            "lower data.num_workers or data.batch_size; then resume with --ckpt_path last"
         ) from error
     except MisconfigurationException as error:
-        if "`test_step()`" in str(error) or "`predict_step()`" in str(error):
-            raise InputError(
-                "model: test and predict are for what makes videos: VideoDiffusion, and class CMD, the three stages "
-                "together, as in configs/.../cmd.yaml; a stage alone has `validate`"
-            ) from error
         raise InputError(" ".join(str(error).split())) from error
     except (jsonargparse.ArgumentError, ValueError) as error:
         cause: BaseException | None = error  # jsonargparse wraps what a constructor raises
@@ -197,7 +216,7 @@ def known_classes() -> list[type]:
         found += [value for value in vars(module).values() if isinstance(value, type)]
     pending: list[type] = [Network]
     while pending:
-        subclasses = pending.pop().__subclasses__()
+        subclasses: list[type] = pending.pop().__subclasses__()
         found += subclasses
         pending += subclasses
     return found

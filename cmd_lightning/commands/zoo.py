@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from cmd_lightning.commands.files import write_json
@@ -24,8 +24,8 @@ def list_(*, kind: Kind | None = None, json: str | None = None) -> None:
     """List what is in the zoo: models that ship, and networks that plug into a component by their names.
 
     Args:
-        kind: of the entries; all by default.
-        json: write the list, with all fields, to this file; - is standard output.
+        kind: Kind of the entries (default: all).
+        json: Write the list, with all fields, to this file; - is standard output.
     """
     found = entries(kind)
     if json:
@@ -34,31 +34,25 @@ def list_(*, kind: Kind | None = None, json: str | None = None) -> None:
     width = shutil.get_terminal_size((120, 24)).columns
     names = max((len(entry.name) for entry in found), default=0)
     for number, (key, title) in enumerate(TITLES.items()):
-        rows = [row(entry) for entry in found if entry.kind == key]
-        if rows:
-            print(f"{title}" if number == 0 or kind else f"\n{title}")
-        for name, size, mark, what in rows:
-            print(cut(f"  {name:{names}}  {size:>7}  {mark:6}  {what}".rstrip(), width))
+        members = [entry for entry in found if entry.kind == key]
+        if members:
+            print(title if number == 0 or kind else f"\n{title}")
+        for card in (member.card for member in members):
+            mark = "ships" if key == "model" else "ranked" if card.ranking else "public" if card.weights else ""
+            print(cut(f"  {card.name:{names}}  {short(card.total):>7}  {mark:6}  {card.what}".rstrip(), width))
     if not kind:
         print(cut("\nranked: by `zoo rank`; public: weights on the hub. More: cmd-lightning zoo show NAME", width))
-
-
-def row(entry: Entry) -> tuple[str, str, str, str]:
-    """Name, parameters, mark and sentence of an entry, as `zoo list` shows it."""
-    card = entry.card
-    mark = "ships" if entry.kind == "model" else "ranked" if card.ranking else "public" if card.weights else ""
-    return entry.name, short(card.total), mark, card.what
 
 
 def show(name: str, *, json: str | None = None) -> None:
     """Show what is known of an entry of the zoo.
 
     Args:
-        name: of the entry, as `zoo list` has it.
-        json: write it, with all that its card holds, to this file; - is standard output.
+        name: Of the entry, as `zoo list` has it.
+        json: Write it, with all that its card holds, to this file; - is standard output.
 
     Raises:
-        InputError: there is no entry of that name.
+        InputError: There is no entry of that name.
     """
     from dataclasses import asdict
 
@@ -73,15 +67,13 @@ def show(name: str, *, json: str | None = None) -> None:
         return
     card = found.card
     weights = "ship with the package" if found.kind == "model" else card.weights
-    if card.licence:
-        weights += f" ({card.licence})"
     shown = {
         **{key: known[key] for key in ("name", "kind", "what", "source")},
         "class": f"{found.module}.{found.name}" if found.module else "",
         "parameters": sizes(known["parameters"]),
         "counted for": counted_for(found),
         "config": card.config,
-        "weights": weights,
+        "weights": f"{weights} ({card.licence})" if card.licence else weights,
         "ranking": f"ranked with {len(card.ranking['seeds'])} seeds" if card.ranking.get("seeds") else "",
         "card": f"zoo/cards/{name}.md" if found.kind == "model" else "",
     }
@@ -133,18 +125,9 @@ def cut(text: str, width: int) -> str:
 def listing(values: Mapping[str, str], width: int) -> str:
     """Names and values that are not empty, a line or a wrapped paragraph each."""
     names = max(len(name) for name in values) + 2
-    lines: Sequence[str] = [
-        textwrap.fill(
-            f"{name:{names}}{value}",
-            max(width, names + 20),
-            subsequent_indent=" " * names,
-            break_on_hyphens=False,
-            break_long_words=False,
-        )
-        for name, value in values.items()
-        if value
-    ]
-    return "\n".join(lines)
+    wrapper = textwrap.TextWrapper(max(width, names + 20), break_on_hyphens=False, break_long_words=False)
+    wrapper.subsequent_indent = " " * names
+    return "\n".join(wrapper.fill(f"{name:{names}}{value}") for name, value in values.items() if value)
 
 
 def rank(
@@ -161,22 +144,22 @@ def rank(
     """Rank a motion model: train it on cached latents, score it, and print its row among those of the zoo.
 
     Every model gets the same clips, in the same order and with the same noise, and the same optimiser; it is scored
-    with true content frames. Seeds train side by side, a core each; a call that was cut short goes on with the others.
+    with true content frames. Seeds train in parallel, one per core; an interrupted call resumes with the others.
 
     Args:
-        model: of the zoo (MotionDiT), a class of yours as my_pkg.MyMotion, importable from the working directory too,
+        model: Of the zoo (MotionDiT), a class of yours as my_pkg.MyMotion, importable from the working directory too,
             or a config as in configs/motion.
-        config: config as in configs/motion with the arguments of the class; without it a class of yours is built with
+        config: Config as in configs/motion with the arguments of the class; without it a class of yours is built with
             its defaults, one of the zoo as its own config says.
-        name: of the row and the card; by default that of the class.
-        seeds: how many times to train, at most 10.
-        samples: training samples of a seed, by default those of the leaderboard; with others there is no comparison.
-        out: folder of the cached clips and of what is kept of each seed.
-        save: write the result into the card, zoo/cards/NAME.yaml.
-        json: write the result to this file; - is standard output, with nothing else on it.
+        name: Of the row and the card; by default that of the class.
+        seeds: How many times to train, at most 10.
+        samples: Training samples of a seed, by default those of the leaderboard; with others there is no comparison.
+        out: Folder of the cached clips and of what is kept of each seed.
+        save: Write the result into the card, zoo/cards/NAME.yaml.
+        json: Write the result to this file; - is standard output, with nothing else on it.
 
     Raises:
-        InputError: there is no such model, it does not fit, its numbers are not finite, samples are too few, or there
+        InputError: There is no such model, it does not fit, its numbers are not finite, samples are too few, or there
             is no card to save it in.
     """
     from dataclasses import replace
@@ -196,7 +179,7 @@ def rank(
         protocol = replace(protocol, samples=samples)
     found = candidate(model, config, name)
     own = next((one for one in entries("motion") if one.name == found.name), None)
-    if save and (own is None or found != candidate(found.name)):
+    if save and (own is None or found != candidate(own.name)):
         raise InputError(
             f"--save: cards are of the zoo's motion models as configs/motion has them, and {found.name} is none of "
             "these; leave it out, and keep the result by --json"
@@ -205,5 +188,5 @@ def rank(
     write_json({"name": found.name, "ranking": result}, json)
     if json != "-":
         print(leaderboard.table(leaderboard.ranked() | {found.name: result}, marked=found.name))
-    if save:
+    if save and own is not None:
         tell(f"{leaderboard.save(result, own)}: written")

@@ -38,6 +38,7 @@ class VideoAutoencoder(Component):
     """
 
     stage = "autoencoder"
+    network: AutoencoderNetwork
 
     def __init__(
         self,
@@ -52,7 +53,7 @@ class VideoAutoencoder(Component):
     ) -> None:
         super().__init__(optimizer, schedule, gradient_checkpointing, compile)
         if latent_space is not None:
-            self.freeze(latent_space=latent_space)
+            self.keep_frozen(latent_space=latent_space)
         self.network = network()
         self.loss, self.regulariser = loss, regulariser or LatentRegulariser()
 
@@ -105,6 +106,6 @@ class VideoAutoencoder(Component):
         decode = self.latent_space.decode
         return {
             "original": decode(video),
-            **content_row(self.latent_space, content, self.video_shape),
+            **content_row(self.latent_space, content, video.shape[1]),
             "reconstruction": decode(self.network.decode(content, motion)),
         }

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from cmd_lightning import compat
 from cmd_lightning.callbacks.skip_non_finite import SkipNonFinite
 from cmd_lightning.components import draws
 from cmd_lightning.components.checkpoints import KEY, located
@@ -38,7 +39,7 @@ class Component(FrozenParts):
     """
 
     stage: ClassVar[str]
-    network: nn.Module
+    network: Any
     latent_space: LatentSpace
 
     def __init__(
@@ -51,7 +52,7 @@ class Component(FrozenParts):
         super().__init__()
         self.optimizer_factory, self.schedule_factory = optimizer, schedule
         self.gradient_checkpointing, self.compile_options = gradient_checkpointing, compile
-        self.freeze(latent_space=Pixels())
+        self.keep_frozen(latent_space=Pixels())
         self._configured = False
         self.video_shape: tuple[int, int, int, int] | None = None
         self.fps: float | None = None
@@ -66,10 +67,11 @@ class Component(FrozenParts):
 
     def configure_callbacks(self) -> list[Callback]:
         """A guard against numerical faults, unless the Trainer has one already."""
-        given = any(isinstance(callback, SkipNonFinite) for callback in self.trainer.callbacks)
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+        given = any(isinstance(callback, SkipNonFinite) for callback in callbacks)
         return [] if given else [SkipNonFinite()]
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """The optimiser over the trainable weights, with its schedule."""
         optimizer = self.optimizer_factory([p for p in self.parameters() if p.requires_grad])
         return {
@@ -86,15 +88,14 @@ class Component(FrozenParts):
         if self._configured:
             return
         self._configured = True
-        sharded = self.device_mesh is not None
         if self.gradient_checkpointing:
-            if not getattr(self.network, "_supports_gradient_checkpointing", False):
+            if not compat.offers_checkpointing(self.network):
                 kind = type(self.network).__name__
                 raise InputError(f"model.gradient_checkpointing true: {kind} does not offer it; leave it out")
             self.network.enable_gradient_checkpointing()
         if self.compile_options:
-            compile_network(self.network, self.compile_options, by_block=sharded)
-        if sharded:
+            compile_network(self.network, self.compile_options, by_block=self.device_mesh is not None)
+        if self.device_mesh is not None:
             shard(self, self.device_mesh)
 
     def video(self, batch: dict[str, Any]) -> Tensor:
@@ -118,12 +119,13 @@ class Component(FrozenParts):
                 "encode some with `shards encode --vae`, or train on videos"
             )
         latent = space.latent(moments, self.normal(batch, "posterior") if self.training else None)
-        shape = tuple(latent.shape[1:])
+        channels, frames, height, width = latent.shape[1:]
+        shape = (channels, frames, height, width)
         if self.video_shape is None:
             self.check_shape(shape)
             self.video_shape = shape
         if self.video_shape != shape:
-            self.refuse(shape_text(shape, space.factor))
+            self.refuse(self.video_shape, shape_text(shape, space.factor))
         if self.fps is None and self.training:  # those of validation may have another rate
             self.fps = float(batch["fps"].median())
         return latent
@@ -138,11 +140,11 @@ class Component(FrozenParts):
             factor = self.latent_space.factor
             _, own_frames, *sides = self.video_shape
             if (frames, height, width) != (own_frames, *(side * factor for side in sides)):
-                self.refuse(f"{frames} frames, {height}x{width}")
+                self.refuse(self.video_shape, f"{frames} frames, {height}x{width}")
 
-    def refuse(self, clip: str) -> NoReturn:
-        """Raises the InputError for a clip of another shape than the model's."""
-        own = shape_text(self.video_shape, self.latent_space.factor)
+    def refuse(self, video_shape: tuple[int, ...], clip: str) -> NoReturn:
+        """Raises the InputError for a clip of another shape than the model's `video_shape`."""
+        own = shape_text(video_shape, self.latent_space.factor)
         raise InputError(
             f"data: videos of {clip}, but the {self.stage} stage is built for {own}; set data.num_frames and data.size "
             "to these, or train it anew"
@@ -159,10 +161,10 @@ class Component(FrozenParts):
         """
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         for optimizer in self.trainer.optimizers:
-            if not getattr(optimizer, "_step_supports_amp_scaling", False):
+            if not compat.is_fused(optimizer):
                 continue
-            if not scaled:  # there is nothing to unscale, but Lightning (2.6) would refuse to clip all the same
-                optimizer._step_supports_amp_scaling = False
+            if not scaled:
+                compat.allow_clipping(optimizer)
             elif self.trainer.gradient_clip_val:
                 raise InputError(
                     f"trainer.precision {self.trainer.precision}: gradients of a fused optimiser cannot be clipped; "
@@ -199,16 +201,11 @@ class Component(FrozenParts):
 
     def origin(self) -> dict[str, str]:
         """What makes the latents that this stage learns: a fingerprint for each part."""
-        return {"latent_space": self._frozen["latent_space"].fingerprint}
+        return {"latent_space": self.latent_space.fingerprint}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds the draws of this step, so that a resumed run repeats those of an uninterrupted one."""
-        epochs = self.trainer.fit_loop.epoch_progress
-        if epochs.current.ready == epochs.current.completed:
-            # Resumed at the end of an epoch, Lightning (2.6) begins the next one without counting it: a checkpoint of
-            # that one would say that it is over, and its rest be left out when a fit goes on from there.
-            epochs.increment_ready()
-            epochs.increment_started()
+        compat.count_resumed_epoch(self.trainer)
         # The draws of the components belong to the samples; this is for networks that draw, as dropout does.
         torch.manual_seed(draws.seed_of("train", self.global_step, batch_idx, self.trainer.global_rank))
 

@@ -39,6 +39,7 @@ class Stage:
         fps: Frames a second of these videos.
         trained_on: Fingerprint of the autoencoder whose latents it learned; None where it learned none's.
         adapters: What was trained of the network in the public layout of LoRA; empty where all of it was.
+        averaged: Whether the checkpoint holds averaged weights; then they are what was opened.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Stage:
     fps: float
     trained_on: str | None
     adapters: dict[str, Tensor]
+    averaged: bool
 
     @property
     def latent_space(self) -> LatentSpace:
@@ -84,7 +86,8 @@ def load_stage(path: str | Path, stage: str, option: str) -> Stage:
                 part.load_state_dict(own)
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
-    return Stage(stage, parts, tuple(about["video_shape"]), about["fps"], about.get("trained_on"), adapters)
+    shape, averaged = tuple(about["video_shape"]), bool(checkpoint.get("ema"))
+    return Stage(stage, parts, shape, about["fps"], about.get("trained_on"), adapters, averaged)
 
 
 def located(description: dict[str, Any]) -> dict[str, Any]:

@@ -74,9 +74,10 @@ class CMD(VideoModel):
         self.networks = torch.nn.ModuleDict(
             {name: part for name, part in self.pipeline.components.items() if isinstance(part, torch.nn.Module)}
         )
+        self.fps = self.pipeline.config.fps
         self.steps, self.guidance = steps, guidance
         self.metrics, self.preset = metrics, preset
-        self.scores = OwnPrecision({name: MeanMetric() for name in SCORES})
+        self.scores: Any = OwnPrecision({name: MeanMetric() for name in SCORES})
 
     def sample(
         self,
@@ -86,19 +87,15 @@ class CMD(VideoModel):
         steps: int | Mapping[str, int] | None = None,
         guidance: float | Mapping[str, float] | None = None,
     ) -> Tensor:
-        kind = {}
+        kind: dict[str, Any] = {}
         if isinstance(condition, int):
             kind["num_videos_per_prompt"] = condition
         else:
             kind["prompt" if isinstance(condition[0], str) else "class_labels"] = list(condition)
-        steps = self.steps if steps is None else steps
-        guidance = self.guidance if guidance is None else guidance
-        return self.pipeline(**kind, seeds=seeds, num_inference_steps=steps, guidance_scale=guidance).frames
-
-    @property
-    def fps(self) -> float:
-        """Frames a second of the videos."""
-        return self.pipeline.config.fps
+        kind["num_inference_steps"] = self.steps if steps is None else steps
+        kind["guidance_scale"] = self.guidance if guidance is None else guidance
+        [videos, *_] = self.pipeline(**kind, seeds=seeds, return_dict=False)
+        return videos
 
     def values(self, batch: dict[str, Any]) -> list[str] | list[int] | int:
         return values_of(batch, self.pipeline.encoders["content"])
@@ -131,7 +128,7 @@ class CMD(VideoModel):
     def made_with(self) -> dict[str, Any]:
         sampling = {stage: self.pipeline.sampling(stage, self.steps, self.guidance) for stage in ("content", "motion")}
         return files(self.sources) | {
-            "averaged_weights": True,
+            "averaged_weights": self.pipeline.config.averaged_weights,
             "sampling": {stage: {"steps": steps, "guidance": scale} for stage, (steps, scale) in sampling.items()},
         }
 
@@ -154,7 +151,7 @@ class CMD(VideoModel):
         moved = self.generated_motion(content, values, seeds)
         return {
             "original": video,
-            **content_row(self.pipeline.latent_space, content, self.pipeline.config.video_shape),
+            **content_row(self.pipeline.latent_space, content, self.pipeline.config.video_shape[0]),
             "reconstruction": self.pipeline.decode(content, motion),
             "sampled motion": self.pipeline.decode(content, moved),
             "sample": from_uint8(self.sample(values, seeds=seeds)),
@@ -194,7 +191,8 @@ def assemble(autoencoder: str, content: str, motion: str) -> CMDPipeline:
 def compose(stages: Mapping[str, Stage]) -> CMDPipeline:
     """The pipeline of three stages, as `load_stages` gives them."""
     first = stages["autoencoder"]
-    text, tokenizer = stages["content"].parts.get("condition_encoder"), None
+    text: Any = stages["content"].parts.get("condition_encoder")
+    tokenizer = None
     if isinstance(text, StableDiffusionText):  # its parts, as Stable Diffusion's tools look for them
         text, tokenizer = text.text_model, text.tokenizer
     return CMDPipeline(
@@ -209,4 +207,5 @@ def compose(stages: Mapping[str, Stage]) -> CMDPipeline:
         motion_text_encoder=stages["motion"].parts.get("condition_encoder"),
         video_shape=stages["motion"].video_shape,
         fps=first.fps,
+        averaged_weights={name: stage.averaged for name, stage in stages.items()},
     )

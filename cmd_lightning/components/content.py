@@ -9,20 +9,20 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from cmd_lightning.components.latent_diffusion import LatentDiffusion
+from cmd_lightning.components.diffusion_stage import CleanLatents, DiffusionStage
 from cmd_lightning.networks import Condition, ContentModel, LatentSpec
 from cmd_lightning.networks.content_unet import predict_content
 from cmd_lightning.networks.contracts import AutoencoderNetwork
 from cmd_lightning.pipeline import CMDPipeline
 
 
-class ContentDiffusion(LatentDiffusion):
+class ContentDiffusion(DiffusionStage):
     """Trains a content model: a stock `UNet2DConditionModel` or any `ContentModel` (paper equation 7).
 
     Args:
         network: Makes the content model from the latents' shapes and the number of condition channels.
         autoencoder: Checkpoint of the autoencoder stage, or the trained network itself.
-        **kwargs: As for `LatentDiffusion`.
+        **kwargs: As for `DiffusionStage`.
     """
 
     stage = "content"
@@ -33,7 +33,8 @@ class ContentDiffusion(LatentDiffusion):
         autoencoder: str | AutoencoderNetwork,
         **kwargs: Any,
     ) -> None:
-        super().__init__(network, autoencoder, **kwargs)
+        super().__init__(autoencoder, **kwargs)
+        self.network = network(self.latent_spec, self.condition_dim)
 
     @property
     def learned_from(self) -> str | None:
@@ -41,17 +42,17 @@ class ContentDiffusion(LatentDiffusion):
         return self.autoencoder.content_source or self.trained_on
 
     @torch.no_grad()
-    def latents(self, batch: dict[str, Any]) -> tuple[Tensor]:
+    def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:
         if "content" in batch:
-            return self.encoded(batch)[:1]
-        return (self.autoencoder.encode_content(self.video(batch)),)
+            return CleanLatents(self.encoded(batch)[0])
+        return CleanLatents(self.autoencoder.encode_content(self.video(batch)))
 
-    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
+    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None, context: None = None) -> Tensor:
         return predict_content(self.network, noisy, timestep, condition)
 
     @torch.no_grad()
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        [content] = self.latents(batch)
+        content, _ = self.encoded(batch)
         pipeline = CMDPipeline(
             self.autoencoder,
             unet=self.network,

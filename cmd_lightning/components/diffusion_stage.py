@@ -1,23 +1,38 @@
-"""What all diffusion stages share: the objective, the condition and its dropout, and validation by timestep."""
+"""What all diffusion stages share: a training step, the condition and its dropout, and validation by timestep."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import Adam
 
 from cmd_lightning.components.base import Component, OptimizerFactory, ScheduleFactory
+from cmd_lightning.components.checkpoints import KEY
+from cmd_lightning.components.frozen_autoencoder import FrozenAutoencoder
 from cmd_lightning.components.schedules import WarmupSchedule
 from cmd_lightning.conditioning import ConditionEncoder, replace_condition, values_of
 from cmd_lightning.diffusion import Diffusion, Objective
 from cmd_lightning.errors import InputError
-from cmd_lightning.networks import Condition
+from cmd_lightning.networks import AutoencoderNetwork, Condition, LatentSpec
 
 TIMESTEP_BINS = 4
-"""Validation looks at the middle of each of so many equal parts of the timestep range."""
+"""Validation uses the middle of each of this many equal parts of the timestep range."""
+
+
+class CleanLatents(NamedTuple):
+    """What a stage learns of a batch, before noise is added.
+
+    Attributes:
+        latent: What is diffused, `(B, ...)`.
+        context: The clean content frame `(B, C, H, W)` for a network that sees it; else None.
+    """
+
+    latent: Tensor
+    context: Tensor | None = None
 
 
 def adam(params: Any) -> Adam:
@@ -26,9 +41,12 @@ def adam(params: Any) -> Adam:
 
 
 class DiffusionStage(Component):
-    """Trains a denoiser of a latent, whatever that is; a subclass makes `network`.
+    """Trains a denoiser of a latent; a subclass builds `network` and says what the latent is.
 
     Args:
+        autoencoder: The frozen autoencoder whose latents are learned: checkpoint of its stage, or the trained network;
+            None for a stage that learns videos of the latent space.
+        video_shape: `(C, T, H, W)` in the latent space; by default what the autoencoder was trained on.
         condition: Encodes the captions or labels of a batch; None for an unconditional model.
         condition_dropout: Share of samples that see the null condition in training, for guidance.
         objective: What is predicted and how it is weighted; the paper's noise prediction by default.
@@ -38,12 +56,22 @@ class DiffusionStage(Component):
         schedule: Makes the learning-rate schedule, stepped with every optimiser step.
         gradient_checkpointing: Whether the network recomputes its activations in the backward pass, to save memory.
         compile: Whether torch.compile compiles the network; or its arguments.
+
+    Attributes:
+        latent_spec: Shapes of the autoencoder's latents; not there without one.
+        trained_on: Fingerprint of the autoencoder's weights; None without one.
     """
 
+    autoencoder: AutoencoderNetwork
+    video_shape: tuple[int, int, int, int]
     condition_encoder: ConditionEncoder | None
+    latent_spec: LatentSpec
+    trained_on: str | None = None
 
     def __init__(
         self,
+        autoencoder: str | AutoencoderNetwork | None = None,
+        video_shape: Sequence[int] | None = None,
         condition: ConditionEncoder | None = None,
         condition_dropout: float = 0.1,
         objective: Objective | None = None,
@@ -58,27 +86,93 @@ class DiffusionStage(Component):
             raise InputError(f"model.condition_dropout {condition_dropout}: give a probability from 0 to 1")
         self._cache: dict[str, tuple[Tensor, ...]] | None = {} if cache_latents else None
         if condition is not None and condition.frozen:
-            self.freeze(condition_encoder=condition)
+            self.keep_frozen(condition_encoder=condition)
         else:
             self.condition_encoder = condition
         self.condition_dim = condition.dim if condition else 0
         self.condition_dropout = condition_dropout
         self.objective = objective or Diffusion()
+        if autoencoder is not None:
+            frozen = FrozenAutoencoder.open(autoencoder, video_shape)
+            self.keep_frozen(autoencoder=frozen.network)
+            if frozen.latent_space is not None:
+                self.keep_frozen(latent_space=frozen.latent_space)
+            self.video_shape, self.fps = frozen.video_shape, frozen.fps
+            self.latent_spec, self.trained_on = frozen.spec, frozen.fingerprint
 
     @abstractmethod
-    def latents(self, batch: dict[str, Any]) -> tuple[Tensor, ...]:
-        """The clean latent of a batch that is learned, and what else the network is told, the condition aside."""
+    def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:
+        """What this stage learns of a batch."""
 
     @abstractmethod
-    def predict(self, noisy: Tensor, timestep: Tensor, *told: Any) -> Tensor:
-        """The network's prediction; it is told what `latents` gives beside the clean latent, and the condition."""
+    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None, context: Any = None) -> Tensor:
+        """The network's prediction, in the shape of `noisy`; `context` as of `CleanLatents`."""
 
-    def parts(self) -> dict[str, Any]:
-        parts = {"network": self.network, "scheduler": self.objective.scheduler()}
-        return parts | ({"condition_encoder": self.condition_encoder} if self.condition_encoder else {})
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Add noise to the clean latents at a random timestep, predict, and compare (paper equations 7 and 8)."""
+        clean, context = self.training_latents(batch)
+        condition = self.condition(batch)
+        if self.condition_encoder is not None and condition is not None and self.condition_dropout:
+            dropped = self.uniform(batch, "dropout") < self.condition_dropout
+            condition = replace_condition(condition, self.condition_encoder.null(len(clean)), dropped)
+        timestep = self.objective.timesteps(self.uniform(batch, "timestep"))
+        noise = self.normal(batch, "noise")(tuple(clean.shape[1:])).to(clean)
+        noisy = self.objective.corrupt(clean, noise, timestep)
+        prediction = self.predict(noisy, timestep, condition, context)
+        loss = self.objective.loss(prediction, clean, noise, timestep).mean()
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(clean))
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """The loss at fixed timesteps and noise, so that two epochs or runs differ by the weights alone."""
+        clean, context = self.clean_latents(batch)
+        condition = self.condition(batch)
+        generator = torch.Generator().manual_seed(batch_idx)
+        losses = []
+        for part in range(TIMESTEP_BINS):
+            quantile = torch.full((len(clean),), (part + 0.5) / TIMESTEP_BINS, device=self.device)
+            timestep = self.objective.timesteps(quantile)
+            noise = torch.randn(clean.shape, generator=generator).to(clean)
+            prediction = self.predict(self.objective.corrupt(clean, noise, timestep), timestep, condition, context)
+            losses.append(self.objective.loss(prediction, clean, noise, timestep).mean())
+            self.log(f"val/loss_at_{int(timestep[0])}", losses[-1], batch_size=len(clean), sync_dist=True)
+        self.log("val/loss", torch.stack(losses).mean(), prog_bar=True, batch_size=len(clean), sync_dist=True)
+
+    def encoded(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The content frames and normalised motion latents of a batch, from latent shards or by the autoencoder.
+
+        Raises:
+            InputError: The shards were made by another autoencoder, or for another shape.
+        """
+        if "content" not in batch:
+            content, motion = self.autoencoder.encode(self.video(batch))
+        else:
+            self.check_origin(batch)
+            content, motion = (batch[name].to(self.dtype) for name in ("content", "motion"))
+            spec = self.latent_spec
+            if (tuple(content.shape[1:]), tuple(motion.shape[1:])) != (spec.content, spec.motion):
+                raise InputError(
+                    f"data: latents of shapes {tuple(content.shape[1:])} and {tuple(motion.shape[1:])}, but the "
+                    f"{self.stage} stage is built for {spec.content} and {spec.motion}; encode clips of the frames and "
+                    "size that the autoencoder was trained on"
+                )
+        return content, self.autoencoder.normalize_motion(motion)
+
+    def training_latents(self, batch: dict[str, Any]) -> CleanLatents:
+        """`clean_latents`, from the cache where it holds all of the batch."""
+        if self._cache is None:
+            return self.clean_latents(batch)
+        if not all(key in self._cache for key in batch["key"]):
+            latents = [latent.half().cpu() for latent in self.clean_latents(batch) if latent is not None]
+            if not all(latent.isfinite().all() for latent in latents):
+                return self.clean_latents(batch)  # a fault of this step, which must not come again in every epoch
+            self._cache.update(zip(batch["key"], zip(*latents, strict=True), strict=True))
+        # What is kept is also what is used at first, so that a resumed run sees the same values.
+        kept = zip(*(self._cache[key] for key in batch["key"]), strict=True)
+        return CleanLatents(*(torch.stack(clips).to(self.device, self.dtype) for clips in kept))
 
     def condition(self, batch: dict[str, Any]) -> Condition | None:
-        """The condition of a batch, whole; read from the shards that hold it, if its encoder is frozen.
+        """The condition of a batch, without dropout; read from the shards that hold it, if its encoder is frozen.
 
         Raises:
             InputError: They hold that of other encoders only.
@@ -91,7 +185,7 @@ class DiffusionStage(Component):
         if (stored := batch["text"].get(encoder.fingerprint)) is None:
             raise InputError(
                 f"data: these latents come with text of other encoders ({', '.join(batch['text'])}) than the "
-                f"{self.stage} stage's ({encoder.fingerprint}); encode them anew with its --text, or with none"
+                f"{self.stage} stage's ({encoder.fingerprint}); encode them again with its --text, or with none"
             )
         pooled, tokens = (stored[name].to(self.device, self.dtype) for name in ("pooled", "tokens"))
         return Condition(pooled, tokens, stored["mask"].to(self.device))
@@ -100,44 +194,26 @@ class DiffusionStage(Component):
         """What the samples of a batch are generated from."""
         return values_of(batch, self.condition_encoder)
 
-    def training_latents(self, batch: dict[str, Any]) -> tuple[Tensor, ...]:
-        """`latents`, from the cache where it holds all of the batch."""
-        if self._cache is None:
-            return self.latents(batch)
-        if not all(key in self._cache for key in batch["key"]):
-            latents = [latent.half().cpu() for latent in self.latents(batch)]
-            if not all(latent.isfinite().all() for latent in latents):
-                return self.latents(batch)  # a fault of this step, which must not come again in every epoch
-            self._cache.update(zip(batch["key"], zip(*latents, strict=True), strict=True))
-        # What is kept is also what is used at first, so that a resumed fit sees the same values.
-        kept = zip(*(self._cache[key] for key in batch["key"]), strict=True)
-        return tuple(torch.stack(clips).to(self.device, self.dtype) for clips in kept)
+    def parts(self) -> dict[str, Any]:
+        parts = {"network": self.network, "scheduler": self.objective.scheduler()}
+        return parts | ({"condition_encoder": self.condition_encoder} if self.condition_encoder else {})
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        clean, *told = self.training_latents(batch)
-        condition = self.condition(batch)
-        if condition is not None and self.condition_dropout:
-            dropped = self.uniform(batch, "dropout") < self.condition_dropout
-            condition = replace_condition(condition, self.condition_encoder.null(len(clean)), dropped)
-        timestep = self.objective.timesteps(self.uniform(batch, "timestep"))
-        noise = self.normal(batch, "noise")(clean.shape[1:]).to(clean)
-        noisy = self.objective.corrupt(clean, noise, timestep)
-        prediction = self.predict(noisy, timestep, *told, condition)
-        loss = self.objective.loss(prediction, clean, noise, timestep).mean()
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(clean))
-        return loss
+    @property
+    def learned_from(self) -> str | None:
+        """What checkpoints say the latents were of: the fingerprint of the autoencoder, if there is one."""
+        return self.trained_on
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """The loss at fixed timesteps and noise, so that two epochs or runs differ by the weights alone."""
-        clean, *told = self.latents(batch)
-        condition = self.condition(batch)
-        generator = torch.Generator().manual_seed(batch_idx)
-        losses = []
-        for part in range(TIMESTEP_BINS):
-            quantile = torch.full((len(clean),), (part + 0.5) / TIMESTEP_BINS, device=self.device)
-            timestep = self.objective.timesteps(quantile)
-            noise = torch.randn(clean.shape, generator=generator).to(clean)
-            prediction = self.predict(self.objective.corrupt(clean, noise, timestep), timestep, *told, condition)
-            losses.append(self.objective.loss(prediction, clean, noise, timestep).mean())
-            self.log(f"val/loss_at_{int(timestep[0])}", losses[-1], batch_size=len(clean), sync_dist=True)
-        self.log("val/loss", torch.stack(losses).mean(), prog_bar=True, batch_size=len(clean), sync_dist=True)
+    def origin(self) -> dict[str, str]:
+        return super().origin() | ({"autoencoder": self.trained_on} if self.trained_on else {})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[KEY]["trained_on"] = self.learned_from
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if checkpoint[KEY]["trained_on"] != self.learned_from:
+            raise InputError(
+                "model.autoencoder: the checkpoint was trained on the latents of another autoencoder; "
+                "give that one, or train from scratch without --ckpt_path"
+            )

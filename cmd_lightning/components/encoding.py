@@ -34,9 +34,9 @@ class Encoding(FrozenParts):
         super().__init__()
         self.draw, self.splits = draw, autoencoder is not None
         self.text_names = [f"text_{number}" for number in range(len(text))]
-        self.freeze(latent_space=latent_space, **dict(zip(self.text_names, text, strict=True)))
+        self.keep_frozen(latent_space=latent_space, **dict(zip(self.text_names, text, strict=True)))
         if autoencoder is not None:
-            self.freeze(autoencoder=autoencoder)
+            self.keep_frozen(autoencoder=autoencoder)
 
     def setup(self, stage: str) -> None:
         """Reads the weights of frozen parts."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from lightning import LightningModule
 from torch import nn
 
@@ -13,11 +14,13 @@ from cmd_lightning.latent_space import LatentSpace
 class FrozenParts(LightningModule):
     """A module with parts that are attributes like others, on its device, but not among its parameters or its state."""
 
+    dtype: torch.dtype
+
     def __init__(self) -> None:
         super().__init__()
-        self._frozen: dict[str, nn.Module | LatentSpace] = {}
+        self._frozen: dict[str, Any] = {}
 
-    def freeze(self, **parts: nn.Module | LatentSpace) -> None:
+    def keep_frozen(self, **parts: nn.Module | LatentSpace) -> None:
         """Adds parts by name, or exchanges them."""
         for part in parts.values():
             if isinstance(part, nn.Module):

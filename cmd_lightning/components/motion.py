@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cmd_lightning.components.latent_diffusion import LatentDiffusion
+from cmd_lightning.components.diffusion_stage import CleanLatents, DiffusionStage
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import content_row
 from cmd_lightning.networks import Condition, LatentSpec, MotionModel
@@ -16,7 +16,7 @@ from cmd_lightning.networks.contracts import AutoencoderNetwork
 from cmd_lightning.pipeline import CMDPipeline
 
 
-class MotionDiffusion(LatentDiffusion):
+class MotionDiffusion(DiffusionStage):
     """Trains a motion model on the normalised motion latents, given the clean content frame (paper equation 8).
 
     Args:
@@ -24,13 +24,14 @@ class MotionDiffusion(LatentDiffusion):
         autoencoder: Checkpoint of the autoencoder stage, or the trained network itself.
         content_noise: Largest standard deviation of noise that training adds to the content frame, so that the motion
             model bears the errors of generated ones (Ho et al., arXiv 2106.15282); each sample draws its own, from 0.
-        **kwargs: As for `LatentDiffusion`.
+        **kwargs: As for `DiffusionStage`.
 
     Raises:
         InputError: The noise is less than 0.
     """
 
     stage = "motion"
+    network: MotionModel
 
     def __init__(
         self,
@@ -41,27 +42,28 @@ class MotionDiffusion(LatentDiffusion):
     ) -> None:
         if content_noise < 0:
             raise InputError(f"model.content_noise {content_noise}: give a standard deviation of 0 or more")
-        super().__init__(network, autoencoder, **kwargs)
+        super().__init__(autoencoder, **kwargs)
+        self.network = network(self.latent_spec, self.condition_dim)
         self.content_noise = content_noise
 
     @torch.no_grad()
-    def latents(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:
         content, motion = self.encoded(batch)
-        return motion, content
+        return CleanLatents(motion, context=content)
 
-    def training_latents(self, batch: dict[str, Any]) -> tuple[Tensor, ...]:
+    def training_latents(self, batch: dict[str, Any]) -> CleanLatents:
         motion, content = super().training_latents(batch)
         if self.content_noise:
-            noise = self.normal(batch, "content noise")(content.shape[1:]).to(content)
+            noise = self.normal(batch, "content noise")(tuple(content.shape[1:])).to(content)
             content = content + self.content_noise * self.uniform(batch, "content level").view(-1, 1, 1, 1) * noise
-        return motion, content
+        return CleanLatents(motion, context=content)
 
-    def predict(self, noisy: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
-        return self.network(noisy, timestep, content, condition)
+    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None, context: Any = None) -> Tensor:
+        return self.network.predict(noisy, timestep, context, condition)
 
     @torch.no_grad()
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        motion, content = self.latents(batch)
+        content, motion = self.encoded(batch)
         pipeline = CMDPipeline(
             self.autoencoder,
             motion_model=self.network,
@@ -74,7 +76,7 @@ class MotionDiffusion(LatentDiffusion):
         true = self.autoencoder.denormalize_motion(motion)
         decode = self.latent_space.decode
         return {
-            **content_row(self.latent_space, content, self.video_shape),
+            **content_row(self.latent_space, content, self.video_shape[0]),
             "reconstruction": decode(self.autoencoder.decode(content, true)),
             "sampled motion": decode(self.autoencoder.decode(content, sampled)),
         }

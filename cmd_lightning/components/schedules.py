@@ -31,11 +31,13 @@ class WarmupSchedule(LambdaLR):
         if decay == "cosine" and total_steps is None:
             raise InputError("schedule.decay cosine: it needs schedule.total_steps; give the number of optimiser steps")
 
+        length = total_steps or 0
+
         def factor(step: int) -> float:
             warmup = min(1.0, (step + 1) / (warmup_steps + 1))
             if decay == "constant":
                 return warmup
-            progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+            progress = (step - warmup_steps) / max(1, length - warmup_steps)
             return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
 
         super().__init__(optimizer, factor)

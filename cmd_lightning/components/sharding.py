@@ -14,10 +14,12 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
-from cmd_lightning.callbacks.shards import gathered, sharded_like
+from cmd_lightning import compat
+from cmd_lightning.callbacks.sharded_tensors import gathered, sharded_like
 from cmd_lightning.callbacks.whole_checkpoint import WholeCheckpointIO
+from cmd_lightning.compat import REPEATED, WHOLE
 from cmd_lightning.errors import InputError
-from cmd_lightning.networks.blocks import REPEATED, WHOLE, blocks
+from cmd_lightning.networks.blocks import blocks
 
 ENTRIES = ("training_step", "validation_step", "preview")
 """The methods of a component within which its weights outside the blocks are whole."""
@@ -47,11 +49,12 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         """Takes as many shards as there are processes on all nodes."""
-        self._data_parallel_size = self.num_nodes * self.num_processes
+        compat.shard_over(self, self.num_nodes * self.num_processes)
         super().setup_environment()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The whole weights on the first process, elsewhere not."""
+        assert self.model is not None
         return gathered(self.model.state_dict(), keep=self.is_global_zero)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
@@ -68,6 +71,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Takes this process's part of the weights."""
+        assert self.model is not None
         own = self.model.state_dict()
         kept = checkpoint["state_dict"]
         parts = {name: sharded_like(kept[name], own[name]) if name in own else kept[name] for name in kept}
@@ -108,7 +112,11 @@ def shard(component: LightningModule, mesh: DeviceMesh) -> None:
     if isinstance(component, FSDPModule):
         return
     strategy = component.trainer.strategy
-    if mesh["tensor_parallel"].size() > 1 or strategy._save_distributed_checkpoint:
+    if (
+        not isinstance(strategy, ModelParallelStrategy)
+        or mesh["tensor_parallel"].size() > 1
+        or compat.writes_pieces(strategy)
+    ):
         raise InputError(
             f"trainer.strategy {type(strategy).__name__}: layers are not split, and checkpoints are one file here; "
             f"give --trainer.strategy sharded, or data_parallel_size {mesh.size()}, tensor_parallel_size 1 and "
@@ -116,7 +124,7 @@ def shard(component: LightningModule, mesh: DeviceMesh) -> None:
         )
     # Pieces again after each use, also those of the root: what reads weights between steps (averaging, checkpoints)
     # finds all of them in pieces.
-    options = {"mesh": mesh["data_parallel"], "reshard_after_forward": True}
+    options: Any = {"mesh": mesh["data_parallel"], "reshard_after_forward": True}
     for block in reversed(blocks(component, REPEATED, WHOLE).values()):  # inner ones first
         if next(block.parameters(), None) is not None:
             fully_shard(block, **options)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from cmd_lightning.components.checkpoints import CARRIED, KEY, load_stage
-from cmd_lightning.components.diffusion_stage import DiffusionStage
-from cmd_lightning.components.frozen_autoencoder import FrozenAutoencoder
+from cmd_lightning.components.diffusion_stage import CleanLatents, DiffusionStage
 from cmd_lightning.components.video_model import VideoModel, files
 from cmd_lightning.conditioning import count_videos, encode_condition
 from cmd_lightning.diffusion.sampling import chosen, denoise, seeded_noise
@@ -25,7 +24,7 @@ STEPS, GUIDANCE = 50, 4.0
 """Denoising steps and guidance scale where none are given: those of CMD's content model."""
 
 
-class VideoDiffusion(FrozenAutoencoder, DiffusionStage, VideoModel):
+class VideoDiffusion(DiffusionStage, VideoModel):
     """Trains a model of whole videos, and samples from it: LVDM- and ModelScope-like ones, PVDM-like ones.
 
     It denoises videos as they are in the latent space, `(B, C, T, H, W)`; with `autoencoder` that one's latents in its
@@ -61,16 +60,16 @@ class VideoDiffusion(FrozenAutoencoder, DiffusionStage, VideoModel):
         preset: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        if latent_space is not None:
-            if isinstance(autoencoder, str):
-                raise InputError("model.latent_space: the autoencoder's checkpoint brings its own; leave it out")
-            self.freeze(latent_space=latent_space)
+        if latent_space is not None and isinstance(autoencoder, str):
+            raise InputError("model.latent_space: the autoencoder's checkpoint brings its own; leave it out")
         if video_shape is not None and len(video_shape) != 4:
             raise InputError(f"model.video_shape {list(video_shape)}: give C, T, H, W, for 16 frames [3, 16, 32, 32]")
+        super().__init__(autoencoder, video_shape, **kwargs)
+        if latent_space is not None:
+            self.keep_frozen(latent_space=latent_space)
         self.latent: tuple[int, int, int, int] | LatentSpec
-        if autoencoder is not None:
-            self.latent = spec = self.open_autoencoder(autoencoder, video_shape)
+        if self.trained_on is not None:
+            self.latent = spec = self.latent_spec
             if spec.content[0] != spec.motion[0]:
                 raise InputError(
                     f"model.autoencoder: its content plane has {spec.content[0]} channels and its motion "
@@ -82,7 +81,8 @@ class VideoDiffusion(FrozenAutoencoder, DiffusionStage, VideoModel):
                 "pixels [3, data.num_frames, data.size, data.size]"
             )
         else:
-            self.latent = self.video_shape = tuple(video_shape)
+            channels, frames, height, width = video_shape
+            self.latent = self.video_shape = (channels, frames, height, width)
         self.network = network(self.latent, self.condition_dim)
         self.steps, self.guidance, self.metrics, self.preset = steps, guidance, metrics, preset
         self.sources: list[str] = []  # where the weights are from
@@ -110,7 +110,7 @@ class VideoDiffusion(FrozenAutoencoder, DiffusionStage, VideoModel):
             condition=parts.get("condition_encoder"),
         )
         model.scheduler, model.fps = parts["scheduler"], stage.fps
-        model.sources, model.averaged = [str(path)], True
+        model.sources, model.averaged = [str(path)], stage.averaged
         return model.eval()
 
     @property
@@ -119,10 +119,10 @@ class VideoDiffusion(FrozenAutoencoder, DiffusionStage, VideoModel):
         return planes.shape(self.latent) if isinstance(self.latent, LatentSpec) else self.latent
 
     @torch.no_grad()
-    def latents(self, batch: dict[str, Any]) -> tuple[Tensor]:
-        return (self.video(batch) if self.trained_on is None else planes.pack(*self.encoded(batch)),)
+    def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:
+        return CleanLatents(self.video(batch) if self.trained_on is None else planes.pack(*self.encoded(batch)))
 
-    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
+    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None, context: None = None) -> Tensor:
         return self.network(noisy, timestep, condition)
 
     def parts(self) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class VideoDiffusion(FrozenAutoencoder, DiffusionStage, VideoModel):
 
     @torch.no_grad()
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        [latent] = self.latents(batch)
+        latent, _ = self.clean_latents(batch)
         rows = {"original": from_uint8(batch["video"])} if "video" in batch else {}
         if not rows or self.trained_on is not None:
             rows["reconstruction"] = self.decode(latent)
@@ -185,7 +185,8 @@ class VideoDiffusion(FrozenAutoencoder, DiffusionStage, VideoModel):
 
     def made_with(self) -> dict[str, Any]:
         steps, scale = self.sampling()
-        swapped = any(getattr(callback, "swapped", False) for callback in self.trainer.callbacks)
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+        swapped = any(getattr(callback, "swapped", False) for callback in callbacks)
         return files(self.sources) | {
             "averaged_weights": self.averaged or swapped,
             "sampling": {"video": {"steps": steps, "guidance": scale}},

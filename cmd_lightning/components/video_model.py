@@ -68,7 +68,7 @@ class VideoModel(LightningModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Generates one video for each sample, from its caption or label; its seed is derived from its key."""
         seeds = seeds_of(batch)
-        about = {name: batch[name] for name in ("key", "caption", "label") if name in batch}
+        about: dict[str, Any] = {name: batch[name] for name in ("key", "caption", "label") if name in batch}
         return {"video": self.sample(self.values(batch), seeds=seeds), "seed": seeds, **about}
 
     def on_test_start(self) -> None:
@@ -112,7 +112,8 @@ class VideoModel(LightningModule):
             "seeds": "first four bytes of the sha256 of the clip's key",
             "precision": str(self.trainer.precision),
         }
-        data = getattr(self.trainer.datamodule, "describe", lambda: {"data": str(self.trainer.datamodule)})()
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+        data = getattr(datamodule, "describe", lambda: {"data": str(datamodule)})()
         protocol = {"model": made, "real": data} | provenance()
         if self.trainer.is_global_zero:
             path = Path(self.trainer.default_root_dir, "test.json")

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from cmd_lightning.errors import InputError
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @torch.no_grad()
@@ -29,7 +30,7 @@ def set_batch_norm_eps(network: nn.Module, eps: float) -> None:
         return
     if isinstance(network, torch.jit.ScriptModule):
         _shift_variances(network, eps)
-    elif isinstance(network, _BatchNorm):
+    elif isinstance(network, BATCH_NORMS):
         network.eps = eps
     else:
         for child in network.children():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +12,12 @@ from torch.nn.functional import cosine_similarity, interpolate
 from torchmetrics import Metric
 from torchmetrics.utilities import rank_zero_warn
 
+from cmd_lightning import compat
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.clip_models import Tokenizer, open_clip_model
 from cmd_lightning.metrics.covering import covering
 from cmd_lightning.metrics.frozen import Frozen, single_precision
 from cmd_lightning.metrics.inputs import check_rgb, unit_range
-from cmd_lightning.metrics.precision import own_precision
 
 # open_clip takes seconds to import, so it is imported where it is needed.
 
@@ -27,7 +27,7 @@ PICTURES = 256
 """Pictures that go through the network at once."""
 
 
-class CLIPSimilarity(Metric):
+class CLIPSimilarity(compat.KeepsPrecision, Metric):
     """Cosine of each frame with the caption, averaged over the frames of a video and then over the videos.
 
     The cosine is raw, in [-1, 1]: not times 100 and not cut at 0. (torchmetrics' `CLIPScore` is both; with the same
@@ -89,9 +89,6 @@ class CLIPSimilarity(Metric):
         self.warned = False
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
-        return super()._apply(own_precision(fn), exclude_state)  # or the sum would be cast
 
     def pictures(self, video: Tensor) -> Tensor:
         """What the model sees of each clip: here every frame.
@@ -176,7 +173,7 @@ class CLIPSimilarity(Metric):
         Returns:
             Figure and axes.
         """
-        return self._plot(val, ax)
+        return compat.plot(self, val, ax)
 
 
 def normalised(visual: nn.Module, pictures: Tensor, resize: Resize = "crop") -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from cmd_lightning import compat
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.feature_networks import open_feature
 from cmd_lightning.metrics.inputs import unit_range
-from cmd_lightning.metrics.precision import own_precision
 from cmd_lightning.metrics.protocol import Protocol
 from cmd_lightning.metrics.sample_size import bootstrap_interval, distance_curve
 from cmd_lightning.provenance import state_sha256
@@ -28,7 +27,7 @@ ONE_SHAPE = (
 )
 
 
-class FeatureMetric(Metric):
+class FeatureMetric(compat.KeepsPrecision, Metric):
     """A metric over the features of clips.
 
     Args:
@@ -93,21 +92,13 @@ class FeatureMetric(Metric):
             return told
         return {"network": f"{network.__module__}.{network.__qualname__}", "sha256": state_sha256(self.feature)} | told
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
-        return super()._apply(own_precision(fn), exclude_state)  # or sums and features would be cast
-
-    def _taken(self) -> None:
-        """What torchmetrics does around `update`, for features that are taken in without it."""
-        self._computed = None
-        self._update_count += 1
-
     def _none(self) -> Tensor:
         return torch.empty(0, self.num_features, dtype=torch.float64, device=self.device)
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Gathers the states of all processes, also of those that have seen no clip."""
         if torch.distributed.is_initialized():
-            for name in self._defaults:
+            for name in self.metric_state:
                 state = getattr(self, name)
                 if isinstance(state, list):  # one shape and type on all, which torchmetrics' stand-in for none lacks
                     setattr(self, name, [torch.cat([self._none(), *state])])
@@ -123,7 +114,7 @@ class FeatureMetric(Metric):
         Returns:
             Figure and axes.
         """
-        return self._plot(val, ax)
+        return compat.plot(self, val, ax)
 
 
 class FeatureDistance(FeatureMetric):
@@ -195,7 +186,7 @@ class FeatureDistance(FeatureMetric):
         """
         if features.ndim != 2 or features.shape[1] != self.num_features or not features.isfinite().all():
             raise InputError(f"features {tuple(features.shape)}: give finite ones, (B, {self.num_features})")
-        self._taken()
+        compat.note_update(self)
         self._take(features, real, clip_shape)
 
     def _take(self, features: Tensor, real: bool, clip_shape: tuple[int, ...] | None) -> None:
@@ -237,7 +228,7 @@ class FeatureDistance(FeatureMetric):
 
     def real_states(self) -> dict[str, Any]:
         """The states of the real clips by name."""
-        return {name: getattr(self, name) for name in self._defaults if name.startswith("real_")}
+        return {name: state for name, state in self.metric_state.items() if name.startswith("real_")}
 
     def counts(self) -> tuple[int, int]:
         """How many real and how many generated clips there are so far."""
@@ -269,10 +260,10 @@ class FeatureDistance(FeatureMetric):
 
         To be called on every process. `extrapolated` tells where it leads.
         """
-        with self.sync_context(should_sync=self._to_sync, should_unsync=self._should_unsync):
+        with self.sync_context(should_sync=self.sync_on_compute):
             return distance_curve(*self.kept_features(), self.distance, seed)
 
     def interval(self, resamples: int = 100, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
         """Within which the distance scatters by the choice of clips: `bootstrap_interval`. On every process."""
-        with self.sync_context(should_sync=self._to_sync, should_unsync=self._should_unsync):
+        with self.sync_context(should_sync=self.sync_on_compute):
             return bootstrap_interval(*self.kept_features(), self.distance, resamples, confidence, seed)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cmd_lightning import compat
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.feature_metric import FeatureMetric
 from cmd_lightning.metrics.protocol import Protocol
@@ -102,7 +103,7 @@ class VideoInceptionScore(FeatureMetric):
 
     def update_features(self, logits: Tensor) -> None:
         """Take in logits `(B, K)` that `features` gave."""
-        self._taken()
+        compat.note_update(self)
         self._take(logits)
 
     def _take(self, logits: Tensor) -> None:
@@ -128,4 +129,4 @@ class VideoInceptionScore(FeatureMetric):
             Figure and axes.
         """
         value = self.compute() if val is None else val
-        return self._plot([mean for mean, _ in value] if isinstance(value, list) else value[0], ax)
+        return compat.plot(self, [mean for mean, _ in value] if isinstance(value, list) else value[0], ax)

@@ -10,8 +10,9 @@ from torchmetrics import MeanMetric, Metric
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.clip_similarity import CLIPSimilarity
-from cmd_lightning.metrics.feature_networks import import_network, is_importable, open_feature, takes_preset
+from cmd_lightning.metrics.feature_networks import open_feature, takes_preset
 from cmd_lightning.metrics.frechet import FrechetVideoDistance
+from cmd_lightning.metrics.importable import import_part, is_importable
 from cmd_lightning.metrics.inception_score import VideoInceptionScore
 from cmd_lightning.metrics.kernel import KernelVideoDistance
 from cmd_lightning.metrics.per_frame import PerFrame
@@ -49,11 +50,11 @@ class Asked:
         kind, _, what = SHORT.get(text, text).partition(":")
         if kind in DISTANCES and not what:
             raise InputError(f"metrics {text}: say over which features, as in {kind}:shapes; there are {GRAMMAR}")
-        if kind == "is" and not (takes_preset(what) or is_importable(what)):
+        if kind == "is" and not (takes_preset(what) or is_importable(what, kind)):
             raise InputError(
                 f"metrics {text}: say which classifier gives the logits, as in is:i3d, or is:my_package.C3D"
             )
-        if kind == "clipsim" and what != "shapes" and not all(what.partition("/")):
+        if kind == "clipsim" and not (is_importable(what, kind) or all(what.partition("/"))):
             raise InputError(f"metrics {text}: say model and weights, as in clipsim:ViT-L-14-quickgelu/openai")
         if kind not in {*DISTANCES, *PAIRED, "is", "clipsim"} or (kind in PAIRED and what):
             raise InputError(f"metrics {text}: there is no such metric; there are {GRAMMAR}")
@@ -74,8 +75,8 @@ class Asked:
             trust: Whether to open TorchScript of unknown origin.
         """
         if self.kind == "clipsim":
-            if self.what == "shapes":
-                return import_network("cmd_lightning.shapes.sheets.SheetSimilarity.from_pretrained")
+            if is_importable(self.what, self.kind):
+                return import_part(self.what, self.kind, CLIPSimilarity)
             model, _, pretrained = self.what.partition("/")
             return CLIPSimilarity(model, pretrained=pretrained, trust_torchscript=trust)
         if self.kind == "lpips":

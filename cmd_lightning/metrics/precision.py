@@ -1,27 +1,11 @@
-"""What keeps sums and weights in their precision when the module around them is cast."""
+"""What keeps weights in their precision when the module around them is cast."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from torch import nn
 
-from torch import Tensor, nn
-
-
-def own_precision(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """What a module's `_apply` is given, without the change of type: tensors move, and keep theirs.
-
-    For overrides of `_apply`. torchmetrics guards states against `.half()` and the like, not against `.to(torch.half)`.
-    """
-
-    def move(tensor: Tensor) -> Tensor:
-        moved = fn(tensor)
-        return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-    return move
+from cmd_lightning.compat import KeepsPrecision
 
 
-class OwnPrecision(nn.ModuleDict):
+class OwnPrecision(KeepsPrecision, nn.ModuleDict):
     """Modules by name that move with the module around them, and are not cast with it."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        return super()._apply(own_precision(fn), recurse)

@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cmd_lightning.atomic_files import replaced
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.feature_metric import FeatureDistance
-from cmd_lightning.video_io import replaced
 
 FORMAT = "cmd-lightning video statistics 1"
 

@@ -45,7 +45,7 @@ class MetricSuite(nn.Module):
     Args:
         metrics: Their names: fvd, kvd, clipsim, psnr, ssim, lpips; or over other features frechet:FEATURE and
             kernel:FEATURE (as `open_feature` knows them), is:CLASSIFIER (an I3D or "package.Class"), clipsim:MODEL/TAG
-            (of open_clip) and clipsim:shapes.
+            (of open_clip) and clipsim:METRIC ("package.Class" that makes a `CLIPSimilarity`, or shapes).
         fakes: Names of the sets of generated clips, each with the kinds of metrics that it gets; None for all.
         preset: How clips are prepared for the I3D: see `Protocol.parse`.
         intervals: Whether distances keep their features, and tell a curve over the number of clips, its extrapolation

@@ -11,7 +11,7 @@ import torch
 
 UNTRUSTED = (
     "TorchScript of unknown origin is a program that would be run; give a state dict, or if you trust its author "
-    "--trust-torchscript, in Python {call}(..., trust_torchscript=True)"
+    "`trust_torchscript`, as in {call}(..., trust_torchscript=True)"
 )
 """What is wrong, and the remedy; `call` is the function that takes the argument."""
 

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
-REPEATED = "_repeated_blocks"
-"""Attribute with the names of the classes of blocks, here as in diffusers."""
-WHOLE = "_no_split_modules"
-"""Attribute of networks of diffusers and transformers: what lies on one device as a whole."""
-
 
 def blocks(module: nn.Module, *attributes: str) -> dict[str, nn.Module]:
     """The blocks within a module, outer before inner ones, by path.
 
     Args:
         module: It, or modules in it, have lists of names of classes.
-        *attributes: In which they have them.
+        *attributes: In which they have them: `compat.REPEATED`, `compat.WHOLE`.
     """
     names = {name for part in module.modules() for key in attributes for name in getattr(part, key, None) or ()}
     return {path: part for path, part in module.named_modules() if type(part).__name__ in names}

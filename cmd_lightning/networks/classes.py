@@ -39,7 +39,7 @@ def load_class(path: str) -> type:
     if module_name not in sys.modules:
         raise InputError(
             f"{path}: this class is not part of cmd_lightning and is not imported by itself; "
-            f"if you trust it, `import {module_name}` first (command line: --import {module_name})"
+            f"if you trust it, `import {module_name}` first"
         )
     found = getattr(sys.modules[module_name], name, None)
     if not (isinstance(found, type) and issubclass(found, nn.Module | ConfigMixin)):

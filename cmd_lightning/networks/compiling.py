@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from cmd_lightning.compat import REPEATED
 from cmd_lightning.errors import InputError, reason
-from cmd_lightning.networks.blocks import REPEATED, blocks
+from cmd_lightning.networks.blocks import blocks
 from cmd_lightning.networks.contracts import AutoencoderNetwork, Network
 
 

@@ -18,6 +18,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from cmd_lightning import compat
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks.moments import mean_and_variance
 
@@ -104,7 +105,7 @@ class Network(Recorded, ModelMixin, ConfigMixin):
     def run_block(self, block: nn.Module, *inputs: Any) -> Tensor:
         """`block(*inputs)`, with its activations recomputed in the backward pass where that is switched on."""
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(block, *inputs)
+            return compat.run_checkpointed(self, block, *inputs)
         return block(*inputs)
 
 
@@ -118,16 +119,14 @@ def _recorded(init: Callable[..., None]) -> Callable[..., None]:
             given["latent_spec"] = LatentSpec.of(given["latent_spec"])
         init(self, **given)
 
-    # A subclass's record must win over that of the base whose __init__ it calls with other values: only the
-    # outermost constructor records.
     recording = register_to_config(functools.wraps(init)(build))
 
     @functools.wraps(init)
     def wrapper(self: Recorded, *args: Any, **kwargs: Any) -> None:
-        if getattr(self, "_internal_dict", None) is None:
-            recording(self, *args, **kwargs)
-        else:
+        if compat.is_recorded(self):
             build(self, *args, **kwargs)
+        else:
+            recording(self, *args, **kwargs)
 
     return wrapper
 
@@ -218,18 +217,19 @@ class MotionModel(Network):
     """
 
     def prepare(self, content: Tensor) -> Any:
-        """What stays the same of the clean `content` `(B, C, H, W)` over all steps; sampling calls it once.
+        """Whatever the network needs of the clean content frame `(B, C, H, W)`; by default the frame itself.
 
-        `forward` takes what this gives in the place of the content frame. By default that is the content frame.
+        It is the same in all denoising steps, so sampling calls this once.
         """
         return content
 
     @abstractmethod
-    def forward(self, motion: Tensor, timestep: Tensor, content: Any, condition: Condition | None) -> Tensor:
-        """`motion` `(B, D, T, S)`, `timestep` `(B,)`, the clean `content` `(B, C, H, W)` to the shape of `motion`.
+    def forward(self, motion: Tensor, timestep: Tensor, context: Any, condition: Condition | None) -> Tensor:
+        """`motion` `(B, D, T, S)`, `timestep` `(B,)` and what `prepare` returned to the shape of `motion`."""
 
-        In the place of the content frame it takes what `prepare` made of it.
-        """
+    def predict(self, motion: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
+        """A single prediction from the content frame `(B, C, H, W)`, as in training; else as `forward`."""
+        return self(motion, timestep, self.prepare(content), condition)
 
 
 class VideoDenoiser(Network):

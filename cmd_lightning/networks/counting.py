@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from cmd_lightning.networks.contracts import Condition
@@ -53,7 +52,7 @@ def count(module: nn.Module, *inputs: Any, call: Callable[..., Any] | None = Non
         name: torch.empty_like(tensor, device="meta", requires_grad=isinstance(tensor, nn.Parameter))
         for name, tensor in [*target.named_parameters(), *target.named_buffers()]
     }
-    inputs = tree_map_only((Tensor, Condition), _shape_only, inputs)
+    inputs = _shape_only(inputs)
     counter = FlopCounterMode(display=False)
     with torch.enable_grad(), counter:
         functional_call(target, weights, inputs)
@@ -63,8 +62,15 @@ def count(module: nn.Module, *inputs: Any, call: Callable[..., Any] | None = Non
     return Count(parameters, (sum(flops.values()) - attention) // 2, attention // 2)
 
 
-def _shape_only(value: Tensor | Condition) -> Tensor | Condition:
-    return value.map(_shape_only) if isinstance(value, Condition) else value.to("meta")
+def _shape_only(value: Any) -> Any:
+    """`value`, nested plain data too, with all tensors on the meta device."""
+    if isinstance(value, Condition):
+        return value.map(_shape_only)
+    if isinstance(value, dict):
+        return {key: _shape_only(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)([_shape_only(item) for item in value])
+    return value.to("meta") if isinstance(value, Tensor) else value
 
 
 class _Call(nn.Module):

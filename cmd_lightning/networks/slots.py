@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmd_lightning.networks.contracts import Condition, LatentSpec
+from cmd_lightning.networks.contracts import Condition, LatentSpec, MotionModel
 from cmd_lightning.networks.dit import DiT, pad_to_multiple, unpatchify
 from cmd_lightning.networks.embeddings import coordinates_embedding
 
@@ -72,7 +72,7 @@ class SlotFeatures(nn.Module):
         return self.content(F.linear(patches, self.coverage).mT) + self.place(self.embedding)
 
 
-class SlotDiT(DiT):
+class SlotDiT(DiT, MotionModel):
     """A diffusion transformer whose tokens are some frames of one slot, in any layout of slots.
 
     The content frame is pooled onto the slots (`SlotFeatures`), once per sampling, and added to their tokens.
@@ -112,11 +112,10 @@ class SlotDiT(DiT):
         """The features of the slots, `(B, S, width)`."""
         return self.slots(content)
 
-    def forward(self, motion: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
+    def forward(self, motion: Tensor, timestep: Tensor, context: Tensor, condition: Condition | None) -> Tensor:
         frames = motion.shape[2]
-        slots = self.prepare(content) if content.ndim == 4 else content
         tokens = self.stem(pad_to_multiple(motion, self.frames, 1)).permute(0, 2, 3, 1)  # (B, T / frames, S, width)
         rows = tokens.shape[1]
-        x = tokens + slots[:, None] + self.positions(rows)[:, None]
+        x = tokens + context[:, None] + self.positions(rows)[:, None]
         x = self.transform(x.flatten(1, 2), timestep, condition)
         return unpatchify(x, (self.frames, 1), rows)[:, :, :frames]

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cmd_lightning.errors import InputError, reason
 from cmd_lightning.networks.classes import plain
 from cmd_lightning.networks.contracts import Condition, Network
-from cmd_lightning.pretrained import Pretrained
+from cmd_lightning.pretrained import Repository
 
 
 class StockDenoiser(Network):
@@ -37,9 +36,10 @@ class StockDenoiser(Network):
         InputError: The stock class refuses the settings, or a network of them does not take the latent.
     """
 
-    stock_class: ClassVar[type[nn.Module]]
+    stock_class: ClassVar[Any]  # type checkers see placeholders of diffusers' classes
     part: ClassVar[str]
     published: ClassVar[dict[str, Any]] = {}
+    stock: Any
 
     def __init__(
         self, latent: tuple[int, int, int, int], condition_dim: int, settings: dict[str, Any] | None = None
@@ -48,7 +48,7 @@ class StockDenoiser(Network):
         self.condition_dim = condition_dim
         if len(latent) != 4 or min(latent) < 1:
             raise InputError(f"latent {tuple(latent)}: give a shape (C, T, H, W), each at least 1")
-        arguments = self.published | self.fitting(tuple(latent), condition_dim or UNCONDITIONAL) | (settings or {})
+        arguments = self.published | self.fitting(latent, condition_dim or UNCONDITIONAL) | (settings or {})
         try:
             self.stock = self.stock_class(**arguments)
         except (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
@@ -74,9 +74,11 @@ class StockDenoiser(Network):
             )
 
     @classmethod
-    @abstractmethod
     def fitting(cls, latent: tuple[int, int, int, int], condition_dim: int) -> dict[str, Any]:
-        """Arguments of the stock class that follow from the latent and the condition."""
+        """Arguments of the stock class that follow from the latent and the condition, by default as of U-Nets."""
+        channels, _, height, _ = latent
+        channels_of = {"in_channels": channels, "out_channels": channels, "cross_attention_dim": condition_dim}
+        return {"sample_size": height} | channels_of
 
     @classmethod
     def fits(cls, config: dict[str, Any]) -> tuple[tuple[int, int, int, int], int]:
@@ -100,7 +102,7 @@ class StockDenoiser(Network):
         return tokens.to(latent.dtype)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]  # has an argument more
         cls, name: str | os.PathLike[str], latent: tuple[int, int, int, int] | None = None, **options: Any
     ) -> StockDenoiser:
         """Opens a folder that `save_pretrained` wrote, or published weights in diffusers' layout.
@@ -114,7 +116,7 @@ class StockDenoiser(Network):
             InputError: There is nothing to open, another class's network, or one that does not take such latents.
         """
         wanted = (cls.__name__, cls.stock_class.__name__)
-        source = Pretrained(str(name), options=options)
+        source = Repository(str(name), options=options)
         holds, part = find(source, cls.part, wanted)
         if holds == cls.__name__:
             network = source.read(super().from_pretrained, part)
@@ -123,13 +125,14 @@ class StockDenoiser(Network):
 
     @classmethod
     def around(
-        cls, stock: nn.Module, latent: tuple[int, int, int, int] | None = None, condition_dim: int | None = None
+        cls, stock: Any, latent: tuple[int, int, int, int] | None = None, condition_dim: int | None = None
     ) -> StockDenoiser:
         """The wrapper of a stock network; what is None is as in the stock network's config."""
         settings = {key: plain(value) for key, value in stock.config.items() if not key.startswith("_")}
         found, channels = cls.fits(settings)
+        c, t, h, w = latent or found
         with torch.device("meta"):  # only what it records is kept
-            network = cls(tuple(latent or found), channels if condition_dim is None else condition_dim, settings)
+            network = cls((c, t, h, w), channels if condition_dim is None else condition_dim, settings)
         network.stock = stock
         return network.eval()
 
@@ -138,7 +141,7 @@ UNCONDITIONAL = 8
 """Channels of the one zero token that an unconditional network attends to."""
 
 
-def find(source: Pretrained, part: str, wanted: Sequence[str]) -> tuple[str, str]:
+def find(source: Repository, part: str, wanted: Sequence[str]) -> tuple[str, str]:
     """The class of a network that a folder or hub repository holds, and where in it.
 
     Args:

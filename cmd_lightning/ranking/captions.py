@@ -16,26 +16,23 @@ class StoredCaptions(ConditionEncoder):
     """A frozen text encoder of a closed set of captions.
 
     Args:
-        dim: Channels K of the condition.
+        captions: The captions, with the empty one.
+        table: Their conditions, a row for each.
     """
 
     field = "caption"
     frozen = True
     fingerprint = "stored captions"
+    pooled: Tensor
+    tokens: Tensor
+    mask: Tensor
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, captions: Sequence[str], table: Condition) -> None:
         super().__init__()
-        self.dim = dim
-        self._rows: dict[str, int] = {}
-
-    @classmethod
-    def of(cls, captions: Sequence[str], table: Condition) -> StoredCaptions:
-        """The encoder of `captions`, of which row i of `table` is the i-th; the empty caption is one of them."""
-        encoder = cls(table.pooled.shape[1])
-        encoder._rows = {caption: row for row, caption in enumerate(captions)}
+        self.dim = table.pooled.shape[1]
+        self._rows = {caption: row for row, caption in enumerate(captions)}
         for name, tensor in vars(table).items():
-            encoder.register_buffer(name, tensor, persistent=False)
-        return encoder
+            self.register_buffer(name, tensor, persistent=False)
 
     def forward(self, values: Sequence[str]) -> Condition:
         if missing := [value for value in values if value not in self._rows]:
@@ -45,10 +42,3 @@ class StoredCaptions(ConditionEncoder):
 
     def null(self, count: int) -> Condition:
         return empty_caption(self, count)
-
-
-@torch.no_grad()
-def encode(encoder: ConditionEncoder, captions: Sequence[str], batch_size: int = 64) -> dict[str, Tensor]:
-    """What an encoder says of captions: "pooled" (N, K), "tokens" (N, L, K) and "mask" (N, L)."""
-    parts = [encoder(list(captions[first : first + batch_size])) for first in range(0, len(captions), batch_size)]
-    return {name: torch.cat([getattr(part, name) for part in parts]) for name in ("pooled", "tokens", "mask")}

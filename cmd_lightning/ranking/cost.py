@@ -1,4 +1,4 @@
-"""What a motion model costs: parameters, multiply-adds, and seconds beside those of the paper's model."""
+"""What a motion model costs: parameters, multiply-adds, and seconds next to those of the paper's model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cmd_lightning.ranking.protocol import Protocol
 from cmd_lightning.ranking.score import with_model
 
 YARDSTICK = "MotionDiT"
-"""The model beside which the others are timed."""
+"""The model next to which the others are timed."""
 ROUNDS = 10
 """Timed samplings of each of the two."""
 
@@ -26,21 +26,21 @@ def counts(network: MotionModel, spec: LatentSpec, condition: Condition) -> dict
 
     Args:
         network: The model.
-        spec: Of the latents.
-        condition: Of one sample.
+        spec: Shapes of the latents.
+        condition: The condition of one sample.
 
     Returns:
-        "parameters"; "macs" of a step; "prepare_macs", what is done once for all steps.
+        "parameters"; "macs" of a step; "prepare_macs" of what is done once for all steps.
     """
     motion, content = torch.empty(1, *spec.motion), torch.empty(1, *spec.content)
     timestep = torch.zeros(1, dtype=torch.long)
-    whole = count(network, motion, timestep, content, condition)
+    whole = count(network, motion, timestep, content, condition, call=lambda model, *inputs: model.predict(*inputs))
     once = count(network, content, call=lambda model, frame: model.prepare(frame))
     return {"parameters": whole.parameters, "macs": whole.macs - once.macs, "prepare_macs": once.macs}
 
 
 def timing(network: MotionModel, yardstick: MotionModel, bench: Bench, protocol: Protocol) -> dict[str, Any]:
-    """Seconds of a processor to sample the motion of one clip on one thread, by turns with the yardstick.
+    """CPU seconds to sample the motion of one clip on one thread, by turns with the yardstick.
 
     Returns:
         "seconds" and "seconds_of_MotionDiT", medians; "ratio", the median of the ratios of neighbours in time, which
@@ -62,10 +62,9 @@ def timing(network: MotionModel, yardstick: MotionModel, bench: Bench, protocol:
         else:
             other, own = sampled(yardstick), sampled(network)
         rows.append((own, other))
-    own, other = zip(*rows, strict=True)
     return {
-        "seconds": statistics.median(own),
-        f"seconds_of_{YARDSTICK}": statistics.median(other),
+        "seconds": statistics.median(own for own, _ in rows),
+        f"seconds_of_{YARDSTICK}": statistics.median(other for _, other in rows),
         "ratio": statistics.median(a / b for a, b in rows),
         "hardware": f"{processor()}, one thread",
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,24 +13,25 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cmd_lightning.atomic_files import replaced
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.latent_space import from_uint8, to_uint8
 from cmd_lightning.networks import Condition
 from cmd_lightning.pipeline import CMDPipeline
 from cmd_lightning.provenance import fingerprint
-from cmd_lightning.ranking.captions import StoredCaptions, encode
+from cmd_lightning.ranking.captions import StoredCaptions
 from cmd_lightning.ranking.protocol import Protocol, digest
 from cmd_lightning.shapes.drawing import draw_scene
 from cmd_lightning.shapes.features import ShapesFeatures
 from cmd_lightning.shapes.painting import render
 from cmd_lightning.shapes.reader import ShapesReader
 from cmd_lightning.shapes.scenes import Scene
-from cmd_lightning.video_io import replaced
 
 FORMAT = "cmd-lightning ranking latents 1"
-BATCH = 32
+BATCH, TEXTS = 32, 64
+"""Clips and captions that are encoded at once."""
 PROBED = 3
-"""So many clips of each split are drawn whenever a cache is looked for, so that another world is another cache."""
+"""Clips of each split that are rendered whenever a cache is looked for, so that another world is another cache."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,15 @@ class Bench:
     """What models are trained and scored with.
 
     Attributes:
-        pipeline: The frozen parts; its motion model is whichever is looked at.
-        features: Network of the distances.
-        reader: Says which way a plain clip moves.
-        tensors: By split and name: "train/content" (N, C, H, W) and "train/motion" (N, D, T, S), half precision and not
-            normalised; "test/content" and "test/motion" in full; "test/features", "test/reconstruction", "val/features"
-            (N, d): of held-out clips, of their reconstructions, and of as many other clips.
-        captions: Of the clips, by split.
-        directions: Of the plain ones among the held-out clips, by row.
-        key: Fingerprint of all this.
+        pipeline: The frozen parts, with the motion model that is being scored.
+        features: The feature network of the distances.
+        reader: Reads the direction of a plain clip.
+        tensors: By split and name: "train/content" `(N, C, H, W)` and "train/motion" `(N, D, T, S)`, half precision and
+            not normalised; "test/content" and "test/motion" in full; "test/features", "test/reconstruction" and
+            "val/features" `(N, d)`: of held-out clips, of their reconstructions, and of as many other clips.
+        captions: Captions of the clips, by split.
+        directions: Directions of the plain ones among the held-out clips, by row.
+        key: A fingerprint of all this.
     """
 
     pipeline: CMDPipeline
@@ -61,28 +62,25 @@ class Bench:
 def scenes(protocol: Protocol, split: str, number: int) -> list[Scene]:
     """The scenes of a split; training shows only the "seen" combinations of shape, colour and direction."""
     seed = stable_hash(protocol.data_seed, split)
-    combinations = "seen" if split == "train" else "all"
-    return [
-        draw_scene(
-            seed,
-            index,
-            level=protocol.levels[index % len(protocol.levels)],
-            motion=protocol.motion,
-            frames=protocol.frames,
-            combinations=combinations,
-        )
-        for index in range(number)
-    ]
+    options: dict[str, Any] = {"motion": protocol.motion, "frames": protocol.frames}
+    options["combinations"] = "seen" if split == "train" else "all"
+    levels = protocol.levels
+    return [draw_scene(seed, index, level=levels[index % len(levels)], **options) for index in range(number)]
+
+
+def rendered(scenes: Sequence[Scene], protocol: Protocol) -> Tensor:
+    """The clips of scenes, uint8 `(N, C, T, H, W)`."""
+    return torch.stack([render(scene, protocol.frames, protocol.size) for scene in scenes])
 
 
 def open_bench(
     protocol: Protocol, folder: Path, tell: Callable[[str], None], pipeline: CMDPipeline | None = None
 ) -> Bench:
-    """The bench of a protocol, from the cache in `folder`, or made and put there.
+    """The bench of a protocol, from the cache in `folder`; without one, made and cached there.
 
     Args:
-        protocol: Which clips.
-        folder: Of the caches of all protocols.
+        protocol: The settings of the clips.
+        folder: The caches of all protocols.
         tell: Takes lines of progress.
         pipeline: The frozen parts; by default those of the protocol's model.
     """
@@ -95,7 +93,8 @@ def open_bench(
         "reader": reader.origin["sha256"],
         "clips": {split: probe(protocol, split) for split in ("train", "test", "val")},
     }
-    path = folder / f"{digest(facts)}.safetensors"
+    key = digest(facts)
+    path = folder / f"{key}.safetensors"
     found = read(path, facts)
     if found is None:
         tell(f"rendering and encoding {protocol.train_clips + protocol.test_clips} clips, once for all models")
@@ -105,11 +104,11 @@ def open_bench(
         with replaced(path) as draft:
             save_file(tensors, draft, {"format": FORMAT, "facts": json.dumps(facts), "about": json.dumps(about)})
     tensors, about = found
-    table = Condition(*(tensors[f"text/{name}"] for name in ("pooled", "tokens", "mask")))
-    table = table.map(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
-    pipeline.register_modules(motion_text_encoder=StoredCaptions.of(about["encoded"], table))
+    pooled, tokens, mask = (tensors[f"text/{name}"] for name in ("pooled", "tokens", "mask"))
+    table = Condition(pooled.float(), tokens.float(), mask)
+    pipeline.register_modules(motion_text_encoder=StoredCaptions(about["encoded"], table))
     directions = {int(row): name for row, name in about["directions"].items()}  # JSON has texts for keys
-    return Bench(pipeline, features, reader, tensors, about["captions"], directions, digest(facts))
+    return Bench(pipeline, features, reader, tensors, about["captions"], directions, key)
 
 
 def frozen(model: str) -> CMDPipeline:
@@ -125,12 +124,11 @@ def frozen(model: str) -> CMDPipeline:
 def probe(protocol: Protocol, split: str) -> str:
     """A fingerprint of the first clips of a split."""
     drawn = scenes(protocol, split, PROBED)
-    clips = {scene.caption: render(scene, protocol.frames, protocol.size) for scene in drawn}
-    return fingerprint(clips)
+    return fingerprint({scene.caption: clip for scene, clip in zip(drawn, rendered(drawn, protocol), strict=True)})
 
 
 def read(path: Path, facts: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and facts about clips from a cache; None where it is missing, damaged or of something else."""
+    """Tensors and facts about clips from a cache; None if it is missing, damaged or of something else."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -153,35 +151,28 @@ def make(
     numbers = {"train": protocol.train_clips, "test": protocol.test_clips, "val": protocol.test_clips}
     for split, number in numbers.items():
         drawn = scenes(protocol, split, number)
-        parts: dict[str, list[Tensor]] = {}
-        for first in range(0, number, BATCH):
-            batch = drawn[first : first + BATCH]
-            video = torch.stack([render(scene, protocol.frames, protocol.size) for scene in batch])
-            for name, value in measured(split, video, pipeline, features).items():
-                parts.setdefault(name, []).append(value)
-        tensors |= {f"{split}/{name}": torch.cat(values) for name, values in parts.items()}
+        batches = [drawn[first : first + BATCH] for first in range(0, number, BATCH)]
+        parts = [measured(split, rendered(batch, protocol), pipeline, features) for batch in batches]
+        tensors |= {f"{split}/{name}": torch.cat([part[name] for part in parts]) for name in parts[0]}
         if split != "val":
             captions[split] = [scene.caption for scene in drawn]
         if split == "test":
             plain = {row: scene for row, scene in enumerate(drawn) if scene.level == "plain"}
             directions = {str(row): scene.things[0].direction for row, scene in plain.items()}
     encoded = sorted({"", *captions["train"], *captions["test"]})
-    for name, value in encode(pipeline.motion_text_encoder, encoded).items():
+    texts = [pipeline.motion_text_encoder(encoded[first : first + TEXTS]) for first in range(0, len(encoded), TEXTS)]
+    for name in ("pooled", "tokens", "mask"):
+        value = torch.cat([getattr(text, name) for text in texts])
         tensors[f"text/{name}"] = value.half() if value.is_floating_point() else value
     return tensors, {"encoded": encoded, "captions": captions, "directions": directions}
 
 
 def measured(split: str, video: Tensor, pipeline: CMDPipeline, features: ShapesFeatures) -> dict[str, Tensor]:
-    """What is kept of clips, uint8 (B, C, T, H, W), of a split."""
+    """What is kept of the clips, uint8 `(B, C, T, H, W)`, of a split."""
     if split == "val":
         return {"features": features(video)}
     content, motion = pipeline.autoencoder.encode(from_uint8(video))
     if split == "train":
         return {"content": content.half(), "motion": motion.half()}
-    reconstruction = to_uint8(pipeline.decode(content, motion))
-    return {
-        "content": content,
-        "motion": motion,
-        "features": features(video),
-        "reconstruction": features(reconstruction),
-    }
+    reconstruction = features(to_uint8(pipeline.decode(content, motion)))
+    return {"content": content, "motion": motion, "features": features(video), "reconstruction": reconstruction}

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from cmd_lightning import markdown
-from cmd_lightning.ranking.intervals import Interval, difference, interval
+from cmd_lightning.ranking.estimates import Estimate, difference, estimate
 from cmd_lightning.zoo import Entry, entries
 from cmd_lightning.zoo.card import with_field
 
@@ -53,7 +53,7 @@ def table(rankings: Mapping[str, Ranking], marked: str | None = None) -> str:
     for place, name in enumerate(order):
         ranking, bold = rows[name], "**" if name == marked else ""
         sampling, seeds = ranking["sampling"], ranking["seeds"]
-        right = interval([100 * seed["direction"] for seed in seeds])
+        right = estimate([100 * seed["direction"] for seed in seeds])
         line = (
             f"{bold}{name}{bold}",
             f"{bold}{distance(ranking):.2f}{bold}",
@@ -74,15 +74,15 @@ def table(rankings: Mapping[str, Ranking], marked: str | None = None) -> str:
 
 def protocol_of(rankings: Mapping[str, Ranking], marked: str | None) -> str:
     """The key of the protocol that a table is of: the marked row's, else that of most."""
-    if marked in rankings:
+    if marked is not None and marked in rankings:
         return rankings[marked]["key"]
     keys = [ranking["key"] for ranking in rankings.values()]
     return max(sorted(set(keys)), key=keys.count)
 
 
-def distance(ranking: Ranking) -> Interval:
+def distance(ranking: Ranking) -> Estimate:
     """The mean Fréchet distance of a model with its interval."""
-    return interval([seed["frechet"] for seed in ranking["seeds"]])
+    return estimate([seed["frechet"] for seed in ranking["seeds"]])
 
 
 def verdict(ranking: Ranking, better: Ranking) -> str:
@@ -100,7 +100,7 @@ def once(ranking: Ranking) -> str:
 
 
 def words(ranking: Ranking) -> str:
-    """The protocol, what the distances are to be seen beside, and what the table does not say."""
+    """The protocol, references for the distances, and what the table does not show."""
     protocol, reference = ranking["protocol"], ranking["reference"]
     perfect, other = reference["reconstruction"], reference["other clips"]
     hardware = ranking["sampling"]["hardware"].removesuffix(", one thread")
@@ -125,7 +125,7 @@ def save(ranking: Ranking, entry: Entry) -> Path:
 
     Without a card, it makes one of what is known of the model.
     """
-    from cmd_lightning.video_io import replaced
+    from cmd_lightning.atomic_files import replaced
 
     if entry.card_path.is_file():
         text = entry.card_path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""How motion models are ranked: everything that must be the same for two results to be compared."""
+"""How motion models are ranked: everything that must be the same for two results to be comparable."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cmd_lightning.shapes.scenes import Level, Motion
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -16,20 +18,20 @@ class Protocol:
     Attributes:
         samples: Training samples of a seed; every model sees the same ones, in the same order and with the same noise.
         batch_size: Samples of an optimiser step.
-        learning_rate: Peak of Adam's; it warms up and falls to zero along a cosine.
+        learning_rate: Adam's peak learning rate; it warms up and falls to zero along a cosine.
         warmup_steps: Steps to the peak.
         ema: Decay of the average of the weights that is scored.
         condition_dropout: Share of samples trained with the null condition.
-        guidance: Guidance scale of scored samples; 1 is none.
+        guidance: Guidance scale of scored samples; 1 disables it.
         steps: Denoising steps of scored and timed samples.
         train_clips: Clips that training repeats, of the split "train".
         test_clips: Held-out clips that are scored, of the split "test".
-        levels: Of the clips, in turn.
+        levels: Levels of the clips, in turn.
         motion: Speed of the clips.
-        size: Side of the pictures.
-        frames: Of a clip.
-        data_seed: Of the procedural world.
-        model: Of the zoo, whose autoencoder and text encoder are taken as they are.
+        size: Side of the frames in pixels.
+        frames: Frames of a clip.
+        data_seed: Seed of the procedural world.
+        model: The model of the zoo whose autoencoder and text encoder are used, frozen.
     """
 
     samples: int = 16_000
@@ -42,8 +44,8 @@ class Protocol:
     steps: int = 20
     train_clips: int = 4_000
     test_clips: int = 384
-    levels: tuple[str, ...] = ("plain", "plain", "plain", "mixed")
-    motion: str = "middle"
+    levels: tuple[Level, ...] = ("plain", "plain", "plain", "mixed")
+    motion: Motion = "middle"
     size: int = 32
     frames: int = 16
     data_seed: int = 0
@@ -53,17 +55,12 @@ class Protocol:
     def data(self) -> dict[str, Any]:
         """The settings that the cached clips depend on."""
         names = ("train_clips", "test_clips", "levels", "motion", "size", "frames", "data_seed", "model")
-        return {name: plain(getattr(self, name)) for name in names}
+        return {name: self.record[name] for name in names}
 
     @property
     def record(self) -> dict[str, Any]:
         """All settings, as plain data."""
-        return {name: plain(value) for name, value in asdict(self).items()}
-
-
-def plain(value: Any) -> Any:
-    """Tuples as lists, as files give them back."""
-    return list(value) if isinstance(value, tuple) else value
+        return asdict(self) | {"levels": list(self.levels)}
 
 
 def digest(facts: Mapping[str, Any]) -> str:

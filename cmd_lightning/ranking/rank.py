@@ -1,4 +1,4 @@
-"""One model through the whole protocol, seed by seed; what a call that was cut short has done is kept."""
+"""One model through the whole protocol, seed by seed; an interrupted call keeps what it has done."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from cmd_lightning.atomic_files import replaced
 from cmd_lightning.errors import InputError
 from cmd_lightning.provenance import provenance
 from cmd_lightning.ranking import cost
 from cmd_lightning.ranking.candidate import Candidate, candidate
-from cmd_lightning.ranking.intervals import MOST_SEEDS
+from cmd_lightning.ranking.estimates import MOST_SEEDS
 from cmd_lightning.ranking.kept import key_of
 from cmd_lightning.ranking.latents import Bench, open_bench
 from cmd_lightning.ranking.protocol import Protocol, digest
 from cmd_lightning.ranking.score import references, score
 from cmd_lightning.ranking.train import seeded, train
 from cmd_lightning.threads import cores, one_thread
-from cmd_lightning.video_io import replaced
 
 DIGITS = 5
 """Significant digits of what is kept."""
@@ -35,26 +35,26 @@ def rank(model: Candidate, protocol: Protocol, seeds: int, folder: Path, tell: C
     """Trains and scores a model with each seed, on one thread; as many at a time as there are cores.
 
     Args:
-        model: What is ranked.
-        protocol: How.
-        seeds: How many, counted from 0.
-        folder: Of the cached clips and of what is kept of each seed.
+        model: The candidate.
+        protocol: The settings.
+        seeds: The number of seeds, counted from 0.
+        folder: The folder of the cached clips and of the scores of each seed.
         tell: Takes lines of progress.
 
     Returns:
-        What a card keeps under "ranking".
+        The record that a card has under "ranking".
 
     Raises:
         InputError: The model does not fit, its numbers are not finite, or there are too few samples.
     """
     if not 1 <= seeds <= MOST_SEEDS:
-        raise InputError(f"--seeds {seeds}: give 1 to {MOST_SEEDS}; an interval needs at least 2")
+        raise InputError(f"seeds {seeds}: give 1 to {MOST_SEEDS}; an interval needs at least 2")
     least = protocol.batch_size * 2
     if protocol.samples < least:
-        raise InputError(f"--samples {protocol.samples}: too few to train on; give at least {least}, two steps")
+        raise InputError(f"samples {protocol.samples}: too few to train on; give at least {least}, two steps")
     with one_thread():
         bench = open_bench(protocol, folder / "cache", tell)
-        spec = bench.pipeline.autoencoder.latent_spec(tuple(bench.pipeline.config.video_shape))
+        spec = bench.pipeline.autoencoder.latent_spec(tuple(bench.pipeline.config["video_shape"]))
         with seeded(0):
             model.check(spec, bench.pipeline.motion_text_encoder(bench.captions["test"][:CHECKED]))
             network = model.build(spec, bench.pipeline.motion_text_encoder.dim)
@@ -106,7 +106,7 @@ def all_seeds(
 def elsewhere(
     model: Candidate, protocol: Protocol, folder: Path, kept: Path, tell: Callable[[str], None], seed: int
 ) -> dict[str, Any]:
-    """`one_seed` in a process of its own, which opens the cached clips itself."""
+    """`one_seed` in another process, which opens the cached clips itself."""
     with one_thread():
         bench = open_bench(protocol, folder / "cache", tell)
         return one_seed(model, bench, protocol, seed, kept, tell)

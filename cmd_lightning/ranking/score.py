@@ -1,4 +1,4 @@
-"""How good a motion model is: clips of true content frames and its own motion, beside the clips themselves."""
+"""How good a motion model is: clips of true content frames and generated motion, compared with the true clips."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def score(network: MotionModel, bench: Bench, protocol: Protocol, seed: int) -> 
         network: The trained model.
         bench: The clips.
         protocol: Steps and guidance.
-        seed: Of the training: its noise of sampling is its own, and the same for all models.
+        seed: Seed of the training; the noise of sampling depends on it, and is the same for all models.
 
     Returns:
-        "frechet" and "kernel", distances of the predicted clips to the true ones over shapes features, and
-        "direction", the share of plain ones whose direction is read right.
+        "frechet" and "kernel", distances of the predicted clips to the true ones on shapes features, and "direction",
+        the share of plain ones whose direction is classified correctly.
 
     Raises:
         InputError: Samples are not finite.
@@ -47,7 +47,7 @@ def predict(network: MotionModel, bench: Bench, protocol: Protocol, seed: int) -
         seeds = [seed * len(content) + row for row in range(first, first + len(frames))]
         motion = pipeline.generate_motion(frames, values, seeds, protocol.steps, protocol.guidance)
         if not motion.isfinite().all():
-            raise InputError(f"MODEL {type(network).__name__}: its samples are NaN or infinite after seed {seed}")
+            raise InputError(f"model {type(network).__name__}: its samples are NaN or infinite after seed {seed}")
         videos.append(to_uint8(pipeline.decode(frames, motion)))
     return torch.cat(videos)
 
@@ -68,7 +68,7 @@ def distances(features: Tensor, bench: Bench) -> dict[str, float]:
 
 
 def direction(video: Tensor, bench: Bench) -> float:
-    """The share of plain clips among `video` whose direction is read right."""
+    """The share of plain clips among `video` whose direction is classified correctly."""
     readings = bench.reader.read(video[list(bench.directions)])
     hits = [reading.direction == right for reading, right in zip(readings, bench.directions.values(), strict=True)]
     return sum(hits) / len(hits)

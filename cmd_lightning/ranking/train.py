@@ -36,10 +36,10 @@ class Order(IterableDataset):
     """Batches of cached latents in the order of a seed, as latent shards give them.
 
     Args:
-        bench: Of the latents.
-        protocol: Which says how many, and how many at a time.
-        seed: Of the order; every epoch has another.
-        made_by: Fingerprints of what the latents are of, as of latent shards.
+        bench: The latents.
+        protocol: The number of samples and the batch size.
+        seed: The seed of the order; every epoch has another.
+        made_by: Fingerprints of what made the latents, as of latent shards.
     """
 
     def __init__(self, bench: Bench, protocol: Protocol, seed: int, made_by: Mapping[str, str | None]) -> None:
@@ -71,10 +71,10 @@ class Order(IterableDataset):
 
 
 class Watch(Callback):
-    """Keeps the loss and tells how far a training is.
+    """Keeps the losses and reports progress.
 
     Args:
-        steps: Of the whole training.
+        steps: Steps of the whole training.
         tell: Takes lines of progress.
     """
 
@@ -86,7 +86,7 @@ class Watch(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Notes the loss of a step."""
+        """Records the loss of a step."""
         self.losses.append(float(outputs["loss"]))
         done = len(self.losses)
         if done % max(1, self.steps // REPORTS) == 0 and done < self.steps:
@@ -111,12 +111,12 @@ def train(
     """Trains a motion model.
 
     Args:
-        build: Makes it from the latents' shapes and the channels of the condition.
+        build: Builds it from the latents' shapes and the channels of the condition.
         bench: Data and frozen parts.
-        protocol: How.
-        seed: Of its weights, of the order of the clips and of the noise: for one seed the latter two are the same for
-            all models.
-        folder: For what the Trainer writes, which is only a list of steps that went wrong.
+        protocol: The settings.
+        seed: Seed of its weights, of the order of the clips and of the noise: for one seed the latter two are the same
+            for all models.
+        folder: Where the Trainer writes a list of steps that failed.
         tell: Takes lines of progress.
 
     Returns:
@@ -134,7 +134,7 @@ def train(
             condition=bench.pipeline.motion_text_encoder,
             condition_dropout=protocol.condition_dropout,
             objective=objective(),
-            video_shape=bench.pipeline.config.video_shape,
+            video_shape=bench.pipeline.config["video_shape"],
             optimizer=lambda weights: Adam(weights, lr=protocol.learning_rate, betas=(0.9, 0.99), fused=True),
             schedule=lambda optimizer: WarmupSchedule(
                 optimizer, warmup_steps=protocol.warmup_steps, total_steps=steps, decay="cosine"
@@ -154,18 +154,20 @@ def train(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+        network = component.network
+        assert isinstance(network, MotionModel)
         fault = InputError(
-            f"MODEL {type(component.network).__name__}: loss or gradients became NaN or infinite in training with seed "
+            f"model {type(network).__name__}: loss or gradients became NaN or infinite in training with seed "
             f"{seed}; look for sums without bound and divisions by zero in its forward"
         )
         try:
             trainer.fit(component, DataLoader(order, batch_size=None))
-        except InputError as error:  # so many steps in a row were skipped that the fit was given up
+        except InputError as error:  # too many steps in a row were skipped
             raise fault from error
         if not math.isfinite(watch.recent):
             raise fault
         ema.swap_in(component)
-    return component.network.eval(), {"loss": watch.recent}
+    return network.eval(), {"loss": watch.recent}
 
 
 def objective() -> Diffusion:
@@ -175,7 +177,7 @@ def objective() -> Diffusion:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Torch's draws and those of the components follow from `seed` within the block."""
+    """Seeds torch and the components within the block."""
     before = os.environ.get("PL_GLOBAL_SEED")
     os.environ["PL_GLOBAL_SEED"] = str(seed)
     try:
@@ -191,15 +193,12 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leaves out what Lightning says of devices, loggers and workers."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    """Suppresses Lightning's messages on devices, loggers and workers."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logger.setLevel(level)

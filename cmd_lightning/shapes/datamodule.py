@@ -6,18 +6,17 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain
 from typing import Any, get_args
 
-from lightning import LightningDataModule
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import get_worker_info
 
-from cmd_lightning.data.batch import collate
-from cmd_lightning.data.loader import Position, StreamLoader
+from cmd_lightning.data.batch import BatchStream, collate
+from cmd_lightning.data.loader import Split, StreamDataModule, StreamLoader
 from cmd_lightning.data.plan import batch_sizes, stable_hash
 from cmd_lightning.errors import InputError
 from cmd_lightning.shapes.painting import make_clip
 from cmd_lightning.shapes.scenes import Combinations, Level, Motion
 
 
-class SceneStream(IterableDataset):
+class SceneStream(BatchStream):
     """Batches of rendered clips of one rank, for a DataLoader with `batch_size=None` and any number of workers.
 
     Clip i of epoch e is clip `e * num + i` of the seed: an epoch is only a stretch of an endless row. With `repeat` it
@@ -63,25 +62,12 @@ class SceneStream(IterableDataset):
         self._sizes = shares[rank]
         in_order = chain.from_iterable(zip(*shares, strict=True))  # by step, then by rank
         self._starts = list(accumulate(in_order, initial=0))[rank::ranks]
-        self._epoch = self._first = 0
 
     def fingerprint(self, workers: int) -> str:
         """What a number of batches done holds for; how many workers there are does not matter."""
         options = sorted(self.options.items())
         cut = (self.num, self.levels, self.motions, options, self.batch_size, self.ranks, self.seed, self.repeat)
         return f"{stable_hash(cut):016x}"
-
-    def begin(self, epoch: int, first_batch: int = 0) -> None:
-        """Say where the next pass begins: in this epoch, at this batch."""
-        self._epoch, self._first = epoch, first_batch
-
-    def count(self, batches: int) -> int:
-        """Clips in the first batches of an epoch of this rank."""
-        return sum(self._sizes[:batches])
-
-    def __len__(self) -> int:
-        """Batches in a whole epoch, the same on every rank."""
-        return len(self._sizes)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield the batches of this worker: v, v + W, ... counted from the first batch of the pass."""
@@ -100,7 +86,7 @@ class SceneStream(IterableDataset):
         return {name: facts[name] for name in ("caption", "label", "fps")} | {"video": video, "key": f"{index:09d}"}
 
 
-class ShapesDataModule(LightningDataModule):
+class ShapesDataModule(StreamDataModule):
     """The procedural world without shards: every training clip is new, or with `repeat` new in the first epoch.
 
     A fit resumed from a checkpoint goes on at the next clip. Training shows only the "seen" combinations of shape,
@@ -158,42 +144,17 @@ class ShapesDataModule(LightningDataModule):
         self.clips = {"train": train_clips, "val": val_clips, "test": test_clips}
         self.options = {"levels": levels, "motions": motions, "size": size, "frames": num_frames, "fps": fps}
         self.batch_size, self.num_workers, self.seed, self.repeat = batch_size, num_workers, seed, repeat
-        self._position = Position()
-
-    def setup(self, stage: str) -> None:
-        """Count epochs anew, as a new fit does."""
-        if stage == "fit":
-            self._position = Position()
-
-    def train_dataloader(self) -> DataLoader:
-        """New clips, going on where a loaded state says."""
-        return self._loader("train", position=self._position, trainer=self.trainer)
-
-    def val_dataloader(self) -> DataLoader | list:
-        """The same `val_clips` each time."""
-        return self._loader("val") if self.clips["val"] else []
-
-    def test_dataloader(self) -> DataLoader:
-        """The same `test_clips` each time."""
-        return self._loader("test")
-
-    def predict_dataloader(self) -> DataLoader:
-        """The same as the test batches."""
-        return self._loader("test")
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position in the row of clips, as plain numbers."""
-        return self._position.state_dict(self.trainer)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up a position: the next pass over the training data begins there."""
-        self._position.load_state_dict(state_dict)
 
     def describe(self) -> dict[str, Any]:
         """What the test clips are, as plain data for the record of a result."""
         return {"data": type(self).__name__, "split": "test", "seed": self.seed, **self.options}
 
-    def _loader(self, split: str, **options: Any) -> StreamLoader:
+    def has(self, split: Split) -> bool:
+        """Whether there are clips of a split."""
+        return self.clips[split] > 0
+
+    def loader(self, split: Split, **options: Any) -> StreamLoader:
+        """New clips for training; for the other splits the same ones each time."""
         stream = SceneStream(
             self.clips[split],
             **self.options,

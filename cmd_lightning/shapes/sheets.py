@@ -74,8 +74,8 @@ class SheetSimilarity(CLIPSimilarity):
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             problem = str(error).splitlines()[0]
             raise InputError(
-                f"path {path}: no weights of a CLIP model of contact sheets ({problem}); give a file of "
-                "`python -m benchmarks.shapes.yardstick.train_clip`"
+                f"path {path}: no weights of a CLIP model of contact sheets ({problem}); give a file trained "
+                "with benchmarks/shapes/yardstick/clip.yaml"
             ) from None
         metric = cls(model, SimpleTokenizer(context_length=model.context_length))
         metric.name = path.stem

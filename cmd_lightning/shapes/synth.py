@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cmd_lightning.data.plan import stable_hash
-from cmd_lightning.data.shards import ShardWriter
+from cmd_lightning.data.shard_writer import ShardWriter
 from cmd_lightning.errors import InputError
 from cmd_lightning.shapes.painting import make_clip
 from cmd_lightning.shapes.scenes import SHAPES, Level, Motion

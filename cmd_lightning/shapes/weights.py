@@ -40,14 +40,14 @@ class Pretrained(nn.Module):
             InputError: the file is missing, or holds something else.
         """
         path = Path(WEIGHTS / cls.WEIGHTS if path is None else path)
-        train = f"`python -m benchmarks.shapes.yardstick.train_{cls.WEIGHTS.removeprefix('shapes_').split('.')[0]}`"
+        train = f"benchmarks/shapes/yardstick/{cls.WEIGHTS.removeprefix('shapes_').split('.')[0]}.yaml"
         if not path.is_file():
             raise InputError(f"{path}: no weights of {cls.__name__} there; check the path, or train them with {train}")
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("network") != cls.__name__:
-                    raise InputError(f"{path}: holds no weights of {cls.__name__}; give a file written by {train}")
+                    raise InputError(f"{path}: holds no weights of {cls.__name__}; give a file trained with {train}")
                 network = cls(**json.loads(metadata["settings"]))
                 network.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
                 network.record = json.loads(metadata["record"])
@@ -56,7 +56,8 @@ class Pretrained(nn.Module):
             raise
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
-            raise InputError(f"{path}: not weights of {cls.__name__} ({reason}); give a file of {train}") from error
+            told = f"not weights of {cls.__name__} ({reason}); give a file trained with {train}"
+            raise InputError(f"{path}: {told}") from error
         return network.eval().requires_grad_(False)
 
     def save_pretrained(self, path: str | Path, record: dict[str, Any]) -> None:

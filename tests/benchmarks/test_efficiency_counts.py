@@ -6,10 +6,9 @@ import pytest
 
 from benchmarks.efficiency import __main__ as program
 from benchmarks.efficiency.counts import count_rows, networks
-from benchmarks.efficiency.ratios import pairs
 from benchmarks.efficiency.rows import FIELDS, row
 from benchmarks.efficiency.scales import FIFTH, PAPER, SHAPES32
-from benchmarks.efficiency.tables import counts_tables, headline_table, number
+from benchmarks.efficiency.tables import counts_tables, headline_table, number, pairs
 from benchmarks.reported import figures
 
 SIZES = ("512x512", "512x1024")

@@ -136,10 +136,10 @@ def test_order(results, tmp_path):
     claim = next(claim for claim in CLAIMS.values() if claim.order)
     cell = {key: {"shapes_frechet_distance": 2.0 + number} for number, key in enumerate(claim.order)}
     path = tmp_path / "shapes32.json"
-    path.write_text(json.dumps({"cells": {"generation/a": cell, "reader": {}}}))
+    path.write_text(json.dumps({"rows": [{"cell": "generation/a", **cell}, {"cell": "reader"}]}))
     assert verdict(claim, tmp_path).startswith("**same order on shapes32**: 2.0 < 3.0 < 4.0")
     cell["generated"]["shapes_frechet_distance"] = 1.0
-    path.write_text(json.dumps({"cells": {"generation/a": cell}}))
+    path.write_text(json.dumps({"rows": [{"cell": "generation/a", **cell}]}))
     assert verdict(claim, tmp_path).startswith("**other order on shapes32**: 2.0, 3.0, 1.0")
 
 

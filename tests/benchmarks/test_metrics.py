@@ -87,7 +87,7 @@ def test_sums_do_not_grow_and_kept_features_do(monkeypatch):
 def test_the_file_and_the_refusals(tmp_path, monkeypatch):
     monkeypatch.setattr(metrics, "drawn_i3d", Means)
     monkeypatch.setattr(metrics, "measure", lambda settings, network: iter([("solve", vars(settings))]))
-    monkeypatch.setattr(sys, "argv", ["metrics", "--out", str(tmp_path / "new" / "a.json"), "--clips", "8"])
+    monkeypatch.setattr(sys, "argv", ["metrics", "--json", str(tmp_path / "new" / "a.json"), "--clips", "8"])
     assert metrics.main() == 0
     result = json.loads((tmp_path / "new" / "a.json").read_text())
     assert result["settings"]["clips"] == result["rows"]["solve"]["clips"] == 8

@@ -51,7 +51,7 @@ def test_a_file_that_may_not_grow_leaves_the_one_before(path, tmp_path):
     os.waitpid(child, 0)
     told = (tmp_path / "told").read_text()
     assert told.startswith(f"checkpoint {path}: it cannot be written (File too large); about 0.0012 GB are needed, ")
-    assert f"the one before is intact: --ckpt_path {path}; make room" in told
+    assert f"the one before is intact: `ckpt_path` {path}; make room" in told
     assert files(path) == ["last.ckpt"]
     assert torch.load(path, weights_only=True)["step"] == 1
 

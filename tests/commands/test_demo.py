@@ -169,8 +169,8 @@ def test_what_is_asked_is_what_a_scene_of_this_caption_shows():
 @pytest.mark.parametrize(
     ("which", "said", "unsaid"),
     [
-        ("page", ("just trained from nothing", "rough by design", "trained in ten minutes"), ("as it ships",)),
-        ("shown_page", ("shapes32, which ships", "as it ships"), ("rough by design", "EMA", "from nothing")),
+        ("page", ("just trained from scratch", "rough by design", "trained in ten minutes"), ("as it ships",)),
+        ("shown_page", ("shapes32, which ships", "as it ships"), ("rough by design", "EMA", "from scratch")),
     ],
 )
 def test_page_says_which_of_the_two_it_shows(which, said, unsaid, request):

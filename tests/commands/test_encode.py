@@ -270,7 +270,7 @@ def test_other_settings_are_refused(videos, checkpoint, stable_diffusion, tmp_pa
     ):
         encode(videos, *first, *changes, code=2)
         error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert f"--out {out}: its shards were made with {told}" in error, changes
+        assert f"out {out}: its shards were made with {told}" in error, changes
     encode(videos / "000000.tar", *first, code=2)
     assert "sources 000000.tar, 000001.tar, 000002.tar, not 000000.tar" in capsys.readouterr().err
     assert members(out) == before
@@ -405,13 +405,13 @@ def test_mistakes_are_told_on_one_line(videos, checkpoint, stable_diffusion, tmp
         ([videos, *good, "--fps", "8", "--stride", "2"], "give one of the two"),
         ([videos, *good, "--variant", "fp16"], "these are of --vae"),
         ([videos, *good, "--evaluation", "--crop", "random"], "--evaluation"),
-        ([videos, *good, "--text", tmp_path / "none"], "none"),
+        ([videos, *good, "--text", tmp_path / "none"], f"--text {tmp_path / 'none'}"),
         ([videos, *good, "--batch-size", "0"], "--batch-size 0"),
         ([videos, *good, "--clips-per-video", "0"], "--clips-per-video 0"),
         ([videos, *good, "--nodes", "2"], "by torchrun"),
         ([videos, *good, "--seed", "-1"], "--seed -1"),
         ([videos, *good, "--frames", "0"], "was trained on"),
-        ([videos, *vae, "--size", "16", "--frames", "0"], "num_frames 0"),
+        ([videos, *vae, "--size", "16", "--frames", "0"], "--frames 0: must"),
         ([videos / "none.tar", *good], "no such shard"),
         ([videos, tmp_path / "copy", *good], "both are called 000000.tar"),
         (["http://host/shard?name=0.tar", *good], "let it end in NAME.tar"),

@@ -201,7 +201,7 @@ def test_checkpoints_with_code_are_refused_wherever_they_are_given(refused, witn
     with_last["trainer"] |= {"logger": False, "default_root_dir": str(tmp_path)}
     told = refused(with_last, "--ckpt_path", "last")
     assert f"ckpt_path last {evil}: it cannot be read as a checkpoint" in told
-    assert "removed to begin anew" in told
+    assert "removed to start from scratch" in told
 
     model = {"class_path": "MotionDiffusion", "init_args": {"network": {"class_path": "MotionDiT"}}}
     model["init_args"]["autoencoder"] = str(evil)

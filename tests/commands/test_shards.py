@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cmd_lightning.commands import shards
-from cmd_lightning.data.shards import ShardWriter
+from cmd_lightning.data.shard_writer import ShardWriter
 from cmd_lightning.errors import InputError
 from cmd_lightning.shapes.painting import make_clip
 from cmd_lightning.shapes.scenes import SHAPES
@@ -144,7 +144,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(clips, tmp_path):
         (lambda: shards.pack(videos=str(clips), captions="none.csv", out=out), "no such file"),
         (lambda: shards.pack(videos=str(clips), captions=str(tmp_path / "bad.csv"), out=out), "column 'path'"),
         (lambda: shards.pack(videos=str(clips), captions=missing, out=out), "not one of 1 clips"),
-        (lambda: shards.pack(videos=str(clips), out=out, shard_size=0), "shard-size 0"),
+        (lambda: shards.pack(videos=str(clips), out=out, shard_size=0), "shard_size 0"),
         (lambda: shards.check([str(tmp_path / "none.tar")]), "no such shard"),
         (lambda: shards.synth(out=out, size=31), "size 31"),
         (lambda: shards.synth(out=out, num=0), "num 0"),

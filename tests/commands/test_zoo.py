@@ -18,6 +18,7 @@ from cmd_lightning import zoo
 from cmd_lightning.cli import main
 from cmd_lightning.commands.zoo import short
 from cmd_lightning.errors import InputError
+from cmd_lightning.networks import MotionModel
 from cmd_lightning.zoo import discovery
 from cmd_lightning.zoo.card import Card
 
@@ -42,8 +43,8 @@ def test_discovery_finds_what_importing_finds():
 
     contracts = {"motion": networks.MotionModel, "content": networks.ContentModel}
     contracts |= {"autoencoder": networks.AutoencoderNetwork, "baseline": networks.VideoDenoiser}
-    imported = {("content", "unet")}  # a function: jsonargparse's decorator leaves no trace to find it by
-    for kind, (folder, _) in discovery.NETWORKS.items():
+    imported = {("content", "unet")}  # a function, which makes a stock U-Net
+    for kind, folder in discovery.FOLDERS.items():
         for path in (ROOT / "zoo" / folder).glob("*.py"):
             module = importlib.import_module(f"cmd_lightning.zoo.{folder}.{path.stem}")
             for name, cls in inspect.getmembers(module, inspect.isclass):
@@ -57,31 +58,66 @@ def test_discovery_finds_what_importing_finds():
 
 
 SOURCE = """
+import jsonargparse
+from torch import nn
+from cmd_lightning import networks
+from cmd_lightning.networks import ContentModel, MotionModel, VideoDenoiser
 class _Base(MotionModel): ...
 class Mine(_Base):
     \"\"\"A model
     of mine.
 
     More.\"\"\"
-class Block(nn.Module): ...
-class Theirs(contracts.MotionModel): ...
+class MotionModel(nn.Module): ...
+class Block(MotionModel): ...
+class Theirs(networks.MotionModel): ...
 class Baseline(VideoDenoiser): ...
+class Content(ContentModel): ...
 @jsonargparse.class_from_function
-def factory(): ...
-def helper(): ...
+def factory() -> networks.MotionModel: ...
+def helper() -> networks.MotionModel: ...
 """
 
 
-def test_discovery_of_source(tmp_path, monkeypatch):
+@pytest.fixture
+def room(tmp_path, monkeypatch):
+    """A folder of motion models in the place of the zoo's, of which nothing stays imported."""
+    from cmd_lightning.zoo import motion
+
     (tmp_path / "motion").mkdir()
-    (tmp_path / "motion/some.py").write_text(SOURCE)
     monkeypatch.setattr(discovery, "ROOM", tmp_path)
-    found = {entry.name: entry for entry in discovery.networks()}
+    monkeypatch.setattr(motion, "__path__", [str(tmp_path / "motion")])
+    yield tmp_path
+    for name in ("some", "other"):
+        sys.modules.pop(f"cmd_lightning.zoo.motion.{name}", None)
+
+
+def test_discovery_is_by_type(room):
+    """Names, as of a class `MotionModel` that is none, mean nothing."""
+    (room / "motion/some.py").write_text(SOURCE)
+    found = {entry.name: entry for entry in discovery.networks("motion")}
     assert list(found) == ["factory", "Mine", "Theirs"]
     assert found["Mine"] == discovery.Entry("Mine", "motion", "cmd_lightning.zoo.motion.some", "A model of mine.")
-    (tmp_path / "motion/other.py").write_text("x = 1\ndef (")
-    with pytest.raises(InputError, match=r"other\.py: line 2: invalid syntax"):
-        list(discovery.networks())
+    assert issubclass(found["factory"].load(), MotionModel)
+    (room / "motion/other.py").write_text("x = 1\ndef (")
+    with pytest.raises(InputError, match=r"motion\.other: cannot be imported .*line 2"):
+        discovery.networks("motion")
+
+
+def test_discovery_imports_again_only_after_an_edit(room, monkeypatch):
+    path, imports = room / "motion/some.py", []
+    path.write_text(SOURCE)
+    imported = discovery.imported
+    monkeypatch.setattr(discovery, "imported", lambda kind: imports.append(kind) or imported(kind))
+    first = discovery.networks("motion")
+    assert discovery.networks("motion") == first
+    assert len(imports) == 1
+    path.write_text(SOURCE + "# edited\n")
+    assert discovery.networks("motion") == first
+    assert len(imports) == 2
+    (room / "motion/__pycache__/entries").write_text("{")
+    assert discovery.networks("motion") == first
+    assert len(imports) == 3
 
 
 @pytest.mark.parametrize(
@@ -143,6 +179,8 @@ def test_list_as_json(capsys):
 
 
 def test_list_imports_no_heavy_library():
+    """Once the zoo has been listed, and until a file of it changes."""
+    zoo.entries()
     script = "import sys; from cmd_lightning.cli import main; main(['zoo', 'list']); print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert result.stdout.endswith("False\n"), result.stderr
@@ -252,6 +290,8 @@ def walked(tmp_path_factory):
         (checkout / folder).mkdir(exist_ok=True)
         for path in (ROOT / folder).iterdir():
             link = checkout / folder / path.name
+            if path.name == "__pycache__":
+                continue
             if path.is_symlink():  # cmd_lightning/zoo and its like lead to the folders beside
                 link.symlink_to(os.readlink(path))
             elif path.suffix in (".md", ".yaml"):  # some are written by the walk

@@ -99,7 +99,7 @@ def component(case, optimizer=sgd, pixels=False, **options):
         optimizer=optimizer,
         **options,
     )
-    made.freeze(latent_space=space)
+    made.keep_frozen(latent_space=space)
     return made
 
 

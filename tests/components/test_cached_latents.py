@@ -22,11 +22,11 @@ def batch():
 def test_each_clip_is_encoded_once(tiny_autoencoder, batch, monkeypatch):
     component = MotionDiffusion(small, tiny_autoencoder(), video_shape=SHAPE, cache_latents=True)
     first = component.training_latents(batch)
-    for kept, exact in zip(first, component.latents(batch), strict=True):
+    for kept, exact in zip(first, component.clean_latents(batch), strict=True):
         assert torch.equal(kept, exact.half().float())
         assert not torch.equal(kept, exact)
 
-    monkeypatch.setattr(component, "latents", lambda batch: pytest.fail("encoded again"))
+    monkeypatch.setattr(component, "clean_latents", lambda batch: pytest.fail("encoded again"))
     other = {"video": torch.zeros_like(batch["video"]), "key": ["b", "a"], "fps": batch["fps"]}
     for kept, swapped in zip(first, component.training_latents(other), strict=True):
         assert torch.equal(swapped, kept.flip(0))
@@ -44,5 +44,5 @@ def test_a_new_clip_is_encoded(tiny_autoencoder, batch):
 
 def test_without_it_the_latents_are_exact(tiny_autoencoder, batch):
     component = MotionDiffusion(small, tiny_autoencoder(), video_shape=SHAPE)
-    for used, exact in zip(component.training_latents(batch), component.latents(batch), strict=True):
+    for used, exact in zip(component.training_latents(batch), component.clean_latents(batch), strict=True):
         assert torch.equal(used, exact)

@@ -136,6 +136,7 @@ def test_test_feeds_one_distance_three_ways(tiny_stages, shards, tmp_path):
         assert {"value", "real", "model", "versions", "commit", "hardware", "date"} <= set(record)
     assert records[0]["model"]["sampling"]["content"]["steps"] == 2
     assert len(records[0]["model"]["weights"]) == 3
+    assert records[0]["model"]["averaged_weights"] == {"autoencoder": False, "content": False, "motion": False}
     assert records[0]["real"]["frames"] == 5
     # By hand: the three sets of clips in one batch, without Lightning.
     system = CMD(**{name: str(path) for name, path in paths.items()}, steps=2)

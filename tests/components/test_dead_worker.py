@@ -2,7 +2,7 @@ import os
 import signal
 
 import pytest
-from test_resume import AUTOENCODER, config
+from training_configs import AUTOENCODER, config
 
 from cmd_lightning.cli import main
 from cmd_lightning.data.clips import ClipLoader

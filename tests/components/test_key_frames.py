@@ -38,7 +38,7 @@ def test_key_frames_fit_another_autoencoder(stages):
     with pytest.raises(InputError, match=r"motion .*: it was trained on the latents of another autoencoder"):
         load_stages(paths["second"], paths["content"], paths["motion"])
     resumed = ContentDiffusion(CONTENT, paths["second"])
-    checkpoint = {}
+    checkpoint = {"state_dict": {}}
     ContentDiffusion(CONTENT, paths["first"]).on_save_checkpoint(checkpoint)
     resumed.on_load_checkpoint(checkpoint)
 

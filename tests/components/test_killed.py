@@ -14,7 +14,7 @@ import torch
 import yaml
 from killed_fits import live
 from same import assert_same
-from test_resume import AUTOENCODER, motion
+from training_configs import AUTOENCODER, motion
 
 from cmd_lightning.shapes.synth import write_shapes
 

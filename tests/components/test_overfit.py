@@ -64,7 +64,7 @@ def optimizers(lr, warmup=20, steps=None):
 @torch.no_grad()
 def loss_at_fixed_noise(component, batch) -> float:
     """Mean loss over 32 timesteps with the same noise each time; written apart from `validation_step`."""
-    clean, *told = component.latents(batch)
+    clean, context = component.clean_latents(batch)
     generator = torch.Generator().manual_seed(1)
     losses = []
     for timestep in torch.linspace(0, 999, 32).long():
@@ -72,7 +72,7 @@ def loss_at_fixed_noise(component, batch) -> float:
         kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)[timestep].float()
         noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
         velocity = kept.sqrt() * noise - (1 - kept).sqrt() * clean
-        prediction = component.predict(noisy, timestep.expand(len(clean)), *told, component.condition(batch))
+        prediction = component.predict(noisy, timestep.expand(len(clean)), component.condition(batch), context)
         losses.append((prediction - velocity).square().mean())
     return torch.stack(losses).mean().item()
 

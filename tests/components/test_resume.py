@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-import yaml
 from lightning.pytorch import Callback
 from same import assert_same
+from training_configs import AUTOENCODER, config, motion
 
 from cmd_lightning.cli import main
 from cmd_lightning.shapes.synth import write_shapes
@@ -17,66 +17,6 @@ def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
     write_shapes(folder, num=13, size=16, frames=8, fps=8.0, seed=0, split="train", shard_size=5)
     return folder
-
-
-def config(folder, model, shards, workers) -> str:
-    path = folder / "config.yaml"
-    data = {"train_shards": str(shards), "num_frames": 6, "size": 16, "batch_size": 2, "num_workers": workers}
-    content = {
-        "seed_everything": 3,
-        "model": model,
-        "data": {"class_path": "WebVidDataModule", "init_args": data},
-        "trainer": {
-            "accelerator": "cpu",
-            "logger": False,
-            "default_root_dir": str(folder),
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "callbacks": [
-                {"class_path": "EMA"},
-                {
-                    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-                    "init_args": {
-                        "dirpath": str(folder),
-                        "filename": "{step}",
-                        "every_n_train_steps": 1,
-                        "save_top_k": -1,
-                    },
-                },
-                {"class_path": "LastCheckpoint", "init_args": {"folder": str(folder), "every_n_steps": 1000}},
-            ],
-        },
-    }
-    path.write_text(yaml.safe_dump(content))
-    return str(path)
-
-
-AUTOENCODER = {
-    "class_path": "VideoAutoencoder",
-    "init_args": {
-        "network": {
-            "class_path": "CMDAutoencoder",
-            "init_args": {"patch_size": 4, "width": 16, "depth": 1, "heads": 2, "head_dim": 8},
-        },
-        "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}},
-        "schedule": {"class_path": "WarmupSchedule", "init_args": {"warmup_steps": 3}},
-    },
-}
-
-
-def motion(autoencoder) -> dict:
-    return {
-        "class_path": "MotionDiffusion",
-        "init_args": {
-            "autoencoder": str(autoencoder),
-            "network": {"class_path": "MotionDiT", "init_args": {"width": 16, "depth": 1, "heads": 2}},
-            "condition": {
-                "class_path": "OpenCLIPTextEncoder",
-                "init_args": {"text_cfg": {"context_length": 8, "width": 16, "heads": 2, "layers": 1}},
-            },
-            "condition_dropout": 0.5,
-        },
-    }
 
 
 def fit(folder, model, shards, workers, steps, checkpoint=None, limit="max_steps", more=()):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from test_resume import AUTOENCODER, config
+from training_configs import AUTOENCODER, config
 
 from cmd_lightning.shapes.synth import write_shapes
 

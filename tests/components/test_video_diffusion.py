@@ -116,6 +116,14 @@ def run(verb, name, *more):
 
 
 @pytest.mark.filterwarnings("ignore:.*generated clips for 6 features", "ignore:.*does not have many workers")
+def without_average(checkpoint):
+    """A copy of a checkpoint as a run without `EMA` writes it."""
+    kept = torch.load(checkpoint, weights_only=True)
+    del kept["ema"]
+    torch.save(kept, "raw.ckpt")
+    return "raw.ckpt"
+
+
 @pytest.mark.parametrize("name", ["lvdm", "modelscope", "pvdm"])
 def test_a_baseline_from_its_config(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -135,6 +143,7 @@ def test_a_baseline_from_its_config(name, tmp_path, monkeypatch, capsys):
         assert all(torch.equal(weight, own[key]) for key, weight in opened.autoencoder.state_dict().items())
     opened = VideoDiffusion.load(checkpoint)
     assert opened.video_shape == SHAPE and opened.fps == 8.0
+    assert opened.averaged and not VideoDiffusion.load(without_average(checkpoint)).averaged
     averages = torch.load(checkpoint, weights_only=True)["ema"]
     assert all(torch.equal(weight, averages[f"network.{key}"]) for key, weight in opened.network.named_parameters())
 
@@ -229,7 +238,7 @@ def test_half_precision_samples_in_float32(planes, model, autoencoder, monkeypat
 
 def test_planes_are_decoded_by_the_autoencoder(model, autoencoder, batch):
     made = model(None, partial(TriplaneUNet, width=8, multipliers=(1, 2), layers=1, heads=2), autoencoder=autoencoder)
-    [planes] = made.latents(batch)
+    planes, _ = made.clean_latents(batch)
     assert planes.shape == (2, 4, 4 * 4 + 4 * 8) and made.latent_shape == planes.shape[1:]
     with torch.no_grad():
         content, motion = autoencoder.encode(from_uint8(batch["video"]))
@@ -239,7 +248,7 @@ def test_planes_are_decoded_by_the_autoencoder(model, autoencoder, batch):
     torch.testing.assert_close(planes[:, :, 16:], ((motion - mean) / std).flatten(2))
     torch.testing.assert_close(made.decode(planes), video.clamp(-1, 1), atol=1e-5, rtol=0)
     stored = {"content": content, "motion": motion, "made_by": [made.origin()] * 2, "key": batch["key"]}
-    torch.testing.assert_close(made.latents(stored)[0], planes)
+    torch.testing.assert_close(made.clean_latents(stored).latent, planes)
     assert made.sample(2, seeds=[1, 2], steps=2).shape == (2, *SHAPE)
 
 
@@ -277,7 +286,7 @@ def test_it_learns_a_clip_by_heart(batch, tmp_path):
     )  # fmt: skip
     trainer.fit(made, DataLoader([many] * 200, batch_size=None))
     made.eval()
-    [clean] = made.latents(one)
+    clean, _ = made.clean_latents(one)
     generator, losses, zero = torch.Generator().manual_seed(1), [], []
     for timestep in torch.linspace(0, 999, 16).long():
         noise = torch.randn(clean.shape, generator=generator)
@@ -336,7 +345,7 @@ def test_wrong_inputs(model, tiny_autoencoder, batch, tmp_path, save_checkpoint)
         ),
         (lambda: model(None).clips(batch | {"video": batch["video"][:, :, :3]}), "data: videos of 3 frames, 8x8, but"),
         (lambda: model(None).clips({"key": ["0"]}), "data: testing needs videos, these shards hold latents"),
-        (lambda: model(None).latents({"key": ["0"]}), "no videos and no moments, which the video stage needs"),
+        (lambda: model(None).clean_latents({"key": ["0"]}), "no videos and no moments, which the video stage needs"),
         (lambda: VideoDiffusion.load(path), "this checkpoint holds the autoencoder stage, not video; .*baselines"),
     ]
     for call, message in cases:

@@ -7,17 +7,18 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from shard_files import sample, write_tar
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from cmd_lightning.data.check import check_shards
-from cmd_lightning.data.evaluation import Sides, collate_sides
+from cmd_lightning.data.evaluation import read_batch
 from cmd_lightning.data.selection import Selection
-from cmd_lightning.data.shards import ShardWriter
+from cmd_lightning.data.shard_writer import ShardWriter
 from cmd_lightning.data.sources import open_source
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
@@ -48,8 +49,8 @@ def items(path, **selection):
 
 def batches(source, batch_size, workers=0, rank=0, ranks=1):
     """What a rank reads: every `ranks`-th clip."""
-    own = Subset(Sides({"real": source}, None), range(rank, len(source), ranks))
-    for batch in DataLoader(own, batch_size, num_workers=workers, collate_fn=collate_sides):
+    own, read = range(rank, len(source), ranks), partial(read_batch, {"real": source}, None)
+    for batch in DataLoader(own, batch_size, num_workers=workers, collate_fn=read):
         if "error" in batch["real"]:
             raise InputError(batch["real"]["error"])
         yield batch["real"]
@@ -271,7 +272,7 @@ def test_which_clips(tmp_path):
     assert set(often) == set(whole)
     assert max(abs(number - 100) for number in often.values()) < 5 * math.sqrt(400 / 4 * 3 / 4)
     assert open_source(path, Selection(frames=4, num=40)).keys == whole
-    fails(path, f"num 41: {path} has 40 clips; give --num 40 or less", frames=4, num=41)
+    fails(path, f"num 41: {path} has 40 clips; give num 40 or less", frames=4, num=41)
 
 
 def test_ranks_and_workers_cover_every_clip_once(videos, tmp_path):
@@ -355,11 +356,11 @@ def test_errors_of_arrays(tmp_path):
     fails(path, "no axis of 3 channels in layout NTCHW", frames=3, layout="NTCHW")
     fails(array(path, floats * 2 - 1), "a.npy clip 0: from -1 to 1; give float in [0, 1]", frames=9)
     fails(array(path, np.stack([floats[0], floats[1] + np.nan])), "a.npy clip 1: holds NaN", frames=9)
-    text = fails(array(path, data), "a.npy clip 0 has 9 frames and 16 are needed; give --frames 9 or less")
+    text = fails(array(path, data), "a.npy clip 0 has 9 frames and 16 are needed; give frames 9 or less")
     assert text == fails(path)  # already when it is opened
-    with pytest.raises(InputError, match="10 are needed; give --frames 3 or less"):
+    with pytest.raises(InputError, match="10 are needed; give frames 3 or less"):
         open_source(path, Selection(frames=4, stride=3))
-    fails(path, "--stride instead", fps=8)
+    fails(path, "give a stride instead", fps=8)
     fails(array(path, data[:0]), "no usable clips", frames=9)
     path.write_bytes(b"junk")
     fails(path, "not readable", "numpy.save")
@@ -372,7 +373,7 @@ def test_errors_of_arrays(tmp_path):
 
 
 def test_errors_of_files(videos, tmp_path):
-    fails(videos, "a/0.mp4 has 12 frames and 16 are needed; give --frames 12 or less")
+    fails(videos, "a/0.mp4 has 12 frames and 16 are needed; give frames 12 or less")
     fails("https://host/0.tar", "https://host/0.tar: evaluate reads local shards; fetch them first")
     fails("https://host/{0..3}.tar", "local shards")
     fails(tmp_path / "none", "no such file or folder", ".npy")
@@ -383,7 +384,7 @@ def test_errors_of_files(videos, tmp_path):
     write_video(tmp_path / "png" / "a", clip, 8)
     with pytest.raises(InputError, match=r"png/a has 9 frames"):
         open_source(tmp_path / "png", Selection())
-    fails(tmp_path / "png", "--stride instead", frames=2, fps=8)
+    fails(tmp_path / "png", "give a stride instead", frames=2, fps=8)
     write_video(tmp_path / "png" / "a.mp4", clip, 8)
     fails(tmp_path / "png", "are one clip twice", frames=2)
     (tmp_path / "bad").mkdir()
@@ -419,7 +420,7 @@ def test_errors_come_as_one_line_from_workers_too(tmp_path, workers):
     write_video(tmp_path / "a.mp4", to_tensor(clips(1, 9, 16, 20)[0]), 8)
     write_video(tmp_path / "b.mp4", to_tensor(clips(1, 9, 24, 20)[0]), 8)
     source = open_source(tmp_path, Selection(frames=9))
-    with pytest.raises(InputError, match=r"^a is 20x16, b is 20x24: give one --size for all, as 64 or 64x96$"):
+    with pytest.raises(InputError, match=r"^a is 20x16, b is 20x24: give one size for all, as 64 or 64x96$"):
         list(batches(source, 2, workers=workers))
     sized = open_source(tmp_path, Selection(frames=9, size=(16, 16)))
     assert next(batches(sized, 2, workers=workers))["video"].shape == (2, 3, 9, 16, 16)
@@ -429,12 +430,11 @@ def test_errors_come_as_one_line_from_workers_too(tmp_path, workers):
 
 
 def test_errors_in_workers_reach_the_consumer_as_batches(tmp_path):
-    assert collate_sides([{"fake": {}}, {"fake": {"error": "it"}}]) == {"fake": {"error": "it"}}
     for name in "abcd":
         write_tar(tmp_path / f"{name}.tar", [sample(name)])
     source = open_source(tmp_path, Selection(frames=2))
     (tmp_path / "d.tar").unlink()
-    good, bad = DataLoader(Sides({"real": source}, None), 2, num_workers=2, collate_fn=collate_sides)
+    good, bad = DataLoader(range(4), 2, num_workers=2, collate_fn=partial(read_batch, {"real": source}, None))
     assert good["real"]["key"] == ["a", "b"]
     assert bad["real"] == {
         "error": f"{tmp_path}/d.tar clip d: No such file or directory; check that its files can be read"

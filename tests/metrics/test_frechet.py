@@ -3,9 +3,9 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from torch.multiprocessing import spawn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.wrappers import FeatureShare
+from two_processes import run_two
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.frechet import (
@@ -284,7 +284,7 @@ def one_of_two(rank, path):
 
 @pytest.mark.filterwarnings("ignore:.*generated clips for 360 features")
 def test_two_processes_are_one(tmp_path):
-    spawn(one_of_two, (str(tmp_path / "meet"),), nprocs=2)
+    run_two(one_of_two, tmp_path / "meet")
     values = [torch.load(tmp_path / f"meet.{rank}", weights_only=True) for rank in range(2)]
     assert values[0] == values[1]
     frechet, kernel = FrechetVideoDistance(Identity(), keep_features=True), KernelVideoDistance(Identity())

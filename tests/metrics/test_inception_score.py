@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.multiprocessing import spawn
 from torchmetrics.image.inception import InceptionScore
+from two_processes import run_two
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.inception_score import VideoInceptionScore, inception_score
@@ -140,7 +140,7 @@ def one_of_two(rank, path):
 
 
 def test_two_processes_are_one(tmp_path):
-    spawn(one_of_two, (str(tmp_path / "meet"),), nprocs=2)
+    run_two(one_of_two, tmp_path / "meet")
     metric = VideoInceptionScore(Classifier(), splits=4)
     metric.update(clips(31))
     for value in torch.load(tmp_path / "meet.values", weights_only=True):

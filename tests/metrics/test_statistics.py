@@ -5,7 +5,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from torch.multiprocessing import spawn
+from two_processes import run_two
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.frechet import FrechetVideoDistance
@@ -108,7 +108,7 @@ def one_of_two(rank, path):
 
 
 def test_two_processes_save_and_load_as_one(tmp_path):
-    spawn(one_of_two, (str(tmp_path),), nprocs=2)
+    run_two(one_of_two, tmp_path)
     values = torch.load(tmp_path / "values.pt", weights_only=True)
     for name, metric in metrics().items():
         metric.update(clips(30), real=True)

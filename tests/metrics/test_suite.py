@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from cmd_lightning.errors import InputError
+from cmd_lightning.metrics.clip_similarity import CLIPSimilarity
 from cmd_lightning.metrics.frechet import FrechetVideoDistance
 from cmd_lightning.metrics.suite import MetricSuite
 from cmd_lightning.shapes.features import ShapesFeatures
@@ -52,6 +53,38 @@ def test_a_network_runs_once_a_batch_for_all_its_metrics(monkeypatch):
     assert (first["of"], second["of"]) == ("one", "two")
     assert second["clips"] == {"real": 4, "fake": 3}
     assert list(suite.distances) == ["frechet_distance(shapes)", "kernel_distance(shapes)"]
+
+
+class Brightness(nn.Module):
+    """Every caption is +1, a frame +1 or -1."""
+
+    def __init__(self):
+        super().__init__()
+        self.visual = nn.Identity()
+        self.visual.image_size, self.visual.image_mean, self.visual.image_std = 32, [0.5] * 3, [0.5] * 3
+
+    def encode_image(self, pictures):
+        return pictures.mean((1, 2, 3))[:, None]
+
+    def encode_text(self, tokens):
+        return torch.ones(len(tokens), 1)
+
+
+def bright_similarity():
+    return CLIPSimilarity(Brightness(), lambda captions: torch.zeros(len(captions), 1))
+
+
+def test_any_importable_clip_similarity():
+    suite = MetricSuite([f"clipsim:{__name__}.bright_similarity"])
+    suite.update(torch.cat([clips(3, 0) * 0, clips(1, 0) * 0 + 1]), captions=["x"] * 4)
+    [result] = suite.results()
+    assert (result["metric"], result["value"]) == ("clip_similarity(Brightness)", -0.5)
+    with pytest.raises(InputError, match=r"clipsim torch.nn.Flatten: it makes a Flatten, and must make a CLIPSimil"):
+        MetricSuite(["clipsim:torch.nn.Flatten"])
+    with pytest.raises(InputError, match=r"clipsim torch.nn.Linear: .*; give a class or function that makes a CLIPS"):
+        MetricSuite(["clipsim:torch.nn.Linear"])
+    with pytest.raises(InputError, match="metrics clipsim:pixels: say model and weights"):
+        MetricSuite(["clipsim:pixels"])
 
 
 def test_what_no_set_takes_is_refused():

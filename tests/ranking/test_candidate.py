@@ -77,7 +77,7 @@ def test_a_third_partys_class_by_its_path(of_mine):
 )
 def test_names_of_rows(of_mine, name, told):
     assert candidate("my_pkg.MyMotion", name="My-Motion 2").name == "My-Motion 2"
-    with pytest.raises(InputError, match=f"--name {re.escape(name)}: {told}"):
+    with pytest.raises(InputError, match=f"^name {re.escape(name)}: {told}"):
         candidate("my_pkg.MyMotion", name=name)
 
 
@@ -89,9 +89,9 @@ def test_names_of_rows(of_mine, name, told):
         ("my_pkg.MyMotoin", None, "did you mean MyMotion"),
         ("my_pkg.NoModel", None, "no MotionModel"),
         ("no_such_pkg.Model", None, "cannot be imported"),
-        ("missing.yaml", None, "MODEL missing.yaml: there is no such file"),
-        ("MotionDiT", "missing.yaml", "--config missing.yaml: there is no such file"),
-        ("overlay.yaml", None, "it names no class; give it by --config"),
+        ("missing.yaml", None, "^model missing.yaml: there is no such file"),
+        ("MotionDiT", "missing.yaml", "^config missing.yaml: there is no such file"),
+        ("overlay.yaml", None, "it names no class; give it as `config`"),
         ("empty.yaml", None, "no model.init_args.network"),
         ("MotionDiT", "of_mine.yaml", "it is of my_pkg.MyMotion"),
         ("of_mine.yaml", "of_mine.yaml", "is a config already"),
@@ -108,7 +108,7 @@ def test_what_is_no_candidate_is_told(of_mine, model, config, told):
 
 def test_a_zoo_model_without_config_needs_one(monkeypatch):
     monkeypatch.setattr("cmd_lightning.ranking.candidate.motion_configs", dict)
-    with pytest.raises(InputError, match="give one by --config"):
+    with pytest.raises(InputError, match="give one as `config`"):
         candidate("MotionDiT")
 
 
@@ -125,7 +125,7 @@ def test_arguments_that_do_not_fit_are_told():
         (lambda own, motion: own(motion)[:, :, :2], r"output is \(2, 2, 2, 4\)"),
         (lambda own, motion: (own(motion),), "output is tuple"),
         (lambda own, motion: own(motion) / 0, "NaN or infinite"),
-        (lambda own, motion: motion, "does not depend on weights"),
+        (lambda own, motion: motion, "does not depend on trainable weights"),
         (lambda own, motion: own(motion[:, :1]), "a call with motion"),
     ],
 )

@@ -89,10 +89,57 @@ def test_all_that_a_class_is_made_of_is_its_source(tmp_path, monkeypatch):
     network = importlib.import_module("theirs.mine").Mine()
     seen = [kept.source_of(network)]
     for name, text in files.items():
-        (tmp_path / "theirs" / f"{name}.py").write_text(text + "# edited\n")
+        (tmp_path / "theirs" / f"{name}.py").write_text(text + "EDITED = True\n")
         seen.append(kept.source_of(network))
     assert len(set(seen)) == 4
     assert kept.source_of(torch.nn.Linear(1, 1)) == kept.source_of(torch.nn.Conv2d(1, 1, 1))
+
+
+RUNS = '''"""A module."""
+
+SCALE = 2
+"""A constant."""
+
+
+class Mine(nn.Module):
+    """A class.
+
+    Args:
+        x: A number.
+    """
+
+    def forward(self, x):
+        """A method."""
+        return SCALE * x  # a comment
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("A module.", "Another.", True),
+        ('"""A constant."""', "", True),
+        ("x: A number.", "x: Two\n\n        numbers.", True),
+        ('        """A method."""\n', "", True),
+        ("a comment", "another one", True),
+        ("\n\n\nclass", "\n# class\nclass", True),
+        ("SCALE * x", "(SCALE\n            * x)", True),
+        ("SCALE * x", "SCALE + x", False),
+        ("SCALE = 2", "SCALE = 3", False),
+        ("SCALE = 2", "SCALE = 2.0", False),
+        ("SCALE = 2", 'SCALE = "2"', False),
+        ("self, x", "self, x, y", False),
+        ("        return", "        self.train()\n        return", False),
+        ("        return", "        ...\n        return", True),
+    ],
+)
+def test_only_what_runs_counts(tmp_path, old, new, same):
+    """Kept scores survive an edited docstring, comment or line break, and no edited operator or constant."""
+    first, edited = tmp_path / "first.py", tmp_path / "edited.py"
+    first.write_text(RUNS)
+    edited.write_text(RUNS.replace(old, new, 1))
+    assert first.read_text() != edited.read_text()
+    assert (kept.executed([first]) == kept.executed([edited])) is same
 
 
 def test_the_record_says_what_it_is_of(prepared, small, shallow, tmp_path):
@@ -138,7 +185,9 @@ def test_what_is_prepared_once_is_counted_apart():
     assert found["parameters"] == sum(weight.numel() for weight in network.parameters())
 
 
-@pytest.mark.parametrize(("seeds", "samples", "told"), [(0, 64, "--seeds 0"), (11, 64, "--seeds"), (1, 16, "too few")])
+@pytest.mark.parametrize(
+    ("seeds", "samples", "told"), [(0, 64, "^seeds 0"), (11, 64, "^seeds"), (1, 16, "^samples 16: too few")]
+)
 def test_too_few_of_anything_is_told(prepared, small, shallow, tmp_path, seeds, samples, told):
     with pytest.raises(InputError, match=told):
         rank(Candidate("Shallow", shallow), replace(small, samples=samples), seeds, tmp_path, lambda line: None)
@@ -175,3 +224,6 @@ def test_the_command(prepared, small, tmp_path, monkeypatch, capsys):
     assert prepared == [0, 1]
     assert main(["zoo", "rank", "MotionMixr"]) == 2
     assert "did you mean MotionMixer" in capsys.readouterr().err
+    for words, told in (("--seeds 0", "--seeds 0: give 1"), ("--config no.yaml", "--config no.yaml: there is no")):
+        assert main([*rank_mixer, *words.split()]) == 2
+        assert told in capsys.readouterr().err

@@ -20,7 +20,8 @@ def test_content_reaches_the_slots_it_lies_on(wake):
     content = torch.randn(1, 3, 8, 10)
     moved = content.clone()
     moved[:, :, 0, 0] += 3  # in the patch of row 0 and column 0
-    change = (network(motion, timestep, moved, None) - network(motion, timestep, content, None)).abs().amax((0, 1, 2))
+    before, after = (network.predict(motion, timestep, frame, None) for frame in (content, moved))
+    change = (after - before).abs().amax((0, 1, 2))
     rows, columns = change[:ROWS], change[ROWS:]
     assert (rows[:2] > 1e-5).all()
     assert (rows[2:] < 1e-6).all()

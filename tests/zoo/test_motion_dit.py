@@ -32,7 +32,7 @@ def test_patches_are_cut_and_put_together_in_place(wake):
     spec = spec_of((3, 8, 12), (2, 6, 4))
     network = wake(make(spec, 0, depth=0), 0.5)
     motion, timestep, content, _ = inputs(spec, 1, 0)
-    output = network(motion, timestep, content, None)
+    output = network.predict(motion, timestep, content, None)
 
     signal = network.timestep(timestep)[0]
     shift, scale = (network.modulation[1].weight @ F.silu(signal) + network.modulation[1].bias).chunk(2)
@@ -72,8 +72,8 @@ def test_odd_sizes_are_padded_with_their_last_values(wake):
     motion, timestep, content, condition = inputs(odd)
     rows, slots = torch.arange(6).clamp_max(4), torch.arange(10).clamp_max(8)
     below, right = torch.arange(8).clamp_max(6), torch.arange(12).clamp_max(8)
-    whole = network(motion[:, :, rows][..., slots], timestep, content[:, :, below][..., right], condition)
-    torch.testing.assert_close(network(motion, timestep, content, condition), whole[:, :, :5, :9])
+    whole = network.predict(motion[:, :, rows][..., slots], timestep, content[:, :, below][..., right], condition)
+    torch.testing.assert_close(network.predict(motion, timestep, content, condition), whole[:, :, :5, :9])
 
 
 @pytest.mark.parametrize(("tokens", "content_patch", "tera"), [(320, 8, 0.143), (512, 4, 0.228)])
@@ -91,7 +91,7 @@ def test_cost_and_size_are_the_papers(tokens, content_patch, tera):
     lengths = []
     network.blocks[0].register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[1]))
     with FlopCounterMode(display=False) as counter:
-        network(*call)
+        network.predict(*call)
     counts = counter.get_flop_counts()["Global"]
     macs = sum(n for op, n in counts.items() if "bmm" not in str(op) and "attention" not in str(op)) / 2
     assert lengths == [tokens]

@@ -9,9 +9,10 @@ import yaml
 
 import cmd_lightning
 from cmd_lightning import zoo
+from cmd_lightning.compat import REPEATED
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, LatentSpec, MotionModel
-from cmd_lightning.networks.blocks import REPEATED, blocks
+from cmd_lightning.networks.blocks import blocks
 from cmd_lightning.zoo.autoencoders.grid import GridAutoencoder
 
 CONFIGS = Path(cmd_lightning.__path__[0]).parent / "configs"
@@ -71,8 +72,8 @@ def inputs(layout="wide", condition_dim=6, batch=2):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_starts_at_zero_and_keeps_every_shape(make, layout, wake):
     network, call = make(layout), inputs(layout)
-    assert torch.equal(network(*call), torch.zeros_like(call[0]))
-    woken = wake(network)(*call)
+    assert torch.equal(network.predict(*call), torch.zeros_like(call[0]))
+    woken = wake(network).predict(*call)
     assert woken.shape == call[0].shape
     assert (woken != 0).all()
 
@@ -81,10 +82,10 @@ def test_starts_at_zero_and_keeps_every_shape(make, layout, wake):
 def test_everything_reaches_the_output(make, layout, wake):
     network = wake(make(layout))
     motion, timestep, content, condition = inputs(layout)
-    output = network(motion, timestep, content, condition)
+    output = network.predict(motion, timestep, content, condition)
 
     def moved(*call):
-        return (network(*call) - output).abs().amax(dim=(1, 2, 3)).min() / output.std()
+        return (network.predict(*call) - output).abs().amax(dim=(1, 2, 3)).min() / output.std()
 
     assert moved(motion + torch.randn_like(motion), timestep, content, condition) > 1e-3
     assert moved(motion.flip(2), timestep, content, condition) > 1e-3
@@ -98,7 +99,7 @@ def test_every_point_hears_of_every_other(make, layout, wake):
     network = wake(make(layout)).double()
     motion, timestep, content, condition = (x.double() if isinstance(x, torch.Tensor) else x for x in inputs(layout))
     motion.requires_grad_()
-    output = network(motion, timestep, content, condition)
+    output = network.predict(motion, timestep, content, condition)
     for frame, slot in ((0, 0), (-1, -1)):
         (slope,) = torch.autograd.grad(output[:, :, frame, slot].sum(), motion, retain_graph=True)
         assert (slope.abs().sum(dim=1) > 0).all()
@@ -107,8 +108,8 @@ def test_every_point_hears_of_every_other(make, layout, wake):
 def test_samples_of_a_batch_do_not_mix(make, wake):
     network = wake(make())
     motion, timestep, content, condition = inputs()
-    alone = network(motion[1:], timestep[1:], content[1:], Condition(condition.pooled[1:]))
-    together = network(motion, timestep, content, condition)[1:]
+    alone = network.predict(motion[1:], timestep[1:], content[1:], Condition(condition.pooled[1:]))
+    together = network.predict(motion, timestep, content, condition)[1:]
     torch.testing.assert_close(together, alone, atol=1e-4 * float(alone.detach().std()), rtol=1e-3)
 
 
@@ -117,7 +118,7 @@ def test_what_is_prepared_stands_for_the_content_frame(make, wake):
     motion, timestep, content, condition = inputs("odd")
     prepared = network.prepare(content)
     torch.testing.assert_close(
-        network(motion, timestep, prepared, condition), network(motion, timestep, content, condition)
+        network(motion, timestep, prepared, condition), network.predict(motion, timestep, content, condition)
     )
 
 
@@ -131,7 +132,7 @@ def test_checkpointed_gradients_are_equal(make, wake):
     def gradients():
         calls.clear()
         network.zero_grad()
-        network(*call).square().mean().backward()
+        network.predict(*call).square().mean().backward()
         return len(calls), [p.grad.clone() for p in network.parameters()]
 
     once, plain = gradients()
@@ -147,25 +148,25 @@ def test_a_folder_gives_back_the_network(make, wake, tmp_path):
     network.save_pretrained(tmp_path)
     again = type(network).from_pretrained(tmp_path)
     call = inputs()
-    torch.testing.assert_close(again(*call), network(*call), rtol=0, atol=0)
+    torch.testing.assert_close(again.predict(*call), network.predict(*call), rtol=0, atol=0)
 
 
 def test_without_condition(make, wake):
     network, call = make(condition_dim=0), inputs(condition_dim=0)
-    assert wake(network)(*call).shape == call[0].shape
+    assert wake(network).predict(*call).shape == call[0].shape
 
 
 @pytest.mark.parametrize("autocast", [True, False])
 def test_half_precision_says_the_same(make, wake, autocast):
     network = wake(make(), 0.02)
     motion, timestep, content, condition = inputs()
-    exact = network(motion, timestep, content, condition)
+    exact = network.predict(motion, timestep, content, condition)
     if autocast:
         with torch.autocast("cpu", torch.bfloat16):
-            half = network(motion, timestep, content, condition)
+            half = network.predict(motion, timestep, content, condition)
     else:
         given = (motion.bfloat16(), timestep, content.bfloat16(), condition.map(torch.Tensor.bfloat16))
-        half = network.bfloat16()(*given)
+        half = network.bfloat16().predict(*given)
     assert half.dtype == torch.bfloat16
     assert torch.cosine_similarity(half.float().flatten(), exact.flatten(), dim=0) > 0.99
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from cmd_lightning.errors import InputError, reason
 from cmd_lightning.networks import Condition, VideoDenoiser
 from cmd_lightning.networks.stock import StockDenoiser, find
-from cmd_lightning.pretrained import Pretrained
+from cmd_lightning.pretrained import Repository
 
 ADAPTER = "guoyww/animatediff-motion-adapter-v1-5-2"
 """Hub id of the published motion modules for Stable Diffusion 1.5."""
@@ -30,14 +30,7 @@ class AnimateDiff(StockDenoiser, VideoDenoiser):
 
     @classmethod
     def fitting(cls, latent: tuple[int, int, int, int], condition_dim: int) -> dict[str, Any]:
-        channels, frames, height, _ = latent
-        return {
-            "sample_size": height,
-            "in_channels": channels,
-            "out_channels": channels,
-            "cross_attention_dim": condition_dim,
-            "motion_max_seq_length": max(32, frames),
-        }
+        return super().fitting(latent, condition_dim) | {"motion_max_seq_length": max(32, latent[1])}
 
     @classmethod
     def frames(cls, config: dict[str, Any]) -> range:
@@ -48,32 +41,31 @@ class AnimateDiff(StockDenoiser, VideoDenoiser):
         return super().tokens(latent, condition).repeat_interleave(latent.shape[2], dim=0)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]  # as for `StockDenoiser`
         cls,
         name: str | os.PathLike[str],
         latent: tuple[int, int, int, int] | None = None,
         motion: str | os.PathLike[str] = ADAPTER,
         **options: Any,
     ) -> StockDenoiser:
-        """Opens this network, the stock network, or the U-Net of Stable Diffusion 1.5 together with motion modules.
+        """Opens what `StockDenoiser` opens, or the U-Net of Stable Diffusion 1.5 together with motion modules.
 
         Args:
-            name: A folder or a hub id, of either network or of a Stable Diffusion pipeline.
-            latent: Shape of the latents it shall work on; by default what the network was made for.
+            name: As for `StockDenoiser`; also the folder or hub id of a Stable Diffusion pipeline.
+            latent: As for `StockDenoiser`.
             motion: Folder or hub id of a `MotionAdapter`, for a U-Net of Stable Diffusion.
-            **options: Of diffusers' `from_pretrained`, such as `variant`, `revision`, `torch_dtype`.
+            **options: As for `StockDenoiser`.
 
         Raises:
-            InputError: There is nothing to open, another class's network, the two do not fit each other, or they do not
-                take such latents.
+            InputError: As for `StockDenoiser`, or the U-Net and the motion modules do not fit each other.
         """
         wanted = (cls.__name__, UNetMotionModel.__name__, UNet2DConditionModel.__name__)
-        source = Pretrained(str(name), options=options)
+        source = Repository(str(name), options=options)
         holds, part = find(source, cls.part, wanted)
         if holds != UNet2DConditionModel.__name__:
             return super().from_pretrained(name, latent, **options)
         of_both = {key: value for key, value in options.items() if key not in ("subfolder", "variant", "revision")}
-        modules = Pretrained(str(motion), option="motion", options=of_both)
+        modules = Repository(str(motion), option="motion", options=of_both)
         find(modules, "", [MotionAdapter.__name__])
         unet = source.read(UNet2DConditionModel.from_pretrained, part)
         adapter = modules.read(MotionAdapter.from_pretrained, "")

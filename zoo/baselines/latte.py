@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from diffusers import LatteTransformer3DModel
 from torch import Tensor
@@ -23,7 +23,7 @@ class Latte(StockDenoiser, VideoDenoiser):
     _supports_gradient_checkpointing = True
     stock_class = LatteTransformer3DModel
     part = "transformer"
-    published = {  # noqa: RUF012 (a constant)
+    published: ClassVar[dict[str, Any]] = {
         "activation_fn": "gelu-approximate",
         "attention_bias": True,
         "attention_head_dim": 72,

@@ -1,4 +1,4 @@
-"""LTX-Video: diffusers' `LTXVideoTransformer3DModel`, today's yardstick of speed."""
+"""LTX-Video: diffusers' `LTXVideoTransformer3DModel`, a fast baseline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cmd_lightning.networks.stock import StockDenoiser
 COMPRESSION = (8, 32, 32)
 """Frames, rows and columns of pixels for each point of its latents; the first frame has a point of its own."""
 FPS = 25
-"""Frames a second of the videos, which its positions are told: its pipeline's default."""
+"""Frames per second that its positions assume: its pipeline's default."""
 
 
 def latent_shape(video_shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
@@ -57,12 +57,12 @@ class LTX(StockDenoiser, VideoDenoiser):
 
     def forward(self, latent: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
         frames, height, width = latent.shape[2:]
-        masked = condition is not None and condition.tokens is not None and self.condition_dim
+        masked = condition if self.condition_dim and condition is not None and condition.tokens is not None else None
         out = self.stock(
             latent.flatten(2).mT,  # (B, T' * H' * W', C)
             encoder_hidden_states=self.tokens(latent, condition),
             timestep=timestep,
-            encoder_attention_mask=condition.mask if masked else None,
+            encoder_attention_mask=masked.mask if masked else None,
             num_frames=frames,
             height=height,
             width=width,

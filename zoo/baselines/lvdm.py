@@ -36,7 +36,7 @@ class LVDM(UNet, VideoDenoiser):
         InputError: Sizes that do not fit each other.
     """
 
-    _no_split_modules = ["ResBlock", "SpaceTimeTransformer"]  # noqa: RUF012 (diffusers' own spelling)
+    _no_split_modules = ["ResBlock", "SpaceTimeTransformer"]  # type: ignore[assignment]  # noqa: RUF012 (diffusers' name, typed as None)
 
     def __init__(
         self,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from diffusers import UNet3DConditionModel
 
 from cmd_lightning.networks import VideoDenoiser
@@ -21,13 +19,3 @@ class ModelScope(StockDenoiser, VideoDenoiser):
 
     stock_class = UNet3DConditionModel
     part = "unet"
-
-    @classmethod
-    def fitting(cls, latent: tuple[int, int, int, int], condition_dim: int) -> dict[str, Any]:
-        channels, _, height, _ = latent
-        return {
-            "sample_size": height,
-            "in_channels": channels,
-            "out_channels": channels,
-            "cross_attention_dim": condition_dim,
-        }

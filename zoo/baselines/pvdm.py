@@ -36,7 +36,7 @@ class TriplaneUNet(UNet, VideoDenoiser):
         InputError: Sizes that do not fit each other, or planes of unequal channels.
     """
 
-    _no_split_modules = ["ResBlock", "PointAttention"]  # noqa: RUF012 (diffusers' own spelling)
+    _no_split_modules = ["ResBlock", "PointAttention"]  # type: ignore[assignment]  # noqa: RUF012 (diffusers' name, typed as None)
 
     def __init__(
         self,
@@ -71,6 +71,7 @@ class TriplaneUNet(UNet, VideoDenoiser):
     def forward(self, latent: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
         signal = self.timestep(timestep)
         if self.condition is not None:
+            assert condition is not None
             signal = signal + self.condition(condition.pooled.to(signal.dtype))
         content, motion = unpack(latent, self.latent_spec)
         planes = [content, *motion.split(self.slots, dim=3)]

@@ -63,10 +63,9 @@ class AlignedDiT(DiT, MotionModel):
         planes = self.content_stem(content)  # (B, width, rows, columns)
         return torch.cat([self.content_rows(planes.mean(3).mT), self.content_columns(planes.mean(2).mT)], dim=1)
 
-    def forward(self, motion: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
+    def forward(self, motion: Tensor, timestep: Tensor, context: Tensor, condition: Condition | None) -> Tensor:
         frames = motion.shape[2]
         tokens = self.stem(pad_to_multiple(motion, self.frames, 1))  # (B, width, T / frames, S)
-        slots = self.prepare(content) if content.ndim == 4 else content
-        x = tokens.permute(0, 2, 3, 1) + slots[:, None]
+        x = tokens.permute(0, 2, 3, 1) + context[:, None]
         x = x.flatten(1, 2) + self.positions(*tokens.shape[2:])
         return unpatchify(self.transform(x, timestep, condition), (self.frames, 1), tokens.shape[2])[:, :, :frames]

@@ -68,13 +68,12 @@ class CachedDiT(DiT, MotionModel):
         keys_values = self.keys_values(self.content_norm(x))
         return keys_values.unflatten(2, (len(self.blocks), 2, self.heads, -1)).permute(2, 3, 0, 4, 1, 5)
 
-    def forward(self, motion: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
+    def forward(self, motion: Tensor, timestep: Tensor, context: Tensor, condition: Condition | None) -> Tensor:
         frames = motion.shape[2]
-        keys_values = self.prepare(content) if content.ndim == 4 else content
         tokens = self.stem(pad_to_multiple(motion, self.frames, 1)).permute(0, 2, 3, 1)  # (B, T / frames, S, width)
         rows = tokens.shape[1]
         x = tokens + self.place(self.slots) + self.positions(rows)[:, None]
-        x = self.transform(x.flatten(1, 2), timestep, condition, context=keys_values)
+        x = self.transform(x.flatten(1, 2), timestep, condition, context=context)
         return unpatchify(x, (self.frames, 1), rows)[:, :, :frames]
 
 

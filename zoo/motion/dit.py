@@ -45,12 +45,12 @@ class MotionDiT(DiT, MotionModel):
         self.motion_stem = nn.Conv2d(channels, width, patch_size, stride=patch_size)
         self.content_stem = nn.Conv2d(latent_spec.content[0], width, content_patch_size, stride=content_patch_size)
 
-    def forward(self, motion: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
+    def forward(self, motion: Tensor, timestep: Tensor, context: Tensor, condition: Condition | None) -> Tensor:
         frames, slots = motion.shape[2:]
         patch, key = self.patch_size, self.content_patch_size
         tokens = self.motion_stem(pad_to_multiple(motion, patch, patch))  # (B, width, T / patch, S / patch)
         rows, columns = tokens.shape[2:]
-        keys = self.content_stem(pad_to_multiple(content, key, key))
+        keys = self.content_stem(pad_to_multiple(context, key, key))
         parts = [part.flatten(2).mT + self.positions(*part.shape[2:]) for part in (tokens, keys)]
         x = self.transform(torch.cat(parts, dim=1), timestep, condition, read=rows * columns)
         return unpatchify(x, (patch, patch), rows)[:, :, :frames, :slots]

@@ -62,8 +62,7 @@ class GridUNet(UNet, MotionModel):
         """The features of the slots, `(B, S, width)`."""
         return self.slots(content)
 
-    def forward(self, motion: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
-        slots = self.prepare(content) if content.ndim == 4 else content
+    def forward(self, motion: Tensor, timestep: Tensor, context: Tensor, condition: Condition | None) -> Tensor:
         signal = self.timestep(timestep)
         if self.condition is not None:
             signal = signal + self.condition(condition.pooled.to(signal.dtype))
@@ -72,7 +71,7 @@ class GridUNet(UNet, MotionModel):
         )  # (B, D, T / frames, frames, S)
         length = groups.shape[2]
         noisy = self.to_pictures(groups.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1))
-        still = self.to_pictures(slots.mT.repeat_interleave(length, dim=0))
+        still = self.to_pictures(context.mT.repeat_interleave(length, dim=0))
         pictures = [self.stem(x) + given for x, given in zip(noisy, still, strict=True)]
         pictures = self.transform(pictures, signal, length)
         said = (

@@ -70,12 +70,12 @@ class PlanesUNet(MotionModel):
         """The features of the slots, `(B, S, width)`."""
         return self.slots(content)
 
-    def forward(self, motion: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
+    def forward(self, motion: Tensor, timestep: Tensor, context: Tensor, condition: Condition | None) -> Tensor:
         batch, _, frames, _ = motion.shape
         signal = self.timestep(timestep)
         if self.condition is not None:
             signal = signal + self.condition(condition.pooled.to(signal.dtype))
-        slots = (self.prepare(content) if content.ndim == 4 else content).mT[:, :, None]  # (B, width, 1, S)
+        slots = context.mT[:, :, None]  # (B, width, 1, S)
         x = self.stem(self.to_planes(pad_to_multiple(motion, self.multiple, 1))) + self.to_planes(slots)
 
         skips = []

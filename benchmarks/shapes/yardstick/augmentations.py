@@ -6,6 +6,9 @@ from torch.nn import functional as F
 
 from cmd_lightning.video_io import mp4_bytes, read_video
 
+FRAMES = 16
+"""Of every clip of the yardstick."""
+
 
 def blur(video: Tensor, sigma: Tensor) -> Tensor:
     """Gaussian blur over space; `sigma` (B,) in pixels, 0 leaves a clip as it is."""

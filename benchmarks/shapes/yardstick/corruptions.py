@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.shapes.yardstick.augmentations import blur
-from benchmarks.shapes.yardstick.train import FRAMES
+from benchmarks.shapes.yardstick.augmentations import FRAMES, blur
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.errors import InputError
 from cmd_lightning.shapes.drawing import draw_scene
@@ -50,8 +49,8 @@ class Clips:
 
     Attributes:
         scenes: N of them.
-        video: uint8 (N, 3, T, H, W).
-        error: how far shapes are off their paths, root mean square in pixels of a picture of 64, the mean over clips.
+        video: Uint8 (N, 3, T, H, W).
+        error: How far shapes are off their paths, root mean square in pixels of a picture of 64, the mean over clips.
     """
 
     scenes: tuple[Scene, ...]
@@ -69,13 +68,13 @@ def corrupt(clips: Clips, name: str, amount: float, seed: int = 0) -> Clips:
     """Corrupt each clip, with random draws of its own.
 
     Args:
-        clips: to corrupt, not changed.
-        name: of the corruption, a key of STRENGTHS.
-        amount: of it, in the corruption's own unit, see UNITS.
-        seed: of the draws; those of different amounts are alike, so that a greater one does more of the same.
+        clips: To corrupt, not changed.
+        name: Of the corruption, a key of STRENGTHS.
+        amount: Of it, in the corruption's own unit, see UNITS.
+        seed: Of the draws; those of different amounts are alike, so that a greater one does more of the same.
 
     Raises:
-        InputError: there is no such corruption.
+        InputError: There is no such corruption.
     """
     if name not in STRENGTHS:
         raise InputError(f"corruption {name}: give one of {', '.join(STRENGTHS)}")

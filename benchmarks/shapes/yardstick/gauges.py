@@ -28,11 +28,11 @@ class Gauge:
     """A metric.
 
     Attributes:
-        sight: key of SIGHTS: what it sees in each clip.
-        value: what it makes of the sights of real and of corrupted clips, (N, d) each.
-        rises: whether worse clips raise it, or lower it.
-        levels: of clips that it is for.
-        unasked: corruptions that it need not react to, and why; a key may end in " of LEVEL".
+        sight: Key of SIGHTS: what it sees in each clip.
+        value: What it makes of the sights of real and of corrupted clips, (N, d) each.
+        rises: Whether worse clips raise it, or lower it.
+        levels: Of clips that it is for.
+        unasked: Corruptions that it need not react to, and why; a key may end in " of LEVEL".
     """
 
     sight: str
@@ -62,18 +62,14 @@ def _features(network: ShapesFeatures, clips: Clips) -> Tensor:
 
 def _readings(network: ShapesReader, clips: Clips) -> Tensor:
     """(N, 2): whether all three answers are right, and whether any is "none"."""
-    readings = network.read(clips.video)
-    expected = map(Reading.of, clips.scenes)
-    rows = [(reading == right, reading.none) for reading, right in zip(readings, expected, strict=True)]
-    return torch.tensor(rows, dtype=torch.float64)
+    pairs = zip(network.read(clips.video), map(Reading.of, clips.scenes), strict=True)
+    return torch.tensor([(reading == right, reading.none) for reading, right in pairs], dtype=torch.float64)
 
 
 def _similarities(network: SheetSimilarity, clips: Clips) -> Tensor:
     captions = [scene.caption for scene in clips.scenes]
-    parts = [
-        network.similarities(clips.video[first : first + BATCH], captions[first : first + BATCH])
-        for first in range(0, len(captions), BATCH)
-    ]
+    starts = range(0, len(captions), BATCH)
+    parts = [network.similarities(clips.video[i : i + BATCH], captions[i : i + BATCH]) for i in starts]
     return torch.cat(parts)[:, None]
 
 
@@ -84,34 +80,27 @@ SIGHTS: dict[str, Callable[[Any, Clips], Tensor]] = {
 }
 """What is seen in each clip, (N, d), from a network and the clips."""
 
+BOTH: tuple[Level, ...] = ("plain", "mixed")
 SYMMETRIC = "plain clips played backward are again plain clips, and as likely: the two sets have one distribution"
+
+UNSEEN = "faster than it was trained on, it reads less"
+SPEED = f"none of its answers is the speed; {UNSEEN}"
+REVERSAL = "a plain clip played backward is a plain clip of another direction"
+NONE = {"speed": f"faster plain clips are plain clips; {UNSEEN}", "reversal": REVERSAL}
 
 GAUGES = {
     "shapes features, Fréchet distance": Gauge(
-        "features", frechet_distance_from_features, True, ("plain", "mixed"), {"reversal of plain": SYMMETRIC}
+        "features", frechet_distance_from_features, True, BOTH, {"reversal of plain": SYMMETRIC}
     ),
     "shapes features, kernel distance": Gauge(
-        "features", kernel_distance, True, ("plain", "mixed"), {"reversal of plain": SYMMETRIC}
+        "features", kernel_distance, True, BOTH, {"reversal of plain": SYMMETRIC}
     ),
     "reader, joint accuracy": Gauge(
-        "readings",
-        lambda real, fake: fake[:, 0].mean(),
-        False,
-        ("plain",),
-        {"speed": "none of its answers is the speed; faster than it was trained on, it reads less"},
+        "readings", lambda real, fake: fake[:, 0].mean(), False, ("plain",), {"speed": SPEED}
     ),
-    'reader, share of "none"': Gauge(
-        "readings",
-        lambda real, fake: fake[:, 1].mean(),
-        True,
-        ("plain",),
-        {
-            "speed": "faster plain clips are plain clips; faster than it was trained on, it reads less",
-            "reversal": "a plain clip played backward is a plain clip of another direction",
-        },
-    ),
+    'reader, share of "none"': Gauge("readings", lambda real, fake: fake[:, 1].mean(), True, ("plain",), NONE),
     # Captions tell the pace: without a word for it they are those of `middle` clips, not of faster ones.
-    "shapes CLIP similarity": Gauge("similarities", lambda real, fake: fake.mean(), False, ("plain", "mixed"), {}),
+    "shapes CLIP similarity": Gauge("similarities", lambda real, fake: fake.mean(), False, BOTH, {}),
 }
 
 
@@ -133,11 +122,11 @@ class Response:
     """How a metric answers to one corruption of growing strength.
 
     Attributes:
-        values: at each strength.
-        spreads: standard deviation of each value over resampled clips.
-        steps: change from each strength to the next, as worse counts: positive is as it should be.
-        tolerances: twice the standard deviation of each step, over resamplings that are the same at all strengths.
-        overall: change from the least to the greatest strength, likewise, and its tolerance.
+        values: At each strength.
+        spreads: Standard deviation of each value over resampled clips.
+        steps: Change from each strength to the next, as worse counts: positive is as it should be.
+        tolerances: Twice the standard deviation of each step, over resamplings that are the same at all strengths.
+        overall: Change from the least to the greatest strength, likewise, and its tolerance.
         rho: Spearman's rank correlation of value, as worse counts, with strength.
     """
 
@@ -169,11 +158,11 @@ def respond(gauge: Gauge, real: Tensor, fakes: list[Tensor], resamples: int = RE
     """Measure a metric over sets of growing corruption of the same clips.
 
     Args:
-        gauge: the metric.
-        real: sights of the real clips, (M, d).
-        fakes: sights of the corrupted clips, (N, d) at each strength; clip i is the same in all.
-        resamples: see RESAMPLES.
-        seed: of these draws.
+        gauge: The metric.
+        real: Sights of the real clips, (M, d).
+        fakes: Sights of the corrupted clips, (N, d) at each strength; clip i is the same in all.
+        resamples: See RESAMPLES.
+        seed: Of these draws.
     """
     sign = 1 if gauge.rises else -1
     chance = torch.Generator().manual_seed(seed)

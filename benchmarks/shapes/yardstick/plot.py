@@ -14,7 +14,7 @@ def draw_plot(result: dict[str, Any]) -> Image.Image:
 
     Every plot has its own scale, given in its corners. Where nothing is asked of a metric the curve is pale.
     """
-    metrics = list(next(iter(result["levels"].values()))["responses"])
+    metrics = list(result["rows"][0]["responses"])
     corruptions = list(result["strengths"])
     size = LEFT + len(corruptions) * (WIDTH + GAP) + GAP, TOP + len(metrics) * (HEIGHT + GAP) + 22
     image = Image.new("RGB", size, "white")
@@ -32,7 +32,7 @@ def draw_plot(result: dict[str, Any]) -> Image.Image:
         head, _, tail = metric.replace("é", "e").partition(", ")  # the font has no accents
         draw.text((10, top + HEIGHT / 2 - 8), head, INK, normal, anchor="lm")
         draw.text((10, top + HEIGHT / 2 + 8), tail, INK, normal, anchor="lm")
-        found = {level: one["responses"].get(metric, {}) for level, one in result["levels"].items()}
+        found = {one["level"]: one["responses"].get(metric, {}) for one in result["rows"]}
         for column, corruption in enumerate(corruptions):
             answers = {level: responses[corruption] for level, responses in found.items() if corruption in responses}
             _draw_panel(draw, answers, (LEFT + column * (WIDTH + GAP), top))

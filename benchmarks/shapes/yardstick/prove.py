@@ -1,12 +1,13 @@
 """Prove that each metric reacts to what it must react to: `python -m benchmarks.shapes.yardstick.prove`.
 
-Writes `yardstick.json`, `yardstick.md` and `yardstick.png` in benchmarks/results.
+Writes `yardstick.json`, `yardstick.md` and `yardstick.png` in benchmarks/results; a level of clips that the first of
+them holds already is not measured again.
 """
 
 import argparse
 import json
+import math
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,14 +15,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from benchmarks.shapes.yardstick.augmentations import compressed
-from benchmarks.shapes.yardstick.corruptions import STRENGTHS, UNITS, Clips, corrupt, draw_clips
+from benchmarks.cells import measure_cells
+from benchmarks.shapes.yardstick.augmentations import FRAMES, compressed
+from benchmarks.shapes.yardstick.corruptions import STRENGTHS, UNITS, corrupt, draw_clips
 from benchmarks.shapes.yardstick.gauges import (
-    GAUGES,
     RESAMPLES,
-    Gauge,
     Networks,
-    Response,
     gauges_of,
     networks,
     respond,
@@ -29,7 +28,6 @@ from benchmarks.shapes.yardstick.gauges import (
     spearman,
 )
 from benchmarks.shapes.yardstick.plot import draw_plot
-from benchmarks.shapes.yardstick.train import FRAMES
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.errors import program
 from cmd_lightning.markdown import table
@@ -46,60 +44,6 @@ ERRORS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 BANK, PLANTED = 300, 64
 """Known clips, and how many of them are planted, half through H.264 and half a pixel aside."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What the metrics of a level are tried on.
-
-    Attributes:
-        gauges: the metrics.
-        loaded: their networks.
-        clips: held-out `middle` clips, to be corrupted.
-        real: what is seen in as many other real clips.
-    """
-
-    gauges: dict[str, Gauge]
-    loaded: Networks
-    clips: Clips
-    real: dict[str, Tensor]
-
-    @classmethod
-    def of(cls, level: Level, num: int, size: int, loaded: Networks) -> "Trial":
-        """Draw `num` clips of `size` pixels for each of the two sets."""
-        gauges = gauges_of(level)
-        real = draw_clips(stable_hash("yardstick", "real"), num, size, level)
-        clips = draw_clips(stable_hash("yardstick", "corrupted"), num, size, level)
-        return cls(gauges, loaded, clips, see(real, loaded, {gauge.sight for gauge in gauges.values()}))
-
-    def responses(self) -> dict[str, dict[str, Response]]:
-        """For each metric the response to each corruption."""
-        clean = self._see(self.clips)
-        found: dict[str, dict[str, Response]] = {name: {} for name in self.gauges}
-        for corruption, amounts in STRENGTHS.items():
-            seen = [clean, *(self._see(corrupt(self.clips, corruption, amount)) for amount in amounts[1:])]
-            for name, gauge in self.gauges.items():
-                fakes = [sight[gauge.sight] for sight in seen]
-                found[name][corruption] = respond(gauge, self.real[gauge.sight], fakes)
-            print(f"{corruption}: done", flush=True)
-        return found
-
-    def agreement(self) -> tuple[list[float], dict[str, dict[str, Any]]]:
-        """True trajectory errors of sets of clips in pixels of a picture of 64, and for each metric its values for
-        these sets and their rank correlation with the errors.
-        """
-        # Other draws for each set, so that no order is given beforehand.
-        sets = [corrupt(self.clips, "trajectory", amount, seed=number) for number, amount in enumerate(ERRORS)]
-        errors = torch.tensor([one.error for one in sets])
-        seen = [self._see(one) for one in sets]
-        table = {}
-        for name, gauge in self.gauges.items():
-            values = torch.stack([gauge.value(self.real[gauge.sight], sight[gauge.sight]) for sight in seen])
-            table[name] = {"values": values.tolist(), "rho": spearman(values if gauge.rises else -values, errors)}
-        return errors.tolist(), table
-
-    def _see(self, clips: Clips) -> dict[str, Tensor]:
-        return see(clips, self.loaded, set(self.real))
 
 
 def planted_copies(level: Level, size: int) -> dict[str, int]:
@@ -126,84 +70,87 @@ def planted_copies(level: Level, size: int) -> dict[str, int]:
     }
 
 
-def prove(num: int, size: int, loaded: Networks) -> dict[str, Any]:
-    """Measure everything with `num` clips in a set; plain data."""
-    result: dict[str, Any] = {
-        "protocol": {
-            "clips": f"{num} real held-out clips, and {num} others that are corrupted; motion middle, {FRAMES} frames "
-            f"of {size}x{size} pixels, rendered, not compressed; all combinations",
-            "spread": f"standard deviation over {RESAMPLES} resamplings, with replacement, of the corrupted clips",
-            "tolerance": "twice the standard deviation of a step over the same resamplings at both strengths",
-            "chance": f"{ShapesReader.chance:.4f} for the joint accuracy of the reader",
-            "copies": f"thumbnails nearer than {COPY_DISTANCE} grey levels, and than {COPY_RATIO} of the next",
-            "weights": shipped_weights(),
-            **provenance(),
-        },
-        "strengths": {name: {"amounts": amounts, "unit": UNITS[name]} for name, amounts in STRENGTHS.items()},
-        "levels": {},
+def measure(level: Level, num: int, size: int, loaded: Networks) -> dict[str, Any]:
+    """The row of a level.
+
+    Returns:
+        "responses", of each metric to each corruption; "trajectory", true errors of sets of clips in pixels of an image
+        of 64, and of each metric the values for these sets and their rank correlation with the errors; and "copies".
+    """
+    gauges = gauges_of(level)
+    sights = {gauge.sight for gauge in gauges.values()}
+    clips = draw_clips(stable_hash("yardstick", "corrupted"), num, size, level)  # of motion `middle`, and held out
+    real = see(draw_clips(stable_hash("yardstick", "real"), num, size, level), loaded, sights)
+    # Other draws for each set, so that no order is given beforehand.
+    sets = [corrupt(clips, "trajectory", amount, seed=number) for number, amount in enumerate(ERRORS)]
+    errors, seen = torch.tensor([one.error for one in sets]), [see(one, loaded, sights) for one in sets]
+    trajectory: dict[str, Any] = {}
+    for name, gauge in gauges.items():
+        values = torch.stack([gauge.value(real[gauge.sight], sight[gauge.sight]) for sight in seen])
+        trajectory[name] = {"values": values.tolist(), "rho": spearman(values if gauge.rises else -values, errors)}
+    clean = see(clips, loaded, sights)
+    responses: dict[str, dict[str, Any]] = {name: {} for name in gauges}
+    for corruption, amounts in STRENGTHS.items():
+        seen = [clean, *(see(corrupt(clips, corruption, amount), loaded, sights) for amount in amounts[1:])]
+        for name, gauge in gauges.items():
+            answer = respond(gauge, real[gauge.sight], [sight[gauge.sight] for sight in seen])
+            about = {"verdict": answer.verdict, "not asked because": gauge.why_unasked(corruption, level)}
+            responses[name][corruption] = vars(answer) | about
+        print(f"{level}, {corruption}: done", flush=True)
+    trajectory = {"errors": errors.tolist(), "metrics": trajectory}
+    return {"level": level, "responses": responses, "trajectory": trajectory, "copies": planted_copies(level, size)}
+
+
+def record_of(num: int, size: int) -> dict[str, Any]:
+    """What is measured, and how; of the shipped weights the sha256 and what they tell of their training."""
+    protocol = {
+        "clips": f"{num} real held-out clips, and {num} others that are corrupted; motion middle, {FRAMES} frames "
+        f"of {size}x{size} pixels, rendered, not compressed; all combinations",
+        "spread": f"standard deviation over {RESAMPLES} resamplings, with replacement, of the corrupted clips",
+        "tolerance": "twice the standard deviation of a step over the same resamplings at both strengths",
+        "chance": f"{ShapesReader.chance:.4f} for the joint accuracy of the reader",
+        "copies": f"thumbnails nearer than {COPY_DISTANCE} grey levels, and than {COPY_RATIO} of the next",
     }
-    for level in get_args(Level):
-        print(level, flush=True)
-        trial = Trial.of(level, num, size, loaded)
-        errors, table = trial.agreement()
-        result["levels"][level] = {
-            "responses": {
-                name: {
-                    corruption: vars(answer)
-                    | {"verdict": answer.verdict, "not asked because": GAUGES[name].why_unasked(corruption, level)}
-                    for corruption, answer in answers.items()
-                }
-                for name, answers in trial.responses().items()
-            },
-            "trajectory": {"errors": errors, "metrics": table},
-            "copies": planted_copies(level, size),
-        }
-    return result
-
-
-def shipped_weights() -> dict[str, dict[str, Any]]:
-    """sha256 of each file of weights of the yardstick, and what it tells of its training."""
-    told = {}
+    weights = {}
     for name in (ShapesReader.WEIGHTS, ShapesFeatures.WEIGHTS, SheetSimilarity.WEIGHTS):
         with safe_open(WEIGHTS / name, "pt") as file:
-            told[name] = {"sha256": weights_sha256(WEIGHTS / name)[name], **(file.metadata() or {})}
-    return told
+            weights[name] = {"sha256": weights_sha256(WEIGHTS / name)[name], **(file.metadata() or {})}
+    strengths = {name: {"amounts": amounts, "unit": UNITS[name]} for name, amounts in STRENGTHS.items()}
+    settings = {"num": num, "size": size, "weights": weights}
+    return {"settings": settings, "protocol": protocol, "strengths": strengths, **provenance()}
 
 
 def markdown(result: dict[str, Any]) -> str:
     """The tables of a result."""
-    told = [(name, about) for name, about in result["protocol"].items() if isinstance(about, str)]
+    weights = result["settings"]["weights"]
     lines = ["# The yardstick, proven", "", "Written by `python -m benchmarks.shapes.yardstick.prove`.", ""]
-    lines += ["![values by strength](yardstick.png)", ""]
-    lines += _summary(result)
-    for level, found in result["levels"].items():
+    lines += ["![values by strength](yardstick.png)", "", *_summary(result)]
+    for found in result["rows"]:
         rows = []
         for name, answers in found["responses"].items():
             for corruption, answer in answers.items():
                 pairs = zip(answer["values"], answer["spreads"], strict=True)
                 values = (f"{value:.3g} ± {spread:.1g}" for value, spread in pairs)
                 rows.append((name, corruption, *values, f"{answer['rho']:.2f}", _verdict(answer)))
-        head = ("metric", "corruption", *range(5), "rank", "verdict")
-        lines += [f"## {level} clips", "", table(head, rows)]
-        trajectory, copies = found["trajectory"], found["copies"]
-        errors = (f"{error:.2g}" for error in trajectory["errors"])
+        lines += [f"## {found['level']} clips", ""]
+        lines += [table(("metric", "corruption", *range(5), "rank", "verdict"), rows), ""]
+        errors = (f"{error:.2g}" for error in found["trajectory"]["errors"])
         rows = [
             (name, *(f"{value:.3g}" for value in row["values"]), f"{row['rho']:.2f}")
-            for name, row in trajectory["metrics"].items()
+            for name, row in found["trajectory"]["metrics"].items()
         ]
-        lines += ["", table(("true trajectory error in pixels of 64", *errors, "rank"), rows)]
-        lines += ["", "Copies: " + ", ".join(f"{name} {number}" for name, number in copies.items()) + ".", ""]
-    for name, about in result["protocol"]["weights"].items():
-        scores = json.loads(about["record"])["scores"]
-        told_scores = ", ".join(f"{what} {value:.4g}" for what, value in scores.items())
-        lines += [f"## {name}", "", f"What it reached on new clips after its training: {told_scores}.", ""]
+        lines += [table(("true trajectory error in pixels of 64", *errors, "rank"), rows), ""]
+        lines += ["Copies: " + ", ".join(f"{name} {number}" for name, number in found["copies"].items()) + ".", ""]
+    for name, about in weights.items():
+        scores = ", ".join(f"{what} {value:.4g}" for what, value in json.loads(about["record"])["scores"].items())
+        lines += [f"## {name}", "", f"What it reached on new clips after its training: {scores}.", ""]
     rows = [
         (name, *(f"{amount:g}" for amount in about["amounts"]), about["unit"])
         for name, about in result["strengths"].items()
     ]
-    lines += ["## Strengths", "", table(("corruption", *range(5), "unit"), rows)]
-    lines += ["", "## Protocol", ""] + [f"- {name}: {about}" for name, about in told]
-    lines += [f"- {name}: sha256 {about['sha256']}" for name, about in result["protocol"]["weights"].items()]
+    lines += ["## Strengths", "", table(("corruption", *range(5), "unit"), rows), "", "## Protocol", ""]
+    lines += [f"- {name}: {about}" for name, about in (result["protocol"] | result).items() if isinstance(about, str)]
+    lines += [f"- {name}: sha256 {about['sha256']}" for name, about in weights.items()]
     lines += [
         "- Rank: Spearman's correlation of the value, as worse counts, with strength or error.",
         '- Verdicts: "monotone" if every step is the right way and beyond its tolerance; "reacts" if strength 4 is '
@@ -224,10 +171,10 @@ def _summary(result: dict[str, Any]) -> list[str]:
     corruptions = list(result["strengths"])
     rows = []
     counted, reasons = Counter(), []
-    for level, found in result["levels"].items():
+    for found in result["rows"]:
+        level = found["level"]
         for name, answers in found["responses"].items():
-            cells = [_verdict(answers[corruption]) for corruption in corruptions]
-            rows.append((name, level, *cells))
+            rows.append((name, level, *(_verdict(answers[corruption]) for corruption in corruptions)))
             for corruption, answer in answers.items():
                 if answer["not asked because"]:
                     reasons.append(f"- {name}, {corruption} of {level} clips: {answer['not asked because']}.")
@@ -253,10 +200,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    result = prove(options.num, options.size, networks())
-    (options.out / "yardstick.json").write_text(json.dumps(result, indent=1) + "\n")
-    (options.out / "yardstick.md").write_text(markdown(result))
-    draw_plot(result).save(options.out / "yardstick.png", optimize=True)
+    path, loaded = options.out / "yardstick.json", networks()
+    cells = [{"level": level} for level in get_args(Level)]
+    result = measure_cells(
+        cells,
+        lambda cell: [measure(cell["level"], options.num, options.size, loaded)],
+        record_of(options.num, options.size),
+        path,
+        math.inf,
+    )
+    path.with_suffix(".md").write_text(markdown(result))
+    draw_plot(result).save(path.with_suffix(".png"), optimize=True)
 
 
 if __name__ == "__main__":

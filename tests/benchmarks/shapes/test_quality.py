@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from benchmarks.cells import by_name
 from benchmarks.shapes.quality import first_positions, measure, spread
 from cmd_lightning.errors import InputError
 from cmd_lightning.shapes.drawing import draw_scene
@@ -39,11 +40,17 @@ def test_cells_are_measured_once_and_only_for_the_same_weights(tmp_path):
 
             return {name: lambda name=name: measured(name) for name in counts}
 
-    path, protocol = tmp_path / "results" / "x.json", {"weights": "a", "settings": {"num": 2}, "date": "today"}
-    assert [line.split()[0] for line in measure(Model(), path, ["tw"], protocol | {"date": "yesterday"})] == ["two"]
-    assert [line.split()[0] for line in measure(Model(), path, [], protocol)] == ["one"]
+    path = tmp_path / "results" / "x.json"
+    record = {"settings": {"num": 2, "weights": "a"}, "hardware": "a machine", "versions": "torch 2", "date": "today"}
+    assert list(by_name(measure(Model(), path, ["tw"], record | {"date": "yesterday"}))) == ["two"]
+    assert list(by_name(measure(Model(), path, [], record))) == ["two", "one"]
     assert counts == {"one": 1, "two": 1}
-    assert json.loads(path.read_text())["cells"] == {"two": {"value": 1}, "one": {"value": 1}}
-    for part, other in (("weights", "b"), ("settings", {"num": 3})):
-        with pytest.raises(InputError, match=f"other {part}"):
-            list(measure(Model(), path, [], protocol | {part: other}))
+    assert by_name(json.loads(path.read_text())) == {
+        "two": {"cell": "two", "value": 1},
+        "one": {"cell": "one", "value": 1},
+    }
+    for part, other in (("weights", "b"), ("num", 3)):
+        with pytest.raises(InputError, match="other settings"):
+            measure(Model(), path, [], record | {"settings": record["settings"] | {part: other}})
+    with pytest.raises(InputError, match="--cells three: no cell begins so; there are one, two"):
+        measure(Model(), path, ["three"], record)

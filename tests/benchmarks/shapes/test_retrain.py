@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import sys
-from datetime import timedelta
 
 import pytest
 import torch
@@ -49,7 +48,7 @@ def calls(config, monkeypatch):
             made.append(command)
             stage = command[5].split("/")[-1].removesuffix(".yaml")
             done = retrain.Progress("tiny", stage)
-            save(config, stage, min(10, done.steps + 4), done.elapsed.total_seconds() + 60)
+            save(config, stage, min(10, done.steps + 4), done.seconds + 60)
 
         def wait(self):
             return 0
@@ -74,8 +73,7 @@ def test_calls_go_on_until_all_is_done(calls):
     assert stages_of(calls) == ["autoencoder"] * 3 + ["content", "motion"] * 2
     assert retrain.main() == 0
     assert stages_of(calls)[-3:] == ["content", "motion", "export"]
-    assert "--ckpt_path" not in calls[0]
-    assert calls[1][-1] == "outputs/tiny/autoencoder/last.ckpt"
+    assert all(command[6:8] == ["--ckpt_path", "last"] for command in calls if len(command) > 2)
 
 
 def test_time_of_earlier_calls_is_added(calls, config):
@@ -84,7 +82,7 @@ def test_time_of_earlier_calls_is_added(calls, config):
     retrain.main()
     limit = json.loads(calls[0][calls[0].index("--trainer.max_time") + 1])["seconds"]
     assert 1000 + 8 * 60 - 5 <= limit <= 1000 + 8 * 60
-    assert retrain.Progress("tiny", "autoencoder").elapsed == timedelta(seconds=1060)
+    assert retrain.Progress("tiny", "autoencoder").seconds == 1060
 
 
 @pytest.mark.parametrize("code", [2, -9])
@@ -154,4 +152,4 @@ def test_a_real_call(tmp_path, monkeypatch, capfd):
     assert retrain.main() == 0, capfd.readouterr().err
     assert (tmp_path / "outputs" / "tiny" / "model" / "model_index.json").is_file()
     assert retrain.Progress("tiny", "motion").finished
-    assert retrain.Progress("tiny", "motion").elapsed > timedelta(0)
+    assert retrain.Progress("tiny", "motion").seconds > 0

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.shapes.yardstick.augmentations import FRAMES
 from benchmarks.shapes.yardstick.corruptions import STRENGTHS, Clips, corrupt, draw_clips
 from benchmarks.shapes.yardstick.gauges import GAUGES, Gauge, gauges_of, networks, respond, see, spearman
 from benchmarks.shapes.yardstick.plot import draw_plot
 from benchmarks.shapes.yardstick.prove import markdown, planted_copies
-from benchmarks.shapes.yardstick.train import FRAMES
 from cmd_lightning.errors import InputError
 from cmd_lightning.provenance import weights_sha256
 from cmd_lightning.shapes.painting import positions
@@ -207,11 +207,11 @@ def test_every_metric_reacts_to_what_it_must_react_to(loaded, corrupted):
 
 def test_the_proof_is_of_the_weights_that_ship():
     proof = json.loads(Path("benchmarks/results/yardstick.json").read_text())
-    for file, about in proof["protocol"]["weights"].items():
+    for file, about in proof["settings"]["weights"].items():
         assert weights_sha256(Path("zoo/weights", file)) == {file: about["sha256"]}
     silent = {
-        (name, level, corruption)
-        for level, found in proof["levels"].items()
+        (name, found["level"], corruption)
+        for found in proof["rows"]
         for name, answers in found["responses"].items()
         for corruption, answer in answers.items()
         if not answer["not asked because"] and answer["verdict"] not in ("monotone", "reacts")
@@ -255,18 +255,17 @@ def test_tables_and_plot_of_a_result(clips):
     told = vars(answer) | {"verdict": answer.verdict, "not asked because": None}
     unasked = told | {"not asked because": "it cannot"}
     result = {
-        "protocol": {
-            "clips": "few",
-            "weights": {"a.safetensors": {"sha256": "12ab", "record": '{"scores": {"true": 0.5}}'}},
-        },
+        "settings": {"weights": {"a.safetensors": {"sha256": "12ab", "record": '{"scores": {"true": 0.5}}'}}},
+        "protocol": {"clips": "few"},
         "strengths": {name: {"amounts": STRENGTHS[name], "unit": "of it"} for name in ("blur", "noise")},
-        "levels": {
-            "plain": {
+        "rows": [
+            {
+                "level": "plain",
                 "responses": {"first, one": {"blur": told, "noise": unasked}},
                 "trajectory": {"errors": [0.0, 1.0], "metrics": {"first, one": {"values": [1.0, 2.0], "rho": 1.0}}},
                 "copies": {"known clips": 3},
             }
-        },
+        ],
     }
     text = markdown(result)
     assert f"| first, one | blur | {answer.values[0]:.3g} ± " in text

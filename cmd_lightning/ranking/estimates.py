@@ -1,4 +1,4 @@
-"""What a few seeds say: a mean with its interval, and whether a difference is more than their spread."""
+"""What a few seeds tell: a mean with its interval, and whether a difference is more than their spread."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MOST_SEEDS = len(T_QUANTILES) + 1
 
 
 @dataclass(frozen=True)
-class Interval:
+class Estimate:
     """A mean and its 95 % interval `mean ± half`; of a single value the half is infinite.
 
     Attributes:
-        mean: Of the values.
-        half: Half of the width.
+        mean: The mean.
+        half: Half of the width of the interval.
     """
 
     mean: float
@@ -27,29 +27,24 @@ class Interval:
 
     @property
     def decided(self) -> bool:
-        """Whether it leaves out 0."""
+        """Whether the interval excludes 0."""
         return abs(self.mean) > self.half
 
     def __format__(self, spec: str) -> str:
-        """The mean as `spec` says, and the half of the width likewise, without a sign."""
+        """The mean as `spec` says, and half of the width in the same way, without a sign."""
         half = f" ± {self.half:{spec.removeprefix('+')}}" if math.isfinite(self.half) else ""
         return f"{self.mean:{spec}}{half}"
 
 
-def interval(values: Sequence[float]) -> Interval:
-    """The t interval of independent values, one to `MOST_SEEDS` of them."""
+def estimate(values: Sequence[float]) -> Estimate:
+    """The mean of one to `MOST_SEEDS` independent values, with its t interval."""
     if len(values) == 1:
-        return Interval(values[0], math.inf)
+        return Estimate(values[0], math.inf)
     half = T_QUANTILES[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
-    return Interval(statistics.fmean(values), half)
+    return Estimate(statistics.fmean(values), half)
 
 
-def difference(own: Mapping[int, float], other: Mapping[int, float]) -> Interval | None:
-    """The interval of the differences of the seeds that both have, as each saw the same data and noise; None without.
-
-    Args:
-        own: Values by seed.
-        other: Values by seed, which are taken off.
-    """
+def difference(own: Mapping[int, float], other: Mapping[int, float]) -> Estimate | None:
+    """The mean of `own - other` over the seeds that both have, as a seed has the same data and noise; None without."""
     common = sorted(own.keys() & other.keys())
-    return interval([own[seed] - other[seed] for seed in common]) if common else None
+    return estimate([own[seed] - other[seed] for seed in common]) if common else None

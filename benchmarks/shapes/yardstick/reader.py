@@ -1,14 +1,15 @@
-"""Trains the reader of `plain` clips: `python -m benchmarks.shapes.yardstick.train_reader`."""
+"""Training of the reader of `plain` clips: reader.yaml."""
 
 import random
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.shapes.yardstick import train
-from benchmarks.shapes.yardstick.augmentations import blur, compressed, shuffled, spoil_mildly
+from benchmarks.shapes.yardstick.augmentations import FRAMES, blur, compressed, shuffled, spoil_mildly
+from benchmarks.shapes.yardstick.training import Targets, Training
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.shapes.convnet import prepare
 from cmd_lightning.shapes.drawing import draw_scene
@@ -16,6 +17,8 @@ from cmd_lightning.shapes.painting import render
 from cmd_lightning.shapes.reader import ANSWERS, Reading, ShapesReader, joint_accuracy
 
 BATCH_SIZE = 32
+TRAINING = stable_hash("reader", "train")
+"""Seed of the training batches."""
 
 KINDS = {
     "true": 0.62,
@@ -34,16 +37,16 @@ def draw_clip(kind: str, seed: int, index: int, size: int = 32, motion: str | No
     """A clip of one of KINDS, uint8 (3, T, size, size), and the right answers."""
     chance = random.Random(stable_hash("kind", seed, index))
     motion = "still" if kind == "still" else motion or chance.choice(["slow", "middle", "fast"])
-    scene = draw_scene(seed, index, level="plain", motion=motion, frames=train.FRAMES)
+    scene = draw_scene(seed, index, level="plain", motion=motion, frames=FRAMES)
     torch_chance = torch.Generator().manual_seed(chance.getrandbits(60))
-    video, reading = render(scene, train.FRAMES, size), Reading.of(scene)
+    video, reading = render(scene, FRAMES, size), Reading.of(scene)
     if kind in ("true", "still"):
         return video, reading
     if kind == "frozen":
-        frame = chance.randrange(train.FRAMES)
+        frame = chance.randrange(FRAMES)
         return video[:, frame : frame + 1].expand_as(video), Reading(reading.shape, reading.colour, "none")
     if kind == "shuffled":
-        order = shuffled(train.FRAMES, torch_chance)
+        order = shuffled(FRAMES, torch_chance)
         return video[:, order], Reading(reading.shape, reading.colour, "none")
     floats = video[None].float() / 255
     normal = torch.randn(floats.shape, generator=torch_chance)
@@ -59,7 +62,7 @@ def draw_clip(kind: str, seed: int, index: int, size: int = 32, motion: str | No
     return (floats[0].clamp(0, 1) * 255).round().byte(), Reading("none", "none", "none")
 
 
-def draw(index: int, seed: int) -> tuple[Tensor, train.Targets]:
+def draw(index: int, seed: int = TRAINING) -> tuple[Tensor, Targets]:
     """Training batch number `index`: one clip in 20 rendered at twice the size, one in 256 gone through H.264."""
     chance = random.Random(stable_hash("batch", seed, index))
     clips, readings = [], []
@@ -78,41 +81,38 @@ def draw(index: int, seed: int) -> tuple[Tensor, train.Targets]:
     }
 
 
-def loss_of(network: ShapesReader, video: Tensor, targets: train.Targets) -> Tensor:
-    """Sum of the cross entropies of the three answers."""
-    return sum(F.cross_entropy(logits, targets[name].to(video.device)) for name, logits in network(video).items())
+class ReaderTraining(Training):
+    """The reader, trained on the three answers.
 
+    Args:
+        rate: Learning rate at its peak.
+    """
 
-def measure(network: ShapesReader, seed: int, num: int = 1000) -> dict[str, float]:
-    """Joint accuracy on new `middle` clips, also after H.264, and the share of "none" on what is no plain clip."""
-    pairs = [draw_clip("true", seed, index, motion="middle") for index in range(num)]
-    expected = [reading for _, reading in pairs]
-    true = torch.stack([clip for clip, _ in pairs])
-    scores = {"true": joint_accuracy(network.read(true), expected)}
-    coded = torch.stack([compressed(clip, 23) for clip in true])
-    scores["true after H.264"] = joint_accuracy(network.read(coded), expected)
-    large = torch.stack([draw_clip("true", seed, index, 64, "middle")[0] for index in range(num // 2)])
-    scores["true at 64"] = joint_accuracy(network.read(large), expected[: num // 2])
-    for motion in ("slow", "fast", "extreme"):
-        pairs = [draw_clip("true", seed, index, motion=motion) for index in range(num // 2)]
-        readings = network.read(torch.stack([clip for clip, _ in pairs]))
-        scores[f"true {motion}"] = joint_accuracy(readings, [reading for _, reading in pairs])
-    for kind in KINDS:
-        if kind != "true":
-            clips = torch.stack([draw_clip(kind, seed, index)[0] for index in range(num // 2)])
-            scores[f"none on {kind}"] = sum(reading.none for reading in network.read(clips)) / len(clips)
-    return scores
+    WEIGHTS = ShapesReader.WEIGHTS
 
+    def __init__(self, rate: float = 2e-3) -> None:
+        super().__init__(ShapesReader(), rate)
 
-def main() -> None:
-    """Train, measure, write."""
-    options = train.arguments("Trains the reader of plain clips.", ShapesReader.WEIGHTS, steps=1200)
-    torch.manual_seed(0)
-    network, record = train.fit(ShapesReader(), partial(draw, seed=stable_hash("reader", "train")), loss_of, options)
-    record["scores"] = {"chance": network.chance} | measure(network, stable_hash("reader", "test"))
-    network.save_pretrained(options.out, record)
-    print("\n".join(f"{name}: {value:.4f}" for name, value in record["scores"].items()))
+    def loss(self, clips: Tensor, targets: Targets) -> Tensor:
+        """Sum of the cross entropies of the three answers."""
+        return sum(F.cross_entropy(logits, targets[name]) for name, logits in self.network(clips).items())
 
+    def measure(self, num: int = 1000) -> dict[str, float]:
+        """Joint accuracy on new `middle` clips, also after H.264, and the share of "none" on invalid plain clips."""
+        network, draw_one = self.network, partial(draw_clip, seed=stable_hash("reader", "test"))
 
-if __name__ == "__main__":
-    main()
+        def accuracy(clips: Sequence[Tensor], expected: Sequence[Reading]) -> float:
+            return joint_accuracy(network.read(torch.stack(list(clips))), expected[: len(clips)])
+
+        true, expected = zip(*(draw_one("true", index=index, motion="middle") for index in range(num)), strict=True)
+        large = [draw_one("true", index=index, size=64, motion="middle")[0] for index in range(num // 2)]
+        scores = {"chance": network.chance, "true": accuracy(true, expected)}
+        scores["true after H.264"] = accuracy([compressed(clip, 23) for clip in true], expected)
+        scores["true at 64"] = accuracy(large, expected)
+        for motion in ("slow", "fast", "extreme"):
+            pairs = [draw_one("true", index=index, motion=motion) for index in range(num // 2)]
+            scores[f"true {motion}"] = accuracy(*zip(*pairs, strict=True))
+        for kind in (kind for kind in KINDS if kind != "true"):
+            readings = network.read(torch.stack([draw_one(kind, index=index)[0] for index in range(num // 2)]))
+            scores[f"none on {kind}"] = sum(reading.none for reading in readings) / len(readings)
+        return scores

@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from cmd_lightning.ranking.intervals import MOST_SEEDS, T_QUANTILES, Interval, difference, interval
+from cmd_lightning.ranking.estimates import MOST_SEEDS, T_QUANTILES, Estimate, difference, estimate
 
 
 def probability(t, degrees):
@@ -30,16 +30,16 @@ def test_quantiles_are_those_of_the_t_distribution():
 
 def test_the_interval_of_three_seeds():
     values = [4.0, 5.0, 7.5]
-    found = interval(values)
+    found = estimate(values)
     assert found.mean == pytest.approx(5.5)
     assert found.half == pytest.approx(4.303 * statistics.stdev(values) / 3**0.5, rel=1e-3)
-    assert f"{interval([1.0, 1.0]):.2f}" == "1.00 ± 0.00"
-    assert f"{interval([1.0, 1.0]):+.1f}" == "+1.0 ± 0.0"
+    assert f"{estimate([1.0, 1.0]):.2f}" == "1.00 ± 0.00"
+    assert f"{estimate([1.0, 1.0]):+.1f}" == "+1.0 ± 0.0"
 
 
 def test_one_seed_decides_nothing():
-    assert not interval([3.0]).decided
-    assert f"{interval([3.0]):.2f}" == "3.00"
+    assert not estimate([3.0]).decided
+    assert f"{estimate([3.0]):.2f}" == "3.00"
 
 
 def test_differences_are_paired_by_seed():
@@ -49,5 +49,5 @@ def test_differences_are_paired_by_seed():
     found = difference(own, other)
     assert found.mean == pytest.approx((0.5 + 0.49 + 0.52) / 3)
     assert found.decided
-    assert not Interval(0.5, 0.6).decided
+    assert not Estimate(0.5, 0.6).decided
     assert difference({0: 1.0}, {1: 1.0}) is None

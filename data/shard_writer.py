@@ -12,28 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from cmd_lightning.data.index import Shard, update_index
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, check_positive
 
 
 def split_folder(out: str | Path, split: str) -> Path:
-    """The folder OUT/SPLIT.
-
-    Raises:
-        InputError: the split names a place outside OUT.
-    """
+    """The folder OUT/SPLIT; raises `InputError` for a split that leads out of OUT."""
     if Path(split).is_absolute() or ".." in Path(split).parts:
         raise InputError(f"split '{split}': leaves the folder {out}; use a plain name")
     return Path(out, split)
 
 
 def add_members(tar: tarfile.TarFile, key: str, members: Mapping[str, bytes]) -> None:
-    """Add the members of a sample to a shard.
-
-    Args:
-        tar: opened for writing.
-        key: of the sample.
-        members: their bytes by suffix, in their order.
-    """
+    """Add a sample to an open shard: the bytes of its members by suffix, in their order."""
     for suffix, data in members.items():
         member = tarfile.TarInfo(f"{key}.{suffix}")  # time, owner and mode stay at their constants
         member.size = len(data)
@@ -44,29 +34,26 @@ def add_members(tar: tarfile.TarFile, key: str, members: Mapping[str, bytes]) ->
 class ShardWriter:
     """Writes samples to `folder/000000.tar`, `000001.tar`, ... and `index.json`.
 
-    Shards are made in a hidden folder beside them and appear together when the block ends well; after an
-    error or Ctrl-C nothing is left.
+    Shards are written to a hidden folder and appear together when the block ends well; a failed run or Ctrl-C leaves
+    nothing behind.
 
     Args:
-        folder: where to; made if need be, must not hold shards yet.
-        shard_size: samples in a shard, at least 1.
-        classes: their names, by label, for the index.
+        folder: Folder for the shards, created if needed; it must not hold shards yet.
+        shard_size: Samples in a shard, at least 1.
+        classes: Names of the classes by label, for the index.
 
     Raises:
-        InputError: the folder holds shards already, or shard_size is below 1.
+        InputError: The folder holds shards already, or shard_size is below 1.
     """
 
     def __init__(self, folder: str | Path, shard_size: int = 1000, classes: Sequence[str] = ()) -> None:
-        if shard_size < 1:
-            raise InputError(f"shard-size {shard_size}: must be at least 1")
-        self.folder = Path(folder)
-        self.shard_size = shard_size
-        self.classes = classes
+        check_positive(shard_size=shard_size)
+        self.folder, self.shard_size, self.classes = Path(folder), shard_size, classes
         self.samples = 0
         self._counts: list[int] = []
         self._tar: tarfile.TarFile | None = None
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.glob("*.tar"))):
-            raise InputError(f"{folder}: holds shards already, or is a file; choose another --out or remove them")
+            raise InputError(f"{folder}: holds shards already, or is a file; choose another folder or remove them")
 
     def __enter__(self) -> "ShardWriter":
         """Make the hidden folder."""
@@ -79,16 +66,15 @@ class ShardWriter:
         """Add a sample.
 
         Args:
-            suffix: of the video: "mp4", "avi", "mkv", "webm" or "gif".
-            video: the bytes of its file.
-            caption: goes to the .txt, and into the .json.
-            about: further facts for the .json; "label" is an int.
+            suffix: Suffix of the video: "mp4", "avi", "mkv", "webm" or "gif".
+            video: The bytes of its file.
+            caption: Caption for the .txt and the .json.
+            about: Further facts for the .json; "label" is an int.
         """
         if self._tar is None or self._counts[-1] == self.shard_size:
             self._close()
-            self._tar = tarfile.open(  # noqa: SIM115  # closed by _close
-                self._hidden / f"{len(self._counts):06d}.tar", "w", format=tarfile.USTAR_FORMAT
-            )
+            path = self._hidden / f"{len(self._counts):06d}.tar"
+            self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  # closed by _close
             self._counts.append(0)
         key = f"{len(self._counts) - 1:06d}{self._counts[-1]:05d}"
         text = json.dumps({"key": key, "caption": caption, **about}, ensure_ascii=False)
@@ -107,15 +93,15 @@ class ShardWriter:
             shutil.rmtree(self._hidden, ignore_errors=True)
             if not done:
                 for path in self._made:
-                    with suppress(OSError):  # something else lies in it by now
+                    with suppress(OSError):  # something else is in it by now
                         path.rmdir()
 
     def _publish(self) -> None:
         shards = []
         for number, samples in enumerate(self._counts):
-            name = f"{number:06d}.tar"
-            os.replace(self._hidden / name, self.folder / name)
-            shards.append(Shard(str(self.folder / name), samples))
+            path = self.folder / f"{number:06d}.tar"
+            os.replace(self._hidden / path.name, path)
+            shards.append(Shard(str(path), samples))
         update_index(self.folder, shards, self.classes)
 
     def _close(self) -> None:

@@ -1,14 +1,13 @@
-"""Trains the classifier behind the shapes features: `python -m benchmarks.shapes.yardstick.train_features`."""
+"""Training of the classifier behind the shapes features: features.yaml."""
 
 import random
-from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.shapes.yardstick import train
-from benchmarks.shapes.yardstick.augmentations import blur, shuffled
+from benchmarks.shapes.yardstick.augmentations import FRAMES, blur, shuffled
+from benchmarks.shapes.yardstick.training import Targets, Training
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.shapes.drawing import draw_scene
 from cmd_lightning.shapes.features import CHOICE, PRESENCE, ShapesFeatures
@@ -16,6 +15,8 @@ from cmd_lightning.shapes.painting import render
 from cmd_lightning.shapes.scenes import SPEEDS, Scene
 
 BATCH_SIZE = 32
+TRAINING = stable_hash("features", "train")
+"""Seed of the training batches."""
 
 PLAY_WEIGHTS = (0.44, 0.08, 0.08, 0.08, 0.08, 0.08, 0.08, 0.08)
 """How often each way to play is drawn, in the order of CHOICE["play"]."""
@@ -29,25 +30,24 @@ MOVEMENT = ("path", "direction", "change", "pan", "zoom", "motion")
 
 def played(scene: Scene, play: str, chance: random.Random, size: int = 32) -> Tensor:
     """A scene rendered and played in one of the ways of CHOICE["play"], uint8 (3, T, size, size)."""
-    frames = train.FRAMES
     if play == "double speed":
-        return render(scene, 2 * frames, size)[:, ::2]
-    order = list(range(frames))
+        return render(scene, 2 * FRAMES, size)[:, ::2]
+    order = list(range(FRAMES))
     if play == "backward":
         order.reverse()
     elif play == "half speed":
         order = [frame // 2 for frame in order]
     elif play == "shuffled":
-        order = shuffled(frames, torch.Generator().manual_seed(chance.getrandbits(60))).tolist()
+        order = shuffled(FRAMES, torch.Generator().manual_seed(chance.getrandbits(60))).tolist()
     elif play == "partly shuffled":
-        places = chance.sample(order, chance.randint(3, frames // 2))
+        places = chance.sample(order, chance.randint(3, FRAMES // 2))
         for place, frame in zip(places, places[1:] + places[:1], strict=True):
             order[place] = frame
     elif "frozen" in play:
-        run = chance.randint(4, 9) if play == "partly frozen" else chance.randint(12, frames)
-        first = chance.randint(0, frames - run)
+        run = chance.randint(4, 9) if play == "partly frozen" else chance.randint(12, FRAMES)
+        first = chance.randint(0, FRAMES - run)
         order[first : first + run] = [first] * run
-    return render(scene, frames, size)[:, order]
+    return render(scene, FRAMES, size)[:, order]
 
 
 def answers_of(scene: Scene, play: str) -> dict[str, list[float]]:
@@ -69,13 +69,13 @@ def answers_of(scene: Scene, play: str) -> dict[str, list[float]]:
     return answers | {name: [float("nan")] * len(answers[name]) for name in unasked}
 
 
-def draw(index: int, seed: int, clean: bool = False) -> tuple[Tensor, train.Targets]:
+def draw(index: int, seed: int = TRAINING, clean: bool = False) -> tuple[Tensor, Targets]:
     """Training batch number `index`; clean ones are played forward and not spoilt."""
     chance = random.Random(stable_hash("batch", seed, index))
     clips, rows = [], []
     for position in range(BATCH_SIZE):
         level, motion = chance.choice(["mixed", "mixed", "plain"]), chance.choice(list(SPEEDS))
-        scene = draw_scene(seed, index * BATCH_SIZE + position, level=level, motion=motion, frames=train.FRAMES)
+        scene = draw_scene(seed, index * BATCH_SIZE + position, level=level, motion=motion, frames=FRAMES)
         play = "forward" if clean else chance.choices(CHOICE["play"], PLAY_WEIGHTS)[0]
         clips.append(played(scene, play, chance))
         rows.append(answers_of(scene, play))
@@ -96,56 +96,54 @@ def draw(index: int, seed: int, clean: bool = False) -> tuple[Tensor, train.Targ
     return video.clamp(0, 1), targets
 
 
-def loss_of(network: ShapesFeatures, video: Tensor, targets: train.Targets) -> Tensor:
-    """Sum over the attributes of the cross entropies, summed over the names of an attribute of presence."""
-    total = video.new_zeros(())
-    for name, logits in network.classify(video).items():
-        truth = targets[name].to(video.device)
-        asked = ~truth.isnan().any(dim=1)
-        if asked.any():
-            truth, logits = truth[asked], logits[asked]
-            if name in CHOICE:
-                total = total + F.cross_entropy(logits, truth)
-            else:
-                total = total + F.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / len(logits)
-    return total
+class FeaturesTraining(Training):
+    """The classifier, trained on all attributes.
 
+    Args:
+        rate: Learning rate at its peak.
+    """
 
-@torch.no_grad()
-def measure(network: ShapesFeatures, seed: int, batches: int = 32) -> dict[str, float]:
-    """Share of right answers to each attribute on new clips like those of training, next to the commonest answer's."""
-    right: dict[str, list[Tensor]] = {}
-    truths: dict[str, list[Tensor]] = {}
-    for index in range(batches):
-        video, targets = draw(index, seed)
-        for name, logits in network.classify(video).items():
+    WEIGHTS = ShapesFeatures.WEIGHTS
+
+    def __init__(self, rate: float = 2e-3) -> None:
+        super().__init__(ShapesFeatures(), rate)
+
+    def loss(self, clips: Tensor, targets: Targets) -> Tensor:
+        """Sum over the attributes of the cross entropies, summed over the names of an attribute of presence."""
+        total = clips.new_zeros(())
+        for name, logits in self.network.classify(clips).items():
             asked = ~targets[name].isnan().any(dim=1)
-            truth, logits = targets[name][asked], logits[asked]
-            same = logits.argmax(1) == truth.argmax(1) if name in CHOICE else (logits > 0) == truth.bool()
-            right.setdefault(name, []).append(same.float().flatten())
-            truths.setdefault(name, []).append(truth)
-    scores = {}
-    for name in right:
-        shares = torch.cat(truths[name]).mean(dim=0)
-        commonest = shares.max() if name in CHOICE else torch.maximum(shares, 1 - shares).mean()
-        scores[name] = round(torch.cat(right[name]).mean().item(), 4)
-        scores[f"{name}, the commonest answer"] = round(commonest.item(), 4)
-    return scores
+            if asked.any():
+                truth, logits = targets[name][asked], logits[asked]
+                if name in CHOICE:
+                    total = total + F.cross_entropy(logits, truth)
+                else:
+                    total = total + F.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / len(logits)
+        return total
 
+    @torch.no_grad()
+    def measure(self, batches: int = 32) -> dict[str, float]:
+        """Standardises the features on clean clips.
 
-def main() -> None:
-    """Train, standardise, measure, write."""
-    options = train.arguments("Trains the classifier behind the shapes features.", ShapesFeatures.WEIGHTS, steps=4000)
-    torch.manual_seed(0)
-    network, record = train.fit(
-        ShapesFeatures(), partial(draw, seed=stable_hash("features", "train")), loss_of, options
-    )
-    clean = [draw(index, stable_hash("features", "standard"), clean=True)[0] for index in range(64)]
-    network.standardise(torch.cat(clean))
-    record["scores"] = measure(network, stable_hash("features", "test"))
-    network.save_pretrained(options.out, record)
-    print("\n".join(f"{name}: {value}" for name, value in record["scores"].items()))
-
-
-if __name__ == "__main__":
-    main()
+        Returns:
+            Share of right answers to each attribute on new clips like those of training, next to the commonest's.
+        """
+        clean = [draw(index, stable_hash("features", "standard"), clean=True)[0] for index in range(64)]
+        self.network.standardise(torch.cat(clean))
+        right: dict[str, list[Tensor]] = {}
+        truths: dict[str, list[Tensor]] = {}
+        for index in range(batches):
+            video, targets = draw(index, stable_hash("features", "test"))
+            for name, logits in self.network.classify(video).items():
+                asked = ~targets[name].isnan().any(dim=1)
+                truth, logits = targets[name][asked], logits[asked]
+                same = logits.argmax(1) == truth.argmax(1) if name in CHOICE else (logits > 0) == truth.bool()
+                right.setdefault(name, []).append(same.float().flatten())
+                truths.setdefault(name, []).append(truth)
+        scores = {}
+        for name in right:
+            shares = torch.cat(truths[name]).mean(dim=0)
+            commonest = shares.max() if name in CHOICE else torch.maximum(shares, 1 - shares).mean()
+            scores[name] = round(torch.cat(right[name]).mean().item(), 4)
+            scores[f"{name}, the commonest answer"] = round(commonest.item(), 4)
+        return scores

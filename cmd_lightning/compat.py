@@ -1,0 +1,217 @@
+"""Every private use and every patch of another library, with its reason and the versions that need it.
+
+Each has a test in `tests/test_compat.py` that shows the fault or the missing public way in the library itself, and so
+fails once a workaround can go. Names of versions are those that were installed when it was last looked at.
+
+The libraries are imported within the functions: `metrics` uses this file, and needs neither Lightning nor diffusers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers import ConfigMixin, ModelMixin
+    from lightning import Trainer
+    from lightning.pytorch.strategies import ModelParallelStrategy
+    from torch.optim import Optimizer
+    from torchmetrics import Metric
+
+# Lightning
+
+
+def is_fused(optimizer: Optimizer) -> bool:
+    """Whether an optimiser unscales its gradients within its step, as fused ones do.
+
+    torch (2.14) marks these for its gradient scaler by a private attribute, and offers no public one.
+    """
+    return getattr(optimizer, "_step_supports_amp_scaling", False)
+
+
+def allow_clipping(optimizer: Optimizer) -> None:
+    """Let Lightning clip the gradients of a fused optimiser where no gradient scaler is used.
+
+    Lightning (2.6) refuses to clip them under any mixed precision, as bf16-mixed, although without a scaler there is
+    nothing to unscale. It reads torch's private mark, which nothing else needs without a scaler.
+    """
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # torch sets it in some optimisers only
+
+
+def count_resumed_epoch(trainer: Trainer) -> None:
+    """Count the epoch that is under way, if Lightning has not; to be called at the start of each training batch.
+
+    Resumed at the end of an epoch, Lightning (2.6) begins the next one without counting it as begun. A checkpoint of
+    that epoch would say that it is over, and a fit that is resumed from there would leave out its rest.
+    """
+    epochs = trainer.fit_loop.epoch_progress
+    if epochs.current.ready == epochs.current.completed:
+        epochs.increment_ready()
+        epochs.increment_started()
+
+
+def cluster_environment(trainer: Trainer) -> object:
+    """The cluster environment that Lightning found, such as `SLURMEnvironment`.
+
+    In Lightning (2.6) strategies of a single process do not offer it, though SLURM starts these as well.
+    """
+    return trainer._accelerator_connector.cluster_environment
+
+
+def shard_over(strategy: ModelParallelStrategy, processes: int) -> None:
+    """Set the number of shards of a strategy whose `data_parallel_size` is "auto"; before its `setup_environment`.
+
+    Lightning (2.6) takes "auto" for the number of nodes, and the number of processes is not known when a strategy is
+    made by its name.
+    """
+    strategy._data_parallel_size = processes
+
+
+def writes_pieces(strategy: ModelParallelStrategy) -> bool:
+    """Whether a strategy writes checkpoints in pieces: Lightning (2.6) keeps the argument in a private attribute."""
+    return strategy._save_distributed_checkpoint
+
+
+class NoOptionsFromCheckpoint:
+    """A base for a LightningCLI that takes no options from a checkpoint; comes before `LightningCLI`.
+
+    Lightning (2.6) merges the `hyper_parameters` of the file given as `ckpt_path` into the config, and so makes objects
+    of any class that the file names. There is no option against it.
+    """
+
+    def _parse_ckpt_path(self) -> None:
+        pass
+
+
+NO_LENGTH = "Your `IterableDataset` has `__len__` defined"
+"""Lightning (2.6) warns of every IterableDataset with a length, also of one whose length is right on all workers."""
+
+MID_EPOCH = "You're resuming from a checkpoint that ended before the epoch ended"
+"""Lightning (2.6) warns of loaders without a `state_dict`; it does not see one of the DataModule."""
+
+FEW_WORKERS = ".*does not have many workers"
+"""Lightning (2.6) warns of loaders without worker processes, also of those that hand on what is in memory."""
+
+TREESPEC = ".*isinstance.treespec, LeafSpec"
+"""Lightning (2.6) uses what torch (2.14) has deprecated."""
+
+# torch
+
+
+def worker_died(error: RuntimeError) -> bool:
+    """Whether an error says that a worker process of a DataLoader died; torch (2.14) has only text to tell by."""
+    return "DataLoader worker" in str(error)
+
+
+def add_gif(writer: Any, tag: str, path: Path, height: int, width: int, step: int) -> None:
+    """Add a GIF file to the log of a `SummaryWriter`.
+
+    `SummaryWriter.add_video` of torch (2.14) needs moviepy < 2, and fails or stays silent without it (pytorch#147317).
+    TensorBoard shows the bytes of an image summary as they are, and browsers play a GIF; but there is no public method
+    to add a summary.
+    """
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes())
+    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+
+
+class KeepsPrecision(nn.Module):
+    """A base of modules that move with the module around them, and keep their precision when it is cast.
+
+    torch (2.14) has no public hook for it. torchmetrics (1.9) guards the states of a metric against `.half()` and the
+    like, but not against `.to(torch.half)`, and not the networks within it.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
+        return super()._apply(own_precision(fn), *args, **kwargs)
+
+
+def own_precision(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """What a module's `_apply` is given, without the change of type: tensors move, and keep theirs."""
+
+    def move(tensor: Tensor) -> Tensor:
+        moved = fn(tensor)
+        return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+    return move
+
+
+# torchmetrics
+
+
+def note_update(metric: Metric) -> None:
+    """Record that a metric took something in without its `update`, which torchmetrics (1.9) wraps for this.
+
+    Otherwise `compute` would warn that nothing was taken in, and return the value that it returned before.
+    """
+    metric._computed = None
+    metric._update_count += 1
+
+
+def plot(metric: Metric, value: Any, ax: Any) -> Any:
+    """Figure and axes with `value` of a metric, or what it computes: torchmetrics (1.9) has only a private method."""
+    return metric._plot(value, ax)
+
+
+# diffusers and transformers
+
+REPEATED = "_repeated_blocks"
+"""Attribute of networks of diffusers (0.42) with the names of the classes of blocks that can be compiled one by one.
+Classes of networks set it; nothing public reads it."""
+
+WHOLE = "_no_split_modules"
+"""Attribute of networks of diffusers (0.42) and transformers (5.24) with the names of the classes of modules that must
+be on one device as a whole. Classes of networks set it; nothing public reads it."""
+
+
+def offers_checkpointing(network: nn.Module) -> bool:
+    """Whether a network of diffusers (0.42) offers gradient checkpointing, which it has no public attribute to tell."""
+    return getattr(network, "_supports_gradient_checkpointing", False)
+
+
+def run_checkpointed(network: ModelMixin, block: nn.Module, *inputs: Any) -> Tensor:
+    """`block(*inputs)` with the function that was given to the network's `enable_gradient_checkpointing`.
+
+    Networks of diffusers (0.42) keep it in a private attribute, for their own classes.
+    """
+    return network._gradient_checkpointing_func(block, *inputs)  # type: ignore[attr-defined]  # set when switched on
+
+
+def is_recorded(model: ConfigMixin) -> bool:
+    """Whether the arguments of a model's constructor are in its config already.
+
+    With `register_to_config` of diffusers (0.42) on the constructors of a class and of its base, what the subclass
+    hands to its base replaces what was given to the subclass. So only the outermost constructor may record.
+    """
+    return hasattr(model, "config")
+
+
+# jsonargparse: its ArgumentError (4.53) has one message, in which complaints are nested, and nothing else to tell by
+
+UNKNOWN_CLASS = (
+    r"import path string: ([\w.]+)",
+    r"given class_path '((\w+)[\w.]*)': (?:No module named '\2|module '\2[\w.]*' has no attribute)",
+    r"callable class: module '[\w.]+' has no attribute '\w+'\. Got value: (?:Namespace\(class_path=')?([\w.]+)",
+    r"Expected a path but ([\w.]+)",
+)
+"""Around the name of a class that is not found."""
+
+UNKNOWN_OPTION = (
+    r"Option '([\w.]+)' is not accepted",
+    r"unrecognized arguments: -*([\w.]+)",
+    r"accept option '([\w.]+)'",
+)
+"""Around the name of an option that there is not."""
+
+MISSING_ARGUMENT = r"class_path '([\w.]+)': the following arguments are required: ([\w.]+)"
+"""Around a class, and an argument that it needs."""
+
+NESTED_KEY = r'Parser key "([\w.]+)"'
+"""Around the option that an inner complaint is about."""
+
+WRONG_VALUE = r"Parser key \"(\w+)\": Expected an? (.+?)\. Got value: (.+?)(?: - Expected|$)"
+"""Around an option, what it takes, and what was given."""

@@ -1,0 +1,88 @@
+"""Ways to sample faster: other solvers, compiled networks, another decoder of frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from cmd_lightning.diffusion.solvers import solver
+from cmd_lightning.errors import InputError
+from cmd_lightning.latent_space import FrameLatents, LatentSpace
+from cmd_lightning.networks import AutoencoderNetwork
+from cmd_lightning.networks.compiling import compile_network
+
+
+class FasterSampling:
+    """The part of `CMDPipeline` that trades compilation, or another part, for speed."""
+
+    autoencoder: AutoencoderNetwork
+    unet: nn.Module | None
+    motion_model: nn.Module | None
+    vae: Any
+    device: torch.device
+    latent_space: LatentSpace
+    _frame_decoder: FrameLatents | None = None
+
+    @property
+    def frames(self) -> LatentSpace:
+        """What decodes frames: the latent space, or what `use_frame_decoder` put in its place."""
+        return self._frame_decoder or self.latent_space
+
+    def use_solver(self, name: str) -> None:
+        """Replaces the samplers of both stages, for fewer steps: "ddim", "dpm++" or "unipc".
+
+        Any other of diffusers goes into `scheduler` and `motion_scheduler` by its `from_config`, as into all pipelines.
+
+        Raises:
+            InputError: There is no such solver, or the model is of flow matching.
+        """
+        for part in ("scheduler", "motion_scheduler"):
+            if (scheduler := getattr(self, part)) is not None:
+                setattr(self, part, solver(name, scheduler))
+
+    def use_frame_decoder(self, vae: Any) -> None:
+        """Has another image autoencoder of the same latents decode the frames, such as a tiny one; `vae` encodes still.
+
+        A `vae` that is replaced, as other pipelines have it, would encode the pictures and clips that are given too.
+
+        Args:
+            vae: For example an `AutoencoderTiny` that was made for the model's `vae`; None for `vae` itself.
+
+        Raises:
+            InputError: The model works in pixels, or in latents of another shape.
+        """
+        decoder = None if vae is None else FrameLatents(vae.to(self.device))
+        if decoder is not None:
+            if self.vae is None:
+                raise InputError("frame decoder: this model works in pixels and decodes no frames; leave it out")
+            own, theirs = ((space.vae.config.latent_channels, space.factor) for space in (self.latent_space, decoder))
+            if own != theirs:
+                raise InputError(
+                    "frame decoder: it takes latents of {} channels and {} pixels a point, the model makes {} and {}; "
+                    "give one that was made for the model's vae".format(*theirs, *own)
+                )
+        self._frame_decoder = decoder
+
+    def compile_networks(self, **options: Any) -> None:
+        """Has torch.compile compile the networks when they first run, which takes minutes, and again for a new shape.
+
+        The denoisers of both stages are compiled as a whole, so that a GPU replays each step as one CUDA graph; the
+        decoders, which run once a video, without graphs. Convolutions take their pictures channels last. To be called
+        when all is in its place: device, dtype, adapters, frame decoder.
+
+        Args:
+            **options: Arguments of torch.compile for the denoisers; by default the mode "reduce-overhead" on a GPU.
+        """
+        graphs = {"mode": "reduce-overhead"} if self.device.type == "cuda" else {}
+        decoders = {name: value for name, value in options.items() if name == "backend"}
+        for network in (self.unet, self.motion_model):
+            if network is not None:
+                network.to(memory_format=torch.channels_last)
+                network.compile(**graphs | options, dynamic=False)
+        compile_network(self.autoencoder, decoders)
+        for space in (self.latent_space, self._frame_decoder):
+            if space is not None and space.vae is not None:
+                space.vae.to(memory_format=torch.channels_last)
+                space.vae.decoder.compile(**decoders)
