@@ -46,6 +46,10 @@ class MotionDiffusion(DiffusionStage):
         self.network = network(self.latent_spec, self.condition_dim)
         self.content_noise = content_noise
 
+    @property
+    def latent_scale(self) -> Tensor:
+        return 1 / self.autoencoder.motion_std.view(-1, 1, 1)
+
     @torch.no_grad()
     def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:
         content, motion = self.encoded(batch)

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from lightning import Trainer
 from torch.utils.data import DataLoader
 
-from cmd_lightning.components import MotionDiffusion, VideoAutoencoder
+from cmd_lightning.components import ContentDiffusion, MotionDiffusion, VideoAutoencoder
 from cmd_lightning.components.latent_regulariser import LatentRegulariser
 from cmd_lightning.errors import InputError
 from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
+from cmd_lightning.zoo.content.image_unet import ContentUNet
 from cmd_lightning.zoo.motion.dit import MotionDiT
 
 SHAPE = (3, 4, 8, 12)
@@ -150,3 +151,26 @@ def test_the_motion_model_may_see_noisy_content(tiny_autoencoder):
     assert torch.equal(noisy.clean_latents(batch()).context, clean)  # validation sees it as it is
     with pytest.raises(InputError, match="content_noise -1"):
         make(content_noise=-1)
+
+
+@pytest.mark.parametrize("stage", ["content", "motion"])
+def test_a_noise_floor_belongs_to_what_is_learned(stage, tiny_autoencoder):
+    """Noise of the deviation that the decoder was trained with, in the units of the latent that is learned."""
+    autoencoder = tiny_autoencoder()
+    kind, network = {
+        "content": (ContentDiffusion, partial(ContentUNet, width=8, multipliers=(1, 1), layers=1, heads=2)),
+        "motion": (MotionDiffusion, partial(MotionDiT, width=16, depth=1, heads=2)),
+    }[stage]
+    component = kind(network, autoencoder, video_shape=SHAPE, noise_floor=0.3)
+    component.log = lambda *given, **more: None
+    seen = {}
+    component.objective.loss = lambda prediction, clean, noise, timestep: seen.update(clean=clean) or prediction
+    many = {"video": batch()["video"][:1].repeat(60, 1, 1, 1, 1), "key": [str(n) for n in range(60)], "epoch": 0}
+    many["fps"] = torch.full((60,), 8.0)
+    component.training_step(many, 0)
+    noise = seen["clean"] - component.clean_latents(many).latent
+    deviation = noise.transpose(0, 1).flatten(1).std(1)
+    expected = 0.3 / autoencoder.motion_std if stage == "motion" else torch.full((3,), 0.3)
+    torch.testing.assert_close(deviation, expected, rtol=0.1, atol=0)
+    with pytest.raises(InputError, match="noise_floor -1"):
+        kind(network, autoencoder, video_shape=SHAPE, noise_floor=-1)
