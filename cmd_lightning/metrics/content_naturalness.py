@@ -45,6 +45,8 @@ class ContentNaturalness(Metric):
     is_differentiable = False
     higher_is_better = None
     full_state_update = False
+    real_patches: Tensor
+    real_patch_sum: Tensor
 
     def __init__(self, noise: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -123,17 +125,13 @@ def frame_sums(images: Tensor) -> dict[str, Tensor]:
     frequency = torch.fft.fftfreq(height, device=images.device)[:, None].square()
     frequency = (frequency + torch.fft.fftfreq(width, device=images.device).square()).sqrt()
     energy = torch.fft.fft2(centred, norm="ortho").abs().square().sum(dim=(0, 1))
-    right = (centred[..., :-1], centred[..., 1:])
-    below = (centred[..., :-1, :], centred[..., 1:, :])
-    products = sum((one * other).sum() for one, other in (right, below))
-    squares = sum((one.square() + other.square()).sum() / 2 for one, other in (right, below))
-    variation = sum((one - other).abs().sum() for one, other in (right, below))
-    pairs = images.new_tensor(float(right[0].numel() + below[0].numel()))
+    one = torch.cat([centred[..., :-1].flatten(), centred[..., :-1, :].flatten()])
+    other = torch.cat([centred[..., 1:].flatten(), centred[..., 1:, :].flatten()])  # to the right, and below
     patches = F.unfold(images.flatten(0, 1)[:, None], PATCH, stride=PATCH // 2).mT.flatten(0, 1)  # (patches, 64)
     return {
         "energies": torch.stack([energy[frequency > 0.25].sum(), energy.sum()]),
-        "products": torch.stack([products, squares]),
-        "variation": torch.stack([variation, pairs]),
+        "products": torch.stack([(one * other).sum(), (one.square() + other.square()).sum() / 2]),
+        "variation": torch.stack([(one - other).abs().sum(), images.new_tensor(float(len(one)))]),
         "patches": images.new_tensor([float(len(patches))]),
         "patch_sum": patches.sum(dim=0),
         "patch_products": patches.mT @ patches,

@@ -47,7 +47,7 @@ class TokenAttention(Attention):
         super().__init__(width, heads, width // heads)
         self.keys_values = nn.Linear(token_dim, 2 * width)
 
-    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]  # it takes tokens too
         """`x` `(B, N, width)`, `tokens` `(B, L, K)`, `mask` `(B, L)`, True for real tokens, or None where all are."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         more = self.keys_values(tokens).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)

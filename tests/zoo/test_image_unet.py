@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cmd_lightning.compat import REPEATED
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, LatentSpec
-from cmd_lightning.networks.blocks import REPEATED, blocks
+from cmd_lightning.networks.blocks import blocks
 from cmd_lightning.zoo.content.image_unet import ContentUNet
 
 SLOTS = ((0.0, 0.25), (0.0, 0.75), (1.0, 0.5))

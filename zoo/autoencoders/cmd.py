@@ -78,7 +78,8 @@ class CMDAutoencoder(AutoencoderNetwork):
         self.patchify = nn.Conv3d(channels, width, patch, stride=patch)
         self.encoder = VideoTransformer(width, depth, heads, head_dim, rotary, qkv_bias)
         if weights in ("channel", "pixel"):
-            self.content_head = nn.ConvTranspose3d(width, channels if weights == "channel" else 1, patch, stride=patch)
+            outputs = channels if weights == "channel" else 1
+            self.content_head: nn.Module = nn.ConvTranspose3d(width, outputs, patch, stride=patch)
         elif weights in ("patch", "frame"):
             self.content_head = nn.Conv3d(width, 1, 1)
         if residual:
