@@ -30,9 +30,9 @@ from benchmarks.shapes.quality import Quality, Settings, clips, generate
 from benchmarks.shapes.retrain import COMMAND, elapsed
 from cmd_lightning.components.cmd import assemble
 from cmd_lightning.errors import InputError, program
-from cmd_lightning.latent_space import from_uint8, to_uint8
+from cmd_lightning.latent_space import from_uint8
 from cmd_lightning.markdown import table
-from cmd_lightning.metrics.content_naturalness import REAL, ContentNaturalness
+from cmd_lightning.metrics.content_naturalness import REAL
 from cmd_lightning.metrics.reconstruction import psnr
 from cmd_lightning.pipeline import CMDPipeline
 from cmd_lightning.provenance import provenance
@@ -225,15 +225,11 @@ def measure(cell: Cell, trainings: Trainings, settings: Settings, guidance: Mapp
 def figures(pipeline: CMDPipeline, settings: Settings) -> dict[str, Any]:
     """What is measured of a trained variant, on held-out clips and captions."""
     quality = Quality(pipeline, settings, BASE / "content.yaml")
-    row: dict[str, Any] = {}
-    naturalness = ContentNaturalness()
+    natural = quality.content_frames()
+    row: dict[str, Any] = {name: value / natural[name + REAL] for name, value in natural.items() if REAL not in name}
     for level in ("plain", "mixed"):
         _, video = clips(pipeline, settings.num, level=level)
         row[f"psnr {level}"] = psnr(from_uint8(quality.reconstruct(video)), from_uint8(video)).mean().item()
-        naturalness.update(to_uint8(pipeline.autoencoder.encode_content(from_uint8(video))), real=False)
-        naturalness.update(video.transpose(1, 2).flatten(0, 1), real=True)
-    measured = {name: value.item() for name, value in naturalness.compute().items()}
-    row |= {name: value / measured[name + REAL] for name, value in measured.items() if REAL not in name}
     scenes, real = clips(pipeline, settings.num, level="plain")
     captions, expected = [scene.caption for scene in scenes], list(map(Reading.of, scenes))
     videos = {
