@@ -49,9 +49,10 @@ FRAMES: Mapping[str, dict[str, Any]] = {
     "softmax per frame": {"weights": "frame"},
     "first frame": {"weights": "first"},
     "middle frame": {"weights": "middle"},
+    "first frame, warped by the decoder": {"weights": "first", "warp": True},
     "first frame and residual": {"weights": "first", "residual": 0.25},
 }
-KEY_FRAMES = ("first frame", "middle frame")
+KEY_FRAMES = ("first frame", "middle frame", "first frame, warped by the decoder")
 """Whose content model does not depend on the autoencoder."""
 AXES = {"class_path": "PlanesUNet", "init_args": {"width": 48, "multipliers": [1, 1, 1], "blocks": 1}}
 GRID = {
@@ -103,7 +104,7 @@ class Variant:
     def folder(self, stage: str, seed: int) -> Path:
         """Where a stage lies, relative to all others: the same for variants that share it."""
         shared = stage == "content" and self.frame in KEY_FRAMES
-        parts = [self.frame] if shared else [self.frame, self.layout]
+        parts = [self.frame.partition(",")[0]] if shared else [self.frame, self.layout]
         parts += [self.model] * (stage == "content")
         return Path(stage, " - ".join(parts).replace(",", "").replace(" ", "_"), f"seed{seed}")
 
@@ -124,6 +125,7 @@ VARIANTS = (
     Variant("softmax per patch", "grid 8x8", "U-Net", 0.30),
     Variant("softmax per frame", "grid 8x8", "U-Net", 0.40),
     Variant("first frame and residual", "grid 8x8", "U-Net", 0.45),
+    Variant("first frame, warped by the decoder", "grid 8x8", "U-Net", 0.46),
 )
 """In the order of measurement; the predictions are of 2026-11-30."""
 

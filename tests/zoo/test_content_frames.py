@@ -18,6 +18,7 @@ LAYOUTS = {
     "grid": partial(GridAutoencoder, **SMALL, grid=(4, 6)),
     "coarse grid": partial(GridAutoencoder, **SMALL, grid=(2, 3), motion_stride=2),
     "axes, fewer frames": partial(CMDAutoencoder, **SMALL, motion_stride=3),
+    "grid, warped": partial(GridAutoencoder, **SMALL, grid=(4, 6), warp=True),
 }
 
 
@@ -144,6 +145,39 @@ def test_strided_motion_has_a_slot_for_several_frames(wake):
     change[2:4, 1, 1] = 0
     assert change.max() == 0
     assert (network.spread(planes, moved) - planes[:, :, None])[0, :, 2:4, 1, 1].diff(dim=1).abs().max() > 1e-4
+
+
+def test_a_flow_warps_the_content_frame(wake):
+    """A flow of one pixel to the right everywhere takes every pixel from there; outside the image its border counts."""
+    network = wake(GridAutoencoder(**SMALL, grid=(4, 6), warp=True))
+    content = torch.randn(2, 3, 8, 12)
+    flow = torch.zeros(2, 2, 5, 4, 6)
+    torch.testing.assert_close(network.warped(content, flow)[:, :, 3], network.content_stem(content))
+    flow[:, 0, 3] = 2 / 12
+    moved = torch.cat([content[..., 1:], content[..., -1:]], dim=3)
+    torch.testing.assert_close(network.warped(content, flow)[:, :, 3], network.content_stem(moved))
+    flow[:, 1, 3] = -2 / 8
+    moved = torch.cat([moved[:, :, :1], moved[:, :, :-1]], dim=2)
+    features = network.warped(content, flow)
+    torch.testing.assert_close(features[:, :, 3], network.content_stem(moved))
+    torch.testing.assert_close(features[:, :, 2], network.content_stem(content))
+
+
+def test_a_flow_learns_that_everything_moves():
+    """A pan over a smooth scene: motion latents are found with which the decoder as it starts shows it, by warping."""
+    torch.manual_seed(0)
+    network = GridAutoencoder(**SMALL, grid=(4, 6), weights="first", warp=True)
+    scene = F.interpolate(torch.randn(1, 3, 2, 5), scale_factor=4, mode="bilinear")
+    video = torch.stack([scene[..., t : t + 12] for t in range(6)], dim=2)
+    motion = torch.nn.Parameter(0.1 * torch.randn(1, 3, 6, 24))
+    optimizer = torch.optim.Adam([motion, *network.flow_head.parameters(), *network.grid_stem.parameters()], lr=1e-2)
+    errors = []
+    for _ in range(150):
+        optimizer.zero_grad()
+        errors.append(F.mse_loss(network.decode(video[:, :, 0], motion)[..., :7], video[..., :7]))  # what it can know
+        errors[-1].backward()
+        optimizer.step()
+    assert errors[-1] < 0.1 * errors[0]
 
 
 def test_what_is_refused():

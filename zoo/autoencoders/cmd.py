@@ -43,6 +43,8 @@ class CMDAutoencoder(AutoencoderNetwork):
         residual: Largest value of a learned image at the resolution of the patches that is upsampled and added to the
             content frame (after the residuals of DeCo-VAE, arXiv 2511.14530); 0 for none.
         motion_stride: Frames of the video in a frame of the motion latent; must divide their number.
+        warp: Whether the decoder sees the content frame warped for each frame, by a flow that the motion latent gives
+            (as in LFDM, arXiv 2303.13744), rather than the same for all.
     """
 
     _supports_gradient_checkpointing = True
@@ -65,6 +67,7 @@ class CMDAutoencoder(AutoencoderNetwork):
         output: Literal["tanh", "linear"] = "tanh",
         residual: float = 0.0,
         motion_stride: int = 1,
+        warp: bool = False,
     ) -> None:
         check_positive(channels=channels, patch_size=patch_size, width=width, motion_channels=motion_channels)
         check_positive(motion_stride=motion_stride)
@@ -73,7 +76,7 @@ class CMDAutoencoder(AutoencoderNetwork):
         super().__init__(motion_channels)
         self.channels, self.patch_size, self.weights, self.output = channels, patch_size, weights, output
         self.motion_channels, self.granularity = motion_channels, patch_size
-        self.residual, self.motion_stride = residual, motion_stride
+        self.residual, self.motion_stride, self.warp = residual, motion_stride, warp
         patch = (1, patch_size, patch_size)
         self.patchify = nn.Conv3d(channels, width, patch, stride=patch)
         self.encoder = VideoTransformer(width, depth, heads, head_dim, rotary, qkv_bias)
@@ -92,6 +95,8 @@ class CMDAutoencoder(AutoencoderNetwork):
         for plane in self.planes:
             stem = nn.Conv2d if motion_stride == 1 else nn.ConvTranspose2d
             self.add_module(f"{plane}_stem", stem(motion_channels, width, span, stride=span))
+        if warp:
+            self.flow_head = nn.Conv3d(width, 2, 1)
         self.decoder = VideoTransformer(width, depth, heads, head_dim, rotary, qkv_bias)
         self.unpatchify = nn.ConvTranspose3d(width, channels, patch, stride=patch)
         self.initialize()
@@ -112,7 +117,7 @@ class CMDAutoencoder(AutoencoderNetwork):
         self.content_stem.weight.copy_(rotation.view_as(self.content_stem.weight))
         self.unpatchify.weight.copy_(rotation.view_as(self.unpatchify.weight))
         stems = [self.get_submodule(f"{plane}_stem") for plane in self.planes]
-        for layer in (self.content_stem, *stems, self.unpatchify):
+        for layer in (self.content_stem, *stems, self.unpatchify, *([self.flow_head] if self.warp else [])):
             nn.init.zeros_(layer.bias)
         for layer in stems:
             nn.init.zeros_(layer.weight)
@@ -160,8 +165,26 @@ class CMDAutoencoder(AutoencoderNetwork):
 
     def decode(self, content: Tensor, motion: Tensor) -> Tensor:
         planes = self.content_stem(content)  # (B, C', H', W'), constant over time
-        video = self.unpatchify(self.decoder(self.spread(planes, motion), self.run_block))
+        if self.warp:
+            moved = self.spread(torch.zeros_like(planes), motion)
+            features = moved + self.warped(content, self.flow_head(moved))
+        else:
+            features = self.spread(planes, motion)
+        video = self.unpatchify(self.decoder(features, self.run_block))
         return video.tanh() if self.output == "tanh" else video
+
+    def warped(self, content: Tensor, flow: Tensor) -> Tensor:
+        """Features `(B, C', T, H', W')` of the content frame as `flow` `(B, 2, T, H', W')` has it in each frame.
+
+        A flow says for each patch where its pixels come from, x and y, in halves of the sides of the image.
+        """
+        batch, _, frames = flow.shape[:3]
+        flow = F.interpolate(flow.transpose(1, 2).flatten(0, 1), content.shape[2:], mode="bilinear")
+        start = torch.eye(2, 3, dtype=flow.dtype, device=flow.device).expand(len(flow), 2, 3)
+        places = F.affine_grid(start, [len(flow), 1, *content.shape[2:]], align_corners=False)
+        images = content.repeat_interleave(frames, dim=0)
+        images = F.grid_sample(images, places + flow.movedim(1, 3), padding_mode="border", align_corners=False)
+        return self.content_stem(images).unflatten(0, (batch, frames)).transpose(1, 2)
 
     def spread(self, planes: Tensor, motion: Tensor) -> Tensor:
         """Features `(B, C', H', W')` of the content with the motion's added at each patch: `(B, C', T, H', W')`."""

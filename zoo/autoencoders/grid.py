@@ -34,6 +34,7 @@ class GridAutoencoder(CMDAutoencoder):
         grid: Cells along height and width; at most the patches of a video.
         residual: As for `CMDAutoencoder`.
         motion_stride: As for `CMDAutoencoder`.
+        warp: As for `CMDAutoencoder`.
     """
 
     planes: ClassVar[tuple[str, ...]] = ("grid",)
@@ -54,9 +55,10 @@ class GridAutoencoder(CMDAutoencoder):
         grid: tuple[int, int] = (8, 8),
         residual: float = 0.0,
         motion_stride: int = 1,
+        warp: bool = False,
     ) -> None:
         sizes = (channels, patch_size, width, motion_channels, depth, heads, head_dim)
-        super().__init__(*sizes, rotary, qkv_bias, weights, output, residual, motion_stride)
+        super().__init__(*sizes, rotary, qkv_bias, weights, output, residual, motion_stride, warp)
         self.grid = tuple(grid)
 
     def pool(self, features: Tensor) -> Tensor:
