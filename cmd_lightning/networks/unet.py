@@ -193,3 +193,18 @@ def zero(layer: nn.Conv2d) -> nn.Conv2d:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def velocity_of(noisy: Tensor, clean: Tensor, timestep: Tensor) -> Tensor:
+    """The velocity of flow matching that follows from a prediction of the clean sample (arXiv 2511.13720).
+
+    A network that predicts clean samples need not pass noise of full rank through its layers, and its squared error of
+    the velocity is that of the clean sample over the square of the noise level.
+
+    Args:
+        noisy: `(B, ...)`, `(1 - sigma) * clean + sigma * noise`.
+        clean: The prediction, in the same shape.
+        timestep: `(B,)`, 1000 times sigma; below 0.05, sigma counts as that.
+    """
+    sigma = (timestep / 1000).clamp_min(0.05).to(noisy.dtype)
+    return (noisy - clean) / sigma.view(-1, *[1] * (noisy.ndim - 1))

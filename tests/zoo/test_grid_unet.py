@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, LatentSpec
+from cmd_lightning.networks.unet import velocity_of
 from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
 from cmd_lightning.zoo.autoencoders.grid import GridAutoencoder
 from cmd_lightning.zoo.motion.grid import GridUNet, picture_sizes
@@ -69,6 +70,14 @@ def test_motion_is_learned_from_content_and_caption():
         loss().backward()
         optimizer.step()
     assert loss() < 0.25 * start
+
+
+def test_a_clean_prediction_gives_a_velocity(wake):
+    plain, given = wake(GridUNet(GRID, 0, **SMALL, frames=4)), GridUNet(GRID, 0, **SMALL, frames=4, clean=True)
+    given.load_state_dict(plain.state_dict())
+    motion, timestep = torch.randn(2, 2, 6, 15), torch.tensor([3.0, 800.0])
+    call = motion, timestep, plain.prepare(torch.randn(2, 3, 6, 10)), None
+    assert torch.equal(given(*call), velocity_of(motion, plain(*call), timestep))
 
 
 def test_heads_must_divide_every_level():

@@ -5,9 +5,12 @@ import torch
 import torch.nn.functional as F
 
 from cmd_lightning.compat import REPEATED
+from cmd_lightning.diffusion import FlowMatching
+from cmd_lightning.diffusion.sampling import sample
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, LatentSpec
 from cmd_lightning.networks.blocks import blocks
+from cmd_lightning.networks.unet import velocity_of
 from cmd_lightning.zoo.content.image_unet import ContentUNet
 
 SLOTS = ((0.0, 0.25), (0.0, 0.75), (1.0, 0.5))
@@ -130,3 +133,31 @@ def test_it_learns_what_its_condition_names():
         F.mse_loss(network(torch.randn(8, 3, 7, 10), timestep, condition), clean).backward()
         optimizer.step()
     assert F.mse_loss(network(torch.randn(8, 3, 7, 10), timestep, condition), clean) < 0.03
+
+
+def test_a_clean_prediction_gives_the_velocity_of_flow_matching(wake):
+    """Of a perfect prediction it is the target, and of a wrong one the squared error grows by the noise level squared."""
+    objective = FlowMatching()
+    clean, noise = torch.randn(3, 2, 4, 6), torch.randn(3, 2, 4, 6)
+    timestep = torch.tensor([60.0, 500.0, 1000.0])
+    noisy = objective.corrupt(clean, noise, timestep)
+    torch.testing.assert_close(velocity_of(noisy, clean, timestep), noise - clean, atol=1e-4, rtol=1e-4)
+    loss = objective.loss(velocity_of(noisy, clean + 0.3, timestep), clean, noise, timestep)
+    torch.testing.assert_close(loss, 0.09 / (timestep / 1000) ** 2, rtol=1e-3, atol=0)
+    assert velocity_of(noisy, clean, torch.zeros(3)).isfinite().all()
+    plain, given = wake(ContentUNet(SPEC, 6, **SMALL)), ContentUNet(SPEC, 6, **SMALL, clean=True)
+    given.load_state_dict(plain.state_dict())
+    content, timestep, condition = inputs()
+    expected = velocity_of(content, plain(content, timestep, condition), timestep)
+    assert torch.equal(given(content, timestep, condition), expected)
+
+
+def test_a_clean_prediction_is_what_sampling_ends_at():
+    """Whatever the noise, the last step of the flow leaves the image that the network predicts."""
+    image = torch.randn(1, 3, 7, 10)
+
+    def predict(noisy, timestep):
+        return velocity_of(noisy, image.expand_as(noisy), timestep)
+
+    result = sample(predict, FlowMatching(shift=3.0).scheduler(), torch.randn(4, 3, 7, 10), 12)
+    torch.testing.assert_close(result, image.expand(4, -1, -1, -1), atol=1e-4, rtol=1e-4)

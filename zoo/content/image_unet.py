@@ -9,7 +9,7 @@ from cmd_lightning.networks import Condition, ContentModel, LatentSpec
 from cmd_lightning.networks.dit import pad_to_multiple
 from cmd_lightning.networks.embeddings import coordinates_embedding, grid_coordinates
 from cmd_lightning.networks.mixing import PointAttention
-from cmd_lightning.networks.unet import UNet, check_sizes
+from cmd_lightning.networks.unet import UNet, check_sizes, velocity_of
 
 
 class ContentUNet(UNet, ContentModel):
@@ -29,6 +29,8 @@ class ContentUNet(UNet, ContentModel):
         attention_from_level: The first level where points attend to each other; earlier ones only convolve.
         patch_size: Side of a square of pixels that the first level has as one point.
         tokens: Whether points attend to the tokens of the condition too.
+        clean: Whether the layers predict the clean content frame, from which the velocity of `FlowMatching` follows
+            (see `velocity_of`); for that objective only.
     """
 
     _repeated_blocks = ["ResBlock", "PointAttention"]  # noqa: RUF012 (diffusers' own spelling)
@@ -45,6 +47,7 @@ class ContentUNet(UNet, ContentModel):
         attention_from_level: int = 1,
         patch_size: int = 2,
         tokens: bool = False,
+        clean: bool = False,
     ) -> None:
         def attends(level: int) -> bool:
             return level >= attention_from_level
@@ -56,6 +59,7 @@ class ContentUNet(UNet, ContentModel):
         channels = latent_spec.content[0] * patch_size**2
         super().__init__(channels, width, multipliers, layers, mixer, adaptive=True)
         self.width, self.patch_size, self.tokens = width, patch_size, tokens and condition_dim > 0
+        self.clean = clean
         self.condition = nn.Linear(condition_dim, 4 * width) if condition_dim else None
 
     def forward(self, content: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
@@ -71,4 +75,5 @@ class ContentUNet(UNet, ContentModel):
         x = self.stem(F.pixel_unshuffle(padded, self.patch_size))
         places = coordinates_embedding(grid_coordinates(*x.shape[2:], device=x.device), self.width).to(x.dtype)
         (x,) = self.transform([x + places.mT.unflatten(1, x.shape[2:])], signal, *context)
-        return F.pixel_shuffle(x, self.patch_size)[:, :, :height, :width]
+        said = F.pixel_shuffle(x, self.patch_size)[:, :, :height, :width]
+        return velocity_of(content, said, timestep) if self.clean else said

@@ -32,6 +32,8 @@ class GridUNet(UNet, MotionModel):
         frames: Frames in a picture.
         space_from_level: The first level where points of a frame attend to each other; in the middle they always do.
         content_patch_size: Side of a square patch of the content frame.
+        clean: Whether the layers predict the clean motion latent, from which the velocity of `FlowMatching` follows
+            (see `velocity_of`); for that objective only. The output then starts as the velocity of motion zero.
     """
 
     _repeated_blocks = ["ResBlock", "SpaceTimeAttention"]  # noqa: RUF012 (diffusers' own spelling)
@@ -48,6 +50,7 @@ class GridUNet(UNet, MotionModel):
         frames: int = 1,
         space_from_level: int = 1,
         content_patch_size: int = 4,
+        clean: bool = False,
     ) -> None:
         def mixer(level: int, channels: int) -> SpaceTimeAttention:
             return SpaceTimeAttention(channels, heads, level >= min(space_from_level, len(multipliers)))
@@ -56,7 +59,7 @@ class GridUNet(UNet, MotionModel):
         super().__init__(latent_spec.motion[0] * frames, width, multipliers, layers, mixer, adaptive=True)
         self.condition = nn.Linear(condition_dim, 4 * width) if condition_dim else None
         self.slots = SlotFeatures(latent_spec, width, content_patch_size)
-        self.frames, self.sizes = frames, picture_sizes(latent_spec)
+        self.frames, self.sizes, self.clean = frames, picture_sizes(latent_spec), clean
 
     def prepare(self, content: Tensor) -> Tensor:
         """The features of the slots, `(B, S, width)`."""
