@@ -136,7 +136,7 @@ def test_it_learns_what_its_condition_names():
 
 
 def test_a_clean_prediction_gives_the_velocity_of_flow_matching(wake):
-    """Of a perfect prediction it is the target, and of a wrong one the squared error grows by the noise level squared."""
+    """Of a perfect prediction it is the target; the error of a wrong one is weighted by the noise level squared."""
     objective = FlowMatching()
     clean, noise = torch.randn(3, 2, 4, 6), torch.randn(3, 2, 4, 6)
     timestep = torch.tensor([60.0, 500.0, 1000.0])
@@ -149,7 +149,7 @@ def test_a_clean_prediction_gives_the_velocity_of_flow_matching(wake):
     given.load_state_dict(plain.state_dict())
     content, timestep, condition = inputs()
     expected = velocity_of(content, plain(content, timestep, condition), timestep)
-    assert torch.equal(given(content, timestep, condition), expected)
+    torch.testing.assert_close(given(content, timestep, condition), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_clean_prediction_is_what_sampling_ends_at():
@@ -160,4 +160,4 @@ def test_a_clean_prediction_is_what_sampling_ends_at():
         return velocity_of(noisy, image.expand_as(noisy), timestep)
 
     result = sample(predict, FlowMatching(shift=3.0).scheduler(), torch.randn(4, 3, 7, 10), 12)
-    torch.testing.assert_close(result, image.expand(4, -1, -1, -1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(result, image.expand(4, -1, -1, -1), atol=0.05, rtol=0)  # all but 1 % of the noise
