@@ -12,7 +12,7 @@ from cmd_lightning.networks import Condition, LatentSpec, MotionModel
 from cmd_lightning.networks.dit import pad_to_multiple
 from cmd_lightning.networks.mixing import SpaceTimeAttention
 from cmd_lightning.networks.slots import SlotFeatures
-from cmd_lightning.networks.unet import UNet, check_sizes
+from cmd_lightning.networks.unet import UNet, check_sizes, velocity_of
 
 
 class GridUNet(UNet, MotionModel):
@@ -69,20 +69,16 @@ class GridUNet(UNet, MotionModel):
         signal = self.timestep(timestep)
         if self.condition is not None:
             signal = signal + self.condition(condition.pooled.to(signal.dtype))
-        groups = pad_to_multiple(motion, self.frames, 1).unflatten(
-            2, (-1, self.frames)
-        )  # (B, D, T / frames, frames, S)
-        length = groups.shape[2]
+        groups = pad_to_multiple(motion, self.frames, 1).unflatten(2, (-1, self.frames))
+        length = groups.shape[2]  # (B, D, length, frames, S)
         noisy = self.to_pictures(groups.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1))
         still = self.to_pictures(context.mT.repeat_interleave(length, dim=0))
         pictures = [self.stem(x) + given for x, given in zip(noisy, still, strict=True)]
         pictures = self.transform(pictures, signal, length)
-        said = (
-            torch.cat([x.flatten(2) for x in pictures], dim=2)
-            .unflatten(0, (-1, length))
-            .unflatten(2, (-1, self.frames))
-        )
-        return said.transpose(1, 2).flatten(2, 3)[:, :, : motion.shape[2]]
+        said = torch.cat([x.flatten(2) for x in pictures], dim=2)  # (B * length, D * frames, S)
+        said = said.unflatten(1, (-1, self.frames)).unflatten(0, (-1, length)).transpose(1, 2)
+        said = said.flatten(2, 3)[:, :, : motion.shape[2]]
+        return velocity_of(motion, said, timestep) if self.clean else said
 
     def to_pictures(self, x: Tensor) -> list[Tensor]:
         """`(N, C, S)` to pictures `(N, C, H, W)`, one for each kind of slot."""
