@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from cmd_lightning.data.index import Shard
 from cmd_lightning.errors import InputError
 
 
@@ -16,9 +17,11 @@ class BatchStream(IterableDataset):
 
     Attributes:
         seed: Seed of every random choice.
+        shards: The shards that it reads, if any.
     """
 
     seed: int
+    shards: Sequence[Shard]
     _sizes: list[int]  # of the batches of an epoch
     _epoch = _first = 0
 

@@ -111,10 +111,12 @@ class StreamLoader(DataLoader):
         num_workers: int = 0,
         **options: Any,
     ) -> None:
+        # Lightning creates the loader of `predict` a second time, with all options of DataLoader.
         options |= {"batch_size": None, "pin_memory": torch.cuda.is_available()}
         # A generator of its own: starting an epoch must not move the global one, where models draw noise.
         options["generator"] = torch.Generator().manual_seed(dataset.seed)
-        super().__init__(dataset, num_workers=num_workers, worker_init_fn=leave_signals, **options)
+        options |= {"num_workers": num_workers, "worker_init_fn": leave_signals}
+        super().__init__(dataset, **options)
         self.stream, self.position, self.trainer = dataset, position, trainer
         self.max_bad_share = max_bad_share
         self.good, self.known = sum(shard.good for shard in shards), known_bad(shards)
@@ -165,7 +167,15 @@ class StreamLoader(DataLoader):
 
 
 class StreamDataModule(LightningDataModule):
-    """A DataModule of streams, with the position in the training data as part of a checkpoint."""
+    """A DataModule of streams, with the position in the training data as part of a checkpoint.
+
+    Attributes:
+        num_workers: Loader processes, per device.
+        max_bad_share: As for `StreamLoader`.
+    """
+
+    num_workers: int
+    max_bad_share = 1.0
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,8 +186,8 @@ class StreamDataModule(LightningDataModule):
         """Whether there are clips of a split."""
 
     @abstractmethod
-    def loader(self, split: Split, **options: Any) -> StreamLoader:
-        """Batches of a split, with further options of the loader."""
+    def stream(self, split: Split) -> BatchStream:
+        """The batches of a split: for training in random order, else the same each time."""
 
     def setup(self, stage: str) -> None:
         """Count epochs from 0 again in a new fit."""
@@ -186,19 +196,19 @@ class StreamDataModule(LightningDataModule):
 
     def train_dataloader(self) -> StreamLoader:
         """Batches for training, from the position of a loaded state on."""
-        return self.loader("train", position=self._position, trainer=self.trainer)
+        return self._loader("train", self._position)
 
     def val_dataloader(self) -> StreamLoader | list:
         """Batches for validation, the same each time; none where there are no such clips."""
-        return self.loader("val") if self.has("val") else []
+        return self._loader("val") if self.has("val") else []
 
     def test_dataloader(self) -> StreamLoader:
         """Batches for testing, the same each time."""
-        return self.loader("test")
+        return self._loader("test")
 
     def predict_dataloader(self) -> StreamLoader:
         """The same as the test batches."""
-        return self.loader("test")
+        return self._loader("test")
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the training data, as plain numbers and names."""
@@ -207,6 +217,17 @@ class StreamDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up a position: the next pass over the training data begins there."""
         self._position.load_state_dict(state_dict)
+
+    def _loader(self, split: Split, position: Position | None = None) -> StreamLoader:
+        stream = self.stream(split)
+        return StreamLoader(
+            stream,
+            shards=stream.shards,
+            max_bad_share=self.max_bad_share,
+            position=position,
+            trainer=self.trainer if position else None,
+            num_workers=self.num_workers,
+        )
 
 
 def leave_signals(_: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import SampleLoader
 from cmd_lightning.data.index import Shard, expand, load_index
-from cmd_lightning.data.loader import Split, StreamDataModule, StreamLoader
+from cmd_lightning.data.loader import Split, StreamDataModule
 from cmd_lightning.data.stream import ShardStream, known_bad, list_bad
 from cmd_lightning.errors import InputError, check_positive
 
@@ -85,12 +85,11 @@ class ShardDataModule(StreamDataModule):
         """Whether shards of the split are given."""
         return bool(self.shards[f"{split}_shards"])
 
-    def loader(self, split: Split, **options: Any) -> StreamLoader:
+    def stream(self, split: Split) -> ShardStream:
         """Batches of the shards of a split: shuffled in training, else in fixed order."""
         training = split == "train"
-        shards = self._find(f"{split}_shards")
-        stream = ShardStream(
-            shards,
+        return ShardStream(
+            self._find(f"{split}_shards"),
             self.clip_loader(training=training),
             batch_size=self.batch_size,
             rank=self.trainer.global_rank if self.trainer else 0,
@@ -99,9 +98,6 @@ class ShardDataModule(StreamDataModule):
             shuffle_buffer=self.shuffle_buffer if training else 0,
             shuffle=training,
             remote=self.remote,
-        )
-        return StreamLoader(
-            stream, shards=shards, max_bad_share=self.max_bad_share, num_workers=self.num_workers, **options
         )
 
     def _find(self, option: str) -> list[Shard]:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from torch.utils.data import get_worker_info
 
 from cmd_lightning.data.batch import BatchStream, collate
-from cmd_lightning.data.loader import Split, StreamDataModule, StreamLoader
+from cmd_lightning.data.loader import Split, StreamDataModule
 from cmd_lightning.data.plan import batch_sizes, stable_hash
 from cmd_lightning.errors import InputError
 from cmd_lightning.shapes.painting import make_clip
@@ -54,7 +54,7 @@ class SceneStream(BatchStream):
         repeat: bool = False,
     ) -> None:
         super().__init__()
-        self.repeat = repeat
+        self.shards, self.repeat = (), repeat
         self.num, self.levels, self.motions = num, list(levels), list(motions)
         self.options = {"size": size, "frames": frames, "fps": fps, "combinations": combinations}
         self.batch_size, self.rank, self.ranks, self.seed = batch_size, rank, ranks, seed
@@ -153,9 +153,9 @@ class ShapesDataModule(StreamDataModule):
         """Whether there are clips of a split."""
         return self.clips[split] > 0
 
-    def loader(self, split: Split, **options: Any) -> StreamLoader:
+    def stream(self, split: Split) -> SceneStream:
         """New clips for training; for the other splits the same ones each time."""
-        stream = SceneStream(
+        return SceneStream(
             self.clips[split],
             **self.options,
             batch_size=self.batch_size,
@@ -165,4 +165,3 @@ class ShapesDataModule(StreamDataModule):
             seed=stable_hash(self.seed, split),
             repeat=self.repeat,
         )
-        return StreamLoader(stream, num_workers=self.num_workers, **options)
