@@ -26,13 +26,9 @@ def counted() -> str:
     for system in steps:
         row, paper = whole[system, NONE], whole[system, NONE]["reported"] or {}
         decoded = (whole.get((system, decoder)) for decoder in ("full", "tiny"))
-        lines.append(
-            (
-                *(system, f"{row['params'] / 1e9:.3f}", paper.get("params") and f"{paper['params'] / 1e9:g}"),
-                *(number(row["tmacs_paper"], 4), paper.get("tmacs_paper")),
-                *(number(row["tmacs"]), number(steps[system]), *(one and number(one["tmacs"]) for one in decoded)),
-            )
-        )
+        parameters = f"{row['params'] / 1e9:.3f}", paper.get("params") and f"{paper['params'] / 1e9:g}"
+        full = number(row["tmacs"]), number(steps[system]), *(one and number(one["tmacs"]) for one in decoded)
+        lines.append((system, *parameters, number(row["tmacs_paper"], 4), paper.get("tmacs_paper"), *full))
     head = ("system", "parameters, B", "paper", "paper's counting", "paper", "in full", "a step, in full")
     return markdown.table((*head, "with the frame decoder", "with the tiny one"), lines)
 

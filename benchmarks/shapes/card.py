@@ -8,6 +8,7 @@ what the samples look like, stand in the card under `seen` and are kept.
 """
 
 import csv
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from cmd_lightning.shapes.scenes import ALIGNMENTS, SPEEDS
 from cmd_lightning.video_io import gif_bytes
 
 STAGES = ("autoencoder", "content", "motion")
+CURVES = {"psnr": "autoencoder", "psnr_of_mean_frame": "mean frame", "psnr_of_best_frame": "best frame"}
 CARDS, WEIGHTS, RESULTS = Path("zoo/cards"), Path("zoo/weights"), Path("benchmarks/results")
 
 
@@ -37,16 +39,15 @@ def training_record(name: str, stage: str) -> dict[str, Any]:
     curve: dict[int, dict[str, float]] = {}
     seconds: dict[int, float] = {}
     for log in sorted(Path("outputs", name, stage, "log").rglob("metrics.csv"), key=lambda file: file.stat().st_mtime):
-        with log.open(newline="") as file:
-            for row in csv.DictReader(file):
-                step = int(row["step"]) + 1
-                if row.get("throughput/step_seconds"):
-                    seconds[step] = float(row["throughput/step_seconds"])
-                if row.get("val/loss"):
-                    scores = {key: float(row[key]) for key in row if key in ("val/loss", "val/psnr") and row[key]}
-                    curve[step] = {key.removeprefix("val/"): round(value, 5) for key, value in scores.items()}
+        for row in csv.DictReader(log.read_text().splitlines()):
+            step = int(row["step"]) + 1
+            if row.get("throughput/step_seconds"):
+                seconds[step] = float(row["throughput/step_seconds"])
+            if row.get("val/loss"):
+                scores = {key: row[f"val/{key}"] for key in ("loss", "psnr") if row.get(f"val/{key}")}
+                curve[step] = {key: round(float(value), 5) for key, value in scores.items()}
     steps = sorted(seconds)
-    lengths = [later - earlier for earlier, later in zip([0, *steps[:-1]], steps, strict=True)]
+    lengths = [later - earlier for earlier, later in pairwise([0, *steps])]
     return {
         "config": path.as_posix(),
         "steps": steps[-1],
@@ -111,16 +112,10 @@ def plot_failures(cells: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(2, 2, figsize=(10, 6), layout="constrained")
     for column, (title, values) in enumerate((("speed", list(SPEEDS)), ("alignment of shapes", list(ALIGNMENTS)))):
         rows = [cells[f"reconstruction/{value}"] for value in values]
-        for key, name in (
-            ("psnr", "autoencoder"),
-            ("psnr_of_mean_frame", "mean frame"),
-            ("psnr_of_best_frame", "best frame"),
-        ):
-            # A still picture of a still clip is exact.
-            heights = [
-                float("nan") if value == "still" and key != "psnr" else row[key]
-                for value, row in zip(values, rows, strict=True)
-            ]
+        for key, name in CURVES.items():
+            # A still image of a still clip is exact.
+            exact = [value == "still" and key != "psnr" for value in values]
+            heights = [float("nan") if one else row[key] for one, row in zip(exact, rows, strict=True)]
             axes[0, column].plot(values, heights, marker="o", label=name)
         axes[0, column].set(title=f"reconstruction against {title}", ylabel="PSNR in dB")
         for key in ("real", "reconstruction", "generated motion", "generated"):
