@@ -17,13 +17,11 @@ import yaml
 
 from benchmarks.cells import by_name, command_line, read
 from benchmarks.shapes.card_page import page
-from cmd_lightning.data.plan import stable_hash
+from benchmarks.shapes.quality import clips
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.latent_space import from_uint8, to_uint8
 from cmd_lightning.pipeline import CMDPipeline
 from cmd_lightning.provenance import weights_sha256
-from cmd_lightning.shapes.drawing import draw_scene
-from cmd_lightning.shapes.painting import render
 from cmd_lightning.shapes.scenes import ALIGNMENTS, SPEEDS
 from cmd_lightning.video_io import gif_bytes
 
@@ -132,13 +130,8 @@ def plot_failures(cells: dict[str, Any], path: Path) -> None:
 
 def draw_picture(pipeline: CMDPipeline, path: Path, columns: int = 8) -> None:
     """A moving picture: originals, content frames, reconstructions, generated motion, samples; plain, then mixed."""
-    _, frames, size, _ = pipeline.config.video_shape
-    scenes = [
-        draw_scene(stable_hash(0, "test"), index, level=level, frames=frames)
-        for level in ("plain", "mixed")
-        for index in range(columns)
-    ]
-    video, captions = torch.stack([render(scene, frames, size) for scene in scenes]), [s.caption for s in scenes]
+    (plain, first), (mixed, then) = (clips(pipeline, columns, level=level) for level in ("plain", "mixed"))
+    video, captions = torch.cat([first, then]), [scene.caption for scene in (*plain, *mixed)]
     pipeline.set_progress_bar_config(disable=True)
     with torch.no_grad():
         content, motion = pipeline.autoencoder.encode(from_uint8(video))
@@ -147,7 +140,7 @@ def draw_picture(pipeline: CMDPipeline, path: Path, columns: int = 8) -> None:
     rows.append(pipeline(captions, seeds=range(len(captions))).frames)
     still = to_uint8(content)[:, :, None].expand_as(video)
     bands = [torch.cat([*row], dim=-1) for row in (video, still, *rows)]
-    path.write_bytes(gif_bytes(torch.cat(bands, dim=-2), pipeline.config.fps, 2 if size < 64 else 1))
+    path.write_bytes(gif_bytes(torch.cat(bands, dim=-2), pipeline.config.fps, 2 if video.shape[-1] < 64 else 1))
 
 
 def main() -> int:
@@ -155,14 +148,14 @@ def main() -> int:
     parser = command_line(__doc__)
     parser.add_argument("name", help="folder of zoo/weights, e.g. shapes32")
     name = parser.parse_args().name
-    path = CARDS / f"{name}.yaml"
-    if not (RESULTS / f"{name}.json").is_file():
-        raise InputError(f"{name}: no {RESULTS / name}.json; run benchmarks.shapes.quality first")
-    result = read(RESULTS / f"{name}.json")
+    path, measured = CARDS / f"{name}.yaml", RESULTS / f"{name}.json"
+    if not measured.is_file():
+        raise InputError(f"{name}: no {measured}; run benchmarks.shapes.quality first")
+    result = read(measured)
     pipeline = CMDPipeline.from_pretrained(WEIGHTS / name)
     card = make_card(name, pipeline, yaml.safe_load(path.read_text()) if path.is_file() else {})
     if result["settings"]["weights"]["model"] != card["weights"]:
-        raise InputError(f"{RESULTS / f'{name}.json'}: results of other weights; run benchmarks.shapes.quality again")
+        raise InputError(f"{measured}: results of other weights; run benchmarks.shapes.quality again")
     path.parent.mkdir(exist_ok=True)
     path.write_text(yaml.safe_dump(card, sort_keys=False, width=120))
     draw_picture(pipeline, CARDS / f"{name}.gif")
