@@ -52,7 +52,7 @@ class System:
         """The shape of a video's latents at `size` (H, W) in pixels.
 
         Raises:
-            InputError: the frame decoder's latents have no such size.
+            InputError: The frame decoder's latents have no such size.
         """
         if any(side % FACTOR for side in size):
             raise InputError(f"--size {size[0]}x{size[1]}: give multiples of {FACTOR}, e.g. 512x1024")
@@ -120,12 +120,12 @@ class Assembled(nn.Module):
         """A video's latents `(B, C, T, H, W)` from noise, by DDIM.
 
         Args:
-            noise: for each denoiser.
-            captions: encoded, and the null ones.
-            steps: of each denoiser.
-            guidance: whether each is called on both captions.
-            on_step: called after each step, with the denoiser's name.
-            on_end: called after each denoiser, and after the autoencoder.
+            noise: For each denoiser.
+            captions: Encoded, and the null ones.
+            steps: Of each denoiser.
+            guidance: Whether each is called on both captions.
+            on_step: Called after each step, with the denoiser's name.
+            on_end: Called after each denoiser, and after the autoencoder.
         """
         made: dict[str, Tensor] = {}
         for name in self.denoisers:
