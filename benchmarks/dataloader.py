@@ -110,9 +110,9 @@ class BareClips(Dataset):
 
     Args:
         clips: Bytes of files by key.
-        numbers: of the frames to take, ascending, by key.
+        numbers: Of the frames to take, ascending, by key.
         size: (H, W) to resize to.
-        one_converter: convert all frames of a clip to RGB by one object.
+        one_converter: Convert all frames of a clip to RGB by one object.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import ledger, sampling
-from benchmarks.cells import command_line
+from benchmarks.cells import command_line, read
 from benchmarks.efficiency import summary
 from cmd_lightning import markdown, zoo
 from cmd_lightning.commands.zoo import TITLES, short
@@ -58,7 +58,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "counts": summary.counted,
     "fifth": partial(summary.measured, "fifth"),
     "shapes32": partial(summary.measured, "shapes32"),
-    "sampling": lambda: sampling.table({"rows": summary.read("sampling")}),
+    "sampling": lambda: sampling.table(read(summary.RESULTS / "sampling.json")),
 }
 """What makes a block, by name."""
 

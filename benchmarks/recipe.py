@@ -161,10 +161,9 @@ def main() -> int:
     rows = []
     for stage, call in calls(configs).items():
         found = predict(configs[stage], call)
-        fields = [stage, f"{found.trained / 1e6:.1f}", f"{found.samples / 1e6:.2f}", f"{found.teraflop:.2f}"]
-        fields += [f"{found.hours(options.tflops):.1f}", str(found.batch)]
-        fields += [f"{size / 1e9:.1f}" for size in (found.step, found.step + found.ema, found.validation)]
-        rows.append(fields)
+        sizes = (f"{size / 1e9:.1f}" for size in (found.step, found.step + found.ema, found.validation))
+        work = f"{found.trained / 1e6:.1f}", f"{found.samples / 1e6:.2f}", f"{found.teraflop:.2f}"
+        rows.append((stage, *work, f"{found.hours(options.tflops):.1f}", found.batch, *sizes))
     head = ("stage", "learns, M", "samples, M", "TFLOP a sample", "hours", "batch")
     print(table((*head, "step, GB", "with EMA", "validation"), rows))
     return 0

@@ -86,9 +86,8 @@ class Sampling:
             "kernel_distance_error": stdev(parts) / math.sqrt(GROUPS),
             "kernel_distance_parts": parts,
             "seconds": seconds,
-            **answered(readings, expected),
         }
-        return [stamped(row)]
+        return [stamped(row | answered(readings, expected))]
 
 
 def accuracy(row: Row) -> tuple[float, float]:
@@ -109,15 +108,10 @@ def table(result: Mapping[str, Any]) -> str:
     lines = []
     for row in result["rows"]:
         base = bases.get(row["split"])
-        lines.append(
-            (
-                *(row[key] for key in ("split", "solver", "steps")),
-                "{:.3f} ± {:.3f}".format(*accuracy(row)),
-                None if base in (None, row) else "{:+.3f} ± {:.3f}".format(*difference(row, base)),
-                f"{row['kernel_distance']:.3f} ± {row['kernel_distance_error']:.3f}",
-                f"{row['seconds']:.3f}",
-            )
-        )
+        against = None if base in (None, row) else "{:+.3f} ± {:.3f}".format(*difference(row, base))
+        distance = f"{row['kernel_distance']:.3f} ± {row['kernel_distance_error']:.3f}"
+        what = row["split"], row["solver"], row["steps"], "{:.3f} ± {:.3f}".format(*accuracy(row))
+        lines.append((*what, against, distance, f"{row['seconds']:.3f}"))
     head = ("split", "solver", "steps", "accuracy", "against DDIM, 50", "kernel distance", "seconds a video")
     return markdown.table(head, lines)
 
@@ -174,12 +168,11 @@ def main() -> int:
     parser.add_argument("--plot", type=Path, help="draw what the file holds and measure nothing")
     add_arguments(parser, "benchmarks/results/sampling.json", "cpu")
     options = parser.parse_args()
+    if options.table:
+        print(table(read(options.json)))
+    if options.plot:
+        plot(read(options.json), options.plot)
     if options.table or options.plot:
-        result = read(options.json)
-        if options.table:
-            print(table(result))
-        if options.plot:
-            plot(result, options.plot)
         return 0
     chosen = cells(options.test, options.settings)
     check_device(options.device)

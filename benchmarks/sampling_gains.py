@@ -111,12 +111,11 @@ def measure(cell: Cell, settings: Mapping[str, Any]) -> Rows:
 
 @torch.no_grad()
 def _round(pipeline: CMDPipeline, steps: int, guidance: float, device: torch.device) -> dict[str, float]:
-    times = [clock(device)]
+    dtype, times = pipeline.autoencoder.dtype, [clock(device)]
     content = pipeline.generate_content(["a"], [0], steps, guidance)
     times.append(clock(device))
     motion = pipeline.generate_motion(content, ["a"], [0], steps, guidance)
     times.append(clock(device))
-    dtype = pipeline.autoencoder.dtype
     latent = pipeline.autoencoder.decode(content.to(dtype), motion.to(dtype))
     times.append(clock(device))
     pipeline.frames.decode(latent)

@@ -140,12 +140,12 @@ class Watch(Callback):
             lines = Path("/proc", pid, "smaps_rollup").read_text().splitlines()[1:]
         except OSError:  # it has ended by now
             return
-        bytes_of = {name: 1024 * int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
-        if bytes_of.get("Rss"):
+        kilobytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+        if kilobytes.get("Rss"):
             series = self.series.setdefault(role, Series())
             series.seconds.append(round(time.monotonic() - self.begin, 1))
-            series.resident.append(bytes_of["Rss"])
-            series.share.append(bytes_of["Pss"])
+            series.resident.append(1024 * kilobytes["Rss"])
+            series.share.append(1024 * kilobytes["Pss"])
 
 
 def _children() -> dict[int, int]:
@@ -161,8 +161,7 @@ def judge(series: Series, seconds: float) -> dict[str, Any]:
         The median resident MiB of each tenth after the warm-up, the distance of the largest from the least as a share
         of the least, and "level"; too few readings are not level.
     """
-    begin = WARM_UP * seconds
-    tenths: list[list[int]] = [[] for _ in range(TENTHS)]
+    begin, tenths = WARM_UP * seconds, [[] for _ in range(TENTHS)]
     for when, size in zip(series.seconds, series.resident, strict=True):
         if begin <= when < seconds:
             tenths[int((when - begin) / (seconds - begin) * TENTHS)].append(size)
@@ -213,18 +212,12 @@ def run(settings: Settings) -> dict[str, Any]:
         data = WebVidDataModule(f"{name}/train", f"{name}/val", **taken, num_workers=settings.workers)
         model = VideoAutoencoder(lambda: CMDAutoencoder(patch_size=4, width=32, depth=1, heads=2, head_dim=16))
         watch = Watch(settings.workers, settings.every)
-        trainer = Trainer(
-            accelerator="cpu",
-            max_time=timedelta(minutes=settings.minutes),
-            max_epochs=-1,
-            check_val_every_n_epoch=settings.validate_every,
-            num_sanity_val_steps=0,
-            callbacks=[EMA(), LastCheckpoint(name, every_n_steps=50), watch],
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=name,
-        )
+        callbacks = [EMA(), LastCheckpoint(name, every_n_steps=50), watch]
+        length = {"max_time": timedelta(minutes=settings.minutes), "max_epochs": -1}
+        validation = {"check_val_every_n_epoch": settings.validate_every, "num_sanity_val_steps": 0}
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        about = length | validation | quiet
+        trainer = Trainer(accelerator="cpu", callbacks=callbacks, default_root_dir=name, **about)
         trainer.fit(model, data, weights_only=True)
         seconds = time.monotonic() - watch.begin
     roles = {role: judge(own, seconds) | {"series": vars(own)} for role, own in sorted(watch.series.items())}
@@ -246,9 +239,8 @@ def plot(record: dict[str, Any], path: Path) -> None:
         minutes = [second / 60 for second in row["series"]["seconds"]]
         axis.plot(minutes, [size / 2**20 for size in row["series"]["resident"]], label=role, linewidth=1)
     axis.axvspan(0, WARM_UP * record["done"]["seconds"] / 60, color="0.9", label="warm-up")
-    axis.set(
-        xlabel="minutes of the fit", ylabel="resident memory in MiB", ylim=(0, None), title="a fit with loader workers"
-    )
+    axis.set(xlabel="minutes of the fit", ylabel="resident memory in MiB", ylim=(0, None))
+    axis.set_title("a fit with loader workers")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     figure.savefig(path, dpi=100)

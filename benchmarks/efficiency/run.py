@@ -22,17 +22,17 @@ class Run:
     """A system on a device, ready to sample.
 
     Args:
-        system: which.
+        system: Which.
         size: (H, W) of the videos in pixels.
-        device: where.
-        dtype: of weights and latents.
-        batch: videos at once.
-        guidance: whether each denoiser is called on two captions a step.
-        compiled: whether its networks are.
-        warm_up: steps of each denoiser before anything is timed.
+        device: Where.
+        dtype: Of weights and latents.
+        batch: Videos at once.
+        guidance: Whether each denoiser is called on two captions a step.
+        compiled: Whether its networks are.
+        warm_up: Steps of each denoiser before anything is timed.
 
     Attributes:
-        rounds: seconds of each round: of a step of each denoiser, and of the autoencoder, by name.
+        rounds: Seconds of each round: of a step of each denoiser, and of the autoencoder, by name.
     """
 
     def __init__(

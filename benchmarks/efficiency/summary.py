@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.cells import read
 from benchmarks.efficiency.counts import NONE
 from benchmarks.efficiency.rows import RESOLUTIONS, Row, fits
 from benchmarks.efficiency.tables import number
@@ -18,7 +18,7 @@ STEPS = 50
 
 def counted() -> str:
     """What a video of every system takes at the paper's resolution of sampling, without guidance."""
-    rows = read("efficiency_counts")
+    rows = read(RESULTS / "efficiency_counts.json")["rows"]
     at = {"resolution": RESOLUTIONS["9"], "guidance": False}
     steps = {row["system"]: row["tmacs"] for row in rows if fits(row, at | {"component": "step"})}
     whole = videos(rows, **at)
@@ -26,13 +26,9 @@ def counted() -> str:
     for system in steps:
         row, paper = whole[system, NONE], whole[system, NONE]["reported"] or {}
         decoded = (whole.get((system, decoder)) for decoder in ("full", "tiny"))
-        lines.append(
-            (
-                *(system, f"{row['params'] / 1e9:.3f}", paper.get("params") and f"{paper['params'] / 1e9:g}"),
-                *(number(row["tmacs_paper"], 4), paper.get("tmacs_paper")),
-                *(number(row["tmacs"]), number(steps[system]), *(one and number(one["tmacs"]) for one in decoded)),
-            )
-        )
+        parameters = f"{row['params'] / 1e9:.3f}", paper.get("params") and f"{paper['params'] / 1e9:g}"
+        full = number(row["tmacs"]), number(steps[system]), *(one and number(one["tmacs"]) for one in decoded)
+        lines.append((system, *parameters, number(row["tmacs_paper"], 4), paper.get("tmacs_paper"), *full))
     head = ("system", "parameters, B", "paper", "paper's counting", "paper", "in full", "a step, in full")
     return markdown.table((*head, "with the frame decoder", "with the tiny one"), lines)
 
@@ -42,7 +38,7 @@ def measured(scale: str) -> str:
 
     What comes of fewer steps than it is said of has "≈" before it.
     """
-    rows = read(f"efficiency_{scale}_cpu")
+    rows = read(RESULTS / f"efficiency_{scale}_cpu.json")["rows"]
     whole = videos(rows)
     base, *_ = whole.values()
     lines = []
@@ -60,11 +56,6 @@ def measured(scale: str) -> str:
     of = f"over {base['system']}'s"
     head = (f"{STEPS} steps", "seconds a video", "GMAC a step", "GMAC/s", f"seconds {of}", f"multiply-adds {of}")
     return markdown.table((*head, "utilisation"), lines)
-
-
-def read(name: str) -> Sequence[Row]:
-    """The rows of a file of results."""
-    return json.loads((RESULTS / f"{name}.json").read_text())["rows"]
 
 
 def videos(rows: Sequence[Row], **at: object) -> dict[tuple[str, str], Row]:

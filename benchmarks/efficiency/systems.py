@@ -30,14 +30,14 @@ class System:
     """A text-to-video system, without its text encoder.
 
     Attributes:
-        denoisers: factories `(latent, width)` by name: "content" and "motion" of a `LatentSpec`, or one "denoiser" of a
+        denoisers: Factories `(latent, width)` by name: "content" and "motion" of a `LatentSpec`, or one "denoiser" of a
             video's latent shape, of a `LatentSpec` if there is an autoencoder.
-        autoencoder: what makes a video's latents of what is denoised, or None.
-        width: of a caption's states.
-        tokens: of a caption.
-        frames: of a video.
-        space: the shape `(C, T, H, W)` of a video's latents, of that of the video in pixels.
-        decoders: frame decoders by name, from a video's latents `(B, C, T, H, W)` to its pixels.
+        autoencoder: What makes a video's latents of what is denoised, or None.
+        width: Of a caption's states.
+        tokens: Of a caption.
+        frames: Of a video.
+        space: The shape `(C, T, H, W)` of a video's latents, of that of the video in pixels.
+        decoders: Frame decoders by name, from a video's latents `(B, C, T, H, W)` to its pixels.
     """
 
     denoisers: Mapping[str, Callable[..., nn.Module]]
@@ -52,7 +52,7 @@ class System:
         """The shape of a video's latents at `size` (H, W) in pixels.
 
         Raises:
-            InputError: the frame decoder's latents have no such size.
+            InputError: The frame decoder's latents have no such size.
         """
         if any(side % FACTOR for side in size):
             raise InputError(f"--size {size[0]}x{size[1]}: give multiples of {FACTOR}, e.g. 512x1024")
@@ -79,25 +79,25 @@ class Assembled(nn.Module):
     """The networks of a system at a size, on a device, with what they are called on.
 
     Attributes:
-        denoisers: by name.
-        decode: of an autoencoder, or None.
-        shapes: of what each denoiser makes for one video.
-        video: shape of its latents.
+        denoisers: By name.
+        decode: Of an autoencoder, or None.
+        shapes: Of what each denoiser makes for one video.
+        video: Shape of its latents.
     """
 
     def __init__(self, system: System, size: tuple[int, int], device: torch.device) -> None:
         super().__init__()
-        self.system, self.video = system, system.video(size)
-        latent = self.video
-        self.decode = None
+        self.system, self.video, self.decode = system, system.video(size), None
+        latent, shapes = self.video, {"denoiser": self.video}
         with device:
             if system.autoencoder is not None:
                 autoencoder = system.autoencoder()
                 latent = autoencoder.latent_spec(self.video)
+                shapes = {"denoiser": planes.shape(latent), "content": latent.content, "motion": latent.motion}
                 self.decode = Decode(autoencoder, latent)
             networks = {name: factory(latent, system.width) for name, factory in system.denoisers.items()}
         self.denoisers = nn.ModuleDict(networks)
-        self.shapes = {name: shape_of(name, latent) for name in networks}
+        self.shapes: dict[str, tuple[int, ...]] = {name: shapes[name] for name in networks}
         self.eval().requires_grad_(False)
 
     def call(self, name: str) -> Call:
@@ -120,12 +120,12 @@ class Assembled(nn.Module):
         """A video's latents `(B, C, T, H, W)` from noise, by DDIM.
 
         Args:
-            noise: for each denoiser.
-            captions: encoded, and the null ones.
-            steps: of each denoiser.
-            guidance: whether each is called on both captions.
-            on_step: called after each step, with the denoiser's name.
-            on_end: called after each denoiser, and after the autoencoder.
+            noise: For each denoiser.
+            captions: Encoded, and the null ones.
+            steps: Of each denoiser.
+            guidance: Whether each is called on both captions.
+            on_step: Called after each step, with the denoiser's name.
+            on_end: Called after each denoiser, and after the autoencoder.
         """
         made: dict[str, Tensor] = {}
         for name in self.denoisers:
@@ -145,10 +145,3 @@ class Assembled(nn.Module):
         if name == "motion":
             return given_content(network, made["content"])
         return functools.partial(predict_content, network) if name == "content" else network
-
-
-def shape_of(name: str, latent: LatentSpec | tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of what a denoiser makes for one video."""
-    if not isinstance(latent, LatentSpec):
-        return latent
-    return planes.shape(latent) if name == "denoiser" else getattr(latent, name)

@@ -76,13 +76,12 @@ class Quality:
 
     def cells(self) -> dict[str, Callable[[], Any]]:
         """Every cell by name, the cheap ones first."""
-        cells: dict[str, Callable[[], Any]] = {"reader": self.reader_on_real_clips}
-        for option, value in FAILURES:
-            cells[f"reconstruction/{value}"] = partial(self.reconstruction, **{option: value})
-        cells["plain captions"] = self.plain_captions
-        for option, value in FAILURES:
-            cells[f"generation/{value}"] = partial(self.generation, **{option: value})
-        return cells
+        return {
+            "reader": self.reader_on_real_clips,
+            **{f"reconstruction/{value}": partial(self.reconstruction, **{key: value}) for key, value in FAILURES},
+            "plain captions": self.plain_captions,
+            **{f"generation/{value}": partial(self.generation, **{key: value}) for key, value in FAILURES},
+        }
 
     def reader_on_real_clips(self) -> dict[str, float]:
         """What the reader makes of the clips themselves and of their reconstructions: the ceiling of generation."""
@@ -100,9 +99,8 @@ class Quality:
         rows = [scores(from_uint8(self.reconstruct(part)), from_uint8(part)) for part in video.split(BATCH)]
         result = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
         floor = torch.maximum(result["psnr_of_mean_frame"], result["psnr_of_best_frame"])
-        gain = result["psnr"] - floor
         means = {name: value.mean().item() for name, value in result.items()}
-        error = gain.std().item() / len(gain) ** 0.5
+        error = (result["psnr"] - floor).std().item() / len(floor) ** 0.5
         return means | {"gain": means["psnr"] - floor.mean().item(), "gain_standard_error": error}
 
     def plain_captions(self) -> dict[str, Any]:
