@@ -34,20 +34,15 @@ def list_(*, kind: Kind | None = None, json: str | None = None) -> None:
     width = shutil.get_terminal_size((120, 24)).columns
     names = max((len(entry.name) for entry in found), default=0)
     for number, (key, title) in enumerate(TITLES.items()):
-        rows = [row(entry) for entry in found if entry.kind == key]
+        rows = [entry for entry in found if entry.kind == key]
         if rows:
-            print(f"{title}" if number == 0 or kind else f"\n{title}")
-        for name, size, mark, what in rows:
-            print(cut(f"  {name:{names}}  {size:>7}  {mark:6}  {what}".rstrip(), width))
+            print(title if number == 0 or kind else f"\n{title}")
+        for row in rows:
+            card = row.card
+            mark = "ships" if key == "model" else "ranked" if card.ranking else "public" if card.weights else ""
+            print(cut(f"  {row.name:{names}}  {short(card.total):>7}  {mark:6}  {card.what}".rstrip(), width))
     if not kind:
         print(cut("\nranked: by `zoo rank`; public: weights on the hub. More: cmd-lightning zoo show NAME", width))
-
-
-def row(entry: Entry) -> tuple[str, str, str, str]:
-    """Name, parameters, mark and sentence of an entry, as `zoo list` shows it."""
-    card = entry.card
-    mark = "ships" if entry.kind == "model" else "ranked" if card.ranking else "public" if card.weights else ""
-    return entry.name, short(card.total), mark, card.what
 
 
 def show(name: str, *, json: str | None = None) -> None:
