@@ -24,8 +24,8 @@ def list_(*, kind: Kind | None = None, json: str | None = None) -> None:
     """List what is in the zoo: models that ship, and networks that plug into a component by their names.
 
     Args:
-        kind: of the entries; all by default.
-        json: write the list, with all fields, to this file; - is standard output.
+        kind: Kind of the entries; all by default.
+        json: Write the list, with all fields, to this file; - is standard output.
     """
     found = entries(kind)
     if json:
@@ -49,11 +49,11 @@ def show(name: str, *, json: str | None = None) -> None:
     """Show what is known of an entry of the zoo.
 
     Args:
-        name: of the entry, as `zoo list` has it.
-        json: write it, with all that its card holds, to this file; - is standard output.
+        name: Name of the entry, as in `zoo list`.
+        json: Write it, with its whole card, to this file; - is standard output.
 
     Raises:
-        InputError: there is no entry of that name.
+        InputError: There is no entry of that name.
     """
     from dataclasses import asdict
 
@@ -148,19 +148,19 @@ def rank(
     with true content frames. Seeds train in parallel, one per core; an interrupted call resumes with the others.
 
     Args:
-        model: of the zoo (MotionDiT), a class of yours as my_pkg.MyMotion, importable from the working directory too,
-            or a config as in configs/motion.
-        config: config as in configs/motion with the arguments of the class; without it a class of yours is built with
-            its defaults, one of the zoo as its own config says.
-        name: of the row and the card; by default that of the class.
-        seeds: how many times to train, at most 10.
-        samples: training samples of a seed, by default those of the leaderboard; with others there is no comparison.
-        out: folder of the cached clips and of what is kept of each seed.
-        save: write the result into the card, zoo/cards/NAME.yaml.
-        json: write the result to this file; - is standard output, with nothing else on it.
+        model: Model of the zoo (MotionDiT), your own class as my_pkg.MyMotion, importable from the working directory
+            too, or a config as in configs/motion.
+        config: Config as in configs/motion with the arguments of the class; without it your own class is built with
+            its defaults, one of the zoo with its own config.
+        name: Name of the row and the card; by default that of the class.
+        seeds: How many times to train, at most 10.
+        samples: Training samples of a seed, by default those of the leaderboard; with others there is no comparison.
+        out: Folder of the cached clips and of the scores of each seed.
+        save: Write the result into the card, zoo/cards/NAME.yaml.
+        json: Write the result to this file; - is standard output, with nothing else on it.
 
     Raises:
-        InputError: there is no such model, it does not fit, its numbers are not finite, samples are too few, or there
+        InputError: There is no such model, it does not fit, its numbers are not finite, samples are too few, or there
             is no card to save it in.
     """
     from dataclasses import replace
