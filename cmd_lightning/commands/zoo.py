@@ -24,7 +24,7 @@ def list_(*, kind: Kind | None = None, json: str | None = None) -> None:
     """List what is in the zoo: models that ship, and networks that plug into a component by their names.
 
     Args:
-        kind: Kind of the entries; all by default.
+        kind: Kind of the entries (default: all).
         json: Write the list, with all fields, to this file; - is standard output.
     """
     found = entries(kind)
@@ -34,13 +34,12 @@ def list_(*, kind: Kind | None = None, json: str | None = None) -> None:
     width = shutil.get_terminal_size((120, 24)).columns
     names = max((len(entry.name) for entry in found), default=0)
     for number, (key, title) in enumerate(TITLES.items()):
-        rows = [entry for entry in found if entry.kind == key]
-        if rows:
+        members = [entry for entry in found if entry.kind == key]
+        if members:
             print(title if number == 0 or kind else f"\n{title}")
-        for row in rows:
-            card = row.card
+        for card in (member.card for member in members):
             mark = "ships" if key == "model" else "ranked" if card.ranking else "public" if card.weights else ""
-            print(cut(f"  {row.name:{names}}  {short(card.total):>7}  {mark:6}  {card.what}".rstrip(), width))
+            print(cut(f"  {card.name:{names}}  {short(card.total):>7}  {mark:6}  {card.what}".rstrip(), width))
     if not kind:
         print(cut("\nranked: by `zoo rank`; public: weights on the hub. More: cmd-lightning zoo show NAME", width))
 
@@ -49,8 +48,8 @@ def show(name: str, *, json: str | None = None) -> None:
     """Show what is known of an entry of the zoo.
 
     Args:
-        name: Name of the entry, as in `zoo list`.
-        json: Write it, with its whole card, to this file; - is standard output.
+        name: Of the entry, as `zoo list` has it.
+        json: Write it, with all that its card holds, to this file; - is standard output.
 
     Raises:
         InputError: There is no entry of that name.
@@ -148,14 +147,14 @@ def rank(
     with true content frames. Seeds train in parallel, one per core; an interrupted call resumes with the others.
 
     Args:
-        model: Model of the zoo (MotionDiT), your own class as my_pkg.MyMotion, importable from the working directory
-            too, or a config as in configs/motion.
-        config: Config as in configs/motion with the arguments of the class; without it your own class is built with
-            its defaults, one of the zoo with its own config.
-        name: Name of the row and the card; by default that of the class.
+        model: Of the zoo (MotionDiT), a class of yours as my_pkg.MyMotion, importable from the working directory too,
+            or a config as in configs/motion.
+        config: Config as in configs/motion with the arguments of the class; without it a class of yours is built with
+            its defaults, one of the zoo as its own config says.
+        name: Of the row and the card; by default that of the class.
         seeds: How many times to train, at most 10.
         samples: Training samples of a seed, by default those of the leaderboard; with others there is no comparison.
-        out: Folder of the cached clips and of the scores of each seed.
+        out: Folder of the cached clips and of what is kept of each seed.
         save: Write the result into the card, zoo/cards/NAME.yaml.
         json: Write the result to this file; - is standard output, with nothing else on it.
 
@@ -167,7 +166,6 @@ def rank(
     from pathlib import Path
 
     from cmd_lightning.commands.files import make_folder, tell
-    from cmd_lightning.commands.options import spelled
     from cmd_lightning.errors import InputError
     from cmd_lightning.ranking import leaderboard
     from cmd_lightning.ranking.candidate import candidate
@@ -179,19 +177,16 @@ def rank(
         if save:
             raise InputError(f"--samples {samples}: the leaderboard is of {protocol.samples}; leave it out, or --save")
         protocol = replace(protocol, samples=samples)
-    with spelled(model="MODEL", config="--config", name="--name"):
-        found = candidate(model, config, name)
+    found = candidate(model, config, name)
     own = next((one for one in entries("motion") if one.name == found.name), None)
     if save and (own is None or found != candidate(own.name)):
         raise InputError(
             f"--save: cards are of the zoo's motion models as configs/motion has them, and {found.name} is none of "
             "these; leave it out, and keep the result by --json"
         )
-    folder = make_folder(Path(out), "--out")
-    with spelled(model="MODEL", seeds="--seeds", samples="--samples"):
-        result = ranked(found, protocol, seeds, folder, tell)
+    result = ranked(found, protocol, seeds, make_folder(Path(out), "--out"), tell)
     write_json({"name": found.name, "ranking": result}, json)
     if json != "-":
         print(leaderboard.table(leaderboard.ranked() | {found.name: result}, marked=found.name))
-    if save and own:
+    if save and own is not None:
         tell(f"{leaderboard.save(result, own)}: written")
