@@ -26,10 +26,10 @@ def models() -> list[str]:
 
 
 def entries(kind: Kind | None = None) -> list[Entry]:
-    """What is in the zoo, by kind and name: the models that ship, and every network in a file of its folders.
+    """The entries of the zoo, by kind and name: the models that ship, and every network in its folders.
 
     Args:
-        kind: Of the entries; all by default.
+        kind: Kind of the entries; all by default.
     """
     found = [Entry(name, "model") for name in models()] if kind in (None, "model") else []
     return found + [entry for own in FOLDERS if kind in (None, own) for entry in networks(own)]

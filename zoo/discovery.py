@@ -35,9 +35,9 @@ class Entry:
     """A network of the zoo, or a model that ships.
 
     Attributes:
-        name: Of the class, function or folder; unique within the zoo.
-        kind: Of what it plugs into, or "model".
-        module: Dotted name of the module that has it; "" for a model.
+        name: Name of the class, function or folder; unique within the zoo.
+        kind: Kind of network, or "model".
+        module: Dotted name of its module; "" for a model.
         about: First sentence of its docstring; "" for a model.
     """
 

@@ -130,9 +130,9 @@ class StockDenoiser(Network):
         """The wrapper of a stock network; what is None is as in the stock network's config."""
         settings = {key: plain(value) for key, value in stock.config.items() if not key.startswith("_")}
         found, channels = cls.fits(settings)
-        c, t, h, w = latent or found
+        shape: Any = tuple(latent or found)  # checked by the constructor
         with torch.device("meta"):  # only what it records is kept
-            network = cls((c, t, h, w), channels if condition_dim is None else condition_dim, settings)
+            network = cls(shape, channels if condition_dim is None else condition_dim, settings)
         network.stock = stock
         return network.eval()
 

@@ -54,6 +54,7 @@ def table(rankings: Mapping[str, Ranking], marked: str | None = None) -> str:
         ranking, bold = rows[name], "**" if name == marked else ""
         sampling, seeds = ranking["sampling"], ranking["seeds"]
         right = estimate([100 * seed["direction"] for seed in seeds])
+        once = f" (+ {ranking['prepare_macs'] / 1e6:.1f} once)" if ranking["prepare_macs"] else ""  # for all steps
         line = (
             f"{bold}{name}{bold}",
             f"{bold}{distance(ranking):.2f}{bold}",
@@ -62,7 +63,7 @@ def table(rankings: Mapping[str, Ranking], marked: str | None = None) -> str:
             f"{right:.1f} %",
             f"{sampling['seconds']:.3f}",
             f"{sampling['ratio']:.2f}",
-            f"{ranking['macs'] / 1e6:.1f}" + once(ranking),
+            f"{ranking['macs'] / 1e6:.1f}{once}",
             f"{ranking['parameters'] / 1e6:.2f}",
         )
         lines.append(line)
@@ -92,11 +93,6 @@ def verdict(ranking: Ranking, better: Ranking) -> str:
     if found is None:
         return f"{distance(ranking).mean - distance(better).mean:+.2f} (undecided: no seed in common)"
     return f"{found:+.2f}" if found.decided else f"{found:+.2f} (undecided)"
-
-
-def once(ranking: Ranking) -> str:
-    """What is done once for all steps, where there is something."""
-    return f" (+ {ranking['prepare_macs'] / 1e6:.1f} once)" if ranking["prepare_macs"] else ""
 
 
 def words(ranking: Ranking) -> str:
