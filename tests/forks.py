@@ -39,11 +39,13 @@ class Python:
         command = [sys.executable, "-B", __file__]
         self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def run(self, *words, timeout: float = 300) -> subprocess.CompletedProcess:
+    def run(self, *words, cwd=None, env=None, timeout: float = 600) -> subprocess.CompletedProcess:
         """As `subprocess.run`, with the output captured.
 
         Args:
             *words: What follows `python` on the command line: a file, "-c" and code, or "-m" and a module; arguments.
+            cwd: Folder that the program starts in; this process's if None.
+            env: Its environment; this process's if None.
             timeout: Seconds after which the program is killed.
 
         Raises:
@@ -51,7 +53,8 @@ class Python:
         """
         words = [str(word) for word in words]
         with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps([words, dict(os.environ), os.getcwd(), folder]), file=self._server.stdin, flush=True)
+            asked = [words, dict(os.environ if env is None else env), str(cwd or os.getcwd()), folder]
+            print(json.dumps(asked), file=self._server.stdin, flush=True)
             pid = int(self._server.stdout.readline())
             if not select.select([self._server.stdout], [], [], timeout)[0]:
                 os.killpg(pid, signal.SIGKILL)
@@ -85,6 +88,7 @@ def serve() -> None:
             become(words, environment)
         print(pid, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    os._exit(0)  # what so many libraries would do at the end takes a second
 
 
 class Child:
