@@ -37,7 +37,7 @@ class Python:
 
     def __init__(self) -> None:
         command = [sys.executable, "-B", __file__]
-        self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
 
     def run(self, *words, cwd=None, env=None, timeout: float = 600) -> subprocess.CompletedProcess:
         """As `subprocess.run`, with the output captured.
@@ -54,7 +54,7 @@ class Python:
         words = [str(word) for word in words]
         with tempfile.TemporaryDirectory() as folder:
             asked = [words, dict(os.environ if env is None else env), str(cwd or os.getcwd()), folder]
-            print(json.dumps(asked), file=self._server.stdin, flush=True)
+            self._server.stdin.write(json.dumps(asked).encode() + b"\n")
             pid = int(self._server.stdout.readline())
             if not select.select([self._server.stdout], [], [], timeout)[0]:
                 os.killpg(pid, signal.SIGKILL)

@@ -135,6 +135,8 @@ def test_diffusion_overfits(stage, request):
     component, _, before = request.getfixturevalue(stage)
     after = loss_at_fixed_noise(component.eval(), one_batch(1))
     print(f"{stage}: loss {before:.3f} -> {after:.4f} ({after / before:.1%})")
+    # 3.8 % for both. Broken once: 100 % without gradients, 123 % (motion) with the noise as target, 7.9 % (content)
+    # with one label for all clips.
     assert after < 0.05 * before
 
 
