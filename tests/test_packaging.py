@@ -88,7 +88,7 @@ def test_wheel_says_what_it_is_and_needs(wheel):
     assert "cmd-lightning = cmd_lightning.cli:main" in archive.read(scripts).decode()
 
 
-def test_installed_package_works_and_takes_no_other_name(wheel, tmp_path):
+def test_installed_package_works_and_takes_no_other_name(python, wheel, tmp_path):
     """From the unpacked wheel alone, far from the checkout, with other people's `zoo` and `data` in the way."""
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     for name in ("zoo", "data", "configs"):
@@ -105,8 +105,7 @@ taken = {"zoo", "data", "configs", "networks", "motion"} & set(sys.modules)
 assert not taken, taken
 """
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
-    command = [sys.executable, "-c", script, str(tmp_path / "site")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    done = python.run("-c", script, tmp_path / "site", cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
 
 

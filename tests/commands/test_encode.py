@@ -4,8 +4,6 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
 import tarfile
 from types import SimpleNamespace
 
@@ -339,12 +337,12 @@ def test_latents_beyond_the_type_are_left_out(videos, checkpoint, tmp_path, caps
     assert not [name for name in members(tmp_path / "out")["000001.tar"] if name.startswith("00000100001")]
 
 
-def test_two_processes_share_the_shards(spoiled, checkpoint, tmp_path, capsys):
+def test_two_processes_share_the_shards(python, spoiled, checkpoint, tmp_path, capsys):
     """What they make, and what they tell once, is what one makes."""
     path, out = checkpoint("vae"), tmp_path / "two"
-    command = [sys.executable, "-m", "cmd_lightning", "shards", "encode", spoiled, "--out", out, "--autoencoder", path,
+    command = ["-m", "cmd_lightning", "shards", "encode", spoiled, "--out", out, "--autoencoder", path,
                "--devices", "2", "--num-workers", "1", "--json", tmp_path / "two.json"]  # fmt: skip
-    two = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300)
+    two = python.run(*command)
     assert two.returncode == 0, two.stderr
     torch.set_num_threads(1)  # as each of the two has; the last bit of sums depends on it
     encode(spoiled, "--out", tmp_path / "alone", "--autoencoder", path)

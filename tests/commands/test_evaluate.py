@@ -213,7 +213,7 @@ def test_shards_and_several_processes(evaluate, tmp_path):
     assert two.stdout.count("frechet_distance(shapes)") == 1
 
 
-def test_a_mistake_on_one_of_two_processes_is_told_once(tmp_path):
+def test_a_mistake_on_one_of_two_processes_is_told_once(python, tmp_path):
     """And a process that has no generated clip is none."""
     video = torch.rand(3, 3, 8, 32, 32)
     torch.save(video, tmp_path / "real.pt")
@@ -222,10 +222,8 @@ def test_a_mistake_on_one_of_two_processes_is_told_once(tmp_path):
     torch.save(video, tmp_path / "bad.pt")
     options = ["--real", tmp_path / "real.pt", "--metrics", "kernel:shapes", "--frames", 8, "--workers", 0]
     for devices, fake, code, told in ((2, "bad.pt", 2, "bad.pt clip 1: holds NaN"), (3, "good.pt", 0, "")):
-        command = [sys.executable, "-m", "cmd_lightning", "evaluate", *options, "--fake", tmp_path / fake]
-        run = subprocess.run(
-            [*map(str, command), "--devices", str(devices)], capture_output=True, text=True, timeout=300
-        )
+        command = ["-m", "cmd_lightning", "evaluate", *options, "--fake", tmp_path / fake, "--devices", devices]
+        run = python.run(*command)
         assert run.returncode == code, run.stderr
         assert "Traceback" not in run.stderr
         assert run.stderr.count(told) == 1 or not told
