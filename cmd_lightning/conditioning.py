@@ -27,8 +27,8 @@ class ConditionEncoder(Network):
     frozen: bool = False
 
     @abstractmethod
-    def forward(self, values: Sequence[str] | Sequence[int] | Tensor) -> Condition:
-        """The condition of each value."""
+    def forward(self, values: Any) -> Condition:
+        """The condition of each value: captions, or class ids as a sequence or a tensor."""
 
     @abstractmethod
     def null(self, count: int) -> Condition:
@@ -163,7 +163,7 @@ def encode_condition(
     if encoder is None:
         return None, None
     kind = "number" if isinstance(values, int) else "caption" if isinstance(values[0], str) else "label"
-    if kind != encoder.field:
+    if isinstance(values, int) or kind != encoder.field:
         wanted = {"caption": "a prompt (--prompt)", "label": "class ids (--class)"}[encoder.field]
         raise InputError(f"the {model} model is conditioned on {encoder.field}s: give {wanted}, not a {kind}")
     return encoder(values), None if guidance == 1 else encoder.null(len(values))

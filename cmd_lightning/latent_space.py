@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -27,15 +28,20 @@ class LatentSpace(Recorded, ConfigMixin):
     """Videos as the autoencoder sees them. A space is frozen: it is neither trained, averaged nor checkpointed.
 
     Attributes:
-        factor: Pixels on the side of a latent point.
-        fingerprint: Tells two spaces apart, by the weights.
         vae: The image autoencoder; None for pixels.
     """
 
-    config_name = "config.json"
-    factor: int = 1
-    fingerprint: str
     vae: Any = None
+
+    @property
+    def factor(self) -> int:
+        """Pixels on the side of a latent point."""
+        return 1
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """What tells two spaces apart: a hash of the weights."""
 
     def open(self) -> None:
         """Reads the weights, if there are any and they have not been read yet.
@@ -115,19 +121,17 @@ class FrameLatents(LatentSpace):
                 f"latent_space.vae: {type(vae).__name__} does not record how it was built, so no checkpoint could name "
                 "it; derive it from diffusers' ModelMixin and ConfigMixin"
             )
-        self._source = None
-        if isinstance(vae, str):
-            self._source = StableDiffusion(vae, variant, revision, option="latent_space.vae")
+        source = isinstance(vae, str) and StableDiffusion(vae, variant, revision, option="latent_space.vae")
+        self._source = source or None
         self.vae: Any = None if self._source else build(vae) if isinstance(vae, dict) else vae
         self.posterior, self.chunk_size = posterior, chunk_size
-        self._factor: int | None = None
+        self._factor = 0  # not opened yet
         self._posterior = False
-        self._fingerprint = ""
 
     def open(self) -> None:
-        if self._factor is not None:
+        if self._factor:
             return
-        if self.vae is None:
+        if self._source is not None and self.vae is None:
             self.vae = self._source.vae()
         self.vae.requires_grad_(False).eval()
         weights = dict(self.vae.named_parameters())
@@ -137,17 +141,15 @@ class FrameLatents(LatentSpace):
         self._posterior = hasattr(out, "latent_dist")
         self._factor = PROBE // _tensor(out).shape[-1]
 
-    @property
+    @cached_property
     def factor(self) -> int:
         self.open()
         return self._factor
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         self.open()
-        if not self._fingerprint:
-            self._fingerprint = fingerprint(self.vae.state_dict(), f"scale {self._scale}, shift {self._shift}")
-        return self._fingerprint
+        return fingerprint(self.vae.state_dict(), f"scale {self._scale}, shift {self._shift}")
 
     @property
     def _scale(self) -> float:

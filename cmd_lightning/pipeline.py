@@ -22,7 +22,7 @@ from cmd_lightning.latent_space import FrameLatents, LatentSpace, Pixels, shape_
 from cmd_lightning.networks import AutoencoderNetwork, MotionModel
 from cmd_lightning.networks.classes import load_class
 from cmd_lightning.networks.compiling import compile_network
-from cmd_lightning.networks.content_unet import predict_content
+from cmd_lightning.networks.stock import predict_content
 from cmd_lightning.pipeline_output import CMDPipelineOutput, to_output
 from cmd_lightning.pretrained_text import StableDiffusionText
 from cmd_lightning.zoo import model_folder

@@ -53,6 +53,9 @@ class SlotFeatures(nn.Module):
         patch_size: Side of a square patch of the content frame.
     """
 
+    coverage: Tensor
+    embedding: Tensor
+
     def __init__(self, latent_spec: LatentSpec, width: int, patch_size: int) -> None:
         super().__init__()
         self.patch_size = patch_size

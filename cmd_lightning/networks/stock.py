@@ -1,4 +1,4 @@
-"""A denoiser of diffusers behind the contract of a video denoiser: what the zoo's wrappers share."""
+"""Networks of diffusers behind the contracts: a U-Net as the content model, and what the zoo's wrappers share."""
 
 from __future__ import annotations
 
@@ -9,12 +9,29 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError, reason
 from cmd_lightning.networks.classes import plain
-from cmd_lightning.networks.contracts import Condition, Network
+from cmd_lightning.networks.contracts import Condition, ContentModel, Network
 from cmd_lightning.pretrained import Pretrained
+
+
+def predict_content(network: nn.Module, content: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
+    """The prediction of a `ContentModel` or a stock U-Net from a noisy content frame `(B, C, H, W)`.
+
+    The U-Net stays the stock class, so that everything made for Stable Diffusion (LoRA, ControlNet, pipelines) opens
+    it. Like Stable Diffusion's, it attends to all tokens, padding included.
+    """
+    if isinstance(network, ContentModel):
+        return network(content, timestep, condition)
+    assert isinstance(network, UNet2DConditionModel), type(network)
+    if condition is None:
+        tokens = content.new_zeros(len(content), 1, network.config["cross_attention_dim"])
+    else:
+        tokens = condition.sequence()
+    return network(content, timestep, encoder_hidden_states=tokens, return_dict=False)[0]
 
 
 class StockDenoiser(Network):
@@ -37,9 +54,10 @@ class StockDenoiser(Network):
         InputError: The stock class refuses the settings, or a network of them does not take the latent.
     """
 
-    stock_class: ClassVar[type[nn.Module]]
+    stock_class: ClassVar[type[Any]]
     part: ClassVar[str]
     published: ClassVar[dict[str, Any]] = {}
+    stock: Any
 
     def __init__(
         self, latent: tuple[int, int, int, int], condition_dim: int, settings: dict[str, Any] | None = None
@@ -48,7 +66,8 @@ class StockDenoiser(Network):
         self.condition_dim = condition_dim
         if len(latent) != 4 or min(latent) < 1:
             raise InputError(f"latent {tuple(latent)}: give a shape (C, T, H, W), each at least 1")
-        arguments = self.published | self.fitting(tuple(latent), condition_dim or UNCONDITIONAL) | (settings or {})
+        latent = (latent[0], latent[1], latent[2], latent[3])  # configs have lists
+        arguments = self.published | self.fitting(latent, condition_dim or UNCONDITIONAL) | (settings or {})
         try:
             self.stock = self.stock_class(**arguments)
         except (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
@@ -56,7 +75,7 @@ class StockDenoiser(Network):
                 f"settings {settings}: {self.stock_class.__name__} of diffusers does not take them ({reason(error)}); "
                 "give arguments of that class"
             ) from error
-        self.check_latent(tuple(latent))
+        self.check_latent(latent)
 
     def check_latent(self, latent: tuple[int, ...]) -> None:
         """Raises an `InputError` where the stock network cannot take latents of that shape."""
@@ -96,11 +115,10 @@ class StockDenoiser(Network):
         """What the network attends to, `(B, L, K)`: all tokens, or the pooled vector, or one zero token."""
         if condition is None or not self.condition_dim:
             return latent.new_zeros(len(latent), 1, self.condition_dim or UNCONDITIONAL)
-        tokens = condition.tokens if condition.tokens is not None else condition.pooled[:, None]
-        return tokens.to(latent.dtype)
+        return condition.sequence().to(latent.dtype)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]  # it also takes the latent
         cls, name: str | os.PathLike[str], latent: tuple[int, int, int, int] | None = None, **options: Any
     ) -> StockDenoiser:
         """Opens a folder that `save_pretrained` wrote, or published weights in diffusers' layout.
@@ -123,13 +141,13 @@ class StockDenoiser(Network):
 
     @classmethod
     def around(
-        cls, stock: nn.Module, latent: tuple[int, int, int, int] | None = None, condition_dim: int | None = None
+        cls, stock: Any, latent: tuple[int, int, int, int] | None = None, condition_dim: int | None = None
     ) -> StockDenoiser:
         """The wrapper of a stock network; what is None is as in the stock network's config."""
         settings = {key: plain(value) for key, value in stock.config.items() if not key.startswith("_")}
         found, channels = cls.fits(settings)
         with torch.device("meta"):  # only what it records is kept
-            network = cls(tuple(latent or found), channels if condition_dim is None else condition_dim, settings)
+            network = cls(latent or found, channels if condition_dim is None else condition_dim, settings)
         network.stock = stock
         return network.eval()
 

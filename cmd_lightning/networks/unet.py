@@ -59,7 +59,9 @@ class UNet(Network):
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ["ResBlock"]  # noqa: RUF012 (diffusers' own spelling)
+    _no_split_modules: Any = ["ResBlock"]  # noqa: RUF012 (diffusers' own spelling)
+    down: Any  # a list of Level, whose items torch types as Module
+    up: Any
 
     def __init__(
         self,
@@ -172,8 +174,8 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(next(fitting, 1), channels)
 
 
-def zero(layer: nn.Conv2d) -> nn.Conv2d:
+def zero(layer: nn.Module) -> nn.Module:
     """The layer with its weights set to zero."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    for weight in layer.parameters():
+        nn.init.zeros_(weight)
     return layer

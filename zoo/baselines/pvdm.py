@@ -11,7 +11,6 @@ from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, LatentSpec, VideoDenoiser
 from cmd_lightning.networks.attention import Attention
 from cmd_lightning.networks.embeddings import coordinates_embedding, grid_coordinates
-from cmd_lightning.networks.planes import pack, unpack
 from cmd_lightning.networks.unet import UNet, check_sizes, group_norm, zero
 
 
@@ -72,11 +71,11 @@ class TriplaneUNet(UNet, VideoDenoiser):
         signal = self.timestep(timestep)
         if self.condition is not None:
             signal = signal + self.condition(condition.pooled.to(signal.dtype))
-        content, motion = unpack(latent, self.latent_spec)
+        content, motion = self.latent_spec.unpack(latent)
         planes = [content, *motion.split(self.slots, dim=3)]
         planes = [self.stem(plane) + self.position(kind, plane) for kind, plane in enumerate(planes)]
         content, *kinds = self.transform(planes, signal)
-        return pack(content, torch.cat(kinds, dim=3))
+        return LatentSpec.pack(content, torch.cat(kinds, dim=3))
 
     def position(self, kind: int, plane: Tensor) -> Tensor:
         """What is added to every point of a plane, `(width, H, W)`: the kind of the plane and the point's place."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmd_lightning.networks import Condition, LatentSpec, MotionModel
-from cmd_lightning.networks.attention import Attention
+from cmd_lightning.networks.attention import Attention, AttentionLayer
 from cmd_lightning.networks.dit import DiT, pad_to_multiple, unpatchify
 from cmd_lightning.networks.slots import slot_embedding
 
@@ -77,14 +76,13 @@ class CachedDiT(DiT, MotionModel):
         return unpatchify(x, (self.frames, 1), rows)[:, :, :frames]
 
 
-class CachedAttention(Attention):
+class CachedAttention(AttentionLayer):
     """Attention to each other and to given keys and values, in one softmax."""
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """`x` `(B, N, width)`; `keys` and `values` `(B, heads, M, head_dim)`."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(q, torch.cat([k, keys], dim=2), torch.cat([v, values], dim=2))
-        return self.out(out.transpose(1, 2).flatten(2))
+        q, k, v = self.project(x)
+        return self.attend(q, torch.cat([k, keys], dim=2), torch.cat([v, values], dim=2))
 
 
 class ContentBlock(nn.Module):

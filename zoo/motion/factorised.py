@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cmd_lightning.networks import LatentSpec, MotionModel
-from cmd_lightning.networks.attention import Attention
+from cmd_lightning.networks import LatentSpec
+from cmd_lightning.networks.attention import AttentionLayer
 from cmd_lightning.networks.slots import SlotDiT
 
 
-class FactorisedDiT(SlotDiT, MotionModel):
+class FactorisedDiT(SlotDiT):
     """Diffusion transformer with attention factorised over time and slots; not in the paper.
 
     Blocks attend over time within each slot, then over the slots within each frame, by turns (as TimeSformer, Bertasius
@@ -45,7 +45,7 @@ class FactorisedDiT(SlotDiT, MotionModel):
         super().__init__(latent_spec, condition_dim, width, depth, heads, frames, content_patch_size, mlp_ratio, mixing)
 
 
-class AxisAttention(Attention):
+class AxisAttention(AttentionLayer):
     """Attention along one axis of a grid of tokens, the times of each of the slots, row-major.
 
     Args:
@@ -64,7 +64,7 @@ class AxisAttention(Attention):
         x = x.unflatten(1, (-1, self.slots))
         if self.over_time:
             x = x.transpose(1, 2)
-        y = super().forward(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        y = self.attend(*self.project(x.flatten(0, 1))).unflatten(0, x.shape[:2])
         if self.over_time:
             y = y.transpose(1, 2)
         return y.flatten(1, 2)

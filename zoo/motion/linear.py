@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cmd_lightning.networks import LatentSpec, MotionModel
-from cmd_lightning.networks.attention import Attention
+from cmd_lightning.networks import LatentSpec
+from cmd_lightning.networks.attention import AttentionLayer
 from cmd_lightning.networks.slots import SlotDiT
 
 
-class LinearDiT(SlotDiT, MotionModel):
+class LinearDiT(SlotDiT):
     """Diffusion transformer with linear attention; not in the paper.
 
     Every point of the motion latent may be a token of its own: twice the frames or slots take twice the work. What
@@ -44,7 +44,7 @@ class LinearDiT(SlotDiT, MotionModel):
         super().__init__(latent_spec, condition_dim, width, depth, heads, frames, content_patch_size, mlp_ratio, mixing)
 
 
-class LinearAttention(Attention):
+class LinearAttention(AttentionLayer):
     """Attention with weights softmax(q) softmax(k)ᵀ, and a depthwise convolution of the values over time.
 
     The softmax of a query is over its channels, that of the keys over the tokens, so that the weights of each token sum

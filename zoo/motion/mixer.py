@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cmd_lightning.networks import LatentSpec, MotionModel
+from cmd_lightning.networks import LatentSpec
 from cmd_lightning.networks.slots import SlotDiT
 
 
-class MotionMixer(SlotDiT, MotionModel):
+class MotionMixer(SlotDiT):
     """MLP-Mixer over the motion latent, without attention; not in the paper.
 
     In each block one perceptron mixes the tokens, the same for all channels, and one the channels, the same for all

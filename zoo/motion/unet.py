@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmd_lightning.networks import Condition, LatentSpec, MotionModel
+from cmd_lightning.networks.contracts import required
 from cmd_lightning.networks.dit import pad_to_multiple
 from cmd_lightning.networks.embeddings import TimestepEmbedding
 from cmd_lightning.networks.slots import SlotFeatures
@@ -74,7 +75,7 @@ class PlanesUNet(MotionModel):
         batch, _, frames, _ = motion.shape
         signal = self.timestep(timestep)
         if self.condition is not None:
-            signal = signal + self.condition(condition.pooled.to(signal.dtype))
+            signal = signal + self.condition(required(condition).pooled.to(signal.dtype))
         slots = context.mT[:, :, None]  # (B, width, 1, S)
         x = self.stem(self.to_planes(pad_to_multiple(motion, self.multiple, 1))) + self.to_planes(slots)
 
@@ -82,13 +83,13 @@ class PlanesUNet(MotionModel):
         for level, stage in enumerate(self.down):
             if level:
                 x = self.shrink[level - 1](x)
-            for block in stage:
+            for block in stage.children():
                 x = self.run_block(block, x, signal)
             skips.append(x)
         for level in reversed(range(len(self.up))):
             x = self.grow[level](F.interpolate(x, scale_factor=2.0))
             x = torch.cat([x, skips[level]], dim=1)
-            for block in self.up[level]:
+            for block in self.up[level].children():
                 x = self.run_block(block, x, signal)
         x = self.head(x).unflatten(0, (batch, -1)).permute(0, 2, 3, 1, 4).flatten(3)  # (B, D, T, P * L)
         return x[:, :, :frames, self.places]
