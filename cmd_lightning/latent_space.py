@@ -11,7 +11,7 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor, nn
 
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, check_positive
 from cmd_lightning.networks.classes import build
 from cmd_lightning.networks.contracts import Recorded
 from cmd_lightning.provenance import fingerprint
@@ -114,8 +114,7 @@ class FrameLatents(LatentSpace):
         chunk_size: int = 4,
     ) -> None:
         super().__init__()
-        if chunk_size < 1:
-            raise InputError(f"latent_space.chunk_size {chunk_size}: give at least 1 frame")
+        check_positive(chunk_size=chunk_size)
         if isinstance(vae, nn.Module) and not (isinstance(vae, ModelMixin) and isinstance(vae, ConfigMixin)):
             raise InputError(
                 f"latent_space.vae: {type(vae).__name__} does not record how it was built, so no checkpoint could name "
@@ -139,6 +138,8 @@ class FrameLatents(LatentSpace):
         with torch.no_grad():
             out = self.vae.encode(like.new_zeros(1, 3, PROBE, PROBE))
         self._posterior = hasattr(out, "latent_dist")
+        self._scale = getattr(self.vae.config, "scaling_factor", None) or 1.0
+        self._shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         self._factor = PROBE // _tensor(out).shape[-1]
 
     @cached_property
@@ -150,14 +151,6 @@ class FrameLatents(LatentSpace):
     def fingerprint(self) -> str:
         self.open()
         return fingerprint(self.vae.state_dict(), f"scale {self._scale}, shift {self._shift}")
-
-    @property
-    def _scale(self) -> float:
-        return getattr(self.vae.config, "scaling_factor", None) or 1.0
-
-    @property
-    def _shift(self) -> float:
-        return getattr(self.vae.config, "shift_factor", None) or 0.0
 
     @torch.no_grad()
     def moments(self, video: Tensor) -> Tensor:

@@ -45,15 +45,7 @@ def chosen(
     own_guidance: Mapping[str, float],
     scheduler: Scheduler,
 ) -> tuple[int, float]:
-    """Denoising steps and guidance scale of a stage: what is given, else the model's own.
-
-    Args:
-        stage: Which of the stages.
-        steps: What is given.
-        guidance: What is given.
-        own_steps: The model's own, of each stage.
-        own_guidance: The model's own, of each stage.
-        scheduler: Of this stage.
+    """Denoising steps and guidance scale of a stage with a `scheduler`: what is given, else the model's own.
 
     Raises:
         InputError: There is no such stage, or a number is out of range.
@@ -102,10 +94,7 @@ def given_content(network: MotionModel, content: Tensor) -> Denoiser:
 
     A batch of twice their number, as guidance has it, is of the same frames twice.
     """
-
-    @functools.cache
-    def prepared(copies: int) -> Any:
-        return network.prepare(content.repeat(copies, 1, 1, 1))
+    prepared = functools.cache(lambda copies: network.prepare(content.repeat(copies, 1, 1, 1)))
 
     def predict(noisy: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
         return network(noisy, timestep, prepared(len(noisy) // len(content)), condition)
@@ -133,7 +122,7 @@ def denoise(
         conditions: Its condition and, for guidance, the null condition; both None for an unconditional model.
         guidance: The guidance scale, see `guided`.
         scheduler: As for `sample`, like those that follow.
-        noise: Standard normal, `(B, ...)`, in float32.
+        noise: In float32.
         steps: Number of denoising steps.
         on_step: Called after each step.
     """

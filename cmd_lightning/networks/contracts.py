@@ -100,17 +100,6 @@ class Condition:
         return self.pooled[:, None] if self.tokens is None else self.tokens
 
 
-def required(condition: Condition | None) -> Condition:
-    """The condition of a network that was built for one.
-
-    Raises:
-        InputError: There is none.
-    """
-    if condition is None:
-        raise InputError("condition None: this network was built for a condition; give one, or the null condition")
-    return condition
-
-
 class Recorded:
     """Records the arguments of its constructor in diffusers' config; comes before `ConfigMixin` among the bases."""
 
@@ -139,6 +128,19 @@ class Network(Recorded, ModelMixin, ConfigMixin):
             return compat.run_checkpointed(self, block, *inputs)
         return block(*inputs)
 
+    def signal(self, timestep: Tensor, condition: Condition | None) -> Tensor:
+        """Timestep and pooled condition `(B, K)` as one vector, by the layers `timestep` and `condition` (or None).
+
+        Raises:
+            InputError: The network was built for a condition, and there is none.
+        """
+        signal = self.timestep(timestep)
+        if self.condition is None:
+            return signal
+        if condition is None:
+            raise InputError("condition None: this network was built for one; give it, or the null condition")
+        return signal + self.condition(condition.pooled.to(signal.dtype))
+
 
 def _recorded(init: Callable[..., None]) -> Callable[..., None]:
     """`init`, with its arguments written to the config, and a `latent_spec` given as plain data made one."""
@@ -154,10 +156,7 @@ def _recorded(init: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(init)
     def wrapper(self: Recorded, *args: Any, **kwargs: Any) -> None:
-        if compat.is_recorded(self):
-            build(self, *args, **kwargs)
-        else:
-            recording(self, *args, **kwargs)
+        (build if compat.is_recorded(self) else recording)(self, *args, **kwargs)
 
     return wrapper
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmd_lightning.networks.attention import Attention
-from cmd_lightning.networks.contracts import Condition, Network, required
+from cmd_lightning.networks.contracts import Condition, Network
 from cmd_lightning.networks.embeddings import TimestepEmbedding, coordinates_embedding, grid_coordinates
 from cmd_lightning.networks.unet import zero
 
@@ -98,9 +98,7 @@ class DiT(Network):
 
         `context` has for each block what its mixing takes besides the tokens.
         """
-        signal = self.timestep(timestep)
-        if self.condition is not None:
-            signal = signal + self.condition(required(condition).pooled.to(signal.dtype))
+        signal = self.signal(timestep, condition)
         for block, more in zip(self.blocks, repeat(()) if context is None else context, strict=False):
             x = self.run_block(block, x, signal, *more)
         shift, scale = self.modulation(signal)[:, None].chunk(2, dim=-1)

@@ -166,7 +166,7 @@ def test_half_precision_says_the_same(make, wake, autocast):
             half = network.predict(motion, timestep, content, condition)
     else:
         given = (motion.bfloat16(), timestep, content.bfloat16(), condition.map(torch.Tensor.bfloat16))
-        half = network.bfloat16()(*given)
+        half = network.bfloat16().predict(*given)
     assert half.dtype == torch.bfloat16
     assert torch.cosine_similarity(half.float().flatten(), exact.flatten(), dim=0) > 0.99
 

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmd_lightning.networks import Condition, LatentSpec, MotionModel
-from cmd_lightning.networks.contracts import required
 from cmd_lightning.networks.dit import pad_to_multiple
 from cmd_lightning.networks.embeddings import TimestepEmbedding
 from cmd_lightning.networks.slots import SlotFeatures
@@ -73,9 +72,7 @@ class PlanesUNet(MotionModel):
 
     def forward(self, motion: Tensor, timestep: Tensor, context: Tensor, condition: Condition | None) -> Tensor:
         batch, _, frames, _ = motion.shape
-        signal = self.timestep(timestep)
-        if self.condition is not None:
-            signal = signal + self.condition(required(condition).pooled.to(signal.dtype))
+        signal = self.signal(timestep, condition)
         slots = context.mT[:, :, None]  # (B, width, 1, S)
         x = self.stem(self.to_planes(pad_to_multiple(motion, self.multiple, 1))) + self.to_planes(slots)
 
