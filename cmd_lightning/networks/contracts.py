@@ -121,6 +121,7 @@ class Network(Recorded, ModelMixin, ConfigMixin):
     """
 
     gradient_checkpointing = False
+    _no_split_modules: Any  # None for diffusers, where no class sets it
 
     def run_block(self, block: nn.Module, *inputs: Any) -> Any:
         """`block(*inputs)`, with its activations recomputed in the backward pass where that is switched on."""
@@ -250,23 +251,31 @@ class ContentModel(Network):
 class MotionModel(Network):
     """Predicts what its objective asks for (the noise, by default) of a noisy motion latent.
 
-    Built as `factory(latent_spec, condition_dim)`: the constructor of a subclass takes these two first and its own
-    arguments, all with defaults, after them. Its output starts at zero.
+    Built as `factory(latent_spec, condition_dim)`: the constructor of a subclass takes the shapes of content frame and
+    motion latent, and the channels K of the pooled condition (0 for an unconditional model), then its own arguments,
+    all with defaults. Its output starts at zero.
     """
 
     def prepare(self, content: Tensor) -> Any:
-        """Whatever the network needs of the clean content frame `(B, C, H, W)`; by default the frame itself.
+        """What `forward` needs of the clean content frame `(B, C, H, W)`; by default the frame itself.
 
-        It is the same in all denoising steps, so sampling calls this once.
+        It is the same in all denoising steps, so sampling calls this once for all of them.
         """
         return content
 
     @abstractmethod
     def forward(self, motion: Tensor, timestep: Tensor, context: Any, condition: Condition | None) -> Tensor:
-        """`motion` `(B, D, T, S)`, `timestep` `(B,)` and what `prepare` returned to the shape of `motion`."""
+        """The prediction, in the shape of `motion`.
+
+        Args:
+            motion: Noisy motion latent, `(B, D, T, S)`.
+            timestep: `(B,)`.
+            context: What `prepare` returned; never the content frame where `prepare` returns something else.
+            condition: None for an unconditional model.
+        """
 
     def predict(self, motion: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
-        """A single prediction from the content frame `(B, C, H, W)`, as in training; else as `forward`."""
+        """The prediction from the content frame `(B, C, H, W)` itself, as in training: `prepare`, then `forward`."""
         return self(motion, timestep, self.prepare(content), condition)
 
 

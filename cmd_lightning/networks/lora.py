@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from cmd_lightning.errors import InputError
@@ -39,8 +38,8 @@ class LoRA:
         """What the change is multiplied by."""
         return (self.alpha or self.rank) / self.rank
 
-    def add_to(self, network: UNet2DConditionModel) -> None:
-        """Adds adapters, which change nothing at first, and freezes all else.
+    def add_to(self, network: Any) -> None:
+        """Adds adapters, which change nothing at first, to a network of diffusers, and freezes all else.
 
         Raises:
             InputError: peft is not installed, or no layer has such a name.
@@ -73,11 +72,11 @@ def public(weights: Mapping[str, Tensor], lora: LoRA) -> dict[str, Tensor]:
     }
 
 
-def fold(network: UNet2DConditionModel, weights: Mapping[str, Tensor], lora: LoRA) -> None:
+def fold(network: Any, weights: Mapping[str, Tensor], lora: LoRA) -> None:
     """Makes `network`, which holds the weights of the base model, what it became by training.
 
     Args:
-        network: Without adapters, before and after.
+        network: Of diffusers; without adapters, before and after.
         weights: Of the adapters, by their names within the network.
         lora: What was trained.
     """

@@ -14,13 +14,11 @@ from cmd_lightning.networks.slots import slot_embedding
 class CachedDiT(DiT, MotionModel):
     """Diffusion transformer over motion tokens that attend to cached keys and values of the content; not in the paper.
 
-    In the paper's model the patches of the content frame go through all blocks with the motion tokens, in every step
-    anew. Here they go through blocks of their own, which see neither timestep nor motion, and give keys and values for
-    all blocks of the motion tokens: once per sampling. What is left of a step is the work on the motion tokens.
+    In the paper's model the patches of the content frame go through all blocks with the motion tokens, again in every
+    step. Here they go through separate blocks, which see neither timestep nor motion, and give keys and values for all
+    blocks of the motion tokens, once per sampling: a step only computes the motion tokens. Any layout of slots.
 
     Args:
-        latent_spec: Shapes of content frame and motion latent, and where the slots lie; any layout.
-        condition_dim: Channels K of the pooled condition; 0 for an unconditional model.
         width: Channels of the tokens.
         depth: Number of blocks of the motion tokens.
         heads: Attention heads; must divide `width`.

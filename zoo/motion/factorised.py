@@ -1,4 +1,4 @@
-"""A motion model whose attention goes over time and over slots by turns."""
+"""A motion model whose attention alternates between time and slots."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from cmd_lightning.networks.slots import SlotDiT
 class FactorisedDiT(SlotDiT):
     """Diffusion transformer with attention factorised over time and slots; not in the paper.
 
-    Blocks attend over time within each slot, then over the slots within each frame, by turns (as TimeSformer, Bertasius
-    et al., arXiv 2102.05095, and the first variant of Latte, Ma et al., arXiv 2401.03048, do with time and space). A
-    token attends to T or S others, not to T × S: many short sequences, so that tokens may be fine. The content frame
-    is pooled onto the slots.
+    Blocks alternate: attention over time within each slot, then over the slots within each frame (as TimeSformer,
+    Bertasius et al., arXiv 2102.05095, and the first variant of Latte, Ma et al., arXiv 2401.03048, do with time and
+    space). A token attends to T or S others, not to T × S: many short sequences, so that tokens may be fine. The
+    content frame is pooled onto the slots, in any layout.
 
     Args:
-        latent_spec: Shapes of content frame and motion latent, and where the slots lie; any layout.
-        condition_dim: Channels K of the pooled condition; 0 for an unconditional model.
         width: Channels of the tokens.
         depth: Number of blocks; even ones, from 0, attend over time, odd ones over slots.
         heads: Attention heads; must divide `width`.

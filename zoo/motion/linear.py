@@ -14,11 +14,9 @@ class LinearDiT(SlotDiT):
 
     Every point of the motion latent may be a token of its own: twice the frames or slots take twice the work. What
     linear attention does badly, telling neighbours apart, a convolution over time in each block does (as Han et al.,
-    arXiv 2308.00442, add one over space). The content frame is pooled onto the slots.
+    arXiv 2308.00442, add one over space). The content frame is pooled onto the slots, in any layout.
 
     Args:
-        latent_spec: Shapes of content frame and motion latent, and where the slots lie; any layout.
-        condition_dim: Channels K of the pooled condition; 0 for an unconditional model.
         width: Channels of the tokens.
         depth: Number of blocks.
         heads: Attention heads; must divide `width`.

@@ -19,13 +19,11 @@ from cmd_lightning.networks.unet import zero
 class PlanesUNet(MotionModel):
     """U-Net over planes of time × slots, one for each kind of slot; not in the paper.
 
-    The paper's latents are two planes, time × rows and time × columns; a layout with one kind of slot is one. All
+    The paper's latents are two planes, time × rows and time × columns; any layout has one for each kind of slot. All
     planes go through the same convolutions side by side; each block also hands them the mean over all slots of a frame.
     The content frame is pooled onto the slots; timestep and pooled condition scale and shift the norms.
 
     Args:
-        latent_spec: Shapes of content frame and motion latent, and where the slots lie; any layout.
-        condition_dim: Channels K of the pooled condition; 0 for an unconditional model.
         width: Channels of the first level.
         multipliers: Channels of each level over `width`; each level halves time and slots of the one before.
         blocks: Residual blocks a level, on the way down and on the way up.
