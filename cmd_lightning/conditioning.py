@@ -28,7 +28,7 @@ class ConditionEncoder(Network):
 
     @abstractmethod
     def forward(self, values: Any) -> Condition:
-        """The condition of each value: captions, or class ids as a sequence or a tensor."""
+        """The condition of each value: of captions or, as `field` says, of class labels."""
 
     @abstractmethod
     def null(self, count: int) -> Condition:
@@ -163,9 +163,10 @@ def encode_condition(
     if encoder is None:
         return None, None
     kind = "number" if isinstance(values, int) else "caption" if isinstance(values[0], str) else "label"
-    if isinstance(values, int) or kind != encoder.field:
+    if kind != encoder.field:
         wanted = {"caption": "a prompt (--prompt)", "label": "class ids (--class)"}[encoder.field]
         raise InputError(f"the {model} model is conditioned on {encoder.field}s: give {wanted}, not a {kind}")
+    assert not isinstance(values, int)  # no encoder reads a number
     return encoder(values), None if guidance == 1 else encoder.null(len(values))
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -142,12 +142,12 @@ class FrameLatents(LatentSpace):
         self._shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         self._factor = PROBE // _tensor(out).shape[-1]
 
-    @cached_property
+    @functools.cached_property
     def factor(self) -> int:
         self.open()
         return self._factor
 
-    @cached_property
+    @functools.cached_property
     def fingerprint(self) -> str:
         self.open()
         return fingerprint(self.vae.state_dict(), f"scale {self._scale}, shift {self._shift}")

@@ -54,7 +54,7 @@ class StockDenoiser(Network):
         InputError: The stock class refuses the settings, or a network of them does not take the latent.
     """
 
-    stock_class: ClassVar[type[Any]]
+    stock_class: ClassVar[Any]  # type checkers see placeholders of diffusers' classes
     part: ClassVar[str]
     published: ClassVar[dict[str, Any]] = {}
     stock: Any
@@ -66,7 +66,6 @@ class StockDenoiser(Network):
         self.condition_dim = condition_dim
         if len(latent) != 4 or min(latent) < 1:
             raise InputError(f"latent {tuple(latent)}: give a shape (C, T, H, W), each at least 1")
-        latent = (latent[0], latent[1], latent[2], latent[3])  # configs have lists
         arguments = self.published | self.fitting(latent, condition_dim or UNCONDITIONAL) | (settings or {})
         try:
             self.stock = self.stock_class(**arguments)
@@ -75,7 +74,7 @@ class StockDenoiser(Network):
                 f"settings {settings}: {self.stock_class.__name__} of diffusers does not take them ({reason(error)}); "
                 "give arguments of that class"
             ) from error
-        self.check_latent(latent)
+        self.check_latent(tuple(latent))
 
     def check_latent(self, latent: tuple[int, ...]) -> None:
         """Raises an `InputError` where the stock network cannot take latents of that shape."""
@@ -118,7 +117,7 @@ class StockDenoiser(Network):
         return condition.sequence().to(latent.dtype)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # it also takes the latent
+    def from_pretrained(  # type: ignore[override]  # has an argument more
         cls, name: str | os.PathLike[str], latent: tuple[int, int, int, int] | None = None, **options: Any
     ) -> StockDenoiser:
         """Opens a folder that `save_pretrained` wrote, or published weights in diffusers' layout.
@@ -146,8 +145,9 @@ class StockDenoiser(Network):
         """The wrapper of a stock network; what is None is as in the stock network's config."""
         settings = {key: plain(value) for key, value in stock.config.items() if not key.startswith("_")}
         found, channels = cls.fits(settings)
+        c, t, h, w = latent or found
         with torch.device("meta"):  # only what it records is kept
-            network = cls(latent or found, channels if condition_dim is None else condition_dim, settings)
+            network = cls((c, t, h, w), channels if condition_dim is None else condition_dim, settings)
         network.stock = stock
         return network.eval()
 
