@@ -121,7 +121,6 @@ class Network(Recorded, ModelMixin, ConfigMixin):
     """
 
     gradient_checkpointing = False
-    _no_split_modules: Any  # None for diffusers, where no class sets it
 
     def run_block(self, block: nn.Module, *inputs: Any) -> Any:
         """`block(*inputs)`, with its activations recomputed in the backward pass where that is switched on."""

@@ -64,7 +64,7 @@ class UNet(Network):
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ["ResBlock"]  # noqa: RUF012 (diffusers' own spelling)
+    _no_split_modules = ["ResBlock"]  # type: ignore[assignment]  # noqa: RUF012 (diffusers' name, typed as None)
     down: Any  # a list of Level, whose items torch types as Module
     up: Any
 
