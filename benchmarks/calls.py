@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from cmd_lightning.networks import Condition, MotionModel
-from cmd_lightning.networks.content_unet import predict_content
 from cmd_lightning.networks.counting import Count, count
+from cmd_lightning.networks.stock import predict_content
 
 FACTOR, CHANNELS = 8, 4
 """Pixels on the side of a latent point of Stable Diffusion's VAE, and the channels of one."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from diffusers import ConfigMixin, ModelMixin
+    from diffusers.models.modeling_utils import ModelMixin
     from lightning import Trainer
     from lightning.pytorch.strategies import ModelParallelStrategy
     from torch.optim import Optimizer
@@ -181,7 +181,7 @@ def run_checkpointed(network: ModelMixin, block: nn.Module, *inputs: Any) -> Ten
     return network._gradient_checkpointing_func(block, *inputs)  # type: ignore[attr-defined]  # set when switched on
 
 
-def is_recorded(model: ConfigMixin) -> bool:
+def is_recorded(model: object) -> bool:
     """Whether the arguments of a model's constructor are in its config already.
 
     With `register_to_config` of diffusers (0.42) on the constructors of a class and of its base, what the subclass

@@ -166,6 +166,7 @@ def encode_condition(
     if kind != encoder.field:
         wanted = {"caption": "a prompt (`prompt`)", "label": "class ids (`class_labels`)"}[encoder.field]
         raise InputError(f"the {model} model is conditioned on {encoder.field}s: give {wanted}, not a {kind}")
+    assert not isinstance(values, int)  # no encoder reads a number
     return encoder(values), None if guidance == 1 else encoder.null(len(values))
 
 

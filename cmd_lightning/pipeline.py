@@ -21,7 +21,7 @@ from cmd_lightning.faster_sampling import FasterSampling
 from cmd_lightning.latent_space import FrameLatents, LatentSpace, Pixels, shape_text
 from cmd_lightning.networks import AutoencoderNetwork, MotionModel
 from cmd_lightning.networks.classes import load_class
-from cmd_lightning.networks.content_unet import predict_content
+from cmd_lightning.networks.stock import predict_content
 from cmd_lightning.pipeline_output import CMDPipelineOutput, to_output
 from cmd_lightning.pretrained_text import StableDiffusionText
 from cmd_lightning.zoo import model_folder

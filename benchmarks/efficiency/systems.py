@@ -13,8 +13,8 @@ from benchmarks.calls import FACTOR, TOKENS, Call, Shape, call_of, image_latents
 from cmd_lightning.diffusion import Diffusion
 from cmd_lightning.diffusion.sampling import Denoiser, given_content, guided, sample
 from cmd_lightning.errors import InputError
-from cmd_lightning.networks import AutoencoderNetwork, Condition, LatentSpec, planes
-from cmd_lightning.networks.content_unet import predict_content
+from cmd_lightning.networks import AutoencoderNetwork, Condition, LatentSpec
+from cmd_lightning.networks.stock import predict_content
 
 GUIDANCE = 7.5
 """A guidance scale; which one does not matter for time."""
@@ -71,7 +71,7 @@ class Decode(nn.Module):
 
     def forward(self, *made: Tensor) -> Tensor:
         """Content frame and motion latent, or both as planes `(B, C, N)`, to the latents `(B, C, T, H, W)`."""
-        content, motion = made if len(made) == 2 else planes.unpack(*made, self.spec)
+        content, motion = made if len(made) == 2 else self.spec.unpack(*made)
         return self.autoencoder.decode(content, self.autoencoder.denormalize_motion(motion))
 
 
@@ -93,7 +93,7 @@ class Assembled(nn.Module):
             if system.autoencoder is not None:
                 autoencoder = system.autoencoder()
                 latent = autoencoder.latent_spec(self.video)
-                shapes = {"denoiser": planes.shape(latent), "content": latent.content, "motion": latent.motion}
+                shapes = {"denoiser": latent.packed, "content": latent.content, "motion": latent.motion}
                 self.decode = Decode(autoencoder, latent)
             networks = {name: factory(latent, system.width) for name, factory in system.denoisers.items()}
         self.denoisers = nn.ModuleDict(networks)

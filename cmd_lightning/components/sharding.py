@@ -19,7 +19,7 @@ from cmd_lightning.callbacks.sharded_tensors import gathered, sharded_like
 from cmd_lightning.callbacks.whole_checkpoint import WholeCheckpointIO
 from cmd_lightning.compat import REPEATED, WHOLE
 from cmd_lightning.errors import InputError
-from cmd_lightning.networks.blocks import blocks
+from cmd_lightning.networks.compiling import blocks
 
 ENTRIES = ("training_step", "validation_step", "preview")
 """The methods of a component within which its weights outside the blocks are whole."""

@@ -16,7 +16,7 @@ from cmd_lightning.conditioning import count_videos, encode_condition
 from cmd_lightning.diffusion.sampling import chosen, denoise, seeded_noise
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import LatentSpace, from_uint8, to_uint8
-from cmd_lightning.networks import Condition, LatentSpec, VideoDenoiser, planes
+from cmd_lightning.networks import Condition, LatentSpec, VideoDenoiser
 from cmd_lightning.networks.classes import describe
 from cmd_lightning.networks.contracts import AutoencoderNetwork
 
@@ -116,11 +116,11 @@ class VideoDiffusion(DiffusionStage, VideoModel):
     @property
     def latent_shape(self) -> tuple[int, ...]:
         """Of what is denoised of one video."""
-        return planes.shape(self.latent) if isinstance(self.latent, LatentSpec) else self.latent
+        return self.latent.packed if isinstance(self.latent, LatentSpec) else self.latent
 
     @torch.no_grad()
     def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:
-        return CleanLatents(self.video(batch) if self.trained_on is None else planes.pack(*self.encoded(batch)))
+        return CleanLatents(self.video(batch) if self.trained_on is None else LatentSpec.pack(*self.encoded(batch)))
 
     def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None, context: None = None) -> Tensor:
         return self.network(noisy, timestep, condition)
@@ -159,7 +159,7 @@ class VideoDiffusion(DiffusionStage, VideoModel):
     def decode(self, latent: Tensor) -> Tensor:
         """The video `(B, 3, T, H, W)` in [-1, 1] of what was denoised."""
         if isinstance(self.latent, LatentSpec):
-            content, motion = planes.unpack(latent, self.latent)
+            content, motion = self.latent.unpack(latent)
             motion, dtype = self.autoencoder.denormalize_motion(motion), self.autoencoder.dtype
             latent = self.autoencoder.decode(content.to(dtype), motion.to(dtype))
         return self.latent_space.decode(latent)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cmd_lightning.networks.attention import Attention
 from cmd_lightning.networks.contracts import Condition, Network
 from cmd_lightning.networks.embeddings import TimestepEmbedding, coordinates_embedding, grid_coordinates
+from cmd_lightning.networks.unet import zero
 
 
 class DiTBlock(nn.Module):
@@ -30,9 +31,7 @@ class DiTBlock(nn.Module):
         self.norm_mlp = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         hidden = int(width * mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
-        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
-        nn.init.zeros_(self.modulation[1].weight)
-        nn.init.zeros_(self.modulation[1].bias)
+        self.modulation = nn.Sequential(nn.SiLU(), zero(nn.Linear(width, 6 * width)))
 
     def forward(self, x: Tensor, signal: Tensor, *context: Tensor) -> Tensor:
         """`x` `(B, N, width)`, `signal` `(B, width)`; `context` is what the mixing takes besides the tokens."""
@@ -73,16 +72,14 @@ class DiT(Network):
         self.condition = nn.Linear(condition_dim, width) if condition_dim else None
         self.blocks = nn.ModuleList(DiTBlock(width, heads, mlp_ratio, mixing(i)) for i in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.modulation = nn.Sequential(nn.SiLU(), zero(nn.Linear(width, 2 * width)))
         self.head = nn.Linear(width, outputs)
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear) and "modulation" not in name:
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for module in (self.modulation[1], self.head):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
+        zero(self.head)
 
     def positions(self, *sizes: int) -> Tensor:
         """Fixed positions of the tokens of a grid, `(N, width)`."""
@@ -101,9 +98,7 @@ class DiT(Network):
 
         `context` has for each block what its mixing takes besides the tokens.
         """
-        signal = self.timestep(timestep)
-        if self.condition is not None:
-            signal = signal + self.condition(condition.pooled.to(signal.dtype))
+        signal = self.signal(timestep, condition)
         for block, more in zip(self.blocks, repeat(()) if context is None else context, strict=False):
             x = self.run_block(block, x, signal, *more)
         shift, scale = self.modulation(signal)[:, None].chunk(2, dim=-1)

@@ -54,7 +54,8 @@ class GridAutoencoder(CMDAutoencoder):
         super().__init__(
             channels, patch_size, width, motion_channels, depth, heads, head_dim, rotary, qkv_bias, weights, output
         )
-        self.grid = tuple(grid)
+        height, width = grid
+        self.grid = (height, width)
 
     def pool(self, features: Tensor) -> Tensor:
         cells = F.adaptive_avg_pool3d(features, (features.shape[2], *self.grid))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cmd_lightning.errors import check_positive
 from cmd_lightning.networks import Condition, VideoDenoiser
 from cmd_lightning.networks.attention import GEGLU, Attention
-from cmd_lightning.networks.unet import UNet, check_sizes, group_norm, zero
+from cmd_lightning.networks.unet import UNet, group_norm, zero
 
 
 class LVDM(UNet, VideoDenoiser):
@@ -51,22 +51,19 @@ class LVDM(UNet, VideoDenoiser):
         def attends(level: int) -> bool:
             return level != len(multipliers) - 1
 
-        def mixer(level: int, channels: int) -> nn.Module | None:
-            return SpaceTimeTransformer(channels, condition_dim, heads, temporal_length) if attends(level) else None
+        def mixer(channels: int) -> nn.Module:
+            return SpaceTimeTransformer(channels, condition_dim, heads, temporal_length)
 
-        check_sizes(width, multipliers, layers, heads, attends)
         check_positive(temporal_length=temporal_length)
-
-        super().__init__(latent[0], width, multipliers, layers, mixer)
+        super().__init__(latent[0], width, multipliers, layers, heads, attends, mixer)
         self.condition_dim = condition_dim
 
     def forward(self, latent: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
         batch, _, frames, _, _ = latent.shape
         text = None
         if condition is not None and self.condition_dim:
-            text = condition.tokens if condition.tokens is not None else condition.pooled[:, None]
             # Every frame projects a copy of the text, as for the authors: the paper's count has it 16 times.
-            text = text.to(latent.dtype).repeat_interleave(frames, dim=0)
+            text = condition.sequence().to(latent.dtype).repeat_interleave(frames, dim=0)
         x = self.stem(latent.transpose(1, 2).flatten(0, 1))
         (x,) = self.transform([x], self.timestep(timestep), frames, text)
         return x.unflatten(0, (batch, frames)).transpose(1, 2)
