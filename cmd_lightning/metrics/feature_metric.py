@@ -15,7 +15,7 @@ from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.feature_networks import open_feature
 from cmd_lightning.metrics.inputs import unit_range
 from cmd_lightning.metrics.precision import own_precision
-from cmd_lightning.metrics.protocol import Protocol
+from cmd_lightning.metrics.preparation import Preparation
 from cmd_lightning.metrics.sample_size import bootstrap_interval, distance_curve
 from cmd_lightning.provenance import state_sha256
 
@@ -34,7 +34,7 @@ class FeatureMetric(Metric):
     Args:
         feature: Network from clips `(B, C, T, H, W)`, float in [0, 1], to features `(B, d)`, which is used as it is,
             see `Frozen`; or what `open_feature` opens: "i3d", a weights file, ...
-        preset: How clips are prepared for the network: see `Protocol.parse`.
+        preset: How clips are prepared for the network: see `Preparation.parse`.
         num_features: d; if None, the network's attribute `num_features`, else the width of what it makes of a black
             clip of 16 frames of 64x64.
 
@@ -49,7 +49,7 @@ class FeatureMetric(Metric):
     def __init__(
         self,
         feature: nn.Module | str | Path = "i3d",
-        preset: str | Protocol | None = None,
+        preset: str | Preparation | None = None,
         num_features: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -147,7 +147,7 @@ class FeatureDistance(FeatureMetric):
     def __init__(
         self,
         feature: nn.Module | str | Path = "i3d",
-        preset: str | Protocol | None = None,
+        preset: str | Preparation | None = None,
         num_features: int | None = None,
         reset_real_features: bool = True,
         keep_features: bool = True,

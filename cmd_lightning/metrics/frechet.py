@@ -12,7 +12,7 @@ from torchmetrics.utilities import rank_zero_warn
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.feature_metric import FeatureDistance
 from cmd_lightning.metrics.inputs import check_features
-from cmd_lightning.metrics.protocol import Protocol
+from cmd_lightning.metrics.preparation import Preparation
 
 MOST_DRAWN = 10_000
 """Samples that are drawn at most to estimate the bias of a number of clips; more have next to none."""
@@ -132,7 +132,7 @@ class FrechetVideoDistance(FeatureDistance):
         feature: Network from clips `(B, C, T, H, W)`, float in [0, 1], to features `(B, d)`; or a name or a weights
             file: see `open_feature`.
         preset: "stylegan-v", "videogpt", "tf", also with knobs set over it, as in "videogpt,antialias=true": see
-            `Protocol`. The I3D's is "stylegan-v" by default; other networks get clips as they are.
+            `Preparation`. The I3D's is "stylegan-v" by default; other networks get clips as they are.
         num_features: d; if None, the network's attribute `num_features`, else found by trying.
         reset_real_features: Whether `reset` forgets the real clips too.
         unbiased: Whether covariances are sums over N - 1, or over N; if None as the preset says, else over N - 1.
@@ -151,7 +151,7 @@ class FrechetVideoDistance(FeatureDistance):
     def __init__(
         self,
         feature: nn.Module | str | Path = "i3d",
-        preset: str | Protocol | None = None,
+        preset: str | Preparation | None = None,
         num_features: int | None = None,
         reset_real_features: bool = True,
         unbiased: bool | None = None,
@@ -159,8 +159,8 @@ class FrechetVideoDistance(FeatureDistance):
         **kwargs: Any,
     ) -> None:
         super().__init__(feature, preset, num_features, reset_real_features, keep_features, **kwargs)
-        protocol = getattr(self.feature, "protocol", None)
-        self.unbiased = unbiased if unbiased is not None else protocol.unbiased if protocol else True
+        preparation = getattr(self.feature, "preparation", None)
+        self.unbiased = unbiased if unbiased is not None else preparation.unbiased if preparation else True
         dim = self.num_features
         for kind in () if keep_features else ("real", "fake"):
             self.add_state(f"{kind}_count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")

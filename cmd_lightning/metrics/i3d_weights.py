@@ -18,7 +18,7 @@ from torchmetrics.utilities import rank_zero_warn
 from cmd_lightning.errors import InputError, reason
 from cmd_lightning.metrics.frozen import Frozen
 from cmd_lightning.metrics.i3d import I3D, check_clip
-from cmd_lightning.metrics.protocol import Prepared, Protocol
+from cmd_lightning.metrics.preparation import Preparation, Prepared
 from cmd_lightning.metrics.torchscript import UNTRUSTED, is_torchscript, load_torchscript
 
 VARIABLE = "CMD_I3D_WEIGHTS"
@@ -66,7 +66,7 @@ TORCHSCRIPT_EPS = 1e-3
 """Batch norm epsilon of the published TorchScript, whose features are those of the original in TensorFlow."""
 
 
-def open_i3d(weights: str | Path, protocol: Protocol, trust_torchscript: bool = False) -> nn.Module:
+def open_i3d(weights: str | Path, preparation: Preparation, trust_torchscript: bool = False) -> nn.Module:
     """Open the I3D for distances.
 
     A name is looked up: "i3d" in the environment variable CMD_I3D_WEIGHTS, which names a file of any layout; then both
@@ -75,13 +75,13 @@ def open_i3d(weights: str | Path, protocol: Protocol, trust_torchscript: bool = 
     Args:
         weights: "i3d" or "i3d-torchscript"; or a file: a state dict (.pt, .pth, .safetensors) laid out as
             i3d_pretrained_400.pt, rgb_imagenet.pt or model_rgb.pth, or a TorchScript archive.
-        protocol: How clips are prepared.
+        preparation: How clips are prepared.
         trust_torchscript: Whether to open other TorchScript than the published one. It is a program: trust its author.
 
     Returns:
         Network from clips `(B, 3, T, H, W)`, float in [0, 1], to features `(B, 400)`, with attributes `num_features`;
         `name`, what distances are called after; `published`, whether it holds the Kinetics-only weights of published
-        FVD; and `origin`, a record of file, checksums, protocol and "warning", if any, as plain JSON data.
+        FVD; and `origin`, a record of file, checksums, preparation and "warning", if any, as plain JSON data.
 
     Raises:
         InputError: No file, none to be had, or not one of these weights.
@@ -116,7 +116,7 @@ def open_i3d(weights: str | Path, protocol: Protocol, trust_torchscript: bool = 
         warning = f"weights {path.name}: {public.what}; distances over them are no published FVD and compare with none"
         rank_zero_warn(warning)
         network.origin["warning"] = warning
-    return Frozen(Prepared(network, protocol))
+    return Frozen(Prepared(network, preparation))
 
 
 def git_blob_id(data: bytes) -> str:

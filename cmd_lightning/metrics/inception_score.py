@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.feature_metric import FeatureMetric
-from cmd_lightning.metrics.protocol import Protocol
+from cmd_lightning.metrics.preparation import Preparation
 
 
 def inception_score(logits: Tensor, splits: int = 10, seed: int = 42) -> tuple[Tensor, Tensor]:
@@ -63,7 +63,7 @@ class VideoInceptionScore(FeatureMetric):
     Args:
         feature: Classifier from clips `(B, C, T, H, W)`, float in [0, 1], to logits `(B, K)`, before the softmax; or
             what `open_feature` opens.
-        preset: How clips are prepared: see `Protocol`.
+        preset: How clips are prepared: see `Preparation`.
         num_features: K; if None, the network's attribute `num_features`, else found by trying.
         splits: Number of parts.
         seed: Of the shuffling before the clips are cut into parts.
@@ -80,7 +80,7 @@ class VideoInceptionScore(FeatureMetric):
     def __init__(
         self,
         feature: nn.Module | str | Path,
-        preset: str | Protocol | None = None,
+        preset: str | Preparation | None = None,
         num_features: int | None = None,
         splits: int = 10,
         seed: int = 42,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cmd_lightning.metrics.feature_metric import FeatureDistance
 from cmd_lightning.metrics.inputs import check_features
-from cmd_lightning.metrics.protocol import Protocol
+from cmd_lightning.metrics.preparation import Preparation
 
 ROWS = 256
 """Samples whose kernels with all others are held at once."""
@@ -62,7 +62,7 @@ class KernelVideoDistance(FeatureDistance):
     Args:
         feature: Network from clips `(B, C, T, H, W)`, float in [0, 1], to features `(B, d)`; or a name or a weights
             file: see `open_feature`.
-        preset: How clips are prepared: see `Protocol`.
+        preset: How clips are prepared: see `Preparation`.
         num_features: d; if None, the network's attribute `num_features`, else found by trying.
         reset_real_features: Whether `reset` forgets the real clips too.
     """
@@ -70,7 +70,7 @@ class KernelVideoDistance(FeatureDistance):
     def __init__(
         self,
         feature: nn.Module | str | Path = "i3d",
-        preset: str | Protocol | None = None,
+        preset: str | Preparation | None = None,
         num_features: int | None = None,
         reset_real_features: bool = True,
         **kwargs: Any,

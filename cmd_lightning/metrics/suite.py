@@ -26,7 +26,7 @@ FEWEST = 8
 
 
 @dataclass(frozen=True)
-class Entry:
+class SuiteMetric:
     """A metric of the suite, and the set of generated clips it is fed with."""
 
     asked: Asked
@@ -47,7 +47,7 @@ class MetricSuite(nn.Module):
             kernel:FEATURE (as `open_feature` knows them), is:CLASSIFIER (an I3D or "package.Class"), clipsim:MODEL/TAG
             (of open_clip) and clipsim:METRIC ("package.Class" that makes a `CLIPSimilarity`, or shapes).
         fakes: Names of the sets of generated clips, each with the kinds of metrics that it gets; None for all.
-        preset: How clips are prepared for the I3D: see `Protocol.parse`.
+        preset: How clips are prepared for the I3D: see `Preparation.parse`.
         intervals: Whether distances keep their features, and tell a curve over the number of clips, its extrapolation
             and an interval too.
         trust_torchscript: Whether to open TorchScript of unknown origin: see `open_i3d`.
@@ -75,7 +75,7 @@ class MetricSuite(nn.Module):
         self.intervals = intervals
         networks: dict[str, nn.Module] = {}
         self.entries = [
-            Entry(one, fake, one.build(networks, preset, intervals, trust_torchscript))
+            SuiteMetric(one, fake, one.build(networks, preset, intervals, trust_torchscript))
             for fake, kinds in fakes.items()
             for one in asked
             if kinds is None or one.kind in kinds
@@ -148,7 +148,7 @@ class MetricSuite(nn.Module):
         """What every metric came to, as plain data: a record each. To be called on every process."""
         return [self.record(entry) for entry in self.entries]
 
-    def record(self, entry: Entry) -> dict[str, Any]:
+    def record(self, entry: SuiteMetric) -> dict[str, Any]:
         """The value of a metric with what it was computed over; warnings go into it too."""
         metric = entry.metric
         result: dict[str, Any] = {"metric": entry.label, "of": entry.fake}

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from cmd_lightning.shapes.convnet import VideoConvNet
+from cmd_lightning.shapes.saved_network import SavedNetwork
 from cmd_lightning.shapes.scenes import COLOURS, DIRECTIONS, PATHS, PATTERNS, SHAPES, SPEEDS, TEXTURES
-from cmd_lightning.shapes.weights import Pretrained
 
 PRESENCE = {
     "shape": SHAPES,
@@ -44,7 +44,7 @@ CHOICE = {
 """Attributes of which a clip has exactly one."""
 
 
-class ShapesFeatures(Pretrained):
+class ShapesFeatures(SavedNetwork):
     """The last layer but one of a classifier trained on the attributes of the procedural world, not on real video.
 
     Its training clips were `plain` and `mixed` ones of all five speeds, also blurred, noised, and played backward,

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.shapes.convnet import VideoConvNet
+from cmd_lightning.shapes.saved_network import SavedNetwork
 from cmd_lightning.shapes.scenes import COLOURS, DIRECTIONS, SHAPES, Scene
-from cmd_lightning.shapes.weights import Pretrained
 
 ANSWERS = {"shape": (*SHAPES, "none"), "colour": (*COLOURS, "none"), "direction": (*DIRECTIONS, "none")}
 """What the reader can answer to each question; "none" is the last."""
@@ -42,7 +42,7 @@ class Reading:
         return cls(thing.shape, thing.colour, thing.direction)
 
 
-class ShapesReader(Pretrained):
+class ShapesReader(SavedNetwork):
     """Reads `plain` clips of any size of at least 8 frames; made for 16 frames at `slow` to `fast`.
 
     Trained on rendered `plain` clips of all combinations of shape, colour and direction, clean and as lossy codecs

@@ -79,7 +79,7 @@ def test_any_importable_clip_similarity():
     suite.update(torch.cat([clips(3, 0) * 0, clips(1, 0) * 0 + 1]), captions=["x"] * 4)
     [result] = suite.results()
     assert (result["metric"], result["value"]) == ("clip_similarity(Brightness)", -0.5)
-    with pytest.raises(InputError, match="clipsim torch.nn.Flatten: it makes a Flatten, and must make a CLIPSimil"):
+    with pytest.raises(InputError, match=r"clipsim torch.nn.Flatten: it makes a Flatten, and must make a CLIPSimil"):
         MetricSuite(["clipsim:torch.nn.Flatten"])
     with pytest.raises(InputError, match=r"clipsim torch.nn.Linear: .*; give a class or function that makes a CLIPS"):
         MetricSuite(["clipsim:torch.nn.Linear"])

@@ -1,4 +1,4 @@
-"""Pretrained: how the weights of the yardstick's networks are kept."""
+"""SavedNetwork: how the weights of the yardstick's networks are kept."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from cmd_lightning.provenance import sha256
 from cmd_lightning.zoo import WEIGHTS
 
 
-class Pretrained(nn.Module):
+class SavedNetwork(nn.Module):
     """A network kept as one safetensors file: weights in half precision, settings and record as JSON metadata.
 
     Subclasses name their file of the zoo in `WEIGHTS`, and take `settings` as keyword arguments.
