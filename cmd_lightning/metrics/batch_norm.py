@@ -38,11 +38,14 @@ def set_batch_norm_eps(network: nn.Module, eps: float) -> None:
 
 def _shift_variances(script: torch.jit.ScriptModule, eps: float) -> None:
     # The graph tells both of scripted and of traced networks, and of batch norms that are no modules of their own.
-    graph, shifts = script.inlined_graph, {}  # its nodes live as long as it does
-    for node in graph.findAllNodes("aten::batch_norm"):
+    graph: Any = script.inlined_graph  # its nodes live as long as it does
+    shifts: dict[tuple[str, ...], float] = {}
+    nodes = graph.findAllNodes("aten::batch_norm")
+    for node in nodes:
         _, _, _, _, variance, _, _, baked, _ = node.inputs()
-        shifts[_path(variance)] = eps - _value(script, baked)
-    if not shifts or None in shifts:
+        if path := _path(variance):
+            shifts[path] = eps - _value(script, baked)
+    if not nodes or not all(_path(list(node.inputs())[4]) for node in nodes):
         raise InputError(
             f"batch_norm_eps {eps:g}: the TorchScript network does not show its batch norms, to which it would apply; "
             "set batch_norm_eps=none to take them as they are, or give a plain state dict"

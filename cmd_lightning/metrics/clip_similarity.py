@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from cmd_lightning.metrics.clip_models import Tokenizer, open_clip_model
 from cmd_lightning.metrics.covering import covering
 from cmd_lightning.metrics.frozen import Frozen, single_precision
 from cmd_lightning.metrics.inputs import check_rgb, unit_range
-from cmd_lightning.metrics.precision import own_precision
+from cmd_lightning.metrics.precision import KeepsPrecision
 
 # open_clip takes seconds to import, so it is imported where it is needed.
 
@@ -27,7 +27,7 @@ PICTURES = 256
 """Pictures that go through the network at once."""
 
 
-class CLIPSimilarity(Metric):
+class CLIPSimilarity(KeepsPrecision, Metric):
     """Cosine of each frame with the caption, averaged over the frames of a video and then over the videos.
 
     The cosine is raw, in [-1, 1]: not times 100 and not cut at 0. (torchmetrics' `CLIPScore` is both; with the same
@@ -60,6 +60,8 @@ class CLIPSimilarity(Metric):
     plot_lower_bound = -1.0
     plot_upper_bound = 1.0
 
+    plot = Metric._plot  # torchmetrics asks each metric for it
+
     total: Tensor
     count: Tensor
 
@@ -90,9 +92,6 @@ class CLIPSimilarity(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
-        return super()._apply(own_precision(fn), exclude_state)  # or the sum would be cast
-
     def pictures(self, video: Tensor) -> Tensor:
         """What the model sees of each clip: here every frame.
 
@@ -105,7 +104,7 @@ class CLIPSimilarity(Metric):
         return video.transpose(1, 2)
 
     @torch.no_grad()
-    def similarities(self, video: Tensor, captions: Sequence[str]) -> Tensor:
+    def similarities(self, video: Tensor, captions: Sequence[str] | None) -> Tensor:
         """Mean cosine of each video's pictures with its caption, `(B,)` in double precision.
 
         Arguments and errors as of `update`.
@@ -124,13 +123,8 @@ class CLIPSimilarity(Metric):
             texts = self.model.encode_text(self.tokens(captions).to(video.device))
             pictures = self.pictures(video)
             number = pictures.shape[1]
-            parts = pictures.flatten(0, 1).split(PICTURES)
-            images = torch.cat(
-                [
-                    self.model.encode_image(normalised(self.model.visual, part, self.resize).to(weight.dtype))
-                    for part in parts
-                ]
-            )
+            parts = (normalised(self.model.visual, p, self.resize) for p in pictures.flatten(0, 1).split(PICTURES))
+            images = torch.cat([self.model.encode_image(part.to(weight.dtype)) for part in parts])
         cosines = cosine_similarity(images.double(), texts.double().repeat_interleave(number, dim=0))
         return cosines.view(-1, number).mean(1)
 
@@ -145,7 +139,7 @@ class CLIPSimilarity(Metric):
                 rank_zero_warn(f"captions: {cut} of {len(captions)} are cut, the model reads {length} tokens at most")
         return tokens
 
-    def update(self, video: Tensor, captions: Sequence[str]) -> None:
+    def update(self, video: Tensor, captions: Sequence[str] | None) -> None:
         """Take in videos with their captions.
 
         Args:
@@ -166,20 +160,8 @@ class CLIPSimilarity(Metric):
             raise RuntimeError("CLIPSimilarity has seen no video: call update first")
         return self.total / self.count
 
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plots one value or several, as of `compute`, with matplotlib.
 
-        Args:
-            val: A value, or a list of them in order of time; None computes it.
-            ax: Axes to plot into.
-
-        Returns:
-            Figure and axes.
-        """
-        return self._plot(val, ax)
-
-
-def normalised(visual: nn.Module, pictures: Tensor, resize: Resize = "crop") -> Tensor:
+def normalised(visual: Any, pictures: Tensor, resize: Resize = "crop") -> Tensor:
     """Pictures `(N, C, h, w)` in [0, 1] at the size and in the value range of an open_clip model's visual part."""
     from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torchmetrics import Metric
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.feature_networks import open_feature
 from cmd_lightning.metrics.inputs import unit_range
-from cmd_lightning.metrics.precision import own_precision
+from cmd_lightning.metrics.precision import KeepsPrecision
 from cmd_lightning.metrics.preparation import Preparation
 from cmd_lightning.metrics.sample_size import bootstrap_interval, distance_curve
 from cmd_lightning.provenance import state_sha256
@@ -28,7 +27,7 @@ ONE_SHAPE = (
 )
 
 
-class FeatureMetric(Metric):
+class FeatureMetric(KeepsPrecision, Metric):
     """A metric over the features of clips.
 
     Args:
@@ -45,6 +44,7 @@ class FeatureMetric(Metric):
     is_differentiable = False
     full_state_update = False
     feature_network = "feature"  # where torchmetrics' FeatureShare looks
+    plot = Metric._plot  # torchmetrics asks each metric for it
 
     def __init__(
         self,
@@ -58,9 +58,9 @@ class FeatureMetric(Metric):
         self.num_features = num_features or getattr(self.feature, "num_features", None) or self._measured()
 
     def _measured(self) -> int:
-        weight = next(self.feature.parameters(), torch.empty(0))
+        device = next(self.feature.parameters(), torch.empty(0)).device
         try:
-            return self.feature(torch.zeros(1, 3, 16, 64, 64, device=weight.device)).shape[1]
+            return self.feature(torch.zeros(1, 3, 16, 64, 64, device=device)).shape[1]
         except (RuntimeError, ValueError) as error:
             problem = str(error).splitlines()[0]
             raise InputError(f"num_features None: give it, the feature network does not tell ({problem})") from error
@@ -93,9 +93,6 @@ class FeatureMetric(Metric):
             return told
         return {"network": f"{network.__module__}.{network.__qualname__}", "sha256": state_sha256(self.feature)} | told
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
-        return super()._apply(own_precision(fn), exclude_state)  # or sums and features would be cast
-
     def _taken(self) -> None:
         """What torchmetrics does around `update`, for features that are taken in without it."""
         self._computed = None
@@ -113,28 +110,15 @@ class FeatureMetric(Metric):
                     setattr(self, name, [torch.cat([self._none(), *state])])
         super().sync(*args, **kwargs)
 
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plots one value or several, as of `compute`, with matplotlib.
-
-        Args:
-            val: A value, or a list of them in order of time; None computes it.
-            ax: Axes to plot into.
-
-        Returns:
-            Figure and axes.
-        """
-        return self._plot(val, ax)
-
 
 class FeatureDistance(FeatureMetric):
     """A distance between the features of two sets of clips, real ones and generated ones.
 
     States whose names begin with "real_" are those of the real clips.
 
+    Arguments are those of `FeatureMetric`, and:
+
     Args:
-        feature: As of `FeatureMetric`.
-        preset: As of `FeatureMetric`.
-        num_features: As of `FeatureMetric`.
         reset_real_features: Whether `reset` forgets the real clips too; False saves computing them each time.
         keep_features: Whether all features are kept, as `curve` and `interval` need them.
     """
@@ -162,7 +146,7 @@ class FeatureDistance(FeatureMetric):
             self.add_state("fake_features", [], dist_reduce_fx="cat")
 
     @property
-    def full_state_update(self) -> bool:
+    def full_state_update(self) -> bool:  # type: ignore[override]  # torchmetrics has a plain attribute
         """Of torchmetrics' `forward`: the quicker way resets in between, and would count kept clips once more."""
         return not self.reset_real_features
 
@@ -244,13 +228,15 @@ class FeatureDistance(FeatureMetric):
         real, fake = self.kept_features()
         return len(real), len(fake)
 
-    def check_counts(self, real: int, fake: int) -> None:
-        """Raise an InputError unless there are at least two clips of both kinds, all of one shape."""
+    def enough(self) -> tuple[int, int]:
+        """The counts; raises an InputError unless there are at least two clips of both kinds, all of one shape."""
+        real, fake = self.counts()
         if min(real, fake) < 2:
             name = type(self).__name__
             raise InputError(f"{name} needs at least 2 real and 2 generated clips, not {real} and {fake}; give more")
         if self.clip_shape and (self.shape_least != self.shape_most).any():  # on two processes
             raise InputError(ONE_SHAPE.format(self.clip_shape, tuple(self.shape_least.tolist())))
+        return real, fake
 
     def kept_features(self) -> tuple[Tensor, Tensor]:
         """The features of the real clips `(N, d)` and of the generated ones `(M, d)`, of this process or synchronised.

@@ -129,12 +129,11 @@ class FrechetVideoDistance(FeatureDistance):
     Sums are kept in double precision, not features, so any number of clips takes the same room.
 
     Args:
-        feature: Network from clips `(B, C, T, H, W)`, float in [0, 1], to features `(B, d)`; or a name or a weights
-            file: see `open_feature`.
+        feature: As for `FeatureMetric`.
         preset: "stylegan-v", "videogpt", "tf", also with knobs set over it, as in "videogpt,antialias=true": see
             `Preparation`. The I3D's is "stylegan-v" by default; other networks get clips as they are.
-        num_features: d; if None, the network's attribute `num_features`, else found by trying.
-        reset_real_features: Whether `reset` forgets the real clips too.
+        num_features: As for `FeatureMetric`.
+        reset_real_features: As for `FeatureDistance`.
         unbiased: Whether covariances are sums over N - 1, or over N; if None as the preset says, else over N - 1.
         keep_features: Keep the features instead of their sums, for `curve` and `interval`.
     """
@@ -142,11 +141,7 @@ class FrechetVideoDistance(FeatureDistance):
     plot_lower_bound = 0.0
 
     real_count: Tensor
-    real_sum: Tensor
-    real_gram: Tensor
     fake_count: Tensor
-    fake_sum: Tensor
-    fake_gram: Tensor
 
     def __init__(
         self,
@@ -169,17 +164,11 @@ class FrechetVideoDistance(FeatureDistance):
 
     def _add(self, features: Tensor, real: bool) -> None:
         if self.keep_features:
-            return super()._add(features, real)
-        features = features.double()
-        if real:
-            self.real_count += len(features)
-            self.real_sum += features.sum(0)
-            self.real_gram += features.T @ features
-        else:
-            self.fake_count += len(features)
-            self.fake_sum += features.sum(0)
-            self.fake_gram += features.T @ features
-        return None
+            super()._add(features, real)
+            return
+        features, kind = features.double(), "real" if real else "fake"
+        for state, part in (("count", len(features)), ("sum", features.sum(0)), ("gram", features.T @ features)):
+            getattr(self, f"{kind}_{state}").add_(part)
 
     def counts(self) -> tuple[int, int]:
         """How many real and how many generated clips there are so far."""
@@ -197,16 +186,13 @@ class FrechetVideoDistance(FeatureDistance):
         Raises:
             InputError: Fewer than two clips of either kind.
         """
-        real, fake = self.counts()
-        self.check_counts(real, fake)
+        real, fake = self.enough()
         if self.keep_features:
-            x, y = self.kept_features()
-            value, cov = self.distance(x, y), moments(x, self.unbiased)[1] if min(real, fake) <= x.shape[1] else None
+            value = self.distance(*self.kept_features())
         else:
-            mean, cov = self._moments(self.real_count, self.real_sum, self.real_gram)
-            fakes = self._moments(self.fake_count, self.fake_sum, self.fake_gram)
-            value = frechet_distance(mean, cov, *fakes)
+            value = frechet_distance(*self._moments("real"), *self._moments("fake"))
         if min(real, fake) <= self.num_features:
+            cov = moments(self.kept_features()[0], self.unbiased)[1] if self.keep_features else self._moments("real")[1]
             bias = sampling_bias(shrunk(cov, real), real, fake, self.unbiased)
             rank_zero_warn(
                 f"{real} real and {fake} generated clips for {self.num_features} features: two sets as small from one "
@@ -215,6 +201,7 @@ class FrechetVideoDistance(FeatureDistance):
             )
         return value
 
-    def _moments(self, count: Tensor, total: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
+    def _moments(self, kind: str) -> tuple[Tensor, Tensor]:
+        count, total, gram = (getattr(self, f"{kind}_{state}") for state in ("count", "sum", "gram"))
         mean = total / count
         return mean, (gram - count * mean.outer(mean)) / (count - int(self.unbiased))

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from cmd_lightning.metrics.precision import own_precision
+from cmd_lightning.metrics.precision import KeepsPrecision
 
 
 @contextmanager
 def single_precision(device: torch.device) -> Iterator[None]:
     """Within it float32 is float32: neither autocast nor TF32, which make distances differ between machines."""
     backends = torch.backends
-    units = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
+    cudnn: Any = backends.cudnn  # torch's types know nothing of its parts
+    mkldnn: Any = backends.mkldnn
+    units = (cudnn.conv, backends.cuda.matmul, mkldnn.conv, mkldnn.matmul)
     before = [unit.fp32_precision for unit in units]
     try:
         for unit in units:
@@ -28,7 +30,7 @@ def single_precision(device: torch.device) -> Iterator[None]:
             unit.fp32_precision = precision
 
 
-class Frozen(nn.Module):
+class Frozen(KeepsPrecision):
     """A network in evaluation mode, without gradients, and in its own precision, also within a module that is trained,
     cast to half precision or run under autocast. Its attributes are those of the network.
 
@@ -61,6 +63,3 @@ class Frozen(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Stays in evaluation mode."""
         return super().train(False)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        return super()._apply(own_precision(fn), recurse)

@@ -110,13 +110,15 @@ def open_i3d(weights: str | Path, preparation: Preparation, trust_torchscript: b
         network = _open(data, blob, trust_torchscript)
     except InputError as error:
         raise InputError(f"weights {path}: {error}") from error
-    network.name, network.published = public.name, blob in PUBLISHED.values()
-    network.origin = {"weights": path.name, "sha256": sha256, "git_blob": blob, "what": public.what}
-    if not network.published:
+    prepared = Prepared(network, preparation)
+    prepared.name, prepared.published = public.name, blob in PUBLISHED.values()
+    record = {"weights": path.name, "sha256": sha256, "git_blob": blob, "what": public.what}
+    if not prepared.published:
         warning = f"weights {path.name}: {public.what}; distances over them are no published FVD and compare with none"
         rank_zero_warn(warning)
-        network.origin["warning"] = warning
-    return Frozen(Prepared(network, preparation))
+        record["warning"] = warning
+    prepared.origin = record | prepared.origin
+    return Frozen(prepared)
 
 
 def git_blob_id(data: bytes) -> str:

@@ -60,11 +60,9 @@ class VideoInceptionScore(FeatureMetric):
 
     All logits are kept.
 
+    Arguments are those of `FeatureMetric`, whose network gives logits `(B, K)`, before the softmax, and:
+
     Args:
-        feature: Classifier from clips `(B, C, T, H, W)`, float in [0, 1], to logits `(B, K)`, before the softmax; or
-            what `open_feature` opens.
-        preset: How clips are prepared: see `Preparation`.
-        num_features: K; if None, the network's attribute `num_features`, else found by trying.
         splits: Number of parts.
         seed: Of the shuffling before the clips are cut into parts.
 
@@ -98,14 +96,11 @@ class VideoInceptionScore(FeatureMetric):
         Raises:
             InputError: The clips or their logits have another shape or range.
         """
-        self._take(self.features(video))
+        self.logits.append(self.features(video).double())
 
     def update_features(self, logits: Tensor) -> None:
         """Take in logits `(B, K)` that `features` gave."""
         self._taken()
-        self._take(logits)
-
-    def _take(self, logits: Tensor) -> None:
         self.logits.append(logits.double())
 
     def compute(self) -> tuple[Tensor, Tensor]:
@@ -118,14 +113,6 @@ class VideoInceptionScore(FeatureMetric):
         return inception_score(logits, self.splits, self.seed)
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plots the mean of one value or of several, as of `compute`, with matplotlib.
-
-        Args:
-            val: A value, or a list of them in order of time; None computes it.
-            ax: Axes to plot into.
-
-        Returns:
-            Figure and axes.
-        """
+        """Plots the mean of one value or of several, as of `compute`: figure and axes."""
         value = self.compute() if val is None else val
         return self._plot([mean for mean, _ in value] if isinstance(value, list) else value[0], ax)

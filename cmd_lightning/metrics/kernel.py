@@ -58,13 +58,7 @@ class KernelVideoDistance(FeatureDistance):
     (arXiv 2404.12391, 2410.05203).
 
     All features are kept.
-
-    Args:
-        feature: Network from clips `(B, C, T, H, W)`, float in [0, 1], to features `(B, d)`; or a name or a weights
-            file: see `open_feature`.
-        preset: How clips are prepared: see `Preparation`.
-        num_features: d; if None, the network's attribute `num_features`, else found by trying.
-        reset_real_features: Whether `reset` forgets the real clips too.
+    Arguments are those of `FeatureDistance`, without `keep_features`.
     """
 
     def __init__(
@@ -87,5 +81,5 @@ class KernelVideoDistance(FeatureDistance):
         Raises:
             InputError: Fewer than two clips of either kind.
         """
-        self.check_counts(*self.counts())
+        self.enough()
         return self.distance(*self.kept_features())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -20,8 +21,12 @@ def own_precision(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return move
 
 
-class OwnPrecision(nn.ModuleDict):
-    """Modules by name that move with the module around them, and are not cast with it."""
+class KeepsPrecision(nn.Module):
+    """A base for modules that move with the module around them, and are not cast with it."""
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        return super()._apply(own_precision(fn), recurse)
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Self:
+        return super()._apply(own_precision(fn), *args, **kwargs)
+
+
+class OwnPrecision(KeepsPrecision, nn.ModuleDict):
+    """Modules by name that move with the module around them, and are not cast with it."""

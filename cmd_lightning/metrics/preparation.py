@@ -153,7 +153,7 @@ def _resize(video: Tensor, preparation: Preparation) -> Tensor:
         return video
     new = (side, side)
     if preparation.resize == "crop":
-        new = tuple(-(-length * side // min(old)) for length in old)  # the longer side rounded up
+        new = -(-old[0] * side // min(old)), -(-old[1] * side // min(old))  # the longer side rounded up
     if new != old and preparation.grid == "legacy":
         video = _legacy(old[0], new[0]).to(video) @ video @ _legacy(old[1], new[1]).to(video).T
     elif new != old:
@@ -189,6 +189,10 @@ class Prepared(nn.Module):
         InputError: The network is TorchScript whose batch norms cannot be set: see `set_batch_norm_eps`.
     """
 
+    num_features: int
+    name: str
+    published: bool
+
     def __init__(self, network: nn.Module, preparation: Preparation) -> None:
         super().__init__()
         self.preparation = preparation
@@ -199,7 +203,8 @@ class Prepared(nn.Module):
         for attribute in ("num_features", "name", "published"):
             if hasattr(network, attribute):
                 setattr(self, attribute, getattr(network, attribute))
-        self.origin = {**getattr(network, "origin", {}), "protocol": preparation.record()}
+        # Saved statistics of real clips hold it by this key.
+        self.origin: dict[str, Any] = {**getattr(network, "origin", {}), "protocol": asdict(preparation)}
 
     def forward(self, video: Tensor) -> Tensor:
         """Features `(B, d)`, float32, of clips `(B, 3, T, H, W)`, float in [0, 1] or uint8."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +85,8 @@ class MetricSuite(nn.Module):
             if twice := [label for label in labels if labels.count(label) > 1]:
                 raise InputError(f"metrics {', '.join(metrics)}: {twice[0]} comes out twice; ask for one of the two")
         self.metrics = OwnPrecision({str(number): entry.metric for number, entry in enumerate(self.entries)})
-        self.counts = OwnPrecision({fake: SumMetric() for fake in fakes})
+        self.count_of = {fake: SumMetric() for fake in fakes}
+        self.counts = OwnPrecision(self.count_of)
 
     def asks(self, kind: str | None = None, fake: str = "fake") -> bool:
         """Whether a set of generated clips has a metric of a kind, as "clipsim", or any at all."""
@@ -108,10 +109,10 @@ class MetricSuite(nn.Module):
 
     def update_real(self, video: Tensor) -> None:
         """Take in real clips `(B, C, T, H, W)`, uint8 or float in [0, 1]."""
-        features = shared_features(video)
-        for metric in self.metrics.values():
-            if isinstance(metric, FeatureDistance):
-                metric.update_features(features(metric), True, tuple(video.shape[1:]))
+        features = SharedFeatures(video)
+        for entry in self.entries:
+            if isinstance(entry.metric, FeatureDistance):
+                entry.metric.update_features(features[entry.metric], True, tuple(video.shape[1:]))
 
     def update(
         self, video: Tensor, fake: str = "fake", captions: Sequence[str] | None = None, real: Tensor | None = None
@@ -127,18 +128,20 @@ class MetricSuite(nn.Module):
         Raises:
             InputError: Another shape or range; of pairs, two shapes.
         """
-        self.counts[fake].update(len(video))
-        features = shared_features(video)
+        self.count_of[fake].update(len(video))
+        features = SharedFeatures(video)
         for entry in self.entries:
             metric = entry.metric
             if entry.fake != fake:
                 continue
             if isinstance(metric, FeatureDistance):
-                metric.update_features(features(metric), False, tuple(video.shape[1:]))
+                metric.update_features(features[metric], False, tuple(video.shape[1:]))
             elif isinstance(metric, VideoInceptionScore):
-                metric.update_features(features(metric))
+                metric.update_features(features[metric])
             elif isinstance(metric, CLIPSimilarity):
                 metric.update(video, captions)
+            elif real is None:
+                raise InputError(f"real None: {entry.label} compares clips with the real ones; give them too")
             elif isinstance(metric, PerFrame):
                 metric.update(video, real)
             else:
@@ -156,7 +159,7 @@ class MetricSuite(nn.Module):
             warnings.simplefilter("always")
             value = metric.compute()
         told = [str(warning.message) for warning in caught]
-        clips = {"fake": int(self.counts[entry.fake].compute())}
+        clips = {"fake": int(self.count_of[entry.fake].compute())}
         if isinstance(metric, VideoInceptionScore):
             result |= {"value": float(value[0]), "standard_deviation": float(value[1]), "splits": metric.splits}
         else:
@@ -182,21 +185,20 @@ class MetricSuite(nn.Module):
 
     def reset(self) -> None:
         """Forget all clips."""
-        for metric in (*self.metrics.values(), *self.counts.values()):
+        for metric in (*(entry.metric for entry in self.entries), *self.count_of.values()):
             metric.reset()
 
 
-def shared_features(video: Tensor) -> Callable[[FeatureMetric], Tensor]:
-    """A function that gives the features of a metric's network, computed once for all metrics that share it."""
-    known: dict[int, Tensor] = {}
+class SharedFeatures:
+    """Features of clips by metric, computed once for all metrics that share a network."""
 
-    def features(metric: FeatureMetric) -> Tensor:
-        key = id(metric.feature)
-        if key not in known:
-            known[key] = metric.features(video)
-        return known[key]
+    def __init__(self, video: Tensor) -> None:
+        self.video, self.known = video, dict[nn.Module, Tensor]()
 
-    return features
+    def __getitem__(self, metric: FeatureMetric) -> Tensor:
+        if metric.feature not in self.known:
+            self.known[metric.feature] = metric.features(self.video)
+        return self.known[metric.feature]
 
 
 def pair_scores(kind: str, video: Tensor, real: Tensor) -> Tensor:

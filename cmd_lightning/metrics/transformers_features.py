@@ -49,12 +49,14 @@ class TransformersFeatures(nn.Module):
     """
 
     published = False
+    image_mean: Tensor
+    image_std: Tensor
 
     def __init__(self, checkpoint: str) -> None:
         super().__init__()
         folder = _folder(checkpoint)
         self.model, self.norm = _load(checkpoint, folder)
-        config = self.model.config
+        self.config = config = self.model.config
         self.name = folder.resolve().name if Path(checkpoint).is_dir() else checkpoint
         self.num_features: int = config.hidden_size
         self.is_vjepa = config.model_type == "vjepa2"
@@ -100,7 +102,7 @@ class TransformersFeatures(nn.Module):
         return features if self.norm is None else self.norm(features)
 
     def _check_frames(self, frames: int) -> None:
-        config = self.model.config
+        config = self.config
         if self.is_vjepa and (frames < 1 or frames % config.tubelet_size):
             raise InputError(
                 f"video of {frames} frames: {self.name} takes multiples of {config.tubelet_size}; read such"
@@ -136,7 +138,7 @@ def _weights(folder: Path) -> list[Path]:
     return []
 
 
-def _load(checkpoint: str, folder: Path) -> tuple[nn.Module, nn.Module | None]:
+def _load(checkpoint: str, folder: Path) -> tuple[Any, nn.Module | None]:
     """The encoder, and the norm that follows the mean if it has one there."""
     from transformers import AutoConfig, AutoModel, VideoMAEForVideoClassification
 
@@ -146,7 +148,7 @@ def _load(checkpoint: str, folder: Path) -> tuple[nn.Module, nn.Module | None]:
         if config.model_type not in ("videomae", "vjepa2"):
             raise InputError(f"checkpoint {checkpoint}: a model of type {config.model_type}; {wanted}")
         classifier = config.architectures == ["VideoMAEForVideoClassification"] and config.use_mean_pooling
-        kind = VideoMAEForVideoClassification if classifier else AutoModel
+        kind: Any = VideoMAEForVideoClassification if classifier else AutoModel
         with _quiet():
             model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     except InputError:

@@ -24,18 +24,18 @@ class SceneStream(IterableDataset):
     is clip `i` in every epoch.
 
     Args:
-        num: clips in an epoch, all ranks together.
-        levels: of which each clip draws one.
-        motions: of which each clip draws one.
-        size: side of the picture in pixels.
-        frames: frames of a clip.
-        fps: frames per second.
-        batch_size: clips in a batch, per rank.
-        combinations: of shape, colour and direction: "all", "seen" or "unseen".
-        rank: which process this is, from 0.
-        ranks: how many there are.
-        seed: of the row of clips.
-        repeat: whether every epoch is the same.
+        num: Clips in an epoch, all ranks together.
+        levels: Of which each clip draws one.
+        motions: Of which each clip draws one.
+        size: Side of the picture in pixels.
+        frames: Frames of a clip.
+        fps: Frames per second.
+        batch_size: Clips in a batch, per rank.
+        combinations: Of shape, colour and direction: "all", "seen" or "unseen".
+        rank: Which process this is, from 0.
+        ranks: How many there are.
+        seed: Of the row of clips.
+        repeat: Whether every epoch is the same.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class SceneStream(IterableDataset):
         super().__init__()
         self.repeat = repeat
         self.num, self.levels, self.motions = num, list(levels), list(motions)
-        self.options = {"size": size, "frames": frames, "fps": fps, "combinations": combinations}
+        self.options: dict[str, Any] = {"size": size, "frames": frames, "fps": fps, "combinations": combinations}
         self.batch_size, self.rank, self.ranks, self.seed = batch_size, rank, ranks, seed
         shares = batch_sizes(num, ranks, batch_size)
         self._sizes = shares[rank]
@@ -108,18 +108,20 @@ class ShapesDataModule(LightningDataModule):
 
     Args:
         level: "plain" or "mixed", or several, of which each clip draws one; one named twice is drawn twice as often.
-        motion: one or several of still, slow, middle, fast, extreme, likewise.
-        train_clips: clips of an epoch; the next epoch goes on with others, or with `repeat` shows them again.
-        repeat: whether every epoch shows the same clips, as a component that caches latents needs it.
-        val_clips: clips for validation.
-        test_clips: clips for testing and prediction.
-        num_frames: frames of a clip.
-        size: side of the picture in pixels.
-        fps: frames per second.
-        batch_size: clips in a batch, per device.
-        num_workers: loader processes, per device.
-        seed: of the clips.
+        motion: One or several of still, slow, middle, fast, extreme.
+        train_clips: Clips of an epoch; the next epoch goes on with others, or with `repeat` shows them again.
+        repeat: Whether every epoch shows the same clips, as a component that caches latents needs it.
+        val_clips: Clips for validation.
+        test_clips: Clips for testing and prediction.
+        num_frames: Frames of a clip.
+        size: Side of the picture in pixels.
+        fps: Frames per second.
+        batch_size: Clips in a batch, per device.
+        num_workers: Loader processes, per device.
+        seed: Of the clips.
     """
+
+    options: dict[str, Any]
 
     def __init__(
         self,
@@ -194,7 +196,7 @@ class ShapesDataModule(LightningDataModule):
         return {"data": type(self).__name__, "split": "test", "seed": self.seed, **self.options}
 
     def _loader(self, split: str, **options: Any) -> StreamLoader:
-        stream = SceneStream(
+        stream: Any = SceneStream(
             self.clips[split],
             **self.options,
             batch_size=self.batch_size,

@@ -1,16 +1,40 @@
 """SavedNetwork: how the weights of the yardstick's networks are kept."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, reason
 from cmd_lightning.provenance import sha256
 from cmd_lightning.zoo import WEIGHTS
+
+
+@contextmanager
+def saved_weights(path: Path, what: str, train: str) -> Iterator[tuple[dict[str, str], dict[str, Tensor]]]:
+    """Metadata and weights, in single precision, of a safetensors file, for a block that builds a network of them.
+
+    Args:
+        path: Of the file.
+        what: What it should hold, for error messages.
+        train: The module that trains it.
+
+    Raises:
+        InputError: The file is missing, or the block cannot build the network of what it holds.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+        yield metadata, weights
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        source = f"give a file of `python -m benchmarks.shapes.yardstick.{train}`"
+        raise InputError(f"path {path}: no weights of {what} ({reason(error)}); {source}") from error
 
 
 class SavedNetwork(nn.Module):
@@ -19,44 +43,38 @@ class SavedNetwork(nn.Module):
     Subclasses name their file of the zoo in `WEIGHTS`, and take `settings` as keyword arguments.
 
     Attributes:
-        settings: the arguments it was built with.
-        record: how the loaded weights were trained and what they reached; empty without.
-        origin: the file they are from and its sha256, for records of results; empty without.
+        settings: The arguments it was built with.
+        record: How the loaded weights were trained and what they reached; empty without.
+        origin: The file they are from and its sha256, for records of results; empty without.
     """
 
     WEIGHTS: ClassVar[str]
-    settings: dict[str, Any]
-    record: dict[str, Any]
-    origin: dict[str, Any]
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.settings = settings
+        self.record: dict[str, Any] = {}
+        self.origin: dict[str, Any] = {}
 
     @classmethod
     def from_pretrained(cls, path: str | Path | None = None) -> Self:
         """Open trained weights, ready for evaluation.
 
         Args:
-            path: of the safetensors file; the shipped weights if None.
+            path: Of the safetensors file; the shipped weights if None.
 
         Raises:
-            InputError: the file is missing, or holds something else.
+            InputError: The file is missing, or holds something else.
         """
         path = Path(WEIGHTS / cls.WEIGHTS if path is None else path)
-        train = f"`python -m benchmarks.shapes.yardstick.train_{cls.WEIGHTS.removeprefix('shapes_').split('.')[0]}`"
-        if not path.is_file():
-            raise InputError(f"{path}: no weights of {cls.__name__} there; check the path, or train them with {train}")
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("network") != cls.__name__:
-                    raise InputError(f"{path}: holds no weights of {cls.__name__}; give a file written by {train}")
-                network = cls(**json.loads(metadata["settings"]))
-                network.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
-                network.record = json.loads(metadata["record"])
-                network.origin = {"weights": path.name, "sha256": sha256(path)}
-        except InputError:
-            raise
-        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{path}: not weights of {cls.__name__} ({reason}); give a file of {train}") from error
+        train = f"train_{cls.WEIGHTS.removeprefix('shapes_').split('.')[0]}"
+        with saved_weights(path, cls.__name__, train) as (metadata, weights):
+            if metadata.get("network") != cls.__name__:
+                raise ValueError(f"its metadata name the network {metadata.get('network')}")
+            network = cls(**json.loads(metadata["settings"]))
+            network.load_state_dict(weights)
+            network.record = json.loads(metadata["record"])
+        network.origin = {"weights": path.name, "sha256": sha256(path)}
         return network.eval().requires_grad_(False)
 
     def save_pretrained(self, path: str | Path, record: dict[str, Any]) -> None:
