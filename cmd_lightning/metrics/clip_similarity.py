@@ -14,10 +14,8 @@ from torchmetrics.utilities import rank_zero_warn
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.clip_models import Tokenizer, open_clip_model
-from cmd_lightning.metrics.covering import covering
-from cmd_lightning.metrics.frozen import Frozen, single_precision
-from cmd_lightning.metrics.inputs import check_rgb, unit_range
-from cmd_lightning.metrics.precision import KeepsPrecision
+from cmd_lightning.metrics.inputs import check_rgb, covering, unit_range
+from cmd_lightning.metrics.precision import Frozen, KeepsPrecision, single_precision
 
 # open_clip takes seconds to import, so it is imported where it is needed.
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from torch import nn
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.metrics.frozen import Frozen
-from cmd_lightning.metrics.i3d_weights import I3D_NAMES, open_i3d
+from cmd_lightning.metrics.i3d_weights import PUBLISHED, open_i3d
 from cmd_lightning.metrics.importable import import_part, is_importable
+from cmd_lightning.metrics.precision import Frozen
 from cmd_lightning.metrics.preparation import Preparation, Prepared
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
@@ -54,4 +54,4 @@ def open_feature(
 
 def takes_preset(name: str) -> bool:
     """Whether a name stands for an I3D, which needs to be told how clips are prepared for it."""
-    return name in I3D_NAMES or name.endswith(WEIGHT_SUFFIXES)
+    return name in PUBLISHED or name.endswith(WEIGHT_SUFFIXES)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torchmetrics.utilities import rank_zero_warn
 
 from cmd_lightning.errors import InputError, reason
-from cmd_lightning.metrics.frozen import Frozen
 from cmd_lightning.metrics.i3d import I3D, check_clip
+from cmd_lightning.metrics.precision import Frozen
 from cmd_lightning.metrics.preparation import Preparation, Prepared
 from cmd_lightning.metrics.torchscript import UNTRUSTED, is_torchscript, load_torchscript
 
@@ -60,8 +60,6 @@ written, so none has been tried."""
 PUBLISHED = dict(zip(("i3d", "i3d-torchscript"), PUBLIC, strict=False))
 """Names of the weights of published FVD, and their git blob ids: the same weights plain and as TorchScript."""
 
-I3D_NAMES = tuple(PUBLISHED)
-
 TORCHSCRIPT_EPS = 1e-3
 """Batch norm epsilon of the published TorchScript, whose features are those of the original in TensorFlow."""
 
@@ -86,13 +84,18 @@ def open_i3d(weights: str | Path, preparation: Preparation, trust_torchscript: b
     Raises:
         InputError: No file, none to be had, or not one of these weights.
     """
-    name = str(weights)
-    path, wanted = _where(name) if name in I3D_NAMES else (Path(name).expanduser(), None)
+    name, wanted = str(weights), PUBLISHED.get(str(weights))
+    if name == "i3d" and os.environ.get(VARIABLE):
+        path, wanted = Path(os.environ[VARIABLE]).expanduser(), None
+    elif wanted:
+        path = Path(torch.hub.get_dir(), "checkpoints", PUBLIC[wanted].file)
+    else:
+        path = Path(name).expanduser()
     missing = not path.is_file()
     if missing and wanted is None:
         raise InputError(
             f"weights {path}: there is no such file; check the path (for i3d it is what {VARIABLE} names), or give one "
-            f"of {', '.join(I3D_NAMES)}"
+            f"of {', '.join(PUBLISHED)}"
         )
     if missing:
         _download(name, path)
@@ -126,14 +129,6 @@ def git_blob_id(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-def _where(name: str) -> tuple[Path, str | None]:
-    """Where the weights of a name lie or are to lie, and the git blob id that they must have, if any."""
-    if name == "i3d" and os.environ.get(VARIABLE):
-        return Path(os.environ[VARIABLE]).expanduser(), None
-    blob = PUBLISHED[name]
-    return Path(torch.hub.get_dir(), "checkpoints", PUBLIC[blob].file), blob
-
-
 def _download(name: str, path: Path) -> None:
     url = PUBLIC[PUBLISHED[name]].url
     try:
@@ -150,32 +145,26 @@ def _remedy(name: str) -> str:
 
 
 def _open(data: bytes, blob: str, trust_torchscript: bool) -> nn.Module:
-    if is_torchscript(io.BytesIO(data)):
-        known = blob in PUBLISHED.values()
-        if not (trust_torchscript or known):
-            raise InputError(UNTRUSTED.format(call="open_feature"))
-        return _Script(_load(data, script=True), TORCHSCRIPT_EPS if known else None)
-    state = _load(data)
+    scripted, known = is_torchscript(io.BytesIO(data)), blob in PUBLISHED.values()
+    if scripted and not (trust_torchscript or known):
+        raise InputError(UNTRUSTED.format(call="open_feature"))
+    try:
+        if scripted:
+            return _Script(load_torchscript(io.BytesIO(data)), TORCHSCRIPT_EPS if known else None)
+        if data[8:9] == b"{" and data[:1] != b"\x80":  # the length of a header of JSON, then that
+            from safetensors.torch import load
+
+            state: Any = load(data)
+        else:
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds: of pickle, zipfile, safetensors, the interpreter of TorchScript
+        raise InputError(f"cannot be opened ({reason(error)}); give a state dict of the I3D") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict):
         raise InputError(f"holds a {type(state).__name__}; give a state dict")
     network = I3D()
     network.load_state_dict(state)
     return network
-
-
-def _load(data: bytes, script: bool = False) -> Any:
-    try:
-        if script:
-            return load_torchscript(io.BytesIO(data))
-        if data[8:9] == b"{" and data[:1] != b"\x80":  # the length of a header of JSON, then that
-            from safetensors.torch import load
-
-            return load(data)
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # of many kinds: of pickle, zipfile, safetensors, the interpreter of TorchScript
-        problem = reason(error)
-        raise InputError(f"cannot be opened ({problem}); give a state dict of the I3D") from error
 
 
 class _Script(nn.Module):

@@ -94,10 +94,6 @@ class Preparation:
             values[knob] = _read(value, _knobs()[knob], f"preset {text}: {knob}={value}")
         return replace(PRESETS[preset], **values, name=",".join([preset, *settings]))
 
-    def record(self) -> dict[str, Any]:
-        """All settings, as plain JSON data."""
-        return asdict(self)
-
 
 def _knobs() -> dict[str, Any]:
     return {knob: hint for knob, hint in get_type_hints(Preparation).items() if knob != "name"}

@@ -14,7 +14,7 @@ from cmd_lightning.data.loader import Position, StreamLoader
 from cmd_lightning.data.plan import batch_sizes, stable_hash
 from cmd_lightning.errors import InputError
 from cmd_lightning.shapes.painting import make_clip
-from cmd_lightning.shapes.scenes import Combinations, Level, Motion
+from cmd_lightning.shapes.scenes import Level, Motion
 
 
 class SceneStream(IterableDataset):
@@ -27,15 +27,12 @@ class SceneStream(IterableDataset):
         num: Clips in an epoch, all ranks together.
         levels: Of which each clip draws one.
         motions: Of which each clip draws one.
-        size: Side of the picture in pixels.
-        frames: Frames of a clip.
-        fps: Frames per second.
         batch_size: Clips in a batch, per rank.
-        combinations: Of shape, colour and direction: "all", "seen" or "unseen".
         rank: Which process this is, from 0.
         ranks: How many there are.
         seed: Of the row of clips.
         repeat: Whether every epoch is the same.
+        options: Of `make_clip`: size, frames, fps, combinations.
     """
 
     def __init__(
@@ -44,21 +41,16 @@ class SceneStream(IterableDataset):
         *,
         levels: Sequence[Level],
         motions: Sequence[Motion],
-        size: int,
-        frames: int,
-        fps: float,
         batch_size: int,
-        combinations: Combinations = "all",
         rank: int = 0,
         ranks: int = 1,
         seed: int = 0,
         repeat: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__()
-        self.repeat = repeat
-        self.num, self.levels, self.motions = num, list(levels), list(motions)
-        self.options: dict[str, Any] = {"size": size, "frames": frames, "fps": fps, "combinations": combinations}
-        self.batch_size, self.rank, self.ranks, self.seed = batch_size, rank, ranks, seed
+        self.num, self.levels, self.motions, self.options = num, list(levels), list(motions), options
+        self.batch_size, self.rank, self.ranks, self.seed, self.repeat = batch_size, rank, ranks, seed, repeat
         shares = batch_sizes(num, ranks, batch_size)
         self._sizes = shares[rank]
         in_order = chain.from_iterable(zip(*shares, strict=True))  # by step, then by rank

@@ -2,6 +2,7 @@ import json
 import subprocess
 import urllib.error
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics import i3d_weights
-from cmd_lightning.metrics.frozen import Frozen
 from cmd_lightning.metrics.i3d import I3D
 from cmd_lightning.metrics.i3d_weights import PUBLIC, PUBLISHED, git_blob_id, open_i3d
+from cmd_lightning.metrics.precision import Frozen
 from cmd_lightning.metrics.preparation import PRESETS, Preparation, prepare
 
 TF = PRESETS["tf"]
@@ -156,7 +157,7 @@ def test_unknown_weights_are_called_so(plain):
         "sha256": sha256,
         "git_blob": blob,
         "what": "of unknown origin",
-        "protocol": TF.record(),
+        "protocol": asdict(TF),
     }
     assert origin == expected
 
@@ -266,7 +267,7 @@ def test_where_a_name_is_looked_up(plain, hub, known, monkeypatch):
     assert (hub / "i3d_pretrained_400.pt").exists()
 
 
-@pytest.mark.parametrize("name", i3d_weights.I3D_NAMES)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_without_network(name, hub, monkeypatch):
     def download(url, file):
         raise urllib.error.URLError("Name or service\nnot known")

@@ -1,7 +1,7 @@
 import io
 import json
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -108,7 +108,7 @@ def test_parse():
     text = "videogpt, antialias=true,resize=stretch,side=128,batch_norm_eps=none,unbiased=False"
     changes = {"antialias": True, "resize": "stretch", "side": 128, "batch_norm_eps": None, "unbiased": False}
     assert Preparation.parse(text) == replace(videogpt, **changes, name=text.replace(" ", ""))
-    record = json.loads(json.dumps(Preparation.parse("tf,batch_norm_eps=1e-4").record()))
+    record = json.loads(json.dumps(asdict(Preparation.parse("tf,batch_norm_eps=1e-4"))))
     assert (
         record["name"] == "tf,batch_norm_eps=1e-4" and record["batch_norm_eps"] == 1e-4 and record["grid"] == "legacy"
     )
@@ -169,7 +169,7 @@ def test_prepared_network():
     torch.testing.assert_close(prepared((video * 255).round().byte()), by_formula, atol=0.01, rtol=0.01)
     assert probe.norm.eps == 1e-5 and probe.training, "the network given stays as it is"
     assert (prepared.num_features, prepared.name, prepared.published) == (3, "probe", False)
-    assert prepared.origin == {"weights": "none", "protocol": prepared.preparation.record()}
+    assert prepared.origin == {"weights": "none", "protocol": asdict(prepared.preparation)}
     kept = Prepared(probe, Preparation("p", resize="none", batch_norm_eps=None))
     assert kept.network.norm.eps == 1e-5
 
