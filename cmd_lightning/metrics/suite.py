@@ -15,7 +15,7 @@ from cmd_lightning.metrics.clip_similarity import CLIPSimilarity
 from cmd_lightning.metrics.feature_metric import FeatureDistance, FeatureMetric
 from cmd_lightning.metrics.inception_score import VideoInceptionScore
 from cmd_lightning.metrics.inputs import unit_range
-from cmd_lightning.metrics.names import PAIRED, Asked
+from cmd_lightning.metrics.names import DISTANCES, PAIRED, SHORT, Asked
 from cmd_lightning.metrics.per_frame import PerFrame
 from cmd_lightning.metrics.precision import OwnPrecision
 from cmd_lightning.metrics.reconstruction import psnr, ssim
@@ -26,17 +26,24 @@ FEWEST = 8
 
 
 @dataclass(frozen=True)
-class SuiteMetric:
+class SuiteMetric(Asked):
     """A metric of the suite, and the set of generated clips it is fed with."""
 
-    asked: Asked
     fake: str
     metric: Metric
 
     @property
     def label(self) -> str:
-        """What its value is called."""
-        return self.asked.label(self.metric)
+        """What its value is called: as in the literature only over the networks that the literature means."""
+        if self.kind in PAIRED or SHORT.get(self.kind) == f"clipsim:{self.what}":
+            return self.kind
+        if self.kind == "clipsim":
+            return f"clip_similarity({self.metric.name})"
+        name = getattr(self.metric.feature, "name", self.what)
+        if self.kind == "is":
+            return f"inception_score({name})"
+        published, otherwise = DISTANCES[self.kind]
+        return published if getattr(self.metric.feature, "published", False) else f"{otherwise}({name})"
 
 
 class MetricSuite(nn.Module):
@@ -75,7 +82,7 @@ class MetricSuite(nn.Module):
         self.intervals = intervals
         networks: dict[str, nn.Module] = {}
         self.entries = [
-            SuiteMetric(one, fake, one.build(networks, preset, intervals, trust_torchscript))
+            SuiteMetric(one.kind, one.what, fake, one.build(networks, preset, intervals, trust_torchscript))
             for fake, kinds in fakes.items()
             for one in asked
             if kinds is None or one.kind in kinds
@@ -90,12 +97,12 @@ class MetricSuite(nn.Module):
 
     def asks(self, kind: str | None = None, fake: str = "fake") -> bool:
         """Whether a set of generated clips has a metric of a kind, as "clipsim", or any at all."""
-        return any(entry.fake == fake and kind in (None, entry.asked.kind) for entry in self.entries)
+        return any(entry.fake == fake and kind in (None, entry.kind) for entry in self.entries)
 
     @property
     def paired(self) -> bool:
         """Whether a metric compares each generated clip with the real one it stands for."""
-        return any(entry.asked.kind in PAIRED for entry in self.entries)
+        return any(entry.kind in PAIRED for entry in self.entries)
 
     @property
     def distances(self) -> dict[str, FeatureDistance]:
@@ -145,7 +152,7 @@ class MetricSuite(nn.Module):
             elif isinstance(metric, PerFrame):
                 metric.update(video, real)
             else:
-                metric.update(pair_scores(entry.asked.kind, video, real))
+                metric.update(pair_scores(entry.kind, video, real))
 
     def results(self) -> list[dict[str, Any]]:
         """What every metric came to, as plain data: a record each. To be called on every process."""
@@ -167,17 +174,17 @@ class MetricSuite(nn.Module):
         if isinstance(metric, FeatureDistance):
             with metric.sync_context():
                 clips = dict(zip(("real", "fake"), metric.counts(), strict=True))
-            if entry.asked.kind == "frechet":
+            if entry.kind == "frechet":
                 result["unbiased_covariance"] = metric.unbiased
             if self.intervals and min(clips.values()) < FEWEST:
                 told.append(f"no interval of {min(clips.values())} clips; give at least {FEWEST}")
             elif self.intervals:
                 curve = metric.curve()
                 result |= {"at": curve, "extrapolated": extrapolated(curve), "interval_95": metric.interval()}
-                if entry.asked.kind == "frechet" and min(curve) <= metric.num_features:
+                if entry.kind == "frechet" and min(curve) <= metric.num_features:
                     told.append(f"extrapolated from sets not larger than the {metric.num_features} features: a guess")
-        if entry.asked.kind in PAIRED:
-            result["average"] = PAIRED[entry.asked.kind]
+        if entry.kind in PAIRED:
+            result["average"] = PAIRED[entry.kind]
         origin = getattr(metric, "origin", {})
         told += [origin["warning"]] if "warning" in origin else []
         details = {"features": origin, "warnings": told}
