@@ -1,4 +1,4 @@
-"""Video metrics; this room imports neither lightning nor diffusers."""
+"""Video metrics: a leaf that imports no other room but video_io, and neither lightning nor diffusers."""
 
 from cmd_lightning.metrics.clip_similarity import CLIPSimilarity
 from cmd_lightning.metrics.feature_networks import open_feature

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, reason
 from cmd_lightning.metrics.feature_networks import open_feature
 from cmd_lightning.metrics.inputs import unit_range
 from cmd_lightning.metrics.precision import KeepsPrecision
@@ -62,8 +62,9 @@ class FeatureMetric(KeepsPrecision, Metric):
         try:
             return self.feature(torch.zeros(1, 3, 16, 64, 64, device=device)).shape[1]
         except (RuntimeError, ValueError) as error:
-            problem = str(error).splitlines()[0]
-            raise InputError(f"num_features None: give it, the feature network does not tell ({problem})") from error
+            raise InputError(
+                f"num_features None: give it, the feature network does not tell ({reason(error)})"
+            ) from error
 
     def features(self, video: Tensor) -> Tensor:
         """Features of clips.
@@ -228,15 +229,22 @@ class FeatureDistance(FeatureMetric):
         real, fake = self.kept_features()
         return len(real), len(fake)
 
-    def enough(self) -> tuple[int, int]:
-        """The counts; raises an InputError unless there are at least two clips of both kinds, all of one shape."""
+    def compute(self) -> Tensor:
+        """The distance, a scalar in double precision.
+
+        Raises:
+            InputError: Fewer than two clips of either kind, or clips of several shapes.
+        """
         real, fake = self.counts()
         if min(real, fake) < 2:
             name = type(self).__name__
             raise InputError(f"{name} needs at least 2 real and 2 generated clips, not {real} and {fake}; give more")
         if self.clip_shape and (self.shape_least != self.shape_most).any():  # on two processes
             raise InputError(ONE_SHAPE.format(self.clip_shape, tuple(self.shape_least.tolist())))
-        return real, fake
+        return self._value()
+
+    def _value(self) -> Tensor:
+        return self.distance(*self.kept_features())
 
     def kept_features(self) -> tuple[Tensor, Tensor]:
         """The features of the real clips `(N, d)` and of the generated ones `(M, d)`, of this process or synchronised.

@@ -175,22 +175,15 @@ class FrechetVideoDistance(FeatureDistance):
         return super().counts() if self.keep_features else (int(self.real_count), int(self.fake_count))
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """The distance of two sets of features."""
+        """As for `FeatureDistance`."""
         return frechet_distance_from_features(x, y, self.unbiased)
 
     def compute(self) -> Tensor:
-        """The distance, a scalar in double precision.
+        """As for `FeatureDistance`.
 
         Warns if there are not more clips than features: it then measures their number more than anything else.
-
-        Raises:
-            InputError: Fewer than two clips of either kind.
         """
-        real, fake = self.enough()
-        if self.keep_features:
-            value = self.distance(*self.kept_features())
-        else:
-            value = frechet_distance(*self._moments("real"), *self._moments("fake"))
+        value, (real, fake) = super().compute(), self.counts()
         if min(real, fake) <= self.num_features:
             cov = moments(self.kept_features()[0], self.unbiased)[1] if self.keep_features else self._moments("real")[1]
             bias = sampling_bias(shrunk(cov, real), real, fake, self.unbiased)
@@ -200,6 +193,11 @@ class FrechetVideoDistance(FeatureDistance):
                 "values at these numbers"
             )
         return value
+
+    def _value(self) -> Tensor:
+        if self.keep_features:
+            return super()._value()
+        return frechet_distance(*self._moments("real"), *self._moments("fake"))
 
     def _moments(self, kind: str) -> tuple[Tensor, Tensor]:
         count, total, gram = (getattr(self, f"{kind}_{state}") for state in ("count", "sum", "gram"))

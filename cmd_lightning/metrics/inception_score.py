@@ -42,13 +42,12 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 42) -> tuple[T
     order = np.random.RandomState(seed).permutation(len(logits))
     logs = logits.double()[torch.from_numpy(order).to(logits.device)].log_softmax(1)
     edges = [part * len(logs) // splits for part in range(splits + 1)]
-    scores = torch.stack([_score(logs[first:last]) for first, last in pairwise(edges)])
-    return scores.mean(), scores.std(correction=0)
-
-
-def _score(logs: Tensor) -> Tensor:
-    marginal = logs.logsumexp(0) - np.log(len(logs))
-    return (logs.exp() * (logs - marginal)).sum(1).mean().exp()
+    scores = []
+    for part in (logs[first:last] for first, last in pairwise(edges)):
+        marginal = part.logsumexp(0) - np.log(len(part))
+        scores.append((part.exp() * (part - marginal)).sum(1).mean().exp())
+    values = torch.stack(scores)
+    return values.mean(), values.std(correction=0)
 
 
 class VideoInceptionScore(FeatureMetric):

@@ -72,14 +72,5 @@ class KernelVideoDistance(FeatureDistance):
         super().__init__(feature, preset, num_features, reset_real_features, keep_features=True, **kwargs)
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """The distance of two sets of features."""
+        """As for `FeatureDistance`."""
         return kernel_distance(x, y)
-
-    def compute(self) -> Tensor:
-        """The distance, a scalar in double precision.
-
-        Raises:
-            InputError: Fewer than two clips of either kind.
-        """
-        self.enough()
-        return self.distance(*self.kept_features())

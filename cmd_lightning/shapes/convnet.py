@@ -20,7 +20,7 @@ def prepare(video: Tensor) -> Tensor:
     """Bring a clip to what the trunk sees: float in [0, 1], pictures of 32x32.
 
     Args:
-        video: (B, 3, T, H, W) with square pictures and T >= 8, uint8 or float in [0, 1].
+        video: `(B, 3, T, H, W)` with square pictures and T >= 8, uint8 or float in [0, 1].
 
     Returns:
         float32 `(B, 3, T, 32, 32)`.

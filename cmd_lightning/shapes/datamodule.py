@@ -171,9 +171,7 @@ class ShapesDataModule(LightningDataModule):
         """The same `test_clips` each time."""
         return self._loader("test")
 
-    def predict_dataloader(self) -> DataLoader:
-        """The same as the test batches."""
-        return self._loader("test")
+    predict_dataloader = test_dataloader
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the row of clips, as plain numbers."""

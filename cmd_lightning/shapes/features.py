@@ -80,7 +80,7 @@ class ShapesFeatures(SavedNetwork):
         """Features of clips.
 
         Args:
-            video: (B, 3, T, H, W), uint8 or float in [0, 1], square, T >= 8.
+            video: `(B, 3, T, H, W)`, uint8 or float in [0, 1], square, T >= 8.
 
         Returns:
             `(B, num_features)`.

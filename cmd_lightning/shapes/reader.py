@@ -68,7 +68,7 @@ class ShapesReader(SavedNetwork):
         """Logits of the answers to each question.
 
         Args:
-            video: (B, 3, T, H, W), uint8 or float in [0, 1], square, T >= 8.
+            video: `(B, 3, T, H, W)`, uint8 or float in [0, 1], square, T >= 8.
 
         Returns:
             "shape" `(B, 5)`, "colour" `(B, 9)`, "direction" `(B, 9)`, in the order of ANSWERS.
