@@ -34,7 +34,7 @@ from cmd_lightning.metrics import (
 )
 from cmd_lightning.metrics.frechet import moments, sampling_bias, shrunk
 from cmd_lightning.metrics.inputs import unit_range
-from cmd_lightning.metrics.protocol import prepare
+from cmd_lightning.metrics.preparation import prepare
 from cmd_lightning.provenance import provenance
 
 Calls = dict[str, Callable[[int], Any]]

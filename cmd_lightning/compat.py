@@ -152,9 +152,9 @@ def note_update(metric: Metric) -> None:
     metric._update_count += 1
 
 
-def plot(metric: Metric, value: Any, ax: Any) -> Any:
-    """Figure and axes with `value` of a metric, or what it computes: torchmetrics (1.9) has only a private method."""
-    return metric._plot(value, ax)
+def plot(metric: Metric, val: Any = None, ax: Any = None) -> Any:
+    """Figure and axes with `val` of a metric, or what it computes: torchmetrics (1.9) has only a private method."""
+    return metric._plot(val, ax)
 
 
 # diffusers and transformers

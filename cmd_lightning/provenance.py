@@ -24,23 +24,18 @@ def provenance() -> dict[str, str]:
 
     from cmd_lightning import __version__
 
+    versions = [f"cmd-lightning {__version__}"]
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):  # a benchmark may do without some
+            versions.append(f"{name} {version(name)}")
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return {
-        "versions": ", ".join([f"cmd-lightning {__version__}", *installed()]),
+        "versions": ", ".join(versions),
         "commit": commit() or "not known: not run from a checkout",
         "hardware": f"{processor()}, {torch.get_num_threads()} threads{gpu}",
         "system": f"{platform.system()}, Python {platform.python_version()}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
-
-
-def installed() -> list[str]:
-    """Name and version of the libraries that are there: a benchmark may do without some."""
-    found = []
-    for name in LIBRARIES:
-        with suppress(PackageNotFoundError):
-            found.append(f"{name} {version(name)}")
-    return found
 
 
 def commit() -> str | None:

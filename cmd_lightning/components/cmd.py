@@ -38,7 +38,7 @@ class CMD(VideoModel):
         metrics: What `test` measures beside PSNR and SSIM of reconstructions, as `MetricSuite` names it. Distances are
             those of reconstructions, of true content frames with generated motion, and of samples, each from the test
             clips; `is` and CLIP similarities are of samples, lpips of reconstructions.
-        preset: How clips are prepared for the I3D: "stylegan-v" by default, see `Protocol`.
+        preset: How clips are prepared for the I3D: "stylegan-v" by default, see `Preparation`.
     """
 
     # Clips after the autoencoder, the true content frame with generated motion, and samples.

@@ -42,7 +42,7 @@ class VideoDiffusion(DiffusionStage, VideoModel):
         guidance: Guidance scale of these, 1 is none, by default 4.
         metrics: What `test` measures, as `MetricSuite` names it: distances of samples from the test clips, `is` and
             CLIP similarities of samples.
-        preset: How clips are prepared for the I3D: "stylegan-v" by default, see `Protocol`.
+        preset: How clips are prepared for the I3D: "stylegan-v" by default, see `Preparation`.
         **kwargs: As for `DiffusionStage`.
     """
 

@@ -23,7 +23,7 @@ class VideoModel(LightningModule):
     Attributes:
         tested: What `test` measures: names of sets of clips, each with the kinds of metrics that it gets.
         metrics: The metrics of `test`, as `MetricSuite` names them; opened when a test starts.
-        preset: How clips are prepared for the I3D: see `Protocol`.
+        preset: How clips are prepared for the I3D: see `Preparation`.
         fps: Frames a second of the videos.
     """
 

@@ -39,11 +39,12 @@ def set_batch_norm_eps(network: nn.Module, eps: float) -> None:
 
 def _shift_variances(script: torch.jit.ScriptModule, eps: float) -> None:
     # The graph tells both of scripted and of traced networks, and of batch norms that are no modules of their own.
-    graph, shifts = script.inlined_graph, {}  # its nodes live as long as it does
+    graph: Any = script.inlined_graph  # its nodes live as long as it does
+    shifts: dict[tuple[str, ...], float] = {}
     for node in graph.findAllNodes("aten::batch_norm"):
         _, _, _, _, variance, _, _, baked, _ = node.inputs()
         shifts[_path(variance)] = eps - _value(script, baked)
-    if not shifts or None in shifts:
+    if not shifts or () in shifts:
         raise InputError(
             f"batch_norm_eps {eps:g}: the TorchScript network does not show its batch norms, to which it would apply; "
             "set batch_norm_eps=none to take them as they are, or give a plain state dict"
@@ -52,13 +53,13 @@ def _shift_variances(script: torch.jit.ScriptModule, eps: float) -> None:
         _get(script, path).add_(shift)
 
 
-def _path(value: Any) -> tuple[str, ...] | None:
-    """Names that lead from the network to what a value of its graph holds; None if it is no attribute."""
+def _path(value: Any) -> tuple[str, ...]:
+    """Names that lead from the network to what a value of its graph holds; empty if it is no attribute."""
     names, node = [], value.node()
     while node.kind() == "prim::GetAttr":
         names.append(node.s("name"))
         node = next(node.inputs()).node()
-    return tuple(reversed(names)) if names and node.kind() == "prim::Param" else None
+    return tuple(reversed(names)) if node.kind() == "prim::Param" else ()
 
 
 def _get(script: torch.jit.ScriptModule, path: tuple[str, ...]) -> Any:
@@ -69,4 +70,4 @@ def _get(script: torch.jit.ScriptModule, path: tuple[str, ...]) -> Any:
 
 def _value(script: torch.jit.ScriptModule, value: Any) -> float:
     path = _path(value)
-    return value.toIValue() if path is None else _get(script, path)
+    return _get(script, path) if path else value.toIValue()

@@ -69,16 +69,15 @@ def open_clip_model(
         else:
             network = open_clip.create_model(model, pretrained=str(pretrained), weights_only=True)
         tokenizer = open_clip.get_tokenizer(model)
-    except (
-        Exception
-    ) as error:  # of many kinds: of pickle, zipfile, safetensors, the Hub, the interpreter of TorchScript
-        problem = reason(error)
+    except Exception as error:  # of pickle, zipfile, safetensors, the Hub, the interpreter of TorchScript
         if not tag:
-            raise InputError(f"pretrained {pretrained}: no weights of {model} ({problem}); check the file") from error
-        raise InputError(
-            f"pretrained {pretrained}: weights of {model} are neither in the local cache nor to be downloaded "
-            f"({problem}); open them once where there is a network, or give pretrained= a file"
-        ) from error
+            message = f"no weights of {model} ({reason(error)}); check the file"
+        else:
+            message = (
+                f"weights of {model} are neither in the local cache nor to be downloaded ({reason(error)}); open them "
+                "once where there is a network, or give pretrained= a file"
+            )
+        raise InputError(f"pretrained {pretrained}: {message}") from error
     finally:
         logging.disable(before)
     if not tag:

@@ -15,9 +15,8 @@ from torchmetrics.utilities import rank_zero_warn
 from cmd_lightning import compat
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.clip_models import Tokenizer, open_clip_model
-from cmd_lightning.metrics.covering import covering
-from cmd_lightning.metrics.frozen import Frozen, single_precision
-from cmd_lightning.metrics.inputs import check_rgb, unit_range
+from cmd_lightning.metrics.inputs import check_rgb, covering, unit_range
+from cmd_lightning.metrics.precision import Frozen, KeepsPrecision, single_precision
 
 # open_clip takes seconds to import, so it is imported where it is needed.
 
@@ -27,7 +26,7 @@ PICTURES = 256
 """Pictures that go through the network at once."""
 
 
-class CLIPSimilarity(compat.KeepsPrecision, Metric):
+class CLIPSimilarity(KeepsPrecision, Metric):
     """Cosine of each frame with the caption, averaged over the frames of a video and then over the videos.
 
     The cosine is raw, in [-1, 1]: not times 100 and not cut at 0. (torchmetrics' `CLIPScore` is both; with the same
@@ -59,6 +58,8 @@ class CLIPSimilarity(compat.KeepsPrecision, Metric):
     full_state_update = False
     plot_lower_bound = -1.0
     plot_upper_bound = 1.0
+
+    plot = compat.plot  # torchmetrics asks each metric for it
 
     total: Tensor
     count: Tensor
@@ -102,7 +103,7 @@ class CLIPSimilarity(compat.KeepsPrecision, Metric):
         return video.transpose(1, 2)
 
     @torch.no_grad()
-    def similarities(self, video: Tensor, captions: Sequence[str]) -> Tensor:
+    def similarities(self, video: Tensor, captions: Sequence[str] | None) -> Tensor:
         """Mean cosine of each video's pictures with its caption, `(B,)` in double precision.
 
         Arguments and errors as of `update`.
@@ -121,13 +122,8 @@ class CLIPSimilarity(compat.KeepsPrecision, Metric):
             texts = self.model.encode_text(self.tokens(captions).to(video.device))
             pictures = self.pictures(video)
             number = pictures.shape[1]
-            parts = pictures.flatten(0, 1).split(PICTURES)
-            images = torch.cat(
-                [
-                    self.model.encode_image(normalised(self.model.visual, part, self.resize).to(weight.dtype))
-                    for part in parts
-                ]
-            )
+            parts = (normalised(self.model.visual, p, self.resize) for p in pictures.flatten(0, 1).split(PICTURES))
+            images = torch.cat([self.model.encode_image(part.to(weight.dtype)) for part in parts])
         cosines = cosine_similarity(images.double(), texts.double().repeat_interleave(number, dim=0))
         return cosines.view(-1, number).mean(1)
 
@@ -142,7 +138,7 @@ class CLIPSimilarity(compat.KeepsPrecision, Metric):
                 rank_zero_warn(f"captions: {cut} of {len(captions)} are cut, the model reads {length} tokens at most")
         return tokens
 
-    def update(self, video: Tensor, captions: Sequence[str]) -> None:
+    def update(self, video: Tensor, captions: Sequence[str] | None) -> None:
         """Take in videos with their captions.
 
         Args:
@@ -163,20 +159,8 @@ class CLIPSimilarity(compat.KeepsPrecision, Metric):
             raise RuntimeError("CLIPSimilarity has seen no video: call update first")
         return self.total / self.count
 
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plots one value or several, as of `compute`, with matplotlib.
 
-        Args:
-            val: A value, or a list of them in order of time; None computes it.
-            ax: Axes to plot into.
-
-        Returns:
-            Figure and axes.
-        """
-        return compat.plot(self, val, ax)
-
-
-def normalised(visual: nn.Module, pictures: Tensor, resize: Resize = "crop") -> Tensor:
+def normalised(visual: Any, pictures: Tensor, resize: Resize = "crop") -> Tensor:
     """Pictures `(N, C, h, w)` in [0, 1] at the size and in the value range of an open_clip model's visual part."""
     from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from cmd_lightning import compat
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, reason
 from cmd_lightning.metrics.feature_networks import open_feature
 from cmd_lightning.metrics.inputs import unit_range
-from cmd_lightning.metrics.protocol import Protocol
+from cmd_lightning.metrics.precision import KeepsPrecision
+from cmd_lightning.metrics.preparation import Preparation
 from cmd_lightning.metrics.sample_size import bootstrap_interval, distance_curve
 from cmd_lightning.provenance import state_sha256
 
@@ -27,13 +28,13 @@ ONE_SHAPE = (
 )
 
 
-class FeatureMetric(compat.KeepsPrecision, Metric):
+class FeatureMetric(KeepsPrecision, Metric):
     """A metric over the features of clips.
 
     Args:
         feature: Network from clips `(B, C, T, H, W)`, float in [0, 1], to features `(B, d)`, which is used as it is,
             see `Frozen`; or what `open_feature` opens: "i3d", a weights file, ...
-        preset: How clips are prepared for the network: see `Protocol.parse`.
+        preset: How clips are prepared for the network: see `Preparation.parse`.
         num_features: d; if None, the network's attribute `num_features`, else the width of what it makes of a black
             clip of 16 frames of 64x64.
 
@@ -44,11 +45,12 @@ class FeatureMetric(compat.KeepsPrecision, Metric):
     is_differentiable = False
     full_state_update = False
     feature_network = "feature"  # where torchmetrics' FeatureShare looks
+    plot = compat.plot  # torchmetrics asks each metric for it
 
     def __init__(
         self,
         feature: nn.Module | str | Path = "i3d",
-        preset: str | Protocol | None = None,
+        preset: str | Preparation | None = None,
         num_features: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -57,12 +59,13 @@ class FeatureMetric(compat.KeepsPrecision, Metric):
         self.num_features = num_features or getattr(self.feature, "num_features", None) or self._measured()
 
     def _measured(self) -> int:
-        weight = next(self.feature.parameters(), torch.empty(0))
+        device = next(self.feature.parameters(), torch.empty(0)).device
         try:
-            return self.feature(torch.zeros(1, 3, 16, 64, 64, device=weight.device)).shape[1]
+            return self.feature(torch.zeros(1, 3, 16, 64, 64, device=device)).shape[1]
         except (RuntimeError, ValueError) as error:
-            problem = str(error).splitlines()[0]
-            raise InputError(f"num_features None: give it, the feature network does not tell ({problem})") from error
+            raise InputError(
+                f"num_features None: give it, the feature network does not tell ({reason(error)})"
+            ) from error
 
     def features(self, video: Tensor) -> Tensor:
         """Features of clips.
@@ -104,28 +107,15 @@ class FeatureMetric(compat.KeepsPrecision, Metric):
                     setattr(self, name, [torch.cat([self._none(), *state])])
         super().sync(*args, **kwargs)
 
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plots one value or several, as of `compute`, with matplotlib.
-
-        Args:
-            val: A value, or a list of them in order of time; None computes it.
-            ax: Axes to plot into.
-
-        Returns:
-            Figure and axes.
-        """
-        return compat.plot(self, val, ax)
-
 
 class FeatureDistance(FeatureMetric):
     """A distance between the features of two sets of clips, real ones and generated ones.
 
     States whose names begin with "real_" are those of the real clips.
 
+    Arguments are those of `FeatureMetric`, and:
+
     Args:
-        feature: As of `FeatureMetric`.
-        preset: As of `FeatureMetric`.
-        num_features: As of `FeatureMetric`.
         reset_real_features: Whether `reset` forgets the real clips too; False saves computing them each time.
         keep_features: Whether all features are kept, as `curve` and `interval` need them.
     """
@@ -138,7 +128,7 @@ class FeatureDistance(FeatureMetric):
     def __init__(
         self,
         feature: nn.Module | str | Path = "i3d",
-        preset: str | Protocol | None = None,
+        preset: str | Preparation | None = None,
         num_features: int | None = None,
         reset_real_features: bool = True,
         keep_features: bool = True,
@@ -153,7 +143,7 @@ class FeatureDistance(FeatureMetric):
             self.add_state("fake_features", [], dist_reduce_fx="cat")
 
     @property
-    def full_state_update(self) -> bool:
+    def full_state_update(self) -> bool:  # type: ignore[override]  # torchmetrics has a plain attribute
         """Of torchmetrics' `forward`: the quicker way resets in between, and would count kept clips once more."""
         return not self.reset_real_features
 
@@ -235,13 +225,22 @@ class FeatureDistance(FeatureMetric):
         real, fake = self.kept_features()
         return len(real), len(fake)
 
-    def check_counts(self, real: int, fake: int) -> None:
-        """Raise an InputError unless there are at least two clips of both kinds, all of one shape."""
+    def compute(self) -> Tensor:
+        """The distance, a scalar in double precision.
+
+        Raises:
+            InputError: Fewer than two clips of either kind, or clips of several shapes.
+        """
+        real, fake = self.counts()
         if min(real, fake) < 2:
             name = type(self).__name__
             raise InputError(f"{name} needs at least 2 real and 2 generated clips, not {real} and {fake}; give more")
         if self.clip_shape and (self.shape_least != self.shape_most).any():  # on two processes
             raise InputError(ONE_SHAPE.format(self.clip_shape, tuple(self.shape_least.tolist())))
+        return self._value()
+
+    def _value(self) -> Tensor:
+        return self.distance(*self.kept_features())
 
     def kept_features(self) -> tuple[Tensor, Tensor]:
         """The features of the real clips `(N, d)` and of the generated ones `(M, d)`, of this process or synchronised.

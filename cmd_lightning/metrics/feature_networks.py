@@ -7,16 +7,16 @@ from pathlib import Path
 from torch import nn
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.metrics.frozen import Frozen
-from cmd_lightning.metrics.i3d_weights import I3D_NAMES, open_i3d
+from cmd_lightning.metrics.i3d_weights import PUBLISHED, open_i3d
 from cmd_lightning.metrics.importable import import_part, is_importable
-from cmd_lightning.metrics.protocol import Prepared, Protocol
+from cmd_lightning.metrics.precision import Frozen
+from cmd_lightning.metrics.preparation import Preparation, Prepared
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
 
 
 def open_feature(
-    feature: nn.Module | str | Path, preset: str | Protocol | None = None, trust_torchscript: bool = False
+    feature: nn.Module | str | Path, preset: str | Preparation | None = None, trust_torchscript: bool = False
 ) -> nn.Module:
     """The network from clips `(B, C, T, H, W)`, float in [0, 1], to features `(B, d)`, frozen: see `Frozen`.
 
@@ -28,7 +28,7 @@ def open_feature(
             - "module.Class": anything importable that gives such a module when called without arguments;
             - "shapes": short for the features of the procedural world, see `ALIASES`;
             - an id or a folder of a VideoMAE or V-JEPA 2 checkpoint, see `TransformersFeatures`.
-        preset: How clips are prepared: see `Protocol.parse`. The I3D needs one, "stylegan-v" by default; the shapes
+        preset: How clips are prepared: see `Preparation.parse`. The I3D needs one, "stylegan-v" by default; the shapes
             features and those of transformers have a preparation of their own.
         trust_torchscript: Whether to open torchscript weights of unknown origin: see `open_i3d`.
 
@@ -36,11 +36,11 @@ def open_feature(
         InputError: Nothing of that name, or a preset where none applies.
     """
     if isinstance(feature, nn.Module):
-        network = feature if preset is None else Prepared(feature, Protocol.parse(preset))
+        network = feature if preset is None else Prepared(feature, Preparation.parse(preset))
     elif not isinstance(feature, str | Path):
         raise InputError(f"feature {feature!r:.60}: give a torch module, a name, or a file of weights")
     elif takes_preset(name := str(feature)):
-        network = open_i3d(name, Protocol.parse(preset or "stylegan-v"), trust_torchscript)
+        network = open_i3d(name, Preparation.parse(preset or "stylegan-v"), trust_torchscript)
     elif preset is not None:
         raise InputError(f"preset {preset}: feature {name} prepares clips in its own way; leave the preset out")
     elif is_importable(name, "feature"):
@@ -54,4 +54,4 @@ def open_feature(
 
 def takes_preset(name: str) -> bool:
     """Whether a name stands for an I3D, which needs to be told how clips are prepared for it."""
-    return name in I3D_NAMES or name.endswith(WEIGHT_SUFFIXES)
+    return name in PUBLISHED or name.endswith(WEIGHT_SUFFIXES)

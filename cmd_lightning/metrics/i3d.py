@@ -108,8 +108,7 @@ class I3D(nn.Module):
         for name, widths in MIXED.items():
             self.add_module(name, _Mixed(channels, widths))
             channels = widths[0] + widths[2] + widths[4] + widths[5]
-        self.logits = nn.Module()
-        self.logits.conv3d = nn.Conv3d(channels, self.num_features, 1)
+        self.logits = nn.ModuleDict({"conv3d": nn.Conv3d(channels, self.num_features, 1)})
 
     def trunk(self, video: Tensor) -> Tensor:
         """What is there and where: `(B, 1024, T / 8, H / 32, W / 32)`, rounded up, of clips `(B, 3, T, H, W)`."""
@@ -139,7 +138,7 @@ class I3D(nn.Module):
         """
         check_clip(video)
         pooled = F.avg_pool3d(self.trunk(video), (2, 7, 7), stride=1)
-        return self.logits.conv3d(pooled).mean(dim=(2, 3, 4))
+        return self.logits["conv3d"](pooled).mean(dim=(2, 3, 4))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Take in weights, also in the spelling of hassony2's `model_rgb.pth`, also without `num_batches_tracked`.

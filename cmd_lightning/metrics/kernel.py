@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cmd_lightning.metrics.feature_metric import FeatureDistance
 from cmd_lightning.metrics.inputs import check_features
-from cmd_lightning.metrics.protocol import Protocol
+from cmd_lightning.metrics.preparation import Preparation
 
 ROWS = 256
 """Samples whose kernels with all others are held at once."""
@@ -58,19 +58,13 @@ class KernelVideoDistance(FeatureDistance):
     (arXiv 2404.12391, 2410.05203).
 
     All features are kept.
-
-    Args:
-        feature: Network from clips `(B, C, T, H, W)`, float in [0, 1], to features `(B, d)`; or a name or a weights
-            file: see `open_feature`.
-        preset: How clips are prepared: see `Protocol`.
-        num_features: d; if None, the network's attribute `num_features`, else found by trying.
-        reset_real_features: Whether `reset` forgets the real clips too.
+    Arguments are those of `FeatureDistance`, without `keep_features`.
     """
 
     def __init__(
         self,
         feature: nn.Module | str | Path = "i3d",
-        preset: str | Protocol | None = None,
+        preset: str | Preparation | None = None,
         num_features: int | None = None,
         reset_real_features: bool = True,
         **kwargs: Any,
@@ -78,14 +72,5 @@ class KernelVideoDistance(FeatureDistance):
         super().__init__(feature, preset, num_features, reset_real_features, keep_features=True, **kwargs)
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """The distance of two sets of features."""
+        """As for `FeatureDistance`."""
         return kernel_distance(x, y)
-
-    def compute(self) -> Tensor:
-        """The distance, a scalar in double precision.
-
-        Raises:
-            InputError: Fewer than two clips of either kind.
-        """
-        self.check_counts(*self.counts())
-        return self.distance(*self.kept_features())

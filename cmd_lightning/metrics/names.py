@@ -90,18 +90,6 @@ class Asked:
             return FrechetVideoDistance(feature, keep_features=keep)
         return KernelVideoDistance(feature) if self.kind == "kernel" else VideoInceptionScore(feature)
 
-    def label(self, metric: Metric) -> str:
-        """What a value is called: as in the literature only over the networks that the literature means."""
-        if self.kind in PAIRED:
-            return self.kind
-        if self.kind == "clipsim":
-            return self.kind if self == Asked.parse(self.kind) else f"clip_similarity({metric.name})"
-        name = getattr(metric.feature, "name", self.what)
-        if self.kind == "is":
-            return f"inception_score({name})"
-        published, otherwise = DISTANCES[self.kind]
-        return published if getattr(metric.feature, "published", False) else f"{otherwise}({name})"
-
 
 def _lpips() -> Metric:
     from urllib.error import URLError

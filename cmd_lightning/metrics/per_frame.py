@@ -45,12 +45,12 @@ class PerFrame(WrapperMetric):
         self.metric = metric
 
     @property
-    def higher_is_better(self) -> bool | None:
+    def higher_is_better(self) -> bool | None:  # type: ignore[override]  # torchmetrics has a plain attribute
         """As of the metric of images."""
         return self.metric.higher_is_better
 
     @property
-    def is_differentiable(self) -> bool | None:
+    def is_differentiable(self) -> bool | None:  # type: ignore[override]  # torchmetrics has a plain attribute
         """As of the metric of images."""
         return self.metric.is_differentiable
 

@@ -33,7 +33,7 @@ def ssim(prediction: Tensor, video: Tensor) -> Tensor:
     # Unlike PSNR it is not the same for shifted values: its luminance term wants them to start at 0.
     frames, targets = ((x.float().transpose(1, 2).flatten(0, 1) + 1) / RANGE for x in (prediction, video))
     value = structural_similarity_index_measure(frames, targets, data_range=1.0, reduction="none")
-    return value.view(len(video), -1).mean(1)
+    return value.view(len(video), -1).mean(1)  # type: ignore[union-attr]  # a tuple only with return_full_image
 
 
 def scores(reconstruction: Tensor, video: Tensor) -> dict[str, Tensor]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cmd_lightning.errors import InputError
-from cmd_lightning.metrics.covering import covering
-from cmd_lightning.metrics.inputs import check_rgb
+from cmd_lightning.errors import InputError, reason
+from cmd_lightning.metrics.inputs import check_rgb, covering
 from cmd_lightning.provenance import sha256
 
 # transformers takes seconds to import, so it is imported where it is needed.
@@ -49,12 +49,14 @@ class TransformersFeatures(nn.Module):
     """
 
     published = False
+    image_mean: Tensor
+    image_std: Tensor
 
     def __init__(self, checkpoint: str) -> None:
         super().__init__()
         folder = _folder(checkpoint)
         self.model, self.norm = _load(checkpoint, folder)
-        config = self.model.config
+        self.config = config = self.model.config
         self.name = folder.resolve().name if Path(checkpoint).is_dir() else checkpoint
         self.num_features: int = config.hidden_size
         self.is_vjepa = config.model_type == "vjepa2"
@@ -66,7 +68,7 @@ class TransformersFeatures(nn.Module):
         self.origin: dict[str, Any] = {
             "checkpoint": self.name,
             "sha256": sha256(*_weights(folder)),
-            "transformers": _version(),
+            "transformers": version("transformers"),
             "preparation": {
                 "resize": "crop", "size": list(self.size), "filter": "bilinear", "antialias": True,
                 "normalisation": processor, **values,
@@ -100,15 +102,11 @@ class TransformersFeatures(nn.Module):
         return features if self.norm is None else self.norm(features)
 
     def _check_frames(self, frames: int) -> None:
-        config = self.model.config
+        config, given = self.config, f"video of {frames} frames: {self.name} takes"
         if self.is_vjepa and (frames < 1 or frames % config.tubelet_size):
-            raise InputError(
-                f"video of {frames} frames: {self.name} takes multiples of {config.tubelet_size}; read such"
-            )
+            raise InputError(f"{given} multiples of {config.tubelet_size}; read such")
         if not self.is_vjepa and frames != config.num_frames:
-            raise InputError(
-                f"video of {frames} frames: {self.name} takes exactly {config.num_frames}; read clips of that many"
-            )
+            raise InputError(f"{given} exactly {config.num_frames}; read clips of that many")
 
 
 def _folder(checkpoint: str) -> Path:
@@ -123,7 +121,7 @@ def _folder(checkpoint: str) -> Path:
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
             f"checkpoint {checkpoint}: no folder, neither in the local cache nor to be downloaded "
-            f"({str(error).splitlines()[0]}); check the id, or give the folder of a VideoMAE or V-JEPA 2"
+            f"({reason(error)}); check the id, or give the folder of a VideoMAE or V-JEPA 2"
         ) from error
     return folder
 
@@ -136,7 +134,7 @@ def _weights(folder: Path) -> list[Path]:
     return []
 
 
-def _load(checkpoint: str, folder: Path) -> tuple[nn.Module, nn.Module | None]:
+def _load(checkpoint: str, folder: Path) -> tuple[Any, nn.Module | None]:
     """The encoder, and the norm that follows the mean if it has one there."""
     from transformers import AutoConfig, AutoModel, VideoMAEForVideoClassification
 
@@ -146,18 +144,17 @@ def _load(checkpoint: str, folder: Path) -> tuple[nn.Module, nn.Module | None]:
         if config.model_type not in ("videomae", "vjepa2"):
             raise InputError(f"checkpoint {checkpoint}: a model of type {config.model_type}; {wanted}")
         classifier = config.architectures == ["VideoMAEForVideoClassification"] and config.use_mean_pooling
-        kind = VideoMAEForVideoClassification if classifier else AutoModel
+        kind: Any = VideoMAEForVideoClassification if classifier else AutoModel
         with _quiet():
             model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     except InputError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"checkpoint {checkpoint}: cannot be opened ({reason}); {wanted}") from error
+        raise InputError(f"checkpoint {checkpoint}: cannot be opened ({reason(error)}); {wanted}") from error
     if missing := sorted(report["missing_keys"]):  # transformers fills them at random and goes on
         raise InputError(
-            f"checkpoint {checkpoint}: transformers {_version()} finds no weights for {len(missing)} parameters "
-            f"({missing[0]}, ...); complete the checkpoint, or update transformers"
+            f"checkpoint {checkpoint}: transformers {version('transformers')} finds no weights for {len(missing)} "
+            f"parameters ({missing[0]}, ...); complete the checkpoint, or update transformers"
         )
     return (model.videomae, model.fc_norm) if classifier else (model, None)
 
@@ -185,9 +182,3 @@ def _normalisation(folder: Path) -> tuple[str, dict[str, list[float]]]:
             if all(key in told for key in IMAGENET):
                 return name, {key: told[key] for key in IMAGENET}
     return "ImageNet", IMAGENET
-
-
-def _version() -> str:
-    import transformers
-
-    return transformers.__version__

@@ -10,6 +10,8 @@ from cmd_lightning.metrics.inputs import unit_range
 SIZE = 32
 """Side of the pictures that the trunk sees: one set of weights serves every size of clip."""
 
+Sides = tuple[int, int, int]
+
 LEAST_FRAMES = 8
 """Of a clip that the trunk can read."""
 
@@ -18,13 +20,13 @@ def prepare(video: Tensor) -> Tensor:
     """Bring a clip to what the trunk sees: float in [0, 1], pictures of 32x32.
 
     Args:
-        video: (B, 3, T, H, W) with square pictures and T >= 8, uint8 or float in [0, 1].
+        video: `(B, 3, T, H, W)` with square pictures and T >= 8, uint8 or float in [0, 1].
 
     Returns:
-        float32 (B, 3, T, 32, 32).
+        float32 `(B, 3, T, 32, 32)`.
 
     Raises:
-        InputError: another shape, or values out of range.
+        InputError: Another shape, or values out of range.
     """
     if video.ndim != 5 or video.shape[1] != 3 or video.shape[2] < LEAST_FRAMES or video.shape[3] != video.shape[4]:
         shape = tuple(video.shape)
@@ -38,8 +40,8 @@ def prepare(video: Tensor) -> Tensor:
 
 
 class _Block(nn.Sequential):
-    def __init__(self, channels: int, width: int, kernel: tuple[int, ...], stride: tuple[int, ...]) -> None:
-        padding = tuple(side // 2 for side in kernel)
+    def __init__(self, channels: int, width: int, kernel: Sides, stride: Sides) -> None:
+        padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
         convolution = nn.Conv3d(channels, width, kernel, stride, padding, bias=False)
         super().__init__(convolution, nn.GroupNorm(8, width), nn.SiLU())
 
@@ -52,13 +54,14 @@ class VideoConvNet(nn.Module):
     there: the mean and the maximum over space of each channel. The maximum lets a small shape count.
 
     Args:
-        num_features: length of the vector.
-        width: channels of the first layer, a multiple of 8.
-        places: number of places found in each frame.
-        hidden: units of the layer that sees all of them together.
+        num_features: Length of the vector.
+        width: Channels of the first layer, a multiple of 8.
+        places: Number of places found in each frame.
+        hidden: Units of the layer that sees all of them together.
     """
 
     MOMENTS, QUARTERS = 16, 4
+    grid: Tensor
 
     def __init__(self, num_features: int, width: int = 24, places: int = 16, hidden: int = 192) -> None:
         super().__init__()
@@ -81,10 +84,10 @@ class VideoConvNet(nn.Module):
         """Features of clips.
 
         Args:
-            video: (B, 3, T, H, W), uint8 or float in [0, 1]; see `prepare`.
+            video: `(B, 3, T, H, W)`, uint8 or float in [0, 1]; see `prepare`.
 
         Returns:
-            (B, num_features).
+            `(B, num_features)`.
         """
         video = prepare(video) * 2 - 1
         grid = self.grid[:, None].expand(len(video), -1, video.shape[2], -1, -1)

@@ -13,7 +13,7 @@ from cmd_lightning.data.loader import Split, StreamDataModule
 from cmd_lightning.data.plan import batch_sizes, stable_hash
 from cmd_lightning.errors import InputError
 from cmd_lightning.shapes.painting import make_clip
-from cmd_lightning.shapes.scenes import Combinations, Level, Motion
+from cmd_lightning.shapes.scenes import Level, Motion
 
 
 class SceneStream(BatchStream):
@@ -23,18 +23,15 @@ class SceneStream(BatchStream):
     is clip `i` in every epoch.
 
     Args:
-        num: clips in an epoch, all ranks together.
-        levels: of which each clip draws one.
-        motions: of which each clip draws one.
-        size: side of the picture in pixels.
-        frames: frames of a clip.
-        fps: frames per second.
-        batch_size: clips in a batch, per rank.
-        combinations: of shape, colour and direction: "all", "seen" or "unseen".
-        rank: which process this is, from 0.
-        ranks: how many there are.
-        seed: of the row of clips.
-        repeat: whether every epoch is the same.
+        num: Clips in an epoch, all ranks together.
+        levels: Of which each clip draws one.
+        motions: Of which each clip draws one.
+        batch_size: Clips in a batch, per rank.
+        rank: Which process this is, from 0.
+        ranks: How many there are.
+        seed: Of the row of clips.
+        repeat: Whether every epoch is the same.
+        options: Of `make_clip`: size, frames, fps, combinations.
     """
 
     def __init__(
@@ -43,21 +40,17 @@ class SceneStream(BatchStream):
         *,
         levels: Sequence[Level],
         motions: Sequence[Motion],
-        size: int,
-        frames: int,
-        fps: float,
         batch_size: int,
-        combinations: Combinations = "all",
         rank: int = 0,
         ranks: int = 1,
         seed: int = 0,
         repeat: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__()
-        self.shards, self.repeat = (), repeat
-        self.num, self.levels, self.motions = num, list(levels), list(motions)
-        self.options = {"size": size, "frames": frames, "fps": fps, "combinations": combinations}
-        self.batch_size, self.rank, self.ranks, self.seed = batch_size, rank, ranks, seed
+        self.num, self.levels, self.motions, self.options = num, list(levels), list(motions), options
+        self.batch_size, self.rank, self.ranks, self.seed, self.repeat = batch_size, rank, ranks, seed, repeat
+        self.shards = ()
         shares = batch_sizes(num, ranks, batch_size)
         self._sizes = shares[rank]
         in_order = chain.from_iterable(zip(*shares, strict=True))  # by step, then by rank
@@ -94,18 +87,20 @@ class ShapesDataModule(StreamDataModule):
 
     Args:
         level: "plain" or "mixed", or several, of which each clip draws one; one named twice is drawn twice as often.
-        motion: one or several of still, slow, middle, fast, extreme, likewise.
-        train_clips: clips of an epoch; the next epoch goes on with others, or with `repeat` shows them again.
-        repeat: whether every epoch shows the same clips, as a component that caches latents needs it.
-        val_clips: clips for validation.
-        test_clips: clips for testing and prediction.
-        num_frames: frames of a clip.
-        size: side of the picture in pixels.
-        fps: frames per second.
-        batch_size: clips in a batch, per device.
-        num_workers: loader processes, per device.
-        seed: of the clips.
+        motion: One or several of still, slow, middle, fast, extreme.
+        train_clips: Clips of an epoch; the next epoch goes on with others, or with `repeat` shows them again.
+        repeat: Whether every epoch shows the same clips, as a component that caches latents needs it.
+        val_clips: Clips for validation.
+        test_clips: Clips for testing and prediction.
+        num_frames: Frames of a clip.
+        size: Side of the picture in pixels.
+        fps: Frames per second.
+        batch_size: Clips in a batch, per device.
+        num_workers: Loader processes, per device.
+        seed: Of the clips.
     """
+
+    options: dict[str, Any]
 
     def __init__(
         self,

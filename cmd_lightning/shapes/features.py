@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from cmd_lightning.shapes.convnet import VideoConvNet
+from cmd_lightning.shapes.saved_network import SavedNetwork
 from cmd_lightning.shapes.scenes import COLOURS, DIRECTIONS, PATHS, PATTERNS, SHAPES, SPEEDS, TEXTURES
-from cmd_lightning.shapes.weights import Pretrained
 
 PRESENCE = {
     "shape": SHAPES,
@@ -44,7 +44,7 @@ CHOICE = {
 """Attributes of which a clip has exactly one."""
 
 
-class ShapesFeatures(Pretrained):
+class ShapesFeatures(SavedNetwork):
     """The last layer but one of a classifier trained on the attributes of the procedural world, not on real video.
 
     Its training clips were `plain` and `mixed` ones of all five speeds, also blurred, noised, and played backward,
@@ -55,18 +55,19 @@ class ShapesFeatures(Pretrained):
     Features are shifted and scaled to mean 0 and variance 1 over clean `mixed` and `plain` clips.
 
     Args:
-        settings: of the `VideoConvNet`.
+        settings: Of the `VideoConvNet`.
 
     Attributes:
-        num_features: length of a feature vector.
+        num_features: Length of a feature vector.
     """
 
     WEIGHTS = "shapes_features.safetensors"
     name, published = "shapes", False
+    mean: Tensor
+    scale: Tensor
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__()
-        self.settings, self.record, self.origin = settings, {}, {}
+        super().__init__(**settings)
         self.trunk = VideoConvNet(**{"num_features": 96, "hidden": 256} | settings)
         self.num_features = self.trunk.num_features
         self.heads = nn.ModuleDict(
@@ -79,18 +80,18 @@ class ShapesFeatures(Pretrained):
         """Features of clips.
 
         Args:
-            video: (B, 3, T, H, W), uint8 or float in [0, 1], square, T >= 8.
+            video: `(B, 3, T, H, W)`, uint8 or float in [0, 1], square, T >= 8.
 
         Returns:
-            (B, num_features).
+            `(B, num_features)`.
 
         Raises:
-            InputError: another shape of video.
+            InputError: Another shape of video.
         """
         return (self.trunk(video) - self.mean) / self.scale
 
     def classify(self, video: Tensor) -> dict[str, Tensor]:
-        """Logits (B, N) of each attribute: of presence, one by one, for PRESENCE; of a choice of one for CHOICE."""
+        """Logits `(B, N)` of each attribute: of presence, one by one, for PRESENCE; of a choice of one for CHOICE."""
         features = self.trunk(video)
         return {name: head(features) for name, head in self.heads.items()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -61,7 +61,8 @@ def thumbnails(video: Tensor) -> Tensor:
     return small * 255 / small.shape[1] ** 0.5
 
 
-class Copies(NamedTuple):
+@dataclass(frozen=True)
+class Copies:
     """For each query, its nearest in the bank.
 
     Attributes:

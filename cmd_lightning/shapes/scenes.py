@@ -63,20 +63,20 @@ class Thing:
     """A shape and how it moves.
 
     Attributes:
-        shape: one of SHAPES.
-        colour: key of COLOURS.
-        size: key of SIZES.
-        texture: one of TEXTURES.
-        path: one of PATHS, or "still".
-        direction: key of DIRECTIONS, of the first frame; "clockwise" or "anticlockwise" of a circular path;
+        shape: One of SHAPES.
+        colour: Key of COLOURS.
+        size: Key of SIZES.
+        texture: One of TEXTURES.
+        path: One of PATHS, or "still".
+        direction: Key of DIRECTIONS, of the first frame; "clockwise" or "anticlockwise" of a circular path;
             "none" of a shape that stands still.
-        start: where the centre is in the first frame; of a circular path, the centre of the circle.
-        speed: of the centre, in sides a frame; of an accelerating path, the mean.
-        turn: radius of a circular path, else 0.
-        phase: angle on a circular path in the first frame.
-        spin: rotation in radians a frame.
+        start: Where the centre is in the first frame; of a circular path, the centre of the circle.
+        speed: Of the centre, in sides a frame; of an accelerating path, the mean.
+        turn: Radius of a circular path, else 0.
+        phase: Angle on a circular path in the first frame.
+        spin: Rotation in radians a frame.
         growth: 1 grows, -1 shrinks, 0 neither; back again after a while.
-        angle: rotation in the first frame.
+        angle: Rotation in the first frame.
     """
 
     shape: str
@@ -112,11 +112,11 @@ class Background:
     """What lies behind: a pattern between two colours.
 
     Attributes:
-        pattern: one of PATTERNS.
-        colours: the two, RGB 0 to 255.
-        period: of the pattern, in sides.
-        angle: of the pattern.
-        phase: of the pattern.
+        pattern: One of PATTERNS.
+        colours: The two, RGB 0 to 255.
+        period: Of the pattern, in sides.
+        angle: Of the pattern.
+        phase: Of the pattern.
     """
 
     pattern: str = "flat"
@@ -131,9 +131,9 @@ class Camera:
     """How the view moves over the world.
 
     Attributes:
-        pan: key of DIRECTIONS, or "none".
+        pan: Key of DIRECTIONS, or "none".
         zoom: 1 zooms in, -1 out, 0 neither.
-        speed: of the pan in sides a frame, and the measure of the zoom.
+        speed: Of the pan in sides a frame, and the measure of the zoom.
     """
 
     pan: str = "none"
@@ -146,10 +146,10 @@ class Bar:
     """A bar before all shapes, from edge to edge.
 
     Attributes:
-        upright: whether it stands, or lies.
-        place: of its middle, along x if upright.
-        width: of the bar.
-        tone: grey level, 0 to 255.
+        upright: Whether it stands, or lies.
+        place: Of its middle, along x if upright.
+        width: Of the bar.
+        tone: Grey level, 0 to 255.
     """
 
     upright: bool

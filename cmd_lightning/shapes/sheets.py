@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.clip_similarity import CLIPSimilarity
 from cmd_lightning.provenance import sha256
+from cmd_lightning.shapes.saved_network import saved_weights
 from cmd_lightning.zoo import WEIGHTS
 
 GRID = 4
@@ -65,18 +65,9 @@ class SheetSimilarity(CLIPSimilarity):
         from open_clip.model import CLIP
 
         path = Path(WEIGHTS / cls.WEIGHTS if path is None else path)
-        try:
-            with safe_open(path, "pt") as file:
-                config = json.loads(file.metadata()["config"])
-                weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-            model = CLIP(**config)
+        with saved_weights(path, "a CLIP model of contact sheets", "clip.yaml") as (metadata, weights):
+            model = CLIP(**json.loads(metadata["config"]))
             model.load_state_dict(weights)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            problem = str(error).splitlines()[0]
-            raise InputError(
-                f"path {path}: no weights of a CLIP model of contact sheets ({problem}); give a file trained "
-                "with benchmarks/shapes/yardstick/clip.yaml"
-            ) from None
         metric = cls(model, SimpleTokenizer(context_length=model.context_length))
         metric.name = path.stem
         metric.origin |= {"pretrained": path.name, "sha256": sha256(path)}

@@ -29,24 +29,24 @@ def write_shapes(
     """Make clips and write them: H.264, caption, and the truth about each as json.
 
     Args:
-        folder: where the shards go.
-        num: number of clips.
-        size: side in pixels, even (H.264).
-        frames: frames of a clip.
-        fps: frames per second.
-        seed: of the data set.
-        split: name that the seed is mixed with, so that splits differ; "train" shows only the seen combinations of
+        folder: Where the shards go.
+        num: Number of clips.
+        size: Side in pixels, even (H.264).
+        frames: Frames of a clip.
+        fps: Frames per second.
+        seed: Of the data set.
+        split: Name that the seed is mixed with, so that splits differ; "train" shows only the seen combinations of
             shape, colour and direction, the others show all.
-        level: of the scenes, "plain" or "mixed".
-        motion: how fast everything moves.
-        shard_size: clips in a shard.
-        progress: told a line now and then.
+        level: Of the scenes, "plain" or "mixed".
+        motion: How fast everything moves.
+        shard_size: Clips in a shard.
+        progress: Told a line now and then.
 
     Returns:
         The number of clips written.
 
     Raises:
-        InputError: a number is out of range, a name is none of its kind, or the folder holds shards already.
+        InputError: A number is out of range, a name is none of its kind, or the folder holds shards already.
     """
     for name, value, least in (("num", num, 1), ("size", size, 8), ("frames", frames, 1)):
         if value < least:
