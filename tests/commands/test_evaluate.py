@@ -150,7 +150,7 @@ def test_captions(evaluate, tmp_path):
     video = clips(11, 5, frames=16)
     folder = write_folder(tmp_path / "fake", video, ".gif")
     options = {"fake": folder, "metrics": "clipsim:shapes", "frames": 16}
-    assert "clip 0 has no caption; give --prompts FILE" in evaluate(**options, fails=True)
+    assert "clip 0 has no caption; give --prompts, or" in evaluate(**options, fails=True)
     prompts = [f"a {colour} circle moves left" for colour in ("red", "blue", "green", "white", "yellow")] * 3
     (tmp_path / "prompts.txt").write_text("\n".join(prompts[:11]))
     (by_prompts,) = evaluate(**options, prompts=tmp_path / "prompts.txt")
@@ -189,7 +189,7 @@ def test_frame_rates_must_agree(evaluate, tmp_path):
     assert (sampled["real"]["fps"], sampled["real"]["source_fps"]) == (8, 25)
     (strided,) = evaluate(**options, stride=1)
     assert "from 8 to 25 frames a second" in strided["warnings"][0]
-    assert "stride 1, fps 8" in evaluate(**options, stride=1, fps=8, fails=True)
+    assert "--stride 1, --fps 8" in evaluate(**options, stride=1, fps=8, fails=True)
     saved = tmp_path / "fast.safetensors"
     evaluate(real=tmp_path / "fast", metrics="kernel:shapes", save_statistics=saved)
     assert "give --fps 8" in evaluate(statistics=saved, fake=tmp_path / "slow", metrics="kernel:shapes", fails=True)
