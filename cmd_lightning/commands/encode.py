@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cmd_lightning.commands.files import pixels, report, tell
-from cmd_lightning.commands.processes import check_nodes, check_numbers, quiet_trainer
-from cmd_lightning.errors import InputError
+from cmd_lightning.commands.processes import check_nodes, quiet_trainer
+from cmd_lightning.errors import InputError, check_at_least, check_positive
 
 if TYPE_CHECKING:
     from cmd_lightning.data.cache import ShardCache
@@ -50,40 +50,40 @@ def encode(
 
     Keeps content frames and motion latents of --autoencoder, or the moments of --vae; a latent shard for each
     shard, of the same name. Clip k of a video is the one that training with the same seed sees in epoch k. Give
-    the same command again to go on: shards that are complete are left as they are.
+    the same command again to resume: shards that are complete are left as they are.
 
     Args:
         shards: .tar files: paths, globs, folders, brace ranges or http(s) addresses.
-        out: folder for the latent shards, which all nodes see.
-        autoencoder: checkpoint of the first stage; clips have the frames and size that it was trained on.
+        out: Folder for the latent shards, which all nodes see.
+        autoencoder: Checkpoint of the first stage; clips have the frames and size that it was trained on.
         vae: Stable Diffusion folder or hub id, or that of an image autoencoder of diffusers.
-        variant: of the VAE's weights, such as fp16.
-        revision: of a hub id of the VAE: branch, tag or commit.
-        text: encoders whose view of the captions is kept too: MODEL:WEIGHTS of open_clip, or a Stable Diffusion folder
+        variant: Of the VAE's weights, such as fp16.
+        revision: Of a hub id of the VAE: branch, tag or commit.
+        text: Encoders whose view of the captions is kept too: MODEL:WEIGHTS of open_clip, or a Stable Diffusion folder
             or hub id.
-        frames: frames of a clip (default: the checkpoint's, or 16).
-        size: of a clip in pixels, SIDE or HEIGHTxWIDTH (default: the checkpoint's).
-        fps: frames per second at which clips are sampled, as data.fps in training.
-        stride: take every STRIDE-th frame instead, as data.stride in training (default: 1).
-        crop: where clips are cropped to the size; random draws it for each.
-        evaluation: clips as validation and testing see them: from the first frame, cropped in the middle, and the mean
+        frames: Frames of a clip (default: the checkpoint's, or 16).
+        size: Of a clip in pixels, SIDE or HEIGHTxWIDTH (default: the checkpoint's).
+        fps: Frames per second at which clips are sampled, as data.fps in training.
+        stride: Take every STRIDE-th frame instead, as data.stride in training (default: 1).
+        crop: Where clips are cropped to the size; random draws it for each.
+        evaluation: Clips as validation and testing see them: from the first frame, cropped in the middle, and the mean
             of a VAE's posterior in place of a draw.
-        clips_per_video: clips of a video, for as many epochs before the first comes again.
-        dtype: in which latents are kept.
-        batch_size: clips at once on a device.
-        num_workers: processes that decode clips, for each device.
+        clips_per_video: Clips of a video, for as many epochs before the first comes again.
+        dtype: In which latents are kept.
+        batch_size: Clips at once on a device.
+        num_workers: Processes that decode clips, for each device.
         devices: GPUs, or processes where there is none, of each node.
-        nodes: nodes, started by torchrun or SLURM.
-        precision: in which latents are computed.
-        seed: of where clips begin and are cropped, as data.seed, and of the draws, as seed_everything in training.
-        allow_commands: also take pipe:COMMAND, s3:// and the like, which run programs of yours.
-        json: write the report to this file; - is standard output.
+        nodes: Nodes, started by torchrun or SLURM.
+        precision: In which latents are computed.
+        seed: Of where clips begin and are cropped, as data.seed, and of the draws, as seed_everything in training.
+        allow_commands: Also take pipe:COMMAND, s3:// and the like, which run programs of yours.
+        json: Write the report to this file; - is standard output.
 
     Raises:
-        InputError: an option is wrong, what encodes cannot be had, or some shards could not be read.
+        InputError: An option is wrong, what encodes cannot be had, or some shards could not be read.
     """
-    check_numbers(clips_per_video=clips_per_video, batch_size=batch_size, devices=devices, nodes=nodes)
-    check_numbers(0, num_workers=num_workers)
+    check_positive(clips_per_video=clips_per_video, batch_size=batch_size, devices=devices, nodes=nodes)
+    check_at_least(0, num_workers=num_workers)
     check_nodes(nodes)
     if (autoencoder is None) == (vae is None):
         raise InputError("--autoencoder, --vae: give one of the two, a checkpoint of the first stage or an image VAE")
@@ -96,7 +96,6 @@ def encode(
     from lightning import seed_everything
 
     from cmd_lightning.callbacks.latent_writer import LatentWriter
-    from cmd_lightning.commands.options import spelled
     from cmd_lightning.components.encoding import Encoding
     from cmd_lightning.data.cache import ShardCache
     from cmd_lightning.data.encode import EncodingData
@@ -111,18 +110,18 @@ def encode(
     urls = expand(shards, "SHARDS", allow_commands=allow_commands)
     names, classes = names_of(urls), classes_of(urls, remote)
     seed_everything(seed, verbose=False)
+    space: LatentSpace
     network: AutoencoderNetwork | None = None
-    if vae is None:
+    if autoencoder is not None:
         space, network, frames, sides = open_stage(autoencoder, frames, pixels(size))
     else:
-        space, sides = open_vae(vae, variant, revision, pixels(size))
+        space, sides = open_vae(str(vae), variant, revision, pixels(size))
     # Made now, as another precision changes the weights.
     made_by = {
         "latent_space": space.fingerprint,
-        "autoencoder": network and fingerprint(network.state_dict()),
+        "autoencoder": None if network is None else fingerprint(network.state_dict()),
     }
-    with spelled(text="--text"):
-        encoders = {encoder.fingerprint: encoder for encoder in map(open_text_encoder, text or [])}
+    encoders = {encoder.fingerprint: encoder for encoder in map(open_text_encoder, text or [])}
     # Checked, and read, as in training.
     videos = WebVidDataModule(
         num_frames=16 if frames is None else frames, size=sides, fps=fps, stride=stride, crop=crop
@@ -218,11 +217,11 @@ def names_of(urls: Sequence[str]) -> list[str]:
     Raises:
         InputError: Two have the same, or one has none that a file could have.
     """
-    from cmd_lightning.data.index import name_of
+    from cmd_lightning.data.index import place_of
 
     names: dict[str, str] = {}
     for url in urls:
-        name = name_of(url)
+        name = place_of(url).name
         if not re.fullmatch(r"[^./\s][^/\s]*\.tar", name):
             raise InputError(f"SHARDS {url}: what is made of it gets its name, so let it end in NAME.tar")
         if name in names:
@@ -235,8 +234,8 @@ def names_of(urls: Sequence[str]) -> list[str]:
 
 def classes_of(urls: Sequence[str], remote: ShardCache) -> Sequence[str]:
     """The names of classes that the folders of the shards agree on; none where they do not."""
-    from cmd_lightning.data.index import folder_of, query_of, read_index
+    from cmd_lightning.data.index import place_of, read_index
 
-    folders = {(folder_of(url), query_of(url)) for url in urls}
+    folders = {(place.folder, place.query) for place in map(place_of, urls)}
     classes = {tuple(read_index(folder, remote, query)["classes"]) for folder, query in folders}
     return classes.pop() if len(classes) == 1 else ()

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmd_lightning.commands.options import spelled
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, reason
 from cmd_lightning.zoo import model_folder
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def new_folder(path: Path, option: str) -> Iterator[Path]:
     Raises:
         InputError: `path` exists and is not an empty folder.
     """
-    from cmd_lightning.video_io import replaced
+    from cmd_lightning.atomic_files import replaced
 
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{option} {path}: it exists and is not empty; give a new folder, or remove it")
@@ -65,7 +64,7 @@ def write_json(report: Any, target: str | None) -> None:
     if target == "-":
         print(text)
         return
-    from cmd_lightning.video_io import replaced
+    from cmd_lightning.atomic_files import replaced
 
     make_folder(Path(target).parent, "--json")
     with replaced(Path(target)) as draft:
@@ -99,13 +98,12 @@ def open_model(model: str, dtype: str = "float32") -> CMDPipeline:
 
     Args:
         model: The folder, or the name.
-        dtype: torch's name of the type that the networks compute in.
+        dtype: Torch's name of the type that the networks compute in.
 
     Raises:
         InputError: There is no such model, or its folder is damaged.
     """
-    with spelled(model="MODEL"):
-        folder = model_folder(model)
+    folder = model_folder(model)
     import torch
     from diffusers.utils import logging
 
@@ -117,6 +115,5 @@ def open_model(model: str, dtype: str = "float32") -> CMDPipeline:
     except InputError:
         raise
     except Exception as error:  # a damaged folder fails in many ways, deep in diffusers
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"MODEL {model}: it cannot be opened ({reason[:160]}); export it again") from error
+        raise InputError(f"MODEL {model}: it cannot be opened ({reason(error)}); export it again") from error
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")

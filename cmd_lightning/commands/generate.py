@@ -1,4 +1,4 @@
-"""`generate`: videos from prompts, classes or pictures, each with a record of how it was made."""
+"""`generate`: videos from prompts, classes or images, each with a record of how it was made."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cmd_lightning.errors import InputError, reason
+from cmd_lightning.errors import InputError, check_positive, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,8 +41,8 @@ def generate(
         prompt: Captions.
         prompts: Text file with a caption a line.
         class_: Class ids, for a model of classes.
-        image: Pictures to set in motion, resized and cropped to the model's size.
-        num: Videos for each prompt, class or picture.
+        image: Images to set in motion, resized and cropped to the model's size.
+        num: Videos for each prompt, class or image.
         seed: Seed of the first video of each; the others count up.
         steps: Denoising steps, by default the model's own, else 50 for content and 100 for motion.
         guidance: Guidance scale, 1 is none; by default the model's own, else 4 for content and 1 for motion.
@@ -56,15 +56,14 @@ def generate(
         out: Folder for the videos.
     """
     values = conditions(prompt, prompts, class_)
-    if num < 1 or batch_size < 1:
-        raise InputError(f"--num {num}, --batch-size {batch_size}: both must be at least 1")
+    check_positive(num=num, batch_size=batch_size)
     if not 0 <= seed < 2**62:
         raise InputError(f"--seed {seed}: give a whole number from 0 to 2**62 - 1")
     from cmd_lightning import video_io
     from cmd_lightning.commands.files import make_folder, open_model, unused
-    from cmd_lightning.commands.options import spelled
     from cmd_lightning.pipeline import SCHEDULERS
     from cmd_lightning.provenance import provenance, weights_sha256
+    from cmd_lightning.stable_diffusion import StableDiffusion
     from cmd_lightning.zoo import model_folder
 
     pipeline = open_model(model, dtype)
@@ -73,7 +72,8 @@ def generate(
     if solver is not None:
         pipeline.use_solver(solver)
     if frame_decoder is not None:
-        add_frame_decoder(pipeline, frame_decoder)
+        decoder = StableDiffusion(frame_decoder, option="--frame-decoder").vae()
+        pipeline.use_frame_decoder(decoder.to(pipeline.dtype))
     if compile_:
         pipeline.compile_networks()
     pictures = None if image is None else [read_picture(path, pipeline.size) for path in image]
@@ -82,7 +82,7 @@ def generate(
     count = max(len(values), len(pictures or []))
     jobs = [(i, seed + copy) for i in range(count) for copy in range(num)]
     folder = make_folder(Path(out), "--out")
-    stages = ("content", "motion") if pictures is None else ("motion",)
+    stages: tuple[Literal["content", "motion"], ...] = ("content", "motion") if pictures is None else ("motion",)
     sampling = {stage: pipeline.sampling(stage, steps, guidance) for stage in stages}
     steps = {stage: number for stage, (number, _) in sampling.items()}
     guidance = {stage: scale for stage, (_, scale) in sampling.items()}
@@ -102,8 +102,7 @@ def generate(
         chosen = [values[i % len(values)] for i, _ in batch]
         arguments = call_arguments(chosen, [pictures[i] for i, _ in batch] if pictures else None)
         arguments |= {"seeds": [s for _, s in batch], "num_inference_steps": steps, "guidance_scale": guidance}
-        with spelled(prompt="--prompt", class_labels="--class"):
-            result = pipeline(**arguments)
+        result: Any = pipeline(**arguments)  # not a tuple, which only `return_dict=False` gives
         for (i, used), value, video in zip(batch, chosen, result.frames, strict=True):
             name = slug(value, Path(image[i]).stem if image else "")
             path = unused(folder / f"{name}-{used}.mp4", written)
@@ -164,17 +163,6 @@ def add_lora(pipeline: CMDPipeline, path: Path) -> None:
         raise InputError(f"--lora {path}: it cannot be used with this model ({reason(error)}); give another") from error
     if not pipeline.get_active_adapters():
         raise InputError(f"--lora {path}: it holds no adapters for a Stable Diffusion U-Net; give another")
-
-
-def add_frame_decoder(pipeline: CMDPipeline, name: str) -> None:
-    """Has the image autoencoder of a folder or hub id decode the frames, in the dtype of the model's own.
-
-    Raises:
-        InputError: It cannot be had, or does not fit the model.
-    """
-    from cmd_lightning.stable_diffusion import StableDiffusion
-
-    pipeline.use_frame_decoder(StableDiffusion(name, option="--frame-decoder").vae().to(pipeline.dtype))
 
 
 def read_picture(path: str, size: tuple[int, int]) -> Tensor:
