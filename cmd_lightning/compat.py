@@ -178,7 +178,7 @@ def run_checkpointed(network: ModelMixin, block: nn.Module, *inputs: Any) -> Ten
 
     Networks of diffusers (0.42) keep it in a private attribute, for their own classes.
     """
-    return network._gradient_checkpointing_func(block, *inputs)  # type: ignore[attr-defined]  # set when switched on
+    return network._gradient_checkpointing_func(block, *inputs)  # type: ignore[misc]  # None until it is enabled
 
 
 def is_recorded(model: object) -> bool:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError, check_positive

@@ -70,7 +70,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
     text_encoder: Any
     motion_model: Any
     motion_scheduler: Any
-    motion_text_encoder: ConditionEncoder | None
+    motion_text_encoder: Any
     tokenizer: Any
     vae: Any
     model_cpu_offload_seq: Any = "text_encoder->motion_text_encoder->unet->motion_model->autoencoder->vae"

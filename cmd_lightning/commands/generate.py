@@ -72,7 +72,7 @@ def generate(
     if solver is not None:
         pipeline.use_solver(solver)
     if frame_decoder is not None:
-        decoder = StableDiffusion(frame_decoder, option="--frame-decoder").vae()
+        decoder: Any = StableDiffusion(frame_decoder, option="--frame-decoder").vae()
         pipeline.use_frame_decoder(decoder.to(pipeline.dtype))
     if compile_:
         pipeline.compile_networks()
