@@ -85,6 +85,7 @@ def open_bench(
         pipeline: The frozen parts; by default those of the protocol's model.
     """
     pipeline = pipeline or frozen(protocol.model)
+    assert pipeline.motion_text_encoder is not None
     features, reader = ShapesFeatures.from_pretrained(), ShapesReader.from_pretrained()
     facts = protocol.data | {
         "autoencoder": fingerprint(pipeline.autoencoder.state_dict()),
@@ -160,7 +161,9 @@ def make(
             plain = {row: scene for row, scene in enumerate(drawn) if scene.level == "plain"}
             directions = {str(row): scene.things[0].direction for row, scene in plain.items()}
     encoded = sorted({"", *captions["train"], *captions["test"]})
-    texts = [pipeline.motion_text_encoder(encoded[first : first + TEXTS]) for first in range(0, len(encoded), TEXTS)]
+    encoder = pipeline.motion_text_encoder
+    assert encoder is not None
+    texts = [encoder(encoded[first : first + TEXTS]) for first in range(0, len(encoded), TEXTS)]
     for name in ("pooled", "tokens", "mask"):
         value = torch.cat([getattr(text, name) for text in texts])
         tensors[f"text/{name}"] = value.half() if value.is_floating_point() else value

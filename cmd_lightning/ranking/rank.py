@@ -54,17 +54,19 @@ def rank(model: Candidate, protocol: Protocol, seeds: int, folder: Path, tell: C
         raise InputError(f"samples {protocol.samples}: too few to train on; give at least {least}, two steps")
     with one_thread():
         bench = open_bench(protocol, folder / "cache", tell)
+        encoder = bench.pipeline.motion_text_encoder
+        assert encoder is not None
         spec = bench.pipeline.autoencoder.latent_spec(tuple(bench.pipeline.config["video_shape"]))
         with seeded(0):
-            model.check(spec, bench.pipeline.motion_text_encoder(bench.captions["test"][:CHECKED]))
-            network = model.build(spec, bench.pipeline.motion_text_encoder.dim)
-            condition = bench.pipeline.motion_text_encoder(bench.captions["test"][:1])
+            model.check(spec, encoder(bench.captions["test"][:CHECKED]))
+            network = model.build(spec, encoder.dim)
+            condition = encoder(bench.captions["test"][:1])
             found = cost.counts(network, spec, condition)
         tell(f"{model.name}: {found['parameters'] / 1e6:.2f} M parameters, {found['macs'] / 1e6:.1f} MMAC a step")
         kept = folder / model.name / key_of(model, network, protocol, bench.key)
         rows = all_seeds(model, bench, protocol, seeds, folder, kept, tell)
         with seeded(0):
-            yardstick = candidate(cost.YARDSTICK).build(spec, bench.pipeline.motion_text_encoder.dim)
+            yardstick = candidate(cost.YARDSTICK).build(spec, encoder.dim)
         sampling = cost.timing(network.eval(), yardstick.eval(), bench, protocol)
         return {
             "key": digest(protocol.record | {"bench": bench.key}),
