@@ -199,7 +199,7 @@ def write_data(folder: Path, settings: Settings) -> int:
 def _first_clip(folder: Path) -> bytes:
     with tarfile.open(min(folder.glob("*.tar"))) as tar:
         member = next(member for member in tar if member.name.endswith(".mp4"))
-        return tar.extractfile(member).read()  # type: ignore[union-attr]
+        return tar.extractfile(member).read()
 
 
 def run(settings: Settings) -> dict[str, Any]:

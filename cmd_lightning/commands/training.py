@@ -60,7 +60,7 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses `args`, and not the process's own command line."""
-        self.config = parser.parse_args(args)  # type: ignore[arg-type]  # `run` gives a list
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]  # a list, as `run` gives
         check_class_paths(self.config)
         verb = self.config.get("subcommand")
         checkpoint = self.config[verb].get("ckpt_path") if verb else None
