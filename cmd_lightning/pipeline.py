@@ -64,15 +64,6 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
     """
 
     config: Any
-    autoencoder: AutoencoderNetwork
-    unet: Any
-    scheduler: Any
-    text_encoder: Any
-    motion_model: Any
-    motion_scheduler: Any
-    motion_text_encoder: Any
-    tokenizer: Any
-    vae: Any
     model_cpu_offload_seq: Any = "text_encoder->motion_text_encoder->unet->motion_model->autoencoder->vae"
     _optional_components = [  # noqa: RUF012 (diffusers' own spelling)
         "autoencoder",
@@ -197,8 +188,8 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         self,
         values: Sequence[str] | Sequence[int] | Tensor | int,
         seeds: Sequence[int],
-        steps: int | None = None,
-        guidance: float | None = None,
+        steps: PerStage = None,
+        guidance: PerStage = None,
     ) -> Tensor:
         """Content frames `(B, C, H, W)` for captions, class ids or a count.
 
@@ -215,8 +206,8 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         content: Tensor,
         values: Sequence[str] | Sequence[int] | Tensor | int,
         seeds: Sequence[int],
-        steps: int | None = None,
-        guidance: float | None = None,
+        steps: PerStage = None,
+        guidance: PerStage = None,
     ) -> Tensor:
         """Motion latents `(B, D, T, S)` that go with `content` `(B, C, H, W)`; raises as `generate_content` does."""
         noise = seeded_noise(self.autoencoder.latent_spec(tuple(self.config.video_shape)).motion, seeds, stream=1)
@@ -230,15 +221,15 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         denoiser: Denoiser,
         values: Sequence[str] | Sequence[int] | Tensor | int,
         noise: Tensor,
-        steps: int | None,
-        guidance: float | None,
+        steps: PerStage,
+        guidance: PerStage,
     ) -> Tensor:
         """From noise to a sample, both in float32, by the denoiser of a stage."""
-        steps, scale = self.sampling(stage, steps, guidance)
+        number, scale = self.sampling(stage, steps, guidance)
         dtype, scheduler = getattr(self, NETWORKS[stage]).dtype, getattr(self, SCHEDULERS[stage])
         conditions = encode_condition(self.encoders[stage], values, scale, stage)
-        with self.progress_bar(total=steps) as bar:
-            return denoise(denoiser, dtype, conditions, scale, scheduler, noise.to(self.device), steps, bar.update)
+        with self.progress_bar(total=number) as bar:
+            return denoise(denoiser, dtype, conditions, scale, scheduler, noise.to(self.device), number, bar.update)
 
     @torch.no_grad()
     def decode(self, content: Tensor, motion: Tensor) -> Tensor:

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from cmd_lightning.components.base import Component, OptimizerFactory, ScheduleFactory
-from cmd_lightning.components.checkpoints import KEY
-from cmd_lightning.components.frozen_autoencoder import FrozenAutoencoder
-from cmd_lightning.components.schedules import WarmupSchedule
+from cmd_lightning.components.base import Component, OptimizerFactory
+from cmd_lightning.components.checkpoints import KEY, load_stage
 from cmd_lightning.conditioning import ConditionEncoder, replace_condition, values_of
 from cmd_lightning.diffusion import Diffusion, Objective
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import AutoencoderNetwork, Condition, LatentSpec
+from cmd_lightning.provenance import fingerprint
 
 TIMESTEP_BINS = 4
 """Validation uses the middle of each of this many equal parts of the timestep range."""
@@ -46,16 +45,14 @@ class DiffusionStage(Component):
     Args:
         autoencoder: The frozen autoencoder whose latents are learned: checkpoint of its stage, or the trained network;
             None for a stage that learns videos of the latent space.
-        video_shape: `(C, T, H, W)` in the latent space; by default what the autoencoder was trained on.
+        video_shape: `(C, T, H, W)` in the latent space; by default what the checkpoint of the autoencoder has.
         condition: Encodes the captions or labels of a batch; None for an unconditional model.
         condition_dropout: Share of samples that see the null condition in training, for guidance.
         objective: What is predicted and how it is weighted; the paper's noise prediction by default.
         cache_latents: Keep the latents of every training clip in memory, in half precision by its key, so that later
             epochs encode nothing; for data that fit, and that are the same in every epoch: no random crop or start.
-        optimizer: Makes the optimiser from the trainable weights.
-        schedule: Makes the learning-rate schedule, stepped with every optimiser step.
-        gradient_checkpointing: Whether the network recomputes its activations in the backward pass, to save memory.
-        compile: Whether torch.compile compiles the network; or its arguments.
+        optimizer: Makes the optimiser from the trainable weights; by default the paper's.
+        **kwargs: As for `Component`.
 
     Attributes:
         latent_spec: Shapes of the autoencoder's latents; not there without one.
@@ -77,11 +74,9 @@ class DiffusionStage(Component):
         objective: Objective | None = None,
         cache_latents: bool = False,
         optimizer: OptimizerFactory = adam,
-        schedule: ScheduleFactory = WarmupSchedule,
-        gradient_checkpointing: bool = False,
-        compile: bool | dict[str, Any] = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(optimizer, schedule, gradient_checkpointing, compile)
+        super().__init__(optimizer, **kwargs)
         if not 0 <= condition_dropout <= 1:
             raise InputError(f"model.condition_dropout {condition_dropout}: give a probability from 0 to 1")
         self._cache: dict[str, tuple[Tensor, ...]] | None = {} if cache_latents else None
@@ -92,13 +87,25 @@ class DiffusionStage(Component):
         self.condition_dim = condition.dim if condition else 0
         self.condition_dropout = condition_dropout
         self.objective = objective or Diffusion()
-        if autoencoder is not None:
-            frozen = FrozenAutoencoder.open(autoencoder, video_shape)
-            self.keep_frozen(autoencoder=frozen.network)
-            if frozen.latent_space is not None:
-                self.keep_frozen(latent_space=frozen.latent_space)
-            self.video_shape, self.fps = frozen.video_shape, frozen.fps
-            self.latent_spec, self.trained_on = frozen.spec, frozen.fingerprint
+        if isinstance(autoencoder, str):
+            trained = load_stage(autoencoder, "autoencoder", "model.autoencoder")
+            network: AutoencoderNetwork | None = trained.parts["network"]
+            video_shape, self.fps = video_shape or trained.video_shape, trained.fps
+            self.keep_frozen(latent_space=trained.latent_space)
+        else:
+            network = autoencoder
+        if video_shape is None or len(video_shape) != 4:
+            wrong = ": needed, as the network is built for it;" if video_shape is None else f" {list(video_shape)}:"
+            raise InputError(
+                f"model.video_shape{wrong} give C, T, H, W in the latent space: for pixels [3, data.num_frames, "
+                "data.size, data.size]"
+            )
+        channels, frames, height, width = video_shape
+        self.video_shape = (channels, frames, height, width)
+        if network is not None:
+            self.keep_frozen(autoencoder=network)
+            self.latent_spec = network.latent_spec(self.video_shape)
+            self.trained_on = fingerprint(network.state_dict())
 
     @abstractmethod
     def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:

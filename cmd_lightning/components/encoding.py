@@ -34,13 +34,8 @@ class Encoding(FrozenParts):
         super().__init__()
         self.draw, self.splits = draw, autoencoder is not None
         self.text_names = [f"text_{number}" for number in range(len(text))]
-        self.keep_frozen(latent_space=latent_space, **dict(zip(self.text_names, text, strict=True)))
-        if autoencoder is not None:
-            self.keep_frozen(autoencoder=autoencoder)
-
-    def setup(self, stage: str) -> None:
-        """Reads the weights of frozen parts."""
-        self.open_frozen()
+        encoders = dict(zip(self.text_names, text, strict=True))
+        self.keep_frozen(latent_space=latent_space, autoencoder=autoencoder, **encoders)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """What a latent shard keeps of a chunk: its "latents" by name, and "text" of the first clips of their videos.

@@ -25,12 +25,14 @@ class VideoModel(LightningModule):
         metrics: The metrics of `test`, as `MetricSuite` names them; opened when a test starts.
         preset: How clips are prepared for the I3D: see `Preparation`.
         fps: Frames a second of the videos.
+        sources: Where the weights are from: folders or files.
     """
 
     tested: ClassVar[Mapping[str, Sequence[str]]] = {"generation": ("frechet", "kernel", "is", "clipsim")}
     metrics: Sequence[str] = ()
     preset: str | None = None
     fps: float | None
+    sources: Sequence[str] = ()
     suite: MetricSuite
 
     @abstractmethod
@@ -63,7 +65,7 @@ class VideoModel(LightningModule):
 
     @abstractmethod
     def made_with(self) -> dict[str, Any]:
-        """The part of a test's protocol that says which weights they are and how it samples, as plain data."""
+        """The part of a test's protocol that says whether weights are averaged and how it samples, as plain data."""
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Generates one video for each sample, from its caption or label; its seed is derived from its key."""
@@ -108,7 +110,10 @@ class VideoModel(LightningModule):
         """Logs the metrics, and writes `test.json` into the Trainer's folder: a record each, with its protocol."""
         results = self.results()
         self.log_dict({f"test/{name}": result["value"] for name, result in results.items()}, rank_zero_only=True)
-        made = self.made_with() | {
+        made = {
+            "files": list(self.sources),
+            "weights": {name: sha for source in self.sources for name, sha in weights_sha256(source).items()},
+            **self.made_with(),
             "seeds": "first four bytes of the sha256 of the clip's key",
             "precision": str(self.trainer.precision),
         }
@@ -119,14 +124,6 @@ class VideoModel(LightningModule):
             path = Path(self.trainer.default_root_dir, "test.json")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps([result | protocol for result in results.values()], indent=2) + "\n")
-
-
-def files(sources: Sequence[str | Path]) -> dict[str, Any]:
-    """Where weights lie, folders or files, and the sha256 of each file."""
-    return {
-        "files": [str(source) for source in sources],
-        "weights": {name: sha for source in sources for name, sha in weights_sha256(source).items()},
-    }
 
 
 def seeds_of(batch: dict[str, Any]) -> list[int]:

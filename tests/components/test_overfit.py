@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from cmd_lightning.callbacks import EMA
 from cmd_lightning.components import ContentDiffusion, MotionDiffusion, VideoAutoencoder
-from cmd_lightning.components.cmd import assemble
+from cmd_lightning.components.cmd import compose, load_stages
 from cmd_lightning.components.schedules import WarmupSchedule
 from cmd_lightning.conditioning import ClassEncoder
 from cmd_lightning.diffusion import Diffusion
@@ -141,7 +141,7 @@ def test_diffusion_overfits(stage, request):
 
 
 def test_overfitted_system_gives_the_clips_back(autoencoder, content, motion):
-    pipeline = assemble(autoencoder[1], content[1], motion[1])
+    pipeline = compose(load_stages(autoencoder[1], content[1], motion[1]))
     pipeline.set_progress_bar_config(disable=True)
     result = pipeline(class_labels=[0, 1], seeds=[3, 4], num_inference_steps=50, guidance_scale=1.0).frames
     video = from_uint8(one_batch(1)["video"])
