@@ -11,6 +11,8 @@ from torch.utils.data import IterableDataset
 from cmd_lightning.data.index import Shard
 from cmd_lightning.errors import InputError
 
+_NUMBERS = {"label": torch.int64, "fps": torch.float32}
+
 
 class BatchStream(IterableDataset):
     """Batches of one rank, for a `StreamLoader` with any number of workers.
@@ -46,8 +48,8 @@ def collate(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Batch clips.
 
     Args:
-        clips: Each with caption, label, key, fps, and tensors by name; of latents also "made_by", and "text" with
-            tensors by encoder and part.
+        clips: Each with caption, key, fps, and tensors by name; if they have it, with label; of latents also "made_by",
+            and "text" with tensors by encoder and part.
 
     Returns:
         The tensors stacked: "video" uint8 (B, C, T, H, W), or latents as they are stored. "caption" and "key" lists,
@@ -57,14 +59,11 @@ def collate(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
         InputError: Latents of different kinds or shapes are mixed.
     """
     tensors = [{name: value for name, value in clip.items() if isinstance(value, Tensor)} for clip in clips]
-    batch = _stack(tensors, clips) | {
-        "caption": [clip["caption"] for clip in clips],
-        "label": torch.tensor([clip["label"] for clip in clips], dtype=torch.int64),
-        "key": [clip["key"] for clip in clips],
-        "fps": torch.tensor([clip["fps"] for clip in clips], dtype=torch.float32),
-    }
-    if "made_by" in clips[0]:
-        batch["made_by"] = [clip["made_by"] for clip in clips]
+    batch = _stack(tensors, clips)
+    for name in ("caption", "label", "key", "fps", "made_by"):
+        if name in clips[0]:
+            values = [clip[name] for clip in clips]
+            batch[name] = torch.tensor(values, dtype=_NUMBERS[name]) if name in _NUMBERS else values
     if "text" in clips[0]:
         encoders = {encoder for clip in clips for encoder in clip["text"]}
         batch["text"] = {

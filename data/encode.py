@@ -7,8 +7,7 @@ so that ranks agree without a word; each of its loader's workers takes whole sha
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +36,20 @@ class WholeShards(IterableDataset):
     its end. A sample of which any clip is bad is bad as a whole; chunks may hold the clips before.
 
     Attributes:
-        shards: The shards, with what is known to be bad in them.
         clips: Loads a clip from the members of a sample.
         clips_per_video: K, the number of clips of a sample.
         batch_size: Clips in a chunk, at most.
         seed: Seed of the random choices of the clips, as in training.
         remote: Fetches remote shards.
+        shards: The shards, with what is known to be bad in them.
     """
 
-    shards: Sequence[Shard]
     clips: SampleLoader
     clips_per_video: int
     batch_size: int
     seed: int
     remote: ShardCache
+    shards: Sequence[Shard] = ()
     _watchdog: Watchdog = field(default_factory=Watchdog)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -103,27 +102,13 @@ class EncodingData(LightningDataModule):
     Args:
         urls: All shards, the same on every rank.
         out: The folder in which a shard of the same name is one that is encoded already.
+        chunks: How they are read.
         workers: Loader processes, per device.
-        others: As for `WholeShards`.
     """
 
-    def __init__(
-        self,
-        urls: Sequence[str],
-        out: Path,
-        clips: SampleLoader,
-        *,
-        clips_per_video: int,
-        batch_size: int,
-        seed: int,
-        workers: int,
-        remote: ShardCache,
-    ) -> None:
+    def __init__(self, urls: Sequence[str], out: Path, chunks: WholeShards, workers: int) -> None:
         super().__init__()
-        self.urls, self.out, self.workers, self.remote = list(urls), out, workers, remote
-        self._chunks_of = partial(
-            WholeShards, clips=clips, clips_per_video=clips_per_video, batch_size=batch_size, seed=seed, remote=remote
-        )
+        self.urls, self.out, self.chunks, self.workers = list(urls), out, chunks, workers
 
     def predict_dataloader(self) -> DataLoader:
         """The chunks, from as many workers as have shards to read."""
@@ -131,7 +116,7 @@ class EncodingData(LightningDataModule):
         own = self.urls[self.trainer.global_rank :: self.trainer.world_size]
         left = [url for url in own if not (self.out / place_of(url).name).exists()]
         return DataLoader(
-            self._chunks_of(load_index(left, remote=self.remote)),
+            replace(self.chunks, shards=load_index(left, remote=self.chunks.remote)),
             batch_size=None,
             num_workers=min(self.workers, len(left)),
             worker_init_fn=leave_signals,

@@ -5,11 +5,9 @@ nothing is repeated to fill up, as a DistributedSampler does, and no clip counts
 """
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset
 
 from cmd_lightning.data.clip_arrays import ARRAY_SUFFIXES, ArrayFile
@@ -139,20 +137,3 @@ def open_source(path: str | Path, selection: Selection) -> ClipSource:
         return ClipSource(text, selection, ShardFiles(sorted(expand(text), key=natural_key)))
     problem = "cannot be read as clips" if place.exists() else "no such file or folder"
     raise InputError(f"{text}: {problem}; there are {KINDS}")
-
-
-def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Batch items: video (B, 3, T, H, W), caption and key lists, fps float32 (B,); `InputError` if sizes differ."""
-    for item in items:
-        one, other = items[0]["video"].shape, item["video"].shape
-        if one != other:
-            raise InputError(
-                f"{items[0]['key']} is {one[3]}x{one[2]}, {item['key']} is {other[3]}x{other[2]}: "
-                "give one size for all, as 64 or 64x96"
-            )
-    return {
-        "video": torch.stack([item["video"] for item in items]),
-        "caption": [item["caption"] for item in items],
-        "key": [item["key"] for item in items],
-        "fps": torch.tensor([item["fps"] for item in items], dtype=torch.float32),
-    }

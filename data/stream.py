@@ -8,6 +8,7 @@ alone, never on what was read before it.
 import random
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import KW_ONLY, dataclass, field
 from itertools import islice
 from threading import Thread
@@ -137,7 +138,7 @@ class ShardStream(BatchStream):
             try:
                 file = ahead.result() if ahead else shard.open(self.remote)
                 following = [self.shards[other.shard] for other in intervals[number + 1 : number + 2]]
-                ahead = _Ahead(following[0], self.remote) if following and is_remote(following[0].url) else None
+                ahead = _open_ahead(following[0], self.remote) if following and is_remote(following[0].url) else None
                 while left:
                     before = left
                     samples = (sample for sample in read_samples(file, shard.url) if sample.key not in shard.bad)
@@ -156,26 +157,18 @@ class ShardStream(BatchStream):
                 yield Sample(key, fault="unreadable shard", place=problem)
 
 
-class _Ahead(Thread):
-    """Opens a remote shard while the one before it is read."""
+def _open_ahead(shard: Shard, remote: ShardCache) -> Future[BinaryIO]:
+    """Open a remote shard while the one before it is read."""
+    opened: Future[BinaryIO] = Future()
 
-    def __init__(self, shard: Shard, remote: ShardCache) -> None:
-        super().__init__(daemon=True)  # a process that ends does not wait for it
-        self._shard, self._remote = shard, remote
-        self._opened: BinaryIO | Exception
-        self.start()
-
-    def run(self) -> None:
+    def run() -> None:
         try:
-            self._opened = self._shard.open(self._remote)
+            opened.set_result(shard.open(remote))
         except Exception as error:  # raised where the shard is wanted
-            self._opened = error
+            opened.set_exception(error)
 
-    def result(self) -> BinaryIO:
-        self.join()
-        if isinstance(self._opened, Exception):
-            raise self._opened
-        return self._opened
+    Thread(target=run, daemon=True).start()  # unlike an executor's, a process that ends does not wait for it
+    return opened
 
 
 class _Standby:
