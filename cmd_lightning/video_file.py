@@ -72,10 +72,6 @@ class VideoFile:
         times: Seconds of each frame from the first where the rate varies; None where frame n is at n / fps, as it
             is taken to be in AVI and in files without times.
 
-    Args:
-        source: A file that exists, or the bytes of one.
-        name: Name for errors.
-
     Raises:
         VideoError: It cannot be read as video; by a method: frames are damaged or missing, or too far from key frames.
     """

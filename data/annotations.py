@@ -22,38 +22,23 @@ _LAYOUTS: list[set[str]] = [{"path"}, {"video", "caption"}, {"videoid", "name", 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A clip.
+    """A clip; "" is for what is unknown, or none."""
 
-    Attributes:
-        path: Its file, within the folder of the clips.
-        caption: What it shows; "" if unknown.
-        label: Its class, by name or number; "" for none.
-        split: The part of the data that it belongs to; "" for none.
-        captions: All that were written for it, where there are several.
-    """
-
-    path: str
+    path: str  # of its file, within the folder of the clips
     caption: str = ""
-    label: str = ""
+    label: str = ""  # its class, by name or number
     split: str = ""
-    captions: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()  # all that were written for it, where there are several
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """The clips of a data set.
-
-    Attributes:
-        rows: Its clips.
-        labels: Numbers of the classes, by what rows call them.
-        classes: Names of the classes by number; empty where rows name none.
-        moved: Whether copies differ in places and formats of files, so that a file is found by the stem of its name.
-    """
+    """The clips of a data set."""
 
     rows: list[Row]
-    labels: dict[str, int]
-    classes: list[str]
-    moved: bool = False
+    labels: dict[str, int]  # numbers of the classes, by what rows call them
+    classes: list[str]  # names by number; empty where rows name none
+    moved: bool = False  # copies differ in places and formats of files, so that a file is found by its stem
 
 
 def number_labels(rows: list[Row], moved: bool = False) -> Annotations:
@@ -102,12 +87,7 @@ def walk_classes(folder: Path) -> Annotations:
 
 
 def with_prompts(annotations: Annotations, path: Path) -> Annotations:
-    """The same clips, captioned by their classes.
-
-    Args:
-        annotations: Clips with classes.
-        path: A CSV with the columns class,prompt, or a text file with a prompt a line, in the order of the classes.
-    """
+    """Caption clips by their classes, from a CSV with the columns class,prompt, or a line for each class in order."""
     if not annotations.classes:
         raise InputError(f"prompts {path}: the clips have no classes by name; leave it out, or give such clips")
     if not path.is_file():
@@ -146,15 +126,10 @@ def _prompts_by_class(lines: list[str], classes: list[str], path: Path) -> dict[
 
 @dataclass
 class ClipFolder:
-    """Where the files of rows are.
-
-    Attributes:
-        folder: The folder of the clips.
-        moved: Whether a file that is not at its path may be anywhere in the folder, in any format.
-    """
+    """Where the files of rows are."""
 
     folder: Path
-    moved: bool
+    moved: bool  # a file that is not at its path may be anywhere in the folder, in any format
 
     def find(self, path: str) -> Path:
         """The file of a row, or where it would be if it existed; raises `InputError` where it is there twice."""

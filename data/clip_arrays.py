@@ -19,12 +19,7 @@ _REMEDIES = {1: "repeat a grey channel three times", 4: "drop the alpha channel"
 class ArrayFile(Clips):
     """Clips in a .npy array or a .pt tensor, memory-mapped: only what is asked for is read. Nothing is unpickled.
 
-    Args:
-        path: The file.
-        layout: One of `LAYOUTS`; None finds it by the axis of size 3.
-
-    Raises:
-        InputError: The file is damaged or holds something else, or several axes could be the channels.
+    The layout is one of `LAYOUTS`; None finds it by the axis of size 3.
     """
 
     kind = "array"

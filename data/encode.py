@@ -34,20 +34,12 @@ class WholeShards(IterableDataset):
     which is the one that training sees in epoch k; and "facts", the json of each sample as text. After the last chunk
     of a shard comes {"shard": name, "bad": {reason: number}}, with "error": why, where the shard could not be read to
     its end. A sample of which any clip is bad is bad as a whole; chunks may hold the clips before.
-
-    Attributes:
-        clips: Loads a clip from the members of a sample.
-        clips_per_video: K, the number of clips of a sample.
-        batch_size: Clips in a chunk, at most.
-        seed: Seed of the random choices of the clips, as in training.
-        remote: Fetches remote shards.
-        shards: The shards, with what is known to be bad in them.
     """
 
     clips: SampleLoader
     clips_per_video: int
-    batch_size: int
-    seed: int
+    batch_size: int  # of a chunk, at most
+    seed: int  # of the random choices of the clips, as in training
     remote: ShardCache
     shards: Sequence[Shard] = ()
     _watchdog: Watchdog = field(default_factory=Watchdog)

@@ -28,9 +28,6 @@ class EvaluationData(LightningDataModule):
         paired: Whether clip i of `fake` stands for clip i of `real`.
         batch_size: Clips in a batch, per process.
         workers: Loader processes, per process.
-
-    Raises:
-        InputError: Pairs are asked of sets of different numbers.
     """
 
     def __init__(

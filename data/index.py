@@ -83,9 +83,6 @@ def expand(shards: str | Sequence[str], option: str = "shards", *, allow_command
 
     Returns:
         The shards in the order given; those of a glob or a folder in the order of their names.
-
-    Raises:
-        InputError: A path does not exist, a glob or folder has no shard, or nothing is left.
     """
     from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]  # its stubs lack the error
 
@@ -123,17 +120,8 @@ def expand(shards: str | Sequence[str], option: str = "shards", *, allow_command
 def load_index(urls: Sequence[str], *, write: bool = False, remote: ShardCache | None = None) -> list[Shard]:
     """Look shards up in the indexes of their folders; scan those that are not there or have changed size.
 
-    Args:
-        urls: Expanded paths and addresses.
-        write: Keep what was scanned in the index, where the folder can be written.
-        remote: Fetches the indexes of remote shards.
-
-    Returns:
-        The shards in the same order. Remote ones without an index are assumed to hold 1000 samples each and
-        are marked as not exact.
-
-    Raises:
-        InputError: An index cannot be fetched, though its server does not say that there is none.
+    Remote ones without an index are assumed to hold 1000 samples each and are marked as not exact. With `write`, what
+    was scanned is kept in the index, where the folder can be written. Raises `InputError` as `read_index`.
     """
     remote = remote or ShardCache()
     folders: dict[str, dict[str, Any]] = {}
@@ -159,10 +147,9 @@ def load_index(urls: Sequence[str], *, write: bool = False, remote: ShardCache |
 
 
 def read_index(folder: str, remote: ShardCache | None = None, query: str = "") -> dict[str, Any]:
-    """The index of a `Place`; an empty one where there is none or it is damaged.
+    """The index of a `Place`; an empty one where there is none or it is damaged, or its server says that there is none.
 
-    Raises:
-        InputError: It cannot be fetched, though its server does not say that there is none.
+    Where it cannot be fetched for another reason, it raises `InputError`.
     """
     path = Path(folder, INDEX_NAME)
     data = None
@@ -199,16 +186,9 @@ def update_index(folder: str | Path, shards: Sequence[Shard], classes: Sequence[
 
 
 def scan(url: str, file: BinaryIO | None = None) -> Shard:
-    """Count the samples of a shard from its tar headers; nothing is decoded.
+    """Count the samples of a shard, read from `file` or else its path, by its tar headers; nothing is decoded.
 
     Of a shard that was cut off, with a warning, the last sample counts as bad: it may lack members.
-
-    Args:
-        url: Path or address.
-        file: What it is read from, if that is not the path.
-
-    Raises:
-        OSError: The file cannot be opened.
     """
     with open(url, "rb") if file is None else nullcontext(file) as opened:
         faults = {sample.key: sample.fault for sample in read_samples(opened, url)}

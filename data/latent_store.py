@@ -27,13 +27,8 @@ SETTINGS_NAME = "encode.json"
 def claim_folder(folder: Path, settings: dict[str, Any], about: dict[str, Any]) -> None:
     """Make the folder of latent shards, or check that those in it were made with the same settings.
 
-    Args:
-        folder: Folder of the shards; `encode.json` in it keeps the settings and facts.
-        settings: All that the latents depend on, as plain data.
-        about: Further facts, which may differ from run to run; those of the first stay.
-
-    Raises:
-        InputError: It holds shards of other settings, or others than latent shards.
+    `encode.json` in it keeps the settings, which are all that the latents depend on, and the further facts `about` the
+    first run.
     """
     path = folder / SETTINGS_NAME
     if not path.exists():

@@ -45,11 +45,7 @@ def read_ucf101(folder: Path, lists: list[str]) -> Annotations:
     """Read lists of UCF-101's action recognition task: `ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1` a line.
 
     Captions are the names of the classes in words, labels their numbers in classInd.txt less one, and "train" and
-    "test" are the splits.
-
-    Args:
-        folder: The folder ucfTrainTestlist, which holds the lists and classInd.txt.
-        lists: Names of lists, as trainlist01.txt; lists of tests have no numbers of classes.
+    "test" are the splits. Lists of tests have no numbers of classes.
     """
     if not (folder / "classInd.txt").is_file():
         raise InputError(f"captions {folder}: no classInd.txt in it, as UCF-101's lists have; {ACCEPTED}")
@@ -85,12 +81,8 @@ def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
 def read_msrvtt(path: Path, seed: int = 0) -> Annotations:
     """Read MSR-VTT's train_val_videodatainfo.json, test_videodatainfo.json, or one that holds both.
 
-    About twenty people described each clip. One description is drawn for it, as VideoLDM's evaluation does; all are
-    kept next to it.
-
-    Args:
-        path: {"videos": [{"video_id", "split", ...}], "sentences": [{"video_id", "caption", "sen_id"}]}.
-        seed: With the clip's id it decides which description is taken, whatever their order.
+    About twenty people described each clip. One description is drawn for it by the seed and its id, whatever their
+    order, as VideoLDM's evaluation does; all are kept next to it.
     """
     try:
         facts = json.loads(path.read_text(encoding="utf-8-sig"))

@@ -94,8 +94,7 @@ class StreamLoader(DataLoader):
             seen once that is 10,000 samples. Those that are known count as if they lay evenly among the others.
         position: Position to begin at and to update in training; without it every pass is the whole of epoch 0.
         trainer: The Trainer whose epoch the position goes by.
-        num_workers: Loader processes.
-        options: Further options of DataLoader.
+        options: Options of DataLoader.
     """
 
     def __init__(
@@ -164,14 +163,9 @@ class StreamLoader(DataLoader):
 
 
 class StreamDataModule(LightningDataModule):
-    """A DataModule of streams, with the position in the training data as part of a checkpoint.
+    """A DataModule of streams, with the position in the training data as part of a checkpoint."""
 
-    Attributes:
-        num_workers: Loader processes, per device.
-        max_bad_share: As for `StreamLoader`.
-    """
-
-    num_workers: int
+    num_workers: int  # per device
     max_bad_share = 1.0
 
     def __init__(self) -> None:

@@ -72,15 +72,8 @@ class Selection:
     ) -> tuple[list[int], float]:
         """Numbers of the frames to take of a clip, and their distance in source frames.
 
-        Args:
-            available: Frames of the clip.
-            rate: Its frames per second; 0.0 if unknown.
-            key: Its name, from which a random start is drawn.
-            title: What errors call it.
-            times: Seconds of its frames from the first where the rate varies; `fps` goes by them, a stride does not.
-
-        Raises:
-            InputError: The clip is too short, or its rate is needed and unknown.
+        Its `rate` is 0.0 if unknown; where it varies, `fps` goes by the `times` of its frames, a stride does not. A
+        random start is drawn from its `key`; errors call it `title`.
         """
         if self.fps and not rate:
             raise InputError(f"fps {self.fps:g}: nothing tells the rate of {title}; give a stride instead")

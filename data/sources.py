@@ -40,11 +40,6 @@ class ClipSource(Dataset):
         keys: Names of the chosen clips, in that order.
         skipped: Numbers of unusable samples of shards by reason; they count nowhere else.
 
-    Args:
-        path: As the user gave it, for the record and errors.
-        selection: Which clips and frames.
-        clips: All clips there are.
-
     Raises:
         InputError: There are no clips or fewer than asked for, frames are too few where that is known without
             decoding, or `fps` is asked of clips of unknown rate.

@@ -43,29 +43,18 @@ class ShardStream(BatchStream):
 
     A bad sample is replaced: by the last good one of the eight before it, else by the first good one of the
     reader, else of all shards. `batch["bad"]` lists them.
-
-    Attributes:
-        shards: The shards, with their numbers of samples.
-        clips: Loads a clip from the members of a sample.
-        batch_size: Samples in a batch, per rank.
-        rank: Which process this is, from 0.
-        ranks: Number of processes.
-        seed: Seed of the order and of every random choice.
-        shuffle_buffer: Undecoded samples among which the next one is drawn; 0 keeps the order of the shards.
-        shuffle: Whether each epoch has another order of the shards.
-        remote: Fetches remote shards, each while the one before it is read.
     """
 
     shards: Sequence[Shard]
     clips: SampleLoader
     _: KW_ONLY
-    batch_size: int
+    batch_size: int  # per rank
     rank: int = 0
     ranks: int = 1
-    seed: int = 0
-    shuffle_buffer: int = 0
-    shuffle: bool = False
-    remote: ShardCache = field(default_factory=ShardCache)
+    seed: int = 0  # of the order and of every random choice
+    shuffle_buffer: int = 0  # undecoded samples among which the next one is drawn; 0 keeps the order of the shards
+    shuffle: bool = False  # each epoch has another order of the shards
+    remote: ShardCache = field(default_factory=ShardCache)  # fetches a shard while the one before it is read
 
     def __post_init__(self) -> None:
         """Cut the epoch into batches."""
