@@ -4,6 +4,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,8 +44,6 @@ class ArrayFile(Clips):
         return OpenClip(self.frames(index), 0.0, lambda numbers: self._read(index, numbers))
 
     def _read(self, index: int, numbers: list[int]) -> Tensor:
-        import numpy as np
-
         axes = self._layout[1:]
         part = self._data[index][(slice(None),) * axes.index("T") + (numbers,)]
         if not isinstance(part, Tensor):
@@ -61,8 +60,6 @@ class ArrayFile(Clips):
 
     @cached_property
     def _data(self) -> Any:
-        import numpy as np
-
         try:
             if self._path.suffix == ".npy":
                 return np.load(self._path, mmap_mode="r", allow_pickle=False)

@@ -166,9 +166,8 @@ def read_index(folder: str, remote: ShardCache | None = None, query: str = "") -
 
 
 def _entry(bytes: int, samples: int, bad: dict[str, str], **_: Any) -> dict[str, Any]:
-    if not (type(bytes) is type(samples) is int and samples <= _MOST_SAMPLES):
-        raise ValueError(f"{samples} samples in {bytes} bytes")
-    if not 0 <= len(bad) <= samples <= bytes // 512 + 1:  # a sample has a header of 512 bytes at the least
+    whole = type(bytes) is type(samples) is int
+    if not (whole and len(bad) <= samples <= min(bytes // 512 + 1, _MOST_SAMPLES)):  # a header takes 512 bytes
         raise ValueError(f"{samples} samples in {bytes} bytes, {len(bad)} bad")
     return {"bytes": bytes, "samples": samples, "bad": {key: str(reason) for key, reason in bad.items()}}
 

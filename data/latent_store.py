@@ -63,13 +63,6 @@ class LatentStore:
 
     Attributes:
         summary: What was done: "samples" and "shards" numbers, "bad" by reason, "failed" shards and why.
-
-    Args:
-        folder: Folder for the shards.
-        dtype: Type in which latents are stored.
-        clips_per_video: K, the number of clips of a sample.
-        made_by: Fingerprints for the json of each sample.
-        progress: Receives a line of text for each shard.
     """
 
     def __init__(
@@ -92,9 +85,6 @@ class LatentStore:
             chunk: The clips, or the end of a shard.
             encoded: "latents" of the clips by name; "text" of those that are the first of their video, by
                 fingerprint and part. Nothing at the end of a shard.
-
-        Raises:
-            InputError: Another process writes this shard.
         """
         name = chunk["shard"]
         part = self._open[name] = self._open.get(name) or _Part(self._folder / name)

@@ -15,16 +15,9 @@ _MSRVTT_SPLITS = {"validate": "val"}  # what we call them
 
 
 def read_annotations(videos: Path, captions: Path | None, prompts: Path | None = None, seed: int = 0) -> Annotations:
-    """Read annotations of clips in any known layout; its files and columns tell which.
+    """Read annotations of clips in any known layout, which files and columns tell; None: class folders in `videos`.
 
-    Args:
-        videos: Folder of the clips.
-        captions: A table, MSR-VTT's json, UCF-101's folder of lists or one of them; None: class folders in `videos`.
-        prompts: Captions by class, in place of all others; see `with_prompts`.
-        seed: Seed for choosing a caption where a clip has several, as in MSR-VTT.
-
-    Raises:
-        InputError: It cannot be read, or is in none of the layouts.
+    `prompts` are captions by class, in place of all others; the seed chooses where a clip has several captions.
     """
     if captions is None:
         annotations = walk_classes(videos)

@@ -12,7 +12,7 @@ from cmd_lightning.data.layouts import read_annotations
 from cmd_lightning.data.shard_writer import ShardWriter, split_folder
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_file import VideoError
-from cmd_lightning.video_io import VIDEO_SUFFIXES, probe
+from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoReader
 
 _TOLD = 10  # clips of a reason: of a part of OpenVid-1M a million others are missing
 
@@ -33,21 +33,10 @@ def pack_clips(
     Labels that are all whole numbers are kept; names are numbered in the order of the alphabet, over all
     splits, those of UCF-101 as it numbers them.
 
-    Args:
-        videos: Folder of the clips.
-        out: Folder for the shards; rows with a split go to a folder of that name in it.
-        captions: As for `read_annotations`.
-        prompts: As for `read_annotations`.
-        shard_size: Clips in a shard.
-        split: Pack only the rows of this split; where no row has one, the split of all.
-        seed: As for `read_annotations`.
-        progress: Receives a line of text now and then.
+    Args are those of the command `shards pack`; `progress` receives a line of text now and then.
 
     Returns:
         {"samples": number packed, "bad": {reason: number}, "splits": {folder: number}, "classes": [names]}.
-
-    Raises:
-        InputError: Something is missing, or no clip is left.
     """
     folder = Path(videos)
     if not folder.is_dir():
@@ -102,7 +91,7 @@ def _pack_one(files: ClipFolder, row: Row, labels: dict[str, int], writer: Shard
         return "missing file"
     data = path.read_bytes()
     try:
-        info = probe(data)
+        info = VideoReader(data).info
     except VideoError as error:
         return error.reason
     about: dict[str, Any] = {"label": labels.get(row.label, -1), "path": row.path}
