@@ -31,11 +31,7 @@ _WORTH_A_SEEK = 8  # frames: fewer are decoded about as fast as a decoder restar
 
 
 class VideoError(InputError):
-    """A source that cannot be decoded.
-
-    Attributes:
-        reason: Why, in a word or two that bad samples are counted under.
-    """
+    """A source that cannot be decoded; `reason` is why, in a word or two that bad samples are counted under."""
 
     def __init__(self, name: str, reason: Reason, detail: str = "") -> None:
         super().__init__(f"{name}: {reason}{f' ({detail})' if detail else ''}; replace or remove the file")

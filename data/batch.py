@@ -15,15 +15,10 @@ _NUMBERS = {"label": torch.int64, "fps": torch.float32}
 
 
 class BatchStream(IterableDataset):
-    """Batches of one rank, for a `StreamLoader` with any number of workers.
+    """Batches of one rank, for a `StreamLoader` with any number of workers."""
 
-    Attributes:
-        seed: Seed of every random choice.
-        shards: The shards that it reads, if any.
-    """
-
-    seed: int
-    shards: Sequence[Shard]
+    seed: int  # of every random choice
+    shards: Sequence[Shard]  # that it reads, if any
     _sizes: list[int]  # of the batches of an epoch
     _epoch = _first = 0
 
@@ -54,9 +49,6 @@ def collate(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Returns:
         The tensors stacked: "video" uint8 (B, C, T, H, W), or latents as they are stored. "caption" and "key" lists,
         "label" int64 (B,), "fps" float32 (B,); of latents also "made_by", a list, and "text" as each clip has it.
-
-    Raises:
-        InputError: Latents of different kinds or shapes are mixed.
     """
     tensors = [{name: value for name, value in clip.items() if isinstance(value, Tensor)} for clip in clips]
     batch = _stack(tensors, clips)

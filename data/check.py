@@ -23,7 +23,7 @@ def check_shards(
 ) -> dict[str, Any]:
     """Decode every sample; the index of local shards then lists the bad ones, and streams leave them out.
 
-    Args are those of `expand`; `progress` receives a line of text for each shard.
+    The shards are given as for `expand`; `progress` receives a line of text for each.
 
     Returns:
         {"samples": good ones, "bad": {reason: number}, "frames": of the good videos, "seconds": the same,

@@ -89,13 +89,9 @@ def _chunk(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 class EncodingData(LightningDataModule):
-    """The chunks of this rank's shards, without those that are encoded already.
+    """The chunks of this rank's shards, without those of which the folder `out` holds one of the same name.
 
-    Args:
-        urls: All shards, the same on every rank.
-        out: The folder in which a shard of the same name is one that is encoded already.
-        chunks: How they are read.
-        workers: Loader processes, per device.
+    The `urls` are those of all shards, the same on every rank; each rank has so many `workers`.
     """
 
     def __init__(self, urls: Sequence[str], out: Path, chunks: WholeShards, workers: int) -> None:

@@ -27,21 +27,13 @@ _MOST_SAMPLES = 2**20  # of a shard, by its index: an untrusted one must not mak
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar file of samples.
+    """One tar file of samples."""
 
-    Attributes:
-        url: Path or address.
-        samples: Number of samples, the bad ones included.
-        bad: Reasons by the keys of the samples known to be bad.
-        bytes: Size of the file; None if unknown.
-        exact: False where the number is assumed: a remote shard without an index.
-    """
-
-    url: str
-    samples: int
-    bad: dict[str, str] = field(default_factory=dict)
-    bytes: int | None = None
-    exact: bool = True
+    url: str  # path or address
+    samples: int  # the bad ones included
+    bad: dict[str, str] = field(default_factory=dict)  # reasons by the keys of the samples known to be bad
+    bytes: int | None = None  # of the file, if known
+    exact: bool = True  # False where the number is assumed: a remote shard without an index
 
     @property
     def good(self) -> int:
@@ -76,13 +68,8 @@ def place_of(url: str) -> Place:
 def expand(shards: str | Sequence[str], option: str = "shards", *, allow_commands: bool = False) -> list[str]:
     """Resolve paths, globs, brace ranges ("{000000..000099}.tar"), folders of shards and http(s) addresses.
 
-    Args:
-        shards: One of these or a list of them.
-        option: Name of the option, for errors.
-        allow_commands: Accept "pipe:COMMAND" and the other addresses for which webdataset runs commands.
-
-    Returns:
-        The shards in the order given; those of a glob or a folder in the order of their names.
+    They keep their order; those of a glob or a folder come in the order of their names. With `allow_commands`,
+    "pipe:COMMAND" and the other addresses for which webdataset runs commands are accepted. Errors name the `option`.
     """
     from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]  # its stubs lack the error
 

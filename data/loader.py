@@ -88,13 +88,9 @@ class Position:
 class StreamLoader(DataLoader):
     """Loads a stream with its workers, adds up the bad samples, and reports them at the end of a pass.
 
-    Args:
-        dataset: The stream.
-        max_bad_share: The largest share of bad samples to accept, from 0 to 1: of a pass, or of as much of it as is
-            seen once that is 10,000 samples. Those that are known count as if they lay evenly among the others.
-        position: Position to begin at and to update in training; without it every pass is the whole of epoch 0.
-        trainer: The Trainer whose epoch the position goes by.
-        options: Options of DataLoader.
+    The share of bad samples to accept is that of a pass, or of as much of it as is seen once that is 10,000 samples.
+    Those that are known count as if they lay evenly among the others. Training begins at the position and updates it;
+    without one every pass is the whole of epoch 0.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ def pack_clips(
     Labels that are all whole numbers are kept; names are numbered in the order of the alphabet, over all
     splits, those of UCF-101 as it numbers them.
 
-    Args are those of the command `shards pack`; `progress` receives a line of text now and then.
+    The arguments are those of the command `shards pack`; `progress` receives a line of text now and then.
 
     Returns:
         {"samples": number packed, "bad": {reason: number}, "splits": {folder: number}, "classes": [names]}.

@@ -53,17 +53,9 @@ def assign(
 ) -> list[list[list[Interval]]]:
     """Give every good sample of an epoch to exactly one reader.
 
-    The shards are laid end to end, in an order drawn from (seed, epoch), and the line is cut into one piece
-    for each reader: shards are read in sequence, and shared where there are more readers than shards.
-
-    Args:
-        counts: Good samples of each shard.
-        ranks: Processes that train together.
-        workers: Loader processes of each rank, W; 0 counts as 1.
-        batch_size: Samples in a full batch, per rank.
-        seed: Seed of the order of the shards.
-        epoch: Number of the epoch, from 0.
-        shuffle: False keeps the order given.
+    The shards, with `counts` good samples each, are laid end to end, with `shuffle` in an order drawn from (seed,
+    epoch), and the line is cut into one piece for each reader: shards are read in sequence, and shared where there are
+    more readers than shards. Every rank has W workers (0 counts as 1) and full batches of `batch_size`.
 
     Returns:
         `plan[rank][worker]`, the intervals to read one after the other. Worker w serves batches w, w + W, ...
