@@ -6,7 +6,7 @@ import sys
 import warnings
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader
 
 from cmd_lightning import compat
 from cmd_lightning.data.batch import BatchStream
-from cmd_lightning.data.index import Shard
 from cmd_lightning.data.stream import Bad, describe, known_bad, list_bad
 from cmd_lightning.errors import InputError
 
@@ -89,22 +88,15 @@ class Position:
 class StreamLoader(DataLoader):
     """Loads a stream with its workers, adds up the bad samples, and reports them at the end of a pass.
 
-    Args:
-        dataset: The stream.
-        shards: What the stream reads, for the bad samples that are known.
-        max_bad_share: The largest share of bad samples to accept, from 0 to 1: of a pass, or of as much of it as is
-            seen once that is 10,000 samples. Those that are known count as if they lay evenly among the others.
-        position: Position to begin at and to update in training; without it every pass is the whole of epoch 0.
-        trainer: The Trainer whose epoch the position goes by.
-        num_workers: Loader processes.
-        options: Further options of DataLoader.
+    The share of bad samples to accept is that of a pass, or of as much of it as is seen once that is 10,000 samples.
+    Those that are known count as if they lay evenly among the others. Training begins at the position and updates it;
+    without one every pass is the whole of epoch 0.
     """
 
     def __init__(
         self,
         dataset: BatchStream,
         *,
-        shards: Sequence[Shard] = (),
         max_bad_share: float = 1.0,
         position: Position | None = None,
         trainer: Trainer | None = None,
@@ -119,7 +111,7 @@ class StreamLoader(DataLoader):
         super().__init__(dataset, **options)
         self.stream, self.position, self.trainer = dataset, position, trainer
         self.max_bad_share = max_bad_share
-        self.good, self.known = sum(shard.good for shard in shards), known_bad(shards)
+        self.good, self.known = sum(shard.good for shard in dataset.shards), known_bad(dataset.shards)
         for message in (compat.NO_LENGTH, compat.MID_EPOCH):
             # Lightning's advice where a stream is not cut by worker or cannot resume; this one is and can.
             warnings.filterwarnings("ignore", message=message)
@@ -167,14 +159,9 @@ class StreamLoader(DataLoader):
 
 
 class StreamDataModule(LightningDataModule):
-    """A DataModule of streams, with the position in the training data as part of a checkpoint.
+    """A DataModule of streams, with the position in the training data as part of a checkpoint."""
 
-    Attributes:
-        num_workers: Loader processes, per device.
-        max_bad_share: As for `StreamLoader`.
-    """
-
-    num_workers: int
+    num_workers: int  # per device
     max_bad_share = 1.0
 
     def __init__(self) -> None:
@@ -219,10 +206,8 @@ class StreamDataModule(LightningDataModule):
         self._position.load_state_dict(state_dict)
 
     def _loader(self, split: Split, position: Position | None = None) -> StreamLoader:
-        stream = self.stream(split)
         return StreamLoader(
-            stream,
-            shards=stream.shards,
+            self.stream(split),
             max_bad_share=self.max_bad_share,
             position=position,
             trainer=self.trainer if position else None,

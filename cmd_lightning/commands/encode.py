@@ -98,7 +98,7 @@ def encode(
     from cmd_lightning.callbacks.latent_writer import LatentWriter
     from cmd_lightning.components.encoding import Encoding
     from cmd_lightning.data.cache import ShardCache
-    from cmd_lightning.data.encode import EncodingData
+    from cmd_lightning.data.encode import EncodingData, WholeShards
     from cmd_lightning.data.index import expand
     from cmd_lightning.data.latent_clips import DTYPES
     from cmd_lightning.data.latent_store import LatentStore, claim_folder, index_latents
@@ -135,16 +135,8 @@ def encode(
     given = {"autoencoder": autoencoder, "vae": vae, "variant": variant, "revision": revision, "text": text}
     folder = Path(out)
     writer = LatentWriter(LatentStore(folder, DTYPES[dtype], clips_per_video, made_by, tell))
-    data = EncodingData(
-        urls,
-        folder,
-        workers=num_workers,
-        remote=remote,
-        clips=videos.clip_loader(training=not evaluation),
-        clips_per_video=clips_per_video,
-        batch_size=batch_size,
-        seed=seed,
-    )
+    clips = videos.clip_loader(training=not evaluation)
+    data = EncodingData(urls, folder, WholeShards(clips, clips_per_video, batch_size, seed, remote), num_workers)
     module = Encoding(space, network, list(encoders.values()), draw=not evaluation)
     began = time.monotonic()
     with quiet_trainer(devices, nodes, precision=precision, callbacks=[writer], enable_progress_bar=False) as trainer:

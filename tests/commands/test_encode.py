@@ -16,7 +16,7 @@ from cmd_lightning.components import MotionDiffusion, VideoAutoencoder
 from cmd_lightning.components.encoding import Encoding
 from cmd_lightning.data import fetch
 from cmd_lightning.data.cache import ShardCache
-from cmd_lightning.data.encode import EncodingData
+from cmd_lightning.data.encode import EncodingData, WholeShards
 from cmd_lightning.data.latents import LatentDataModule
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
@@ -440,9 +440,8 @@ def test_ranks_agree_without_a_word_whatever_is_done_when_they_look(tmp_path, do
     out.mkdir()
     read = []
     for rank in range(2):
-        data = EncodingData(
-            urls, out, workers=0, remote=ShardCache(), clips=None, clips_per_video=1, batch_size=1, seed=0
-        )
+        chunks = WholeShards(clips=None, clips_per_video=1, batch_size=1, seed=0, remote=ShardCache())
+        data = EncodingData(urls, out, chunks, workers=0)
         data.trainer = SimpleNamespace(global_rank=rank, world_size=2)
         read.append([chunk["shard"] for chunk in data.predict_dataloader()])
         for name in done:  # by the other rank, meanwhile
