@@ -11,8 +11,7 @@ from torch.nn.functional import adaptive_avg_pool3d
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.inputs import unit_range
 
-ROWS = 64
-"""Queries that are compared with the whole bank at once."""
+ROWS = 64  # queries that are compared with the whole bank at once
 
 COPY_DISTANCE = 16.0
 """Grey levels between thumbnails below which a clip may be a copy."""
@@ -47,19 +46,12 @@ def thumbnails(video: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Copies:
-    """For each query, its nearest in the bank.
-
-    Attributes:
-        index: In the bank, `(N,)`.
-        distance: To it, `(N,)`, in grey levels.
-        ratio: That distance over the one to the second nearest, `(N,)`, 0 to 1: near 0 if only this one is alike.
-        copied: Whether distance and ratio are below their limits, `(N,)`.
-    """
+    """For each query, `(N,)`, its nearest in the bank."""
 
     index: Tensor
-    distance: Tensor
-    ratio: Tensor
-    copied: Tensor
+    distance: Tensor  # in grey levels
+    ratio: Tensor  # of that distance and the one to the second nearest, 0 to 1: near 0 if only this one is alike
+    copied: Tensor  # whether distance and ratio are below their limits
 
 
 def find_copies(query: Tensor, bank: Tensor, distance: float = COPY_DISTANCE, ratio: float = COPY_RATIO) -> Copies:
