@@ -150,7 +150,7 @@ class FrozenOpenCLIP(PretrainedText, OpenCLIPTextEncoder):
     def open(self) -> None:
         if self._opened:
             return
-        from cmd_lightning.metrics.clip_models import open_clip_model
+        from cmd_lightning.metrics.clip_similarity import open_clip_model
 
         try:
             whole, _, _ = open_clip_model(self._model, self._weights)

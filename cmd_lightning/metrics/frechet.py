@@ -14,8 +14,7 @@ from cmd_lightning.metrics.feature_metric import FeatureDistance
 from cmd_lightning.metrics.inputs import check_features
 from cmd_lightning.metrics.preparation import Preparation
 
-MOST_DRAWN = 10_000
-"""Samples that are drawn at most to estimate the bias of a number of clips; more have next to none."""
+MOST_DRAWN = 10_000  # samples to estimate the bias of a number of clips; more have next to none
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> Tensor:
@@ -89,17 +88,10 @@ def moments(x: Tensor, unbiased: bool = True) -> tuple[Tensor, Tensor]:
 
 
 def sampling_bias(cov: Tensor, real: int, fake: int, unbiased: bool = True, seed: int = 0) -> Tensor:
-    """Fréchet distance of two sets of these sizes drawn from one Gaussian: what so few samples alone bring about.
+    """Fréchet distance of two sets of these sizes from one Gaussian: what so few samples alone bring about.
 
     Of features that are not Gaussian it is an estimate. A covariance that is itself fitted to few samples lacks most of
     the variance that makes the distance: see `shrunk`.
-
-    Args:
-        cov: Covariance `(d, d)` of the Gaussian.
-        real: Samples in one set, at least 2.
-        fake: Samples in the other, at least 2.
-        unbiased: Whether covariances are sums over N - 1, or over N.
-        seed: Of the draw.
     """
     generator = torch.Generator().manual_seed(seed)
     root = _root(torch.zeros(len(cov)), cov.double().cpu())
@@ -128,12 +120,11 @@ class FrechetVideoDistance(FeatureDistance):
 
     Sums are kept in double precision, not features, so any number of clips takes the same room.
 
+    Arguments are those of `FeatureDistance`, and:
+
     Args:
-        feature: As for `FeatureMetric`.
         preset: "stylegan-v", "videogpt", "tf", also with knobs set over it, as in "videogpt,antialias=true": see
             `Preparation`. The I3D's is "stylegan-v" by default; other networks get clips as they are.
-        num_features: As for `FeatureMetric`.
-        reset_real_features: As for `FeatureDistance`.
         unbiased: Whether covariances are sums over N - 1, or over N; if None as the preset says, else over N - 1.
         keep_features: Keep the features instead of their sums, for `curve` and `interval`.
     """
@@ -153,7 +144,8 @@ class FrechetVideoDistance(FeatureDistance):
         keep_features: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(feature, preset, num_features, reset_real_features, keep_features, **kwargs)
+        self.keep_features = keep_features
+        super().__init__(feature, preset, num_features, reset_real_features, **kwargs)
         preparation = getattr(self.feature, "preparation", None)
         self.unbiased = unbiased if unbiased is not None else preparation.unbiased if preparation else True
         dim = self.num_features

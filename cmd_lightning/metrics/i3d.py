@@ -31,11 +31,7 @@ MIXED = {
 
 
 def check_clip(video: Tensor) -> None:
-    """Refuse clips that the I3D cannot read.
-
-    Raises:
-        InputError: They are not `(B, 3, T, H, W)` with T of at least 9 and sides of at least 193.
-    """
+    """Reject clips that the I3D cannot read: not `(B, 3, T, H, W)`, too short or too small."""
     if video.ndim != 5:
         raise InputError(f"video {tuple(video.shape)}: give (B, 3, T, H, W)")
     check_rgb(video)
@@ -125,16 +121,10 @@ class I3D(nn.Module):
         return x
 
     def forward(self, video: Tensor) -> Tensor:
-        """Class scores of clips, before the softmax.
+        """Class scores `(B, 400)`, before the softmax, of clips `(B, 3, T, H, W)` in [-1, 1].
 
-        Args:
-            video: `(B, 3, T, H, W)` in [-1, 1], with T >= 9 and sides >= 193; 224 is usual.
-
-        Returns:
-            `(B, 400)`: the mean over time, and over space where sides are above 224.
-
-        Raises:
-            InputError: Another shape.
+        T is at least 9, and sides at least 193; 224 is usual. Scores are means over time, and over space where sides
+        are above 224.
         """
         check_clip(video)
         pooled = F.avg_pool3d(self.trunk(video), (2, 7, 7), stride=1)

@@ -84,13 +84,9 @@ def open_i3d(weights: str | Path, preparation: Preparation, trust_torchscript: b
     Raises:
         InputError: No file, none to be had, or not one of these weights.
     """
-    name, wanted = str(weights), PUBLISHED.get(str(weights))
-    if name == "i3d" and os.environ.get(VARIABLE):
-        path, wanted = Path(os.environ[VARIABLE]).expanduser(), None
-    elif wanted:
-        path = Path(torch.hub.get_dir(), "checkpoints", PUBLIC[wanted].file)
-    else:
-        path = Path(name).expanduser()
+    name = (os.environ.get(VARIABLE) if str(weights) == "i3d" else None) or str(weights)
+    wanted = PUBLISHED.get(name)
+    path = Path(torch.hub.get_dir(), "checkpoints", PUBLIC[wanted].file) if wanted else Path(name).expanduser()
     missing = not path.is_file()
     if missing and wanted is None:
         raise InputError(
@@ -98,7 +94,13 @@ def open_i3d(weights: str | Path, preparation: Preparation, trust_torchscript: b
             f"of {', '.join(PUBLISHED)}"
         )
     if missing:
-        _download(name, path)
+        url = PUBLIC[PUBLISHED[name]].url
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path))  # under another name until it is complete
+        except (OSError, RuntimeError) as error:  # those of urllib are OSErrors
+            problem = f"no download from {url} ({reason(error)})"
+            raise InputError(f"weights {name}: {problem}; {_remedy(name)}") from error
     data = path.read_bytes()  # once: what is checked is what is opened
     blob, sha256 = git_blob_id(data), hashlib.sha256(data).hexdigest()
     if wanted not in (None, blob):
@@ -127,16 +129,6 @@ def open_i3d(weights: str | Path, preparation: Preparation, trust_torchscript: b
 def git_blob_id(data: bytes) -> str:
     """What `git hash-object` prints for a file of this content."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
-
-def _download(name: str, path: Path) -> None:
-    url = PUBLIC[PUBLISHED[name]].url
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path))  # under another name until it is complete
-    except (OSError, RuntimeError) as error:  # those of urllib are OSErrors
-        problem = reason(error)
-        raise InputError(f"weights {name}: no download from {url} ({problem}); {_remedy(name)}") from error
 
 
 def _remedy(name: str) -> str:

@@ -10,9 +10,8 @@ from torchmetrics import MeanMetric, Metric
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.clip_similarity import CLIPSimilarity
-from cmd_lightning.metrics.feature_networks import open_feature, takes_preset
+from cmd_lightning.metrics.feature_networks import import_part, is_importable, open_feature, takes_preset
 from cmd_lightning.metrics.frechet import FrechetVideoDistance
-from cmd_lightning.metrics.importable import import_part, is_importable
 from cmd_lightning.metrics.inception_score import VideoInceptionScore
 from cmd_lightning.metrics.kernel import KernelVideoDistance
 from cmd_lightning.metrics.per_frame import PerFrame
@@ -42,11 +41,7 @@ class Asked:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read "fvd", "frechet:shapes", "clipsim:ViT-L-14-quickgelu/openai" and the like.
-
-        Raises:
-            InputError: There is no such metric.
-        """
+        """Read "fvd", "frechet:shapes", "clipsim:ViT-L-14-quickgelu/openai" and the like."""
         kind, _, what = SHORT.get(text, text).partition(":")
         if kind in DISTANCES and not what:
             raise InputError(f"metrics {text}: say over which features, as in {kind}:shapes; there are {GRAMMAR}")
@@ -66,14 +61,7 @@ class Asked:
         return self.kind in (*DISTANCES, "is") and takes_preset(self.what)
 
     def build(self, networks: dict[str, nn.Module], preset: str | None, keep: bool, trust: bool) -> Metric:
-        """The metric.
-
-        Args:
-            networks: Feature networks that are open already, by name; it adds its own.
-            preset: How clips are prepared for the I3D.
-            keep: Whether a Fréchet distance keeps its features.
-            trust: Whether to open TorchScript of unknown origin.
-        """
+        """The metric, over one of the feature networks that are open already, or over one that it adds to these."""
         if self.kind == "clipsim":
             if is_importable(self.what, self.kind):
                 return import_part(self.what, self.kind, CLIPSimilarity)

@@ -27,8 +27,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmd_lightning.errors import InputError, nearest
-from cmd_lightning.metrics.batch_norm import set_batch_norm_eps
 from cmd_lightning.metrics.inputs import check_rgb, unit_range
+from cmd_lightning.metrics.torchscript import set_script_eps
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 ROUNDING = 1e-3
 """Levels by which a whole level may be missed before it counts as a fraction; single precision misses it by 1.5e-5."""
@@ -76,11 +78,7 @@ class Preparation:
 
     @classmethod
     def parse(cls, text: str | Preparation) -> Preparation:
-        """Read a preset, or one with knobs set over it, as "videogpt,antialias=true,resize=stretch".
-
-        Raises:
-            InputError: There is no such preset, knob or value; it names those there are.
-        """
+        """Read a preset, or one with knobs set over it, as "videogpt,antialias=true,resize=stretch"."""
         if isinstance(text, Preparation):
             return text
         preset, *settings = (part.strip() for part in str(text).split(","))
@@ -119,18 +117,7 @@ PRESETS = {
 
 
 def prepare(video: Tensor, preparation: Preparation) -> Tensor:
-    """Bring clips to what a network sees.
-
-    Args:
-        video: `(B, 3, T, H, W)`, float in [0, 1] or uint8.
-        preparation: How.
-
-    Returns:
-        float32 `(B, 3, T, h, w)` in `preparation.range`.
-
-    Raises:
-        InputError: Another shape, type, range or number of channels.
-    """
+    """Clips `(B, 3, T, H, W)`, float in [0, 1] or uint8, as float32 `(B, 3, T, h, w)` in `preparation.range`."""
     video = unit_range(video).float()
     check_rgb(video)
     if preparation.levels != "float":
@@ -141,6 +128,22 @@ def prepare(video: Tensor, preparation: Preparation) -> Tensor:
     # Before the resize, which is linear, there is less to scale.
     low, high = {"-1..1": (-1, 1), "0..1": (0, 1), "0..255": (0, 255)}[preparation.range]
     return _resize(video * (high - low) + low, preparation)
+
+
+def set_batch_norm_eps(network: nn.Module, eps: float) -> None:
+    """Make all batch norms of a network, in evaluation mode, divide by `√(variance + eps)`, in place.
+
+    A network that says in `batch_norm_eps` that it has this epsilon is left as it is.
+    """
+    if getattr(network, "batch_norm_eps", None) == eps:
+        return
+    if isinstance(network, torch.jit.ScriptModule):
+        set_script_eps(network, eps)
+    elif isinstance(network, BATCH_NORMS):
+        network.eps = eps
+    else:
+        for child in network.children():
+            set_batch_norm_eps(child, eps)
 
 
 def _resize(video: Tensor, preparation: Preparation) -> Tensor:
@@ -182,7 +185,7 @@ class Prepared(nn.Module):
         origin: That of the network, and the preparation.
 
     Raises:
-        InputError: The network is TorchScript whose batch norms cannot be set: see `set_batch_norm_eps`.
+        InputError: The network is TorchScript whose batch norms are not found, as they may be folded into convolutions.
     """
 
     num_features: int

@@ -16,9 +16,7 @@ SCORES = ("psnr", "ssim", "psnr_of_mean_frame", "psnr_of_best_frame")
 def psnr(prediction: Tensor, video: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each clip over all its frames, `(B,)` in dB.
 
-    Args:
-        prediction: Like `video`, or with a single frame, which then stands for all.
-        video: `(B, C, T, H, W)` in [-1, 1].
+    Videos are `(B, C, T, H, W)` in [-1, 1]; a prediction with a single frame stands for all frames.
     """
     prediction = prediction.float().clamp(-1, 1).expand_as(video).contiguous()
     # A floor of 1e-10 on the squared error keeps a perfect clip finite, at 106 dB.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,7 @@ from cmd_lightning.metrics.precision import OwnPrecision
 from cmd_lightning.metrics.reconstruction import psnr, ssim
 from cmd_lightning.metrics.sample_size import extrapolated
 
-FEWEST = 8
-"""Clips for a curve over their number."""
+FEWEST = 8  # clips for a curve over their number
 
 
 @dataclass(frozen=True)
@@ -116,35 +115,32 @@ class MetricSuite(nn.Module):
 
     def update_real(self, video: Tensor) -> None:
         """Take in real clips `(B, C, T, H, W)`, uint8 or float in [0, 1]."""
-        features = SharedFeatures(video)
+        features = shared_features(video)
         for entry in self.entries:
             if isinstance(entry.metric, FeatureDistance):
-                entry.metric.update_features(features[entry.metric], True, tuple(video.shape[1:]))
+                entry.metric.update_features(features(entry.metric), True, tuple(video.shape[1:]))
 
     def update(
         self, video: Tensor, fake: str = "fake", captions: Sequence[str] | None = None, real: Tensor | None = None
     ) -> None:
-        """Take in generated clips.
+        """Take in generated clips `(B, C, T, H, W)`, uint8 or float in [0, 1].
 
         Args:
-            video: `(B, C, T, H, W)`, uint8 or float in [0, 1].
+            video: The clips.
             fake: The set they belong to.
             captions: What each should show, for CLIP similarities.
             real: The real clips that they stand for, like `video`, for PSNR, SSIM and LPIPS.
-
-        Raises:
-            InputError: Another shape or range; of pairs, two shapes.
         """
         self.count_of[fake].update(len(video))
-        features = SharedFeatures(video)
+        features = shared_features(video)
         for entry in self.entries:
             metric = entry.metric
             if entry.fake != fake:
                 continue
             if isinstance(metric, FeatureDistance):
-                metric.update_features(features[metric], False, tuple(video.shape[1:]))
+                metric.update_features(features(metric), False, tuple(video.shape[1:]))
             elif isinstance(metric, VideoInceptionScore):
-                metric.update_features(features[metric])
+                metric.update_features(features(metric))
             elif isinstance(metric, CLIPSimilarity):
                 metric.update(video, captions)
             elif real is None:
@@ -196,16 +192,16 @@ class MetricSuite(nn.Module):
             metric.reset()
 
 
-class SharedFeatures:
+def shared_features(video: Tensor) -> Callable[[FeatureMetric], Tensor]:
     """Features of clips by metric, computed once for all metrics that share a network."""
+    known: dict[nn.Module, Tensor] = {}
 
-    def __init__(self, video: Tensor) -> None:
-        self.video, self.known = video, dict[nn.Module, Tensor]()
+    def features(metric: FeatureMetric) -> Tensor:
+        if metric.feature not in known:
+            known[metric.feature] = metric.features(video)
+        return known[metric.feature]
 
-    def __getitem__(self, metric: FeatureMetric) -> Tensor:
-        if metric.feature not in self.known:
-            self.known[metric.feature] = metric.features(self.video)
-        return self.known[metric.feature]
+    return features
 
 
 def pair_scores(kind: str, video: Tensor, real: Tensor) -> Tensor:

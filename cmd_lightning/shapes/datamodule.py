@@ -11,7 +11,7 @@ from torch.utils.data import get_worker_info
 from cmd_lightning.data.batch import BatchStream, collate
 from cmd_lightning.data.loader import Split, StreamDataModule
 from cmd_lightning.data.plan import batch_sizes, stable_hash
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, check_at_least, check_positive
 from cmd_lightning.shapes.painting import make_clip
 from cmd_lightning.shapes.scenes import Level, Motion
 
@@ -22,16 +22,8 @@ class SceneStream(BatchStream):
     Clip i of epoch e is clip `e * num + i` of the seed: an epoch is only a stretch of an endless row. With `repeat` it
     is clip `i` in every epoch.
 
-    Args:
-        num: Clips in an epoch, all ranks together.
-        levels: Of which each clip draws one.
-        motions: Of which each clip draws one.
-        batch_size: Clips in a batch, per rank.
-        rank: Which process this is, from 0.
-        ranks: How many there are.
-        seed: Of the row of clips.
-        repeat: Whether every epoch is the same.
-        options: Of `make_clip`: size, frames, fps, combinations.
+    An epoch has `num` clips on all ranks together. Each clip draws one of the levels and one of the motions; further
+    options are those of `make_clip`.
     """
 
     def __init__(
@@ -122,20 +114,12 @@ class ShapesDataModule(StreamDataModule):
         motions = [motion] if isinstance(motion, str) else list(motion)
         for name, given, known in (("level", levels, get_args(Level)), ("motion", motions, get_args(Motion))):
             if not given or set(given) - set(known):
-                raise InputError(f"data.{name} {', '.join(given)}: give one or several of {', '.join(known)}")
-        for name, value, least in (
-            ("train_clips", train_clips, 1),
-            ("val_clips", val_clips, 0),
-            ("test_clips", test_clips, 1),
-            ("num_frames", num_frames, 1),
-            ("size", size, 8),
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-        ):
-            if value < least:
-                raise InputError(f"data.{name} {value}: must be at least {least}")
+                raise InputError(f"{name} {', '.join(given)}: give one or several of {', '.join(known)}")
+        check_positive(train_clips=train_clips, test_clips=test_clips, num_frames=num_frames, batch_size=batch_size)
+        check_at_least(0, val_clips=val_clips, num_workers=num_workers)
+        check_at_least(8, size=size)
         if not 0 < fps < math.inf:
-            raise InputError(f"data.fps {fps}: give a positive number of frames a second")
+            raise InputError(f"fps {fps}: give a positive number of frames a second")
         self.clips = {"train": train_clips, "val": val_clips, "test": test_clips}
         self.options = {"levels": levels, "motions": motions, "size": size, "frames": num_frames, "fps": fps}
         self.batch_size, self.num_workers, self.seed, self.repeat = batch_size, num_workers, seed, repeat

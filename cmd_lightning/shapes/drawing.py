@@ -40,24 +40,20 @@ def draw_scene(
     combinations: Combinations = "all",
     alignment: str | None = None,
 ) -> Scene:
-    """Draw the scene of a clip.
+    """Sample the scene of clip `index` of the data set `seed`.
 
-    Args:
-        seed: Of the data set.
-        index: Of the clip, from 0.
-        level: "plain" is one solid shape, straight or bouncing, on a grey, seen by a still camera; "mixed" has one
-            to three with textures, further paths, rotation, growth, patterns behind, a bar before, and a moving camera.
-        motion: How fast everything moves, see SPEEDS.
-        frames: Of the clip; straight paths stay inside for so long.
-        combinations: Of shape, colour and direction that are drawn from; training draws from the "seen". Only plain
-            scenes are drawn from the "unseen".
-        alignment: Of a mixed scene, one of ALIGNMENTS; drawn if None. In a "row" all shapes move along one horizontal
-            line, in a "column" along a vertical one, and at a "corner" the first of three shares its row with the
-            second and its column with the third in the first frame. Where it is given, all scenes have three shapes
-            that move along one axis, so that alignments differ in nothing else.
+    A "plain" one is one solid shape, straight or bouncing, on a grey, seen by a still camera; a "mixed" one has one to
+    three with textures, further paths, rotation, growth, patterns behind, a bar before, and a moving camera. Straight
+    paths stay inside for `frames`. Training samples from the "seen" combinations of shape, colour and direction; only
+    plain scenes are sampled from the "unseen".
+
+    The alignment of a mixed scene is sampled if None. In a "row" all shapes move along one horizontal line, in a
+    "column" along a vertical one, and at a "corner" the first of three shares its row with the second and its column
+    with the third in the first frame. Where it is given, all scenes have three shapes that move along one axis, so that
+    alignments differ in nothing else.
 
     Raises:
-        InputError: An option is none of its names.
+        InputError: An option has an unknown value.
     """
     for name, given, known in (
         ("level", level, get_args(Level)),
@@ -143,11 +139,10 @@ class _Draw:
         """A thing on a path; `colour` is drawn if it is not given."""
         chance = self.chance
         size = chance.choice(list(SIZES))
-        names = self.names(colour, directions)
+        shape, colour, direction = self.names(colour, directions)
         extra = self.texture() if textured else {}
         radius = SIZES[size]
         room = 1 - 2 * radius  # the centre stays between radius and 1 - radius
-        shape, colour, direction = names
         if not self.high:
             start = (radius + chance.random() * room, radius + chance.random() * room)
             return Thing(shape, colour, size, "none", "still", start, 0.0, **extra)

@@ -5,9 +5,8 @@ distances that are called "shapes features", never FVD.
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cmd_lightning.shapes.convnet import VideoConvNet
 from cmd_lightning.shapes.saved_network import SavedNetwork
 from cmd_lightning.shapes.scenes import COLOURS, DIRECTIONS, PATHS, PATTERNS, SHAPES, SPEEDS, TEXTURES
 
@@ -29,14 +28,8 @@ CHOICE = {
     "zoom": ("out", "none", "in"),
     "motion": tuple(SPEEDS),
     "play": (
-        "forward",
-        "backward",
-        "partly shuffled",
-        "shuffled",
-        "partly frozen",
-        "frozen",
-        "half speed",
-        "double speed",
+        *("forward", "backward", "partly shuffled", "shuffled"),
+        *("partly frozen", "frozen", "half speed", "double speed"),
     ),
     "blur": ("none", "light", "middle", "strong"),
     "noise": ("none", "light", "middle", "strong"),
@@ -62,38 +55,24 @@ class ShapesFeatures(SavedNetwork):
     """
 
     WEIGHTS = "shapes_features.safetensors"
+    ANSWERS = PRESENCE | CHOICE
     name, published = "shapes", False
     mean: Tensor
     scale: Tensor
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.trunk = VideoConvNet(**{"num_features": 96, "hidden": 256} | settings)
+        super().__init__({"hidden": 256}, **settings)
         self.num_features = self.trunk.num_features
-        self.heads = nn.ModuleDict(
-            {name: nn.Linear(self.num_features, len(names)) for name, names in (PRESENCE | CHOICE).items()}
-        )
         self.register_buffer("mean", torch.zeros(self.num_features))
         self.register_buffer("scale", torch.ones(self.num_features))
 
     def forward(self, video: Tensor) -> Tensor:
-        """Features of clips.
-
-        Args:
-            video: `(B, 3, T, H, W)`, uint8 or float in [0, 1], square, T >= 8.
-
-        Returns:
-            `(B, num_features)`.
-
-        Raises:
-            InputError: Another shape of video.
-        """
+        """Features `(B, num_features)` of clips `(B, 3, T, H, W)`, uint8 or float in [0, 1], square, T >= 8."""
         return (self.trunk(video) - self.mean) / self.scale
 
     def classify(self, video: Tensor) -> dict[str, Tensor]:
         """Logits `(B, N)` of each attribute: of presence, one by one, for PRESENCE; of a choice of one for CHOICE."""
-        features = self.trunk(video)
-        return {name: head(features) for name, head in self.heads.items()}
+        return self.answer(self.trunk(video))
 
     @torch.no_grad()
     def standardise(self, video: Tensor) -> None:

@@ -15,30 +15,13 @@ from cmd_lightning.shapes.scenes import COLOURS, DIRECTIONS, SHAPES, SIZES, Back
 Array = NDArray[np.floating[Any]]
 
 
-def _circle(x: Array, y: Array) -> Array:
-    return np.hypot(x, y) - 1
-
-
-def _square(x: Array, y: Array) -> Array:
-    return np.maximum(abs(x), abs(y)) - np.float32(0.85)
-
-
-def _diamond(x: Array, y: Array) -> Array:
-    return (abs(x) * np.float32(1.5) + abs(y) - 1) / np.float32(np.hypot(1.5, 1))
-
-
-def _triangle(x: Array, y: Array) -> Array:
-    side = np.float32(np.sqrt(3) / 2)
-    return np.maximum(abs(x) * side - y / 2, y) - np.float32(0.5)
-
-
-# Signed distance from the edge, negative inside, of a shape of radius 1 around 0.
 OUTLINES: dict[str, Callable[[Array, Array], Array]] = {
-    "circle": _circle,
-    "square": _square,
-    "triangle": _triangle,
-    "diamond": _diamond,
+    "circle": lambda x, y: np.hypot(x, y) - 1,
+    "square": lambda x, y: np.maximum(abs(x), abs(y)) - np.float32(0.85),
+    "triangle": lambda x, y: np.maximum(abs(x) * np.float32(np.sqrt(3) / 2) - y / 2, y) - np.float32(0.5),
+    "diamond": lambda x, y: (abs(x) * np.float32(1.5) + abs(y) - 1) / np.float32(np.hypot(1.5, 1)),
 }
+"""Signed distance from the edge, negative inside, of a shape of radius 1 around 0."""
 
 
 def triangle_wave(x: Array, height: float) -> Array:
@@ -83,16 +66,9 @@ def positions(scene: Scene, frames: int) -> Array:
 
 
 def render(scene: Scene, frames: int, size: int, offsets: Array | None = None) -> Tensor:
-    """Paint the scene with soft edges one pixel wide.
+    """Paint the scene as uint8 `(C, T, H, W)`, with soft edges one pixel wide.
 
-    Args:
-        scene: What to paint.
-        frames: Number of frames.
-        size: Side of the picture in pixels.
-        offsets: By which each thing is off its path in each frame, in sides of the world, `(N, T, 2)` as x, y.
-
-    Returns:
-        uint8 (C, T, H, W).
+    `offsets` `(N, T, 2)`, x and y in sides of the world, move each thing off its path in each frame.
     """
     shift, zoom = view(scene, frames)
     grid = ((np.arange(size) + 0.5) / size - 0.5) / zoom[:, None] + 0.5
@@ -160,26 +136,12 @@ def _paint_thing(video: Array, thing: Thing, centre: Array, x: Array, y: Array, 
 def make_clip(
     seed: int, index: int, *, frames: int = 16, fps: float = 8.0, size: int = 64, **options: Any
 ) -> tuple[Tensor, dict[str, Any]]:
-    """A clip and the truth about it.
+    """A clip, uint8 `(C, T, H, W)`, and the facts for its json.
 
-    Args:
-        seed: Of the data set.
-        index: Of the clip, from 0.
-        frames: Number of frames.
-        fps: Frames per second.
-        size: Side of the picture in pixels.
-        options: Of `draw_scene`: level, motion, combinations, alignment.
-
-    Returns:
-        uint8 (C, T, H, W), and the facts that go into the sample's json: those of the `Scene`, and for each frame
-        the camera and each thing's position in the picture, radius and angle.
+    The facts are those of the `Scene`, and for each frame the camera and each thing's position in the image, radius and
+    angle. The other options are those of `draw_scene`.
     """
     scene = draw_scene(seed, index, frames=frames, **options)
-    return render(scene, frames, size), facts_of(scene, frames, fps)
-
-
-def facts_of(scene: Scene, frames: int, fps: float) -> dict[str, Any]:
-    """The truth about a scene as plain data."""
     shift, zoom = view(scene, frames)
     facts: dict[str, Any] = {"caption": scene.caption, "label": SHAPES.index(scene.things[0].shape)}
     facts |= {"seen": scene.seen, "fps": fps} | asdict(scene)
@@ -188,4 +150,4 @@ def facts_of(scene: Scene, frames: int, fps: float) -> dict[str, Any]:
         told["radii"] = (radii(thing, frames) * zoom).round(5).tolist()
         told["angles"] = (thing.angle + thing.spin * np.arange(frames)).round(4).tolist()
     facts["camera"] |= {"shifts": shift.round(5).tolist(), "zooms": zoom.round(5).tolist()}
-    return facts
+    return render(scene, frames, size), facts

@@ -1,7 +1,7 @@
 """SavedNetwork: how the weights of the yardstick's networks are kept."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError, reason
 from cmd_lightning.provenance import sha256
+from cmd_lightning.shapes.convnet import VideoConvNet
 from cmd_lightning.zoo import WEIGHTS
 
 
@@ -19,13 +20,7 @@ from cmd_lightning.zoo import WEIGHTS
 def saved_weights(path: Path, what: str, config: str) -> Iterator[tuple[dict[str, str], dict[str, Tensor]]]:
     """Metadata and weights, in single precision, of a safetensors file, for a block that builds a network of them.
 
-    Args:
-        path: Of the file.
-        what: What it should hold, for error messages.
-        config: That trains it, in benchmarks/shapes/yardstick.
-
-    Raises:
-        InputError: The file is missing, or the block cannot build the network of what it holds.
+    An error in the block too says that the file does not hold `what`, and with which yardstick `config` to train it.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -38,9 +33,10 @@ def saved_weights(path: Path, what: str, config: str) -> Iterator[tuple[dict[str
 
 
 class SavedNetwork(nn.Module):
-    """A network kept as one safetensors file: weights in half precision, settings and record as JSON metadata.
+    """A trunk with a head for each question, kept as one safetensors file.
 
-    Subclasses name their file of the zoo in `WEIGHTS`, and take `settings` as keyword arguments.
+    The file has weights in half precision, settings and record as JSON metadata. Subclasses name it in `WEIGHTS`, the
+    possible answers to each question in `ANSWERS`, and take `settings` of the trunk as keyword arguments.
 
     Attributes:
         settings: The arguments it was built with.
@@ -49,23 +45,20 @@ class SavedNetwork(nn.Module):
     """
 
     WEIGHTS: ClassVar[str]
+    ANSWERS: ClassVar[Mapping[str, Sequence[str]]]
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, defaults: Mapping[str, int] | None = None, /, **settings: Any) -> None:
         super().__init__()
+        self.trunk = VideoConvNet(**{"num_features": 96, **(defaults or {}), **settings})
+        width = self.trunk.num_features
+        self.heads = nn.ModuleDict({name: nn.Linear(width, len(choices)) for name, choices in self.ANSWERS.items()})
         self.settings = settings
         self.record: dict[str, Any] = {}
         self.origin: dict[str, Any] = {}
 
     @classmethod
     def from_pretrained(cls, path: str | Path | None = None) -> Self:
-        """Open trained weights, ready for evaluation.
-
-        Args:
-            path: Of the safetensors file; the shipped weights if None.
-
-        Raises:
-            InputError: The file is missing, or holds something else.
-        """
+        """Open trained weights, ready for evaluation: the shipped ones, or those of the safetensors file `path`."""
         path = Path(WEIGHTS / cls.WEIGHTS if path is None else path)
         config = cls.WEIGHTS.removeprefix("shapes_").replace(".safetensors", ".yaml")
         with saved_weights(path, cls.__name__, config) as (metadata, weights):
@@ -76,6 +69,10 @@ class SavedNetwork(nn.Module):
             network.record = json.loads(metadata["record"])
         network.origin = {"weights": path.name, "sha256": sha256(path)}
         return network.eval().requires_grad_(False)
+
+    def answer(self, features: Tensor) -> dict[str, Tensor]:
+        """Logits of what each head answers."""
+        return {name: head(features) for name, head in self.heads.items()}
 
     def save_pretrained(self, path: str | Path, record: dict[str, Any]) -> None:
         """Write weights, settings, and `record` (plain data on how they were trained) to a safetensors file."""

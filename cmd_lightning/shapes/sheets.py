@@ -21,17 +21,9 @@ GRID = 4
 
 
 def contact_sheet(video: Tensor, size: int = 32) -> Tensor:
-    """Sixteen frames of each clip, evenly spaced from the first to the last, in rows of four: time as a picture.
+    """Sixteen frames of each clip, evenly spaced from the first to the last, in rows of four: time as an image.
 
-    Args:
-        video: `(B, C, T, H, W)` float in [0, 1] with T >= 16.
-        size: Side of a frame in the sheet in pixels.
-
-    Returns:
-        `(B, C, 4 * size, 4 * size)` in [0, 1].
-
-    Raises:
-        InputError: A clip is too short.
+    Clips are `(B, C, T, H, W)` in [0, 1] with T >= 16, sheets `(B, C, 4 * size, 4 * size)`.
     """
     batch, channels, frames = video.shape[:3]
     if frames < GRID**2:
@@ -56,11 +48,7 @@ class SheetSimilarity(CLIPSimilarity):
 
     @classmethod
     def from_pretrained(cls, path: str | Path | None = None) -> Self:
-        """Open weights with their architecture in the file's metadata; without a path, the ones that ship.
-
-        Raises:
-            InputError: The file is missing or is not such weights.
-        """
+        """Open weights with their architecture in the file's metadata; without a path, the ones that ship."""
         from open_clip import SimpleTokenizer
         from open_clip.model import CLIP
 
