@@ -32,16 +32,7 @@ MEDIA = {b"GIF8": "image/gif", b"\x89PNG": "image/png"}
 
 
 def write_report(path: str | Path, template: str | Template, **values: Any) -> Path:
-    """Writes the page; a reader never finds half of one.
-
-    Args:
-        path: The HTML file; its folder is created.
-        template: What the page shows: a file in `templates/`, or a template of `ENVIRONMENT`.
-        **values: What the template shows, with the `title` of the page.
-
-    Returns:
-        The path.
-    """
+    """Writes a page of a template with its `values`, among them the `title`; a reader never finds half of one."""
     page = ENVIRONMENT.get_or_select_template(template).render(**values)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +101,11 @@ class Plot:
             return None
         x_axis = _Axis([x for curve in curves for x, _ in curve], start=56, end=704)
         y_axis = _Axis([y for curve in curves for _, y in curve], start=236, end=12, log=self.log)
-        return x_axis.ticks(), y_axis.ticks(), [[(x_axis(x), y_axis(y)) for x, y in _thinned(curve)] for curve in curves]
+        return (
+            x_axis.ticks(),
+            y_axis.ticks(),
+            [[(x_axis(x), y_axis(y)) for x, y in _thinned(curve)] for curve in curves],
+        )
 
 
 class _Axis:

@@ -36,11 +36,7 @@ class LatentWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Writes what was made of a chunk; ends the process where it has been told to.
-
-        Raises:
-            SystemExit: SIGTERM has come, which Lightning only notes.
-        """
+        """Writes what was made of a chunk; ends the process after a SIGTERM, which Lightning only notes."""
         self.store.take(batch, outputs)
         if trainer.received_sigterm:
             raise SystemExit(128 + signal.SIGTERM)

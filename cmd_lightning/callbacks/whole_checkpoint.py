@@ -38,11 +38,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         self.mmap = mmap
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Puts `checkpoint` at `path`, in place of what is there; files elsewhere than on a disk are Lightning's.
-
-        Raises:
-            InputError: The disk is full or refuses the file, or the checkpoint holds more than plain data and tensors.
-        """
+        """Puts `checkpoint` at `path`, in place of what is there; files elsewhere than on a disk are Lightning's."""
         if storage_options is not None or not isinstance(get_filesystem(path), LocalFileSystem):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -79,17 +75,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """The checkpoint at `path`, all of its bytes checked.
-
-        Args:
-            path: The file.
-            map_location: As of `torch.load`.
-            weights_only: Has no effect: a file is never unpickled otherwise.
-
-        Raises:
-            InputError: The file is damaged, or holds code.
-            FileNotFoundError: There is no such file.
-        """
+        """The checkpoint at `path`, all of its bytes checked; no code in it runs, whatever `weights_only` is."""
         local = Path(path).is_file()
         if local and (fault := damage(Path(path))):
             raise InputError(

@@ -38,15 +38,7 @@ SHOWN = 6
 
 
 def write_page(folder: Path, settings: dict[str, Any]) -> str:
-    """Writes FOLDER/report.html and FOLDER/scores.json.
-
-    Args:
-        folder: The demo's.
-        settings: What was asked for, and the commands with their seconds.
-
-    Returns:
-        The path and the headline scores, for people.
-    """
+    """Writes FOLDER/report.html and FOLDER/scores.json; gives their place and the headline scores, for people."""
     stages = tuple(TITLES) if settings["fit"] else ()
     logs = {name: read_log(folder / "logs" / name / "metrics.csv") for name in (*stages, "cmd")}
     seed, prompts = settings["seed"], settings["prompts"]

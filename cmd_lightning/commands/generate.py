@@ -145,11 +145,7 @@ def call_arguments(values: list[Any], pictures: list[Tensor] | None) -> dict[str
 
 
 def add_lora(pipeline: CMDPipeline, path: Path) -> None:
-    """Loads adapters into the content model.
-
-    Raises:
-        InputError: They are not there, do not fit it, or peft is not installed.
-    """
+    """Loads adapters into the content model."""
     from diffusers import UNet2DConditionModel
 
     file = path / "pytorch_lora_weights.safetensors" if path.is_dir() else path

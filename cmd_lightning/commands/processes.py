@@ -27,17 +27,7 @@ def check_nodes(nodes: int) -> None:
 
 @contextmanager
 def quiet_trainer(devices: int, nodes: int, **options: Any) -> Iterator[Trainer]:
-    """A Trainer that logs and saves nothing and leaves the data to us; what it prints goes to standard error.
-
-    Args:
-        devices: GPUs, or processes where there is none, of each node.
-        nodes: Nodes, started by torchrun or SLURM.
-        **options: Further ones of the Trainer.
-
-    Raises:
-        InputError: There are fewer devices, or they cannot do what the options ask for.
-        KeyboardInterrupt: Ctrl-C ended what ran in the block.
-    """
+    """A Trainer that logs and saves nothing and leaves the data to us; what it prints goes to standard error."""
     from lightning import Trainer
     from lightning.pytorch.strategies import DDPStrategy
     from lightning.pytorch.utilities.exceptions import MisconfigurationException

@@ -117,15 +117,7 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
         self.trainer.predict(**self.resolve_last(kwargs) | {"return_predictions": False}, weights_only=True)
 
     def resolve_last(self, kwargs: dict[str, Any], needed: bool = True) -> dict[str, Any]:
-        """Arguments of a verb, in which `ckpt_path: last` is the file of the config's `LastCheckpoint`.
-
-        Args:
-            kwargs: The arguments. Without a `LastCheckpoint`, `last` stays what Lightning takes it for.
-            needed: Whether the file must be there; if not, `ckpt_path` becomes None without it.
-
-        Raises:
-            InputError: The file is not there, or is no checkpoint.
-        """
+        """Arguments of a verb, in which `ckpt_path: last` is the file of `LastCheckpoint`, or if not `needed` None."""
         last = self.last_checkpoint
         if kwargs.get("ckpt_path") != "last" or last is None:
             return kwargs
@@ -146,11 +138,7 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Runs LightningCLI on the command line `fit|validate|test|predict ...`.
-
-    Raises:
-        InputError: An option, class or value is wrong; the message names the nearest right one.
-    """
+    """Runs LightningCLI on the command line `fit|validate|test|predict ...`."""
     zoo.import_all()
     strict = {"exit_on_error": False, "allow_abbrev": False}
     try:
@@ -189,9 +177,6 @@ def check_class_paths(config: Any) -> None:
     Where a factory is asked for (network, optimizer, schedule), jsonargparse would also call a function, any that can
     be imported, and only then find that it is no factory; where an argument may be anything, it would make an object
     of any class, such as one that starts a process.
-
-    Raises:
-        InputError: A `class_path` is no class, or not of a kind that a config has a place for.
     """
     if isinstance(config, list | tuple):
         for item in config:
