@@ -15,6 +15,7 @@ import torch
 from fsspec.implementations.local import LocalFileSystem
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.cloud_io import get_filesystem
+from lightning_utilities.core.apply_func import apply_to_collection
 
 from cmd_lightning.errors import InputError, reason
 
@@ -125,16 +126,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def _size(value: Any) -> int:
     """The bytes of the tensors in nested plain data; shared ones, which are written once, counted once."""
     storages: dict[int, int] = {}
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, torch.Tensor):
-            storage = item.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-        elif isinstance(item, dict):
-            pending += item.values()
-        elif isinstance(item, list | tuple):
-            pending += item
+
+    def note(tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+
+    apply_to_collection(value, torch.Tensor, note)
     return sum(storages.values())
 
 
