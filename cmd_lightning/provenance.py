@@ -74,8 +74,7 @@ def sha256(*files: str | Path) -> str:
     digest = hashlib.sha256()
     for path in files:
         with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
 
 
