@@ -58,11 +58,17 @@ class WholeCheckpointIO(TorchCheckpointIO):
                         "added to checkpoints must be tensors and plain data, and the disk sound"
                     )
                 os.replace(part, path)
-            _sync_folder(path.parent)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # a file system may keep the file and forget its new name
+            finally:
+                os.close(folder)
         except InputError:
             raise
         except Exception as error:
-            refusal = next((cause for cause in _causes(error) if isinstance(cause, OSError)), None)
+            refusal: BaseException | None = error  # torch reports a full disk by an error of its own over the system's
+            while refusal is not None and not isinstance(refusal, OSError):
+                refusal = refusal.__cause__ or refusal.__context__
             if refusal is None:
                 raise
             room = f"about {_size(checkpoint) / GIGABYTE:.3g} GB are needed"
@@ -116,13 +122,6 @@ def _alone(part: Path) -> Iterator[BinaryIO]:
                 part.unlink(missing_ok=True)
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """`error`, and what led to it: torch tells a full disk as an error of its own, raised over the system's."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def _size(value: Any) -> int:
     """The bytes of the tensors in nested plain data; shared ones, which are written once, counted once."""
     storages: dict[int, int] = {}
@@ -133,12 +132,3 @@ def _size(value: Any) -> int:
 
     apply_to_collection(value, torch.Tensor, note)
     return sum(storages.values())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the new name last: a file system may keep the file and forget its name."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,15 +15,11 @@ from cmd_lightning.errors import InputError, nearest
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose errors are `InputError`s that name the nearest option.
-
-    Attributes:
-        spellings: What a parameter of the verb is called on the command line, by its name in Python.
-    """
+    """An argparse parser whose errors are `InputError`s that name the nearest option."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.spellings: dict[str, str] = {}
+        self.spellings: dict[str, str] = {}  # of the verb's parameters on the command line, by name in Python
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message)

@@ -16,8 +16,6 @@ from cmd_lightning.errors import InputError, reason
 if TYPE_CHECKING:
     from lightning import Trainer
 
-_UNEVEN = timedelta(weeks=4)  # by which a process may end before another, which a barrier must wait for
-
 
 def check_nodes(nodes: int) -> None:
     """Refuse several nodes where nothing starts a process on each."""
@@ -38,11 +36,12 @@ def quiet_trainer(devices: int, nodes: int, **options: Any) -> Iterator[Trainer]
         for message in (compat.FEW_WORKERS, compat.TREESPEC):
             warnings.filterwarnings("ignore", message=message)
         logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # what devices it lacks
+        uneven = timedelta(weeks=4)  # by which a process may end before another, which a barrier must wait for
         try:
             trainer = Trainer(
                 devices=devices,
                 num_nodes=nodes,
-                strategy=DDPStrategy(timeout=_UNEVEN) if devices * nodes > 1 else "auto",
+                strategy=DDPStrategy(timeout=uneven) if devices * nodes > 1 else "auto",
                 logger=False,
                 enable_checkpointing=False,
                 enable_model_summary=False,

@@ -21,6 +21,7 @@ from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning_utilities.core.inheritance import get_all_subclasses
 from torch import nn, optim
 
 from cmd_lightning import callbacks, components, conditioning, diffusion, latent_space, pretrained_text, zoo
@@ -199,9 +200,4 @@ def known_classes() -> list[type]:
     found: list[type] = [Trainer]
     for module in NAMED:
         found += [value for value in vars(module).values() if isinstance(value, type)]
-    pending: list[type] = [Network]
-    while pending:
-        subclasses: list[type] = pending.pop().__subclasses__()
-        found += subclasses
-        pending += subclasses
-    return found
+    return found + list(get_all_subclasses(Network))
