@@ -55,11 +55,7 @@ class SkipNonFinite(Callback):
         self._batches.append((loss.detach(), self._keys))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Takes the gradients away if the step must not be done; torch's optimisers pass over weights without one.
-
-        Raises:
-            InputError: `max_in_a_row` is reached.
-        """
+        """Takes the gradients away if the step must not be done; torch's optimisers pass over weights without one."""
         batches, self._batches = self._batches, []
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         scaled = scaler is not None
