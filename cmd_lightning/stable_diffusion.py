@@ -55,11 +55,7 @@ class StableDiffusion(Repository):
         return self.read(CLIPTextModel.from_pretrained, "text_encoder").float(), tokenizer
 
     def load_unet(self, network: nn.Module) -> None:
-        """Reads the weights of the U-Net into one of the same architecture.
-
-        Raises:
-            InputError: They cannot be read, or `network` has another architecture.
-        """
+        """Reads the weights of the U-Net into one of the same architecture."""
         from diffusers import UNet2DConditionModel
 
         ours = describe(network)["init_args"]

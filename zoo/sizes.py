@@ -21,9 +21,6 @@ def count_parameters(of: Entry) -> int:
 
     Motion models with a config are built from it, for the latents of the model that ships; others with their defaults,
     for the video and condition of their card.
-
-    Raises:
-        InputError: It cannot be built.
     """
     with torch.device("meta"):
         try:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cmd_lightning.atomic_files import replaced
-from cmd_lightning.conditioning import ConditionEncoder, empty_caption
+from cmd_lightning.conditioning import ConditionEncoder
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import from_uint8, to_uint8
@@ -79,9 +79,6 @@ class StoredCaptions(ConditionEncoder):
             raise InputError(f"caption {missing[0]!r}: it is not among those that were encoded")
         rows = [self._rows[value] for value in values]
         return Condition(*(tensor[rows] for tensor in self.buffers()))
-
-    def null(self, count: int) -> Condition:
-        return empty_caption(self, count)
 
 
 def scenes(protocol: Protocol, split: str, number: int) -> list[Scene]:
