@@ -42,7 +42,7 @@ class Repository:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def find(self, part: str) -> dict[str, Any] | None:
-        """The config of a part, such as "unet" or "scheduler", or with "" of the folder itself; None if there is none."""
+        """The config of a part, such as "unet" or "scheduler", or with "" of the folder itself; None without one."""
         from diffusers import DDIMScheduler, UNet2DConditionModel
         from huggingface_hub.errors import EntryNotFoundError
 

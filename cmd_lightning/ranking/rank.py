@@ -33,18 +33,7 @@ CHECKED = 2
 def rank(model: Candidate, protocol: Protocol, seeds: int, folder: Path, tell: Callable[[str], None]) -> dict[str, Any]:
     """Trains and scores a model with each seed, on one thread; as many at a time as there are cores.
 
-    Args:
-        model: The candidate.
-        protocol: The settings.
-        seeds: The number of seeds, counted from 0.
-        folder: The folder of the cached clips and of the scores of each seed.
-        tell: Takes lines of progress.
-
-    Returns:
-        The record that a card has under "ranking".
-
-    Raises:
-        InputError: The model does not fit, its numbers are not finite, or there are too few samples.
+    Cached clips and the scores of each seed are kept in `folder`. Returns the record that a card has under "ranking".
     """
     if not 1 <= seeds <= MOST_SEEDS:
         raise InputError(f"seeds {seeds}: give 1 to {MOST_SEEDS}; an interval needs at least 2")
@@ -125,7 +114,5 @@ def in_words(row: dict[str, Any]) -> str:
 
 
 def rounded(value: Any) -> Any:
-    """Floats to a few significant digits, within dictionaries too."""
-    if isinstance(value, dict):
-        return {name: rounded(item) for name, item in value.items()}
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+    """Plain data with floats of a few significant digits."""
+    return json.loads(json.dumps(value), parse_float=lambda text: float(f"{float(text):.{DIGITS}g}"))
