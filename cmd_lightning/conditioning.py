@@ -30,9 +30,9 @@ class ConditionEncoder(Network):
     def forward(self, values: Any) -> Condition:
         """The condition of each value: of captions or, as `field` says, of class labels."""
 
-    @abstractmethod
     def null(self, count: int) -> Condition:
-        """The condition that says nothing, `count` times, in the same shapes."""
+        """The condition that says nothing, `count` times, in the same shapes: by default of the empty caption."""
+        return self([""]).map(lambda x: x.expand(count, *x.shape[1:]))
 
 
 class ClassEncoder(ConditionEncoder):
@@ -100,14 +100,6 @@ class OpenCLIPTextEncoder(ConditionEncoder):
         _, hidden = self.tower(tokens)
         pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         return Condition(pooled, hidden, mask)
-
-    def null(self, count: int) -> Condition:
-        return empty_caption(self, count)
-
-
-def empty_caption(encoder: ConditionEncoder, count: int) -> Condition:
-    """The condition of the empty caption, `count` times."""
-    return encoder([""]).map(lambda x: x.expand(count, *x.shape[1:]))
 
 
 def values_of(batch: Mapping[str, Any], encoder: ConditionEncoder | None) -> list[str] | list[int] | int:

@@ -14,12 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cmd_lightning.atomic_files import replaced
+from cmd_lightning.conditioning import ConditionEncoder
 from cmd_lightning.data.plan import stable_hash
+from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import from_uint8, to_uint8
 from cmd_lightning.networks import Condition
 from cmd_lightning.pipeline import CMDPipeline
 from cmd_lightning.provenance import fingerprint
-from cmd_lightning.ranking.captions import StoredCaptions
 from cmd_lightning.ranking.protocol import Protocol, digest
 from cmd_lightning.shapes.drawing import draw_scene
 from cmd_lightning.shapes.features import ShapesFeatures
@@ -59,6 +60,27 @@ class Bench:
     key: str
 
 
+class StoredCaptions(ConditionEncoder):
+    """A frozen text encoder that looks up captions, each of which has a row in a table of conditions."""
+
+    field = "caption"
+    frozen = True
+    fingerprint = "stored captions"
+
+    def __init__(self, captions: Sequence[str], table: Condition) -> None:
+        super().__init__()
+        self.dim = table.pooled.shape[1]
+        self._rows = {caption: row for row, caption in enumerate(captions)}
+        for name, tensor in vars(table).items():
+            self.register_buffer(name, tensor, persistent=False)
+
+    def forward(self, values: Sequence[str]) -> Condition:
+        if missing := [value for value in values if value not in self._rows]:
+            raise InputError(f"caption {missing[0]!r}: it is not among those that were encoded")
+        rows = [self._rows[value] for value in values]
+        return Condition(*(tensor[rows] for tensor in self.buffers()))
+
+
 def scenes(protocol: Protocol, split: str, number: int) -> list[Scene]:
     """The scenes of a split; training shows only the "seen" combinations of shape, colour and direction."""
     seed = stable_hash(protocol.data_seed, split)
@@ -76,14 +98,7 @@ def rendered(scenes: Sequence[Scene], protocol: Protocol) -> Tensor:
 def open_bench(
     protocol: Protocol, folder: Path, tell: Callable[[str], None], pipeline: CMDPipeline | None = None
 ) -> Bench:
-    """The bench of a protocol, from the cache in `folder`; without one, made and cached there.
-
-    Args:
-        protocol: The settings of the clips.
-        folder: The caches of all protocols.
-        tell: Takes lines of progress.
-        pipeline: The frozen parts; by default those of the protocol's model.
-    """
+    """The bench of a protocol, from the cache in `folder`; without one, made and cached there."""
     pipeline = pipeline or frozen(protocol.model)
     assert pipeline.motion_text_encoder is not None
     features, reader = ShapesFeatures.from_pretrained(), ShapesReader.from_pretrained()
@@ -96,17 +111,14 @@ def open_bench(
     }
     key = digest(facts)
     path = folder / f"{key}.safetensors"
-    found = read(path, facts)
-    if found is None:
+    if (found := read(path, facts)) is None:
         tell(f"rendering and encoding {protocol.train_clips + protocol.test_clips} clips, once for all models")
-        found = make(protocol, pipeline, features)
+        found = tensors, about = make(protocol, pipeline, features)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors, about = found
         with replaced(path) as draft:
             save_file(tensors, draft, {"format": FORMAT, "facts": json.dumps(facts), "about": json.dumps(about)})
     tensors, about = found
-    pooled, tokens, mask = (tensors[f"text/{name}"] for name in ("pooled", "tokens", "mask"))
-    table = Condition(pooled.float(), tokens.float(), mask)
+    table = Condition(tensors["text/pooled"].float(), tensors["text/tokens"].float(), tensors["text/mask"])
     pipeline.register_modules(motion_text_encoder=StoredCaptions(about["encoded"], table))
     directions = {int(row): name for row, name in about["directions"].items()}  # JSON has texts for keys
     return Bench(pipeline, features, reader, tensors, about["captions"], directions, key)
