@@ -101,11 +101,7 @@ class CMD(VideoModel):
         return values_of(batch, self.pipeline.encoders["content"])
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Scores the reconstruction of each clip beside what a still picture would reach, and feeds the metrics.
-
-        Raises:
-            InputError: The batch holds latents only, or clips of another shape than the model's.
-        """
+        """Scores the reconstruction of each clip next to what a still image would reach, and feeds the metrics."""
         clips = self.clips(batch)
         video = from_uint8(clips)
         content, motion = self.pipeline.encode(video)

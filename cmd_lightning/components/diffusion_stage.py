@@ -63,7 +63,6 @@ class DiffusionStage(Component):
     video_shape: tuple[int, int, int, int]
     condition_encoder: ConditionEncoder | None
     latent_spec: LatentSpec
-    trained_on: str | None = None
 
     def __init__(
         self,
@@ -146,11 +145,7 @@ class DiffusionStage(Component):
         self.log("val/loss", torch.stack(losses).mean(), prog_bar=True, batch_size=len(clean), sync_dist=True)
 
     def encoded(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """The content frames and normalised motion latents of a batch, from latent shards or by the autoencoder.
-
-        Raises:
-            InputError: The shards were made by another autoencoder, or for another shape.
-        """
+        """The content frames and normalised motion latents of a batch, from latent shards or by the autoencoder."""
         if "content" not in batch:
             content, motion = self.autoencoder.encode(self.video(batch))
         else:
@@ -179,11 +174,7 @@ class DiffusionStage(Component):
         return CleanLatents(*(torch.stack(clips).to(self.device, self.dtype) for clips in kept))
 
     def condition(self, batch: dict[str, Any]) -> Condition | None:
-        """The condition of a batch, without dropout; read from the shards that hold it, if its encoder is frozen.
-
-        Raises:
-            InputError: They hold that of other encoders only.
-        """
+        """The condition of a batch, without dropout; read from the shards that hold it, if its encoder is frozen."""
         encoder = self.condition_encoder
         if encoder is None:
             return None
@@ -204,9 +195,6 @@ class DiffusionStage(Component):
     def parts(self) -> dict[str, Any]:
         parts = {"network": self.network, "scheduler": self.objective.scheduler()}
         return parts | ({"condition_encoder": self.condition_encoder} if self.condition_encoder else {})
-
-    def origin(self) -> dict[str, str]:
-        return super().origin() | ({"autoencoder": self.trained_on} if self.trained_on else {})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

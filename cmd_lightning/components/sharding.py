@@ -95,9 +95,6 @@ def shard(component: LightningModule, mesh: DeviceMesh) -> None:
     Each block that repeats (`_repeated_blocks`, `_no_split_modules` of its networks) is put together when it runs, one
     after the other, and the rest of the weights for the whole of a step or preview; elsewhere they are in pieces. The
     networks themselves keep their classes.
-
-    Raises:
-        InputError: The strategy splits layers, or writes checkpoints in pieces, which no later stage reads.
     """
     strategy = component.trainer.strategy
     if (

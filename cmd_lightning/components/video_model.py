@@ -82,21 +82,13 @@ class VideoModel(LightningModule):
         del self.suite
 
     def clips(self, batch: dict[str, Any]) -> Tensor:
-        """The clips of a test batch, `(B, C, T, H, W)`, uint8.
-
-        Raises:
-            InputError: It holds latents only.
-        """
+        """The clips of a test batch, `(B, C, T, H, W)`, uint8; they must have the shape of the model's."""
         if "video" not in batch:
             raise InputError("data: testing needs videos, these shards hold latents; give data.test_shards of videos")
         return batch["video"]
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Feeds the metrics with the clips and with what is generated for their captions or labels.
-
-        Raises:
-            InputError: The batch holds latents only, or clips of another shape than the model's.
-        """
+        """Feeds the metrics with the clips and with what is generated for their captions or labels."""
         self.suite.update_real(self.clips(batch))
         if self.suite.asks(fake="generation"):
             video = self.sample(self.values(batch), seeds=seeds_of(batch))
