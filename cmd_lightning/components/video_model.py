@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 from lightning import LightningModule
 from torch import Tensor
 
+from cmd_lightning.conditioning import Values
+from cmd_lightning.diffusion.sampling import PerStage
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.suite import MetricSuite
 from cmd_lightning.provenance import provenance, weights_sha256
@@ -37,12 +39,7 @@ class VideoModel(LightningModule):
 
     @abstractmethod
     def sample(
-        self,
-        condition: Sequence[str] | Sequence[int] | int,
-        *,
-        seeds: Sequence[int],
-        steps: int | Mapping[str, int] | None = None,
-        guidance: float | Mapping[str, float] | None = None,
+        self, condition: Values, *, seeds: Sequence[int], steps: PerStage = None, guidance: PerStage = None
     ) -> Tensor:
         """Generates videos.
 
