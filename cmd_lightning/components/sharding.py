@@ -34,15 +34,12 @@ class ShardedStrategy(ModelParallelStrategy):
         timeout: How long a process waits for the others.
     """
 
+    lightning_restore_optimizer = True  # so that `load_optimizer_state_dict` is called
+
     def __init__(
         self, process_group_backend: str | None = None, timeout: timedelta | None = default_pg_timeout
     ) -> None:
         super().__init__("auto", 1, False, process_group_backend, timeout)
-
-    @property
-    def lightning_restore_optimizer(self) -> bool:
-        """That `load_optimizer_state_dict` is asked for."""
-        return True
 
     def setup_environment(self) -> None:
         """Takes as many shards as there are processes on all nodes."""

@@ -68,6 +68,7 @@ class VideoDiffusion(DiffusionStage, VideoModel):
                 f"model.autoencoder: its content plane has {self.latent.content[0]} channels and its motion "
                 f"{self.latent.motion[0]}, but they are denoised as one; give one with as many, as TriplaneAutoencoder"
             )
+        self.latent_shape: tuple[int, ...] = self.latent.packed if isinstance(self.latent, LatentSpec) else self.latent
         self.network = network(self.latent, self.condition_dim)
         self.steps, self.guidance, self.metrics, self.preset = steps, guidance, metrics, preset
         self.averaged = False
@@ -91,11 +92,6 @@ class VideoDiffusion(DiffusionStage, VideoModel):
         model.scheduler, model.fps = parts["scheduler"], stage.fps
         model.sources, model.averaged = [str(path)], stage.averaged
         return model.eval()
-
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """Of what is denoised of one video."""
-        return self.latent.packed if isinstance(self.latent, LatentSpec) else self.latent
 
     @torch.no_grad()
     def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:
