@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, Network
 
+Values = Sequence[str] | Sequence[int] | int
+"""What videos are generated from: captions, class ids, or for an unconditional model how many."""
+
 
 class ConditionEncoder(Network):
     """Encodes what a batch says of its videos.

@@ -14,7 +14,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
-from cmd_lightning.conditioning import ConditionEncoder, count_videos, encode_condition
+from cmd_lightning.conditioning import ConditionEncoder, Values, count_videos, encode_condition
 from cmd_lightning.diffusion.sampling import Denoiser, PerStage, chosen, denoise, given_content, seeded_noise
 from cmd_lightning.errors import InputError
 from cmd_lightning.faster_sampling import FasterSampling
@@ -185,11 +185,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
 
     @torch.no_grad()
     def generate_content(
-        self,
-        values: Sequence[str] | Sequence[int] | Tensor | int,
-        seeds: Sequence[int],
-        steps: PerStage = None,
-        guidance: PerStage = None,
+        self, values: Values, seeds: Sequence[int], steps: PerStage = None, guidance: PerStage = None
     ) -> Tensor:
         """Content frames `(B, C, H, W)` for captions, class ids or a count.
 
@@ -202,12 +198,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
 
     @torch.no_grad()
     def generate_motion(
-        self,
-        content: Tensor,
-        values: Sequence[str] | Sequence[int] | Tensor | int,
-        seeds: Sequence[int],
-        steps: PerStage = None,
-        guidance: PerStage = None,
+        self, content: Tensor, values: Values, seeds: Sequence[int], steps: PerStage = None, guidance: PerStage = None
     ) -> Tensor:
         """Motion latents `(B, D, T, S)` that go with `content` `(B, C, H, W)`; raises as `generate_content` does."""
         noise = seeded_noise(self.autoencoder.latent_spec(tuple(self.config.video_shape)).motion, seeds, stream=1)
@@ -216,13 +207,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         return self.autoencoder.denormalize_motion(motion)
 
     def _denoise(
-        self,
-        stage: Stage,
-        denoiser: Denoiser,
-        values: Sequence[str] | Sequence[int] | Tensor | int,
-        noise: Tensor,
-        steps: PerStage,
-        guidance: PerStage,
+        self, stage: Stage, denoiser: Denoiser, values: Values, noise: Tensor, steps: PerStage, guidance: PerStage
     ) -> Tensor:
         """From noise to a sample, both in float32, by the denoiser of a stage."""
         number, scale = self.sampling(stage, steps, guidance)
@@ -283,7 +268,13 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
             output_type: "pt" (uint8), "np" (floats in [0, 1]) or "pil".
             return_dict: Whether to return a `CMDPipelineOutput` or the tuple of its fields.
         """
-        values = self._values(prompt, class_labels, image, num_videos_per_prompt)
+        if prompt is not None and class_labels is not None:
+            raise InputError("prompt and class_labels: give one of the two")
+        given = prompt if prompt is not None else class_labels
+        values: Values = num_videos_per_prompt * (1 if image is None else len(image))
+        if given is not None:
+            each: Any = [given] if isinstance(given, str | int) else given
+            values = [value for value in each for _ in range(num_videos_per_prompt)]
         count = count_videos(values, self.encoders.values(), seeds)
         if seeds is None:
             seeds = torch.randint(2**31, (count,), generator=generator).tolist()
@@ -300,22 +291,6 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         self.maybe_free_model_hooks()
         output = CMDPipelineOutput(frames, content, list(seeds))
         return output if return_dict else output.to_tuple()
-
-    def _values(
-        self,
-        prompt: str | Sequence[str] | None,
-        class_labels: int | Sequence[int] | None,
-        image: Tensor | None,
-        copies: int,
-    ) -> list[str] | list[int] | int:
-        """The condition of every video to make: captions, class ids, or how many."""
-        if prompt is not None and class_labels is not None:
-            raise InputError("prompt and class_labels: give one of the two")
-        given = prompt if prompt is not None else class_labels
-        if given is None:
-            return copies if image is None else copies * len(image)
-        values: list[Any] = [given] if isinstance(given, str | int) else list(given)
-        return [value for value in values for _ in range(copies)]
 
     def _content_of(self, image: Tensor) -> Tensor:
         """The content frame of a picture: that of a clip in which it stands still."""

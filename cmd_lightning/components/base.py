@@ -41,6 +41,7 @@ class Component(FrozenParts):
     stage: ClassVar[str]
     network: Any
     latent_space: LatentSpace
+    trained_on: str | None = None  # fingerprint of the autoencoder whose latents it learns
 
     def __init__(
         self,
@@ -98,9 +99,6 @@ class Component(FrozenParts):
         """The batch's videos in the autoencoder's space, `(B, C, T, H, W)`; from their moments, where it has these.
 
         In training a posterior is drawn from, with draws that belong to the samples; else its mean is taken.
-
-        Raises:
-            InputError: They are not of the shape that the model was built for, or of another latent space.
         """
         space = self.latent_space
         if "moments" in batch:
@@ -146,7 +144,7 @@ class Component(FrozenParts):
         """Raises InputError for a video shape that the networks cannot take; before the first batch is used."""
 
     def on_fit_start(self) -> None:
-        """Makes gradients of fused optimisers clippable; a gradient scaler scales them until the step and forbids it."""
+        """Allows clipping with fused optimisers; not with a gradient scaler, as it scales until the step."""
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         for optimizer in self.trainer.optimizers:
             if not compat.is_fused(optimizer):
@@ -185,7 +183,8 @@ class Component(FrozenParts):
 
     def origin(self) -> dict[str, str]:
         """What makes the latents that this stage learns: a fingerprint for each part."""
-        return {"latent_space": self.latent_space.fingerprint}
+        autoencoder = {"autoencoder": self.trained_on} if self.trained_on else {}
+        return {"latent_space": self.latent_space.fingerprint} | autoencoder
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds the draws of this step, so that a resumed run repeats those of an uninterrupted one."""

@@ -11,7 +11,8 @@ from torchmetrics import MeanMetric
 
 from cmd_lightning.components.checkpoints import Stage, load_stage
 from cmd_lightning.components.video_model import VideoModel, seeds_of
-from cmd_lightning.conditioning import values_of
+from cmd_lightning.conditioning import Values, values_of
+from cmd_lightning.diffusion.sampling import PerStage
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import content_row, from_uint8, to_uint8
 from cmd_lightning.metrics.precision import OwnPrecision
@@ -80,12 +81,7 @@ class CMD(VideoModel):
         self.scores: Any = OwnPrecision({name: MeanMetric() for name in SCORES})
 
     def sample(
-        self,
-        condition: Sequence[str] | Sequence[int] | int,
-        *,
-        seeds: Sequence[int],
-        steps: int | Mapping[str, int] | None = None,
-        guidance: float | Mapping[str, float] | None = None,
+        self, condition: Values, *, seeds: Sequence[int], steps: PerStage = None, guidance: PerStage = None
     ) -> Tensor:
         kind: dict[str, Any] = {}
         if isinstance(condition, int):
@@ -101,11 +97,7 @@ class CMD(VideoModel):
         return values_of(batch, self.pipeline.encoders["content"])
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Scores the reconstruction of each clip beside what a still picture would reach, and feeds the metrics.
-
-        Raises:
-            InputError: The batch holds latents only, or clips of another shape than the model's.
-        """
+        """Scores the reconstruction of each clip next to what a still image would reach, and feeds the metrics."""
         clips = self.clips(batch)
         video = from_uint8(clips)
         content, motion = self.pipeline.encode(video)

@@ -34,15 +34,12 @@ class ShardedStrategy(ModelParallelStrategy):
         timeout: How long a process waits for the others.
     """
 
+    lightning_restore_optimizer = True  # so that `load_optimizer_state_dict` is called
+
     def __init__(
         self, process_group_backend: str | None = None, timeout: timedelta | None = default_pg_timeout
     ) -> None:
         super().__init__("auto", 1, False, process_group_backend, timeout)
-
-    @property
-    def lightning_restore_optimizer(self) -> bool:
-        """That `load_optimizer_state_dict` is asked for."""
-        return True
 
     def setup_environment(self) -> None:
         """Takes as many shards as there are processes on all nodes."""
@@ -95,9 +92,6 @@ def shard(component: LightningModule, mesh: DeviceMesh) -> None:
     Each block that repeats (`_repeated_blocks`, `_no_split_modules` of its networks) is put together when it runs, one
     after the other, and the rest of the weights for the whole of a step or preview; elsewhere they are in pieces. The
     networks themselves keep their classes.
-
-    Raises:
-        InputError: The strategy splits layers, or writes checkpoints in pieces, which no later stage reads.
     """
     strategy = component.trainer.strategy
     if (

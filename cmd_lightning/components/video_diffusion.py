@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,13 @@ from torch import Tensor
 from cmd_lightning.components.checkpoints import CARRIED, KEY, load_stage
 from cmd_lightning.components.diffusion_stage import CleanLatents, DiffusionStage
 from cmd_lightning.components.video_model import VideoModel
-from cmd_lightning.conditioning import count_videos, encode_condition
-from cmd_lightning.diffusion.sampling import chosen, denoise, seeded_noise
+from cmd_lightning.conditioning import Values, count_videos, encode_condition
+from cmd_lightning.diffusion.sampling import PerStage, chosen, denoise, seeded_noise
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import LatentSpace, from_uint8, to_uint8
 from cmd_lightning.networks import Condition, LatentSpec, VideoDenoiser
 from cmd_lightning.networks.classes import describe
 from cmd_lightning.networks.contracts import AutoencoderNetwork
-
-STEPS, GUIDANCE = 50, 4.0
-"""Denoising steps and guidance scale where none are given: those of CMD's content model."""
 
 
 class VideoDiffusion(DiffusionStage, VideoModel):
@@ -71,6 +68,7 @@ class VideoDiffusion(DiffusionStage, VideoModel):
                 f"model.autoencoder: its content plane has {self.latent.content[0]} channels and its motion "
                 f"{self.latent.motion[0]}, but they are denoised as one; give one with as many, as TriplaneAutoencoder"
             )
+        self.latent_shape: tuple[int, ...] = self.latent.packed if isinstance(self.latent, LatentSpec) else self.latent
         self.network = network(self.latent, self.condition_dim)
         self.steps, self.guidance, self.metrics, self.preset = steps, guidance, metrics, preset
         self.averaged = False
@@ -95,11 +93,6 @@ class VideoDiffusion(DiffusionStage, VideoModel):
         model.sources, model.averaged = [str(path)], stage.averaged
         return model.eval()
 
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """Of what is denoised of one video."""
-        return self.latent.packed if isinstance(self.latent, LatentSpec) else self.latent
-
     @torch.no_grad()
     def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:
         return CleanLatents(self.video(batch) if self.trained_on is None else LatentSpec.pack(*self.encoded(batch)))
@@ -112,12 +105,7 @@ class VideoDiffusion(DiffusionStage, VideoModel):
 
     @torch.no_grad()
     def sample(
-        self,
-        condition: Sequence[str] | Sequence[int] | int,
-        *,
-        seeds: Sequence[int],
-        steps: int | Mapping[str, int] | None = None,
-        guidance: float | Mapping[str, float] | None = None,
+        self, condition: Values, *, seeds: Sequence[int], steps: PerStage = None, guidance: PerStage = None
     ) -> Tensor:
         count_videos(condition, [self.condition_encoder], seeds)
         number, scale = self.sampling(steps, guidance)
@@ -126,12 +114,10 @@ class VideoDiffusion(DiffusionStage, VideoModel):
         latent = denoise(self.predict, self.network.dtype, conditions, scale, self.scheduler, noise, number)
         return to_uint8(self.decode(latent))
 
-    def sampling(
-        self, steps: int | Mapping[str, int] | None = None, guidance: float | Mapping[str, float] | None = None
-    ) -> tuple[int, float]:
-        """Denoising steps and guidance scale: what is given, else the component's own, else 50 and 4."""
+    def sampling(self, steps: PerStage = None, guidance: PerStage = None) -> tuple[int, float]:
+        """Denoising steps and guidance scale: what is given, else the component's own, else those of CMD's content."""
         steps, guidance = self.steps if steps is None else steps, self.guidance if guidance is None else guidance
-        return chosen("video", steps, guidance, {"video": STEPS}, {"video": GUIDANCE}, self.scheduler)
+        return chosen("video", steps, guidance, {"video": 50}, {"video": 4.0}, self.scheduler)
 
     def decode(self, latent: Tensor) -> Tensor:
         """The video `(B, 3, T, H, W)` in [-1, 1] of what was denoised."""

@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 from lightning import LightningModule
 from torch import Tensor
 
+from cmd_lightning.conditioning import Values
+from cmd_lightning.diffusion.sampling import PerStage
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.suite import MetricSuite
 from cmd_lightning.provenance import provenance, weights_sha256
@@ -37,12 +39,7 @@ class VideoModel(LightningModule):
 
     @abstractmethod
     def sample(
-        self,
-        condition: Sequence[str] | Sequence[int] | int,
-        *,
-        seeds: Sequence[int],
-        steps: int | Mapping[str, int] | None = None,
-        guidance: float | Mapping[str, float] | None = None,
+        self, condition: Values, *, seeds: Sequence[int], steps: PerStage = None, guidance: PerStage = None
     ) -> Tensor:
         """Generates videos.
 
@@ -82,21 +79,13 @@ class VideoModel(LightningModule):
         del self.suite
 
     def clips(self, batch: dict[str, Any]) -> Tensor:
-        """The clips of a test batch, `(B, C, T, H, W)`, uint8.
-
-        Raises:
-            InputError: It holds latents only.
-        """
+        """The clips of a test batch, `(B, C, T, H, W)`, uint8; they must have the shape of the model's."""
         if "video" not in batch:
             raise InputError("data: testing needs videos, these shards hold latents; give data.test_shards of videos")
         return batch["video"]
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Feeds the metrics with the clips and with what is generated for their captions or labels.
-
-        Raises:
-            InputError: The batch holds latents only, or clips of another shape than the model's.
-        """
+        """Feeds the metrics with the clips and with what is generated for their captions or labels."""
         self.suite.update_real(self.clips(batch))
         if self.suite.asks(fake="generation"):
             video = self.sample(self.values(batch), seeds=seeds_of(batch))
