@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zipfile
+from functools import reduce
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,14 +48,14 @@ def set_script_eps(script: torch.jit.ScriptModule, eps: float) -> None:
     for node in graph.findAllNodes("aten::batch_norm"):
         _, _, _, _, variance, _, _, baked, _ = node.inputs()
         path = _path(baked)
-        shifts[_path(variance)] = eps - (_get(script, path) if path else baked.toIValue())
+        shifts[_path(variance)] = eps - (reduce(getattr, path, script) if path else baked.toIValue())
     if not shifts or () in shifts:
         raise InputError(
             f"batch_norm_eps {eps:g}: the TorchScript network does not show its batch norms, to which it would apply; "
             "set batch_norm_eps=none to take them as they are, or give a plain state dict"
         )
     for path, shift in shifts.items():
-        _get(script, path).add_(shift)
+        reduce(getattr, path, script).add_(shift)
 
 
 def _path(value: Any) -> tuple[str, ...]:
@@ -64,9 +65,3 @@ def _path(value: Any) -> tuple[str, ...]:
         names.append(node.s("name"))
         node = next(node.inputs()).node()
     return tuple(reversed(names)) if node.kind() == "prim::Param" else ()
-
-
-def _get(script: torch.jit.ScriptModule, path: tuple[str, ...]) -> Any:
-    for name in path:
-        script = getattr(script, name)
-    return script
