@@ -137,9 +137,6 @@ class CLIPSimilarity(KeepsPrecision, Metric):
             video: `(B, C, T, H, W)`, uint8 or float in [0, 1].
             captions: One of each video. What is beyond the model's context, 77 tokens in OpenAI's, is cut with a
                 warning.
-
-        Raises:
-            InputError: Another shape, range or number of channels, or another number of captions, or an empty one.
         """
         values = self.similarities(video, captions)
         self.total += values.sum()

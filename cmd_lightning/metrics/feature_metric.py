@@ -19,8 +19,7 @@ from cmd_lightning.metrics.preparation import Preparation
 from cmd_lightning.metrics.sample_size import bootstrap_interval, distance_curve
 from cmd_lightning.provenance import state_sha256
 
-NO_SHAPE = 2**62
-"""Above any shape: of a process that has seen no clip."""
+NO_SHAPE = 2**62  # above any shape: of a process that has seen no clip
 
 ONE_SHAPE = (
     "video of (C, T, H, W) {} after {}: bring all clips to one number of frames and one size first, or the distance "

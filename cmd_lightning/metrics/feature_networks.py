@@ -1,4 +1,4 @@
-"""open_feature: the network that a name, a file or a module stands for."""
+"""open_feature: the network for a name, a file or a module; dotted names are imported only when they are asked for."""
 
 from __future__ import annotations
 

@@ -21,8 +21,7 @@ from cmd_lightning.metrics.precision import Frozen
 from cmd_lightning.metrics.preparation import Preparation, Prepared
 from cmd_lightning.metrics.torchscript import UNTRUSTED, is_torchscript, load_torchscript
 
-VARIABLE = "CMD_I3D_WEIGHTS"
-"""Environment variable: the file that "i3d" stands for."""
+VARIABLE = "CMD_I3D_WEIGHTS"  # environment variable: the file that "i3d" stands for
 
 
 class Public(NamedTuple):
@@ -60,8 +59,7 @@ written, so none has been tried."""
 PUBLISHED = dict(zip(("i3d", "i3d-torchscript"), PUBLIC, strict=False))
 """Names of the weights of published FVD, and their git blob ids: the same weights plain and as TorchScript."""
 
-TORCHSCRIPT_EPS = 1e-3
-"""Batch norm epsilon of the published TorchScript, whose features are those of the original in TensorFlow."""
+TORCHSCRIPT_EPS = 1e-3  # of the batch norms of the published TorchScript, whose features are those of the original
 
 
 def open_i3d(weights: str | Path, preparation: Preparation, trust_torchscript: bool = False) -> nn.Module:

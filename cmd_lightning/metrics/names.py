@@ -80,13 +80,11 @@ class Asked:
 
 
 def _lpips() -> Metric:
-    from urllib.error import URLError
-
     from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
 
     try:
         return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
-    except (URLError, OSError, ModuleNotFoundError) as error:
+    except (OSError, ModuleNotFoundError) as error:  # those of urllib are OSErrors
         raise InputError(
             f"metrics lpips: no download of its AlexNet ({error}); put the file into torch.hub's folder of checkpoints"
         ) from error

@@ -6,11 +6,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-RANGE = 2.0
-"""Width of the value range [-1, 1] of a video."""
-
+RANGE = 2.0  # width of the value range [-1, 1] of a video
 SCORES = ("psnr", "ssim", "psnr_of_mean_frame", "psnr_of_best_frame")
-"""Names of what `scores` gives."""
 
 
 def psnr(prediction: Tensor, video: Tensor) -> Tensor:

@@ -86,11 +86,7 @@ def load_statistics(path: str | Path, metrics: Mapping[str, FeatureDistance], re
 
 
 def describe_statistics(path: str | Path) -> dict[str, Any]:
-    """What was saved about the clips.
-
-    Raises:
-        InputError: It is no file of statistics.
-    """
+    """What was saved about the clips."""
     return _open(path)[0]["about"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zipfile
+from functools import reduce
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,19 +43,20 @@ def load_torchscript(file: Path | BinaryIO) -> torch.jit.ScriptModule:
 def set_script_eps(script: torch.jit.ScriptModule, eps: float) -> None:
     """As `set_batch_norm_eps`. Epsilon is a constant there, so the difference is added to the variance instead."""
     # The graph tells both of scripted and of traced networks, and of batch norms that are no modules of their own.
-    graph: Any = script.inlined_graph  # its nodes live as long as it does
+    network: Any = script  # torch does not type what is within
+    graph = network.inlined_graph  # its nodes live as long as it does
     shifts: dict[tuple[str, ...], float] = {}
     for node in graph.findAllNodes("aten::batch_norm"):
         _, _, _, _, variance, _, _, baked, _ = node.inputs()
         path = _path(baked)
-        shifts[_path(variance)] = eps - (_get(script, path) if path else baked.toIValue())
+        shifts[_path(variance)] = eps - (reduce(getattr, path, network) if path else baked.toIValue())
     if not shifts or () in shifts:
         raise InputError(
             f"batch_norm_eps {eps:g}: the TorchScript network does not show its batch norms, to which it would apply; "
             "set batch_norm_eps=none to take them as they are, or give a plain state dict"
         )
     for path, shift in shifts.items():
-        _get(script, path).add_(shift)
+        reduce(getattr, path, network).add_(shift)
 
 
 def _path(value: Any) -> tuple[str, ...]:
@@ -64,9 +66,3 @@ def _path(value: Any) -> tuple[str, ...]:
         names.append(node.s("name"))
         node = next(node.inputs()).node()
     return tuple(reversed(names)) if node.kind() == "prim::Param" else ()
-
-
-def _get(script: torch.jit.ScriptModule, path: tuple[str, ...]) -> Any:
-    for name in path:
-        script = getattr(script, name)
-    return script

@@ -10,10 +10,7 @@ from cmd_lightning.metrics.inputs import unit_range
 SIZE = 32
 """Side of the pictures that the trunk sees: one set of weights serves every size of clip."""
 
-Sides = tuple[int, int, int]
-
 LEAST_FRAMES = 8
-"""Of a clip that the trunk can read."""
 
 
 def prepare(video: Tensor) -> Tensor:
@@ -29,7 +26,7 @@ def prepare(video: Tensor) -> Tensor:
     return frames.unflatten(0, (len(video), -1)).transpose(1, 2)
 
 
-def _block(channels: int, width: int, kernel: Sides, stride: Sides) -> nn.Sequential:
+def _block(channels: int, width: int, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> nn.Sequential:
     padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
     convolution = nn.Conv3d(channels, width, kernel, stride, padding, bias=False)
     return nn.Sequential(convolution, nn.GroupNorm(8, width), nn.SiLU())

@@ -20,10 +20,8 @@ class SceneStream(BatchStream):
     """Batches of rendered clips of one rank, for a DataLoader with `batch_size=None` and any number of workers.
 
     Clip i of epoch e is clip `e * num + i` of the seed: an epoch is only a stretch of an endless row. With `repeat` it
-    is clip `i` in every epoch.
-
-    An epoch has `num` clips on all ranks together. Each clip draws one of the levels and one of the motions; further
-    options are those of `make_clip`.
+    is clip `i` in every epoch. An epoch has `num` clips on all ranks together. Each clip has one of the levels and one
+    of the motions; further options are those of `make_clip`.
     """
 
     def __init__(

@@ -13,11 +13,8 @@ from cmd_lightning.metrics.inputs import unit_range
 
 ROWS = 64  # queries that are compared with the whole bank at once
 
-COPY_DISTANCE = 16.0
-"""Grey levels between thumbnails below which a clip may be a copy."""
-
-COPY_RATIO = 0.5
-"""Share of the distance to the second nearest below which it is one."""
+COPY_DISTANCE = 16.0  # grey levels between thumbnails below which a clip may be a copy
+COPY_RATIO = 0.5  # share of the distance to the second nearest below which it is one
 
 
 def nearest_neighbours(query: Tensor, bank: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""SavedNetwork: how the weights of the yardstick's networks are kept."""
+"""SavedNetwork: the yardstick's networks, a trunk with heads, and how their weights are kept."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
