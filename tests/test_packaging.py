@@ -70,7 +70,7 @@ def test_wheel_has_the_zoo_the_data_and_the_configs(wheel):
     assert "cmd_lightning/configs/shapes32/motion.yaml" in expected
     own = {
         str(file.relative_to(ROOT))
-        for file in (ROOT / "cmd_lightning").rglob("*.py")
+        for file in (*(ROOT / "cmd_lightning").rglob("*.py"), *(ROOT / "cmd_lightning/templates").iterdir())
         if "__pycache__" not in file.parts
     }
     assert (expected | own) - set(names) == set()

@@ -93,7 +93,8 @@ class VideoLogger(Callback):
             if isinstance(logger, WandbLogger):
                 logger.log_video(f"videos/{name}", [str(path)], step=trainer.global_step, format=["gif"])
             if isinstance(logger, TensorBoardLogger):
-                add_gif(logger.experiment, f"videos/{name}", path, *picture.shape[-2:], trainer.global_step)
+                height, width = picture.shape[-2:]
+                add_gif(logger.experiment, f"videos/{name}", path, height, width, trainer.global_step)
 
     # A test shows the same as a validation.
     on_test_batch_end = on_validation_batch_end

@@ -144,7 +144,7 @@ def strips(folder: Path, settings: dict[str, Any]) -> list[Panel]:
     return panels
 
 
-def losses(scores: Scores) -> list[list[str | float]]:
+def losses(scores: Scores) -> list[list[Any]]:
     """The validation losses of the diffusion stages by timestep, below the names of the columns."""
     names = sorted((name for name in scores["content"] if name.startswith("loss_at_")), key=lambda n: int(n[8:]))
     columns = ["stage", *(f"timestep {name[8:]}" for name in names), "mean"]
