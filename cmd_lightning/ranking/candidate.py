@@ -102,7 +102,7 @@ def candidate(model: str, config: str | None = None, name: str | None = None) ->
         cls = class_of(path)
     else:
         cls = class_of(model)
-        if config is None and zoo.get(cls.__name__) == cls.__module__:
+        if not config and zoo.get(cls.__name__) == cls.__module__:
             if (own := motion_configs().get(cls.__name__)) is None:
                 raise InputError(f"model {cls.__name__}: configs/motion has no config of it; give one as `config`")
             config = str(ROOM.parent / own)
