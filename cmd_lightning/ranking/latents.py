@@ -105,12 +105,16 @@ def open_bench(
     drawn = {split: scenes(protocol, split, number) for split, number in numbers.items()}
     captions = {split: [scene.caption for scene in clips] for split, clips in drawn.items()}
     encoded = sorted({"", *captions["train"], *captions["test"]})
+    probes = {
+        split: dict(zip(captions[split], rendered(clips[:PROBED], protocol), strict=False))
+        for split, clips in drawn.items()
+    }
     facts = protocol.data | {
         "autoencoder": fingerprint(pipeline.autoencoder.state_dict()),
         "text_encoder": fingerprint(pipeline.motion_text_encoder.state_dict()),
         "features": features.origin["sha256"],
         "reader": reader.origin["sha256"],
-        "clips": {split: probe(clips[:PROBED], protocol) for split, clips in drawn.items()},
+        "clips": {split: fingerprint(clips) for split, clips in probes.items()},
     }
     key = digest(facts)
     path, about = folder / f"{key}.safetensors", digest({"format": FORMAT, "facts": facts, "captions": captions})
@@ -134,12 +138,6 @@ def frozen(model: str) -> CMDPipeline:
     pipeline = CMDPipeline.from_pretrained(model, unet=None, text_encoder=None, motion_model=None)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def probe(scenes: Sequence[Scene], protocol: Protocol) -> str:
-    """A fingerprint of captions and clips."""
-    clips = rendered(scenes, protocol)
-    return fingerprint({scene.caption: clip for scene, clip in zip(scenes, clips, strict=True)})
 
 
 def read(path: Path, about: str) -> dict[str, Tensor] | None:
