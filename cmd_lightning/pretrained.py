@@ -73,14 +73,11 @@ class Repository:
     def _folder(self) -> Path | None:
         return Path(self.name) if Path(self.name).is_dir() else None
 
-    @property
-    def _settings(self) -> dict[str, Any]:
-        return {"variant": self.variant, "revision": self.revision} | dict(self.options)
-
     def _opened(self, opener: Callable[..., Any], part: str, **settings: Any) -> Any:
+        own = {"variant": self.variant, "revision": self.revision, **self.options}
+        settings = own | settings | {"subfolder": part or None}
         if not self._folder:
-            self._check_hub()
-        settings = self._settings | settings | {"subfolder": part or None}
+            self._check_hub(settings)
         try:
             return opener(self.name, **{key: value for key, value in settings.items() if value is not None})
         except Exception as error:  # of many kinds: of the hub, of safetensors, of shapes, of json
@@ -91,7 +88,7 @@ class Repository:
                 f"{self._variants(self._folder / part)}"
             ) from error
 
-    def _check_hub(self) -> None:
+    def _check_hub(self, settings: Mapping[str, Any]) -> None:
         """Asks the hub once: the libraries would try for minutes, file by file."""
         from huggingface_hub import HfApi, try_to_load_from_cache
 
@@ -99,7 +96,6 @@ class Repository:
             raise InputError(
                 f"{self.option} {self.name}: there is no such folder, and a hub id is OWNER/NAME; give one"
             )
-        settings = self._settings
         where = {"cache_dir": settings.get("cache_dir"), "revision": settings["revision"]}
         if any(isinstance(try_to_load_from_cache(self.name, file, **where), str) for file in CACHED):
             return

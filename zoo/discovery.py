@@ -122,8 +122,7 @@ def imported(kind: Kind) -> list[Entry]:
 
 def motion_configs() -> Mapping[str, str]:
     """The config in `configs/motion` of each motion model, by the class that it names: paths from the checkout."""
-    folder = ROOM.parent / "configs" / "motion"
-    paths = sorted(folder.glob("*.yaml"))
+    paths = sorted((ROOM.parent / "configs/motion").glob("*.yaml"))
     return {network_of(path)[0].rpartition(".")[2]: f"configs/motion/{path.name}" for path in paths}
 
 

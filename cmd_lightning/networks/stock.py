@@ -146,9 +146,8 @@ class StockDenoiser(Network):
         """The wrapper of a stock network; what is None is as in the stock network's config."""
         settings = {key: plain(value) for key, value in stock.config.items() if not key.startswith("_")}
         found, channels = cls.fits(settings)
-        c, t, h, w = latent or found
         with torch.device("meta"):  # only what it records is kept
-            network = cls((c, t, h, w), channels if condition_dim is None else condition_dim, settings)
+            network = cls(latent or found, channels if condition_dim is None else condition_dim, settings)
         network.stock = stock
         return network.eval()
 
@@ -158,16 +157,7 @@ UNCONDITIONAL = 8
 
 
 def find(source: Repository, part: str, wanted: Sequence[str]) -> tuple[str, str]:
-    """The class of a network that a folder or hub repository holds, and where in it.
-
-    Args:
-        source: The folder or the repository; with an option `subfolder`, that is the only place.
-        part: The folder in it to look into, if it holds none of `wanted` itself.
-        wanted: Names of classes, of which one shall be found.
-
-    Raises:
-        InputError: There is nothing of that name, or none of these classes.
-    """
+    """Which of the classes `wanted` a repository holds, and where: in itself or `part`, or only in its `subfolder`."""
     places = [source.options["subfolder"]] if "subfolder" in source.options else dict.fromkeys(("", part))
     found = [(str(config.get("_class_name")), place) for place in places if (config := source.find(place))]
     for holds, place in found:

@@ -44,11 +44,7 @@ class Candidate:
         return {"class_path": self.class_path, "init_args": dict(self.init_args)}
 
     def build(self, spec: LatentSpec, condition_dim: int) -> MotionModel:
-        """The model for these latents.
-
-        Raises:
-            InputError: Its constructor does not take the arguments, or not these latents.
-        """
+        """The model for these latents."""
         known = inspect.signature(self.cls.__init__).parameters
         taken = list(known)[3:]
         open_ended = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
@@ -67,11 +63,7 @@ class Candidate:
             ) from error
 
     def check(self, spec: LatentSpec, condition: Condition) -> None:
-        """Calls a fresh model once, on as many samples as the condition has.
-
-        Raises:
-            InputError: It fails, or its output is not of the shape of the motion latent, not finite or not trainable.
-        """
+        """Calls a fresh model once, on as many samples as the condition has, and checks shape and use of its output."""
         count = len(condition.pooled)
         motion, content = torch.randn(count, *spec.motion), torch.randn(count, *spec.content)
         network = self.build(spec, condition.pooled.shape[1])
@@ -95,15 +87,10 @@ class Candidate:
 
 
 def candidate(model: str, config: str | None = None, name: str | None = None) -> Candidate:
-    """The candidate of a name, a class or a config.
+    """The candidate of a motion model of the zoo, the dotted path of an importable class, or a config.
 
-    Args:
-        model: A motion model of the zoo, the dotted path of an importable class, or a config as in configs/motion.
-        config: A config with the model's arguments; without one, a model of the zoo has those of its own config.
-        name: The name of its row, by default that of the class.
-
-    Raises:
-        InputError: There is no such model, it is no motion model, the config is another's, or the name is taken.
+    Without `config`, which has the model's arguments, a model of the zoo has those of its own config; without `name`,
+    its row is named as the class.
     """
     zoo = {entry.name: entry.module for entry in entries("motion")}
     if Path(model).suffix in (".yaml", ".yml"):
@@ -115,7 +102,7 @@ def candidate(model: str, config: str | None = None, name: str | None = None) ->
         cls = class_of(path)
     else:
         cls = class_of(model)
-        if config is None and zoo.get(cls.__name__) == cls.__module__:
+        if not config and zoo.get(cls.__name__) == cls.__module__:
             if (own := motion_configs().get(cls.__name__)) is None:
                 raise InputError(f"model {cls.__name__}: configs/motion has no config of it; give one as `config`")
             config = str(ROOM.parent / own)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from cmd_lightning.shapes.painting import render
 from cmd_lightning.shapes.reader import ShapesReader
 from cmd_lightning.shapes.scenes import Scene
 
-FORMAT = "cmd-lightning ranking latents 1"
+FORMAT = "cmd-lightning ranking latents 2"
 BATCH, TEXTS = 32, 64
 """Clips and captions that are encoded at once."""
 PROBED = 3
@@ -102,26 +101,33 @@ def open_bench(
     pipeline = pipeline or frozen(protocol.model)
     assert pipeline.motion_text_encoder is not None
     features, reader = ShapesFeatures.from_pretrained(), ShapesReader.from_pretrained()
+    numbers = {"train": protocol.train_clips, "test": protocol.test_clips, "val": protocol.test_clips}
+    drawn = {split: scenes(protocol, split, number) for split, number in numbers.items()}
+    captions = {split: [scene.caption for scene in clips] for split, clips in drawn.items()}
+    encoded = sorted({"", *captions["train"], *captions["test"]})
+    probes = {
+        split: dict(zip(captions[split], rendered(clips[:PROBED], protocol), strict=False))
+        for split, clips in drawn.items()
+    }
     facts = protocol.data | {
         "autoencoder": fingerprint(pipeline.autoencoder.state_dict()),
         "text_encoder": fingerprint(pipeline.motion_text_encoder.state_dict()),
         "features": features.origin["sha256"],
         "reader": reader.origin["sha256"],
-        "clips": {split: probe(protocol, split) for split in ("train", "test", "val")},
+        "clips": {split: fingerprint(clips) for split, clips in probes.items()},
     }
     key = digest(facts)
-    path = folder / f"{key}.safetensors"
-    if (found := read(path, facts)) is None:
+    path, about = folder / f"{key}.safetensors", digest({"format": FORMAT, "facts": facts, "captions": captions})
+    if (tensors := read(path, about)) is None:
         tell(f"rendering and encoding {protocol.train_clips + protocol.test_clips} clips, once for all models")
-        found = tensors, about = make(protocol, pipeline, features)
+        tensors = make(drawn, encoded, protocol, pipeline, features)
         folder.mkdir(parents=True, exist_ok=True)
         with replaced(path) as draft:
-            save_file(tensors, draft, {"format": FORMAT, "facts": json.dumps(facts), "about": json.dumps(about)})
-    tensors, about = found
+            save_file(tensors, draft, {"about": about})
     table = Condition(tensors["text/pooled"].float(), tensors["text/tokens"].float(), tensors["text/mask"])
-    pipeline.register_modules(motion_text_encoder=StoredCaptions(about["encoded"], table))
-    directions = {int(row): name for row, name in about["directions"].items()}  # JSON has texts for keys
-    return Bench(pipeline, features, reader, tensors, about["captions"], directions, key)
+    pipeline.register_modules(motion_text_encoder=StoredCaptions(encoded, table))
+    directions = {row: scene.things[0].direction for row, scene in enumerate(drawn["test"]) if scene.level == "plain"}
+    return Bench(pipeline, features, reader, tensors, captions, directions, key)
 
 
 def frozen(model: str) -> CMDPipeline:
@@ -134,52 +140,38 @@ def frozen(model: str) -> CMDPipeline:
     return pipeline
 
 
-def probe(protocol: Protocol, split: str) -> str:
-    """A fingerprint of the first clips of a split."""
-    drawn = scenes(protocol, split, PROBED)
-    return fingerprint({scene.caption: clip for scene, clip in zip(drawn, rendered(drawn, protocol), strict=True)})
-
-
-def read(path: Path, facts: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and facts about clips from a cache; None if it is missing, damaged or of something else."""
+def read(path: Path, about: str) -> dict[str, Tensor] | None:
+    """The tensors of a cache; None if it is missing, damaged or of something else."""
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT or json.loads(metadata["facts"]) != facts:
+            if (file.metadata() or {}).get("about") != about:
                 return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, json.loads(metadata["about"])
-    except (OSError, SafetensorError, KeyError, ValueError):
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError):
         return None
 
 
 @torch.no_grad()
 def make(
-    protocol: Protocol, pipeline: CMDPipeline, features: ShapesFeatures
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Renders, encodes and measures the clips; see `Bench`."""
+    drawn: Mapping[str, Sequence[Scene]],
+    encoded: Sequence[str],
+    protocol: Protocol,
+    pipeline: CMDPipeline,
+    features: ShapesFeatures,
+) -> dict[str, Tensor]:
+    """Renders, encodes and measures the clips of each split, and encodes the captions; see `Bench`."""
     tensors: dict[str, Tensor] = {}
-    captions: dict[str, list[str]] = {}
-    directions: dict[str, str] = {}
-    numbers = {"train": protocol.train_clips, "test": protocol.test_clips, "val": protocol.test_clips}
-    for split, number in numbers.items():
-        drawn = scenes(protocol, split, number)
-        batches = [drawn[first : first + BATCH] for first in range(0, number, BATCH)]
+    for split, scenes in drawn.items():
+        batches = [scenes[first : first + BATCH] for first in range(0, len(scenes), BATCH)]
         parts = [measured(split, rendered(batch, protocol), pipeline, features) for batch in batches]
         tensors |= {f"{split}/{name}": torch.cat([part[name] for part in parts]) for name in parts[0]}
-        if split != "val":
-            captions[split] = [scene.caption for scene in drawn]
-        if split == "test":
-            plain = {row: scene for row, scene in enumerate(drawn) if scene.level == "plain"}
-            directions = {str(row): scene.things[0].direction for row, scene in plain.items()}
-    encoded = sorted({"", *captions["train"], *captions["test"]})
     encoder = pipeline.motion_text_encoder
     assert encoder is not None
     texts = [encoder(encoded[first : first + TEXTS]) for first in range(0, len(encoded), TEXTS)]
     for name in ("pooled", "tokens", "mask"):
         value = torch.cat([getattr(text, name) for text in texts])
         tensors[f"text/{name}"] = value.half() if value.is_floating_point() else value
-    return tensors, {"encoded": encoded, "captions": captions, "directions": directions}
+    return tensors
 
 
 def measured(split: str, video: Tensor, pipeline: CMDPipeline, features: ShapesFeatures) -> dict[str, Tensor]:

@@ -43,7 +43,7 @@ def table(rankings: Mapping[str, Ranking], marked: str | None = None) -> str:
     if not rankings:
         return "No motion model has been ranked yet."
     keys = [ranking["key"] for ranking in rankings.values()]
-    key = rankings[marked]["key"] if marked in rankings else max(sorted(set(keys)), key=keys.count)
+    key = rankings[marked]["key"] if marked and marked in rankings else max(sorted(set(keys)), key=keys.count)
     others = [name for name, ranking in rankings.items() if ranking["key"] != key]
     rows = {name: ranking for name, ranking in rankings.items() if name not in others}
     order = sorted(rows, key=lambda name: distance(rows[name]).mean)

@@ -49,11 +49,10 @@ def rank(model: Candidate, protocol: Protocol, seeds: int, folder: Path, tell: C
             model.check(spec, encoder(bench.captions["test"][:CHECKED]))
             network = model.build(spec, encoder.dim)
             found = cost.counts(network, spec, encoder(bench.captions["test"][:1]))
+            yardstick = candidate(cost.YARDSTICK).build(spec, encoder.dim)
         tell(f"{model.name}: {found['parameters'] / 1e6:.2f} M parameters, {found['macs'] / 1e6:.1f} MMAC a step")
         kept = folder / model.name / key_of(model.record, network, protocol, bench.key)
         rows = all_seeds(model, protocol, seeds, folder / "cache", kept, tell)
-        with seeded(0):
-            yardstick = candidate(cost.YARDSTICK).build(spec, encoder.dim)
         sampling = cost.timing(network.eval(), yardstick.eval(), bench, protocol)
         return {
             "key": digest(protocol.record | {"bench": bench.key}),

@@ -8,7 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,10 @@ def train(
     """
     steps = protocol.samples // protocol.batch_size
     watch, ema = Watch(steps, tell), EMA(protocol.ema)
-    with seeded(seed), quiet():
+    logger = logging.getLogger("lightning.pytorch")
+    with seeded(seed), warnings.catch_warnings(action="ignore"), ExitStack() as stack:
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.ERROR)  # without messages on devices, loggers and workers
         component = MotionDiffusion(
             build,
             bench.pipeline.autoencoder,
@@ -160,16 +163,3 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]), patch.dict(os.environ, PL_GLOBAL_SEED=str(seed)):
         torch.manual_seed(seed)
         yield
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Suppresses Lightning's messages on devices, loggers and workers."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logger.setLevel(level)
