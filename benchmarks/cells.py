@@ -40,18 +40,8 @@ def measure_cells(
 ) -> dict[str, Any]:
     """Measures the cells that `path` does not hold yet, as long as there is time, and keeps each one there.
 
-    Args:
-        cells: In the order of measurement.
-        measure: The rows of a cell, with or without the cell's own fields.
-        record: What stands beside the rows, "settings" and the provenance among it.
-        path: JSON file of results, of these settings and this machine.
-        minutes: After which no other cell begins.
-
-    Returns:
-        The record with "rows", as the file has it.
-
-    Raises:
-        InputError: The file's results are of other settings or another device, or it cannot be read or written.
+    `record`, with "settings" and the provenance, is stored next to the "rows"; a file of other settings or of another
+    machine is rejected. `measure` may leave out the fields of the cell itself.
     """
     begun = time.monotonic()
     record = json.loads(json.dumps(record))
@@ -73,11 +63,7 @@ def measure_cells(
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The results that a file holds.
-
-    Raises:
-        InputError: There are none.
-    """
+    """The results that a file holds."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -89,11 +75,8 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def check_writable(path: Path) -> None:
-    """Makes the folder of a file of results and proves that it can be written, before hours go into what it will hold.
-
-    Raises:
-        InputError: It cannot, or the file's name does not end in .json (tables and images are written next to it).
-    """
+    """Creates the folder of a file of results and proves that it can be written, before anything is measured."""
+    # Tables and images are written next to it.
     if path.suffix != ".json":
         raise InputError(f"--json {path}: give a file whose name ends in .json")
     if path.is_dir():
@@ -212,10 +195,12 @@ def command_line(about: str | None) -> Parser:
     return Parser(description=about, formatter_class=RawDescriptionHelpFormatter)
 
 
-def add_arguments(parser: Parser, path: str | None, device: str = "cuda") -> None:
-    """Adds --device, --minutes and --json, with their defaults."""
+def measuring(about: str | None, path: str | None, device: str = "cuda") -> Parser:
+    """The parser of a program that measures cells: `--device`, `--minutes` and `--json`, with their defaults."""
+    parser = command_line(about)
     parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help="(default: %(default)s)")
     parser.add_argument(
         "--minutes", type=float, default=MINUTES, help="after which no other cell begins (default: %(default)s)"
     )
     parser.add_argument("--json", type=Path, default=path and Path(path), help="results (default: %(default)s)")
+    return parser

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks import ledger, sampling
 from benchmarks.cells import command_line, read
-from benchmarks.efficiency import summary
+from benchmarks.efficiency import tables
 from cmd_lightning import markdown, zoo
 from cmd_lightning.commands.zoo import TITLES, short
 from cmd_lightning.errors import InputError, program
@@ -55,10 +55,10 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "claims": ledger.table,
     "zoo": zoo_table,
     "leaderboard": lambda: leaderboard.table(leaderboard.ranked()),
-    "counts": summary.counted,
-    "fifth": partial(summary.measured, "fifth"),
-    "shapes32": partial(summary.measured, "shapes32"),
-    "sampling": lambda: sampling.table(read(summary.RESULTS / "sampling.json")),
+    "counts": tables.counted,
+    "fifth": partial(tables.measured, "fifth"),
+    "shapes32": partial(tables.measured, "shapes32"),
+    "sampling": lambda: sampling.table(read(tables.RESULTS / "sampling.json")),
 }
 """What makes a block, by name."""
 

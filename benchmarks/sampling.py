@@ -16,18 +16,7 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any
 
-from benchmarks.cells import (
-    Cell,
-    Rows,
-    add_arguments,
-    check_device,
-    clock,
-    closing,
-    command_line,
-    measure_cells,
-    read,
-    stamped,
-)
+from benchmarks.cells import Cell, Rows, check_device, clock, closing, measure_cells, measuring, read, stamped
 from benchmarks.shapes.quality import BATCH, STAGES, answered, clips, features_of, generate, measured_with
 from cmd_lightning import markdown
 from cmd_lightning.commands.files import open_model
@@ -41,7 +30,6 @@ from cmd_lightning.shapes.reader import Reading, ShapesReader
 
 STEPS = (5, 8, 10, 15, 25, 50)
 NUMBERS = {"val": 128, "test": 256}
-REFERENCE = 512
 GROUPS = 8
 """Parts of the videos whose kernel distances give its standard error."""
 BASE = ("ddim", 50)
@@ -51,13 +39,7 @@ Row = Mapping[str, Any]
 
 
 class Sampling:
-    """Measures settings of one model.
-
-    Args:
-        pipeline: The model.
-        numbers: Captions of each split.
-        reference: Real clips that the distance is to.
-    """
+    """Measures settings of one model, with captions by split, against `reference` real clips."""
 
     def __init__(self, pipeline: CMDPipeline, numbers: Mapping[str, int], reference: int) -> None:
         pipeline.set_progress_bar_config(disable=True)
@@ -143,11 +125,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
 
 
 def cells(test: list[str], val: list[str]) -> list[Cell]:
-    """The chosen settings, SOLVER/STEPS: those of the split "test", without such those of "val", by default all.
-
-    Raises:
-        InputError: One of them is none.
-    """
+    """The chosen settings, SOLVER/STEPS: those of the split "test", without such those of "val", by default all."""
     every = {f"{name}/{steps}": {"solver": name, "steps": steps} for steps in reversed(STEPS) for name in SOLVERS}
     chosen = test or val or list(every)
     for wrong in set(chosen) - every.keys():
@@ -157,16 +135,15 @@ def cells(test: list[str], val: list[str]) -> list[Cell]:
 
 def main() -> int:
     """The command line."""
-    parser = command_line(__doc__)
+    parser = measuring(__doc__, "benchmarks/results/sampling.json", "cpu")
     parser.add_argument("model", help="zoo name or model folder")
     parser.add_argument("--settings", nargs="*", default=[], help="SOLVER/STEPS to measure on val, by default all")
     parser.add_argument("--test", nargs="*", default=[], help="SOLVER/STEPS to measure on test, once chosen")
     parser.add_argument("--num", type=int, help="captions, instead of 128 (val) and 256 (test)")
-    parser.add_argument("--reference", type=int, default=REFERENCE, help="real clips that the distance is to")
+    parser.add_argument("--reference", type=int, default=512, help="real clips that the distance is to")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the networks")
     parser.add_argument("--table", action="store_true", help="print what the file holds and measure nothing")
     parser.add_argument("--plot", type=Path, help="draw what the file holds and measure nothing")
-    add_arguments(parser, "benchmarks/results/sampling.json", "cpu")
     options = parser.parse_args()
     if options.table:
         print(table(read(options.json)))

@@ -16,7 +16,7 @@ from paper_fits import DIT, small
 from stable_diffusion_folders import write_stable_diffusion
 
 import cmd_lightning
-from benchmarks.configured import clip_shape
+from benchmarks.counting import clip_shape
 from cmd_lightning import zoo
 from cmd_lightning.cli import main
 from cmd_lightning.commands.training import CMDCLI

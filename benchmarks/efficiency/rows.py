@@ -23,8 +23,6 @@ multiply-adds, in T, of the videos of a batch; `tmacs_paper` is the paper's coun
 """
 RESOLUTIONS = {"8": "512x512", "9": "512x1024", "text": "512x1024"}
 """Of the clips of the paper's tables of training steps and of sampling; table 10 holds for all."""
-ROW_UNITS = {"B": 1e9}
-"""Of a figure's unit, where the rows have another."""
 
 
 def row(published: bool = True, **known: Any) -> dict[str, Any]:
@@ -52,7 +50,7 @@ def fits(row: Row, wanted: Mapping[str, Any]) -> bool:
 
 def in_rows(figure: Figure) -> float:
     """The value of a figure in the unit of the rows."""
-    return figure.value * ROW_UNITS.get(figure.unit, 1)
+    return figure.value * {"B": 1e9}.get(figure.unit, 1)
 
 
 def reported(row: Row) -> dict[str, float]:

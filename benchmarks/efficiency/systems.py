@@ -1,4 +1,4 @@
-"""What a text-to-video system consists of, and how a video comes out of it."""
+"""What a text-to-video system consists of, and how a video is sampled from it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
+from diffusers import AutoencoderKL, AutoencoderKLLTXVideo, AutoencoderTiny
 from torch import Tensor, nn
 
 from benchmarks.calls import FACTOR, TOKENS, Call, Shape, call_of, image_latents
@@ -18,6 +19,59 @@ from cmd_lightning.networks.stock import predict_content
 
 GUIDANCE = 7.5
 """A guidance scale; which one does not matter for time."""
+
+Decoders = Mapping[str, Callable[[], nn.Module]]
+"""Factories by name, from a video's latents `(B, C, T, h, w)` to its pixels `(B, 3, T, H, W)`."""
+
+
+class Decoder(nn.Module):
+    """An autoencoder of diffusers without its encoder."""
+
+    def __init__(self, autoencoder: nn.Module) -> None:
+        super().__init__()
+        autoencoder.encoder = nn.Identity()
+        autoencoder.quant_conv = nn.Identity()
+        self.autoencoder = autoencoder
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Latents to pixels."""
+        return self.autoencoder.decode(latent, return_dict=False)[0]
+
+
+class FrameByFrame(nn.Module):
+    """Decodes the frames of a video one after the other, which takes the least memory."""
+
+    def __init__(self, autoencoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = Decoder(autoencoder)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Latents to pixels."""
+        # Copies: a CUDA graph's next run writes where this one did.
+        return torch.stack([self.decoder(frame).clone() for frame in latent.unbind(2)], dim=2)
+
+
+def vae(divisor: int = 1) -> AutoencoderKL:
+    """Stable Diffusion's autoencoder, with channels divided by `divisor`."""
+    channels = tuple(number // divisor for number in (128, 256, 512, 512))
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    return AutoencoderKL(block_out_channels=channels, layers_per_block=2, **kinds)
+
+
+def tiny_vae(divisor: int = 1) -> AutoencoderTiny:
+    """The tiny autoencoder of Stable Diffusion's latents, with channels divided by `divisor`."""
+    channels = (64 // divisor,) * 4
+    return AutoencoderTiny(encoder_block_out_channels=channels, decoder_block_out_channels=channels)
+
+
+def image_decoders(divisor: int = 1) -> Decoders:
+    """The decoders of Stable Diffusion's latents, with channels divided by `divisor`."""
+    return {"full": lambda: FrameByFrame(vae(divisor)), "tiny": lambda: FrameByFrame(tiny_vae(divisor))}
+
+
+def ltx() -> Decoder:
+    """LTX-Video's decoder, which takes all frames at once."""
+    return Decoder(AutoencoderKLLTXVideo())
 
 
 def in_pixels(video: Shape) -> Shape:
@@ -32,12 +86,12 @@ class System:
     Attributes:
         denoisers: Factories `(latent, width)` by name: "content" and "motion" of a `LatentSpec`, or one "denoiser" of a
             video's latent shape, of a `LatentSpec` if there is an autoencoder.
-        autoencoder: What makes a video's latents of what is denoised, or None.
+        autoencoder: Factory of what turns denoised latents into a video's latents, or None.
         width: Of a caption's states.
         tokens: Of a caption.
         frames: Of a video.
         space: The shape `(C, T, H, W)` of a video's latents, of that of the video in pixels.
-        decoders: Frame decoders by name, from a video's latents `(B, C, T, H, W)` to its pixels.
+        decoders: Of frames.
     """
 
     denoisers: Mapping[str, Callable[..., nn.Module]]
@@ -46,14 +100,10 @@ class System:
     tokens: int = TOKENS
     frames: int = 16
     space: Callable[[Shape], Shape] = image_latents
-    decoders: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
+    decoders: Decoders = field(default_factory=dict)
 
     def video(self, size: tuple[int, int]) -> Shape:
-        """The shape of a video's latents at `size` (H, W) in pixels.
-
-        Raises:
-            InputError: The frame decoder's latents have no such size.
-        """
+        """The shape of a video's latents at `size` (H, W) in pixels."""
         if any(side % FACTOR for side in size):
             raise InputError(f"--size {size[0]}x{size[1]}: give multiples of {FACTOR}, e.g. 512x1024")
         try:
@@ -76,7 +126,7 @@ class Decode(nn.Module):
 
 
 class Assembled(nn.Module):
-    """The networks of a system at a size, on a device, with what they are called on.
+    """The networks of a system at a size, on a device.
 
     Attributes:
         denoisers: By name.
@@ -117,15 +167,9 @@ class Assembled(nn.Module):
         on_step: Callable[[str], object] = lambda name: None,
         on_end: Callable[[str], object] = lambda name: None,
     ) -> Tensor:
-        """A video's latents `(B, C, T, H, W)` from noise, by DDIM.
+        """A video's latents `(B, C, T, H, W)` by DDIM, from noise by denoiser and an encoded and a null caption.
 
-        Args:
-            noise: For each denoiser.
-            captions: Encoded, and the null ones.
-            steps: Of each denoiser.
-            guidance: Whether each is called on both captions.
-            on_step: Called after each step, with the denoiser's name.
-            on_end: Called after each denoiser, and after the autoencoder.
+        After each step of a denoiser `on_step` is called with its name, after all of them and the autoencoder `on_end`.
         """
         made: dict[str, Tensor] = {}
         for name in self.denoisers:
