@@ -44,33 +44,19 @@ LOADER, BARE, BARE_ONE_CONVERTER = "loader", "bare", "bare, one converter"
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured.
+    """What is measured; sizes are (H, W)."""
 
-    Attributes:
-        clips: In an epoch.
-        distinct: Of them; the others are copies under other keys.
-        sizes: (H, W) of the clips' files.
-        frames: Of a file.
-        rate: Frames per second of a file.
-        fps: Frames per second taken.
-        num_frames: Frames taken.
-        size: (H, W) of the batches.
-        batch_size: Clips in a batch.
-        workers: Numbers of worker processes.
-        rounds: Epochs that count.
-    """
-
-    clips: int = 240
-    distinct: int = 24
-    sizes: tuple[tuple[int, int], ...] = ((240, 320), (64, 64))
-    frames: int = 100
-    rate: float = 25.0
-    fps: float = 8.0
-    num_frames: int = 16
-    size: tuple[int, int] = (64, 64)
+    clips: int = 240  # in an epoch
+    distinct: int = 24  # of them; the others are copies under other keys
+    sizes: tuple[tuple[int, int], ...] = ((240, 320), (64, 64))  # of the clips' files
+    frames: int = 100  # of a file
+    rate: float = 25.0  # frames per second of a file
+    fps: float = 8.0  # frames per second taken
+    num_frames: int = 16  # frames taken
+    size: tuple[int, int] = (64, 64)  # of the batches
     batch_size: int = 8
     workers: tuple[int, ...] = (2, 0)
-    rounds: int = 7
+    rounds: int = 7  # epochs that count
 
     def __post_init__(self) -> None:
         if self.clips % self.batch_size:
@@ -106,20 +92,12 @@ def write_clips(folder: Path, settings: Settings, height: int, width: int) -> di
 
 
 class BareClips(Dataset):
-    """Clips decoded by PyAV and nothing else.
-
-    Args:
-        clips: Bytes of files by key.
-        numbers: Of the frames to take, ascending, by key.
-        size: (H, W) to resize to.
-        one_converter: Convert all frames of a clip to RGB by one object.
-    """
+    """Clips `(key, bytes of the file, ascending numbers of the frames to take)` decoded by PyAV and nothing else."""
 
     def __init__(
-        self, clips: dict[str, bytes], numbers: dict[str, list[int]], size: tuple[int, int], *, one_converter: bool
+        self, clips: list[tuple[str, bytes, list[int]]], size: tuple[int, int], *, one_converter: bool
     ) -> None:
-        self.clips = [(key, data, numbers[key]) for key, data in clips.items()]
-        self.size, self.one_converter = size, one_converter
+        self.clips, self.size, self.one_converter = clips, size, one_converter
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -151,11 +129,7 @@ def stack(clips: Sequence[tuple[str, Tensor]]) -> dict[str, Any]:
 
 
 def measure(settings: Settings, height: int, width: int, workers: int) -> dict[str, Any]:
-    """Clips per second of loader and bare decoding: of each round, their median, and the loader's share of the bare.
-
-    Raises:
-        RuntimeError: They do not give the same clips.
-    """
+    """Clips per second of loader and bare decoding, of each round, and their `summary`."""
     with tempfile.TemporaryDirectory() as folder:
         shards = Path(folder, "shards")
         clips = write_clips(shards, settings, height, width)
@@ -163,14 +137,17 @@ def measure(settings: Settings, height: int, width: int, workers: int) -> dict[s
         data = WebVidDataModule(str(shards), **taken, batch_size=settings.batch_size, num_workers=workers)
         step = settings.rate / settings.fps
         draws = {key: random.Random(stable_hash("clip", data.seed, 0, key, "")) for key in clips}  # of epoch 0
-        numbers = {key: choose_frames(settings.frames, settings.num_frames, step, draws[key]) for key in clips}
+        parts = [
+            (key, clip, choose_frames(settings.frames, settings.num_frames, step, draws[key]))
+            for key, clip in clips.items()
+        ]
 
         def loader() -> DataLoader:
             data.setup("fit")  # every pass is epoch 0
             return data.train_dataloader()
 
         def bare(one_converter: bool) -> DataLoader:
-            decoded = BareClips(clips, numbers, settings.size, one_converter=one_converter)
+            decoded = BareClips(parts, settings.size, one_converter=one_converter)
             return DataLoader(decoded, settings.batch_size, num_workers=workers, collate_fn=stack)
 
         sides = {LOADER: loader, BARE: partial(bare, False), BARE_ONE_CONVERTER: partial(bare, True)}

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from benchmarks.claims import claims, measured, value
 from benchmarks.efficiency.counts import NONE
 from benchmarks.efficiency.rows import Row, fits
+from benchmarks.ledger import claims, measured, value
 from cmd_lightning.markdown import table
 
 OWNERS = {"CMD": "Stable Diffusion", "LTX": "LTX"}
