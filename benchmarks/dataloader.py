@@ -27,7 +27,7 @@ import av
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from benchmarks.cells import command_line, in_turn, save, spread
 from cmd_lightning import markdown
@@ -91,20 +91,15 @@ def write_clips(folder: Path, settings: Settings, height: int, width: int) -> di
     return clips
 
 
-class BareClips(Dataset):
-    """Clips `(key, bytes of the file, ascending numbers of the frames to take)` decoded by PyAV and nothing else."""
+def decode(
+    clips: Sequence[tuple[str, bytes, list[int]]], size: tuple[int, int], *, one_converter: bool
+) -> dict[str, Any]:
+    """A batch of clips, (key, bytes, ascending numbers of the frames to take), decoded by PyAV and nothing else.
 
-    def __init__(
-        self, clips: list[tuple[str, bytes, list[int]]], size: tuple[int, int], *, one_converter: bool
-    ) -> None:
-        self.clips, self.size, self.one_converter = clips, size, one_converter
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, index: int) -> tuple[str, Tensor]:
-        """The key of a clip and its frames: uint8 (3, T, *size)."""
-        key, data, numbers = self.clips[index]
+    With `one_converter` one object converts all frames of a clip to RGB.
+    """
+    videos = []
+    for _, data, numbers in clips:
         with av.open(io.BytesIO(data)) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
@@ -113,19 +108,15 @@ class BareClips(Dataset):
             found, converter = {}, av.video.reformatter.VideoReformatter()
             container.seek(times[0], stream=stream)
             for frame in container.decode(stream):
-                if frame.pts in times and self.one_converter:
+                if frame.pts in times and one_converter:
                     found[frame.pts] = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
                 elif frame.pts in times:
                     found[frame.pts] = frame.to_ndarray(format="rgb24")
                 if frame.pts >= times[-1]:
                     break
         video = torch.from_numpy(np.stack([found[time] for time in times])).permute(3, 0, 1, 2)
-        return key, resize_and_crop(video, self.size)
-
-
-def stack(clips: Sequence[tuple[str, Tensor]]) -> dict[str, Any]:
-    """A batch of bare clips."""
-    return {"key": [key for key, _ in clips], "video": torch.stack([video for _, video in clips])}
+        videos.append(resize_and_crop(video, size))
+    return {"key": [key for key, *_ in clips], "video": torch.stack(videos)}
 
 
 def measure(settings: Settings, height: int, width: int, workers: int) -> dict[str, Any]:
@@ -137,18 +128,16 @@ def measure(settings: Settings, height: int, width: int, workers: int) -> dict[s
         data = WebVidDataModule(str(shards), **taken, batch_size=settings.batch_size, num_workers=workers)
         step = settings.rate / settings.fps
         draws = {key: random.Random(stable_hash("clip", data.seed, 0, key, "")) for key in clips}  # of epoch 0
-        parts = [
-            (key, clip, choose_frames(settings.frames, settings.num_frames, step, draws[key]))
-            for key, clip in clips.items()
-        ]
+        numbers = {key: choose_frames(settings.frames, settings.num_frames, step, draws[key]) for key in clips}
+        parts = [(key, clip, numbers[key]) for key, clip in clips.items()]
 
         def loader() -> DataLoader:
             data.setup("fit")  # every pass is epoch 0
             return data.train_dataloader()
 
         def bare(one_converter: bool) -> DataLoader:
-            decoded = BareClips(parts, settings.size, one_converter=one_converter)
-            return DataLoader(decoded, settings.batch_size, num_workers=workers, collate_fn=stack)
+            decoded = partial(decode, size=settings.size, one_converter=one_converter)
+            return DataLoader(parts, settings.batch_size, num_workers=workers, collate_fn=decoded)
 
         sides = {LOADER: loader, BARE: partial(bare, False), BARE_ONE_CONVERTER: partial(bare, True)}
         seen = {name: epoch(make(), keep=True)[1] for name, make in sides.items()}

@@ -128,7 +128,7 @@ def _children() -> dict[int, int]:
 
 
 def judge(series: Series, seconds: float) -> dict[str, Any]:
-    """Whether a series of a run of so many seconds is level, by the median MiB of its tenths; too few readings are not."""
+    """Whether a series of a run of so many seconds is level, by the median MiB of tenths; too few readings are not."""
     begin, tenths = WARM_UP * seconds, [[] for _ in range(TENTHS)]
     for when, size in zip(series.seconds, series.resident, strict=True):
         if begin <= when < seconds:
