@@ -38,64 +38,38 @@ from cmd_lightning.shapes.synth import write_shapes
 from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
 
 TENTHS = 10
-TOLERANCE = 0.05
-"""Largest distance of the medians, as a share of the least."""
-WARM_UP = 0.2
-"""Share of the run that is not judged."""
+TOLERANCE = 0.05  # largest distance of the medians, as a share of the least
+WARM_UP = 0.2  # share of the run that is not judged
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is run.
+    """What is run."""
 
-    Attributes:
-        minutes: Of training.
-        workers: Loader processes, at least 1.
-        every: Seconds between two readings of memory.
-        clips: Of the training data; the validation data are a quarter as many.
-        source: Side of the clips in the shards, in pixels.
-        size: Side to which they are scaled.
-        frames: Frames of a clip.
-        batch: Clips in a batch.
-        validate_every: Epochs from one validation to the next.
-    """
-
-    minutes: float = 30.0
-    workers: int = 2
-    every: float = 2.0
-    clips: int = 200
-    source: int = 128
-    size: int = 32
+    minutes: float = 30.0  # of training
+    workers: int = 2  # loader processes, at least 1
+    every: float = 2.0  # seconds between two readings of memory
+    clips: int = 200  # of the training data; the validation data are a quarter as many
+    source: int = 128  # side of the clips in the shards, in pixels
+    size: int = 32  # side to which they are scaled
     frames: int = 8
     batch: int = 4
-    validate_every: int = 5
+    validate_every: int = 5  # epochs
 
 
 @dataclass
 class Series:
-    """Readings of one role.
+    """Readings of one role."""
 
-    Attributes:
-        seconds: When, from the beginning of the fit.
-        resident: Bytes in memory.
-        share: Bytes where what n processes have in common counts as one n-th.
-    """
-
-    seconds: list[float] = field(default_factory=list)
-    resident: list[int] = field(default_factory=list)
-    share: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)  # from the beginning of the fit
+    resident: list[int] = field(default_factory=list)  # bytes in memory
+    share: list[int] = field(default_factory=list)  # bytes where what n processes have in common counts as one n-th
 
 
 class Watch(Callback):
     """Reads the memory of a fit's process and of its loader workers from /proc, from a thread of its own (Linux).
 
-    Attributes:
-        series: Of readings, by role: "main", "worker 0", ....
-        begin: `time.monotonic()` at the beginning of training.
-
-    Args:
-        workers: Of a loader; they start in order, and both loaders have as many.
-        every: Seconds between two readings.
+    Workers start in order, and both loaders have as many.
     """
 
     def __init__(self, workers: int, every: float) -> None:
@@ -129,8 +103,7 @@ class Watch(Callback):
     def _read_on(self, trainer: Trainer) -> None:
         while not self._stopped.wait(self.every):
             self._read("main", "self")
-            workers = {} if trainer.validating else _children()
-            for number, pid in workers.items():
+            for number, pid in () if trainer.validating else _children().items():
                 if number not in self._others:
                     self._first = number if self._first is None else self._first
                     self._read(f"worker {(number - self._first) % self.workers}", str(pid))
@@ -155,12 +128,7 @@ def _children() -> dict[int, int]:
 
 
 def judge(series: Series, seconds: float) -> dict[str, Any]:
-    """Whether a series of a run of so many seconds is level.
-
-    Returns:
-        The median resident MiB of each tenth after the warm-up, the distance of the largest from the least as a share
-        of the least, and "level"; too few readings are not level.
-    """
+    """Whether a series of a run of so many seconds is level, by the median MiB of tenths; too few readings are not."""
     begin, tenths = WARM_UP * seconds, [[] for _ in range(TENTHS)]
     for when, size in zip(series.seconds, series.resident, strict=True):
         if begin <= when < seconds:
@@ -173,11 +141,7 @@ def judge(series: Series, seconds: float) -> dict[str, Any]:
 
 
 def write_data(folder: Path, settings: Settings) -> int:
-    """Writes the folders `train` and `val` of shards; three samples to fifty of `train` are bad.
-
-    Returns:
-        The number of bad samples in `train`.
-    """
+    """Writes shards to the folders `train` and `val`; the number of bad samples in `train`, three to fifty."""
     made = {"size": settings.source, "fps": 8.0, "shard_size": 50}
     for split, clips in (("train", settings.clips), ("val", settings.clips // 4)):
         write_shapes(folder / split, num=clips, frames=2 * settings.frames, split=split, **made)

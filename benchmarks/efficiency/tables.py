@@ -12,6 +12,7 @@ from benchmarks import claims
 from benchmarks.cells import read
 from benchmarks.efficiency.counts import NONE
 from benchmarks.efficiency.rows import RESOLUTIONS, Row, fits
+from benchmarks.ledger import claims, measured
 from cmd_lightning.markdown import table
 
 RESULTS = Path(__file__).parent.parent / "results"

@@ -3,8 +3,8 @@
     python -m benchmarks.shapes.card shapes32
 
 From configs/NAME, the training logs in outputs/NAME, zoo/weights/NAME and benchmarks/results/NAME.json it makes
-zoo/cards/NAME.yaml, the record, and beside it NAME.md with its plots, for people. Words that no program can find, on
-what the samples look like, stand in the card under `seen` and are kept.
+zoo/cards/NAME.yaml, the record, and next to it NAME.md with its plots, for people. Words that no program can find, on
+what the samples look like, are in the card under `seen` and are kept.
 """
 
 import csv
@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from benchmarks.cells import by_name, command_line, read
-from benchmarks.shapes.card_page import page
+from benchmarks.shapes.pages import fill
 from benchmarks.shapes.quality import clips
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.latent_space import from_uint8, to_uint8
@@ -141,6 +141,15 @@ def draw_picture(pipeline: CMDPipeline, path: Path, columns: int = 8) -> None:
     still = to_uint8(content)[:, :, None].expand_as(video)
     bands = [torch.cat([*row], dim=-1) for row in (video, still, *rows)]
     path.write_bytes(gif_bytes(torch.cat(bands, dim=-2), pipeline.config.fps, 2 if video.shape[-1] < 64 else 1))
+
+
+def page(card: dict[str, Any], result: dict[str, Any]) -> str:
+    """The card for people, from its record and from what `benchmarks.shapes.quality` measured."""
+    cells = by_name(result)
+    rows = {value: cells[f"reconstruction/{value}"] for value in SPEEDS}
+    rows |= {f"middle, three shapes, alignment {value}": cells[f"reconstruction/{value}"] for value in ALIGNMENTS}
+    settings = result["settings"]
+    return fill("card.md.jinja", card=card, result=result, cells=cells, settings=settings, reconstructions=rows)
 
 
 def main() -> int:

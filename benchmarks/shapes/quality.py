@@ -44,30 +44,16 @@ FAILURES = [("motion", motion) for motion in SPEEDS] + [("alignment", alignment)
 
 @dataclass(frozen=True)
 class Settings:
-    """How a result is measured.
+    """How a result is measured."""
 
-    Attributes:
-        num: Held-out clips, or captions, of the headline figures.
-        curve_num: The same for each point of a curve.
-        curve_steps: Denoising steps of either stage for each point of a curve; the headline figures take the model's
-            own.
-        bank: Training clips, from the first on, among which neighbours are looked for.
-    """
-
-    num: int = 256
-    curve_num: int = 64
-    curve_steps: int = 25
-    bank: int = 40_000
+    num: int = 256  # held-out clips, or captions, of the headline figures
+    curve_num: int = 64  # the same for each point of a curve
+    curve_steps: int = 25  # of either stage for each point of a curve; headline figures take the model's own
+    bank: int = 40_000  # training clips, from the first on, among which neighbours are looked for
 
 
 class Quality:
-    """The cells, each a method that gives plain data.
-
-    Args:
-        pipeline: The model.
-        settings: How it is measured.
-        recipe: Config that trained the content model, for its training clips.
-    """
+    """The cells, each a method that gives plain data; `recipe` is the config that trained the content model."""
 
     def __init__(self, pipeline: CMDPipeline, settings: Settings, recipe: Path) -> None:
         self.pipeline, self.settings, self.recipe = pipeline, settings, recipe
@@ -122,12 +108,21 @@ class Quality:
         scenes, video = clips(self.pipeline, self.settings.curve_num, level="mixed", **options)
         _, other = clips(self.pipeline, self.settings.curve_num, level="mixed", split="val", **options)
         captions, steps = [scene.caption for scene in scenes], self.settings.curve_steps
-        return {
-            "real": self.distances(video, other),
-            "reconstruction": self.distances(self.reconstruct(video), other),
-            "generated motion": self.distances(generate(self.pipeline, captions, steps, of=video), other),
-            "generated": self.distances(generate(self.pipeline, captions, steps), other),
+        videos = {
+            "real": video,
+            "reconstruction": self.reconstruct(video),
+            "generated motion": generate(self.pipeline, captions, steps, of=video),
+            "generated": generate(self.pipeline, captions, steps),
         }
+        real = features_of(self.features, other)
+        found = {}
+        for name, one in videos.items():
+            own = features_of(self.features, one)
+            found[name] = {
+                "shapes_frechet_distance": float(frechet_distance_from_features(own, real)),
+                "shapes_kernel_distance": float(kernel_distance(own, real)),
+            }
+        return found
 
     @torch.no_grad()
     def reconstruct(self, video: Tensor) -> Tensor:
@@ -135,15 +130,6 @@ class Quality:
         parts = [from_uint8(part).to(self.pipeline.device) for part in video.split(BATCH)]
         decoded = [self.pipeline.decode(*self.pipeline.autoencoder.encode(part)) for part in parts]
         return torch.cat([to_uint8(part).cpu() for part in decoded])
-
-    @torch.no_grad()
-    def distances(self, video: Tensor, real: Tensor) -> dict[str, float]:
-        """Fréchet and kernel distance over shapes features."""
-        one, two = (features_of(self.features, x) for x in (video, real))
-        return {
-            "shapes_frechet_distance": float(frechet_distance_from_features(one, two)),
-            "shapes_kernel_distance": float(kernel_distance(one, two)),
-        }
 
     def copies_in(self, video: Tensor) -> dict[str, float]:
         """How close the videos come to the clips they were trained on, beside how close other real clips come."""
@@ -210,7 +196,7 @@ def measured_with(model: str) -> dict[str, Any]:
 
 
 def first_positions(video: Tensor) -> Tensor:
-    """Where the shape is in the first frame of plain clips (B, C, T, H, W), (B, 2) as x, y in sides of the picture.
+    """Where the shape is in the first frame of plain clips (B, C, T, H, W), (B, 2) as x, y in sides of the frame.
 
     The centre of what differs from the commonest value of the frame, its background, by more than 40 levels; NaN where
     nothing does.
@@ -236,11 +222,7 @@ def spread(positions: Tensor) -> dict[str, float]:
 
 
 def measure(quality: Quality, path: Path, chosen: Sequence[str], record: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure the cells whose names begin as `chosen`, by default all, as far as the file lacks them.
-
-    Raises:
-        InputError: No cell begins so, or the file holds other results.
-    """
+    """Measure the cells whose names begin as `chosen`, by default all, as far as the file lacks them."""
     cells = quality.cells()
     for prefix in chosen:
         if not any(name.startswith(prefix) for name in cells):
