@@ -8,11 +8,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import claims
+from benchmarks import ledger
 from benchmarks.cells import read
 from benchmarks.efficiency.counts import NONE
 from benchmarks.efficiency.rows import RESOLUTIONS, Row, fits
-from benchmarks.ledger import claims, measured
 from cmd_lightning.markdown import table
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -123,10 +122,10 @@ def headline_table(rows: Sequence[Row]) -> str:
     columns = {name: kind for name, kind in (("counted", None), ("eager", False), ("compiled", True)) if kind in kinds}
     lines = [
         (
-            *(f"{claim.printed:g} {claim.unit}".strip(), claim.defined, number(claims.value(claim))),
-            *(number(claims.measured(claim, rows, compiled=kind)) for kind in columns.values()),
+            *(f"{claim.printed:g} {claim.unit}".strip(), claim.defined, number(ledger.value(claim))),
+            *(number(ledger.measured(claim, rows, compiled=kind)) for kind in columns.values()),
         )
-        for claim in claims.claims()
+        for claim in ledger.claims()
         if claim.ratio.get("table") == 9
     ]
     head = ("claim", "definition", "from the paper's figures", *(f"ours, {name}" for name in columns))
