@@ -33,7 +33,7 @@ def test_parts_have_the_names_of_stable_diffusion(tiny_pipeline, tmp_path):
         *("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
         *("autoencoder", "motion_model", "motion_scheduler", "motion_text_encoder"),
     }
-    settings = {"video_shape", "fps", "steps", "guidance"}
+    settings = {"video_shape", "fps", "steps", "guidance", "averaged_weights"}
     pipeline = tiny_pipeline()
     assert set(pipeline.components) == names
     assert set(inspect.signature(CMDPipeline.__init__).parameters) == {"self"} | settings | names
