@@ -27,16 +27,13 @@ Cell = Mapping[str, Any]
 """What sets a cell apart; every row of its results has these fields."""
 Rows = list[dict[str, Any]]
 
-MINUTES = 8.0
-"""After which no other cell begins."""
-
 
 def measure_cells(
     cells: Sequence[Cell],
     measure: Callable[[Cell], Rows],
     record: Mapping[str, Any],
     path: Path | None = None,
-    minutes: float = MINUTES,
+    minutes: float = 8.0,
 ) -> dict[str, Any]:
     """Measures the cells that `path` does not hold yet, as long as there is time, and keeps each one there.
 
@@ -115,9 +112,9 @@ def missing(cells: Sequence[Cell], rows: Rows) -> list[Cell]:
     return [cell for cell in cells if not any(cell.items() <= row.items() for row in rows)]
 
 
-def by_name(result: Mapping[str, Any], field: str = "cell") -> dict[str, dict[str, Any]]:
-    """The rows of a result by a field that names each of them."""
-    return {row[field]: row for row in result["rows"]}
+def by_name(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The rows of a result by the name of their cell."""
+    return {row["cell"]: row for row in result["rows"]}
 
 
 def title(cell: Cell) -> str:
@@ -139,10 +136,7 @@ def closing(cells: Sequence[Cell], rows: Rows) -> str:
 
 
 def in_turn(calls: Mapping[str, Callable[[int], float]], rounds: int) -> dict[str, list[float]]:
-    """What each call returns, given the number of the round; another one begins in every round.
-
-    So other work on the machine meets all calls alike.
-    """
+    """What each call returns, given the round's number; another one begins each, so that other work hits all alike."""
     names, found = list(calls), {name: [] for name in calls}
     for number in range(rounds):
         first = number % len(names)
@@ -179,6 +173,19 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
+def timed(call: Callable[[], object], number: int, device: torch.device) -> tuple[list[float], float | None]:
+    """Seconds of each of `number` calls, waited for, and the most memory meanwhile, in GB (None on a CPU)."""
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    taken, begun = [], clock(device)
+    for _ in range(number):
+        call()
+        taken.append(clock(device) - begun)
+        begun += taken[-1]
+    return taken, torch.cuda.max_memory_allocated() / 1e9 if cuda else None
+
+
 def device_name(device: torch.device) -> str:
     """What a row was measured on, where one thread of a CPU computes."""
     return torch.cuda.get_device_name() if device.type == "cuda" else f"{processor()}, one thread"
@@ -200,7 +207,7 @@ def measuring(about: str | None, path: str | None, device: str = "cuda") -> Pars
     parser = command_line(about)
     parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help="(default: %(default)s)")
     parser.add_argument(
-        "--minutes", type=float, default=MINUTES, help="after which no other cell begins (default: %(default)s)"
+        "--minutes", type=float, default=8.0, help="after which no other cell begins (default: %(default)s)"
     )
     parser.add_argument("--json", type=Path, default=path and Path(path), help="results (default: %(default)s)")
     return parser

@@ -30,12 +30,8 @@ from cmd_lightning.shapes.reader import Reading, ShapesReader
 
 STEPS = (5, 8, 10, 15, 25, 50)
 NUMBERS = {"val": 128, "test": 256}
-GROUPS = 8
-"""Parts of the videos whose kernel distances give its standard error."""
-BASE = ("ddim", 50)
-"""What every setting is compared with: the model's own."""
-
-Row = Mapping[str, Any]
+GROUPS = 8  # parts of the videos whose kernel distances give its standard error
+BASE = ("ddim", 50)  # what every setting is compared with: the model's own
 
 
 class Sampling:
@@ -72,13 +68,13 @@ class Sampling:
         return [stamped(row | answered(readings, expected))]
 
 
-def accuracy(row: Row) -> tuple[float, float]:
+def accuracy(row: Mapping[str, Any]) -> tuple[float, float]:
     """Share of videos that show what was asked, and its standard error."""
     share = row["hits"].count("1") / row["num"]
     return share, math.sqrt(share * (1 - share) / row["num"])
 
 
-def difference(row: Row, base: Row) -> tuple[float, float]:
+def difference(row: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[float, float]:
     """Accuracy less that of another setting, and its standard error, caption by caption and seed by seed."""
     deltas = [int(own) - int(other) for own, other in zip(row["hits"], base["hits"], strict=True)]
     return sum(deltas) / len(deltas), stdev(deltas) / math.sqrt(len(deltas))

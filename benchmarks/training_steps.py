@@ -12,10 +12,9 @@ that tensors took in a step, the weights, gradients and optimiser's state includ
 networks and of diffusers, compiling that of the option `compile` of our components: our networks a block at a time,
 the U-Net as a whole.
 
-A cell (network, checkpointing, compiled or not) is measured once: the JSON file keeps it, another call goes on with
-the next one, eager cells first. Needed beside torch are diffusers, with what it imports, and jsonargparse; take them
-along as wheels to a machine without a package index. lightning, open_clip, transformers, webdataset and PyAV are not
-needed.
+A cell (network, checkpointing, compiled or not) is measured once: the JSON file keeps it, another call continues with
+the next one, eager cells first. It needs torch, diffusers with what it imports, and jsonargparse; but no lightning,
+open_clip, transformers, webdataset or PyAV.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.calls import NETWORKS, TOKENS, Call, call_of, image_latents
-from benchmarks.cells import Cell, Rows, check_device, cleared, clock, closing, measure_cells, measuring, stamped
+from benchmarks.cells import Cell, Rows, check_device, cleared, closing, measure_cells, measuring, stamped, timed
 from benchmarks.reported import figures
 from cmd_lightning import markdown
 from cmd_lightning.commands.files import pixels
@@ -51,9 +50,7 @@ REPORTED = {
 }
 """The paper's table 8: one A100 of 80 GB, 512x512, no checkpointing; the autoencoder by its count of 0.77 TMAC."""
 REPORTED_SIZE = (512, 512)
-TEXT = 1024
-"""Width of the states of Stable Diffusion 2.1's text encoder, and of ViT-H."""
-OBJECTIVE = Diffusion()
+TEXT = 1024  # width of the states of Stable Diffusion 2.1's text encoder, and of ViT-H
 
 
 @dataclass(frozen=True)
@@ -113,12 +110,12 @@ def reconstruction_loss(call: Call, video: Tensor) -> Tensor:
 
 def denoising_loss(call: Call, clean: Tensor, *given: Tensor) -> Tensor:
     """As `LatentDiffusion` has it (paper equations 7 and 8), with captions of zeros."""
-    noise = torch.randn_like(clean)
-    timestep = OBJECTIVE.timesteps(torch.rand(len(clean), device=clean.device))
+    objective, noise = Diffusion(), torch.randn_like(clean)
+    timestep = objective.timesteps(torch.rand(len(clean), device=clean.device))
     caption = Condition(clean.new_zeros(len(clean), TEXT), clean.new_zeros(len(clean), TOKENS, TEXT))
-    noisy = OBJECTIVE.corrupt(clean, noise, timestep)
+    noisy = objective.corrupt(clean, noise, timestep)
     prediction = call.function(call.network, noisy, timestep, *given, caption)
-    return OBJECTIVE.loss(prediction, clean, noise, timestep).mean()
+    return objective.loss(prediction, clean, noise, timestep).mean()
 
 
 def measure(cell: Cell, settings: Settings) -> Rows:
@@ -146,26 +143,13 @@ def measure(cell: Cell, settings: Settings) -> Rows:
             optimizer.zero_grad(set_to_none=True)
 
         try:
-            row |= timed(step, settings.steps, device)
+            for _ in range(settings.steps):
+                step()
+            taken, memory = timed(step, settings.steps, device)
+            row |= {"seconds": median(taken), "rounds": taken, "memory_gb": memory}
         except torch.OutOfMemoryError:
             row |= {"seconds": None, "memory_gb": None}
         return [stamped(row)]
-
-
-def timed(step: Callable[[], None], number: int, device: torch.device) -> dict[str, Any]:
-    """Seconds of each of `number` steps after as many others, their median, and the most memory of a step."""
-    for _ in range(number):
-        step()
-    cuda = device.type == "cuda"
-    taken, begun = [], clock(device)
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    for _ in range(number):
-        step()
-        taken.append(clock(device) - begun)
-        begun += taken[-1]
-    memory = torch.cuda.max_memory_allocated() / 1e9 if cuda else None
-    return {"seconds": median(taken), "rounds": taken, "memory_gb": memory}
 
 
 def cells(settings: Settings) -> list[Cell]:

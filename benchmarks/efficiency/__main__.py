@@ -19,9 +19,9 @@ Seconds of a frame decoder are added, not overlapped. Memory is the most that te
 one thread computes, seconds are those of the processor, and the systems take turns, a round each, so that other work
 on the machine counts little and hits them alike.
 
-A cell is measured once: the JSON file keeps it, another call goes on with the next, core cells first. The file has
-`rows` (benchmarks/efficiency/rows.py says what the fields mean); tables (.md) and a picture (.svg) are written beside
-it. Needed beside torch are diffusers, jsonargparse and PyYAML, for the picture matplotlib.
+A cell is measured once: the JSON file keeps it, another call continues with the next, core cells first. Its `rows` have
+the fields of benchmarks/efficiency/rows.py; tables (.md) and a picture (.svg) are written next to it. It needs torch,
+diffusers, jsonargparse and PyYAML, for the picture matplotlib.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ import torch
 
 from benchmarks.cells import check_writable, closing, device_name, measure_cells, measuring, save, written
 from benchmarks.efficiency.counts import count_rows
-from benchmarks.efficiency.plot import plot_counts, plot_timing
 from benchmarks.efficiency.rows import RESOLUTIONS
 from benchmarks.efficiency.scales import PAPER, SCALES
 from benchmarks.efficiency.tables import counts_tables, headline_table, timing_tables
@@ -67,6 +66,8 @@ def time(settings: Settings, path: Path, minutes: float) -> dict[str, Any]:
     result = measure_cells(cells(settings), lambda cell: measure(cell, settings), record, path, minutes)
     if not result["rows"]:
         raise InputError(f"--minutes {minutes:g}: no cell has been measured; give more")
+    from benchmarks.efficiency.plot import plot_timing  # needs matplotlib
+
     plot_timing(result["rows"], path.with_suffix(".svg"), settings.core | {"steps": settings.steps[0]})
     return result
 
@@ -100,6 +101,8 @@ def main() -> int:
         check_writable(path)
         result = count()
         save(written(result), path)
+        from benchmarks.efficiency.plot import plot_counts
+
         plot_counts(result["rows"], path.with_suffix(".svg"), RESOLUTIONS["9"], 50)
         show(counts_tables(result["rows"]), path)
         return 0

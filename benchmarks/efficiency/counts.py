@@ -12,14 +12,12 @@ import torch
 from torch import nn
 
 from benchmarks.calls import Call, call_of
-from benchmarks.efficiency.rows import row
+from benchmarks.efficiency.rows import NONE, row
 from benchmarks.efficiency.systems import Assembled, FrameByFrame, System
 from cmd_lightning.commands.files import pixels
 from cmd_lightning.provenance import provenance
 
 META = torch.device("meta")
-NONE = "none"
-"""Frame decoder of a sample that ends with latents."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from diffusers import AutoencoderKLLTXVideo
+
 from benchmarks.calls import NETWORKS, network_of
-from benchmarks.efficiency.systems import System, image_decoders, in_pixels, ltx
+from benchmarks.efficiency.systems import Decoder, System, image_decoders, in_pixels
 from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
 from cmd_lightning.zoo.autoencoders.triplane import TriplaneAutoencoder
 from cmd_lightning.zoo.baselines.animatediff import AnimateDiff
@@ -22,6 +24,7 @@ from cmd_lightning.zoo.motion.aligned import AlignedDiT
 from cmd_lightning.zoo.motion.dit import MotionDiT
 
 DECODERS, SMALL_DECODERS = image_decoders(), image_decoders(4)
+LTX_DECODERS = {"full": lambda: Decoder(AutoencoderKLLTXVideo())}  # which takes all frames at once
 
 PAPER = {
     "CMD": System(
@@ -33,7 +36,7 @@ PAPER = {
     "ModelScope": System({"denoiser": ModelScope}, decoders=DECODERS),
     "AnimateDiff": System({"denoiser": AnimateDiff}, width=768, decoders=DECODERS),
     "Latte": System({"denoiser": Latte}, width=4096, tokens=120, decoders=DECODERS),
-    "LTX": System({"denoiser": LTX}, width=4096, tokens=128, frames=17, space=latent_shape, decoders={"full": ltx}),
+    "LTX": System({"denoiser": LTX}, width=4096, tokens=128, frames=17, space=latent_shape, decoders=LTX_DECODERS),
     "PVDM-like": System({"denoiser": TriplaneUNet}, TriplaneAutoencoder, space=in_pixels),
 }
 """As published: the autoencoder of CMD's efficiency tables, Stable Diffusion 2.1's U-Net and DiT-XL/2, the content

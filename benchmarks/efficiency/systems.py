@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderKLLTXVideo, AutoencoderTiny
+from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 
 from benchmarks.calls import FACTOR, TOKENS, Call, Shape, call_of, image_latents
@@ -17,8 +17,7 @@ from cmd_lightning.errors import InputError
 from cmd_lightning.networks import AutoencoderNetwork, Condition, LatentSpec
 from cmd_lightning.networks.stock import predict_content
 
-GUIDANCE = 7.5
-"""A guidance scale; which one does not matter for time."""
+GUIDANCE = 7.5  # which scale does not matter for time
 
 Decoders = Mapping[str, Callable[[], nn.Module]]
 """Factories by name, from a video's latents `(B, C, T, h, w)` to its pixels `(B, 3, T, H, W)`."""
@@ -69,11 +68,6 @@ def image_decoders(divisor: int = 1) -> Decoders:
     return {"full": lambda: FrameByFrame(vae(divisor)), "tiny": lambda: FrameByFrame(tiny_vae(divisor))}
 
 
-def ltx() -> Decoder:
-    """LTX-Video's decoder, which takes all frames at once."""
-    return Decoder(AutoencoderKLLTXVideo())
-
-
 def in_pixels(video: Shape) -> Shape:
     """No other space than that of a video `(3, T, H, W)`."""
     return video
@@ -83,23 +77,16 @@ def in_pixels(video: Shape) -> Shape:
 class System:
     """A text-to-video system, without its text encoder.
 
-    Attributes:
-        denoisers: Factories `(latent, width)` by name: "content" and "motion" of a `LatentSpec`, or one "denoiser" of a
-            video's latent shape, of a `LatentSpec` if there is an autoencoder.
-        autoencoder: Factory of what turns denoised latents into a video's latents, or None.
-        width: Of a caption's states.
-        tokens: Of a caption.
-        frames: Of a video.
-        space: The shape `(C, T, H, W)` of a video's latents, of that of the video in pixels.
-        decoders: Of frames.
+    Denoisers are factories `(latent, width)`: "content" and "motion" of a `LatentSpec`, or one "denoiser", of a video's
+    latent shape or, if there is an autoencoder between it and a video's latents, of a `LatentSpec`.
     """
 
     denoisers: Mapping[str, Callable[..., nn.Module]]
     autoencoder: Callable[[], AutoencoderNetwork] | None = None
-    width: int = 1024
+    width: int = 1024  # of a caption's states
     tokens: int = TOKENS
     frames: int = 16
-    space: Callable[[Shape], Shape] = image_latents
+    space: Callable[[Shape], Shape] = image_latents  # from the shape `(3, T, H, W)` of a video to that of its latents
     decoders: Decoders = field(default_factory=dict)
 
     def video(self, size: tuple[int, int]) -> Shape:
@@ -126,14 +113,7 @@ class Decode(nn.Module):
 
 
 class Assembled(nn.Module):
-    """The networks of a system at a size, on a device.
-
-    Attributes:
-        denoisers: By name.
-        decode: Of an autoencoder, or None.
-        shapes: Of what each denoiser makes for one video.
-        video: Shape of its latents.
-    """
+    """The networks of a system at a size, on a device; `shapes` are of what each denoiser makes for one video."""
 
     def __init__(self, system: System, size: tuple[int, int], device: torch.device) -> None:
         super().__init__()
@@ -172,20 +152,17 @@ class Assembled(nn.Module):
         After each step of a denoiser `on_step` is called with its name, after all of them and the autoencoder `on_end`.
         """
         made: dict[str, Tensor] = {}
-        for name in self.denoisers:
-            predict = guided(self.predictor(name, made), *captions, GUIDANCE if guidance else 1.0)
-            step = functools.partial(on_step, name)
-            made[name] = sample(predict, Diffusion().scheduler(), noise[name], steps, step)
+        for name, network in self.denoisers.items():
+            denoise: Denoiser = network
+            if name == "motion":
+                denoise = given_content(network, made["content"])
+            elif name == "content":
+                denoise = partial(predict_content, network)
+            predict = guided(denoise, *captions, GUIDANCE if guidance else 1.0)
+            made[name] = sample(predict, Diffusion().scheduler(), noise[name], steps, partial(on_step, name))
             on_end(name)
         if self.decode is None:
             return made["denoiser"]
         video = self.decode(*made.values()).clone()  # a CUDA graph's next run writes where this one did
         on_end("autoencoder")
         return video
-
-    def predictor(self, name: str, made: Mapping[str, Tensor]) -> Denoiser:
-        """A denoiser with what it needs of the stage before put in."""
-        network = self.denoisers[name]
-        if name == "motion":
-            return given_content(network, made["content"])
-        return functools.partial(predict_content, network) if name == "content" else network

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 from benchmarks import ledger
 from benchmarks.cells import read
-from benchmarks.efficiency.counts import NONE
-from benchmarks.efficiency.rows import RESOLUTIONS, Row, fits
+from benchmarks.efficiency.rows import NONE, RESOLUTIONS, Row, fits, paper
 from cmd_lightning.markdown import table
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -68,11 +67,6 @@ def number(value: float | None, digits: int = 3) -> str | None:
     if value is None:
         return None
     return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:#.{digits}g}".rstrip(".")
-
-
-def paper(row: Row, key: str) -> float | None:
-    """What the paper reports of a row."""
-    return (row["reported"] or {}).get(key)
 
 
 def beside(row: Row, key: str) -> tuple[float | None, str | None]:

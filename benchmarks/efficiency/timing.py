@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.cells import Cell, Rows, check_device, cleared, clock, device_name
+from benchmarks.cells import Cell, Rows, check_device, cleared, clock, device_name, timed
 from benchmarks.efficiency import counts
-from benchmarks.efficiency.rows import row
+from benchmarks.efficiency.rows import NONE, row
 from benchmarks.efficiency.scales import SCALES
 from benchmarks.efficiency.systems import Assembled, FrameByFrame, System
 from cmd_lightning.commands.files import pixels
@@ -162,23 +162,22 @@ def measure(cell: Cell, settings: Settings) -> Rows:
         try:
             return _measure(cell, settings, systems)  # whose networks are gone when memory is cleared
         except torch.OutOfMemoryError:
-            none = {"component": "video", "decoder": counts.NONE}
+            none = {"component": "video", "decoder": NONE}
             return [row(**fixed | none, steps=steps) for fixed, steps in product(systems.values(), settings.steps)]
 
 
 def _measure(cell: Cell, settings: Settings, systems: Mapping[str, dict[str, Any]]) -> Rows:
     torch.manual_seed(0)
     whole = settings.core.items() <= cell.items()
+    steps = settings.steps[0] if whole else 1 + settings.timed_steps
     runs = {name: Run(settings, cell, name) for name in systems}
-    _forget_peak(settings)
-    for _ in range(settings.rounds):
-        for run in runs.values():
-            run.round(settings.steps[0] if whole else 1 + settings.timed_steps, whole)
-    peak = None if settings.together else _peak(settings)
+    device = torch.device(settings.device)
+    _, peak = timed(lambda: [run.round(steps, whole) for run in runs.values()], settings.rounds, device)
+    peak = None if settings.together else peak  # which is of all systems
     decoded: dict[Any, Decoding] = {}  # systems of the same decoder and latents share the measurement
     rows: Rows = []
     for name, run in runs.items():
-        decoding: dict[str, Decoding] = {counts.NONE: (0.0, peak)}
+        decoding: dict[str, Decoding] = {NONE: (0.0, peak)}
         for decoder, factory in settings.systems[name].decoders.items():
             if decoder in settings.decoders:
                 key = factory, run.latent.shape
@@ -199,13 +198,8 @@ def _decode(
     optimise(network, getattr(torch, settings.dtype), compiled)
     weights = sum(weight.nbytes for weight in network.parameters()) / 1e9
     network(latent)
-    _forget_peak(settings)
-    taken = []
-    for _ in range(settings.rounds):
-        begun = clock(device)
-        network(latent)
-        taken.append(clock(device) - begun)
-    return median(taken), None if peak is None else max(peak + weights, _peak(settings))
+    taken, memory = timed(lambda: network(latent), settings.rounds, device)
+    return median(taken), None if peak is None or memory is None else max(peak + weights, memory)
 
 
 def _rows(fixed: dict[str, Any], run: Run, settings: Settings, decoding: Mapping[str, Decoding]) -> Rows:
@@ -220,22 +214,13 @@ def _rows(fixed: dict[str, Any], run: Run, settings: Settings, decoding: Mapping
         found.append((at, counts.video(system, size, steps, guided, decoder)))
     for part, spent in counts.networks(system, size).items():
         once = part == AUTOENCODER
-        at = {"component": part, "decoder": counts.NONE, "seconds": median(one[part] for one in run.rounds)}
+        at = {"component": part, "decoder": NONE, "seconds": median(one[part] for one in run.rounds)}
         found.append((at | {"steps": None if once else 1}, spent.times(1 if once or not guided else 2)))
     for decoder, (after, _) in decoding.items():
-        if decoder != counts.NONE:
+        if decoder != NONE:
             at = {"component": "frame decoder", "decoder": decoder, "seconds": after}
             found.append((at, counts.frame_decoder(system, size, decoder)))
     return [row(**fixed, **at, **vars(spent.times(fixed["batch"]))) for at, spent in found]
-
-
-def _forget_peak(settings: Settings) -> None:
-    if settings.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-
-
-def _peak(settings: Settings) -> float | None:
-    return torch.cuda.max_memory_allocated() / 1e9 if settings.device == "cuda" else None
 
 
 def operators(settings: Settings, cell: Cell, name: str) -> list[dict[str, Any]]:
