@@ -79,11 +79,7 @@ def altered(scene: Scene, chance: random.Random) -> Scene:
 
 
 class ClipTraining(Training):
-    """The CLIP model, trained to find captions and sheets by each other.
-
-    Args:
-        rate: Learning rate at its peak.
-    """
+    """The CLIP model, trained to find captions and sheets by each other."""
 
     WEIGHTS = SheetSimilarity.WEIGHTS
 

@@ -97,11 +97,7 @@ def draw(index: int, seed: int = TRAINING, clean: bool = False) -> tuple[Tensor,
 
 
 class FeaturesTraining(Training):
-    """The classifier, trained on all attributes.
-
-    Args:
-        rate: Learning rate at its peak.
-    """
+    """The classifier, trained on all attributes."""
 
     WEIGHTS = ShapesFeatures.WEIGHTS
 

@@ -82,11 +82,7 @@ def draw(index: int, seed: int = TRAINING) -> tuple[Tensor, Targets]:
 
 
 class ReaderTraining(Training):
-    """The reader, trained on the three answers.
-
-    Args:
-        rate: Learning rate at its peak.
-    """
+    """The reader, trained on the three answers."""
 
     WEIGHTS = ShapesReader.WEIGHTS
 

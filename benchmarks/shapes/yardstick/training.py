@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,29 +18,14 @@ import torch
 from lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader
 
 from cmd_lightning.components.checkpoints import KEY
 from cmd_lightning.data.loader import leave_signals
 from cmd_lightning.errors import InputError
 
-Targets = dict[str, Tensor]
-"""What is right for each clip of a batch, (B, ...) by the name of the attribute."""
-Draw = Callable[[int], tuple[Tensor, Any]]
-"""Builds batch number i: clips or images (B, ...) of floats in [0, 1], and what is right for them."""
-
-
-class DrawStream(IterableDataset):
-    """The batches of `draw` from number `first` on, without end."""
-
-    def __init__(self, draw: Draw, first: int) -> None:
-        super().__init__()
-        self.draw, self.first = draw, first
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Any]]:
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        return map(self.draw, itertools.count(self.first + worker, workers))
+Targets = dict[str, Tensor]  # what is right for each clip of a batch, (B, ...), by the name of the attribute
+Draw = Callable[[int], tuple[Tensor, Any]]  # batch number i: clips (B, ...) of floats in [0, 1], and what is right
 
 
 class Draws(LightningDataModule):
@@ -55,9 +41,15 @@ class Draws(LightningDataModule):
         self.draw, self.num_workers = draw, num_workers
 
     def train_dataloader(self) -> DataLoader:
-        """The batches from the Trainer's step on."""
-        stream = DrawStream(self.draw, self.trainer.global_step)
-        return DataLoader(stream, batch_size=None, num_workers=self.num_workers, worker_init_fn=leave_signals)
+        """The batches from the Trainer's step on, without end."""
+        return DataLoader(
+            range(sys.maxsize),
+            batch_size=None,
+            sampler=itertools.count(self.trainer.global_step),
+            num_workers=self.num_workers,
+            collate_fn=self.draw,
+            worker_init_fn=leave_signals,
+        )
 
 
 class Training(LightningModule):
@@ -115,11 +107,7 @@ class Training(LightningModule):
         checkpoint[KEY] = {"stage": self.WEIGHTS, "whole": self._whole(), **told}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continues the counts.
-
-        Raises:
-            InputError: It was written by a training run of other length or rate.
-        """
+        """Continues the counts of a training run of the same length and rate."""
         about = checkpoint[KEY]
         if about["whole"] != self._whole():
             raise InputError(
