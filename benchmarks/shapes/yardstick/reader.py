@@ -17,8 +17,7 @@ from cmd_lightning.shapes.painting import render
 from cmd_lightning.shapes.reader import ANSWERS, Reading, ShapesReader, joint_accuracy
 
 BATCH_SIZE = 32
-TRAINING = stable_hash("reader", "train")
-"""Seed of the training batches."""
+TRAINING = stable_hash("reader", "train")  # seed of the training batches
 
 KINDS = {
     "true": 0.62,

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 import time
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +17,7 @@ import torch
 from lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from cmd_lightning.components.checkpoints import KEY
 from cmd_lightning.data.loader import leave_signals
@@ -26,6 +25,19 @@ from cmd_lightning.errors import InputError
 
 Targets = dict[str, Tensor]  # what is right for each clip of a batch, (B, ...), by the name of the attribute
 Draw = Callable[[int], tuple[Tensor, Any]]  # batch number i: clips (B, ...) of floats in [0, 1], and what is right
+
+
+class DrawStream(IterableDataset):
+    """The batches of `draw` from number `first` on, without end."""
+
+    def __init__(self, draw: Draw, first: int) -> None:
+        super().__init__()
+        self.draw, self.first = draw, first
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Any]]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        return map(self.draw, itertools.count(self.first + worker, workers))
 
 
 class Draws(LightningDataModule):
@@ -41,15 +53,9 @@ class Draws(LightningDataModule):
         self.draw, self.num_workers = draw, num_workers
 
     def train_dataloader(self) -> DataLoader:
-        """The batches from the Trainer's step on, without end."""
-        return DataLoader(
-            range(sys.maxsize),
-            batch_size=None,
-            sampler=itertools.count(self.trainer.global_step),
-            num_workers=self.num_workers,
-            collate_fn=self.draw,
-            worker_init_fn=leave_signals,
-        )
+        """The batches from the Trainer's step on."""
+        stream = DrawStream(self.draw, self.trainer.global_step)
+        return DataLoader(stream, batch_size=None, num_workers=self.num_workers, worker_init_fn=leave_signals)
 
 
 class Training(LightningModule):
