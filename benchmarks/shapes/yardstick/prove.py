@@ -19,15 +19,7 @@ from benchmarks.cells import measure_cells
 from benchmarks.shapes.pages import fill
 from benchmarks.shapes.yardstick.augmentations import FRAMES, compressed
 from benchmarks.shapes.yardstick.corruptions import STRENGTHS, UNITS, corrupt, draw_clips
-from benchmarks.shapes.yardstick.gauges import (
-    RESAMPLES,
-    Networks,
-    gauges_of,
-    networks,
-    respond,
-    see,
-    spearman,
-)
+from benchmarks.shapes.yardstick.gauges import RESAMPLES, Networks, gauges_of, networks, respond, see, spearman
 from benchmarks.shapes.yardstick.plot import draw_plot
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.errors import program
@@ -39,11 +31,8 @@ from cmd_lightning.shapes.scenes import Level
 from cmd_lightning.shapes.sheets import SheetSimilarity
 from cmd_lightning.zoo import WEIGHTS
 
-ERRORS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
-"""Amounts of "trajectory", for the rank agreement with the true error."""
-
-BANK, PLANTED = 300, 64
-"""Known clips, and how many of them are planted, half through H.264 and half a pixel aside."""
+ERRORS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # amounts of "trajectory", to rank metrics by the true error
+BANK, PLANTED = 300, 64  # known clips, and how many of them are planted, half through H.264 and half a pixel aside
 
 
 def planted_copies(level: Level, size: int) -> dict[str, int]:
@@ -71,12 +60,7 @@ def planted_copies(level: Level, size: int) -> dict[str, int]:
 
 
 def measure(level: Level, num: int, size: int, loaded: Networks) -> dict[str, Any]:
-    """The row of a level.
-
-    Returns:
-        "responses", of each metric to each corruption; "trajectory", true errors of sets of clips in pixels of an image
-        of 64, and of each metric the values for these sets and their rank correlation with the errors; and "copies".
-    """
+    """The row of a level: responses of each metric to each corruption, their agreement with true errors, and copies."""
     gauges = gauges_of(level)
     sights = {gauge.sight for gauge in gauges.values()}
     clips = draw_clips(stable_hash("yardstick", "corrupted"), num, size, level)  # of motion `middle`, and held out
@@ -140,14 +124,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    path, loaded = options.out / "yardstick.json", networks()
+    path, loaded, size = options.out / "yardstick.json", networks(), (options.num, options.size)
     cells = [{"level": level} for level in get_args(Level)]
     result = measure_cells(
-        cells,
-        lambda cell: [measure(cell["level"], options.num, options.size, loaded)],
-        record_of(options.num, options.size),
-        path,
-        math.inf,
+        cells, lambda cell: [measure(cell["level"], *size, loaded)], record_of(*size), path, math.inf
     )
     path.with_suffix(".md").write_text(markdown(result))
     draw_plot(result).save(path.with_suffix(".png"), optimize=True)
