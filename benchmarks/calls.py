@@ -66,14 +66,10 @@ class Call:
 def call_of(
     stage: str, network: nn.Module, latents: Sequence[tuple[int, ...]], width: int = 0, tokens: int = TOKENS
 ) -> Call:
-    """The call of a network on one clip, its inputs on the meta device.
+    """The call of a network of a stage, or of a "denoiser" of whole videos, on one clip; its inputs are on meta.
 
-    Args:
-        stage: "autoencoder", "content", "motion", or "denoiser" of whole videos.
-        network: Of that stage, on whatever device.
-        latents: Shapes of one sample: of the video; of the content frame; of motion latent and content frame.
-        width: Of the states of a caption, which the autoencoder does not take.
-        tokens: Of a caption.
+    `latents` are shapes of one sample: of the video; of the content frame; of motion latent and content frame. `width`
+    is that of the states of a caption, which the autoencoder does not take.
     """
     with torch.device("meta"):
         noisy, *given = (torch.empty(1, *shape) for shape in latents)

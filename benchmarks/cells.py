@@ -163,10 +163,7 @@ def cleared(device: torch.device) -> Iterator[None]:
 
 
 def clock(device: torch.device) -> float:
-    """Seconds, once the device has done all that it was given; on a CPU those that this process had of it.
-
-    So other work on the machine does not count there; seconds of several threads add up.
-    """
+    """Seconds, once the device has finished; on a CPU those of this process, all threads, so no other work counts."""
     if device.type == "cpu":
         return time.process_time()
     torch.cuda.synchronize()

@@ -108,10 +108,7 @@ def counts_tables(rows: Sequence[Row]) -> str:
 
 
 def headline_table(rows: Sequence[Row]) -> str:
-    """The ratios that the paper claims of sampling, as the ledger defines them: its own figures, and ours.
-
-    All are of 512x1024, 50 steps, no guidance, latents without the frame decoder (table 9).
-    """
+    """The ratios that the paper claims of table 9 (no guidance, no frame decoder): from its figures, and ours."""
     kinds = {row["compiled"] for row in rows}
     columns = {name: kind for name, kind in (("counted", None), ("eager", False), ("compiled", True)) if kind in kinds}
     lines = [
@@ -185,10 +182,7 @@ def counted() -> str:
 
 
 def measured(scale: str) -> str:
-    """For benchmarks/README.md: seconds of a video of a scale on a CPU, and compared with those of the first system.
-
-    What comes of fewer steps than it is said of has "≈" before it.
-    """
+    """For benchmarks/README.md: seconds of a video on a CPU, next to the first system's; "≈" marks fewer steps timed."""
     rows = read(RESULTS / f"efficiency_{scale}_cpu.json")["rows"]
     whole = videos(rows)
     base, *_ = (system for system, _ in whole)
