@@ -15,8 +15,9 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 demo: $(VENV)/.installed
 	$(RUN) -m cmd_lightning demo --out outputs/demo
 
-# Two processes of one thread take little more than half the time of one process of two threads.
-TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadfile
+# Two processes of one thread take little more than half the time of one process of two threads. Files go to them in
+# order, not those of many tests first: the last ones are quick, so that both end together.
+TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.installed
 	$(TEST) -m "not slow and not gpu"

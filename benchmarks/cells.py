@@ -27,31 +27,18 @@ Cell = Mapping[str, Any]
 """What sets a cell apart; every row of its results has these fields."""
 Rows = list[dict[str, Any]]
 
-MINUTES = 8.0
-"""After which no other cell begins."""
-
 
 def measure_cells(
     cells: Sequence[Cell],
     measure: Callable[[Cell], Rows],
     record: Mapping[str, Any],
     path: Path | None = None,
-    minutes: float = MINUTES,
+    minutes: float = 8.0,
 ) -> dict[str, Any]:
     """Measures the cells that `path` does not hold yet, as long as there is time, and keeps each one there.
 
-    Args:
-        cells: In the order of measurement.
-        measure: The rows of a cell, with or without the cell's own fields.
-        record: What stands beside the rows, "settings" and the provenance among it.
-        path: JSON file of results, of these settings and this machine.
-        minutes: After which no other cell begins.
-
-    Returns:
-        The record with "rows", as the file has it.
-
-    Raises:
-        InputError: The file's results are of other settings or another device, or it cannot be read or written.
+    `record`, with "settings" and the provenance, is stored next to the "rows"; a file of other settings or of another
+    machine is rejected. `measure` may leave out the fields of the cell itself.
     """
     begun = time.monotonic()
     record = json.loads(json.dumps(record))
@@ -73,11 +60,7 @@ def measure_cells(
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The results that a file holds.
-
-    Raises:
-        InputError: There are none.
-    """
+    """The results that a file holds."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -89,11 +72,8 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def check_writable(path: Path) -> None:
-    """Makes the folder of a file of results and proves that it can be written, before hours go into what it will hold.
-
-    Raises:
-        InputError: It cannot, or the file's name does not end in .json (tables and images are written next to it).
-    """
+    """Creates the folder of a file of results and proves that it can be written, before anything is measured."""
+    # Tables and images are written next to it.
     if path.suffix != ".json":
         raise InputError(f"--json {path}: give a file whose name ends in .json")
     if path.is_dir():
@@ -132,9 +112,9 @@ def missing(cells: Sequence[Cell], rows: Rows) -> list[Cell]:
     return [cell for cell in cells if not any(cell.items() <= row.items() for row in rows)]
 
 
-def by_name(result: Mapping[str, Any], field: str = "cell") -> dict[str, dict[str, Any]]:
-    """The rows of a result by a field that names each of them."""
-    return {row[field]: row for row in result["rows"]}
+def by_name(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The rows of a result by the name of their cell."""
+    return {row["cell"]: row for row in result["rows"]}
 
 
 def title(cell: Cell) -> str:
@@ -156,10 +136,7 @@ def closing(cells: Sequence[Cell], rows: Rows) -> str:
 
 
 def in_turn(calls: Mapping[str, Callable[[int], float]], rounds: int) -> dict[str, list[float]]:
-    """What each call returns, given the number of the round; another one begins in every round.
-
-    So other work on the machine meets all calls alike.
-    """
+    """What each call returns, given the round's number; another one begins each, so that other work hits all alike."""
     names, found = list(calls), {name: [] for name in calls}
     for number in range(rounds):
         first = number % len(names)
@@ -186,14 +163,24 @@ def cleared(device: torch.device) -> Iterator[None]:
 
 
 def clock(device: torch.device) -> float:
-    """Seconds, once the device has done all that it was given; on a CPU those that this process had of it.
-
-    So other work on the machine does not count there; seconds of several threads add up.
-    """
+    """Seconds, once the device has finished; on a CPU those of this process, all threads, so no other work counts."""
     if device.type == "cpu":
         return time.process_time()
     torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def timed(call: Callable[[], object], number: int, device: torch.device) -> tuple[list[float], float | None]:
+    """Seconds of each of `number` calls, waited for, and the most memory meanwhile, in GB (None on a CPU)."""
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    taken, begun = [], clock(device)
+    for _ in range(number):
+        call()
+        taken.append(clock(device) - begun)
+        begun += taken[-1]
+    return taken, torch.cuda.max_memory_allocated() / 1e9 if cuda else None
 
 
 def device_name(device: torch.device) -> str:
@@ -212,10 +199,12 @@ def command_line(about: str | None) -> Parser:
     return Parser(description=about, formatter_class=RawDescriptionHelpFormatter)
 
 
-def add_arguments(parser: Parser, path: str | None, device: str = "cuda") -> None:
-    """Adds --device, --minutes and --json, with their defaults."""
+def measuring(about: str | None, path: str | None, device: str = "cuda") -> Parser:
+    """The parser of a program that measures cells: `--device`, `--minutes` and `--json`, with their defaults."""
+    parser = command_line(about)
     parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help="(default: %(default)s)")
     parser.add_argument(
-        "--minutes", type=float, default=MINUTES, help="after which no other cell begins (default: %(default)s)"
+        "--minutes", type=float, default=8.0, help="after which no other cell begins (default: %(default)s)"
     )
     parser.add_argument("--json", type=Path, default=path and Path(path), help="results (default: %(default)s)")
+    return parser

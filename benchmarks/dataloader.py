@@ -27,7 +27,7 @@ import av
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from benchmarks.cells import command_line, in_turn, save, spread
 from cmd_lightning import markdown
@@ -44,33 +44,19 @@ LOADER, BARE, BARE_ONE_CONVERTER = "loader", "bare", "bare, one converter"
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured.
+    """What is measured; sizes are (H, W)."""
 
-    Attributes:
-        clips: In an epoch.
-        distinct: Of them; the others are copies under other keys.
-        sizes: (H, W) of the clips' files.
-        frames: Of a file.
-        rate: Frames per second of a file.
-        fps: Frames per second taken.
-        num_frames: Frames taken.
-        size: (H, W) of the batches.
-        batch_size: Clips in a batch.
-        workers: Numbers of worker processes.
-        rounds: Epochs that count.
-    """
-
-    clips: int = 240
-    distinct: int = 24
-    sizes: tuple[tuple[int, int], ...] = ((240, 320), (64, 64))
-    frames: int = 100
-    rate: float = 25.0
-    fps: float = 8.0
-    num_frames: int = 16
-    size: tuple[int, int] = (64, 64)
+    clips: int = 240  # in an epoch
+    distinct: int = 24  # of them; the others are copies under other keys
+    sizes: tuple[tuple[int, int], ...] = ((240, 320), (64, 64))  # of the clips' files
+    frames: int = 100  # of a file
+    rate: float = 25.0  # frames per second of a file
+    fps: float = 8.0  # frames per second taken
+    num_frames: int = 16  # frames taken
+    size: tuple[int, int] = (64, 64)  # of the batches
     batch_size: int = 8
     workers: tuple[int, ...] = (2, 0)
-    rounds: int = 7
+    rounds: int = 7  # epochs that count
 
     def __post_init__(self) -> None:
         if self.clips % self.batch_size:
@@ -105,28 +91,15 @@ def write_clips(folder: Path, settings: Settings, height: int, width: int) -> di
     return clips
 
 
-class BareClips(Dataset):
-    """Clips decoded by PyAV and nothing else.
+def decode(
+    clips: Sequence[tuple[str, bytes, list[int]]], size: tuple[int, int], *, one_converter: bool
+) -> dict[str, Any]:
+    """A batch of clips, (key, bytes, ascending numbers of the frames to take), decoded by PyAV and nothing else.
 
-    Args:
-        clips: Bytes of files by key.
-        numbers: of the frames to take, ascending, by key.
-        size: (H, W) to resize to.
-        one_converter: convert all frames of a clip to RGB by one object.
+    With `one_converter` one object converts all frames of a clip to RGB.
     """
-
-    def __init__(
-        self, clips: dict[str, bytes], numbers: dict[str, list[int]], size: tuple[int, int], *, one_converter: bool
-    ) -> None:
-        self.clips = [(key, data, numbers[key]) for key, data in clips.items()]
-        self.size, self.one_converter = size, one_converter
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, index: int) -> tuple[str, Tensor]:
-        """The key of a clip and its frames: uint8 (3, T, *size)."""
-        key, data, numbers = self.clips[index]
+    videos = []
+    for _, data, numbers in clips:
         with av.open(io.BytesIO(data)) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
@@ -135,27 +108,19 @@ class BareClips(Dataset):
             found, converter = {}, av.video.reformatter.VideoReformatter()
             container.seek(times[0], stream=stream)
             for frame in container.decode(stream):
-                if frame.pts in times and self.one_converter:
+                if frame.pts in times and one_converter:
                     found[frame.pts] = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
                 elif frame.pts in times:
                     found[frame.pts] = frame.to_ndarray(format="rgb24")
                 if frame.pts >= times[-1]:
                     break
         video = torch.from_numpy(np.stack([found[time] for time in times])).permute(3, 0, 1, 2)
-        return key, resize_and_crop(video, self.size)
-
-
-def stack(clips: Sequence[tuple[str, Tensor]]) -> dict[str, Any]:
-    """A batch of bare clips."""
-    return {"key": [key for key, _ in clips], "video": torch.stack([video for _, video in clips])}
+        videos.append(resize_and_crop(video, size))
+    return {"key": [key for key, *_ in clips], "video": torch.stack(videos)}
 
 
 def measure(settings: Settings, height: int, width: int, workers: int) -> dict[str, Any]:
-    """Clips per second of loader and bare decoding: of each round, their median, and the loader's share of the bare.
-
-    Raises:
-        RuntimeError: They do not give the same clips.
-    """
+    """Clips per second of loader and bare decoding, of each round, and their `summary`."""
     with tempfile.TemporaryDirectory() as folder:
         shards = Path(folder, "shards")
         clips = write_clips(shards, settings, height, width)
@@ -164,14 +129,15 @@ def measure(settings: Settings, height: int, width: int, workers: int) -> dict[s
         step = settings.rate / settings.fps
         draws = {key: random.Random(stable_hash("clip", data.seed, 0, key, "")) for key in clips}  # of epoch 0
         numbers = {key: choose_frames(settings.frames, settings.num_frames, step, draws[key]) for key in clips}
+        parts = [(key, clip, numbers[key]) for key, clip in clips.items()]
 
         def loader() -> DataLoader:
             data.setup("fit")  # every pass is epoch 0
             return data.train_dataloader()
 
         def bare(one_converter: bool) -> DataLoader:
-            decoded = BareClips(clips, numbers, settings.size, one_converter=one_converter)
-            return DataLoader(decoded, settings.batch_size, num_workers=workers, collate_fn=stack)
+            decoded = partial(decode, size=settings.size, one_converter=one_converter)
+            return DataLoader(parts, settings.batch_size, num_workers=workers, collate_fn=decoded)
 
         sides = {LOADER: loader, BARE: partial(bare, False), BARE_ONE_CONVERTER: partial(bare, True)}
         seen = {name: epoch(make(), keep=True)[1] for name, make in sides.items()}

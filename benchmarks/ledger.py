@@ -1,6 +1,6 @@
 """The claims ledger of the README: each claim, how it is defined, whether it holds, and the command that checks it.
 
-Claims stand in ledger.yaml, what the paper reports in reported.yaml, what was measured in results/ and in the cards of
+Claims are in ledger.yaml, what the paper reports in reported.yaml, what was measured in results/ and in the cards of
 the zoo. Ratios and verdicts are computed: of a claim without evidence the verdict is what it needs. Verdicts are
 
 - count reproduced: within 1 % of what the paper reports, or equal to it as printed; else count contradicted; of the
@@ -19,24 +19,117 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.claims import Claim, agrees, arithmetic, claims, measured, operands, value
+import yaml
+
 from benchmarks.efficiency.rows import RESOLUTIONS, Row, fits, in_rows, wanted
-from benchmarks.reported import figures
+from benchmarks.reported import Figure, figures, reported
 from cmd_lightning import markdown, zoo
-from cmd_lightning.ranking.estimates import Estimate, difference, estimate
+from cmd_lightning.errors import InputError
+from cmd_lightning.ranking.estimates import difference, estimate
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-CLOSE = 0.01
-"""How far a count may be from the reported one."""
-SLACK = 0.95
-"""A measured ratio below this share of the claimed one contradicts it."""
-SMALL = "**small networks"
-"""How a verdict begins that decides nothing."""
+CLOSE = 0.01  # how far a count may be from the reported one
+SLACK = 0.95  # a measured ratio below this share of the claimed one contradicts it
+SMALL = "**small networks"  # how a verdict begins that decides nothing
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim; ledger.yaml says what each field means."""
+
+    claim: str
+    defined: str
+    command: str = ""
+    ours: bool = False
+    printed: float | None = None
+    ratio: dict[str, Any] = field(default_factory=dict)
+    unit: str = ""
+    counted: bool | dict[str, Any] = False
+    timed: bool = False
+    order: tuple[str, ...] = ()
+    sampled: tuple[str, ...] = ()
+    ranked: tuple[str, ...] = ()
+    tests: tuple[str, ...] = ()
+    needs: str = ""
+
+
+def claims() -> list[Claim]:
+    """All claims, each of whose ratios must come out as the paper prints it."""
+    records = yaml.safe_load(Path(__file__).with_name("ledger.yaml").read_text(encoding="utf-8"))
+    found = [Claim(**evidence(record) | record) for record in records]
+    for claim in found:
+        if claim.printed is not None and not agrees(value(claim), claim.printed):
+            raise InputError(f"ledger.yaml: {claim.claim}: the tables give {value(claim)}, not {claim.printed}")
+    return found
+
+
+def evidence(record: Mapping[str, Any]) -> dict[str, str]:
+    """What a claim needs and the command that checks it, where its kind of evidence says both."""
+    if record.get("timed"):
+        return {"needs": "an NVIDIA GPU", "command": "python -m benchmarks.efficiency"}
+    if record.get("counted"):
+        return {"needs": "a count", "command": "python -m benchmarks.efficiency --counts"}
+    if record.get("sampled"):
+        settings = " ".join(record["sampled"])
+        return {"needs": "samples", "command": f"python -m benchmarks.sampling shapes32 --test {settings}"}
+    if record.get("ranked"):
+        return {"needs": "a ranking of both", "command": f"cmd-lightning zoo rank {record['ranked'][0]}"}
+    return {"needs": "its tests", "command": f"pytest {' '.join(record['tests'])}"} if record.get("tests") else {}
+
+
+def agrees(found: float, printed: float) -> bool:
+    """Whether a number rounds to a printed one."""
+    digits = len(f"{printed:g}".partition(".")[2])
+    return abs(found - printed) <= 0.5 * 10**-digits + 1e-9
+
+
+def operands(claim: Claim) -> list[list[Figure]]:
+    """The paper's figures on both sides ("of", "over") of a claim's ratio."""
+    ratio = claim.ratio
+    fixed = {key: ratio.get(key) for key in ("quantity", "table")} | ratio.get("at", {})
+    return [[reported(**operand, **fixed) for operand in ratio.get(side, [])] for side in ("of", "over")]
+
+
+def value(claim: Claim) -> float:
+    """A claim's figure as the paper's tables give it, in its unit."""
+    return combine(claim, [[figure.value for figure in side] for side in operands(claim)])
+
+
+def combine(claim: Claim, sides: Sequence[Sequence[float]]) -> float:
+    """A claim's figure, of the values on both sides of its ratio."""
+    above, below = sides
+    ratio = mean(above) / mean(below) if below else mean(above)
+    return {"%": 100 * ratio, "% less": 100 * (1 - ratio)}.get(claim.unit, ratio)
+
+
+def arithmetic(claim: Claim) -> str:
+    """How the paper's figures give a claim's: "24.2 / 3.13 = 7.73"."""
+    sides = [[f"{figure.value:.4g}" for figure in side] for side in operands(claim)]
+    if not sides[1]:
+        return ""
+    above, below = (f"mean({', '.join(side)})" if len(side) > 1 else side[0] for side in sides)
+    result = f"{value(claim):.3g}" + (" %" if claim.unit.startswith("%") else "")
+    return f"1 - {above} / {below} = {result}" if claim.unit == "% less" else f"{above} / {below} = {result}"
+
+
+def measured(claim: Claim, rows: Sequence[Row], **at: Any) -> float | None:
+    """A claim's figure, of rows of `benchmarks.efficiency` in place of the paper's; None where one is missing."""
+    sides: list[list[float]] = [[], []]
+    for side, values in zip(operands(claim), sides, strict=True):
+        for figure in side:
+            asked = [row[figure.quantity] for row in rows if fits(row, wanted(figure) | at)]
+            found = [number for number in asked if number is not None]
+            if not found:
+                return None
+            values.append(min(found))
+    return combine(claim, sides)
 
 
 def read(path: Path) -> Mapping[str, Any]:
@@ -130,24 +223,20 @@ def sample_verdict(claim: Claim, results: Path) -> Iterator[str]:
     by_setting = {f"{row['solver']}/{row['steps']}": row for row in rows if row["split"] == "test"}
     if claim.sampled and by_setting.keys() >= set(claim.sampled):
         few, many = (by_setting[setting] for setting in claim.sampled)
-        distance = paired(few["kernel_distance_parts"], many["kernel_distance_parts"])
-        accuracy = paired(shares(few), shares(many))
+        accuracy, distance = (
+            estimate([a - b for a, b in zip(of(few), of(many), strict=True)])
+            for of in (shares, itemgetter("kernel_distance_parts"))
+        )
         worse = (distance.decided and distance.mean > 0) or (accuracy.decided and accuracy.mean < 0)
         undecided = not (distance.decided or accuracy.decided)
         word = "undecided" if undecided else "contradicted" if worse else "measured"
-        found = (f"{one.mean:+.3f} ± {one.half:.3f}" for one in (accuracy, distance))
-        yield "**{} on shapes32**: accuracy {}, kernel distance {}".format(word, *found)
+        yield f"**{word} on shapes32**: accuracy {accuracy:+.3f}, kernel distance {distance:+.3f}"
 
 
 def shares(row: Row) -> list[float]:
     """The share of samples that show what was asked, of each group."""
     hits, size = row["hits"], len(row["hits"]) // len(row["kernel_distance_parts"])
     return [hits[first : first + size].count("1") / size for first in range(0, len(hits), size)]
-
-
-def paired(own: Sequence[float], other: Sequence[float]) -> Estimate:
-    """The interval of the differences of two rows of groups."""
-    return estimate([a - b for a, b in zip(own, other, strict=True)])
 
 
 def rank_verdict(claim: Claim) -> Iterator[str]:

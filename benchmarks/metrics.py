@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from cmd_lightning.metrics import (
 )
 from cmd_lightning.metrics.frechet import moments, sampling_bias, shrunk
 from cmd_lightning.metrics.inputs import unit_range
-from cmd_lightning.metrics.protocol import prepare
+from cmd_lightning.metrics.preparation import prepare
 from cmd_lightning.provenance import provenance
 
 Calls = dict[str, Callable[[int], Any]]
@@ -42,28 +43,16 @@ Calls = dict[str, Callable[[int], Any]]
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured.
+    """What is measured."""
 
-    Attributes:
-        clips: Real clips, and as many generated ones, for the Fréchet video distance; a multiple of `batch`.
-        batch: Clips at once.
-        shape: (T, H, W) of a clip, which is uint8 and has three channels.
-        dim: Features, where no network gives them.
-        samples: Vectors of features in either set for the solve; the usual number.
-        few: The same where covariances lack rank.
-        stored: Vectors of features after which memory is read, multiples of 500 and of 8.
-        kernel: Vectors of features in either set for the kernel distance.
-        device: "cpu" or "cuda".
-    """
-
-    clips: int = 32
+    clips: int = 32  # real ones, and as many generated ones, for the Fréchet video distance; a multiple of `batch`
     batch: int = 4
-    shape: tuple[int, int, int] = (16, 64, 64)
-    dim: int = 400
-    samples: int = 2048
-    few: int = 128
-    stored: tuple[int, ...] = (2_000, 20_000, 200_000)
-    kernel: tuple[int, ...] = (2_048, 10_000)
+    shape: tuple[int, int, int] = (16, 64, 64)  # (T, H, W) of a clip, which is uint8 and has three channels
+    dim: int = 400  # features, where no network gives them
+    samples: int = 2048  # vectors of features in either set for the solve; the usual number
+    few: int = 128  # the same where covariances lack rank
+    stored: tuple[int, ...] = (2_000, 20_000, 200_000)  # after which memory is read, multiples of 500 and of 8
+    kernel: tuple[int, ...] = (2_048, 10_000)  # vectors of features in either set for the kernel distance
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -80,17 +69,16 @@ def interleaved(calls: Calls, rounds: int) -> dict[str, list[float]]:
     """Seconds of each call by name, one for each round."""
 
     def timed(call: Callable[[int], Any], number: int) -> float:
-        begun = _now()
+        begun = now()
         call(number)
-        return _now() - begun
+        return now() - begun
 
-    return in_turn({name: lambda number, call=call: timed(call, number) for name, call in calls.items()}, rounds)
+    def now() -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+    return in_turn({name: partial(timed, call) for name, call in calls.items()}, rounds)
 
 
 def warmed(calls: Calls, rounds: int) -> dict[str, dict[str, float]]:
@@ -116,12 +104,7 @@ def gaussian(number: int, dim: int, seed: int, device: str | torch.device) -> Te
 
 @torch.no_grad()
 def video_distance(settings: Settings, network: nn.Module) -> dict[str, Any]:
-    """The Fréchet video distance of uint8 clips with each preset, beside the bare network on prepared clips.
-
-    Args:
-        settings: What is measured.
-        network: From prepared clips `(B, 3, T, H, W)` to features `(B, num_features)`.
-    """
+    """The Fréchet video distance of uint8 clips with each preset, next to the bare network on prepared clips."""
     device, dim, count = torch.device(settings.device), network.num_features, settings.clips
     network, batches = network.to(device), 2 * count // settings.batch
     size = (batches, settings.batch, 3, *settings.shape)
@@ -159,10 +142,7 @@ def video_distance(settings: Settings, network: nn.Module) -> dict[str, Any]:
 
 
 def ratios(seconds: Mapping[str, Mapping[str, float]], batches: int, preset: str, warns: bool) -> dict[str, float]:
-    """The distance's time over that of the bare network: as measured whole, and as the sum of its parts.
-
-    The first carries the scatter of the network's own time, the second only that of what is added to it.
-    """
+    """The distance's time over that of the bare network: as measured whole, and of its parts, with less scatter."""
     of = {name: value["median"] for name, value in seconds.items()}
     bare = batches * of["network"]
     added = batches * of[f"added by {preset}"] + of[f"compute {preset}"]
@@ -203,8 +183,8 @@ def accuracy(settings: Settings) -> dict[str, Any]:
     return result
 
 
+# Whether features are kept, and how many are given at once.
 KEEPING = {"sums": (False, 500), "kept features": (True, 500), "kept features in batches of 8": (True, 8)}
-"""Whether features are kept, and how many are given at once."""
 
 
 def memory(settings: Settings) -> dict[str, Any]:

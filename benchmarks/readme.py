@@ -10,13 +10,13 @@ benchmarks.readme" and "end NAME". Parameters are counted on the meta device; a 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 from benchmarks import ledger, sampling
-from benchmarks.cells import command_line
-from benchmarks.efficiency import summary
+from benchmarks.cells import command_line, read
+from benchmarks.efficiency import tables
 from cmd_lightning import markdown, zoo
 from cmd_lightning.commands.zoo import TITLES, short
 from cmd_lightning.errors import InputError, program
@@ -31,44 +31,29 @@ BLOCK = re.compile(r"(<!-- begin (\w+): python -m benchmarks\.readme -->\n).*?(<
 
 def zoo_table() -> str:
     """Every entry of the zoo, by kind, as a Markdown table."""
-    rows = [
-        (None if number else title, link(entry), what(entry), short(entry.card.total))
-        for kind, title in TITLES.items()
-        for number, entry in enumerate(zoo.entries(kind))
-    ]
+    rows = []
+    for kind, title in TITLES.items():
+        for number, entry in enumerate(zoo.entries(kind)):
+            file = entry.module.removeprefix("cmd_lightning.").replace(".", "/")
+            link = f"{file}.py" if file else f"zoo/cards/{entry.name}.md"
+            what = entry.card.what.rstrip(".") + (f" ([config]({entry.card.config}))" if entry.card.config else "")
+            rows.append((None if number else title, f"[`{entry.name}`]({link})", what, short(entry.card.total)))
     return markdown.table(("", "name", "what", "parameters"), rows)
-
-
-def link(entry: Entry) -> str:
-    """The name of an entry, as a link to its card or file."""
-    path = entry.module.removeprefix("cmd_lightning.").replace(".", "/")
-    return f"[`{entry.name}`]({path}.py)" if path else f"[`{entry.name}`](zoo/cards/{entry.name}.md)"
-
-
-def what(entry: Entry) -> str:
-    """The sentence of a card, and where it trains."""
-    card = entry.card
-    return f"{card.what.rstrip('.')}" + (f" ([config]({card.config}))" if card.config else "")
 
 
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "claims": ledger.table,
     "zoo": zoo_table,
     "leaderboard": lambda: leaderboard.table(leaderboard.ranked()),
-    "counts": summary.counted,
-    "fifth": partial(summary.measured, "fifth"),
-    "shapes32": partial(summary.measured, "shapes32"),
-    "sampling": lambda: sampling.table({"rows": summary.read("sampling")}),
+    "counts": tables.counted,
+    "fifth": partial(tables.measured, "fifth"),
+    "shapes32": partial(tables.measured, "shapes32"),
+    "sampling": lambda: sampling.table(read(tables.RESULTS / "sampling.json")),
 }
-"""What makes a block, by name."""
 
 
 def written(text: str, path: Path) -> str:
-    """A text with its blocks made anew.
-
-    Raises:
-        InputError: A block has no maker, or does not end.
-    """
+    """A text with its blocks generated again."""
 
     def made(match: re.Match[str]) -> str:
         begin, name, end, ended = match.groups()
@@ -86,23 +71,17 @@ def counted(text: str, of: Entry) -> str:
     return with_field(text, "parameters", count_parameters(of))
 
 
-def makers() -> Iterator[tuple[Path, Callable[[str], str]]]:
-    """Every file that has generated parts, and what makes them anew of its text: cards first, as READMEs quote them."""
-    for entry in zoo.entries():
-        if entry.kind != "model" and entry.card_path.is_file():
-            yield entry.card_path, partial(counted, of=entry)
-    for path in FILES:
-        yield path, partial(written, path=path)
-
-
 def main() -> int:
     """The command line."""
     parser = command_line(__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing")
     check = parser.parse_args().check
-    for path, made in makers():
+    cards = [entry for entry in zoo.entries() if entry.kind != "model" and entry.card_path.is_file()]
+    makers: dict[Path, Callable[[str], str]] = {entry.card_path: partial(counted, of=entry) for entry in cards}
+    makers |= {path: partial(written, path=path) for path in FILES}  # after the cards, which they quote
+    for path, make in makers.items():
         old = path.read_text(encoding="utf-8")
-        new = made(old)
+        new = make(old)
         if new != old and check:
             raise InputError(f"{path}: it is not current; run python -m benchmarks.readme")
         if new != old:

@@ -29,19 +29,14 @@ from torch.utils._pytree import tree_map_only
 
 from benchmarks.calls import Call
 from benchmarks.cells import command_line
-from benchmarks.configured import add_arguments, asked, calls
+from benchmarks.counting import asked, calls
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.markdown import table
 from cmd_lightning.networks.lora import LoRA
 
 
 class PeakMemory(TorchDispatchMode):
-    """Counts the memory of the tensors that come into being under it.
-
-    Attributes:
-        live: Bytes of those that are there.
-        peak: The most that there have been.
-    """
+    """Counts the bytes of the tensors that are created under it: `live` now, `peak` at most."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,25 +65,15 @@ class PeakMemory(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a stage should take.
+    """What a stage should take."""
 
-    Attributes:
-        trained: Parameters that learn.
-        batch: Samples in memory at once.
-        samples: In the whole training.
-        teraflop: Of the training on one sample.
-        step: Bytes of tensors in a step, without EMA.
-        ema: Bytes of the averaged weights.
-        validation: Bytes of tensors between two steps, the average in the place of the weights.
-    """
-
-    trained: int
-    batch: int
-    samples: int
-    teraflop: float
-    step: int
-    ema: int
-    validation: int
+    trained: int  # parameters that learn
+    batch: int  # samples in memory at once
+    samples: int  # in the whole training
+    teraflop: float  # of the training on one sample
+    step: int  # bytes of tensors in a step, without EMA
+    ema: int  # bytes of the averaged weights
+    validation: int  # bytes of tensors between two steps, the average in the place of the weights
 
     def hours(self, tflops: float) -> float:
         """Of computing at so many TFLOP/s."""
@@ -114,13 +99,7 @@ def predict(config: Mapping[str, Any], call: Call) -> Prediction:
 
 
 def step_memory(call: Call, batch: int, checkpointing: bool) -> tuple[int, int]:
-    """Bytes at the peak of the second training step, and after it.
-
-    Args:
-        call: Of a network on the meta device, for one sample.
-        batch: Samples.
-        checkpointing: Of gradients.
-    """
+    """Bytes at the peak of the second training step, and after it; `call` is on the meta device, for one sample."""
     network, function = call.network.train(), call.function
     memory = PeakMemory()
     with FakeTensorMode(allow_non_fake_inputs=True), memory:
@@ -152,19 +131,16 @@ def _on_cpu(tensor: Tensor) -> Tensor:
 def main() -> int:
     """The command line."""
     parser = command_line(__doc__)
-    add_arguments(parser)
     parser.add_argument("--tflops", type=float, required=True, help="that are assumed to be sustained")
-    options = parser.parse_args()
+    options, configs = asked(parser)
     if not options.tflops > 0:
         raise InputError(f"--tflops {options.tflops}: give a number above 0")
-    configs = asked(options)
     rows = []
     for stage, call in calls(configs).items():
         found = predict(configs[stage], call)
-        fields = [stage, f"{found.trained / 1e6:.1f}", f"{found.samples / 1e6:.2f}", f"{found.teraflop:.2f}"]
-        fields += [f"{found.hours(options.tflops):.1f}", str(found.batch)]
-        fields += [f"{size / 1e9:.1f}" for size in (found.step, found.step + found.ema, found.validation)]
-        rows.append(fields)
+        sizes = (f"{size / 1e9:.1f}" for size in (found.step, found.step + found.ema, found.validation))
+        work = f"{found.trained / 1e6:.1f}", f"{found.samples / 1e6:.2f}", f"{found.teraflop:.2f}"
+        rows.append((stage, *work, f"{found.hours(options.tflops):.1f}", found.batch, *sizes))
     head = ("stage", "learns, M", "samples, M", "TFLOP a sample", "hours", "batch")
     print(table((*head, "step, GB", "with EMA", "validation"), rows))
     return 0

@@ -22,59 +22,35 @@ import yaml
 
 from cmd_lightning.errors import InputError
 
-FILE = Path(__file__).with_name("reported.yaml")
-
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the paper.
+    """A figure of the paper."""
 
-    Attributes:
-        system: Whose it is, "CMD" for the paper's own.
-        quantity: What it is of.
-        value: As printed, in `unit`.
-        unit: "" for a pure number.
-        table: Of the paper: its number, with a letter for a part, or "text", "abstract".
-        protocol: How it was measured, as far as the paper says.
-        at: What else tells it apart, e.g. `{"steps": 50, "batch": 1}`.
-        spread: What stands after ±.
-        remark: What to know of it.
-    """
-
-    system: str
+    system: str  # whose it is, "CMD" for the paper's own
     quantity: str
-    value: float
-    unit: str
-    table: str
-    protocol: str
-    at: dict[str, Any]
-    spread: float | None = None
-    remark: str = ""
-
-
-def _without(mapping: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in mapping.items() if key not in keys}
+    value: float  # as printed, in `unit`
+    table: str  # its number, with a letter for a part, or "text", "abstract"
+    protocol: str  # how it was measured, as far as the paper says
+    at: dict[str, Any]  # what else tells it apart, e.g. `{"steps": 50, "batch": 1}`
+    unit: str = ""  # "" for a pure number
+    spread: float | None = None  # what stands after ±
+    remark: str = ""  # what to know of it
 
 
 @cache
 def _read() -> tuple[Figure, ...]:
     """All figures of the file, in its order."""
-    return tuple(
-        Figure(
-            system=row["system"],
-            quantity=column["quantity"],
-            value=float(value),
-            unit=column.get("unit", ""),
-            table=str(table["table"]),
-            protocol=table["protocol"],
-            at=_without(row, "system", "values", "spread", "remark") | _without(column, "quantity", "unit"),
-            spread=row.get("spread"),
-            remark=row.get("remark", ""),
-        )
-        for table in yaml.safe_load(FILE.read_text(encoding="utf-8"))
-        for row in table["rows"]
-        for column, value in zip(table["columns"], row["values"], strict=True)
-    )
+    found = []
+    for table in yaml.safe_load(Path(__file__).with_name("reported.yaml").read_text(encoding="utf-8")):
+        for row in table["rows"]:
+            for column, value in zip(table["columns"], row["values"], strict=True):
+                at = {key: given for key, given in (row | column).items() if key != "values"}
+                known = {key: at.pop(key) for key in ("system", "quantity", "unit", "spread", "remark") if key in at}
+                found.append(
+                    Figure(value=float(value), table=str(table["table"]), protocol=table["protocol"], at=at, **known)
+                )
+    return tuple(found)
 
 
 def figures(
@@ -91,11 +67,7 @@ def figures(
 
 
 def reported(system: str, quantity: str, *, table: int | str, **at: Any) -> Figure:
-    """The one figure of a system in a table; `at` tells it apart from others of that table.
-
-    Raises:
-        InputError: There is none, or several.
-    """
+    """The one figure of a system in a table; `at` tells it apart from others of that table."""
     found = figures(table, system, quantity, **at)
     if len(found) != 1:
         asked = ", ".join([system, quantity, *(f"{key}={value}" for key, value in at.items())])

@@ -16,18 +16,7 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any
 
-from benchmarks.cells import (
-    Cell,
-    Rows,
-    add_arguments,
-    check_device,
-    clock,
-    closing,
-    command_line,
-    measure_cells,
-    read,
-    stamped,
-)
+from benchmarks.cells import Cell, Rows, check_device, clock, closing, measure_cells, measuring, read, stamped
 from benchmarks.shapes.quality import BATCH, STAGES, answered, clips, features_of, generate, measured_with
 from cmd_lightning import markdown
 from cmd_lightning.commands.files import open_model
@@ -41,23 +30,12 @@ from cmd_lightning.shapes.reader import Reading, ShapesReader
 
 STEPS = (5, 8, 10, 15, 25, 50)
 NUMBERS = {"val": 128, "test": 256}
-REFERENCE = 512
-GROUPS = 8
-"""Parts of the videos whose kernel distances give its standard error."""
-BASE = ("ddim", 50)
-"""What every setting is compared with: the model's own."""
-
-Row = Mapping[str, Any]
+GROUPS = 8  # parts of the videos whose kernel distances give its standard error
+BASE = ("ddim", 50)  # what every setting is compared with: the model's own
 
 
 class Sampling:
-    """Measures settings of one model.
-
-    Args:
-        pipeline: The model.
-        numbers: Captions of each split.
-        reference: Real clips that the distance is to.
-    """
+    """Measures settings of one model, with captions by split, against `reference` real clips."""
 
     def __init__(self, pipeline: CMDPipeline, numbers: Mapping[str, int], reference: int) -> None:
         pipeline.set_progress_bar_config(disable=True)
@@ -86,18 +64,17 @@ class Sampling:
             "kernel_distance_error": stdev(parts) / math.sqrt(GROUPS),
             "kernel_distance_parts": parts,
             "seconds": seconds,
-            **answered(readings, expected),
         }
-        return [stamped(row)]
+        return [stamped(row | answered(readings, expected))]
 
 
-def accuracy(row: Row) -> tuple[float, float]:
+def accuracy(row: Mapping[str, Any]) -> tuple[float, float]:
     """Share of videos that show what was asked, and its standard error."""
     share = row["hits"].count("1") / row["num"]
     return share, math.sqrt(share * (1 - share) / row["num"])
 
 
-def difference(row: Row, base: Row) -> tuple[float, float]:
+def difference(row: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[float, float]:
     """Accuracy less that of another setting, and its standard error, caption by caption and seed by seed."""
     deltas = [int(own) - int(other) for own, other in zip(row["hits"], base["hits"], strict=True)]
     return sum(deltas) / len(deltas), stdev(deltas) / math.sqrt(len(deltas))
@@ -109,15 +86,10 @@ def table(result: Mapping[str, Any]) -> str:
     lines = []
     for row in result["rows"]:
         base = bases.get(row["split"])
-        lines.append(
-            (
-                *(row[key] for key in ("split", "solver", "steps")),
-                "{:.3f} ± {:.3f}".format(*accuracy(row)),
-                None if base in (None, row) else "{:+.3f} ± {:.3f}".format(*difference(row, base)),
-                f"{row['kernel_distance']:.3f} ± {row['kernel_distance_error']:.3f}",
-                f"{row['seconds']:.3f}",
-            )
-        )
+        against = None if base in (None, row) else "{:+.3f} ± {:.3f}".format(*difference(row, base))
+        distance = f"{row['kernel_distance']:.3f} ± {row['kernel_distance_error']:.3f}"
+        what = row["split"], row["solver"], row["steps"], "{:.3f} ± {:.3f}".format(*accuracy(row))
+        lines.append((*what, against, distance, f"{row['seconds']:.3f}"))
     head = ("split", "solver", "steps", "accuracy", "against DDIM, 50", "kernel distance", "seconds a video")
     return markdown.table(head, lines)
 
@@ -149,11 +121,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
 
 
 def cells(test: list[str], val: list[str]) -> list[Cell]:
-    """The chosen settings, SOLVER/STEPS: those of the split "test", without such those of "val", by default all.
-
-    Raises:
-        InputError: One of them is none.
-    """
+    """The chosen settings, SOLVER/STEPS: those of the split "test", without such those of "val", by default all."""
     every = {f"{name}/{steps}": {"solver": name, "steps": steps} for steps in reversed(STEPS) for name in SOLVERS}
     chosen = test or val or list(every)
     for wrong in set(chosen) - every.keys():
@@ -163,23 +131,21 @@ def cells(test: list[str], val: list[str]) -> list[Cell]:
 
 def main() -> int:
     """The command line."""
-    parser = command_line(__doc__)
+    parser = measuring(__doc__, "benchmarks/results/sampling.json", "cpu")
     parser.add_argument("model", help="zoo name or model folder")
     parser.add_argument("--settings", nargs="*", default=[], help="SOLVER/STEPS to measure on val, by default all")
     parser.add_argument("--test", nargs="*", default=[], help="SOLVER/STEPS to measure on test, once chosen")
     parser.add_argument("--num", type=int, help="captions, instead of 128 (val) and 256 (test)")
-    parser.add_argument("--reference", type=int, default=REFERENCE, help="real clips that the distance is to")
+    parser.add_argument("--reference", type=int, default=512, help="real clips that the distance is to")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the networks")
     parser.add_argument("--table", action="store_true", help="print what the file holds and measure nothing")
     parser.add_argument("--plot", type=Path, help="draw what the file holds and measure nothing")
-    add_arguments(parser, "benchmarks/results/sampling.json", "cpu")
     options = parser.parse_args()
+    if options.table:
+        print(table(read(options.json)))
+    if options.plot:
+        plot(read(options.json), options.plot)
     if options.table or options.plot:
-        result = read(options.json)
-        if options.table:
-            print(table(result))
-        if options.plot:
-            plot(result, options.plot)
         return 0
     chosen = cells(options.test, options.settings)
     check_device(options.device)

@@ -16,19 +16,9 @@ from typing import Any
 import torch
 from diffusers import AutoencoderTiny
 
-from benchmarks.cells import (
-    Cell,
-    Rows,
-    add_arguments,
-    check_device,
-    cleared,
-    clock,
-    closing,
-    command_line,
-    measure_cells,
-)
-from benchmarks.efficiency.frame_decoders import tiny_vae, vae
+from benchmarks.cells import Cell, Rows, check_device, cleared, clock, closing, measure_cells, measuring
 from benchmarks.efficiency.scales import SCALES
+from benchmarks.efficiency.systems import tiny_vae, vae
 from cmd_lightning.commands.files import pixels
 from cmd_lightning.conditioning import ConditionEncoder
 from cmd_lightning.diffusion import Diffusion
@@ -38,12 +28,9 @@ from cmd_lightning.pipeline import CMDPipeline
 from cmd_lightning.provenance import provenance
 
 MEASURES = ("as it is", "bfloat16", "compiled", "dpm++", "tiny frame decoder")
-FEW = 15
-"""Steps of `dpm++`."""
-DIVISOR = {"paper": 1, "fifth": 4}
-"""Of the channels of the frame decoders."""
-ROUNDS = 3
-"""Of which the median counts, after one more."""
+FEW = 15  # steps of `dpm++`
+DIVISOR = {"paper": 1, "fifth": 4}  # of the channels of the frame decoders
+ROUNDS = 3  # of which the median counts, after one more
 
 
 class DrawnText(ConditionEncoder):
@@ -111,12 +98,11 @@ def measure(cell: Cell, settings: Mapping[str, Any]) -> Rows:
 
 @torch.no_grad()
 def _round(pipeline: CMDPipeline, steps: int, guidance: float, device: torch.device) -> dict[str, float]:
-    times = [clock(device)]
+    dtype, times = pipeline.autoencoder.dtype, [clock(device)]
     content = pipeline.generate_content(["a"], [0], steps, guidance)
     times.append(clock(device))
     motion = pipeline.generate_motion(content, ["a"], [0], steps, guidance)
     times.append(clock(device))
-    dtype = pipeline.autoencoder.dtype
     latent = pipeline.autoencoder.decode(content.to(dtype), motion.to(dtype))
     times.append(clock(device))
     pipeline.frames.decode(latent)
@@ -127,8 +113,7 @@ def _round(pipeline: CMDPipeline, steps: int, guidance: float, device: torch.dev
 
 def main() -> int:
     """The command line."""
-    parser = command_line(__doc__)
-    add_arguments(parser, "benchmarks/results/sampling_gains.json")
+    parser = measuring(__doc__, "benchmarks/results/sampling_gains.json")
     parser.add_argument("--scale", choices=tuple(DIVISOR), default="paper", help="of the networks (default: paper)")
     parser.add_argument("--size", default="512x1024", help="pixels (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=50, help="of a stage (default: %(default)s)")

@@ -38,64 +38,38 @@ from cmd_lightning.shapes.synth import write_shapes
 from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
 
 TENTHS = 10
-TOLERANCE = 0.05
-"""Largest distance of the medians, as a share of the least."""
-WARM_UP = 0.2
-"""Share of the run that is not judged."""
+TOLERANCE = 0.05  # largest distance of the medians, as a share of the least
+WARM_UP = 0.2  # share of the run that is not judged
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is run.
+    """What is run."""
 
-    Attributes:
-        minutes: Of training.
-        workers: Loader processes, at least 1.
-        every: Seconds between two readings of memory.
-        clips: Of the training data; the validation data are a quarter as many.
-        source: Side of the clips in the shards, in pixels.
-        size: Side to which they are scaled.
-        frames: Frames of a clip.
-        batch: Clips in a batch.
-        validate_every: Epochs from one validation to the next.
-    """
-
-    minutes: float = 30.0
-    workers: int = 2
-    every: float = 2.0
-    clips: int = 200
-    source: int = 128
-    size: int = 32
+    minutes: float = 30.0  # of training
+    workers: int = 2  # loader processes, at least 1
+    every: float = 2.0  # seconds between two readings of memory
+    clips: int = 200  # of the training data; the validation data are a quarter as many
+    source: int = 128  # side of the clips in the shards, in pixels
+    size: int = 32  # side to which they are scaled
     frames: int = 8
     batch: int = 4
-    validate_every: int = 5
+    validate_every: int = 5  # epochs
 
 
 @dataclass
 class Series:
-    """Readings of one role.
+    """Readings of one role."""
 
-    Attributes:
-        seconds: When, from the beginning of the fit.
-        resident: Bytes in memory.
-        share: Bytes where what n processes have in common counts as one n-th.
-    """
-
-    seconds: list[float] = field(default_factory=list)
-    resident: list[int] = field(default_factory=list)
-    share: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)  # from the beginning of the fit
+    resident: list[int] = field(default_factory=list)  # bytes in memory
+    share: list[int] = field(default_factory=list)  # bytes where what n processes have in common counts as one n-th
 
 
 class Watch(Callback):
     """Reads the memory of a fit's process and of its loader workers from /proc, from a thread of its own (Linux).
 
-    Attributes:
-        series: Of readings, by role: "main", "worker 0", ....
-        begin: `time.monotonic()` at the beginning of training.
-
-    Args:
-        workers: Of a loader; they start in order, and both loaders have as many.
-        every: Seconds between two readings.
+    Workers start in order, and both loaders have as many.
     """
 
     def __init__(self, workers: int, every: float) -> None:
@@ -129,8 +103,7 @@ class Watch(Callback):
     def _read_on(self, trainer: Trainer) -> None:
         while not self._stopped.wait(self.every):
             self._read("main", "self")
-            workers = {} if trainer.validating else _children()
-            for number, pid in workers.items():
+            for number, pid in () if trainer.validating else _children().items():
                 if number not in self._others:
                     self._first = number if self._first is None else self._first
                     self._read(f"worker {(number - self._first) % self.workers}", str(pid))
@@ -140,12 +113,12 @@ class Watch(Callback):
             lines = Path("/proc", pid, "smaps_rollup").read_text().splitlines()[1:]
         except OSError:  # it has ended by now
             return
-        bytes_of = {name: 1024 * int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
-        if bytes_of.get("Rss"):
+        kilobytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+        if kilobytes.get("Rss"):
             series = self.series.setdefault(role, Series())
             series.seconds.append(round(time.monotonic() - self.begin, 1))
-            series.resident.append(bytes_of["Rss"])
-            series.share.append(bytes_of["Pss"])
+            series.resident.append(1024 * kilobytes["Rss"])
+            series.share.append(1024 * kilobytes["Pss"])
 
 
 def _children() -> dict[int, int]:
@@ -155,14 +128,8 @@ def _children() -> dict[int, int]:
 
 
 def judge(series: Series, seconds: float) -> dict[str, Any]:
-    """Whether a series of a run of so many seconds is level.
-
-    Returns:
-        The median resident MiB of each tenth after the warm-up, the distance of the largest from the least as a share
-        of the least, and "level"; too few readings are not level.
-    """
-    begin = WARM_UP * seconds
-    tenths: list[list[int]] = [[] for _ in range(TENTHS)]
+    """Whether a series of a run of so many seconds is level, by the median MiB of tenths; too few readings are not."""
+    begin, tenths = WARM_UP * seconds, [[] for _ in range(TENTHS)]
     for when, size in zip(series.seconds, series.resident, strict=True):
         if begin <= when < seconds:
             tenths[int((when - begin) / (seconds - begin) * TENTHS)].append(size)
@@ -174,11 +141,7 @@ def judge(series: Series, seconds: float) -> dict[str, Any]:
 
 
 def write_data(folder: Path, settings: Settings) -> int:
-    """Writes the folders `train` and `val` of shards; three samples to fifty of `train` are bad.
-
-    Returns:
-        The number of bad samples in `train`.
-    """
+    """Writes shards to the folders `train` and `val`; the number of bad samples in `train`, three to fifty."""
     made = {"size": settings.source, "fps": 8.0, "shard_size": 50}
     for split, clips in (("train", settings.clips), ("val", settings.clips // 4)):
         write_shapes(folder / split, num=clips, frames=2 * settings.frames, split=split, **made)
@@ -200,7 +163,7 @@ def write_data(folder: Path, settings: Settings) -> int:
 def _first_clip(folder: Path) -> bytes:
     with tarfile.open(min(folder.glob("*.tar"))) as tar:
         member = next(member for member in tar if member.name.endswith(".mp4"))
-        return tar.extractfile(member).read()  # type: ignore[union-attr]
+        return tar.extractfile(member).read()
 
 
 def run(settings: Settings) -> dict[str, Any]:
@@ -213,18 +176,12 @@ def run(settings: Settings) -> dict[str, Any]:
         data = WebVidDataModule(f"{name}/train", f"{name}/val", **taken, num_workers=settings.workers)
         model = VideoAutoencoder(lambda: CMDAutoencoder(patch_size=4, width=32, depth=1, heads=2, head_dim=16))
         watch = Watch(settings.workers, settings.every)
-        trainer = Trainer(
-            accelerator="cpu",
-            max_time=timedelta(minutes=settings.minutes),
-            max_epochs=-1,
-            check_val_every_n_epoch=settings.validate_every,
-            num_sanity_val_steps=0,
-            callbacks=[EMA(), LastCheckpoint(name, every_n_steps=50), watch],
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=name,
-        )
+        callbacks = [EMA(), LastCheckpoint(name, every_n_steps=50), watch]
+        length = {"max_time": timedelta(minutes=settings.minutes), "max_epochs": -1}
+        validation = {"check_val_every_n_epoch": settings.validate_every, "num_sanity_val_steps": 0}
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        about = length | validation | quiet
+        trainer = Trainer(accelerator="cpu", callbacks=callbacks, default_root_dir=name, **about)
         trainer.fit(model, data, weights_only=True)
         seconds = time.monotonic() - watch.begin
     roles = {role: judge(own, seconds) | {"series": vars(own)} for role, own in sorted(watch.series.items())}
@@ -246,9 +203,8 @@ def plot(record: dict[str, Any], path: Path) -> None:
         minutes = [second / 60 for second in row["series"]["seconds"]]
         axis.plot(minutes, [size / 2**20 for size in row["series"]["resident"]], label=role, linewidth=1)
     axis.axvspan(0, WARM_UP * record["done"]["seconds"] / 60, color="0.9", label="warm-up")
-    axis.set(
-        xlabel="minutes of the fit", ylabel="resident memory in MiB", ylim=(0, None), title="a fit with loader workers"
-    )
+    axis.set(xlabel="minutes of the fit", ylabel="resident memory in MiB", ylim=(0, None))
+    axis.set_title("a fit with loader workers")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     figure.savefig(path, dpi=100)

@@ -12,73 +12,57 @@ that tensors took in a step, the weights, gradients and optimiser's state includ
 networks and of diffusers, compiling that of the option `compile` of our components: our networks a block at a time,
 the U-Net as a whole.
 
-A cell (network, checkpointing, compiled or not) is measured once: the JSON file keeps it, another call goes on with
-the next one, eager cells first. Needed beside torch are diffusers, with what it imports, and jsonargparse; take them
-along as wheels to a machine without a package index. lightning, open_clip, transformers, webdataset and PyAV are not
-needed.
+A cell (network, checkpointing, compiled or not) is measured once: the JSON file keeps it, another call continues with
+the next one, eager cells first. It needs torch, diffusers with what it imports, and jsonargparse; but no lightning,
+open_clip, transformers, webdataset or PyAV.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import product
-from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from benchmarks.cells import (
-    MINUTES,
-    Cell,
-    Rows,
-    add_arguments,
-    check_device,
-    cleared,
-    clock,
-    closing,
-    command_line,
-    measure_cells,
-    stamped,
-)
+from benchmarks.calls import NETWORKS, TOKENS, Call, call_of, image_latents
+from benchmarks.cells import Cell, Rows, check_device, cleared, closing, measure_cells, measuring, stamped, timed
 from benchmarks.reported import figures
-from benchmarks.training_tasks import NETWORKS, task
 from cmd_lightning import markdown
 from cmd_lightning.commands.files import pixels
+from cmd_lightning.diffusion import Diffusion
 from cmd_lightning.errors import InputError, program
+from cmd_lightning.networks import Condition, LatentSpec
 from cmd_lightning.networks.compiling import compile_network
 from cmd_lightning.provenance import provenance
+from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
+from cmd_lightning.zoo.content.unet import unet
+from cmd_lightning.zoo.motion.dit import MotionDiT
 
 REPORTED = {
-    network: {figure.quantity: figure.value for figure in figures(table=8, system="CMD", component=component)}
-    for network, component in (("autoencoder, measured", "autoencoder"), ("content", "content"), ("motion", "motion"))
+    network: {figure.quantity: figure.value for figure in figures(8, "CMD", component=network.partition(",")[0])}
+    for network in ("autoencoder, measured", "content", "motion")
 }
 """The paper's table 8: one A100 of 80 GB, 512x512, no checkpointing; the autoencoder by its count of 0.77 TMAC."""
 REPORTED_SIZE = (512, 512)
+TEXT = 1024  # width of the states of Stable Diffusion 2.1's text encoder, and of ViT-H
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured.
+    """What is measured."""
 
-    Attributes:
-        size: (H, W) of the clips in pixels.
-        frames: Of a clip.
-        batch: Clips in a step.
-        steps: That count; as many warm up.
-        device: "cuda" or "cpu".
-        networks: Arguments of the networks by name; by default the paper's.
-        compiled: Whether with torch.compile, the choices to measure.
-        checkpointing: Of gradients, likewise.
-    """
-
-    size: tuple[int, int] = REPORTED_SIZE
+    size: tuple[int, int] = REPORTED_SIZE  # (H, W) of the clips in pixels
     frames: int = 16
     batch: int = 1
-    steps: int = 10
+    steps: int = 10  # that count; as many warm up
     device: str = "cpu"
-    networks: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: NETWORKS)
+    networks: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: NETWORKS)  # their arguments by name
     compiled: tuple[bool, ...] = (False, True)
     checkpointing: tuple[bool, ...] = (False, True)
 
@@ -90,11 +74,52 @@ class Settings:
         check_device(self.device)
 
 
-def measure(cell: Cell, settings: Settings) -> Rows:
-    """The row of a cell: parameters, MACs of a forward pass, and seconds and memory of training steps.
+class Task(NamedTuple):
+    """A network's call, the shapes of one sample's clean latents, and the loss of a batch of those."""
 
-    Memory that does not suffice is a result too: no seconds.
-    """
+    call: Call
+    latents: tuple[tuple[int, ...], ...]
+    loss: Callable[..., Tensor]
+
+
+def task(
+    name: str, networks: Mapping[str, Mapping[str, Any]], frames: int, size: Sequence[int], device: torch.device
+) -> Task:
+    """The training of a network of `networks`, whose names begin with its stage, on clips of `size` (H, W)."""
+    video, stage = image_latents((3, frames, *size)), name.partition(",")[0]
+    first = next(own for own in networks if own.startswith("autoencoder"))
+    with torch.device("meta"):
+        spec: LatentSpec = CMDAutoencoder(**networks[first]).latent_spec(video)
+    with device:
+        if stage == "autoencoder":
+            network = CMDAutoencoder(**networks[name])
+        else:
+            network = (unet if stage == "content" else MotionDiT)(spec, TEXT, **networks[name])
+    shapes = {"autoencoder": (video,), "content": (spec.content,), "motion": (spec.motion, spec.content)}[stage]
+    call = call_of(stage, network.train(), shapes, TEXT)
+    return Task(call, shapes, partial(reconstruction_loss if stage == "autoencoder" else denoising_loss, call))
+
+
+def reconstruction_loss(call: Call, video: Tensor) -> Tensor:
+    """As `VideoAutoencoder` has it."""
+    network = call.network
+    content, motion = network.encode(video)
+    network.measure_motion(motion, momentum=0.99)
+    return F.mse_loss(network.decode(content, motion).float(), video.float())
+
+
+def denoising_loss(call: Call, clean: Tensor, *given: Tensor) -> Tensor:
+    """As `LatentDiffusion` has it (paper equations 7 and 8), with captions of zeros."""
+    objective, noise = Diffusion(), torch.randn_like(clean)
+    timestep = objective.timesteps(torch.rand(len(clean), device=clean.device))
+    caption = Condition(clean.new_zeros(len(clean), TEXT), clean.new_zeros(len(clean), TOKENS, TEXT))
+    noisy = objective.corrupt(clean, noise, timestep)
+    prediction = call.function(call.network, noisy, timestep, *given, caption)
+    return objective.loss(prediction, clean, noise, timestep).mean()
+
+
+def measure(cell: Cell, settings: Settings) -> Rows:
+    """The row of a cell, without seconds where memory does not suffice."""
     torch.manual_seed(0)
     device = torch.device(settings.device)
     with cleared(device):
@@ -118,26 +143,13 @@ def measure(cell: Cell, settings: Settings) -> Rows:
             optimizer.zero_grad(set_to_none=True)
 
         try:
-            row |= timed(step, settings.steps, device)
+            for _ in range(settings.steps):
+                step()
+            taken, memory = timed(step, settings.steps, device)
+            row |= {"seconds": median(taken), "rounds": taken, "memory_gb": memory}
         except torch.OutOfMemoryError:
             row |= {"seconds": None, "memory_gb": None}
         return [stamped(row)]
-
-
-def timed(step: Callable[[], None], number: int, device: torch.device) -> dict[str, Any]:
-    """Seconds of each of `number` steps after as many others, their median, and the most memory of a step."""
-    for _ in range(number):
-        step()
-    cuda = device.type == "cuda"
-    taken, begun = [], clock(device)
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    for _ in range(number):
-        step()
-        taken.append(clock(device) - begun)
-        begun += taken[-1]
-    memory = torch.cuda.max_memory_allocated() / 1e9 if cuda else None
-    return {"seconds": median(taken), "rounds": taken, "memory_gb": memory}
 
 
 def cells(settings: Settings) -> list[Cell]:
@@ -148,10 +160,10 @@ def cells(settings: Settings) -> list[Cell]:
     ]
 
 
-def run(settings: Settings, path: Path | None = None, minutes: float = MINUTES) -> dict[str, Any]:
-    """Measures the cells that `path` does not hold yet, as long as there is time, and keeps each one there."""
+def run(settings: Settings, *kept: Any) -> dict[str, Any]:
+    """Measures the cells; path and minutes as for `measure_cells`."""
     record = provenance() | {"settings": asdict(settings), "protocol": __doc__, "reported": REPORTED}
-    return measure_cells(cells(settings), lambda cell: measure(cell, settings), record, path, minutes)
+    return measure_cells(cells(settings), lambda cell: measure(cell, settings), record, *kept)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -171,10 +183,9 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> int:
     """The command line."""
-    parser = command_line(__doc__)
+    parser = measuring(__doc__, "benchmarks/results/training_steps.json")
     parser.add_argument("--size", default="512x512", help="of the clips in pixels (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=Settings.steps, help="that count (default: %(default)s)")
-    add_arguments(parser, "benchmarks/results/training_steps.json")
     options = parser.parse_args()
     settings = Settings(size=pixels(options.size), steps=options.steps, device=options.device)
     result = run(settings, options.json, options.minutes)

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.resources import files
 
 from cmd_lightning import __version__
 from cmd_lightning.commands.parser import parser_of
@@ -23,31 +24,6 @@ TRAINING = {
     "predict": "generate over the test data",
 }
 """LightningCLI's verbs."""
-
-TRAINING_HELP = """\
-usage: {program} {verb} -c CONFIG.yaml [--OPTION VALUE ...]
-
-{about}. This is LightningCLI: a config holds `model`, `data`, `trainer`; every entry of it is an option too.
-
-  -c FILE                             config, of configs/ or your own; several are merged, later ones win
-  --model CLASS                       the component: VideoAutoencoder, ContentDiffusion, StableDiffusionContent,
-                                      MotionDiffusion, VideoDiffusion (a baseline), CMD
-  --model.network CLASS               its network, any of the zoo or an importable class; arguments as
-                                      --model.network.width 256
-  --data.train_shards PATHS           paths, globs, brace ranges or URLs of .tar shards; also --data.OPTION
-  --trainer.max_steps N               any argument of lightning's Trainer; also max_time DD:HH:MM:SS, devices,
-                                      precision (16-mixed, bf16-mixed), default_root_dir
-  --ckpt_path FILE                    resume from this checkpoint (fit), or evaluate it; `last`: the one of the config's
-                                      LastCheckpoint, and where there is none yet, fit begins at step 0
-  --seed_everything N                 seed of all draws (default: 0)
-  --print_config                      show the whole config and stop
-  --model.help CLASS, --model.network.help CLASS, --data.help CLASS
-                                      arguments of a class with types and defaults
-  --help-all                          every option, also the Trainer's (takes some seconds)
-
-example: {program} {verb} -c configs/shapes32/{config}.yaml --trainer.max_time 00:00:30:00
-"""
-"""What `fit --help` prints: at once, where importing the Trainer takes seconds."""
 
 VERBS = {
     "demo": "what the shipped model can do, or --fit: train from scratch; with a report page",
@@ -71,18 +47,11 @@ ALIASES = {"class_labels": "--class", "num_frames": "--frames"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command.
-
-    Args:
-        arguments: The command line after the program's name; by default the process's own.
-
-    Returns:
-        The exit code: 0, or 2 for what the user can fix (one line on standard error says how).
-    """
+    """Runs one command, by default the process's own; gives the exit code, 2 for what the user can fix."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        arguments = import_asked(arguments)
-        return dispatch(arguments)
+        dispatch(import_asked(arguments))
+        return 0
     except InputError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2
@@ -99,47 +68,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
 
 
-def dispatch(arguments: list[str]) -> int:
+def dispatch(arguments: list[str]) -> None:
     """Runs the verb that `arguments` begins with."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(overview())
-        return 0
-    if arguments[0] == "--version":
-        print(f"{PROGRAM} {__version__}")
-        return 0
-    if arguments[0] in TRAINING:
-        verb = arguments[0]
-        if "-h" in arguments or "--help" in arguments:
-            config = "autoencoder" if verb in ("fit", "validate") else "cmd"
-            about = TRAINING[verb].capitalize()
-            print(TRAINING_HELP.format(program=PROGRAM, verb=verb, about=about, config=config), end="")
-            return 0
-        from cmd_lightning.commands.training import run
-
-        with spelling({"ckpt_path": "--ckpt_path"}):
-            run(["--help" if word == "--help-all" else word for word in arguments])
-        return 0
-    group = arguments[0]
+    group = arguments[0] if arguments else "--help"
     members = [verb for verb in VERBS if verb.split()[0] == group]
-    if not members:
+    if group in ("-h", "--help"):
+        print(overview())
+    elif group == "--version":
+        print(f"{PROGRAM} {__version__}")
+    elif group in TRAINING:
+        train(group, arguments)
+    elif group in VERBS:
+        call(group, arguments[1:])
+    elif not members:
         raise InputError(f"{group}: there is no such command; {nearest(group, [*TRAINING, *VERBS], HINT)}")
-    if group in VERBS:
-        verb, rest = group, arguments[1:]
+    elif len(arguments) == 1 or arguments[1] in ("-h", "--help"):
+        print("\n".join(f"  {PROGRAM} {member:14} {VERBS[member]}" for member in members))
+    elif (verb := " ".join(arguments[:2])) in VERBS:
+        call(verb, arguments[2:])
     else:
-        verb, rest = " ".join(arguments[:2]), arguments[2:]
-        if len(arguments) == 1 or arguments[1] in ("-h", "--help"):
-            print("\n".join(f"  {PROGRAM} {member:14} {VERBS[member]}" for member in members))
-            return 0
-        if verb not in VERBS:
-            raise InputError(f"{verb}: there is no such command; {nearest(verb, members, HINT)}")
+        raise InputError(f"{verb}: there is no such command; {nearest(verb, members, HINT)}")
+
+
+def train(verb: str, arguments: list[str]) -> None:
+    """Runs LightningCLI, or prints a short help at once, where importing the Trainer takes seconds."""
+    if "-h" in arguments or "--help" in arguments:
+        config = "autoencoder" if verb in ("fit", "validate") else "cmd"
+        text = files("cmd_lightning").joinpath("templates/training_help.txt").read_text(encoding="utf-8")
+        print(text.format(program=PROGRAM, verb=verb, about=TRAINING[verb].capitalize(), config=config), end="")
+        return
+    from cmd_lightning.commands.training import run
+
+    with spelling({"ckpt_path": "--ckpt_path"}):
+        run(["--help" if word == "--help-all" else word for word in arguments])
+
+
+def call(verb: str, arguments: list[str]) -> None:
+    """Calls the function of a verb with what the command line says."""
+    group, name = verb.split()[0], verb.split()[-1]
     module = importlib.import_module(f"cmd_lightning.commands.{group}")
-    name = verb.split()[-1]
     function = getattr(module, name, None) or getattr(module, f"{name}_")  # `list_`, which would hide the builtin
     parser = parser_of(function, f"{PROGRAM} {verb}")
-    values = parser.parse_all(rest)
+    values = parser.parse_all(arguments)
     with spelling(ALIASES | parser.spellings):
         function(**values)
-    return 0
 
 
 @contextmanager
@@ -148,9 +120,6 @@ def spelling(options: Mapping[str, str]) -> Iterator[None]:
 
     These are argument names in backquotes, and before the first colon those at its start, after a comma or an "and":
     `num_frames 0: ...` becomes `--num-frames 0: ...`.
-
-    Args:
-        options: The spellings by Python name.
     """
     try:
         yield
@@ -180,11 +149,9 @@ def import_asked(arguments: list[str]) -> list[str]:
 
 def overview() -> str:
     """What `--help` prints."""
-    lines = [f"usage: {PROGRAM} COMMAND ...", "", "Content-motion latent diffusion for video.", "", "commands:"]
-    lines += [f"  {verb:14} {about}" for verb, about in {**TRAINING, **VERBS}.items()]
-    lines += [
-        "",
-        f"`{PROGRAM} COMMAND --help` lists a command's options; `fit -c configs/...yaml` trains from a config.",
-    ]
-    lines += ["--import MODULE, before or after a command, makes your own classes known."]
-    return "\n".join(lines)
+    verbs = "\n".join(f"  {verb:14} {about}" for verb, about in {**TRAINING, **VERBS}.items())
+    return (
+        f"usage: {PROGRAM} COMMAND ...\n\nContent-motion latent diffusion for video.\n\ncommands:\n{verbs}\n\n"
+        f"`{PROGRAM} COMMAND --help` lists a command's options; `fit -c configs/...yaml` trains from a config.\n"
+        "--import MODULE, before or after a command, makes your own classes known."
+    )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from diffusers import ConfigMixin, ModelMixin
+    from diffusers.models.modeling_utils import ModelMixin
     from lightning import Trainer
     from lightning.pytorch.strategies import ModelParallelStrategy
     from torch.optim import Optimizer
@@ -152,9 +152,9 @@ def note_update(metric: Metric) -> None:
     metric._update_count += 1
 
 
-def plot(metric: Metric, value: Any, ax: Any) -> Any:
-    """Figure and axes with `value` of a metric, or what it computes: torchmetrics (1.9) has only a private method."""
-    return metric._plot(value, ax)
+def plot(metric: Metric, val: Any = None, ax: Any = None) -> Any:
+    """Figure and axes with `val` of a metric, or what it computes: torchmetrics (1.9) has only a private method."""
+    return metric._plot(val, ax)
 
 
 # diffusers and transformers
@@ -178,10 +178,10 @@ def run_checkpointed(network: ModelMixin, block: nn.Module, *inputs: Any) -> Ten
 
     Networks of diffusers (0.42) keep it in a private attribute, for their own classes.
     """
-    return network._gradient_checkpointing_func(block, *inputs)  # type: ignore[attr-defined]  # set when switched on
+    return network._gradient_checkpointing_func(block, *inputs)  # type: ignore[misc]  # None until it is enabled
 
 
-def is_recorded(model: ConfigMixin) -> bool:
+def is_recorded(model: object) -> bool:
     """Whether the arguments of a model's constructor are in its config already.
 
     With `register_to_config` of diffusers (0.42) on the constructors of a class and of its base, what the subclass

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, Network
 
+Values = Sequence[str] | Sequence[int] | int
+"""What videos are generated from: captions, class ids, or for an unconditional model how many."""
+
 
 class ConditionEncoder(Network):
     """Encodes what a batch says of its videos.
@@ -30,9 +33,9 @@ class ConditionEncoder(Network):
     def forward(self, values: Any) -> Condition:
         """The condition of each value: of captions or, as `field` says, of class labels."""
 
-    @abstractmethod
     def null(self, count: int) -> Condition:
-        """The condition that says nothing, `count` times, in the same shapes."""
+        """The condition that says nothing, `count` times, in the same shapes: by default of the empty caption."""
+        return self([""]).map(lambda x: x.expand(count, *x.shape[1:]))
 
 
 class ClassEncoder(ConditionEncoder):
@@ -101,14 +104,6 @@ class OpenCLIPTextEncoder(ConditionEncoder):
         pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         return Condition(pooled, hidden, mask)
 
-    def null(self, count: int) -> Condition:
-        return empty_caption(self, count)
-
-
-def empty_caption(encoder: ConditionEncoder, count: int) -> Condition:
-    """The condition of the empty caption, `count` times."""
-    return encoder([""]).map(lambda x: x.expand(count, *x.shape[1:]))
-
 
 def values_of(batch: Mapping[str, Any], encoder: ConditionEncoder | None) -> list[str] | list[int] | int:
     """What the samples of a batch are generated from: captions or labels, or without an encoder how many they are."""
@@ -166,6 +161,7 @@ def encode_condition(
     if kind != encoder.field:
         wanted = {"caption": "a prompt (`prompt`)", "label": "class ids (`class_labels`)"}[encoder.field]
         raise InputError(f"the {model} model is conditioned on {encoder.field}s: give {wanted}, not a {kind}")
+    assert not isinstance(values, int)  # no encoder reads a number
     return encoder(values), None if guidance == 1 else encoder.null(len(values))
 
 

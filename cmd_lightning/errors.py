@@ -32,14 +32,7 @@ def check_at_least(least: int, /, **values: int) -> None:
 
 
 def nearest(word: str, choices: Iterable[str], otherwise: str | None = None, path: str = "") -> str:
-    """A hint at the choice that was probably meant.
-
-    Args:
-        word: What was given; it may be among the choices, then it was right for something else.
-        choices: What there is; a match in the other case counts too.
-        otherwise: The hint where none is near; by default all choices.
-        path: Written before the choice in the hint.
-    """
+    """A hint at the choice that was probably meant, below `path`; where none is near, `otherwise` or all choices."""
     known = [choice for choice in choices if choice != word]
     folded = {choice.lower(): choice for choice in known}
     near = difflib.get_close_matches(word, known, n=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from cmd_lightning.diffusion.solvers import solver
 from cmd_lightning.errors import InputError
@@ -18,8 +17,8 @@ class FasterSampling:
     """The part of `CMDPipeline` that trades compilation, or another part, for speed."""
 
     autoencoder: AutoencoderNetwork
-    unet: nn.Module | None
-    motion_model: nn.Module | None
+    unet: Any
+    motion_model: Any
     vae: Any
     device: torch.device
     latent_space: LatentSpace

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, check_positive
 from cmd_lightning.networks.classes import build
 from cmd_lightning.networks.contracts import Recorded
 from cmd_lightning.provenance import fingerprint
@@ -27,15 +29,20 @@ class LatentSpace(Recorded, ConfigMixin):
     """Videos as the autoencoder sees them. A space is frozen: it is neither trained, averaged nor checkpointed.
 
     Attributes:
-        factor: Pixels on the side of a latent point.
-        fingerprint: Tells two spaces apart, by the weights.
         vae: The image autoencoder; None for pixels.
     """
 
-    config_name = "config.json"
-    factor: int = 1
-    fingerprint: str
     vae: Any = None
+
+    @property
+    def factor(self) -> int:
+        """Pixels on the side of a latent point."""
+        return 1
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """What tells two spaces apart: a hash of the weights."""
 
     def open(self) -> None:
         """Reads the weights, if there are any and they have not been read yet.
@@ -108,26 +115,23 @@ class FrameLatents(LatentSpace):
         chunk_size: int = 4,
     ) -> None:
         super().__init__()
-        if chunk_size < 1:
-            raise InputError(f"latent_space.chunk_size {chunk_size}: give at least 1 frame")
+        check_positive(chunk_size=chunk_size)
         if isinstance(vae, nn.Module) and not (isinstance(vae, ModelMixin) and isinstance(vae, ConfigMixin)):
             raise InputError(
                 f"latent_space.vae: {type(vae).__name__} does not record how it was built, so no checkpoint could name "
                 "it; derive it from diffusers' ModelMixin and ConfigMixin"
             )
-        self._source = None
-        if isinstance(vae, str):
-            self._source = StableDiffusion(vae, variant, revision, option="latent_space.vae")
+        source = isinstance(vae, str) and StableDiffusion(vae, variant, revision, option="latent_space.vae")
+        self._source = source or None
         self.vae: Any = None if self._source else build(vae) if isinstance(vae, dict) else vae
         self.posterior, self.chunk_size = posterior, chunk_size
-        self._factor: int | None = None
+        self._factor = 0  # not opened yet
         self._posterior = False
-        self._fingerprint = ""
 
     def open(self) -> None:
-        if self._factor is not None:
+        if self._factor:
             return
-        if self.vae is None:
+        if self._source is not None and self.vae is None:
             self.vae = self._source.vae()
         self.vae.requires_grad_(False).eval()
         weights = dict(self.vae.named_parameters())
@@ -135,27 +139,19 @@ class FrameLatents(LatentSpace):
         with torch.no_grad():
             out = self.vae.encode(like.new_zeros(1, 3, PROBE, PROBE))
         self._posterior = hasattr(out, "latent_dist")
+        self._scale = getattr(self.vae.config, "scaling_factor", None) or 1.0
+        self._shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         self._factor = PROBE // _tensor(out).shape[-1]
 
-    @property
+    @functools.cached_property
     def factor(self) -> int:
         self.open()
         return self._factor
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         self.open()
-        if not self._fingerprint:
-            self._fingerprint = fingerprint(self.vae.state_dict(), f"scale {self._scale}, shift {self._shift}")
-        return self._fingerprint
-
-    @property
-    def _scale(self) -> float:
-        return getattr(self.vae.config, "scaling_factor", None) or 1.0
-
-    @property
-    def _shift(self) -> float:
-        return getattr(self.vae.config, "shift_factor", None) or 0.0
+        return fingerprint(self.vae.state_dict(), f"scale {self._scale}, shift {self._shift}")
 
     @torch.no_grad()
     def moments(self, video: Tensor) -> Tensor:

@@ -14,14 +14,14 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
-from cmd_lightning.conditioning import ConditionEncoder, count_videos, encode_condition
+from cmd_lightning.conditioning import ConditionEncoder, Values, count_videos, encode_condition
 from cmd_lightning.diffusion.sampling import Denoiser, PerStage, chosen, denoise, given_content, seeded_noise
 from cmd_lightning.errors import InputError
 from cmd_lightning.faster_sampling import FasterSampling
 from cmd_lightning.latent_space import FrameLatents, LatentSpace, Pixels, shape_text
 from cmd_lightning.networks import AutoencoderNetwork, MotionModel
 from cmd_lightning.networks.classes import load_class
-from cmd_lightning.networks.content_unet import predict_content
+from cmd_lightning.networks.stock import predict_content
 from cmd_lightning.pipeline_output import CMDPipelineOutput, to_output
 from cmd_lightning.pretrained_text import StableDiffusionText
 from cmd_lightning.zoo import model_folder
@@ -64,15 +64,6 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
     """
 
     config: Any
-    autoencoder: AutoencoderNetwork
-    unet: Any
-    scheduler: Any
-    text_encoder: Any
-    motion_model: Any
-    motion_scheduler: Any
-    motion_text_encoder: ConditionEncoder | None
-    tokenizer: Any
-    vae: Any
     model_cpu_offload_seq: Any = "text_encoder->motion_text_encoder->unet->motion_model->autoencoder->vae"
     _optional_components = [  # noqa: RUF012 (diffusers' own spelling)
         "autoencoder",
@@ -194,11 +185,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
 
     @torch.no_grad()
     def generate_content(
-        self,
-        values: Sequence[str] | Sequence[int] | Tensor | int,
-        seeds: Sequence[int],
-        steps: int | None = None,
-        guidance: float | None = None,
+        self, values: Values, seeds: Sequence[int], steps: PerStage = None, guidance: PerStage = None
     ) -> Tensor:
         """Content frames `(B, C, H, W)` for captions, class ids or a count.
 
@@ -211,12 +198,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
 
     @torch.no_grad()
     def generate_motion(
-        self,
-        content: Tensor,
-        values: Sequence[str] | Sequence[int] | Tensor | int,
-        seeds: Sequence[int],
-        steps: int | None = None,
-        guidance: float | None = None,
+        self, content: Tensor, values: Values, seeds: Sequence[int], steps: PerStage = None, guidance: PerStage = None
     ) -> Tensor:
         """Motion latents `(B, D, T, S)` that go with `content` `(B, C, H, W)`; raises as `generate_content` does."""
         noise = seeded_noise(self.autoencoder.latent_spec(tuple(self.config.video_shape)).motion, seeds, stream=1)
@@ -225,20 +207,14 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         return self.autoencoder.denormalize_motion(motion)
 
     def _denoise(
-        self,
-        stage: Stage,
-        denoiser: Denoiser,
-        values: Sequence[str] | Sequence[int] | Tensor | int,
-        noise: Tensor,
-        steps: int | None,
-        guidance: float | None,
+        self, stage: Stage, denoiser: Denoiser, values: Values, noise: Tensor, steps: PerStage, guidance: PerStage
     ) -> Tensor:
         """From noise to a sample, both in float32, by the denoiser of a stage."""
-        steps, scale = self.sampling(stage, steps, guidance)
+        number, scale = self.sampling(stage, steps, guidance)
         dtype, scheduler = getattr(self, NETWORKS[stage]).dtype, getattr(self, SCHEDULERS[stage])
         conditions = encode_condition(self.encoders[stage], values, scale, stage)
-        with self.progress_bar(total=steps) as bar:
-            return denoise(denoiser, dtype, conditions, scale, scheduler, noise.to(self.device), steps, bar.update)
+        with self.progress_bar(total=number) as bar:
+            return denoise(denoiser, dtype, conditions, scale, scheduler, noise.to(self.device), number, bar.update)
 
     @torch.no_grad()
     def decode(self, content: Tensor, motion: Tensor) -> Tensor:
@@ -292,7 +268,13 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
             output_type: "pt" (uint8), "np" (floats in [0, 1]) or "pil".
             return_dict: Whether to return a `CMDPipelineOutput` or the tuple of its fields.
         """
-        values = self._values(prompt, class_labels, image, num_videos_per_prompt)
+        if prompt is not None and class_labels is not None:
+            raise InputError("prompt and class_labels: give one of the two")
+        given = prompt if prompt is not None else class_labels
+        values: Values = num_videos_per_prompt * (1 if image is None else len(image))
+        if given is not None:
+            each: Any = [given] if isinstance(given, str | int) else given
+            values = [value for value in each for _ in range(num_videos_per_prompt)]
         count = count_videos(values, self.encoders.values(), seeds)
         if seeds is None:
             seeds = torch.randint(2**31, (count,), generator=generator).tolist()
@@ -309,22 +291,6 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         self.maybe_free_model_hooks()
         output = CMDPipelineOutput(frames, content, list(seeds))
         return output if return_dict else output.to_tuple()
-
-    def _values(
-        self,
-        prompt: str | Sequence[str] | None,
-        class_labels: int | Sequence[int] | None,
-        image: Tensor | None,
-        copies: int,
-    ) -> list[str] | list[int] | int:
-        """The condition of every video to make: captions, class ids, or how many."""
-        if prompt is not None and class_labels is not None:
-            raise InputError("prompt and class_labels: give one of the two")
-        given = prompt if prompt is not None else class_labels
-        if given is None:
-            return copies if image is None else copies * len(image)
-        values: list[Any] = [given] if isinstance(given, str | int) else list(given)
-        return [value for value in values for _ in range(copies)]
 
     def _content_of(self, image: Tensor) -> Tensor:
         """The content frame of a picture: that of a clip in which it stands still."""

@@ -16,9 +16,6 @@ CACHED = (
 )
 """Files of which at least one is in the hub's cache after any part was read: then the hub need not be asked."""
 
-SOURCE = ("revision", "cache_dir", "token", "local_files_only", "force_download", "proxies")
-"""Options of `from_pretrained` on where files come from."""
-
 
 @dataclass(frozen=True)
 class Repository:
@@ -45,22 +42,15 @@ class Repository:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def find(self, part: str) -> dict[str, Any] | None:
-        """The config of a part, such as "unet" or "scheduler", or with "" of the folder itself; None if there is none.
-
-        Raises:
-            InputError: There is no such model, or the config cannot be opened.
-        """
-        from diffusers import ConfigMixin
+        """The config of a part, such as "unet" or "scheduler", or with "" of the folder itself; None without one."""
+        from diffusers import DDIMScheduler, UNet2DConditionModel
         from huggingface_hub.errors import EntryNotFoundError
 
-        class Loader(ConfigMixin):
-            config_name = f"{'scheduler_' * (part == 'scheduler')}config.json"  # type: ignore[assignment]  # None there
-
-        if self._folder and not (self._folder / part / Loader.config_name).is_file():
+        kind: Any = DDIMScheduler if part == "scheduler" else UNet2DConditionModel  # which name the file alike
+        if self._folder and not (self._folder / part / kind.config_name).is_file():
             return None
-        where = {key: value for key, value in self._settings.items() if key in SOURCE}
         try:
-            return self._opened(Loader.load_config, part, where)
+            return self._opened(kind.load_config, part)
         except InputError as error:
             # Where there is no network: not in the cache either.
             if error.__cause__ and isinstance(error.__cause__.__context__, EntryNotFoundError):
@@ -68,37 +58,26 @@ class Repository:
             raise
 
     def config(self, part: str) -> dict[str, Any]:
-        """The config of a part, as `find` gives it.
-
-        Raises:
-            InputError: There is none, or it cannot be opened.
-        """
+        """The config of a part, as `find` gives it, which must be there."""
         if (found := self.find(part)) is None:
             raise self._missing(part)
         return found
 
     def read(self, opener: Callable[..., Any], part: str, **settings: Any) -> Any:
-        """What a `from_pretrained` of diffusers or transformers returns for a part, with `settings` of its own.
-
-        Raises:
-            InputError: There is no such part, or it cannot be opened.
-        """
+        """What a `from_pretrained` of diffusers or transformers returns for a part, with `settings` of its own."""
         if self._folder and part and not (self._folder / part).is_dir():
             raise self._missing(part)
-        return self._opened(opener, part, self._settings | settings)
+        return self._opened(opener, part, **settings)
 
     @property
     def _folder(self) -> Path | None:
         return Path(self.name) if Path(self.name).is_dir() else None
 
-    @property
-    def _settings(self) -> dict[str, Any]:
-        return {"variant": self.variant, "revision": self.revision} | dict(self.options)
-
-    def _opened(self, opener: Callable[..., Any], part: str, settings: Mapping[str, Any]) -> Any:
+    def _opened(self, opener: Callable[..., Any], part: str, **settings: Any) -> Any:
+        own = {"variant": self.variant, "revision": self.revision, **self.options}
+        settings = own | settings | {"subfolder": part or None}
         if not self._folder:
-            self._check_hub()
-        settings = {**settings, "subfolder": part or None}
+            self._check_hub(settings)
         try:
             return opener(self.name, **{key: value for key, value in settings.items() if value is not None})
         except Exception as error:  # of many kinds: of the hub, of safetensors, of shapes, of json
@@ -109,19 +88,14 @@ class Repository:
                 f"{self._variants(self._folder / part)}"
             ) from error
 
-    def _check_hub(self) -> None:
-        """Asks the hub once: the libraries would try for minutes, file by file.
-
-        Raises:
-            InputError: There is no such repository, or no network.
-        """
+    def _check_hub(self, settings: Mapping[str, Any]) -> None:
+        """Asks the hub once: the libraries would try for minutes, file by file."""
         from huggingface_hub import HfApi, try_to_load_from_cache
 
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.name):
             raise InputError(
                 f"{self.option} {self.name}: there is no such folder, and a hub id is OWNER/NAME; give one"
             )
-        settings = self._settings
         where = {"cache_dir": settings.get("cache_dir"), "revision": settings["revision"]}
         if any(isinstance(try_to_load_from_cache(self.name, file, **where), str) for file in CACHED):
             return

@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from cmd_lightning.conditioning import ConditionEncoder, OpenCLIPTextEncoder, empty_caption
+from cmd_lightning.conditioning import ConditionEncoder, OpenCLIPTextEncoder
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition
 from cmd_lightning.provenance import fingerprint
@@ -33,11 +33,7 @@ class PretrainedText(ConditionEncoder):
 
     @abstractmethod
     def open(self) -> None:
-        """Reads the weights, if they have not been read yet.
-
-        Raises:
-            InputError: They cannot be read.
-        """
+        """Reads the weights, if they have not been read yet."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -49,7 +45,7 @@ class PretrainedText(ConditionEncoder):
         """The condition of the empty caption, which is encoded once."""
         if self._null is None or self._null.pooled.device != self.device or self._null.pooled.dtype != self.dtype:
             with torch.no_grad():
-                self._null = empty_caption(self, 1)
+                self._null = super().null(1)
         return self._null.map(lambda x: x.expand(count, *x.shape[1:]))
 
 
@@ -150,7 +146,7 @@ class FrozenOpenCLIP(PretrainedText, OpenCLIPTextEncoder):
     def open(self) -> None:
         if self._opened:
             return
-        from cmd_lightning.metrics.clip_models import open_clip_model
+        from cmd_lightning.metrics.clip_similarity import open_clip_model
 
         try:
             whole, _, _ = open_clip_model(self._model, self._weights)
@@ -175,11 +171,7 @@ class FrozenOpenCLIP(PretrainedText, OpenCLIPTextEncoder):
 
 
 def _text_settings(model: str) -> dict[str, Any]:
-    """The arguments of open_clip's text transformer for a model.
-
-    Raises:
-        InputError: There is no such model, or its text tower or tokenizer is of another kind.
-    """
+    """The arguments of open_clip's text transformer for a model."""
     import open_clip
     from open_clip.transformer import QuickGELU, TextTransformer
 
@@ -203,9 +195,6 @@ def open_text_encoder(spec: str) -> PretrainedText:
     Args:
         spec: `MODEL:WEIGHTS` of open_clip, such as `ViT-H-14:laion2b_s32b_b79k` or `ViT-H-14:file.safetensors`; or a
             Stable Diffusion folder or hub id, for its text encoder.
-
-    Raises:
-        InputError: It cannot be opened.
     """
     model, colon, weights = spec.partition(":")
     if not colon or Path(spec).exists():

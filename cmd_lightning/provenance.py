@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-LIBRARIES = ("torch", "lightning", "diffusers", "torchmetrics", "open_clip_torch")
-
 
 def provenance() -> dict[str, str]:
     """Versions, commit, hardware, system and date, as a record beside a result."""
@@ -24,23 +22,18 @@ def provenance() -> dict[str, str]:
 
     from cmd_lightning import __version__
 
+    versions = [f"cmd-lightning {__version__}"]
+    for name in ("torch", "lightning", "diffusers", "torchmetrics", "open_clip_torch"):
+        with suppress(PackageNotFoundError):  # a benchmark may do without some
+            versions.append(f"{name} {version(name)}")
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return {
-        "versions": ", ".join([f"cmd-lightning {__version__}", *installed()]),
+        "versions": ", ".join(versions),
         "commit": commit() or "not known: not run from a checkout",
         "hardware": f"{processor()}, {torch.get_num_threads()} threads{gpu}",
         "system": f"{platform.system()}, Python {platform.python_version()}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
-
-
-def installed() -> list[str]:
-    """Name and version of the libraries that are there: a benchmark may do without some."""
-    found = []
-    for name in LIBRARIES:
-        with suppress(PackageNotFoundError):
-            found.append(f"{name} {version(name)}")
-    return found
 
 
 def commit() -> str | None:
@@ -59,12 +52,11 @@ def commit() -> str | None:
 
 def processor() -> str:
     """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def weights_sha256(path: str | Path) -> dict[str, str]:
@@ -79,8 +71,7 @@ def sha256(*files: str | Path) -> str:
     digest = hashlib.sha256()
     for path in files:
         with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
 
 

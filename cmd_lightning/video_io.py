@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -108,7 +109,6 @@ class _ImageFolder:
         self.frames = len(self._paths)
 
     def decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
-        import numpy as np
         from PIL import Image
 
         for index in wanted:
@@ -126,11 +126,6 @@ class _ImageFolder:
 def natural_key(path: str) -> tuple[str, str]:
     """Sort key for natural order, by the numbers in paths: "a/2" comes before "a/10", and "02" before "2"."""
     return re.sub(r"[0-9]+", lambda number: number[0].zfill(20), path), path
-
-
-def probe(source: str | Path | bytes) -> VideoInfo:
-    """Number of frames, rate and size of a clip, of which only the first frame is decoded; see `VideoReader`."""
-    return VideoReader(source).info
 
 
 def read_video(source: str | Path | bytes, indices: Sequence[int] | None = None) -> Tensor:

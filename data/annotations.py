@@ -1,15 +1,17 @@
-"""Annotations of clips that are to be packed: rows from tables and class folders, and where their files are.
+"""Annotations of clips that are to be packed: rows from tables, class folders and the files of public data sets.
 
 What cannot be read is an `InputError` that names the file and the fault.
 """
 
 import csv
-import os
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_io import VIDEO_SUFFIXES
 
@@ -18,42 +20,49 @@ ACCEPTED = (
     "(videoid,name,page_dir), the json of MSR-VTT, or the folder ucfTrainTestlist of UCF-101"
 )
 _LAYOUTS: list[set[str]] = [{"path"}, {"video", "caption"}, {"videoid", "name", "page_dir"}]
+_UCF101_LIST = re.compile(r"(train|test)list\d+\.txt")
+_MSRVTT_SPLITS = {"validate": "val"}  # what we call them
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A clip.
+    """A clip; "" is for what is unknown, or none."""
 
-    Attributes:
-        path: Its file, within the folder of the clips.
-        caption: What it shows; "" if unknown.
-        label: Its class, by name or number; "" for none.
-        split: The part of the data that it belongs to; "" for none.
-        captions: All that were written for it, where there are several.
-    """
-
-    path: str
+    path: str  # of its file, within the folder of the clips
     caption: str = ""
-    label: str = ""
+    label: str = ""  # its class, by name or number
     split: str = ""
-    captions: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()  # all that were written for it, where there are several
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """The clips of a data set.
-
-    Attributes:
-        rows: Its clips.
-        labels: Numbers of the classes, by what rows call them.
-        classes: Names of the classes by number; empty where rows name none.
-        moved: Whether copies differ in places and formats of files, so that a file is found by the stem of its name.
-    """
+    """The clips of a data set."""
 
     rows: list[Row]
-    labels: dict[str, int]
-    classes: list[str]
-    moved: bool = False
+    labels: dict[str, int]  # numbers of the classes, by what rows call them
+    classes: list[str]  # names by number; empty where rows name none
+    moved: bool = False  # copies differ in places and formats of files, so that a file is found by its stem
+
+
+def read_annotations(videos: Path, captions: Path | None, prompts: Path | None = None, seed: int = 0) -> Annotations:
+    """Read annotations of clips in any known layout, which files and columns tell; None: class folders in `videos`.
+
+    `prompts` are captions by class, in place of all others; the seed chooses where a clip has several captions.
+    """
+    if captions is None:
+        annotations = walk_classes(videos)
+    elif captions.is_dir():
+        annotations = read_ucf101(captions, ["trainlist01.txt", "testlist01.txt"])
+    elif not captions.is_file():
+        raise InputError(f"captions {captions}: no such file or folder; {ACCEPTED}")
+    elif _UCF101_LIST.fullmatch(captions.name):
+        annotations = read_ucf101(captions.parent, [captions.name])
+    elif captions.suffix.lower() == ".json":
+        annotations = read_msrvtt(captions, seed)
+    else:
+        annotations = read_table(captions)
+    return annotations if prompts is None else with_prompts(annotations, prompts)
 
 
 def number_labels(rows: list[Row], moved: bool = False) -> Annotations:
@@ -102,12 +111,7 @@ def walk_classes(folder: Path) -> Annotations:
 
 
 def with_prompts(annotations: Annotations, path: Path) -> Annotations:
-    """The same clips, captioned by their classes.
-
-    Args:
-        annotations: Clips with classes.
-        path: A CSV with the columns class,prompt, or a text file with a prompt a line, in the order of the classes.
-    """
+    """Caption clips by their classes, from a CSV with the columns class,prompt, or a line for each class in order."""
     if not annotations.classes:
         raise InputError(f"prompts {path}: the clips have no classes by name; leave it out, or give such clips")
     if not path.is_file():
@@ -144,37 +148,72 @@ def _prompts_by_class(lines: list[str], classes: list[str], path: Path) -> dict[
     return prompts
 
 
-@dataclass
-class ClipFolder:
-    """Where the files of rows are.
+def read_ucf101(folder: Path, lists: list[str]) -> Annotations:
+    """Read lists of UCF-101's action recognition task: `ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1` a line.
 
-    Attributes:
-        folder: The folder of the clips.
-        moved: Whether a file that is not at its path may be anywhere in the folder, in any format.
+    Captions are the names of the classes in words, labels their numbers in classInd.txt less one, and "train" and
+    "test" are the splits. Lists of tests have no numbers of classes.
     """
+    if not (folder / "classInd.txt").is_file():
+        raise InputError(f"captions {folder}: no classInd.txt in it, as UCF-101's lists have; {ACCEPTED}")
+    classes: dict[str, int] = {}
+    for place, words in _lines(folder / "classInd.txt"):
+        if len(words) != 2 or words[0] != str(len(classes) + 1) or words[1] in classes:
+            raise InputError(f"{place}: a number and a class are expected, counted from 1, as '1 ApplyEyeMakeup'")
+        classes[words[1]] = len(classes)
+    rows = []
+    for name in lists:
+        for place, words in _lines(folder / name):
+            label, _, file = words[0].partition("/")
+            if not file or len(words) > 2 or label not in classes or words[1:] not in ([], [str(classes[label] + 1)]):
+                raise InputError(f"{place}: not a class of classInd.txt, a clip and perhaps the number of the class")
+            caption = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label).lower()
+            rows.append(Row(words[0], caption, label, "train" if name.startswith("train") else "test"))
+    return Annotations(rows, classes, list(classes), moved=True)
 
-    folder: Path
-    moved: bool
 
-    def find(self, path: str) -> Path:
-        """The file of a row, or where it would be if it existed; raises `InputError` where it is there twice."""
-        place = self.folder / path
-        if not self.moved or place.is_file():
-            return place
-        found = self._places.get(place.stem, [])
-        if len(found) > 1:
-            raise InputError(
-                f"videos {self.folder}: {place.stem} lies there twice, as {found[0]} and {found[1]}; name the folder "
-                "of one"
-            )
-        return self.folder / found[0] if found else place
+def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """The words of each line that has some, with what to call it in an error."""
+    if not path.is_file():
+        raise InputError(f"captions {path}: no such file; give the whole folder ucfTrainTestlist of UCF-101")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"captions {path}: not text in UTF-8 ({error}); fetch UCF-101's lists again") from error
+    if not any(map(str.strip, lines)):
+        raise InputError(f"captions {path}: it is empty; fetch UCF-101's lists again")
+    return ((f"captions {path}, line {number}", line.split()) for number, line in enumerate(lines, 1) if line.strip())
 
-    @cached_property
-    def _places(self) -> dict[str, list[str]]:
-        places: dict[str, list[str]] = {}
-        for folder, _, names in os.walk(self.folder):
-            within = Path(folder).relative_to(self.folder)
-            for stem, suffix in map(os.path.splitext, names):
-                if suffix.lower().lstrip(".") in VIDEO_SUFFIXES:
-                    places.setdefault(stem, []).append(os.path.join(within, stem + suffix))
-        return places
+
+def read_msrvtt(path: Path, seed: int = 0) -> Annotations:
+    """Read MSR-VTT's train_val_videodatainfo.json, test_videodatainfo.json, or one that holds both.
+
+    About twenty people described each clip. One description is drawn for it by the seed and its id, whatever their
+    order, as VideoLDM's evaluation does; all are kept next to it.
+    """
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8-sig"))
+        sentences: dict[str, list[tuple[int, str]]] = {}
+        for sentence in facts["sentences"]:
+            caption = sentence["caption"].strip().encode("utf-8", "replace").decode()  # JSON may hold half a character
+            sentences.setdefault(sentence["video_id"], []).append((sentence["sen_id"], caption))
+        rows = [_described_row(video, sorted(sentences.get(video["video_id"], [])), seed) for video in facts["videos"]]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"captions {path}: not MSR-VTT's json, with videos (video_id, split) and sentences (video_id, caption, "
+            f"sen_id): {type(error).__name__} {error}; {ACCEPTED}"
+        ) from error
+    if missing := [row.path for row in rows if not row.captions]:
+        raise InputError(
+            f"captions {path}: {len(missing)} videos have no sentence, as {missing[0]}; give the whole file"
+        )
+    if not rows:
+        raise InputError(f"captions {path}: it lists no videos; give a whole file")
+    return Annotations(rows, {}, [], moved=True)
+
+
+def _described_row(video: dict[str, Any], described: list[tuple[int, str]], seed: int) -> Row:
+    captions = tuple(caption for _, caption in described)
+    name, split = str(video["video_id"]), str(video.get("split", ""))
+    caption = captions[stable_hash("caption", seed, name) % len(captions)] if captions else ""
+    return Row(f"{name}.mp4", caption, split=_MSRVTT_SPLITS.get(split, split), captions=captions)

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from cmd_lightning.data.index import Shard
 from cmd_lightning.errors import InputError
+
+_NUMBERS = {"label": torch.int64, "fps": torch.float32}
 
 
 class BatchStream(IterableDataset):
-    """Batches of one rank, for a `StreamLoader` with any number of workers.
+    """Batches of one rank, for a `StreamLoader` with any number of workers."""
 
-    Attributes:
-        seed: Seed of every random choice.
-    """
-
-    seed: int
+    seed: int  # of every random choice
+    shards: Sequence[Shard]  # that it reads, if any
     _sizes: list[int]  # of the batches of an epoch
     _epoch = _first = 0
 
@@ -43,25 +43,19 @@ def collate(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Batch clips.
 
     Args:
-        clips: Each with caption, label, key, fps, and tensors by name; of latents also "made_by", and "text" with
-            tensors by encoder and part.
+        clips: Each with caption, key, fps, and tensors by name; if they have it, with label; of latents also "made_by",
+            and "text" with tensors by encoder and part.
 
     Returns:
         The tensors stacked: "video" uint8 (B, C, T, H, W), or latents as they are stored. "caption" and "key" lists,
         "label" int64 (B,), "fps" float32 (B,); of latents also "made_by", a list, and "text" as each clip has it.
-
-    Raises:
-        InputError: Latents of different kinds or shapes are mixed.
     """
     tensors = [{name: value for name, value in clip.items() if isinstance(value, Tensor)} for clip in clips]
-    batch = _stack(tensors, clips) | {
-        "caption": [clip["caption"] for clip in clips],
-        "label": torch.tensor([clip["label"] for clip in clips], dtype=torch.int64),
-        "key": [clip["key"] for clip in clips],
-        "fps": torch.tensor([clip["fps"] for clip in clips], dtype=torch.float32),
-    }
-    if "made_by" in clips[0]:
-        batch["made_by"] = [clip["made_by"] for clip in clips]
+    batch = _stack(tensors, clips)
+    for name in ("caption", "label", "key", "fps", "made_by"):
+        if name in clips[0]:
+            values = [clip[name] for clip in clips]
+            batch[name] = torch.tensor(values, dtype=_NUMBERS[name]) if name in _NUMBERS else values
     if "text" in clips[0]:
         encoders = {encoder for clip in clips for encoder in clip["text"]}
         batch["text"] = {

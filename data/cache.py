@@ -60,14 +60,9 @@ class ShardCache:
             raise InputError(f"remote.timeout {self.timeout}: must be above 0 and at most 86400 seconds")
 
     def open(self, url: str, size: int | None = None) -> BinaryIO:
-        """The local copy of a shard, fetched if there is none.
+        """The local copy of a shard, opened for reading; it is fetched if there is none of this size.
 
-        Args:
-            url: An address, or `pipe:COMMAND`.
-            size: Bytes that it has by its index; a copy of another size is fetched again. None accepts any size.
-
-        Returns:
-            The copy, opened for reading at its start; it stays readable when it is removed from the folder.
+        It stays readable when it is removed from the folder.
 
         Raises:
             FetchError: The shard cannot be had, or has another size.
@@ -93,11 +88,7 @@ class ShardCache:
             return file
 
     def read(self, url: str) -> bytes | None:
-        """A small file, in memory; None where the server says that it has none (404, 410; S3: 403).
-
-        Raises:
-            FetchError, InputError: As for `open`.
-        """
+        """A small file, in memory; None where the server says that it has none (404, 410; S3: 403)."""
         memory = bytearray()
 
         def put(at: int, data: bytes, total: int | None) -> None:
@@ -205,10 +196,9 @@ def _make_room(own: Path, wanted: int, limit: int) -> None:
 
 @contextmanager
 def _locked(part: Path, *, wait: bool = True) -> Iterator[int | None]:
-    """Lock a part file, creating it if needed; delete it on exit unless it was renamed.
+    """Lock a part file, creating it if needed, for its descriptor; delete it on exit unless it was renamed.
 
-    Yields:
-        Its descriptor, for reading and writing; None if another process holds it, or held it while this one waited.
+    The descriptor is None if another process holds the file, or held it while this one waited.
     """
     descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
     held = False

@@ -23,17 +23,11 @@ def check_shards(
 ) -> dict[str, Any]:
     """Decode every sample; the index of local shards then lists the bad ones, and streams leave them out.
 
-    Args:
-        shards: Paths, globs, folders, brace ranges or http(s) addresses.
-        remote: Fetches remote shards.
-        progress: Receives a line of text for each shard.
+    The shards are given as for `expand`; `progress` receives a line of text for each.
 
     Returns:
         {"samples": good ones, "bad": {reason: number}, "frames": of the good videos, "seconds": the same,
         "sizes": {"WxH": number of videos}}; of latents too "latents": {shapes: number of samples}.
-
-    Raises:
-        InputError: A shard is missing or cannot be fetched.
     """
     remote = remote or ShardCache()
     bad: Counter[str] = Counter()

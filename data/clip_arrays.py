@@ -4,6 +4,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,12 +20,7 @@ _REMEDIES = {1: "repeat a grey channel three times", 4: "drop the alpha channel"
 class ArrayFile(Clips):
     """Clips in a .npy array or a .pt tensor, memory-mapped: only what is asked for is read. Nothing is unpickled.
 
-    Args:
-        path: The file.
-        layout: One of `LAYOUTS`; None finds it by the axis of size 3.
-
-    Raises:
-        InputError: The file is damaged or holds something else, or several axes could be the channels.
+    The layout is one of `LAYOUTS`; None finds it by the axis of size 3.
     """
 
     kind = "array"
@@ -48,8 +44,6 @@ class ArrayFile(Clips):
         return OpenClip(self.frames(index), 0.0, lambda numbers: self._read(index, numbers))
 
     def _read(self, index: int, numbers: list[int]) -> Tensor:
-        import numpy as np
-
         axes = self._layout[1:]
         part = self._data[index][(slice(None),) * axes.index("T") + (numbers,)]
         if not isinstance(part, Tensor):
@@ -66,8 +60,6 @@ class ArrayFile(Clips):
 
     @cached_property
     def _data(self) -> Any:
-        import numpy as np
-
         try:
             if self._path.suffix == ".npy":
                 return np.load(self._path, mmap_mode="r", allow_pickle=False)

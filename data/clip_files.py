@@ -20,35 +20,21 @@ from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoReader, natural_key
 
 @dataclass(frozen=True)
 class OpenClip:
-    """A clip of which any frames can be read.
-
-    Attributes:
-        frames: Number of frames.
-        fps: Frames per second; 0.0 if unknown.
-        read: Reads the frames of the given numbers as (3, T, H, W), uint8 or float32 in [0, 1].
-        members: Bytes of the "txt" and "json" that belong to it.
-        times: Seconds of each frame from the first where the rate varies; None where it is constant or unknown.
-    """
+    """A clip of which any frames can be read."""
 
     frames: int
-    fps: float
-    read: Callable[[list[int]], Tensor]
-    members: dict[str, bytes] = field(default_factory=dict)
-    times: Sequence[float] | None = None
+    fps: float  # 0.0 if unknown
+    read: Callable[[list[int]], Tensor]  # of frames by number, as (3, T, H, W), uint8 or float32 in [0, 1]
+    members: dict[str, bytes] = field(default_factory=dict)  # its "txt" and "json"
+    times: Sequence[float] | None = None  # seconds of each frame from the first where the rate varies
 
 
 class Clips(ABC):
-    """Clips that can be opened by number. It holds no open files when it is pickled for a worker process.
+    """Clips that can be opened by number. It holds no open files when it is pickled for a worker process."""
 
-    Attributes:
-        kind: "shards", "videos" or "array".
-        keys: Unique names of the clips.
-        skipped: Numbers of samples that are not among them, by reason.
-    """
-
-    kind: str
-    keys: list[str]
-    skipped: dict[str, int]
+    kind: str  # "shards", "videos" or "array"
+    keys: list[str]  # unique
+    skipped: dict[str, int]  # numbers of samples that are not among the clips, by reason
 
     @abstractmethod
     def title(self, index: int) -> str:
@@ -64,14 +50,7 @@ class Clips(ABC):
 
 
 class ShardFiles(Clips):
-    """Samples of local tar shards, found by their offset; those known to be bad are left out.
-
-    Args:
-        urls: Paths of the shards.
-
-    Raises:
-        InputError: A shard is missing or not a tar file.
-    """
+    """Samples of local tar shards, found by their offset; those known to be bad are left out."""
 
     kind = "shards"
 
@@ -117,13 +96,7 @@ class VideoFolder(Clips):
     """Video files and folders of PNG frames at any depth; hidden ones and other files are ignored.
 
     A folder that holds PNGs and no videos is one clip. Clips, like the frames of one, are in natural order (2 before
-    10) of their paths.
-
-    Args:
-        folder: Path.
-
-    Raises:
-        InputError: Two clips have the same name but for the suffix: one clip would count twice.
+    10) of their paths. Two that have the same name but for the suffix are an error: one clip would count twice.
     """
 
     kind = "videos"

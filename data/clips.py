@@ -85,15 +85,9 @@ def choose_frames(
 ) -> list[int]:
     """Numbers of `num_frames` frames, `step` mean frame durations apart: of the nearest ones, of two the later.
 
-    Args:
-        available: Frames of the source.
-        num_frames: Frames wanted.
-        step: Distance in source frames; need not be whole.
-        chance: Draws the first frame; None begins at frame 0.
-        times: Seconds of each of two or more source frames from the first, ascending; None: evenly spaced.
-
-    Raises:
-        BadSample: The source is too short: the last time wanted is half a frame after the last frame, or more.
+    `chance` draws the first one, else it is frame 0; `times` are the seconds of each of two or more frames from the
+    first, ascending. A source is too short, a `BadSample`, if the last time wanted is half a frame after its last
+    frame, or more.
     """
     offsets = [int(index * step + 0.5) for index in range(num_frames)]
     if times is None:
@@ -118,15 +112,10 @@ def _nearest(times: Sequence[float], time: float, rounding: float) -> int:
 
 
 def resize_and_crop(video: Tensor, size: tuple[int, int], at: tuple[float, float] | None = None) -> Tensor:
-    """Scale a clip until it just covers the size, with antialiasing, then crop what is over.
+    """Scale a clip (C, T, H, W) until it just covers the size (H, W), with antialiasing, then crop what is over.
 
-    Args:
-        video: (C, T, H, W), uint8 or floats in [0, 1].
-        size: (H, W) wanted, in pixels.
-        at: Where to crop, down and across, in [0, 1) of the room that there is; None crops in the middle.
-
-    Returns:
-        (C, T, *size) of the same type; uint8 is rounded, floats are not.
+    It is uint8, which is rounded, or floats in [0, 1]. `at` says where to crop, down and across, in [0, 1) of the room
+    that there is; None crops in the middle.
     """
     height, width = size
     scale = max(height / video.shape[2], width / video.shape[3])

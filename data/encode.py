@@ -7,8 +7,7 @@ so that ranks agree without a word; each of its loader's workers takes whole sha
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +34,14 @@ class WholeShards(IterableDataset):
     which is the one that training sees in epoch k; and "facts", the json of each sample as text. After the last chunk
     of a shard comes {"shard": name, "bad": {reason: number}}, with "error": why, where the shard could not be read to
     its end. A sample of which any clip is bad is bad as a whole; chunks may hold the clips before.
-
-    Attributes:
-        shards: The shards, with what is known to be bad in them.
-        clips: Loads a clip from the members of a sample.
-        clips_per_video: K, the number of clips of a sample.
-        batch_size: Clips in a chunk, at most.
-        seed: Seed of the random choices of the clips, as in training.
-        remote: Fetches remote shards.
     """
 
-    shards: Sequence[Shard]
     clips: SampleLoader
     clips_per_video: int
-    batch_size: int
-    seed: int
+    batch_size: int  # of a chunk, at most
+    seed: int  # of the random choices of the clips, as in training
     remote: ShardCache
+    shards: Sequence[Shard] = ()
     _watchdog: Watchdog = field(default_factory=Watchdog)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -98,32 +89,14 @@ def _chunk(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 class EncodingData(LightningDataModule):
-    """The chunks of this rank's shards, without those that are encoded already.
+    """The chunks of this rank's shards, without those of which the folder `out` holds one of the same name.
 
-    Args:
-        urls: All shards, the same on every rank.
-        out: The folder in which a shard of the same name is one that is encoded already.
-        workers: Loader processes, per device.
-        others: As for `WholeShards`.
+    The `urls` are those of all shards, the same on every rank; each rank has so many `workers`.
     """
 
-    def __init__(
-        self,
-        urls: Sequence[str],
-        out: Path,
-        clips: SampleLoader,
-        *,
-        clips_per_video: int,
-        batch_size: int,
-        seed: int,
-        workers: int,
-        remote: ShardCache,
-    ) -> None:
+    def __init__(self, urls: Sequence[str], out: Path, chunks: WholeShards, workers: int) -> None:
         super().__init__()
-        self.urls, self.out, self.workers, self.remote = list(urls), out, workers, remote
-        self._chunks_of = partial(
-            WholeShards, clips=clips, clips_per_video=clips_per_video, batch_size=batch_size, seed=seed, remote=remote
-        )
+        self.urls, self.out, self.chunks, self.workers = list(urls), out, chunks, workers
 
     def predict_dataloader(self) -> DataLoader:
         """The chunks, from as many workers as have shards to read."""
@@ -131,7 +104,7 @@ class EncodingData(LightningDataModule):
         own = self.urls[self.trainer.global_rank :: self.trainer.world_size]
         left = [url for url in own if not (self.out / place_of(url).name).exists()]
         return DataLoader(
-            self._chunks_of(load_index(left, remote=self.remote)),
+            replace(self.chunks, shards=load_index(left, remote=self.chunks.remote)),
             batch_size=None,
             num_workers=min(self.workers, len(left)),
             worker_init_fn=leave_signals,

@@ -10,7 +10,8 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from cmd_lightning.data.sources import ClipSource, collate
+from cmd_lightning.data.batch import collate
+from cmd_lightning.data.sources import ClipSource
 from cmd_lightning.errors import InputError
 
 
@@ -27,9 +28,6 @@ class EvaluationData(LightningDataModule):
         paired: Whether clip i of `fake` stands for clip i of `real`.
         batch_size: Clips in a batch, per process.
         workers: Loader processes, per process.
-
-    Raises:
-        InputError: Pairs are asked of sets of different numbers.
     """
 
     def __init__(
@@ -88,7 +86,18 @@ def read_batch(
             clips = [source[item] for item in items]
             if captions is not None and side == "fake":
                 clips = [clip | {"caption": captions[source.chosen[i]]} for clip, i in zip(clips, items, strict=True)]
+            _expect_one_size(clips)
             batch[side] = collate(clips)
         except InputError as error:
             batch[side] = {"error": str(error)}
     return batch
+
+
+def _expect_one_size(clips: Sequence[dict[str, Any]]) -> None:
+    for clip in clips:
+        one, other = clips[0]["video"].shape, clip["video"].shape
+        if one != other:
+            raise InputError(
+                f"{clips[0]['key']} is {one[3]}x{one[2]}, {clip['key']} is {other[3]}x{other[2]}: "
+                "give one size for all, as 64 or 64x96"
+            )

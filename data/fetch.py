@@ -66,11 +66,6 @@ def download(
 
     Returns:
         The size of the file in bytes. Bytes put beyond it are left from an earlier try.
-
-    Raises:
-        FetchError: The tries are used up, the server refuses, or the file has another size than `size`.
-        MissingError: The server has no such file.
-        InputError: The address needs a command and these are not allowed, or no command reads it.
     """
     if url.partition(":")[0].lower() in ("http", "https"):
         transfer: _Transfer = _Web(url, put, size, timeout)
@@ -109,12 +104,7 @@ class _Transfer(ABC):
 
     @abstractmethod
     def run(self) -> None:
-        """Make one try; returns when the whole file has been put.
-
-        Raises:
-            FetchError: No other try can help.
-            OSError, HTTPException, subprocess.TimeoutExpired: another one may.
-        """
+        """Make one try; returns when the whole file has been put, and raises `FetchError` if no other try can help."""
 
     def append(self, data: bytes, total: int | None) -> None:
         end = self.position + len(data)

@@ -27,21 +27,13 @@ _MOST_SAMPLES = 2**20  # of a shard, by its index: an untrusted one must not mak
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar file of samples.
+    """One tar file of samples."""
 
-    Attributes:
-        url: Path or address.
-        samples: Number of samples, the bad ones included.
-        bad: Reasons by the keys of the samples known to be bad.
-        bytes: Size of the file; None if unknown.
-        exact: False where the number is assumed: a remote shard without an index.
-    """
-
-    url: str
-    samples: int
-    bad: dict[str, str] = field(default_factory=dict)
-    bytes: int | None = None
-    exact: bool = True
+    url: str  # path or address
+    samples: int  # the bad ones included
+    bad: dict[str, str] = field(default_factory=dict)  # reasons by the keys of the samples known to be bad
+    bytes: int | None = None  # of the file, if known
+    exact: bool = True  # False where the number is assumed: a remote shard without an index
 
     @property
     def good(self) -> int:
@@ -76,16 +68,8 @@ def place_of(url: str) -> Place:
 def expand(shards: str | Sequence[str], option: str = "shards", *, allow_commands: bool = False) -> list[str]:
     """Resolve paths, globs, brace ranges ("{000000..000099}.tar"), folders of shards and http(s) addresses.
 
-    Args:
-        shards: One of these or a list of them.
-        option: Name of the option, for errors.
-        allow_commands: Accept "pipe:COMMAND" and the other addresses for which webdataset runs commands.
-
-    Returns:
-        The shards in the order given; those of a glob or a folder in the order of their names.
-
-    Raises:
-        InputError: A path does not exist, a glob or folder has no shard, or nothing is left.
+    They keep their order; those of a glob or a folder come in the order of their names. With `allow_commands`,
+    "pipe:COMMAND" and the other addresses for which webdataset runs commands are accepted. Errors name the `option`.
     """
     from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]  # its stubs lack the error
 
@@ -123,17 +107,8 @@ def expand(shards: str | Sequence[str], option: str = "shards", *, allow_command
 def load_index(urls: Sequence[str], *, write: bool = False, remote: ShardCache | None = None) -> list[Shard]:
     """Look shards up in the indexes of their folders; scan those that are not there or have changed size.
 
-    Args:
-        urls: Expanded paths and addresses.
-        write: Keep what was scanned in the index, where the folder can be written.
-        remote: Fetches the indexes of remote shards.
-
-    Returns:
-        The shards in the same order. Remote ones without an index are assumed to hold 1000 samples each and
-        are marked as not exact.
-
-    Raises:
-        InputError: An index cannot be fetched, though its server does not say that there is none.
+    Remote ones without an index are assumed to hold 1000 samples each and are marked as not exact. With `write`, what
+    was scanned is kept in the index, where the folder can be written. Raises `InputError` as `read_index`.
     """
     remote = remote or ShardCache()
     folders: dict[str, dict[str, Any]] = {}
@@ -159,10 +134,9 @@ def load_index(urls: Sequence[str], *, write: bool = False, remote: ShardCache |
 
 
 def read_index(folder: str, remote: ShardCache | None = None, query: str = "") -> dict[str, Any]:
-    """The index of a `Place`; an empty one where there is none or it is damaged.
+    """The index of a `Place`; an empty one where there is none or it is damaged, or its server says that there is none.
 
-    Raises:
-        InputError: It cannot be fetched, though its server does not say that there is none.
+    Where it cannot be fetched for another reason, it raises `InputError`.
     """
     path = Path(folder, INDEX_NAME)
     data = None
@@ -179,9 +153,8 @@ def read_index(folder: str, remote: ShardCache | None = None, query: str = "") -
 
 
 def _entry(bytes: int, samples: int, bad: dict[str, str], **_: Any) -> dict[str, Any]:
-    if not (type(bytes) is type(samples) is int and samples <= _MOST_SAMPLES):
-        raise ValueError(f"{samples} samples in {bytes} bytes")
-    if not 0 <= len(bad) <= samples <= bytes // 512 + 1:  # a sample has a header of 512 bytes at the least
+    whole = type(bytes) is type(samples) is int
+    if not (whole and len(bad) <= samples <= min(bytes // 512 + 1, _MOST_SAMPLES)):  # a header takes 512 bytes
         raise ValueError(f"{samples} samples in {bytes} bytes, {len(bad)} bad")
     return {"bytes": bytes, "samples": samples, "bad": {key: str(reason) for key, reason in bad.items()}}
 
@@ -199,16 +172,9 @@ def update_index(folder: str | Path, shards: Sequence[Shard], classes: Sequence[
 
 
 def scan(url: str, file: BinaryIO | None = None) -> Shard:
-    """Count the samples of a shard from its tar headers; nothing is decoded.
+    """Count the samples of a shard, read from `file` or else its path, by its tar headers; nothing is decoded.
 
     Of a shard that was cut off, with a warning, the last sample counts as bad: it may lack members.
-
-    Args:
-        url: Path or address.
-        file: What it is read from, if that is not the path.
-
-    Raises:
-        OSError: The file cannot be opened.
     """
     with open(url, "rb") if file is None else nullcontext(file) as opened:
         faults = {sample.key: sample.fault for sample in read_samples(opened, url)}

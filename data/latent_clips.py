@@ -25,14 +25,7 @@ _MOST_HEADER_BYTES = 2**16  # a dozen tensors take one or two thousand; each of 
 
 @dataclass(frozen=True)
 class Latents:
-    """What a sample holds.
-
-    Attributes:
-        clips: By name, with the axis K; "moments", or "content" and "motion".
-        text: By the fingerprint of the encoder and the part: "pooled", and where there are some "tokens" and "mask".
-        fps: Frames per second of the clips.
-        made_by: Fingerprints of the "latent_space" and the "autoencoder", None without one.
-    """
+    """What a sample holds, in the terms of the module; text by the fingerprint of its encoder and the part."""
 
     clips: dict[str, Tensor]
     text: dict[str, dict[str, Tensor]]
@@ -46,11 +39,7 @@ class Latents:
 
 
 def read_latents(sample: dict[str, Any], facts: dict[str, Any]) -> Latents:
-    """The latents among the members of a sample with these facts.
-
-    Raises:
-        BadSample: They are missing or damaged, or the facts do not say what made them.
-    """
+    """The latents of a sample; `BadSample` if they are missing or damaged, or its facts do not say what made them."""
     if LATENT_SUFFIX not in sample:
         raise BadSample("no latents, `shards encode` makes them")
     tensors = _parse(sample[LATENT_SUFFIX])
@@ -78,12 +67,7 @@ def check_finite(clips: dict[str, Tensor]) -> None:
 
 
 def load_latents(sample: dict[str, Any], draw: int, epoch: int = 0) -> dict[str, Any]:
-    """Load clip `epoch % K` of a sample, a `SampleLoader`; the random choices were made when it was encoded.
-
-    Returns:
-        moments, or content and motion, each of one clip as it is stored; text, made_by, caption, label (-1: none),
-        key, fps.
-    """
+    """Load clip `epoch % K` of a sample, a `SampleLoader`; the random choices were made when it was encoded."""
     facts = read_facts(sample)
     label = read_label(facts)
     latents = read_latents(sample, facts)

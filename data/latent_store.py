@@ -27,13 +27,8 @@ SETTINGS_NAME = "encode.json"
 def claim_folder(folder: Path, settings: dict[str, Any], about: dict[str, Any]) -> None:
     """Make the folder of latent shards, or check that those in it were made with the same settings.
 
-    Args:
-        folder: Folder of the shards; `encode.json` in it keeps the settings and facts.
-        settings: All that the latents depend on, as plain data.
-        about: Further facts, which may differ from run to run; those of the first stay.
-
-    Raises:
-        InputError: It holds shards of other settings, or others than latent shards.
+    `encode.json` in it keeps the settings, which are all that the latents depend on, and the further facts `about` the
+    first run.
     """
     path = folder / SETTINGS_NAME
     if not path.exists():
@@ -68,13 +63,6 @@ class LatentStore:
 
     Attributes:
         summary: What was done: "samples" and "shards" numbers, "bad" by reason, "failed" shards and why.
-
-    Args:
-        folder: Folder for the shards.
-        dtype: Type in which latents are stored.
-        clips_per_video: K, the number of clips of a sample.
-        made_by: Fingerprints for the json of each sample.
-        progress: Receives a line of text for each shard.
     """
 
     def __init__(
@@ -97,9 +85,6 @@ class LatentStore:
             chunk: The clips, or the end of a shard.
             encoded: "latents" of the clips by name; "text" of those that are the first of their video, by
                 fingerprint and part. Nothing at the end of a shard.
-
-        Raises:
-            InputError: Another process writes this shard.
         """
         name = chunk["shard"]
         part = self._open[name] = self._open.get(name) or _Part(self._folder / name)

@@ -6,7 +6,7 @@ import sys
 import warnings
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader
 
 from cmd_lightning import compat
 from cmd_lightning.data.batch import BatchStream
-from cmd_lightning.data.index import Shard
 from cmd_lightning.data.stream import Bad, describe, known_bad, list_bad
 from cmd_lightning.errors import InputError
 
@@ -89,35 +88,30 @@ class Position:
 class StreamLoader(DataLoader):
     """Loads a stream with its workers, adds up the bad samples, and reports them at the end of a pass.
 
-    Args:
-        dataset: The stream.
-        shards: What the stream reads, for the bad samples that are known.
-        max_bad_share: The largest share of bad samples to accept, from 0 to 1: of a pass, or of as much of it as is
-            seen once that is 10,000 samples. Those that are known count as if they lay evenly among the others.
-        position: Position to begin at and to update in training; without it every pass is the whole of epoch 0.
-        trainer: The Trainer whose epoch the position goes by.
-        num_workers: Loader processes.
-        options: Further options of DataLoader.
+    The share of bad samples to accept is that of a pass, or of as much of it as is seen once that is 10,000 samples.
+    Those that are known count as if they lay evenly among the others. Training begins at the position and updates it;
+    without one every pass is the whole of epoch 0.
     """
 
     def __init__(
         self,
         dataset: BatchStream,
         *,
-        shards: Sequence[Shard] = (),
         max_bad_share: float = 1.0,
         position: Position | None = None,
         trainer: Trainer | None = None,
         num_workers: int = 0,
         **options: Any,
     ) -> None:
+        # Lightning creates the loader of `predict` a second time, with all options of DataLoader.
         options |= {"batch_size": None, "pin_memory": torch.cuda.is_available()}
         # A generator of its own: starting an epoch must not move the global one, where models draw noise.
         options["generator"] = torch.Generator().manual_seed(dataset.seed)
-        super().__init__(dataset, num_workers=num_workers, worker_init_fn=leave_signals, **options)
+        options |= {"num_workers": num_workers, "worker_init_fn": leave_signals}
+        super().__init__(dataset, **options)
         self.stream, self.position, self.trainer = dataset, position, trainer
         self.max_bad_share = max_bad_share
-        self.good, self.known = sum(shard.good for shard in shards), known_bad(shards)
+        self.good, self.known = sum(shard.good for shard in dataset.shards), known_bad(dataset.shards)
         for message in (compat.NO_LENGTH, compat.MID_EPOCH):
             # Lightning's advice where a stream is not cut by worker or cannot resume; this one is and can.
             warnings.filterwarnings("ignore", message=message)
@@ -167,6 +161,9 @@ class StreamLoader(DataLoader):
 class StreamDataModule(LightningDataModule):
     """A DataModule of streams, with the position in the training data as part of a checkpoint."""
 
+    num_workers: int  # per device
+    max_bad_share = 1.0
+
     def __init__(self) -> None:
         super().__init__()
         self._position = Position()
@@ -176,8 +173,8 @@ class StreamDataModule(LightningDataModule):
         """Whether there are clips of a split."""
 
     @abstractmethod
-    def loader(self, split: Split, **options: Any) -> StreamLoader:
-        """Batches of a split, with further options of the loader."""
+    def stream(self, split: Split) -> BatchStream:
+        """The batches of a split: for training in random order, else the same each time."""
 
     def setup(self, stage: str) -> None:
         """Count epochs from 0 again in a new fit."""
@@ -186,19 +183,19 @@ class StreamDataModule(LightningDataModule):
 
     def train_dataloader(self) -> StreamLoader:
         """Batches for training, from the position of a loaded state on."""
-        return self.loader("train", position=self._position, trainer=self.trainer)
+        return self._loader("train", self._position)
 
     def val_dataloader(self) -> StreamLoader | list:
         """Batches for validation, the same each time; none where there are no such clips."""
-        return self.loader("val") if self.has("val") else []
+        return self._loader("val") if self.has("val") else []
 
     def test_dataloader(self) -> StreamLoader:
         """Batches for testing, the same each time."""
-        return self.loader("test")
+        return self._loader("test")
 
     def predict_dataloader(self) -> StreamLoader:
         """The same as the test batches."""
-        return self.loader("test")
+        return self._loader("test")
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the training data, as plain numbers and names."""
@@ -207,6 +204,15 @@ class StreamDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up a position: the next pass over the training data begins there."""
         self._position.load_state_dict(state_dict)
+
+    def _loader(self, split: Split, position: Position | None = None) -> StreamLoader:
+        return StreamLoader(
+            self.stream(split),
+            max_bad_share=self.max_bad_share,
+            position=position,
+            trainer=self.trainer if position else None,
+            num_workers=self.num_workers,
+        )
 
 
 def leave_signals(_: int) -> None:

@@ -1,18 +1,19 @@
 """Pack clips from folders into shards, byte for byte as they are."""
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cmd_lightning.data.annotations import ClipFolder, Row
-from cmd_lightning.data.layouts import read_annotations
+from cmd_lightning.data.annotations import Row, read_annotations
 from cmd_lightning.data.shard_writer import ShardWriter, split_folder
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_file import VideoError
-from cmd_lightning.video_io import VIDEO_SUFFIXES, probe
+from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoReader
 
 _TOLD = 10  # clips of a reason: of a part of OpenVid-1M a million others are missing
 
@@ -33,21 +34,10 @@ def pack_clips(
     Labels that are all whole numbers are kept; names are numbered in the order of the alphabet, over all
     splits, those of UCF-101 as it numbers them.
 
-    Args:
-        videos: Folder of the clips.
-        out: Folder for the shards; rows with a split go to a folder of that name in it.
-        captions: As for `read_annotations`.
-        prompts: As for `read_annotations`.
-        shard_size: Clips in a shard.
-        split: Pack only the rows of this split; where no row has one, the split of all.
-        seed: As for `read_annotations`.
-        progress: Receives a line of text now and then.
+    The arguments are those of the command `shards pack`; `progress` receives a line of text now and then.
 
     Returns:
         {"samples": number packed, "bad": {reason: number}, "splits": {folder: number}, "classes": [names]}.
-
-    Raises:
-        InputError: Something is missing, or no clip is left.
     """
     folder = Path(videos)
     if not folder.is_dir():
@@ -62,7 +52,7 @@ def pack_clips(
             there = ", ".join(sorted({row.split for row in known.rows if row.split}))
             raise InputError(f"split {split}: no clip of {captions} is in it; give one of {there}")
 
-    files = ClipFolder(folder, known.moved)
+    files = _ClipFolder(folder, known.moved)
     bad: Counter[str] = Counter()
     made: Counter[str] = Counter()
     with ExitStack() as stack:
@@ -93,7 +83,7 @@ def pack_clips(
     }
 
 
-def _pack_one(files: ClipFolder, row: Row, labels: dict[str, int], writer: ShardWriter) -> str | None:
+def _pack_one(files: "_ClipFolder", row: Row, labels: dict[str, int], writer: ShardWriter) -> str | None:
     path = files.find(row.path)
     suffix = path.suffix.lower().lstrip(".")
     if suffix not in VIDEO_SUFFIXES:
@@ -102,7 +92,7 @@ def _pack_one(files: ClipFolder, row: Row, labels: dict[str, int], writer: Shard
         return "missing file"
     data = path.read_bytes()
     try:
-        info = probe(data)
+        info = VideoReader(data).info
     except VideoError as error:
         return error.reason
     about: dict[str, Any] = {"label": labels.get(row.label, -1), "path": row.path}
@@ -112,3 +102,34 @@ def _pack_one(files: ClipFolder, row: Row, labels: dict[str, int], writer: Shard
         about["captions"] = list(row.captions)
     writer.write(suffix, data, row.caption, about | asdict(info))
     return None
+
+
+@dataclass
+class _ClipFolder:
+    """Where the files of rows are."""
+
+    folder: Path
+    moved: bool  # a file that is not at its path may be anywhere in the folder, in any format
+
+    def find(self, path: str) -> Path:
+        """The file of a row, or where it would be if it existed; raises `InputError` where it is there twice."""
+        place = self.folder / path
+        if not self.moved or place.is_file():
+            return place
+        found = self._places.get(place.stem, [])
+        if len(found) > 1:
+            raise InputError(
+                f"videos {self.folder}: {place.stem} lies there twice, as {found[0]} and {found[1]}; name the folder "
+                "of one"
+            )
+        return self.folder / found[0] if found else place
+
+    @cached_property
+    def _places(self) -> dict[str, list[str]]:
+        places: dict[str, list[str]] = {}
+        for folder, _, names in os.walk(self.folder):
+            within = Path(folder).relative_to(self.folder)
+            for stem, suffix in map(os.path.splitext, names):
+                if suffix.lower().lstrip(".") in VIDEO_SUFFIXES:
+                    places.setdefault(stem, []).append(os.path.join(within, stem + suffix))
+        return places

@@ -24,14 +24,7 @@ def stable_hash(*parts: object) -> int:
 
 
 def clip_draw(seed: int, epoch: int, key: str, instead_of: str = "") -> int:
-    """What all random choices of a clip follow from: where it begins, and where it is cropped.
-
-    Args:
-        seed: Seed of the data.
-        epoch: Number of the epoch, from 0.
-        key: Key of the sample.
-        instead_of: Key of a bad sample that this one stands in for.
-    """
+    """What a clip's start and crop are drawn from; `instead_of` is the key of a bad sample that it stands in for."""
     return stable_hash("clip", seed, epoch, key, instead_of)
 
 
@@ -40,18 +33,7 @@ def batch_sizes(samples: int, ranks: int, batch_size: int) -> list[list[int]]:
 
     All batches are full but those of the last step, which share what is left. Where that would be fewer
     samples than ranks, the last two steps share. With batches of one even that does not go round: then the
-    last batch of some ranks has two samples.
-
-    Args:
-        samples: Good samples of an epoch.
-        ranks: Processes that train together.
-        batch_size: Samples in a full batch, per rank.
-
-    Returns:
-        For each rank the sizes of its batches, in order.
-
-    Raises:
-        InputError: There are fewer samples than ranks.
+    last batch of some ranks has two samples. Raises `InputError` if there are fewer samples than ranks.
     """
     if samples < ranks:
         raise InputError(f"{samples} samples for {ranks} ranks: add clips or use fewer devices")
@@ -71,17 +53,9 @@ def assign(
 ) -> list[list[list[Interval]]]:
     """Give every good sample of an epoch to exactly one reader.
 
-    The shards are laid end to end, in an order drawn from (seed, epoch), and the line is cut into one piece
-    for each reader: shards are read in sequence, and shared where there are more readers than shards.
-
-    Args:
-        counts: Good samples of each shard.
-        ranks: Processes that train together.
-        workers: Loader processes of each rank; 0 counts as 1.
-        batch_size: Samples in a full batch, per rank.
-        seed: Seed of the order of the shards.
-        epoch: Number of the epoch, from 0; another epoch is another order.
-        shuffle: False keeps the order given.
+    The shards, with `counts` good samples each, are laid end to end, with `shuffle` in an order drawn from (seed,
+    epoch), and the line is cut into one piece for each reader: shards are read in sequence, and shared where there are
+    more readers than shards. Every rank has W workers (0 counts as 1) and full batches of `batch_size`.
 
     Returns:
         `plan[rank][worker]`, the intervals to read one after the other. Worker w serves batches w, w + W, ...

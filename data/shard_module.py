@@ -7,9 +7,9 @@ from typing import Any
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import SampleLoader
 from cmd_lightning.data.index import Shard, expand, load_index
-from cmd_lightning.data.loader import Split, StreamDataModule, StreamLoader
+from cmd_lightning.data.loader import Split, StreamDataModule
 from cmd_lightning.data.stream import ShardStream, known_bad, list_bad
-from cmd_lightning.errors import InputError, check_positive
+from cmd_lightning.errors import InputError, check_at_least, check_positive
 
 _USED = {  # by the Trainer's verb
     "fit": ("train_shards", "val_shards"),
@@ -55,9 +55,7 @@ class ShardDataModule(StreamDataModule):
     ) -> None:
         super().__init__()
         check_positive(batch_size=batch_size)
-        for name, value in (("num_workers", num_workers), ("shuffle_buffer", shuffle_buffer)):
-            if value < 0:
-                raise InputError(f"{name} {value}: must be at least 0")
+        check_at_least(0, num_workers=num_workers, shuffle_buffer=shuffle_buffer)
         if not 0 <= max_bad_share <= 1:
             raise InputError(f"max_bad_share {max_bad_share}: give a share from 0 to 1, e.g. 0.1")
         self.shards = {"train_shards": train_shards, "val_shards": val_shards, "test_shards": test_shards}
@@ -85,12 +83,11 @@ class ShardDataModule(StreamDataModule):
         """Whether shards of the split are given."""
         return bool(self.shards[f"{split}_shards"])
 
-    def loader(self, split: Split, **options: Any) -> StreamLoader:
+    def stream(self, split: Split) -> ShardStream:
         """Batches of the shards of a split: shuffled in training, else in fixed order."""
         training = split == "train"
-        shards = self._find(f"{split}_shards")
-        stream = ShardStream(
-            shards,
+        return ShardStream(
+            self._find(f"{split}_shards"),
             self.clip_loader(training=training),
             batch_size=self.batch_size,
             rank=self.trainer.global_rank if self.trainer else 0,
@@ -99,9 +96,6 @@ class ShardDataModule(StreamDataModule):
             shuffle_buffer=self.shuffle_buffer if training else 0,
             shuffle=training,
             remote=self.remote,
-        )
-        return StreamLoader(
-            stream, shards=shards, max_bad_share=self.max_bad_share, num_workers=self.num_workers, **options
         )
 
     def _find(self, option: str) -> list[Shard]:

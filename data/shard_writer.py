@@ -41,9 +41,6 @@ class ShardWriter:
         folder: Folder for the shards, created if needed; it must not hold shards yet.
         shard_size: Samples in a shard, at least 1.
         classes: Names of the classes by label, for the index.
-
-    Raises:
-        InputError: The folder holds shards already, or shard_size is below 1.
     """
 
     def __init__(self, folder: str | Path, shard_size: int = 1000, classes: Sequence[str] = ()) -> None:
@@ -63,14 +60,7 @@ class ShardWriter:
         return self
 
     def write(self, suffix: str, video: bytes, caption: str, about: dict[str, Any]) -> None:
-        """Add a sample.
-
-        Args:
-            suffix: Suffix of the video: "mp4", "avi", "mkv", "webm" or "gif".
-            video: The bytes of its file.
-            caption: Caption for the .txt and the .json.
-            about: Further facts for the .json; "label" is an int.
-        """
+        """Add a sample: a video file's suffix ("mp4", ...) and bytes, the caption, and further facts for the .json."""
         if self._tar is None or self._counts[-1] == self.shard_size:
             self._close()
             path = self._hidden / f"{len(self._counts):06d}.tar"

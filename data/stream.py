@@ -8,6 +8,7 @@ alone, never on what was read before it.
 import random
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import KW_ONLY, dataclass, field
 from itertools import islice
 from threading import Thread
@@ -42,29 +43,18 @@ class ShardStream(BatchStream):
 
     A bad sample is replaced: by the last good one of the eight before it, else by the first good one of the
     reader, else of all shards. `batch["bad"]` lists them.
-
-    Attributes:
-        shards: The shards, with their numbers of samples.
-        clips: Loads a clip from the members of a sample.
-        batch_size: Samples in a batch, per rank.
-        rank: Which process this is, from 0.
-        ranks: Number of processes.
-        seed: Seed of the order and of every random choice.
-        shuffle_buffer: Undecoded samples among which the next one is drawn; 0 keeps the order of the shards.
-        shuffle: Whether each epoch has another order of the shards.
-        remote: Fetches remote shards, each while the one before it is read.
     """
 
     shards: Sequence[Shard]
     clips: SampleLoader
     _: KW_ONLY
-    batch_size: int
+    batch_size: int  # per rank
     rank: int = 0
     ranks: int = 1
-    seed: int = 0
-    shuffle_buffer: int = 0
-    shuffle: bool = False
-    remote: ShardCache = field(default_factory=ShardCache)
+    seed: int = 0  # of the order and of every random choice
+    shuffle_buffer: int = 0  # undecoded samples among which the next one is drawn; 0 keeps the order of the shards
+    shuffle: bool = False  # each epoch has another order of the shards
+    remote: ShardCache = field(default_factory=ShardCache)  # fetches a shard while the one before it is read
 
     def __post_init__(self) -> None:
         """Cut the epoch into batches."""
@@ -137,7 +127,7 @@ class ShardStream(BatchStream):
             try:
                 file = ahead.result() if ahead else shard.open(self.remote)
                 following = [self.shards[other.shard] for other in intervals[number + 1 : number + 2]]
-                ahead = _Ahead(following[0], self.remote) if following and is_remote(following[0].url) else None
+                ahead = _open_ahead(following[0], self.remote) if following and is_remote(following[0].url) else None
                 while left:
                     before = left
                     samples = (sample for sample in read_samples(file, shard.url) if sample.key not in shard.bad)
@@ -156,26 +146,18 @@ class ShardStream(BatchStream):
                 yield Sample(key, fault="unreadable shard", place=problem)
 
 
-class _Ahead(Thread):
-    """Opens a remote shard while the one before it is read."""
+def _open_ahead(shard: Shard, remote: ShardCache) -> Future[BinaryIO]:
+    """Open a remote shard while the one before it is read."""
+    opened: Future[BinaryIO] = Future()
 
-    def __init__(self, shard: Shard, remote: ShardCache) -> None:
-        super().__init__(daemon=True)  # a process that ends does not wait for it
-        self._shard, self._remote = shard, remote
-        self._opened: BinaryIO | Exception
-        self.start()
-
-    def run(self) -> None:
+    def run() -> None:
         try:
-            self._opened = self._shard.open(self._remote)
+            opened.set_result(shard.open(remote))
         except Exception as error:  # raised where the shard is wanted
-            self._opened = error
+            opened.set_exception(error)
 
-    def result(self) -> BinaryIO:
-        self.join()
-        if isinstance(self._opened, Exception):
-            raise self._opened
-        return self._opened
+    Thread(target=run, daemon=True).start()  # unlike an executor's, a process that ends does not wait for it
+    return opened
 
 
 class _Standby:

@@ -38,28 +38,16 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample that has not been read yet.
+    """A sample that has not been read yet."""
 
-    Attributes:
-        key: What its members' names share; unique within the shard.
-        members: By suffix, in lower case.
-        fault: Why it cannot be used; "" where the headers show no reason.
-        place: Where it is, for people: the shard and the key.
-        file: What it is read from; it stays open as long as a sample refers to it.
-    """
-
-    key: str
-    members: dict[str, Member] = field(default_factory=dict)
-    fault: str = ""
-    place: str = ""
-    file: BinaryIO | None = field(default=None, compare=False, repr=False)
+    key: str  # what its members' names share; unique within the shard
+    members: dict[str, Member] = field(default_factory=dict)  # by suffix, in lower case
+    fault: str = ""  # why it cannot be used, where the headers show a reason
+    place: str = ""  # for people: the shard and the key
+    file: BinaryIO | None = field(default=None, compare=False, repr=False)  # stays open while a sample refers to it
 
     def read(self) -> dict[str, Any]:
-        """The bytes of its members by suffix, and "__key__"; the file's position stays where it is.
-
-        Raises:
-            BadSample: It has a fault, or its file is shorter than its headers say or cannot be read.
-        """
+        """The bytes of its members by suffix, and "__key__"; the file's position stays where it is."""
         if self.fault:
             raise BadSample(self.fault)
         found: dict[str, Any] = {"__key__": self.key}
@@ -80,11 +68,8 @@ def read_samples(file: BinaryIO, name: str = "") -> Iterator[Sample]:
     A sample with a fault comes too, so that all readers count alike: "no video" (nor latents), "member twice", "hostile
     name" (leads out of its folder, or cannot be printed), "sparse member", "too large", and "truncated shard" for the
     last one of a file that is cut off or damaged there. A file that is no tar file at all is one sample, "unreadable
-    shard". A key that comes again later in the file is another sample and gets a number.
-
-    Args:
-        file: Opened for reading, with a file descriptor.
-        name: What the samples' places call it.
+    shard". A key that comes again later in the file is another sample and gets a number. The file needs a descriptor;
+    `name` is what the samples' places call it.
     """
     times: Counter[str] = Counter()
     for key, group in groupby(_members(file), itemgetter(0)):

@@ -17,9 +17,6 @@ class Watchdog:
     """Ends the process when something takes too much of the processor: Python cannot interrupt a library.
 
     It counts the processor's time, not the clock's, so that a stopped process or a slow disk ends nothing.
-
-    Args:
-        seconds: CPU seconds until the process is ended.
     """
 
     def __init__(self, seconds: float = SECONDS) -> None:

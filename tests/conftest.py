@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import small_models
 import torch
+from forks import Python
 from missing import missing
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -94,6 +95,14 @@ def assets():
     if not name:
         pytest.skip("CMD_ASSETS names no folder of real clips")
     return Path(name) if Path(name).is_dir() else missing(f"CMD_ASSETS={name}: there is no such folder")
+
+
+@pytest.fixture(scope="session")
+def python():
+    """Runs Python programs that need no time to import libraries; see `forks`."""
+    python = Python()
+    yield python
+    python.close()
 
 
 VIDEO_SHAPE = (3, 5, 8, 12)

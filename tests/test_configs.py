@@ -16,11 +16,11 @@ from paper_fits import DIT, small
 from stable_diffusion_folders import write_stable_diffusion
 
 import cmd_lightning
-from benchmarks.configured import clip_shape
+from benchmarks.counting import clip_shape
 from cmd_lightning import zoo
 from cmd_lightning.cli import main
 from cmd_lightning.commands.training import CMDCLI
-from cmd_lightning.components.cmd import assemble
+from cmd_lightning.components.cmd import compose, load_stages
 
 CONFIGS = Path(cmd_lightning.__path__[0]).parent / "configs"
 OVERRIDES, BASELINES, MOTION = (sorted(CONFIGS.glob(f"{name}/*.yaml")) for name in ("overrides", "baselines", "motion"))
@@ -148,7 +148,7 @@ def test_config_builds_what_it_names(path, checkpoints, monkeypatch, tmp_path, t
     options = [f"--model.init_args.{stage}={checkpoints(folder, stage)}" for stage in needed]
     if "model" in config["model"]["init_args"]:  # of the zoo: one made of this folder's stages stands for it
         assert (path.stem, config["model"]["init_args"]["model"]) == ("cmd", folder)
-        assemble(*(str(checkpoints(folder, stage)) for stage in STAGES)).save_pretrained(weights / folder)
+        compose(load_stages(*(str(checkpoints(folder, stage)) for stage in STAGES))).save_pretrained(weights / folder)
         monkeypatch.setattr(zoo, "WEIGHTS", weights)
     else:
         assert needed == {"cmd": list(STAGES), "autoencoder": []}.get(path.stem, ["autoencoder"])

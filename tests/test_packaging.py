@@ -70,7 +70,7 @@ def test_wheel_has_the_zoo_the_data_and_the_configs(wheel):
     assert "cmd_lightning/configs/shapes32/motion.yaml" in expected
     own = {
         str(file.relative_to(ROOT))
-        for file in (ROOT / "cmd_lightning").rglob("*.py")
+        for file in (*(ROOT / "cmd_lightning").rglob("*.py"), *(ROOT / "cmd_lightning/templates").iterdir())
         if "__pycache__" not in file.parts
     }
     assert (expected | own) - set(names) == set()
@@ -88,7 +88,7 @@ def test_wheel_says_what_it_is_and_needs(wheel):
     assert "cmd-lightning = cmd_lightning.cli:main" in archive.read(scripts).decode()
 
 
-def test_installed_package_works_and_takes_no_other_name(wheel, tmp_path):
+def test_installed_package_works_and_takes_no_other_name(python, wheel, tmp_path):
     """From the unpacked wheel alone, far from the checkout, with other people's `zoo` and `data` in the way."""
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     for name in ("zoo", "data", "configs"):
@@ -105,8 +105,7 @@ taken = {"zoo", "data", "configs", "networks", "motion"} & set(sys.modules)
 assert not taken, taken
 """
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
-    command = [sys.executable, "-c", script, str(tmp_path / "site")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    done = python.run("-c", script, tmp_path / "site", cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
 
 
@@ -116,7 +115,7 @@ import sys, pkgutil, importlib
 import cmd_lightning.metrics
 for module in pkgutil.iter_modules(cmd_lightning.metrics.__path__):
     importlib.import_module("cmd_lightning.metrics." + module.name)
-ours = {"metrics", "video_io", "video_file", "display_matrix", "errors", "provenance", "compat"}
+ours = {"metrics", "video_io", "video_file", "atomic_files", "errors", "provenance", "compat"}
 taken = {name.split(".")[1] for name in sys.modules if name.startswith("cmd_lightning.")} - ours
 taken |= {"lightning", "pytorch_lightning", "diffusers", "open_clip"} & set(sys.modules)
 assert not taken, taken

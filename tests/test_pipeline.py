@@ -1,6 +1,5 @@
 import inspect
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -34,7 +33,7 @@ def test_parts_have_the_names_of_stable_diffusion(tiny_pipeline, tmp_path):
         *("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
         *("autoencoder", "motion_model", "motion_scheduler", "motion_text_encoder"),
     }
-    settings = {"video_shape", "fps", "steps", "guidance"}
+    settings = {"video_shape", "fps", "steps", "guidance", "averaged_weights"}
     pipeline = tiny_pipeline()
     assert set(pipeline.components) == names
     assert set(inspect.signature(CMDPipeline.__init__).parameters) == {"self"} | settings | names
@@ -208,7 +207,7 @@ def test_seeds_come_from_the_generator(tiny_pipeline):
     assert torch.equal(pipeline(num_videos_per_prompt=2, seeds=first.seeds, **FEW).frames, first.frames)
 
 
-def test_folder_gives_the_same_frames_in_a_fresh_process(tiny_pipeline, tmp_path):
+def test_folder_gives_the_same_frames_in_a_fresh_process(python, tiny_pipeline, tmp_path):
     """Bit for bit for batches; of a single vector, the last bit of a product depends on where weights lie in memory."""
     pipeline = tiny_pipeline()
     pipeline.save_pretrained(tmp_path / "model")
@@ -223,7 +222,7 @@ assert not any(part.training for part in pipeline.components.values() if isinsta
 output = pipeline({CAPTIONS!r}, seeds=[5, 6, 7], **{FEW!r}, output_type="np")
 numpy.save({str(tmp_path / "frames.npy")!r}, output.frames)
 """
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+    python.run("-c", script, cwd=tmp_path).check_returncode()
     assert np.array_equal(np.load(tmp_path / "frames.npy"), frames)
 
 

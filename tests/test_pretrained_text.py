@@ -93,9 +93,9 @@ def test_nothing_is_trained_and_weights_are_read_once(weights, monkeypatch):
     encoder = FrozenOpenCLIP("small", str(weights))
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
     encoder.open()
-    from cmd_lightning.metrics import clip_models
+    from cmd_lightning.metrics import clip_similarity
 
-    monkeypatch.setattr(clip_models, "open_clip_model", None)
+    monkeypatch.setattr(clip_similarity, "open_clip_model", None)
     encoder.open()
     assert not encoder(CAPTIONS).tokens.requires_grad
 

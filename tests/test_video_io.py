@@ -14,7 +14,7 @@ from PIL import Image
 from cmd_lightning.errors import InputError
 from cmd_lightning.shapes.painting import make_clip
 from cmd_lightning.video_file import VideoFile
-from cmd_lightning.video_io import VideoReader, gif_bytes, mp4_bytes, natural_key, probe, read_video, write_video
+from cmd_lightning.video_io import VideoReader, gif_bytes, mp4_bytes, natural_key, read_video, write_video
 
 M_PERTURB = -6  # of malloc.h
 
@@ -113,7 +113,7 @@ def test_what_is_written_is_read(tmp_path, suffix):
     limits = {".mp4": 5.0, ".gif": 5.0, "": 0.0}
     assert error.mean() <= limits[suffix]
     if suffix:
-        assert probe(path).fps == pytest.approx(8, rel=0.02)
+        assert VideoReader(path).info.fps == pytest.approx(8, rel=0.02)
     assert os.listdir(path.parent) == [path.name]  # no temporary files
 
 

@@ -16,8 +16,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 def import_all() -> None:
     """Imports every zoo entry, so that configs may name its class without the module."""
     for kind in FOLDERS:
-        for _ in modules(kind):
-            pass
+        list(modules(kind))
 
 
 def models() -> list[str]:
@@ -26,11 +25,7 @@ def models() -> list[str]:
 
 
 def entries(kind: Kind | None = None) -> list[Entry]:
-    """What is in the zoo, by kind and name: the models that ship, and every network in a file of its folders.
-
-    Args:
-        kind: Of the entries; all by default.
-    """
+    """The entries of the zoo, or of one kind, by kind and name: models that ship, and every network in its folders."""
     found = [Entry(name, "model") for name in models()] if kind in (None, "model") else []
     return found + [entry for own in FOLDERS if kind in (None, own) for entry in networks(own)]
 

@@ -61,11 +61,7 @@ class Card:
 
     @classmethod
     def read(cls, path: Path, name: str, kind: Kind) -> Card:
-        """The card in a file, which must be of the entry with that name and kind.
-
-        Raises:
-            InputError: The file is no card, or another's; the message names the field and the remedy.
-        """
+        """The card in a file, which must be of the entry with that name and kind."""
         try:
             record = yaml.safe_load(path.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:

@@ -35,9 +35,9 @@ class Entry:
     """A network of the zoo, or a model that ships.
 
     Attributes:
-        name: Of the class, function or folder; unique within the zoo.
-        kind: Of what it plugs into, or "model".
-        module: Dotted name of the module that has it; "" for a model.
+        name: Name of the class, function or folder; unique within the zoo.
+        kind: Kind of network, or "model".
+        module: Dotted name of its module; "" for a model.
         about: First sentence of its docstring; "" for a model.
     """
 
@@ -57,22 +57,14 @@ class Entry:
 
     @cached_property
     def card(self) -> Card:
-        """What its card says; without one, what its docstring and `configs/motion` say.
-
-        Raises:
-            InputError: The card is wrong.
-        """
+        """What its card says; without one, what its docstring and `configs/motion` say."""
         if self.card_path.is_file():
             return Card.read(self.card_path, self.name, self.kind)
         return Card(self.name, self.kind, self.about, config=motion_configs().get(self.name, ""))
 
 
 def modules(kind: Kind) -> Iterator[ModuleType]:
-    """Imports the modules in the folder of a kind of network.
-
-    Raises:
-        InputError: One cannot be imported.
-    """
+    """Imports the modules in the folder of a kind of network."""
     package = importlib.import_module(f"cmd_lightning.zoo.{FOLDERS[kind]}")
     for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         try:
@@ -86,9 +78,6 @@ def networks(kind: Kind) -> list[Entry]:
 
     Classes are found by importing the modules, which takes seconds; as with Python's bytecode, the result is kept in
     `__pycache__` until a source file changes.
-
-    Raises:
-        InputError: A module cannot be imported.
     """
     index = ROOM / FOLDERS[kind] / "__pycache__" / "entries"
     folders = (ROOM / FOLDERS[kind], ROOM, ROOM.parent / "networks")  # the last for the contracts
@@ -133,19 +122,17 @@ def imported(kind: Kind) -> list[Entry]:
 
 def motion_configs() -> Mapping[str, str]:
     """The config in `configs/motion` of each motion model, by the class that it names: paths from the checkout."""
-    folder = ROOM.parent / "configs" / "motion"
-    paths = sorted(folder.glob("*.yaml"))
+    paths = sorted((ROOM.parent / "configs/motion").glob("*.yaml"))
     return {network_of(path)[0].rpartition(".")[2]: f"configs/motion/{path.name}" for path in paths}
 
 
-def network_of(path: Path) -> tuple[str, dict[str, Any]]:
+def network_of(path: Path, argument: str = "") -> tuple[str, dict[str, Any]]:
     """Class path and arguments of the network in a config of a stage; "" where it only changes another's arguments.
 
-    Raises:
-        InputError: There is no such file, or it names no network.
+    Errors begin with `argument` and the path.
     """
     if not path.is_file():
-        raise InputError(f"{path}: there is no such file; give a config as in configs/motion")
+        raise InputError(f"{argument}{path}: there is no such file; give a config as in configs/motion")
     try:
         network = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["init_args"]["network"]
         if isinstance(network, str):
@@ -154,8 +141,8 @@ def network_of(path: Path) -> tuple[str, dict[str, Any]]:
             raise KeyError("class_path")
         return str(network.get("class_path") or ""), dict(network.get("init_args") or {})
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: it is no YAML ({reason(error)}); fix it") from error
+        raise InputError(f"{argument}{path}: it is no YAML ({reason(error)}); fix it") from error
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(
-            f"{path}: it has no model.init_args.network with class_path and init_args; see configs/motion"
+            f"{argument}{path}: it has no model.init_args.network with class_path and init_args; see configs/motion"
         ) from error

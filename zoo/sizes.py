@@ -12,18 +12,12 @@ from cmd_lightning.networks import LatentSpec
 from cmd_lightning.zoo import WEIGHTS, entry
 from cmd_lightning.zoo.discovery import ROOM, Entry, network_of
 
-SHIPPED = "shapes32"
-"""The model on whose latents motion models are ranked: those with a config in `configs/motion` are of its size."""
-
 
 def count_parameters(of: Entry) -> int:
     """The parameters of a network, counted on the meta device.
 
     Motion models with a config are built from it, for the latents of the model that ships; others with their defaults,
     for the video and condition of their card.
-
-    Raises:
-        InputError: It cannot be built.
     """
     with torch.device("meta"):
         try:
@@ -51,9 +45,9 @@ def build(of: Entry) -> torch.nn.Module:
 
 
 def shipped_latents() -> tuple[LatentSpec, int]:
-    """The latents of the model that ships, and the channels of its condition."""
+    """The latents of shapes32, on which motion models are ranked, and the channels of its condition."""
     settings, index, text = (
-        json.loads((WEIGHTS / SHIPPED / path).read_text())
+        json.loads((WEIGHTS / "shapes32" / path).read_text())
         for path in ("autoencoder/config.json", "model_index.json", "motion_text_encoder/config.json")
     )
     arguments = {key: value for key, value in settings.items() if not key.startswith("_")}

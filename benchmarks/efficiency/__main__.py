@@ -19,9 +19,9 @@ Seconds of a frame decoder are added, not overlapped. Memory is the most that te
 one thread computes, seconds are those of the processor, and the systems take turns, a round each, so that other work
 on the machine counts little and hits them alike.
 
-A cell is measured once: the JSON file keeps it, another call goes on with the next, core cells first. The file has
-`rows` (benchmarks/efficiency/rows.py says what the fields mean); tables (.md) and a picture (.svg) are written beside
-it. Needed beside torch are diffusers, jsonargparse and PyYAML, for the picture matplotlib.
+A cell is measured once: the JSON file keeps it, another call continues with the next, core cells first. Its `rows` have
+the fields of benchmarks/efficiency/rows.py; tables (.md) and a picture (.svg) are written next to it. It needs torch,
+diffusers, jsonargparse and PyYAML, for the picture matplotlib.
 """
 
 from __future__ import annotations
@@ -32,42 +32,25 @@ from typing import Any
 
 import torch
 
-from benchmarks.cells import (
-    add_arguments,
-    check_writable,
-    closing,
-    command_line,
-    device_name,
-    measure_cells,
-    save,
-    written,
-)
+from benchmarks.cells import check_writable, closing, device_name, measure_cells, measuring, save, written
 from benchmarks.efficiency.counts import count_rows
-from benchmarks.efficiency.operators import profile_table
-from benchmarks.efficiency.plot import plot_counts, plot_timing
 from benchmarks.efficiency.rows import RESOLUTIONS
 from benchmarks.efficiency.scales import PAPER, SCALES
 from benchmarks.efficiency.tables import counts_tables, headline_table, timing_tables
-from benchmarks.efficiency.timing import Settings, cells, measure
+from benchmarks.efficiency.timing import Settings, cells, measure, profile_table
 from cmd_lightning.commands.files import tell
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.provenance import provenance
 
 RESULTS = Path("benchmarks/results")
-CPU = {"device": "cpu", "dtype": "float32", "together": True, "compiled": (False,), "warm_up": 1}
-AT = {
-    "paper": {},
+CPU = {"dtype": "float32", "together": True, "compiled": (False,), "warm_up": 1}
+AT: dict[str, dict[str, Any]] = {
     "fifth": {"resolutions": ("256x256",), "batches": (1,), "guidance": (False,), "steps": (5, 50)},
     "shapes32": {"resolutions": ("32x32",), "batches": (1,), "guidance": (False,), "steps": (10, 50)},
 }
 """What is measured of the systems of a scale."""
 TAKES = {"counts": ("json", "device"), "profile": ("scale", "size", "device")}
 """The other options that these take; a count is the same on any device."""
-
-
-def settings_of(scale: str, device: str, **changes: Any) -> Settings:
-    """What is measured of a scale on a device."""
-    return Settings(**{"scale": scale} | AT.get(scale, {}) | (CPU if device == "cpu" else {"device": device}) | changes)
 
 
 def count() -> dict[str, Any]:
@@ -83,19 +66,26 @@ def time(settings: Settings, path: Path, minutes: float) -> dict[str, Any]:
     result = measure_cells(cells(settings), lambda cell: measure(cell, settings), record, path, minutes)
     if not result["rows"]:
         raise InputError(f"--minutes {minutes:g}: no cell has been measured; give more")
+    from benchmarks.efficiency.plot import plot_timing  # needs matplotlib
+
     plot_timing(result["rows"], path.with_suffix(".svg"), settings.core | {"steps": settings.steps[0]})
     return result
 
 
+def show(text: str, path: Path) -> None:
+    """Prints tables and writes them next to their results."""
+    path.with_suffix(".md").write_text(text + "\n")
+    print(text)
+
+
 def main() -> int:
     """The command line."""
-    parser = command_line(__doc__)
+    parser = measuring(__doc__, None)
     parser.add_argument("--counts", action="store_true", help="count, and time nothing")
     parser.add_argument("--profile", action="store_true", help="time nothing, but show which operators take the time")
     parser.add_argument("--scale", default="paper", help=f"of the networks: {', '.join(SCALES)} (default: %(default)s)")
     parser.add_argument("--size", help="of the videos, HEIGHTxWIDTH (default: all of the scale)")
     parser.add_argument("--rounds", type=int, default=Settings.rounds, help="of which the median counts (%(default)s)")
-    add_arguments(parser, None)
     options = parser.parse_args()
     for verb, own in TAKES.items():
         for name, value in vars(options).items() if getattr(options, verb) else ():
@@ -103,11 +93,6 @@ def main() -> int:
                 raise InputError(f"--{verb} takes no --{name}; leave one of them out")
     if options.rounds < 1:
         raise InputError(f"--rounds {options.rounds}: give at least 1")
-    size = {"resolutions": (options.size,)} if options.size else {}
-    if options.profile:
-        settings = settings_of(options.scale, options.device, **size)
-        print(profile_table(settings, settings.core | {"compiled": False}))
-        return 0
     if options.counts:
         if str(options.json) == "-":
             print(written(count()), end="")
@@ -116,21 +101,24 @@ def main() -> int:
         check_writable(path)
         result = count()
         save(written(result), path)
+        from benchmarks.efficiency.plot import plot_counts
+
         plot_counts(result["rows"], path.with_suffix(".svg"), RESOLUTIONS["9"], 50)
-        text = counts_tables(result["rows"])
-    else:
-        settings = settings_of(options.scale, options.device, rounds=options.rounds, **size)
-        path = options.json or RESULTS / f"efficiency_{options.scale}_{options.device}.json"
-        if str(path) == "-":
-            raise InputError("--json -: a call goes on from what the last one kept, so give a file")
-        result = time(settings, path, options.minutes)
-        text = timing_tables(result["rows"], settings.core)
-        if options.scale == "paper":
-            text += "\n\n" + headline_table(result["rows"])
-    path.with_suffix(".md").write_text(text + "\n")
-    print(text)
-    if not options.counts:
-        print(closing(cells(settings), result["rows"]))
+        show(counts_tables(result["rows"]), path)
+        return 0
+    changes = AT.get(options.scale, {}) | (CPU if options.device == "cpu" else {})
+    changes |= {"resolutions": (options.size,)} if options.size else {}
+    settings = Settings(options.scale, **changes | {"device": options.device, "rounds": options.rounds})
+    if options.profile:
+        print(profile_table(settings))
+        return 0
+    path = options.json or RESULTS / f"efficiency_{options.scale}_{options.device}.json"
+    if str(path) == "-":
+        raise InputError("--json -: a call goes on from what the last one kept, so give a file")
+    result = time(settings, path, options.minutes)
+    text = timing_tables(result["rows"], settings.core)
+    show(text + ("\n\n" + headline_table(result["rows"]) if options.scale == "paper" else ""), path)
+    print(closing(cells(settings), result["rows"]))
     return 0
 
 

@@ -12,17 +12,12 @@ import torch
 from torch import nn
 
 from benchmarks.calls import Call, call_of
-from benchmarks.efficiency.frame_decoders import FrameByFrame
-from benchmarks.efficiency.rows import row
-from benchmarks.efficiency.systems import Assembled, System
+from benchmarks.efficiency.rows import NONE, row
+from benchmarks.efficiency.systems import Assembled, FrameByFrame, System
 from cmd_lightning.commands.files import pixels
 from cmd_lightning.provenance import provenance
 
 META = torch.device("meta")
-NONE = "none"
-"""Frame decoder of a sample that ends with latents."""
-STEPS = (50, 100)
-"""Of the videos that are counted."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +100,7 @@ def count_rows(
             for guidance in (False, True):
                 at = {"component": "step", "steps": 1, "guidance": guidance}
                 found.append((at, step(system, size, guidance)))
-                for number, one in product(STEPS, (NONE, *system.decoders)):
+                for number, one in product((50, 100), (NONE, *system.decoders)):
                     at = {"component": "video", "steps": number, "guidance": guidance, "decoder": one}
                     found.append((at, video(system, size, number, guidance, one)))
             rows += [row(**fixed, **at, **vars(spent)) for at, spent in found]

@@ -1,24 +1,22 @@
-"""The results as a picture."""
+"""The results as pictures in SVG."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.efficiency.counts import NONE
-from benchmarks.efficiency.rows import Row
+import matplotlib.pyplot as plt
+
+from benchmarks.efficiency.rows import NONE, Row, fits, paper
 
 OURS, THEIRS, SOFT = "#d9480f", "#2563eb", "0.6"
 
 
 def plot_counts(rows: Sequence[Row], path: Path, resolution: str, steps: int) -> None:
     """Multiply-adds of a video in both countings, beside what the paper reports, and with the frame decoder."""
-    import matplotlib.pyplot as plt
-
     fixed = {"component": "video", "resolution": resolution, "steps": steps, "guidance": False}
-    shown = [row for row in rows if fixed.items() <= row.items()]
-    plain = [row for row in shown if row["decoder"] == NONE]
-    whole = {row["system"]: row["tmacs"] for row in shown if row["decoder"] == "full"}
+    plain = [row for row in rows if fits(row, fixed | {"decoder": NONE})]
+    whole = {row["system"]: row["tmacs"] for row in rows if fits(row, fixed | {"decoder": "full"})}
     figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
     series = {
         "paper's counting (no attention products)": [row["tmacs_paper"] for row in plain],
@@ -27,12 +25,9 @@ def plot_counts(rows: Sequence[Row], path: Path, resolution: str, steps: int) ->
     }
     for place, (colour, (label, values)) in enumerate(zip((THEIRS, OURS, SOFT), series.items(), strict=True)):
         axis.bar([at + 0.27 * (place - 1) for at in range(len(plain))], values, 0.27, color=colour, label=label)
-    paper = [
-        (at, row["reported"]["tmacs_paper"]) for at, row in enumerate(plain) if "tmacs_paper" in (row["reported"] or {})
-    ]
-    if paper:
-        places, values = zip(*paper, strict=True)
-        axis.plot([at - 0.27 for at in places], values, "k_", markersize=16, label="paper, table 9")
+    printed = {at - 0.27: value for at, row in enumerate(plain) if (value := paper(row, "tmacs_paper"))}
+    if printed:
+        axis.plot([*printed], [*printed.values()], "k_", markersize=16, label="paper, table 9")
     axis.set_xticks(range(len(plain)), [row["system"] for row in plain])
     axis.set(yscale="log", ylabel="multiply-adds in T", title=f"a video of {resolution}, {steps} steps, no guidance")
     axis.grid(axis="y", alpha=0.3)
@@ -42,13 +37,7 @@ def plot_counts(rows: Sequence[Row], path: Path, resolution: str, steps: int) ->
 
 def plot_timing(rows: Sequence[Row], path: Path, core: Row) -> None:
     """Seconds against multiply-adds of a video of the core cell; along a line the device is used equally well."""
-    import matplotlib.pyplot as plt
-
-    shown = [
-        row
-        for row in rows
-        if (core | {"component": "video"}).items() <= row.items() and row["seconds"] and row["steps"] == core["steps"]
-    ]
+    shown = [row for row in rows if fits(row, {**core, "component": "video"}) and row["seconds"]]
     figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
     marks = {NONE: "o", "full": "s", "tiny": "^"}
     base = shown[0]
@@ -57,8 +46,8 @@ def plot_timing(rows: Sequence[Row], path: Path, core: Row) -> None:
         fill = "none" if row["compiled"] else colour
         axis.plot(row["tmacs"], row["seconds"], marks[row["decoder"]], color=colour, markerfacecolor=fill)
         if row["decoder"] == NONE and row["compiled"] == base["compiled"]:
-            where, above = (row["tmacs"], row["seconds"]), {"textcoords": "offset points", "ha": "center"}
-            axis.annotate(row["system"], where, (0, 7), fontsize=9, **above)
+            where = row["tmacs"], row["seconds"]
+            axis.annotate(row["system"], where, (0, 7), fontsize=9, textcoords="offset points", ha="center")
     ends = [min(row["tmacs"] for row in shown) / 1.5, max(row["tmacs"] for row in shown) * 1.5]
     axis.plot(ends, [end * base["seconds"] / base["tmacs"] for end in ends], color=SOFT, linewidth=1)
     for decoder, mark in marks.items():
@@ -77,8 +66,6 @@ def plot_timing(rows: Sequence[Row], path: Path, core: Row) -> None:
 
 
 def _save(figure: object, path: Path) -> None:
-    import matplotlib.pyplot as plt
-
     with plt.rc_context({"svg.hashsalt": "efficiency"}):  # the same picture is the same file
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=100)
+        figure.savefig(path, metadata={"Date": None}, dpi=100)
     plt.close(figure)

@@ -21,10 +21,10 @@ FIELDS = (
 multiply-adds, in T, of the videos of a batch; `tmacs_paper` is the paper's counting. `decoder` is that of frames:
 "none", "full" (Stable Diffusion's, or LTX-Video's own), "tiny". `seconds` null beside a device: memory did not suffice.
 """
+NONE = "none"
+"""Frame decoder of a sample that ends with latents."""
 RESOLUTIONS = {"8": "512x512", "9": "512x1024", "text": "512x1024"}
 """Of the clips of the paper's tables of training steps and of sampling; table 10 holds for all."""
-ROW_UNITS = {"B": 1e9}
-"""Of a figure's unit, where the rows have another."""
 
 
 def row(published: bool = True, **known: Any) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def wanted(figure: Figure) -> dict[str, Any]:
         component = {"diffusion": "denoiser"}.get(figure.at["component"], figure.at["component"])
         found |= {"component": component, "steps": None, "seconds": None}  # counted, not timed
     else:
-        found |= {"component": "video", "guidance": False, "decoder": "none"}
+        found |= {"component": "video", "guidance": False, "decoder": NONE}
     return found | ({"resolution": RESOLUTIONS[figure.table]} if figure.table in RESOLUTIONS else {})
 
 
@@ -52,7 +52,12 @@ def fits(row: Row, wanted: Mapping[str, Any]) -> bool:
 
 def in_rows(figure: Figure) -> float:
     """The value of a figure in the unit of the rows."""
-    return figure.value * ROW_UNITS.get(figure.unit, 1)
+    return figure.value * {"B": 1e9}.get(figure.unit, 1)
+
+
+def paper(row: Row, key: str) -> float | None:
+    """What the paper reports of a row, where the row says."""
+    return (row["reported"] or {}).get(key)
 
 
 def reported(row: Row) -> dict[str, float]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
-from benchmarks.efficiency.frame_decoders import ltx, stable_diffusion, tiny
-from benchmarks.efficiency.systems import System, in_pixels
-from benchmarks.training_tasks import NETWORKS, network_of
+from diffusers import AutoencoderKLLTXVideo
+
+from benchmarks.calls import NETWORKS, network_of
+from benchmarks.efficiency.systems import Decoder, System, image_decoders, in_pixels
 from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
 from cmd_lightning.zoo.autoencoders.triplane import TriplaneAutoencoder
 from cmd_lightning.zoo.baselines.animatediff import AnimateDiff
@@ -21,8 +23,8 @@ from cmd_lightning.zoo.content.unet import unet
 from cmd_lightning.zoo.motion.aligned import AlignedDiT
 from cmd_lightning.zoo.motion.dit import MotionDiT
 
-DECODERS = {"full": stable_diffusion, "tiny": tiny}
-"""Of Stable Diffusion's latents."""
+DECODERS, SMALL_DECODERS = image_decoders(), image_decoders(4)
+LTX_DECODERS = {"full": lambda: Decoder(AutoencoderKLLTXVideo())}  # which takes all frames at once
 
 PAPER = {
     "CMD": System(
@@ -34,28 +36,18 @@ PAPER = {
     "ModelScope": System({"denoiser": ModelScope}, decoders=DECODERS),
     "AnimateDiff": System({"denoiser": AnimateDiff}, width=768, decoders=DECODERS),
     "Latte": System({"denoiser": Latte}, width=4096, tokens=120, decoders=DECODERS),
-    "LTX": System(
-        {"denoiser": LTX},
-        width=4096,
-        tokens=128,
-        frames=17,
-        space=latent_shape,
-        decoders={"full": ltx},
-    ),
+    "LTX": System({"denoiser": LTX}, width=4096, tokens=128, frames=17, space=latent_shape, decoders=LTX_DECODERS),
     "PVDM-like": System({"denoiser": TriplaneUNet}, TriplaneAutoencoder, space=in_pixels),
 }
 """As published: the autoencoder of CMD's efficiency tables, Stable Diffusion 2.1's U-Net and DiT-XL/2, the content
 frame in patches of 8; LTX-Video with the 17 frames that its autoencoder takes; the three planes over pixels."""
 
-SMALL_DECODERS = {"full": partial(stable_diffusion, 4), "tiny": partial(tiny, 4)}
+CHANNELS = {"block_out_channels": (64, 128, 256, 256)}
 
 FIFTH = {
     "CMD": System(
         {
-            "content": partial(
-                unet,
-                **NETWORKS["content"] | {"block_out_channels": (64, 128, 256, 256), "attention_head_dim": [1, 2, 4, 4]},
-            ),
+            "content": partial(unet, **NETWORKS["content"] | CHANNELS | {"attention_head_dim": [1, 2, 4, 4]}),
             "motion": partial(MotionDiT, **NETWORKS["motion"] | {"width": 240, "heads": 3}),
         },
         partial(CMDAutoencoder, **NETWORKS["autoencoder, measured"] | {"width": 80, "heads": 2, "head_dim": 40}),
@@ -63,12 +55,7 @@ FIFTH = {
     ),
     "LVDM": System({"denoiser": partial(LVDM, width=64, heads=2)}, width=768, decoders=SMALL_DECODERS),
     "ModelScope": System(
-        {
-            "denoiser": partial(
-                ModelScope, settings={"block_out_channels": (64, 128, 256, 256), "attention_head_dim": 16}
-            )
-        },
-        decoders=SMALL_DECODERS,
+        {"denoiser": partial(ModelScope, settings=CHANNELS | {"attention_head_dim": 16})}, decoders=SMALL_DECODERS
     ),
     "PVDM-like": System(
         {"denoiser": partial(TriplaneUNet, width=24, heads=2)},
@@ -80,22 +67,21 @@ FIFTH = {
 of about the published size. At the same latents a network then takes about a 25th of the multiply-adds."""
 
 
-def _of_shapes32(networks: Mapping[str, tuple[type, str]], autoencoder: tuple[type, str] | None = None) -> System:
-    """A system of 32x32 pixels from the configs of its denoisers, and of its autoencoder."""
-    factories = {name: partial(kind, **network_of(config)) for name, (kind, config) in networks.items()}
-    made = autoencoder and partial(autoencoder[0], **network_of(autoencoder[1]))
-    return System(factories, made, width=64, tokens=48, space=in_pixels)
+def _of(network: Callable[..., Any], config: str) -> Callable[..., Any]:
+    return partial(network, **network_of(config))
 
+
+_PIXELS32 = partial(System, width=64, tokens=48, space=in_pixels)
 
 SHAPES32 = {
-    "CMD": _of_shapes32(
-        {"content": (ContentDiT, "shapes32/content"), "motion": (AlignedDiT, "shapes32/motion")},
-        (CMDAutoencoder, "shapes32/autoencoder"),
+    "CMD": _PIXELS32(
+        {"content": _of(ContentDiT, "shapes32/content"), "motion": _of(AlignedDiT, "shapes32/motion")},
+        _of(CMDAutoencoder, "shapes32/autoencoder"),
     ),
-    "LVDM": _of_shapes32({"denoiser": (LVDM, "baselines/lvdm")}),
-    "ModelScope": _of_shapes32({"denoiser": (ModelScope, "baselines/modelscope")}),
-    "PVDM-like": _of_shapes32(
-        {"denoiser": (TriplaneUNet, "baselines/pvdm")}, (TriplaneAutoencoder, "baselines/pvdm_autoencoder")
+    "LVDM": _PIXELS32({"denoiser": _of(LVDM, "baselines/lvdm")}),
+    "ModelScope": _PIXELS32({"denoiser": _of(ModelScope, "baselines/modelscope")}),
+    "PVDM-like": _PIXELS32(
+        {"denoiser": _of(TriplaneUNet, "baselines/pvdm")}, _of(TriplaneAutoencoder, "baselines/pvdm_autoencoder")
     ),
 }
 """The model that ships and the small baselines, as their configs have them: in pixels of the procedural world. Their

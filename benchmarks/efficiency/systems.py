@@ -1,23 +1,71 @@
-"""What a text-to-video system consists of, and how a video comes out of it."""
+"""What a text-to-video system consists of, and how a video is sampled from it."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 
 from benchmarks.calls import FACTOR, TOKENS, Call, Shape, call_of, image_latents
 from cmd_lightning.diffusion import Diffusion
 from cmd_lightning.diffusion.sampling import Denoiser, given_content, guided, sample
 from cmd_lightning.errors import InputError
-from cmd_lightning.networks import AutoencoderNetwork, Condition, LatentSpec, planes
-from cmd_lightning.networks.content_unet import predict_content
+from cmd_lightning.networks import AutoencoderNetwork, Condition, LatentSpec
+from cmd_lightning.networks.stock import predict_content
 
-GUIDANCE = 7.5
-"""A guidance scale; which one does not matter for time."""
+GUIDANCE = 7.5  # which scale does not matter for time
+
+Decoders = Mapping[str, Callable[[], nn.Module]]
+"""Factories by name, from a video's latents `(B, C, T, h, w)` to its pixels `(B, 3, T, H, W)`."""
+
+
+class Decoder(nn.Module):
+    """An autoencoder of diffusers without its encoder."""
+
+    def __init__(self, autoencoder: nn.Module) -> None:
+        super().__init__()
+        autoencoder.encoder = nn.Identity()
+        autoencoder.quant_conv = nn.Identity()
+        self.autoencoder = autoencoder
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Latents to pixels."""
+        return self.autoencoder.decode(latent, return_dict=False)[0]
+
+
+class FrameByFrame(nn.Module):
+    """Decodes the frames of a video one after the other, which takes the least memory."""
+
+    def __init__(self, autoencoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = Decoder(autoencoder)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Latents to pixels."""
+        # Copies: a CUDA graph's next run writes where this one did.
+        return torch.stack([self.decoder(frame).clone() for frame in latent.unbind(2)], dim=2)
+
+
+def vae(divisor: int = 1) -> AutoencoderKL:
+    """Stable Diffusion's autoencoder, with channels divided by `divisor`."""
+    channels = tuple(number // divisor for number in (128, 256, 512, 512))
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    return AutoencoderKL(block_out_channels=channels, layers_per_block=2, **kinds)
+
+
+def tiny_vae(divisor: int = 1) -> AutoencoderTiny:
+    """The tiny autoencoder of Stable Diffusion's latents, with channels divided by `divisor`."""
+    channels = (64 // divisor,) * 4
+    return AutoencoderTiny(encoder_block_out_channels=channels, decoder_block_out_channels=channels)
+
+
+def image_decoders(divisor: int = 1) -> Decoders:
+    """The decoders of Stable Diffusion's latents, with channels divided by `divisor`."""
+    return {"full": lambda: FrameByFrame(vae(divisor)), "tiny": lambda: FrameByFrame(tiny_vae(divisor))}
 
 
 def in_pixels(video: Shape) -> Shape:
@@ -29,31 +77,20 @@ def in_pixels(video: Shape) -> Shape:
 class System:
     """A text-to-video system, without its text encoder.
 
-    Attributes:
-        denoisers: factories `(latent, width)` by name: "content" and "motion" of a `LatentSpec`, or one "denoiser" of a
-            video's latent shape, of a `LatentSpec` if there is an autoencoder.
-        autoencoder: what makes a video's latents of what is denoised, or None.
-        width: of a caption's states.
-        tokens: of a caption.
-        frames: of a video.
-        space: the shape `(C, T, H, W)` of a video's latents, of that of the video in pixels.
-        decoders: frame decoders by name, from a video's latents `(B, C, T, H, W)` to its pixels.
+    Denoisers are factories `(latent, width)`: "content" and "motion" of a `LatentSpec`, or one "denoiser", of a video's
+    latent shape or, if there is an autoencoder between it and a video's latents, of a `LatentSpec`.
     """
 
     denoisers: Mapping[str, Callable[..., nn.Module]]
     autoencoder: Callable[[], AutoencoderNetwork] | None = None
-    width: int = 1024
+    width: int = 1024  # of a caption's states
     tokens: int = TOKENS
     frames: int = 16
-    space: Callable[[Shape], Shape] = image_latents
-    decoders: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
+    space: Callable[[Shape], Shape] = image_latents  # from the shape `(3, T, H, W)` of a video to that of its latents
+    decoders: Decoders = field(default_factory=dict)
 
     def video(self, size: tuple[int, int]) -> Shape:
-        """The shape of a video's latents at `size` (H, W) in pixels.
-
-        Raises:
-            InputError: the frame decoder's latents have no such size.
-        """
+        """The shape of a video's latents at `size` (H, W) in pixels."""
         if any(side % FACTOR for side in size):
             raise InputError(f"--size {size[0]}x{size[1]}: give multiples of {FACTOR}, e.g. 512x1024")
         try:
@@ -71,33 +108,26 @@ class Decode(nn.Module):
 
     def forward(self, *made: Tensor) -> Tensor:
         """Content frame and motion latent, or both as planes `(B, C, N)`, to the latents `(B, C, T, H, W)`."""
-        content, motion = made if len(made) == 2 else planes.unpack(*made, self.spec)
+        content, motion = made if len(made) == 2 else self.spec.unpack(*made)
         return self.autoencoder.decode(content, self.autoencoder.denormalize_motion(motion))
 
 
 class Assembled(nn.Module):
-    """The networks of a system at a size, on a device, with what they are called on.
-
-    Attributes:
-        denoisers: by name.
-        decode: of an autoencoder, or None.
-        shapes: of what each denoiser makes for one video.
-        video: shape of its latents.
-    """
+    """The networks of a system at a size, on a device; `shapes` are of what each denoiser makes for one video."""
 
     def __init__(self, system: System, size: tuple[int, int], device: torch.device) -> None:
         super().__init__()
-        self.system, self.video = system, system.video(size)
-        latent = self.video
-        self.decode = None
+        self.system, self.video, self.decode = system, system.video(size), None
+        latent, shapes = self.video, {"denoiser": self.video}
         with device:
             if system.autoencoder is not None:
                 autoencoder = system.autoencoder()
                 latent = autoencoder.latent_spec(self.video)
+                shapes = {"denoiser": latent.packed, "content": latent.content, "motion": latent.motion}
                 self.decode = Decode(autoencoder, latent)
             networks = {name: factory(latent, system.width) for name, factory in system.denoisers.items()}
         self.denoisers = nn.ModuleDict(networks)
-        self.shapes = {name: shape_of(name, latent) for name in networks}
+        self.shapes: dict[str, tuple[int, ...]] = {name: shapes[name] for name in networks}
         self.eval().requires_grad_(False)
 
     def call(self, name: str) -> Call:
@@ -117,38 +147,22 @@ class Assembled(nn.Module):
         on_step: Callable[[str], object] = lambda name: None,
         on_end: Callable[[str], object] = lambda name: None,
     ) -> Tensor:
-        """A video's latents `(B, C, T, H, W)` from noise, by DDIM.
+        """A video's latents `(B, C, T, H, W)` by DDIM, from noise by denoiser and an encoded and a null caption.
 
-        Args:
-            noise: for each denoiser.
-            captions: encoded, and the null ones.
-            steps: of each denoiser.
-            guidance: whether each is called on both captions.
-            on_step: called after each step, with the denoiser's name.
-            on_end: called after each denoiser, and after the autoencoder.
+        After each step of a denoiser `on_step` is called with its name, after all of them and the autoencoder `on_end`.
         """
         made: dict[str, Tensor] = {}
-        for name in self.denoisers:
-            predict = guided(self.predictor(name, made), *captions, GUIDANCE if guidance else 1.0)
-            step = functools.partial(on_step, name)
-            made[name] = sample(predict, Diffusion().scheduler(), noise[name], steps, step)
+        for name, network in self.denoisers.items():
+            denoise: Denoiser = network
+            if name == "motion":
+                denoise = given_content(network, made["content"])
+            elif name == "content":
+                denoise = partial(predict_content, network)
+            predict = guided(denoise, *captions, GUIDANCE if guidance else 1.0)
+            made[name] = sample(predict, Diffusion().scheduler(), noise[name], steps, partial(on_step, name))
             on_end(name)
         if self.decode is None:
             return made["denoiser"]
         video = self.decode(*made.values()).clone()  # a CUDA graph's next run writes where this one did
         on_end("autoencoder")
         return video
-
-    def predictor(self, name: str, made: Mapping[str, Tensor]) -> Denoiser:
-        """A denoiser with what it needs of the stage before put in."""
-        network = self.denoisers[name]
-        if name == "motion":
-            return given_content(network, made["content"])
-        return functools.partial(predict_content, network) if name == "content" else network
-
-
-def shape_of(name: str, latent: LatentSpec | tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of what a denoiser makes for one video."""
-    if not isinstance(latent, LatentSpec):
-        return latent
-    return planes.shape(latent) if name == "denoiser" else getattr(latent, name)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
 
-from benchmarks.claims import claims, measured, value
-from benchmarks.efficiency.counts import NONE
-from benchmarks.efficiency.rows import Row, fits
+from benchmarks import ledger
+from benchmarks.cells import read
+from benchmarks.efficiency.rows import NONE, RESOLUTIONS, Row, fits, paper
 from cmd_lightning.markdown import table
 
+RESULTS = Path(__file__).parent.parent / "results"
+STEPS = 50
+"""Of the videos in benchmarks/README.md."""
 OWNERS = {"CMD": "Stable Diffusion", "LTX": "LTX"}
 """Whose frame decoders the systems have; the other systems have the first's."""
 YES = {True: "yes", False: "no"}
@@ -19,18 +23,8 @@ SAME = ("resolution", "steps", "batch", "guidance", "compiled", "dtype", "decode
 """What two rows must share to be compared."""
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """How many times as much `system` takes as `base`.
-
-    Attributes:
-        base: The system that is divided by.
-        system: The system that is compared with it.
-        at: What their rows share.
-        seconds: Ratio of the time of a video.
-        tmacs: Ratio of its multiply-adds, all of them.
-        tmacs_paper: The same in the paper's counting.
-    """
+class Ratio(NamedTuple):
+    """How many times as much `system` takes as `base` for a video, where their rows share the values `at` of `SAME`."""
 
     base: str
     system: str
@@ -75,11 +69,6 @@ def number(value: float | None, digits: int = 3) -> str | None:
     return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:#.{digits}g}".rstrip(".")
 
 
-def paper(row: Row, key: str) -> float | None:
-    """What the paper reports of a row."""
-    return (row["reported"] or {}).get(key)
-
-
 def beside(row: Row, key: str) -> tuple[float | None, str | None]:
     """What the paper reports of a row, and how far the row is from it."""
     given = paper(row, key)
@@ -99,42 +88,35 @@ def counts_tables(rows: Sequence[Row]) -> str:
     head = ("system", "network", "size", "parameters, M", "TMAC", "TMAC, paper's counting", "paper", "deviation")
     parts = [table(head, calls)]
 
-    whole = {
-        (row["guidance"], row["decoder"], row["system"], row["resolution"], row["steps"]): row
-        for row in rows
-        if row["component"] == "video"
-    }
+    keys = ("guidance", "decoder", "system", "resolution", "steps")
+    whole = {tuple(row[key] for key in keys): row for row in rows if row["component"] == "video"}
     plain = {at[2:]: row for at, row in whole.items() if at[:2] == (False, NONE)}
-    ways = ((False, NONE), (True, NONE), (False, "full"), (False, "tiny"))
-    videos = []
+    lines = []
     for at, row in plain.items():
-        found = (whole.get((*way, *at)) for way in ways)
-        numbers = (one and number(one["tmacs"]) for one in found)
-        videos.append((*at, *numbers, number(row["tmacs_paper"], 4), *beside(row, "tmacs_paper")))
+        ways = ((False, NONE), (True, NONE), (False, "full"), (False, "tiny"))
+        numbers = (number(whole[*way, *at]["tmacs"]) if (*way, *at) in whole else None for way in ways)
+        lines.append((*at, *numbers, number(row["tmacs_paper"], 4), *beside(row, "tmacs_paper")))
     head = ("system", "size", "steps", "TMAC", "with guidance", "with the frame decoder", "with the tiny one")
-    parts.append(table((*head, "TMAC, paper's counting", "paper", "deviation"), videos))
+    parts.append(table((*head, "TMAC, paper's counting", "paper", "deviation"), lines))
 
     parameters = []
-    for row in {row["system"]: row for row in plain.values()}.values():
+    for system, row in {row["system"]: row for row in plain.values()}.items():
         given, deviation = beside(row, "params")
-        parameters.append((row["system"], f"{row['params'] / 1e9:.3f}", given and given / 1e9, deviation))
+        parameters.append((system, f"{row['params'] / 1e9:.3f}", given and given / 1e9, deviation))
     parts.append(table(("system", "parameters, B", "paper", "deviation"), parameters))
     return "\n\n".join([*parts, headline_table(rows)])
 
 
 def headline_table(rows: Sequence[Row]) -> str:
-    """The ratios that the paper claims of sampling, as the ledger defines them: its own figures, and ours.
-
-    All are of 512x1024, 50 steps, no guidance, latents without the frame decoder (table 9).
-    """
+    """The ratios that the paper claims of table 9 (no guidance, no frame decoder): from its figures, and ours."""
     kinds = {row["compiled"] for row in rows}
     columns = {name: kind for name, kind in (("counted", None), ("eager", False), ("compiled", True)) if kind in kinds}
     lines = [
         (
-            *(f"{claim.printed:g} {claim.unit}".strip(), claim.defined, number(value(claim))),
-            *(number(measured(claim, rows, compiled=kind)) for kind in columns.values()),
+            *(f"{claim.printed:g} {claim.unit}".strip(), claim.defined, number(ledger.value(claim))),
+            *(number(ledger.measured(claim, rows, compiled=kind)) for kind in columns.values()),
         )
-        for claim in claims()
+        for claim in ledger.claims()
         if claim.ratio.get("table") == 9
     ]
     head = ("claim", "definition", "from the paper's figures", *(f"ours, {name}" for name in columns))
@@ -142,12 +124,7 @@ def headline_table(rows: Sequence[Row]) -> str:
 
 
 def timing_tables(rows: Sequence[Row], core: Row) -> str:
-    """The core cell with all frame decoders, its parts, its ratios, and the ratios to the first system everywhere.
-
-    Args:
-        rows: Of a result.
-        core: What the rows of the core cell have in common.
-    """
+    """The core cell with all frame decoders, its parts, its ratios, and the ratios to the first system everywhere."""
     inner = [row for row in rows if fits(row, core)]
     videos, networks = [], []
     for row in inner:
@@ -166,32 +143,67 @@ def timing_tables(rows: Sequence[Row], core: Row) -> str:
     parts.append(table(("system", "one call a step of", "compiled", "TMAC", "seconds", "TMAC/s"), networks))
 
     found = pairs(rows)
-    lines = [
-        (
-            *(f"{one.system} / {one.base}", YES[one.at["compiled"]]),
-            *(number(value) for value in (one.seconds, one.tmacs, one.tmacs_paper)),
-            *(number(value) for value in (one.utilisation, one.utilisation_paper)),
-        )
-        for one in found
-        if fits(one.at, {**core, "decoder": NONE, "steps": inner[0]["steps"]})
-    ]
+    lines = []
+    for one in found:
+        if fits(one.at, {**core, "decoder": NONE, "steps": inner[0]["steps"]}):
+            values = (one.seconds, one.tmacs, one.tmacs_paper, one.utilisation, one.utilisation_paper)
+            lines.append((f"{one.system} / {one.base}", YES[one.at["compiled"]], *map(number, values)))
     head = ("pair", "compiled", "seconds", "TMAC", "paper's counting", "utilisation", "in paper's counting")
     parts.append(table(head, lines))
 
     base = rows[0]["system"]
-    systems = list(dict.fromkeys(one.system for one in found if one.base == base))
-    cells: dict[tuple[object, ...], dict[str, Ratio]] = {}
+    cells: dict[tuple[object, ...], dict[str, str]] = {}
     for one in found:
-        cell = cells.setdefault(tuple(one.at.values()), {})
+        how = YES[one.at["guidance"]], YES[one.at["compiled"]], one.at["decoder"]
+        ratios = cells.setdefault((one.at["resolution"], one.at["batch"], one.at["steps"], *how), {})
         if one.base == base:
-            cell[one.system] = one
-    lines = []
-    for cell, ratios in cells.items():
-        at = dict(zip(SAME, cell, strict=True))
-        texts = [
-            f"{number(one.seconds)} ({number(one.utilisation, 2)})" if one else None for one in map(ratios.get, systems)
-        ]
-        how = YES[at["guidance"]], YES[at["compiled"]], at["decoder"]
-        lines.append((at["resolution"], at["batch"], at["steps"], *how, *texts))
+            ratios[one.system] = f"{number(one.seconds)} ({number(one.utilisation, 2)})"
+    systems = list(dict.fromkeys(one.system for one in found if one.base == base))
+    lines = [(*cell, *map(ratios.get, systems)) for cell, ratios in cells.items()]
     head = ("size", "batch", "steps", "guidance", "compiled", "frame decoder", *(f"{one} / {base}" for one in systems))
     return "\n\n".join([*parts, f"Seconds, and in brackets utilisation:\n\n{table(head, lines)}"])
+
+
+def counted() -> str:
+    """For benchmarks/README.md: what a video takes at the paper's resolution of sampling, without guidance."""
+    rows = read(RESULTS / "efficiency_counts.json")["rows"]
+    at = {"resolution": RESOLUTIONS["9"], "guidance": False}
+    whole = videos(rows, **at)
+    lines = []
+    for step in (row for row in rows if fits(row, at | {"component": "step"})):
+        row = whole[step["system"], NONE]
+        decoded = (whole.get((step["system"], decoder)) for decoder in ("full", "tiny"))
+        params = paper(row, "params")
+        parameters = f"{row['params'] / 1e9:.3f}", params and f"{params / 1e9:g}"
+        full = number(row["tmacs"]), number(step["tmacs"]), *(one and number(one["tmacs"]) for one in decoded)
+        lines.append((row["system"], *parameters, number(row["tmacs_paper"], 4), paper(row, "tmacs_paper"), *full))
+    head = ("system", "parameters, B", "paper", "paper's counting", "paper", "in full", "a step, in full")
+    return table((*head, "with the frame decoder", "with the tiny one"), lines)
+
+
+def measured(scale: str) -> str:
+    """For benchmarks/README.md: seconds of a video on a CPU, next to the first system's; "≈": fewer steps timed."""
+    rows = read(RESULTS / f"efficiency_{scale}_cpu.json")["rows"]
+    whole = videos(rows)
+    base, *_ = (system for system, _ in whole)
+    names = {NONE: "", "full": ", with the frame decoder", "tiny": ", with the tiny one"}
+    lines = []
+    for (system, decoder), row in whole.items():
+        about = "≈ " if row["extrapolated"] else ""
+        calls = [one["tmacs"] for one in rows if one["system"] == system and one["steps"] == 1]
+        over: list[str | None] = [None] * 3
+        if system != base and (first := whole.get((base, decoder))):
+            seconds, tmacs = (row[key] / first[key] for key in ("seconds", "tmacs"))
+            over = [about + number(seconds), number(tmacs), about + number(seconds / tmacs)]
+        step = number(1e3 * sum(calls)) if decoder == NONE else None
+        rate = about + number(1e3 * row["tmacs"] / row["seconds"])
+        lines.append((system + names[decoder], about + number(row["seconds"]), step, rate, *over))
+    of = f"over {base}'s"
+    head = (f"{STEPS} steps", "seconds a video", "GMAC a step", "GMAC/s", f"seconds {of}", f"multiply-adds {of}")
+    return table((*head, "utilisation"), lines)
+
+
+def videos(rows: Sequence[Row], **at: object) -> dict[tuple[str, str], Row]:
+    """The rows of whole videos, by system and frame decoder."""
+    wanted = {"component": "video", "steps": STEPS, **at}
+    return {(row["system"], row["decoder"]): row for row in rows if fits(row, wanted)}

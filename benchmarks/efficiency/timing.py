@@ -1,7 +1,8 @@
-"""Seconds and memory of samples, cell by cell: `Settings`, `cells`, `measure`."""
+"""Seconds and memory of samples, cell by cell; and the operators that take the time of a step."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -10,17 +11,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.cells import Cell, Rows, check_device, cleared, clock, device_name
+from benchmarks.cells import Cell, Rows, check_device, cleared, clock, device_name, timed
 from benchmarks.efficiency import counts
-from benchmarks.efficiency.rows import row
-from benchmarks.efficiency.run import AUTOENCODER, Run, optimise
+from benchmarks.efficiency.rows import NONE, row
 from benchmarks.efficiency.scales import SCALES
-from benchmarks.efficiency.systems import System
+from benchmarks.efficiency.systems import Assembled, FrameByFrame, System
 from cmd_lightning.commands.files import pixels
 from cmd_lightning.errors import InputError
+from cmd_lightning.markdown import table
+from cmd_lightning.networks import Condition
 from cmd_lightning.provenance import provenance
 from cmd_lightning.threads import one_thread
+
+AUTOENCODER = "autoencoder"
+"""The network that a video needs once."""
+PROFILED, TOP = 3, 6
+"""Steps of each denoiser that are profiled, and operators that are shown of each system."""
 
 Decoding = tuple[float, float | None]
 """Seconds of a frame decoder, and peak memory of sample and decoding."""
@@ -28,37 +36,21 @@ Decoding = tuple[float, float | None]
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured.
-
-    Attributes:
-        scale: Of `SCALES`: which systems, how large.
-        resolutions: Of videos, "HEIGHTxWIDTH"; the last is the core cell's.
-        batches: Videos at once; the first is the core cell's.
-        steps: Of each denoiser in a video; the first is the core cell's, which is timed as a whole.
-        guidance: Whether each denoiser is called twice a step, the choices to measure; the first is the core cell's.
-        compiled: Whether with torch.compile and CUDA graphs, the choices to measure.
-        decoders: Frame decoders after the sample, out of "full" and "tiny".
-        device: "cuda" or "cpu".
-        dtype: Of weights and latents.
-        rounds: Of which the median counts.
-        warm_up: Steps of each denoiser before anything is timed.
-        timed_steps: In a round of cells that are not timed as a whole.
-        together: Whether all systems take turns, round by round, so that other work on the machine hits them alike.
-    """
+    """What is measured; the core cell, whose sample is timed as a whole, has the first of each choice."""
 
     scale: str = "paper"
-    resolutions: tuple[str, ...] = ("512x512", "512x1024")
+    resolutions: tuple[str, ...] = ("512x512", "512x1024")  # the core cell's is the last
     batches: tuple[int, ...] = (1, 4)
-    steps: tuple[int, ...] = (50, 100)
-    guidance: tuple[bool, ...] = (False, True)
-    compiled: tuple[bool, ...] = (False, True)
+    steps: tuple[int, ...] = (50, 100)  # of each denoiser in a video
+    guidance: tuple[bool, ...] = (False, True)  # whether each denoiser is called twice a step
+    compiled: tuple[bool, ...] = (False, True)  # both are core cells
     decoders: tuple[str, ...] = ("full", "tiny")
     device: str = "cuda"
     dtype: str = "bfloat16"
-    rounds: int = 3
-    warm_up: int = 3
-    timed_steps: int = 5
-    together: bool = False
+    rounds: int = 3  # of which the median counts
+    warm_up: int = 3  # steps of each denoiser before anything is timed
+    timed_steps: int = 5  # in a round of cells that are not timed as a whole
+    together: bool = False  # systems take turns, round by round, so that other work on the machine hits them alike
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
@@ -75,7 +67,7 @@ class Settings:
 
     @property
     def core(self) -> Cell:
-        """What the core cells have in common, which are timed as a whole."""
+        """What the core cells have in common."""
         return {"resolution": self.resolutions[-1], "batch": self.batches[0], "guidance": self.guidance[0]}
 
 
@@ -88,55 +80,109 @@ def cells(settings: Settings) -> list[Cell]:
     return sorted(found, key=lambda cell: (not settings.core.items() <= cell.items(), cell["compiled"]))
 
 
-def measure(cell: Cell, settings: Settings) -> Rows:
-    """The rows of a cell: of each system the whole sample, by steps and frame decoder, and its networks.
+class Run:
+    """A system as a cell has it, ready to sample.
 
-    Memory that does not suffice is a result too: no seconds.
+    Attributes:
+        rounds: Seconds of each round: of a step of each denoiser, and of the autoencoder, by name.
     """
+
+    def __init__(self, settings: Settings, cell: Cell, name: str) -> None:
+        system, self.guidance = settings.systems[name], cell["guidance"]
+        self.device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
+        self.assembled = assembled = Assembled(system, pixels(cell["resolution"]), self.device)
+        for part in [*assembled.denoisers.values(), *([assembled.decode] if assembled.decode else [])]:
+            optimise(part, dtype, cell["compiled"])
+        batch, on = cell["batch"], {"device": self.device, "dtype": dtype}
+        self.noise = {name: torch.randn(batch, *shape, **on) for name, shape in assembled.shapes.items()}
+        self.captions = tuple(
+            Condition(torch.randn(batch, system.width, **on), torch.randn(batch, system.tokens, system.width, **on))
+            for _ in range(2)
+        )
+        self.rounds: list[dict[str, float]] = []
+        self.latent: Tensor = self.sample(settings.warm_up)
+
+    def sample(self, steps: int, **hooks: Callable[[str], object]) -> Tensor:
+        """A video's latents."""
+        return self.assembled.generate(self.noise, self.captions, steps, self.guidance, **hooks)
+
+    def round(self, steps: int, whole: bool) -> None:
+        """Times a sample of so many steps as a whole; or its autoencoder and each step but the first, waited for."""
+        taken: dict[str, list[float]] = defaultdict(list)
+        last = clock(self.device)
+
+        def stamp(name: str) -> None:
+            nonlocal last
+            taken[name].append(clock(self.device) - last)
+            last += taken[name][-1]
+
+        if whole:
+            self.latent = self.sample(steps, on_end=stamp)
+            self.rounds.append({name: found[0] / calls(name, steps) for name, found in taken.items()})
+            return
+        # The first step also waits for the schedule; the end of a denoiser is that of its last step.
+        self.sample(steps, on_step=stamp, on_end=lambda name: name == AUTOENCODER and stamp(name))
+        self.rounds.append({name: median(found[1:] or found) for name, found in taken.items()})
+
+    def seconds(self, steps: int, decoding: float = 0.0) -> list[float]:
+        """Of a sample with its frames decoded, for each round."""
+        return [decoding + sum(calls(name, steps) * taken for name, taken in one.items()) for one in self.rounds]
+
+
+def calls(name: str, steps: int) -> int:
+    """How often a network does its part in a video."""
+    return 1 if name == AUTOENCODER else steps
+
+
+def optimise(network: nn.Module, dtype: torch.dtype, compiled: bool) -> None:
+    """What is done to all networks alike; attention is torch's fused one in all of them."""
+    for weight in network.parameters():
+        if weight.ndim > 1 and not weight.any():
+            nn.init.normal_(weight, std=0.02)  # a GPU multiplies zeros in less power, and so faster
+    nn.Module.to(network, dtype)  # diffusers' own warns of nothing
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
+    if compiled:
+        (network.decoder if isinstance(network, FrameByFrame) else network).compile(mode="reduce-overhead")
+
+
+def measure(cell: Cell, settings: Settings) -> Rows:
+    """The rows of a cell: samples by steps and frame decoder, and networks; no seconds where memory is too small."""
     device = torch.device(settings.device)
-    with cleared(device), one_thread(), torch.no_grad():
-        return _measure(cell, settings, device)  # whose networks are gone when memory is cleared
-
-
-def _measure(cell: Cell, settings: Settings, device: torch.device) -> Rows:
-    torch.manual_seed(0)
-    names = [cell["system"]] if "system" in cell else list(settings.systems)
-    whole = settings.core.items() <= cell.items()
     about = provenance()
     fixed = {**cell, "dtype": settings.dtype, "device": device_name(device), "published": settings.scale == "paper"}
     fixed |= {key: about[key] for key in ("versions", "date")}
+    names = [cell["system"]] if "system" in cell else list(settings.systems)
+    systems = {name: fixed | {"system": name, "frames": settings.systems[name].frames} for name in names}
+    with cleared(device), one_thread(), torch.no_grad():
+        try:
+            return _measure(cell, settings, systems)  # whose networks are gone when memory is cleared
+        except torch.OutOfMemoryError:
+            none = {"component": "video", "decoder": NONE}
+            return [row(**fixed | none, steps=steps) for fixed, steps in product(systems.values(), settings.steps)]
+
+
+def _measure(cell: Cell, settings: Settings, systems: Mapping[str, dict[str, Any]]) -> Rows:
+    torch.manual_seed(0)
+    whole = settings.core.items() <= cell.items()
+    steps = settings.steps[0] if whole else 1 + settings.timed_steps
+    runs = {name: Run(settings, cell, name) for name in systems}
+    device = torch.device(settings.device)
+    _, peak = timed(lambda: [run.round(steps, whole) for run in runs.values()], settings.rounds, device)
+    peak = None if settings.together else peak  # which is of all systems
+    decoded: dict[Any, Decoding] = {}  # systems of the same decoder and latents share the measurement
     rows: Rows = []
-    try:
-        runs = {name: run_of(settings, cell, name) for name in names}
-        _forget_peak(device)
-        for _ in range(settings.rounds):
-            for run in runs.values():
-                run.round(settings.steps[0] if whole else 1 + settings.timed_steps, whole)
-        peak = None if settings.together else _peak(device)
-        decoded: dict[Any, Decoding] = {}
-        for name, run in runs.items():
-            system = settings.systems[name]
-            decoding: dict[str, Decoding] = {counts.NONE: (0.0, peak)}
-            for decoder in (one for one in system.decoders if one in settings.decoders):
-                # Systems of the same decoder and latents share the measurement.
-                key = system.decoders[decoder], run.latent.shape
+    for name, run in runs.items():
+        decoding: dict[str, Decoding] = {NONE: (0.0, peak)}
+        for decoder, factory in settings.systems[name].decoders.items():
+            if decoder in settings.decoders:
+                key = factory, run.latent.shape
                 if key not in decoded:
-                    decoded[key] = _decode(system.decoders[decoder], run.latent, cell["compiled"], settings, peak)
+                    decoded[key] = _decode(factory, run.latent, cell["compiled"], settings, peak)
                 decoding[decoder] = decoded[key]
-            rows += _rows(fixed | {"system": name, "frames": system.frames}, run, settings, decoding)
-    except torch.OutOfMemoryError:
-        none = {"component": "video", "decoder": counts.NONE}
-        every = product(names, settings.steps)
-        systems = {name: {"system": name, "frames": settings.systems[name].frames} for name in names}
-        return [row(**fixed | none | systems[name], steps=steps) for name, steps in every]
+        rows += _rows(systems[name], run, settings, decoding)
     return rows
-
-
-def run_of(settings: Settings, cell: Cell, name: str) -> Run:
-    """A system as a cell has it, ready to sample."""
-    device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
-    how = {key: cell[key] for key in ("batch", "guidance", "compiled")} | {"warm_up": settings.warm_up}
-    return Run(settings.systems[name], pixels(cell["resolution"]), device, dtype, **how)
 
 
 def _decode(
@@ -149,13 +195,8 @@ def _decode(
     optimise(network, getattr(torch, settings.dtype), compiled)
     weights = sum(weight.nbytes for weight in network.parameters()) / 1e9
     network(latent)
-    _forget_peak(device)
-    taken = []
-    for _ in range(settings.rounds):
-        begun = clock(device)
-        network(latent)
-        taken.append(clock(device) - begun)
-    return median(taken), None if peak is None else max(peak + weights, _peak(device))
+    taken, memory = timed(lambda: network(latent), settings.rounds, device)
+    return median(taken), None if peak is None or memory is None else max(peak + weights, memory)
 
 
 def _rows(fixed: dict[str, Any], run: Run, settings: Settings, decoding: Mapping[str, Decoding]) -> Rows:
@@ -169,20 +210,36 @@ def _rows(fixed: dict[str, Any], run: Run, settings: Settings, decoding: Mapping
         at |= {"seconds": median(rounds), "rounds": rounds if measured else None, "memory_gb": memory}
         found.append((at, counts.video(system, size, steps, guided, decoder)))
     for part, spent in counts.networks(system, size).items():
-        calls = 1 if part == AUTOENCODER or not guided else 2
-        at = {"component": part, "decoder": counts.NONE, "seconds": median(one[part] for one in run.rounds)}
-        found.append((at | {"steps": None if part == AUTOENCODER else 1}, spent.times(calls)))
+        once = part == AUTOENCODER
+        at = {"component": part, "decoder": NONE, "seconds": median(one[part] for one in run.rounds)}
+        found.append((at | {"steps": None if once else 1}, spent.times(1 if once or not guided else 2)))
     for decoder, (after, _) in decoding.items():
-        if decoder != counts.NONE:
+        if decoder != NONE:
             at = {"component": "frame decoder", "decoder": decoder, "seconds": after}
             found.append((at, counts.frame_decoder(system, size, decoder)))
     return [row(**fixed, **at, **vars(spent.times(fixed["batch"]))) for at, spent in found]
 
 
-def _forget_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+def operators(settings: Settings, cell: Cell, name: str) -> list[dict[str, Any]]:
+    """Operators of a few steps and the autoencoder of a system: name, share of the time, calls; the longest first."""
+    cuda = settings.device == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with cleared(torch.device(settings.device)), one_thread(), torch.no_grad():
+        run = Run(settings, cell, name)
+        with profile(activities=activities) as watched:
+            run.sample(PROFILED)
+    events = watched.key_averages()
+    times = {event.key: event.self_device_time_total if cuda else event.self_cpu_time_total for event in events}
+    whole = sum(times.values())
+    found = [{"operator": one.key, "share": times[one.key] / whole, "calls": one.count} for one in events]
+    return sorted(found, key=lambda one: -one["share"])
 
 
-def _peak(device: torch.device) -> float | None:
-    return torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None
+def profile_table(settings: Settings) -> str:
+    """The operators that take most of a step, of every system."""
+    lines = []
+    for name in settings.systems:
+        found = operators(settings, settings.core | {"compiled": False}, name)
+        longest = [f"{one['operator'].removeprefix('aten::')} {100 * one['share']:.0f} %" for one in found[:TOP]]
+        lines.append((name, sum(one["calls"] for one in found), ", ".join(longest)))
+    return table(("system", f"operators in {PROFILED} steps", "share of their time"), lines)

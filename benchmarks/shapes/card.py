@@ -3,11 +3,12 @@
     python -m benchmarks.shapes.card shapes32
 
 From configs/NAME, the training logs in outputs/NAME, zoo/weights/NAME and benchmarks/results/NAME.json it makes
-zoo/cards/NAME.yaml, the record, and beside it NAME.md with its plots, for people. Words that no program can find, on
-what the samples look like, stand in the card under `seen` and are kept.
+zoo/cards/NAME.yaml, the record, and next to it NAME.md with its plots, for people. Words that no program can find, on
+what the samples look like, are in the card under `seen` and are kept.
 """
 
 import csv
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,17 @@ import torch
 import yaml
 
 from benchmarks.cells import by_name, command_line, read
-from benchmarks.shapes.card_page import page
-from cmd_lightning.data.plan import stable_hash
+from benchmarks.shapes.pages import fill
+from benchmarks.shapes.quality import clips
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.latent_space import from_uint8, to_uint8
 from cmd_lightning.pipeline import CMDPipeline
 from cmd_lightning.provenance import weights_sha256
-from cmd_lightning.shapes.drawing import draw_scene
-from cmd_lightning.shapes.painting import render
 from cmd_lightning.shapes.scenes import ALIGNMENTS, SPEEDS
 from cmd_lightning.video_io import gif_bytes
 
 STAGES = ("autoencoder", "content", "motion")
+CURVES = {"psnr": "autoencoder", "psnr_of_mean_frame": "mean frame", "psnr_of_best_frame": "best frame"}
 CARDS, WEIGHTS, RESULTS = Path("zoo/cards"), Path("zoo/weights"), Path("benchmarks/results")
 
 
@@ -37,16 +37,15 @@ def training_record(name: str, stage: str) -> dict[str, Any]:
     curve: dict[int, dict[str, float]] = {}
     seconds: dict[int, float] = {}
     for log in sorted(Path("outputs", name, stage, "log").rglob("metrics.csv"), key=lambda file: file.stat().st_mtime):
-        with log.open(newline="") as file:
-            for row in csv.DictReader(file):
-                step = int(row["step"]) + 1
-                if row.get("throughput/step_seconds"):
-                    seconds[step] = float(row["throughput/step_seconds"])
-                if row.get("val/loss"):
-                    scores = {key: float(row[key]) for key in row if key in ("val/loss", "val/psnr") and row[key]}
-                    curve[step] = {key.removeprefix("val/"): round(value, 5) for key, value in scores.items()}
+        for row in csv.DictReader(log.read_text().splitlines()):
+            step = int(row["step"]) + 1
+            if row.get("throughput/step_seconds"):
+                seconds[step] = float(row["throughput/step_seconds"])
+            if row.get("val/loss"):
+                scores = {key: row[f"val/{key}"] for key in ("loss", "psnr") if row.get(f"val/{key}")}
+                curve[step] = {key: round(float(value), 5) for key, value in scores.items()}
     steps = sorted(seconds)
-    lengths = [later - earlier for earlier, later in zip([0, *steps[:-1]], steps, strict=True)]
+    lengths = [later - earlier for earlier, later in pairwise([0, *steps])]
     return {
         "config": path.as_posix(),
         "steps": steps[-1],
@@ -111,16 +110,10 @@ def plot_failures(cells: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(2, 2, figsize=(10, 6), layout="constrained")
     for column, (title, values) in enumerate((("speed", list(SPEEDS)), ("alignment of shapes", list(ALIGNMENTS)))):
         rows = [cells[f"reconstruction/{value}"] for value in values]
-        for key, name in (
-            ("psnr", "autoencoder"),
-            ("psnr_of_mean_frame", "mean frame"),
-            ("psnr_of_best_frame", "best frame"),
-        ):
-            # A still picture of a still clip is exact.
-            heights = [
-                float("nan") if value == "still" and key != "psnr" else row[key]
-                for value, row in zip(values, rows, strict=True)
-            ]
+        for key, name in CURVES.items():
+            # A still image of a still clip is exact.
+            exact = [value == "still" and key != "psnr" for value in values]
+            heights = [float("nan") if one else row[key] for one, row in zip(exact, rows, strict=True)]
             axes[0, column].plot(values, heights, marker="o", label=name)
         axes[0, column].set(title=f"reconstruction against {title}", ylabel="PSNR in dB")
         for key in ("real", "reconstruction", "generated motion", "generated"):
@@ -137,13 +130,8 @@ def plot_failures(cells: dict[str, Any], path: Path) -> None:
 
 def draw_picture(pipeline: CMDPipeline, path: Path, columns: int = 8) -> None:
     """A moving picture: originals, content frames, reconstructions, generated motion, samples; plain, then mixed."""
-    _, frames, size, _ = pipeline.config.video_shape
-    scenes = [
-        draw_scene(stable_hash(0, "test"), index, level=level, frames=frames)
-        for level in ("plain", "mixed")
-        for index in range(columns)
-    ]
-    video, captions = torch.stack([render(scene, frames, size) for scene in scenes]), [s.caption for s in scenes]
+    (plain, first), (mixed, then) = (clips(pipeline, columns, level=level) for level in ("plain", "mixed"))
+    video, captions = torch.cat([first, then]), [scene.caption for scene in (*plain, *mixed)]
     pipeline.set_progress_bar_config(disable=True)
     with torch.no_grad():
         content, motion = pipeline.autoencoder.encode(from_uint8(video))
@@ -152,7 +140,16 @@ def draw_picture(pipeline: CMDPipeline, path: Path, columns: int = 8) -> None:
     rows.append(pipeline(captions, seeds=range(len(captions))).frames)
     still = to_uint8(content)[:, :, None].expand_as(video)
     bands = [torch.cat([*row], dim=-1) for row in (video, still, *rows)]
-    path.write_bytes(gif_bytes(torch.cat(bands, dim=-2), pipeline.config.fps, 2 if size < 64 else 1))
+    path.write_bytes(gif_bytes(torch.cat(bands, dim=-2), pipeline.config.fps, 2 if video.shape[-1] < 64 else 1))
+
+
+def page(card: dict[str, Any], result: dict[str, Any]) -> str:
+    """The card for people, from its record and from what `benchmarks.shapes.quality` measured."""
+    cells = by_name(result)
+    rows = {value: cells[f"reconstruction/{value}"] for value in SPEEDS}
+    rows |= {f"middle, three shapes, alignment {value}": cells[f"reconstruction/{value}"] for value in ALIGNMENTS}
+    settings = result["settings"]
+    return fill("card.md.jinja", card=card, result=result, cells=cells, settings=settings, reconstructions=rows)
 
 
 def main() -> int:
@@ -160,14 +157,14 @@ def main() -> int:
     parser = command_line(__doc__)
     parser.add_argument("name", help="folder of zoo/weights, e.g. shapes32")
     name = parser.parse_args().name
-    path = CARDS / f"{name}.yaml"
-    if not (RESULTS / f"{name}.json").is_file():
-        raise InputError(f"{name}: no {RESULTS / name}.json; run benchmarks.shapes.quality first")
-    result = read(RESULTS / f"{name}.json")
+    path, measured = CARDS / f"{name}.yaml", RESULTS / f"{name}.json"
+    if not measured.is_file():
+        raise InputError(f"{name}: no {measured}; run benchmarks.shapes.quality first")
+    result = read(measured)
     pipeline = CMDPipeline.from_pretrained(WEIGHTS / name)
     card = make_card(name, pipeline, yaml.safe_load(path.read_text()) if path.is_file() else {})
     if result["settings"]["weights"]["model"] != card["weights"]:
-        raise InputError(f"{RESULTS / f'{name}.json'}: results of other weights; run benchmarks.shapes.quality again")
+        raise InputError(f"{measured}: results of other weights; run benchmarks.shapes.quality again")
     path.parent.mkdir(exist_ok=True)
     path.write_text(yaml.safe_dump(card, sort_keys=False, width=120))
     draw_picture(pipeline, CARDS / f"{name}.gif")

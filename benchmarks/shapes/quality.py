@@ -45,30 +45,16 @@ FAILURES = [("motion", motion) for motion in SPEEDS] + [("alignment", alignment)
 
 @dataclass(frozen=True)
 class Settings:
-    """How a result is measured.
+    """How a result is measured."""
 
-    Attributes:
-        num: Held-out clips, or captions, of the headline figures.
-        curve_num: The same for each point of a curve.
-        curve_steps: Denoising steps of either stage for each point of a curve; the headline figures take the model's
-            own.
-        bank: Training clips, from the first on, among which neighbours are looked for.
-    """
-
-    num: int = 256
-    curve_num: int = 64
-    curve_steps: int = 25
-    bank: int = 40_000
+    num: int = 256  # held-out clips, or captions, of the headline figures
+    curve_num: int = 64  # the same for each point of a curve
+    curve_steps: int = 25  # of either stage for each point of a curve; headline figures take the model's own
+    bank: int = 40_000  # training clips, from the first on, among which neighbours are looked for
 
 
 class Quality:
-    """The cells, each a method that gives plain data.
-
-    Args:
-        pipeline: The model.
-        settings: How it is measured.
-        recipe: Config that trained the content model, for its training clips.
-    """
+    """The cells, each a method that gives plain data; `recipe` is the config that trained the content model."""
 
     def __init__(self, pipeline: CMDPipeline, settings: Settings, recipe: Path) -> None:
         self.pipeline, self.settings, self.recipe = pipeline, settings, recipe
@@ -77,14 +63,13 @@ class Quality:
 
     def cells(self) -> dict[str, Callable[[], Any]]:
         """Every cell by name, the cheap ones first."""
-        cells: dict[str, Callable[[], Any]] = {"reader": self.reader_on_real_clips}
-        cells["content frames"] = self.content_frames
-        for option, value in FAILURES:
-            cells[f"reconstruction/{value}"] = partial(self.reconstruction, **{option: value})
-        cells["plain captions"] = self.plain_captions
-        for option, value in FAILURES:
-            cells[f"generation/{value}"] = partial(self.generation, **{option: value})
-        return cells
+        return {
+            "reader": self.reader_on_real_clips,
+            "content frames": self.content_frames,
+            **{f"reconstruction/{value}": partial(self.reconstruction, **{key: value}) for key, value in FAILURES},
+            "plain captions": self.plain_captions,
+            **{f"generation/{value}": partial(self.generation, **{key: value}) for key, value in FAILURES},
+        }
 
     def reader_on_real_clips(self) -> dict[str, float]:
         """What the reader makes of the clips themselves and of their reconstructions: the ceiling of generation."""
@@ -114,9 +99,8 @@ class Quality:
         rows = [scores(from_uint8(self.reconstruct(part)), from_uint8(part)) for part in video.split(BATCH)]
         result = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
         floor = torch.maximum(result["psnr_of_mean_frame"], result["psnr_of_best_frame"])
-        gain = result["psnr"] - floor
         means = {name: value.mean().item() for name, value in result.items()}
-        error = gain.std().item() / len(gain) ** 0.5
+        error = (result["psnr"] - floor).std().item() / len(floor) ** 0.5
         return means | {"gain": means["psnr"] - floor.mean().item(), "gain_standard_error": error}
 
     def plain_captions(self) -> dict[str, Any]:
@@ -138,12 +122,21 @@ class Quality:
         scenes, video = clips(self.pipeline, self.settings.curve_num, level="mixed", **options)
         _, other = clips(self.pipeline, self.settings.curve_num, level="mixed", split="val", **options)
         captions, steps = [scene.caption for scene in scenes], self.settings.curve_steps
-        return {
-            "real": self.distances(video, other),
-            "reconstruction": self.distances(self.reconstruct(video), other),
-            "generated motion": self.distances(generate(self.pipeline, captions, steps, of=video), other),
-            "generated": self.distances(generate(self.pipeline, captions, steps), other),
+        videos = {
+            "real": video,
+            "reconstruction": self.reconstruct(video),
+            "generated motion": generate(self.pipeline, captions, steps, of=video),
+            "generated": generate(self.pipeline, captions, steps),
         }
+        real = features_of(self.features, other)
+        found = {}
+        for name, one in videos.items():
+            own = features_of(self.features, one)
+            found[name] = {
+                "shapes_frechet_distance": float(frechet_distance_from_features(own, real)),
+                "shapes_kernel_distance": float(kernel_distance(own, real)),
+            }
+        return found
 
     @torch.no_grad()
     def reconstruct(self, video: Tensor) -> Tensor:
@@ -151,15 +144,6 @@ class Quality:
         parts = [from_uint8(part).to(self.pipeline.device) for part in video.split(BATCH)]
         decoded = [self.pipeline.decode(*self.pipeline.autoencoder.encode(part)) for part in parts]
         return torch.cat([to_uint8(part).cpu() for part in decoded])
-
-    @torch.no_grad()
-    def distances(self, video: Tensor, real: Tensor) -> dict[str, float]:
-        """Fréchet and kernel distance over shapes features."""
-        one, two = (features_of(self.features, x) for x in (video, real))
-        return {
-            "shapes_frechet_distance": float(frechet_distance_from_features(one, two)),
-            "shapes_kernel_distance": float(kernel_distance(one, two)),
-        }
 
     def copies_in(self, video: Tensor) -> dict[str, float]:
         """How close the videos come to the clips they were trained on, beside how close other real clips come."""
@@ -226,7 +210,7 @@ def measured_with(model: str) -> dict[str, Any]:
 
 
 def first_positions(video: Tensor) -> Tensor:
-    """Where the shape is in the first frame of plain clips (B, C, T, H, W), (B, 2) as x, y in sides of the picture.
+    """Where the shape is in the first frame of plain clips (B, C, T, H, W), (B, 2) as x, y in sides of the frame.
 
     The centre of what differs from the commonest value of the frame, its background, by more than 40 levels; NaN where
     nothing does.
@@ -252,11 +236,7 @@ def spread(positions: Tensor) -> dict[str, float]:
 
 
 def measure(quality: Quality, path: Path, chosen: Sequence[str], record: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure the cells whose names begin as `chosen`, by default all, as far as the file lacks them.
-
-    Raises:
-        InputError: No cell begins so, or the file holds other results.
-    """
+    """Measure the cells whose names begin as `chosen`, by default all, as far as the file lacks them."""
     cells = quality.cells()
     for prefix in chosen:
         if not any(name.startswith(prefix) for name in cells):

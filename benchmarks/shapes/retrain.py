@@ -22,12 +22,9 @@ import yaml
 
 from cmd_lightning.errors import InputError, program
 
-ROUNDS = (("autoencoder",), ("content", "motion"))
-"""Stages that train at the same time."""
-EXPORT = ("--half", "--steps", "50", "--guidance", "content=1.5,motion=4")
-"""As the models ship."""
-SHORTEST = 1.0
-"""Minutes below which a call starts no further stage."""
+ROUNDS = (("autoencoder",), ("content", "motion"))  # stages that train at the same time
+EXPORT = ("--half", "--steps", "50", "--guidance", "content=1.5,motion=4")  # as the models ship
+SHORTEST = 1.0  # minutes below which a call starts no further stage
 COMMAND = (sys.executable, "-m", "cmd_lightning")
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.trainer.states import TrainerFn
 
-from cmd_lightning.callbacks.stop_signals import StopSignals
 from cmd_lightning.callbacks.whole_checkpoint import WholeCheckpointIO
+from cmd_lightning.compat import cluster_environment
 from cmd_lightning.errors import InputError
 
 
@@ -26,7 +32,8 @@ class LastCheckpoint(Checkpoint):
     - This and all other checkpoints of the Trainer are whole files or not there, see `WholeCheckpointIO`.
     - SIGTERM, SIGUSR1 (under SLURM the `requeue_signal`) or Ctrl-C let the step that runs end, write the checkpoint and
       leave with `SystemExit` of 128 and the signal's number; under SLURM the `requeue_signal` requeues the job. A
-      second SIGTERM or Ctrl-C ends the process at once.
+      second SIGTERM or Ctrl-C ends the process at once. Lightning's own handlers save from within the handler, amid a
+      step, and wait there for other processes; it puts the handlers of before back when the fit ends.
 
     Args:
         folder: Where the checkpoint goes.
@@ -42,13 +49,13 @@ class LastCheckpoint(Checkpoint):
         self._last_step = 0
         self._whole = True  # no gradients wait for a step that is still to come
         self._ends = False  # by `max_time`, or somebody's wish
-        self._signals = StopSignals()
+        self._signal = 0  # the first that has come
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Has the Trainer write and read whole checkpoints; strategies with files of their own keep theirs."""
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpointIO()
-        self._signals = StopSignals()
+        self._signal = 0
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Heeds signals from the start."""
@@ -86,8 +93,19 @@ class LastCheckpoint(Checkpoint):
     def _begin(self, trainer: Trainer) -> None:
         self._saved = self._last_step = trainer.global_step
         self._whole, self._ends = True, False
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
-            self._signals.watch(trainer)
+        fast = trainer.fast_dev_run  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
+        if not fast and threading.current_thread() is threading.main_thread():  # others may not; Lightning's are set
+            slurm = _slurm(trainer)
+            requeue = (slurm and slurm.requeue_signal) or signal.SIGUSR1
+            for number in (signal.SIGTERM, signal.SIGINT, requeue):
+                signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._signal = self._signal or number
+        # No print: a handler may interrupt one.
+        os.write(2, f"cmd-lightning: {signal.Signals(number).name}: the fit ends after this step\n".encode())
+        if number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
 
     def _save(self, trainer: Trainer) -> None:
         fast = trainer.fast_dev_run  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
@@ -96,8 +114,13 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.path, weights_only=False)  # the optimiser's state and all
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
-        """Saves and leaves if a signal has come and no gradients would be lost."""
-        number = self._signals.received(trainer) if self._whole else 0
+        """Saves and leaves if a signal has come, on any process, and no gradients would be lost."""
+        if not self._whole:
+            return
+        number = self._signal
+        if trainer.world_size > 1:
+            latest = torch.tensor(number, device=trainer.strategy.root_device)
+            number = int(trainer.strategy.reduce(latest, reduce_op="max"))
         if not number:
             return
         self._save(trainer)
@@ -107,6 +130,24 @@ class LastCheckpoint(Checkpoint):
                 f"cmd-lightning: {signal.Signals(number).name} after step {trainer.global_step}: {told}",
                 file=sys.stderr,
             )
-        self._signals.requeue(trainer, number)
+            slurm = _slurm(trainer)
+            if slurm and slurm.auto_requeue and number == slurm.requeue_signal:
+                _requeue()
         trainer.strategy.barrier("LastCheckpoint")  # a process that is gone would take the others with it
         raise SystemExit(128 + number)
+
+
+def _slurm(trainer: Trainer) -> SLURMEnvironment | None:
+    environment = cluster_environment(trainer)
+    return environment if isinstance(environment, SLURMEnvironment) else None
+
+
+def _requeue() -> None:
+    """Puts the SLURM job back into the queue."""
+    job = os.environ["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"cmd-lightning: the job is not requeued ({error}); submit it again", file=sys.stderr)

@@ -15,12 +15,9 @@ if TYPE_CHECKING:
 
 
 class LatentWriter(Callback):
-    """Writes shards as they come; those that an error or Ctrl-C leaves incomplete vanish.
+    """Writes shards to a store as they come; those that an error or Ctrl-C leaves incomplete vanish.
 
     Afterwards `summary` holds what was done, all processes together.
-
-    Args:
-        store: Where to.
     """
 
     def __init__(self, store: LatentStore) -> None:
@@ -28,19 +25,9 @@ class LatentWriter(Callback):
         self.summary: dict[str, Any] = {}
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: dict[str, Any],
-        batch: dict[str, Any],
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
-        """Writes what was made of a chunk; ends the process where it has been told to.
-
-        Raises:
-            SystemExit: SIGTERM has come, which Lightning only notes.
-        """
+        """Writes what was made of a chunk; ends the process after a SIGTERM, which Lightning only notes."""
         self.store.take(batch, outputs)
         if trainer.received_sigterm:
             raise SystemExit(128 + signal.SIGTERM)

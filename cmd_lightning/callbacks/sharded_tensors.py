@@ -16,12 +16,7 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def gathered(value: Any, keep: bool) -> Any:
-    """Nested plain data with whole tensors, on the CPU where they were sharded; all processes have to call it.
-
-    Args:
-        value: The same on all processes, but for the parts of sharded tensors.
-        keep: Whether this process wants the result; else what was sharded is left out of dictionaries.
-    """
+    """Nested plain data with whole tensors, on the CPU where they were sharded, where `keep`; all processes call it."""
     if isinstance(value, DTensor):
         full = value.full_tensor()  # one at a time on the device
         return full.cpu() if keep else None

@@ -55,17 +55,13 @@ class SkipNonFinite(Callback):
         self._batches.append((loss.detach(), self._keys))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Takes the gradients away if the step must not be done; torch's optimisers pass over weights without one.
-
-        Raises:
-            InputError: `max_in_a_row` is reached.
-        """
+        """Takes the gradients away if the step must not be done; torch's optimisers pass over weights without one."""
         batches, self._batches = self._batches, []
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         scaled = scaler is not None
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         gradients = [] if scaled else [weight.grad for weight in weights if weight.grad is not None]
-        self.skipping = not _sound(trainer, pl_module, [loss for loss, _ in batches], gradients)
+        self.skipping = not _sound(trainer, pl_module, [*(loss for loss, _ in batches), *gradients])
         if not self.skipping:
             self.in_a_row = 0
             return
@@ -112,12 +108,9 @@ class SkipNonFinite(Callback):
 
 
 @torch.no_grad()
-def _sound(trainer: Trainer, pl_module: LightningModule, losses: list[Tensor], gradients: list[Tensor]) -> bool:
+def _sound(trainer: Trainer, pl_module: LightningModule, tensors: list[Tensor]) -> bool:
     """Whether all is finite, on all processes; waits for the GPU once."""
-    found = [loss.isfinite().all() for loss in losses]
-    if gradients:
-        found.append(finite(gradients))
-    sound = torch.stack([value.to(pl_module.device) for value in found]).all() if found else torch.tensor(True)
+    sound = finite(tensors)
     if trainer.world_size > 1:  # a loss can be NaN, and its gradients not
         sound = trainer.strategy.reduce(sound.to(pl_module.device, torch.float32), reduce_op="min")
     return bool(sound)

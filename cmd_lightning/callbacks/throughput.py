@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import statistics
 import sys
 import time
@@ -45,12 +46,10 @@ class Throughput(Callback):
             torch.cuda.reset_peak_memory_stats(pl_module.device)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leaves out what happened between two epochs."""
+        """Leaves out what happened between two epochs, and the validation."""
         self._mark = time.perf_counter()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leaves out the validation."""
-        self._mark = time.perf_counter()
+    on_validation_end = on_train_epoch_start
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -77,15 +76,10 @@ class Throughput(Callback):
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """The peak memory in 10^9 bytes under the name to log it by; nothing where the system does not report it."""
+    """The peak memory in 10^9 bytes under the name to log it by."""
     if device.type == "cuda":
         return {"throughput/peak_cuda_gb": torch.cuda.max_memory_allocated(device) / GIGABYTE}
-    try:
-        import resource
-    except ImportError:
-        return {}
-    # Kibibytes on Linux, bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # kibibytes on Linux
     return {"throughput/peak_process_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIGABYTE}
 
 
@@ -93,8 +87,5 @@ def batch_size(batch: Any) -> int:
     """The length of the first tensor with axes in a batch, nested in mappings and sequences; 0 if there is none."""
     if isinstance(batch, Tensor):
         return len(batch) if batch.ndim else 0
-    if isinstance(batch, dict):
-        batch = list(batch.values())
-    if isinstance(batch, list | tuple):
-        return next((size for size in map(batch_size, batch) if size), 0)
-    return 0
+    parts = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else ()
+    return next((size for size in map(batch_size, parts) if size), 0)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
@@ -60,17 +60,11 @@ class VideoLogger(Callback):
             )
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *index: Any, **_: Any
     ) -> None:
-        """Keeps the first clips of the first batch, which is on the device already."""
+        """Keeps the first clips of the first batch of the first loader, which is on the device already."""
         asked = trainer.is_global_zero or isinstance(pl_module, FSDPModule)
-        if batch_idx == dataloader_idx == 0 and asked and not trainer.sanity_checking:
+        if not any(index) and asked and not trainer.sanity_checking:
             self._batch = first(batch, self.num_videos)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -96,7 +90,11 @@ class VideoLogger(Callback):
         with replaced(path) as temporary:
             temporary.write_bytes(gif)
         for logger in trainer.loggers:
-            _show(logger, f"videos/{name}", path, picture, trainer.global_step)
+            if isinstance(logger, WandbLogger):
+                logger.log_video(f"videos/{name}", [str(path)], step=trainer.global_step, format=["gif"])
+            if isinstance(logger, TensorBoardLogger):
+                height, width = picture.shape[-2:]
+                add_gif(logger.experiment, f"videos/{name}", path, height, width, trainer.global_step)
 
     # A test shows the same as a validation.
     on_test_batch_end = on_validation_batch_end
@@ -121,17 +119,10 @@ def first(batch: Any, count: int) -> Any:
 
 
 def grid(rows: dict[str, Tensor], scale: int | None = None) -> Tensor:
-    """Lays videos out in rows with labels above them.
+    """Lays videos `(B, C, T, H, W)` and images `(B, C, H, W)` out in rows below their labels: uint8 `(3, T, H, W)`.
 
     Rows of smaller frames are enlarged to about the size of the largest, always by a whole factor, so that
     pixels stay equal squares. A row with fewer frames holds its last one.
-
-    Args:
-        rows: Videos `(B, C, T, H, W)` or images `(B, C, H, W)` in [-1, 1] by label, C is 1 or 3.
-        scale: Factor by which the largest frames are enlarged; by default to about 128 pixels.
-
-    Returns:
-        One video, uint8 `(3, T, H, W)`.
     """
     videos = {label: _to_frames(label, row) for label, row in rows.items()}
     if not videos:
@@ -174,11 +165,3 @@ def _label(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width:
     strip = Image.new("RGB", (width, LABEL_HEIGHT), (BACKGROUND,) * 3)
     ImageDraw.Draw(strip).text((GAP, 0), text, fill=(INK,) * 3, font=font)
     return np.asarray(strip)
-
-
-def _show(logger: Logger, tag: str, path: Path, picture: Tensor, step: int) -> None:
-    """Hands the GIF to a logger that can show it."""
-    if isinstance(logger, WandbLogger):
-        logger.log_video(tag, [str(path)], step=step, format=["gif"])
-    if isinstance(logger, TensorBoardLogger):
-        add_gif(logger.experiment, tag, path, picture.shape[-2], picture.shape[-1], step)

@@ -15,6 +15,7 @@ import torch
 from fsspec.implementations.local import LocalFileSystem
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.cloud_io import get_filesystem
+from lightning_utilities.core.apply_func import apply_to_collection
 
 from cmd_lightning.errors import InputError, reason
 
@@ -38,11 +39,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         self.mmap = mmap
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Puts `checkpoint` at `path`, in place of what is there; files elsewhere than on a disk are Lightning's.
-
-        Raises:
-            InputError: The disk is full or refuses the file, or the checkpoint holds more than plain data and tensors.
-        """
+        """Puts `checkpoint` at `path`, in place of what is there; files elsewhere than on a disk are Lightning's."""
         if storage_options is not None or not isinstance(get_filesystem(path), LocalFileSystem):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -61,11 +58,17 @@ class WholeCheckpointIO(TorchCheckpointIO):
                         "added to checkpoints must be tensors and plain data, and the disk sound"
                     )
                 os.replace(part, path)
-            _sync_folder(path.parent)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # a file system may keep the file and forget its new name
+            finally:
+                os.close(folder)
         except InputError:
             raise
         except Exception as error:
-            refusal = next((cause for cause in _causes(error) if isinstance(cause, OSError)), None)
+            refusal: BaseException | None = error  # torch reports a full disk by an error of its own over the system's
+            while refusal is not None and not isinstance(refusal, OSError):
+                refusal = refusal.__cause__ or refusal.__context__
             if refusal is None:
                 raise
             room = f"about {_size(checkpoint) / GIGABYTE:.3g} GB are needed"
@@ -79,17 +82,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """The checkpoint at `path`, all of its bytes checked.
-
-        Args:
-            path: The file.
-            map_location: As of `torch.load`.
-            weights_only: Has no effect: a file is never unpickled otherwise.
-
-        Raises:
-            InputError: The file is damaged, or holds code.
-            FileNotFoundError: There is no such file.
-        """
+        """The checkpoint at `path`, all of its bytes checked; no code in it runs, whatever `weights_only` is."""
         local = Path(path).is_file()
         if local and (fault := damage(Path(path))):
             raise InputError(
@@ -129,33 +122,13 @@ def _alone(part: Path) -> Iterator[BinaryIO]:
                 part.unlink(missing_ok=True)
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """`error`, and what led to it: torch tells a full disk as an error of its own, raised over the system's."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def _size(value: Any) -> int:
     """The bytes of the tensors in nested plain data; shared ones, which are written once, counted once."""
     storages: dict[int, int] = {}
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, torch.Tensor):
-            storage = item.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-        elif isinstance(item, dict):
-            pending += item.values()
-        elif isinstance(item, list | tuple):
-            pending += item
+
+    def note(tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+
+    apply_to_collection(value, torch.Tensor, note)
     return sum(storages.values())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the new name last: a file system may keep the file and forget its name."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -18,12 +18,7 @@ LONGEST = 300
 
 
 def explain(message: str, classes: Iterable[type]) -> str:
-    """Jsonargparse's message, which nests one complaint in another, as the innermost one on one line.
-
-    Args:
-        message: What jsonargparse said.
-        classes: The classes that a config may name without a module; their arguments are the known options.
-    """
+    """Jsonargparse's message, which nests one complaint in another, as the innermost one on one line."""
     line = " ".join(message.split())
     by_name = {cls.__name__: cls for cls in classes}
     if option := first_match(compat.UNKNOWN_OPTION, line):

@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 import time
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,20 +25,11 @@ SECONDS = 450
 SHARES = {"autoencoder": 0.25, "content": 0.4, "motion": 0.35}
 """The part of this time that a stage has at most."""
 
-LEVELS = ("plain", "mixed")
-"""Levels of the test clips, half of the clips each."""
+EVALUATED = 64  # test clips, and validation clips of a brief fit
+LEVELS = ("plain", "mixed")  # of the test clips, half of the clips each
+EMA_DECAY = 0.99  # below the configs' value: a brief fit must forget where it started
 
-EVALUATED = 64
-"""Test clips, and validation clips of a brief fit."""
-
-EMA_DECAY = 0.99
-"""Below the configs' value: a brief fit must forget where it started."""
-
-SAMPLING_STEPS = 50
-"""Of either stage of a model that was trained briefly; the one that ships brings its own."""
-
-GUIDANCE = "content=2,motion=1"
-"""Guidance scales of a model that was trained briefly."""
+SAMPLING_STEPS, GUIDANCE = 50, "content=2,motion=1"  # of a model that was trained briefly; the other brings its own
 
 PROMPTS = (
     "a red circle moves left",
@@ -100,18 +92,13 @@ def demo(
         }
     clear(folder)
     (folder / RECORD).write_text(json.dumps(settings, indent=2) + "\n")
-    timings = run_all(folder, settings)
-    settings["commands"] = [{"command": command, "seconds": round(taken, 1)} for command, taken in timings]
+    settings["commands"] = [run_command([str(word) for word in words]) for words in commands(folder, settings)]
     (folder / RECORD).write_text(json.dumps(settings, indent=2) + "\n")
     print(write_page(folder, settings))
 
 
 def clear(folder: Path) -> None:
-    """Makes `folder` an empty one, provided that only an earlier demo is lost.
-
-    Raises:
-        InputError: It is a file, or holds something else than a demo.
-    """
+    """Makes `folder` an empty one, provided that only an earlier demo is lost."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: this is a file; give a folder")
     if folder.is_dir() and any(folder.iterdir()):
@@ -121,37 +108,26 @@ def clear(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def run_all(folder: Path, settings: dict[str, Any]) -> list[tuple[str, float]]:
-    """Runs every command of the demo; gives each with the seconds that it took."""
-    timings = []
+def commands(folder: Path, settings: dict[str, Any]) -> Iterator[Sequence[object]]:
+    """The commands of the demo, each when what it reads is written."""
     seed, model = settings["seed"], settings["model"]
-
-    def run(*words: object) -> None:
-        timings.append(run_command([str(word) for word in words]))
-
     if settings["fit"]:
         for stage in STEPS:
-            run("fit", "-c", write_config(stage, folder, stage_settings(stage, folder, settings)))
+            yield "fit", "-c", write_config(stage, folder, stage_settings(stage, folder, settings))
         sampling = ("--steps", SAMPLING_STEPS, "--guidance", GUIDANCE)
-        run("export", *(folder / stage / "last.ckpt" for stage in STEPS), model, *sampling)
-
+        yield "export", *(folder / stage / "last.ckpt" for stage in STEPS), model, *sampling
     for level in settings["levels"]:
         number = settings["evaluated"] // len(settings["levels"])
         options = ("--split", "test", "--level", level, "--num", number, "--size", 32, "--seed", seed)
-        run("shards", "synth", "--out", folder / "shards" / level, *options)
-    run("test", "-c", write_config("cmd", folder, test_settings(folder, settings)))
+        yield "shards", "synth", "--out", folder / "shards" / level, *options
+    yield "test", "-c", write_config("cmd", folder, test_settings(folder, settings))
     prompts = folder / "prompts.txt"
     prompts.write_text("\n".join(settings["prompts"]) + "\n")
-    run("generate", model, "--prompts", prompts, "--seed", seed, "--out", folder / "samples")
-    return timings
+    yield "generate", model, "--prompts", prompts, "--seed", seed, "--out", folder / "samples"
 
 
-def run_command(arguments: list[str]) -> tuple[str, float]:
-    """Prints one command, runs it in this process, and gives it with the seconds that it took.
-
-    Raises:
-        InputError: It failed.
-    """
+def run_command(arguments: list[str]) -> dict[str, Any]:
+    """Prints one command, runs it in this process, and gives it with the seconds that it took."""
     from cmd_lightning.cli import PROGRAM, main
 
     command = shlex.join([PROGRAM, *arguments])
@@ -159,7 +135,7 @@ def run_command(arguments: list[str]) -> tuple[str, float]:
     start = time.perf_counter()
     if code := main(arguments):
         raise InputError(f"demo: the last command ended with code {code}; its own message is above")
-    return command, time.perf_counter() - start
+    return {"command": command, "seconds": round(time.perf_counter() - start, 1)}
 
 
 def write_config(name: str, folder: Path, changes: dict[str, Any]) -> Path:
@@ -187,27 +163,26 @@ def merged(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def stage_settings(stage: str, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """What a brief fit changes in the config of a stage."""
-    steps = settings["steps"][stage]
-    callbacks = [
-        {"class_path": "EMA", "init_args": {"decay": settings["ema_decay"]}},
-        {"class_path": "LastCheckpoint", "init_args": {"folder": (folder / stage).as_posix()}},
-    ]
+    steps, seed = settings["steps"][stage], settings["seed"]
     schedule = {"warmup_steps": min(50, steps // 10), "decay": "cosine", "total_steps": steps}
+    model: dict[str, Any] = {"schedule": {"init_args": schedule}}
+    if stage != "autoencoder":  # after a brief fit, samples of this prediction are blurred, of others grainy
+        model["objective"] = {"init_args": {"prediction": "sample"}}
     trainer = {
         "max_steps": steps,
         "max_time": {"seconds": max(1, round(SHARES[stage] * settings["seconds"]))},
         "val_check_interval": max(1, steps // 5),
         "num_sanity_val_steps": 0,
         "log_every_n_steps": max(1, min(10, steps // 20)),
-        "callbacks": callbacks,
+        "callbacks": [
+            {"class_path": "EMA", "init_args": {"decay": settings["ema_decay"]}},
+            {"class_path": "LastCheckpoint", "init_args": {"folder": (folder / stage).as_posix()}},
+        ],
     }
-    model: dict[str, Any] = {"schedule": {"init_args": schedule}}
-    if stage != "autoencoder":  # after a brief fit, samples of this prediction are blurred, of others grainy
-        model["objective"] = {"init_args": {"prediction": "sample"}}
     return {
-        "seed_everything": settings["seed"],
+        "seed_everything": seed,
         "model": {"init_args": model},
-        "data": {"init_args": {"val_clips": settings["evaluated"], "seed": settings["seed"]}},
+        "data": {"init_args": {"val_clips": settings["evaluated"], "seed": seed}},
         "trainer": trainer | quiet(stage, folder),
     }
 

@@ -78,9 +78,6 @@ def encode(
         seed: Of where clips begin and are cropped, as data.seed, and of the draws, as seed_everything in training.
         allow_commands: Also take pipe:COMMAND, s3:// and the like, which run programs of yours.
         json: Write the report to this file; - is standard output.
-
-    Raises:
-        InputError: An option is wrong, what encodes cannot be had, or some shards could not be read.
     """
     check_positive(clips_per_video=clips_per_video, batch_size=batch_size, devices=devices, nodes=nodes)
     check_at_least(0, num_workers=num_workers)
@@ -98,7 +95,7 @@ def encode(
     from cmd_lightning.callbacks.latent_writer import LatentWriter
     from cmd_lightning.components.encoding import Encoding
     from cmd_lightning.data.cache import ShardCache
-    from cmd_lightning.data.encode import EncodingData
+    from cmd_lightning.data.encode import EncodingData, WholeShards
     from cmd_lightning.data.index import expand
     from cmd_lightning.data.latent_clips import DTYPES
     from cmd_lightning.data.latent_store import LatentStore, claim_folder, index_latents
@@ -135,16 +132,8 @@ def encode(
     given = {"autoencoder": autoencoder, "vae": vae, "variant": variant, "revision": revision, "text": text}
     folder = Path(out)
     writer = LatentWriter(LatentStore(folder, DTYPES[dtype], clips_per_video, made_by, tell))
-    data = EncodingData(
-        urls,
-        folder,
-        workers=num_workers,
-        remote=remote,
-        clips=videos.clip_loader(training=not evaluation),
-        clips_per_video=clips_per_video,
-        batch_size=batch_size,
-        seed=seed,
-    )
+    clips = videos.clip_loader(training=not evaluation)
+    data = EncodingData(urls, folder, WholeShards(clips, clips_per_video, batch_size, seed, remote), num_workers)
     module = Encoding(space, network, list(encoders.values()), draw=not evaluation)
     began = time.monotonic()
     with quiet_trainer(devices, nodes, precision=precision, callbacks=[writer], enable_progress_bar=False) as trainer:
@@ -169,11 +158,7 @@ def encode(
 def open_stage(
     path: str, frames: int | None, size: tuple[int, int] | None
 ) -> tuple[LatentSpace, AutoencoderNetwork, int, list[int]]:
-    """The latent space and network of a checkpoint of the first stage, and frames and size of its clips.
-
-    Raises:
-        InputError: It cannot be opened, or frames or size are asked for that are not its own.
-    """
+    """The latent space and network of a checkpoint of the first stage, and frames and size of its clips."""
     from cmd_lightning.components.checkpoints import load_stage
 
     stage = load_stage(path, "autoencoder", "--autoencoder")
@@ -192,11 +177,7 @@ def open_stage(
 def open_vae(
     vae: str, variant: str | None, revision: str | None, size: tuple[int, int] | None
 ) -> tuple[FrameLatents, list[int]]:
-    """The latent space of an image autoencoder, and the size of clips.
-
-    Raises:
-        InputError: It cannot be had, or the size is missing or does not suit it.
-    """
+    """The latent space of an image autoencoder, and the size of clips."""
     from cmd_lightning.latent_space import FrameLatents
     from cmd_lightning.stable_diffusion import StableDiffusion
 
@@ -212,11 +193,7 @@ def open_vae(
 
 
 def names_of(urls: Sequence[str]) -> list[str]:
-    """The names that the shards, and what is made of them, have in their folders.
-
-    Raises:
-        InputError: Two have the same, or one has none that a file could have.
-    """
+    """The names that the shards, and what is made of them, have in their folders."""
     from cmd_lightning.data.index import place_of
 
     names: dict[str, str] = {}

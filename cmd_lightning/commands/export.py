@@ -58,11 +58,7 @@ def export(
 
 
 def halve(pipeline: CMDPipeline) -> None:
-    """Casts every part to float16.
-
-    Raises:
-        InputError: A weight is not finite after it.
-    """
+    """Casts every part to float16, which must leave every weight finite."""
     import torch
 
     from cmd_lightning.errors import InputError

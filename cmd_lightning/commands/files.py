@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def new_folder(path: Path, option: str) -> Iterator[Path]:
-    """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not.
-
-    Raises:
-        InputError: `path` exists and is not an empty folder.
-    """
+    """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not."""
     from cmd_lightning.atomic_files import replaced
 
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -34,11 +30,7 @@ def new_folder(path: Path, option: str) -> Iterator[Path]:
 
 
 def make_folder(path: Path, option: str) -> Path:
-    """The folder `path`, made if it is not there.
-
-    Raises:
-        InputError: It is a file, or cannot be made.
-    """
+    """The folder `path`, made if it is not there."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -94,15 +86,7 @@ def report(result: dict[str, Any], target: str | None) -> None:
 
 
 def open_model(model: str, dtype: str = "float32") -> CMDPipeline:
-    """The pipeline of a model folder or a model of the zoo, on the GPU if there is one.
-
-    Args:
-        model: The folder, or the name.
-        dtype: Torch's name of the type that the networks compute in.
-
-    Raises:
-        InputError: There is no such model, or its folder is damaged.
-    """
+    """The pipeline of a model folder or a model of the zoo, on the GPU if there is one."""
     folder = model_folder(model)
     import torch
     from diffusers.utils import logging

@@ -72,7 +72,7 @@ def generate(
     if solver is not None:
         pipeline.use_solver(solver)
     if frame_decoder is not None:
-        decoder = StableDiffusion(frame_decoder, option="--frame-decoder").vae()
+        decoder: Any = StableDiffusion(frame_decoder, option="--frame-decoder").vae()
         pipeline.use_frame_decoder(decoder.to(pipeline.dtype))
     if compile_:
         pipeline.compile_networks()
@@ -145,11 +145,7 @@ def call_arguments(values: list[Any], pictures: list[Tensor] | None) -> dict[str
 
 
 def add_lora(pipeline: CMDPipeline, path: Path) -> None:
-    """Loads adapters into the content model.
-
-    Raises:
-        InputError: They are not there, do not fit it, or peft is not installed.
-    """
+    """Loads adapters into the content model."""
     from diffusers import UNet2DConditionModel
 
     file = path / "pytorch_lora_weights.safetensors" if path.is_dir() else path
@@ -169,15 +165,14 @@ def read_picture(path: str, size: tuple[int, int]) -> Tensor:
     """A picture `(3, H, W)` in [-1, 1]: the shorter side resized, the middle cropped, to `size` (H, W)."""
     import numpy as np
     import torch
-    from PIL import UnidentifiedImageError
-    from PIL.Image import open as open_picture
+    from PIL import Image
 
     from cmd_lightning.data.clips import resize_and_crop
     from cmd_lightning.latent_space import from_uint8
 
     try:
-        picture = open_picture(path).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
+        picture = Image.open(path).convert("RGB")
+    except OSError as error:
         raise InputError(f"--image {path}: it cannot be read as a picture ({error}); give a PNG or JPEG") from error
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
     return from_uint8(resize_and_crop(pixels[:, None], size)[:, 0])

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import re
 import types
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NoReturn
 
+import docstring_parser
+
 from cmd_lightning.errors import InputError, nearest
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose errors are `InputError`s that name the nearest option.
-
-    Attributes:
-        spellings: What a parameter of the verb is called on the command line, by its name in Python.
-    """
+    """An argparse parser whose errors are `InputError`s that name the nearest option."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.spellings: dict[str, str] = {}
+        self.spellings: dict[str, str] = {}  # of the verb's parameters on the command line, by name in Python
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message)
@@ -44,10 +41,6 @@ def parser_of(function: Callable[..., Any], prog: str) -> Parser:
     A parameter without default is positional (a list takes several), or a required option if it is keyword-only; the
     others are options of the same name with dashes. Types: str, int, float, bool (a flag), Literal, list of these,
     and `dict[str, number]` for what may differ by stage: `50` or `content=50,motion=100`.
-
-    Args:
-        function: The verb; its annotations and Google docstring say all.
-        prog: How it is called, for the usage line.
     """
     summary, about = docstring_of(function)
     parser = Parser(prog=prog, description=summary, allow_abbrev=False)
@@ -97,8 +90,5 @@ def by_stage(number: type) -> Callable[[str], dict[str, Any]]:
 
 def docstring_of(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     """The summary and the `Args:` of a Google docstring."""
-    text = inspect.cleandoc(function.__doc__ or "")
-    summary, _, rest = text.partition("Args:\n")
-    body = re.split(r"\n(?=\w+:\n)", rest)[0]
-    entries = re.findall(r"^ {4}\*{0,2}(\w+): (.*(?:\n {5,}.*)*)", body, re.MULTILINE)
-    return summary.strip(), {name: " ".join(words.split()) for name, words in entries}
+    text = docstring_parser.parse(function.__doc__ or "", docstring_parser.DocstringStyle.GOOGLE)
+    return text.description or "", {entry.arg_name: " ".join(str(entry.description).split()) for entry in text.params}

@@ -16,8 +16,6 @@ from cmd_lightning.errors import InputError, reason
 if TYPE_CHECKING:
     from lightning import Trainer
 
-_UNEVEN = timedelta(weeks=4)  # by which a process may end before another, which a barrier must wait for
-
 
 def check_nodes(nodes: int) -> None:
     """Refuse several nodes where nothing starts a process on each."""
@@ -27,17 +25,7 @@ def check_nodes(nodes: int) -> None:
 
 @contextmanager
 def quiet_trainer(devices: int, nodes: int, **options: Any) -> Iterator[Trainer]:
-    """A Trainer that logs and saves nothing and leaves the data to us; what it prints goes to standard error.
-
-    Args:
-        devices: GPUs, or processes where there is none, of each node.
-        nodes: Nodes, started by torchrun or SLURM.
-        **options: Further ones of the Trainer.
-
-    Raises:
-        InputError: There are fewer devices, or they cannot do what the options ask for.
-        KeyboardInterrupt: Ctrl-C ended what ran in the block.
-    """
+    """A Trainer that logs and saves nothing and leaves the data to us; what it prints goes to standard error."""
     from lightning import Trainer
     from lightning.pytorch.strategies import DDPStrategy
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -48,11 +36,12 @@ def quiet_trainer(devices: int, nodes: int, **options: Any) -> Iterator[Trainer]
         for message in (compat.FEW_WORKERS, compat.TREESPEC):
             warnings.filterwarnings("ignore", message=message)
         logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # what devices it lacks
+        uneven = timedelta(weeks=4)  # by which a process may end before another, which a barrier must wait for
         try:
             trainer = Trainer(
                 devices=devices,
                 num_nodes=nodes,
-                strategy=DDPStrategy(timeout=_UNEVEN) if devices * nodes > 1 else "auto",
+                strategy=DDPStrategy(timeout=uneven) if devices * nodes > 1 else "auto",
                 logger=False,
                 enable_checkpointing=False,
                 enable_model_summary=False,

@@ -39,9 +39,6 @@ def synth(
         motion: Speed of shapes; at 64 pixels, middle is 1.5 to 3 pixels per frame and extreme four times that.
         shard_size: Clips in a shard.
         json: Write a report to this file; - is standard output.
-
-    Raises:
-        InputError: A number is out of range or the folder holds shards already.
     """
     from cmd_lightning.data.shard_writer import split_folder
     from cmd_lightning.shapes.synth import write_shapes
@@ -92,9 +89,6 @@ def pack(
         split: Pack the clips of this split only; where none has a split, the folder within OUT for all.
         seed: Of the choice of a caption where a clip has several, as in MSR-VTT.
         json: Write a report to this file; - is standard output.
-
-    Raises:
-        InputError: Something is missing, or no clip is left.
     """
     from cmd_lightning.data.pack import pack_clips
 
@@ -111,9 +105,6 @@ def check(shards: list[str], *, allow_commands: bool = False, json: str | None =
         shards: .tar files: paths, globs, folders, brace ranges or http(s) addresses.
         allow_commands: Also take pipe:COMMAND, s3:// and the like, which run programs of yours.
         json: Write the report to this file; - is standard output.
-
-    Raises:
-        InputError: A shard is missing or cannot be fetched.
     """
     from cmd_lightning.data.cache import ShardCache
     from cmd_lightning.data.check import check_shards

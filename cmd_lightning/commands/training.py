@@ -21,6 +21,7 @@ from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning_utilities.core.inheritance import get_all_subclasses
 from torch import nn, optim
 
 from cmd_lightning import callbacks, components, conditioning, diffusion, latent_space, pretrained_text, zoo
@@ -60,7 +61,7 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses `args`, and not the process's own command line."""
-        self.config = parser.parse_args(args)  # type: ignore[arg-type]  # `run` gives a list
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]  # a list, as `run` gives
         check_class_paths(self.config)
         verb = self.config.get("subcommand")
         checkpoint = self.config[verb].get("ckpt_path") if verb else None
@@ -117,15 +118,7 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
         self.trainer.predict(**self.resolve_last(kwargs) | {"return_predictions": False}, weights_only=True)
 
     def resolve_last(self, kwargs: dict[str, Any], needed: bool = True) -> dict[str, Any]:
-        """Arguments of a verb, in which `ckpt_path: last` is the file of the config's `LastCheckpoint`.
-
-        Args:
-            kwargs: The arguments. Without a `LastCheckpoint`, `last` stays what Lightning takes it for.
-            needed: Whether the file must be there; if not, `ckpt_path` becomes None without it.
-
-        Raises:
-            InputError: The file is not there, or is no checkpoint.
-        """
+        """Arguments of a verb, in which `ckpt_path: last` is the file of `LastCheckpoint`, or if not `needed` None."""
         last = self.last_checkpoint
         if kwargs.get("ckpt_path") != "last" or last is None:
             return kwargs
@@ -146,11 +139,7 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Runs LightningCLI on the command line `fit|validate|test|predict ...`.
-
-    Raises:
-        InputError: An option, class or value is wrong; the message names the nearest right one.
-    """
+    """Runs LightningCLI on the command line `fit|validate|test|predict ...`."""
     zoo.import_all()
     strict = {"exit_on_error": False, "allow_abbrev": False}
     try:
@@ -189,9 +178,6 @@ def check_class_paths(config: Any) -> None:
     Where a factory is asked for (network, optimizer, schedule), jsonargparse would also call a function, any that can
     be imported, and only then find that it is no factory; where an argument may be anything, it would make an object
     of any class, such as one that starts a process.
-
-    Raises:
-        InputError: A `class_path` is no class, or not of a kind that a config has a place for.
     """
     if isinstance(config, list | tuple):
         for item in config:
@@ -214,9 +200,4 @@ def known_classes() -> list[type]:
     found: list[type] = [Trainer]
     for module in NAMED:
         found += [value for value in vars(module).values() if isinstance(value, type)]
-    pending: list[type] = [Network]
-    while pending:
-        subclasses: list[type] = pending.pop().__subclasses__()
-        found += subclasses
-        pending += subclasses
-    return found
+    return found + list(get_all_subclasses(Network))

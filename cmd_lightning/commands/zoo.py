@@ -5,9 +5,12 @@ from __future__ import annotations
 import shutil
 import textwrap
 from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
-from cmd_lightning.commands.files import write_json
+from cmd_lightning.commands.files import make_folder, tell, write_json
+from cmd_lightning.errors import InputError
 from cmd_lightning.zoo import Entry, entries, entry
 from cmd_lightning.zoo.card import Kind
 
@@ -54,8 +57,6 @@ def show(name: str, *, json: str | None = None) -> None:
     Raises:
         InputError: There is no entry of that name.
     """
-    from dataclasses import asdict
-
     found = entry(name)
     known = fields(found)
     if known["parameters"] is None:
@@ -162,11 +163,6 @@ def rank(
         InputError: There is no such model, it does not fit, its numbers are not finite, samples are too few, or there
             is no card to save it in.
     """
-    from dataclasses import replace
-    from pathlib import Path
-
-    from cmd_lightning.commands.files import make_folder, tell
-    from cmd_lightning.errors import InputError
     from cmd_lightning.ranking import leaderboard
     from cmd_lightning.ranking.candidate import candidate
     from cmd_lightning.ranking.protocol import Protocol

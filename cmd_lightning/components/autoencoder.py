@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from cmd_lightning.components.base import Component, OptimizerFactory, ScheduleFactory
+from cmd_lightning.components.base import Component, OptimizerFactory
 from cmd_lightning.components.latent_regulariser import LatentRegulariser
-from cmd_lightning.components.schedules import WarmupSchedule
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import LatentSpace, content_row, from_uint8
 from cmd_lightning.metrics.reconstruction import scores
@@ -31,10 +30,8 @@ class VideoAutoencoder(Component):
         loss: "l2" is the paper's "simple reconstruction objective"; "l1" is what the authors ran on pixels.
         latent_space: The space that it works in, such as `FrameLatents` of Stable Diffusion's VAE; pixels by default.
         regulariser: Makes the latents easier to learn, by noise, masks or scales; nothing by default, as in the paper.
-        optimizer: Makes the optimiser from the trainable weights.
-        schedule: Makes the learning-rate schedule, stepped with every optimiser step.
-        gradient_checkpointing: Whether the network recomputes its activations in the backward pass, to save memory.
-        compile: Whether torch.compile compiles the network; or its arguments.
+        optimizer: Makes the optimiser from the trainable weights; by default the paper's.
+        **kwargs: As for `Component`.
     """
 
     stage = "autoencoder"
@@ -47,13 +44,10 @@ class VideoAutoencoder(Component):
         latent_space: LatentSpace | None = None,
         regulariser: LatentRegulariser | None = None,
         optimizer: OptimizerFactory = adam,
-        schedule: ScheduleFactory = WarmupSchedule,
-        gradient_checkpointing: bool = False,
-        compile: bool | dict[str, Any] = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(optimizer, schedule, gradient_checkpointing, compile)
-        if latent_space is not None:
-            self.keep_frozen(latent_space=latent_space)
+        super().__init__(optimizer, **kwargs)
+        self.keep_frozen(latent_space=latent_space)
         self.network = network()
         self.loss, self.regulariser = loss, regulariser or LatentRegulariser()
 

@@ -41,6 +41,7 @@ class Component(FrozenParts):
     stage: ClassVar[str]
     network: Any
     latent_space: LatentSpace
+    trained_on: str | None = None  # fingerprint of the autoencoder whose latents it learns
 
     def __init__(
         self,
@@ -79,10 +80,6 @@ class Component(FrozenParts):
             "lr_scheduler": {"scheduler": self.schedule_factory(optimizer), "interval": "step"},
         }
 
-    def setup(self, stage: str) -> None:
-        """Reads the weights of frozen parts."""
-        self.open_frozen()
-
     def configure_model(self) -> None:
         """Switches gradient checkpointing and compilation on, and shards the weights where the strategy asks for it."""
         if self._configured:
@@ -102,9 +99,6 @@ class Component(FrozenParts):
         """The batch's videos in the autoencoder's space, `(B, C, T, H, W)`; from their moments, where it has these.
 
         In training a posterior is drawn from, with draws that belong to the samples; else its mean is taken.
-
-        Raises:
-            InputError: They are not of the shape that the model was built for, or of another latent space.
         """
         space = self.latent_space
         if "moments" in batch:
@@ -131,11 +125,7 @@ class Component(FrozenParts):
         return latent
 
     def check_clip(self, frames: int, height: int, width: int) -> None:
-        """Looks at the frames and the size in pixels of clips, before they are encoded.
-
-        Raises:
-            InputError: They are not those that the model was built for.
-        """
+        """Refuses clips of another length or size in pixels than the model was built for, before they are encoded."""
         if self.video_shape is not None:
             factor = self.latent_space.factor
             _, own_frames, *sides = self.video_shape
@@ -154,11 +144,7 @@ class Component(FrozenParts):
         """Raises InputError for a video shape that the networks cannot take; before the first batch is used."""
 
     def on_fit_start(self) -> None:
-        """Sees to it that gradients of fused optimisers can be clipped.
-
-        Raises:
-            InputError: They cannot: a gradient scaler leaves them scaled until the step.
-        """
+        """Allows clipping with fused optimisers; not with a gradient scaler, as it scales until the step."""
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         for optimizer in self.trainer.optimizers:
             if not compat.is_fused(optimizer):
@@ -185,11 +171,7 @@ class Component(FrozenParts):
         return batch.get("epoch", f"step {self.global_step}")
 
     def check_origin(self, batch: dict[str, Any]) -> None:
-        """Refuses what another latent space or another autoencoder made of the clips of a batch.
-
-        Raises:
-            InputError: The batch comes from latent shards that do not belong to this model.
-        """
+        """Refuses a batch of latent shards that another latent space or another autoencoder encoded."""
         ours = {part: own for part, own in self.origin().items() if part == "latent_space" or "content" in batch}
         for made_by in batch["made_by"]:
             for part, own in ours.items():
@@ -201,7 +183,8 @@ class Component(FrozenParts):
 
     def origin(self) -> dict[str, str]:
         """What makes the latents that this stage learns: a fingerprint for each part."""
-        return {"latent_space": self.latent_space.fingerprint}
+        autoencoder = {"autoencoder": self.trained_on} if self.trained_on else {}
+        return {"latent_space": self.latent_space.fingerprint} | autoencoder
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds the draws of this step, so that a resumed run repeats those of an uninterrupted one."""

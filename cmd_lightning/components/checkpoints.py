@@ -17,9 +17,6 @@ from cmd_lightning.networks.lora import LoRA, fold, public
 from cmd_lightning.provenance import fingerprint
 from cmd_lightning.stable_diffusion import StableDiffusion
 
-SOURCES = {"base", "vae", "weights"}
-"""Arguments of frozen parts that name a folder or file, or something on the hub."""
-
 KEY = "cmd"
 """The entry of a checkpoint with the description: plain data, readable with `weights_only=True`."""
 
@@ -57,12 +54,7 @@ class Stage:
 
 
 def load_stage(path: str | Path, stage: str, option: str) -> Stage:
-    """Opens a checkpoint that `fit` wrote for `stage`.
-
-    Args:
-        path: The checkpoint's file.
-        stage: The stage that is wanted.
-        option: Name of the option that gave the path, for errors.
+    """Opens a checkpoint that `fit` wrote for `stage`; errors name the `option` that gave the path.
 
     Raises:
         InputError: There is no such file, it is no checkpoint of this project, or it holds another stage.
@@ -91,20 +83,16 @@ def load_stage(path: str | Path, stage: str, option: str) -> Stage:
 
 
 def located(description: dict[str, Any]) -> dict[str, Any]:
-    """The description of a frozen part with absolute paths where it says where its weights lie."""
+    """The description of a frozen part with absolute paths where it says where its weights are stored."""
     arguments = dict(description["init_args"])
-    for name in SOURCES & arguments.keys():
+    for name in {"base", "vae", "weights"} & arguments.keys():  # each a folder, a file or something on the hub
         if isinstance(arguments[name], str) and Path(arguments[name]).exists():
             arguments[name] = str(Path(arguments[name]).resolve())
     return description | {"init_args": arguments}
 
 
 def open_frozen(part: Any, name: str, fingerprint: str, where: str) -> None:
-    """Opens a part whose weights a checkpoint leaves out.
-
-    Raises:
-        InputError: They are not where they were in training, or others lie there now.
-    """
+    """Opens a part whose weights a checkpoint leaves out; they must be where they were in training, and the same."""
     what = name.replace("_", " ")
     try:
         part.open()
@@ -116,20 +104,7 @@ def open_frozen(part: Any, name: str, fingerprint: str, where: str) -> None:
 
 
 def adapt(network: nn.Module, weights: Mapping[str, Tensor], about: dict[str, Any], where: str) -> dict[str, Tensor]:
-    """Makes a network what it became by training adapters on a base model.
-
-    Args:
-        network: Of the base model's architecture.
-        weights: Of the adapters.
-        about: Where the base lies, its fingerprint, and what the adapters are.
-        where: What errors begin with.
-
-    Returns:
-        The adapters in their public layout.
-
-    Raises:
-        InputError: The base is missing, or another one now.
-    """
+    """Folds trained adapters into a network of their base's architecture, and returns them in their public layout."""
     StableDiffusion(**about["base"], option=f"{where}: its base").load_unet(network)
     check_weights(f"{where}: its base", fingerprint(network.state_dict()), about["fingerprint"])
     lora = LoRA(**about["lora"])

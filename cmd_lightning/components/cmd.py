@@ -10,8 +10,9 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from cmd_lightning.components.checkpoints import Stage, load_stage
-from cmd_lightning.components.video_model import VideoModel, files, seeds_of
-from cmd_lightning.conditioning import values_of
+from cmd_lightning.components.video_model import VideoModel, seeds_of
+from cmd_lightning.conditioning import Values, values_of
+from cmd_lightning.diffusion.sampling import PerStage
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import content_row, from_uint8, to_uint8
 from cmd_lightning.metrics.precision import OwnPrecision
@@ -38,7 +39,7 @@ class CMD(VideoModel):
         metrics: What `test` measures beside PSNR and SSIM of reconstructions, as `MetricSuite` names it. Distances are
             those of reconstructions, of true content frames with generated motion, and of samples, each from the test
             clips; `is` and CLIP similarities are of samples, lpips of reconstructions.
-        preset: How clips are prepared for the I3D: "stylegan-v" by default, see `Protocol`.
+        preset: How clips are prepared for the I3D: "stylegan-v" by default, see `Preparation`.
     """
 
     # Clips after the autoencoder, the true content frame with generated motion, and samples.
@@ -64,7 +65,7 @@ class CMD(VideoModel):
         if model is not None:
             self.pipeline = CMDPipeline.from_pretrained(model)
         elif autoencoder and content and motion:
-            self.pipeline = assemble(autoencoder, content, motion)
+            self.pipeline = compose(load_stages(autoencoder, content, motion))
         else:
             raise InputError(
                 "model: give model.model, a folder or zoo name, or three checkpoints: autoencoder, content, motion"
@@ -80,12 +81,7 @@ class CMD(VideoModel):
         self.scores: Any = OwnPrecision({name: MeanMetric() for name in SCORES})
 
     def sample(
-        self,
-        condition: Sequence[str] | Sequence[int] | int,
-        *,
-        seeds: Sequence[int],
-        steps: int | Mapping[str, int] | None = None,
-        guidance: float | Mapping[str, float] | None = None,
+        self, condition: Values, *, seeds: Sequence[int], steps: PerStage = None, guidance: PerStage = None
     ) -> Tensor:
         kind: dict[str, Any] = {}
         if isinstance(condition, int):
@@ -101,11 +97,7 @@ class CMD(VideoModel):
         return values_of(batch, self.pipeline.encoders["content"])
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Scores the reconstruction of each clip beside what a still picture would reach, and feeds the metrics.
-
-        Raises:
-            InputError: The batch holds latents only, or clips of another shape than the model's.
-        """
+        """Scores the reconstruction of each clip next to what a still image would reach, and feeds the metrics."""
         clips = self.clips(batch)
         video = from_uint8(clips)
         content, motion = self.pipeline.encode(video)
@@ -114,20 +106,21 @@ class CMD(VideoModel):
             self.scores[name].update(value)
         self.suite.update(to_uint8(reconstruction), "reconstruction", real=clips)
         if self.suite.asks(fake="motion prediction"):
-            moved = self.pipeline.decode(content, self.generated_motion(content, self.values(batch), seeds_of(batch)))
-            self.suite.update(to_uint8(moved), "motion prediction")
+            given = content, self.values(batch), seeds_of(batch)
+            moved = self.pipeline.generate_motion(*given, self.steps, self.guidance)
+            self.suite.update(to_uint8(self.pipeline.decode(content, moved)), "motion prediction")
         super().test_step(batch, batch_idx)
 
     def results(self) -> dict[str, dict[str, Any]]:
-        means = {name: metric.compute().item() for name, metric in self.scores.items()}
         of_reconstructions = {
-            name: {"metric": name, "of": "reconstruction", "value": value} for name, value in means.items()
+            name: {"metric": name, "of": "reconstruction", "value": mean.compute().item()}
+            for name, mean in self.scores.items()
         }
         return of_reconstructions | super().results()
 
     def made_with(self) -> dict[str, Any]:
         sampling = {stage: self.pipeline.sampling(stage, self.steps, self.guidance) for stage in ("content", "motion")}
-        return files(self.sources) | {
+        return {
             "averaged_weights": self.pipeline.config.averaged_weights,
             "sampling": {stage: {"steps": steps, "guidance": scale} for stage, (steps, scale) in sampling.items()},
         }
@@ -137,18 +130,13 @@ class CMD(VideoModel):
         for metric in self.scores.values():
             metric.reset()
 
-    def generated_motion(self, content: Tensor, values: list[str] | list[int] | int, seeds: Sequence[int]) -> Tensor:
-        """Motion latents `(B, D, T, S)` sampled for content frames `(B, C, H, W)`; arguments as of `sample`."""
-        sampling = self.pipeline.sampling("motion", self.steps, self.guidance)
-        return self.pipeline.generate_motion(content, values, seeds, *sampling)
-
     @torch.no_grad()
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Originals, their content frames and reconstructions, true content with sampled motion, and full samples."""
         video = from_uint8(batch["video"])
         content, motion = self.pipeline.encode(video)
         seeds, values = range(len(video)), self.values(batch)
-        moved = self.generated_motion(content, values, seeds)
+        moved = self.pipeline.generate_motion(content, values, seeds, self.steps, self.guidance)
         return {
             "original": video,
             **content_row(self.pipeline.latent_space, content, self.pipeline.config.video_shape[0]),
@@ -181,11 +169,6 @@ def load_stages(autoencoder: str, content: str, motion: str) -> dict[str, Stage]
             "give two of a kind"
         )
     return stages
-
-
-def assemble(autoencoder: str, content: str, motion: str) -> CMDPipeline:
-    """The pipeline of three checkpoints; raises as `load_stages` does."""
-    return compose(load_stages(autoencoder, content, motion))
 
 
 def compose(stages: Mapping[str, Stage]) -> CMDPipeline:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from cmd_lightning.components.diffusion_stage import CleanLatents, DiffusionStage
 from cmd_lightning.networks import Condition, ContentModel, LatentSpec
-from cmd_lightning.networks.content_unet import predict_content
 from cmd_lightning.networks.contracts import AutoencoderNetwork
+from cmd_lightning.networks.stock import predict_content
 from cmd_lightning.pipeline import CMDPipeline
 
 

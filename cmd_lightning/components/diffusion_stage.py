@@ -10,17 +10,13 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from cmd_lightning.components.base import Component, OptimizerFactory, ScheduleFactory
-from cmd_lightning.components.checkpoints import KEY
-from cmd_lightning.components.frozen_autoencoder import FrozenAutoencoder
-from cmd_lightning.components.schedules import WarmupSchedule
+from cmd_lightning.components.base import Component, OptimizerFactory
+from cmd_lightning.components.checkpoints import KEY, load_stage
 from cmd_lightning.conditioning import ConditionEncoder, replace_condition, values_of
 from cmd_lightning.diffusion import Diffusion, Objective
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import AutoencoderNetwork, Condition, LatentSpec
-
-TIMESTEP_BINS = 4
-"""Validation uses the middle of each of this many equal parts of the timestep range."""
+from cmd_lightning.provenance import fingerprint
 
 
 class CleanLatents(NamedTuple):
@@ -46,7 +42,7 @@ class DiffusionStage(Component):
     Args:
         autoencoder: The frozen autoencoder whose latents are learned: checkpoint of its stage, or the trained network;
             None for a stage that learns videos of the latent space.
-        video_shape: `(C, T, H, W)` in the latent space; by default what the autoencoder was trained on.
+        video_shape: `(C, T, H, W)` in the latent space; by default what the checkpoint of the autoencoder has.
         condition: Encodes the captions or labels of a batch; None for an unconditional model.
         condition_dropout: Share of samples that see the null condition in training, for guidance.
         objective: What is predicted and how it is weighted; the paper's noise prediction by default.
@@ -55,10 +51,8 @@ class DiffusionStage(Component):
         noise_floor: Standard deviation of noise that belongs to the latents to learn, in the autoencoder's units: what
             its decoder was trained with (see `LatentRegulariser`), so that samples have it too (Unified Latents, arXiv
             2602.17270); 0 for none.
-        optimizer: Makes the optimiser from the trainable weights.
-        schedule: Makes the learning-rate schedule, stepped with every optimiser step.
-        gradient_checkpointing: Whether the network recomputes its activations in the backward pass, to save memory.
-        compile: Whether torch.compile compiles the network; or its arguments.
+        optimizer: Makes the optimiser from the trainable weights; by default the paper's.
+        **kwargs: As for `Component`.
 
     Attributes:
         latent_spec: Shapes of the autoencoder's latents; not there without one.
@@ -69,7 +63,6 @@ class DiffusionStage(Component):
     video_shape: tuple[int, int, int, int]
     condition_encoder: ConditionEncoder | None
     latent_spec: LatentSpec
-    trained_on: str | None = None
 
     def __init__(
         self,
@@ -81,11 +74,9 @@ class DiffusionStage(Component):
         cache_latents: bool = False,
         noise_floor: float = 0.0,
         optimizer: OptimizerFactory = adam,
-        schedule: ScheduleFactory = WarmupSchedule,
-        gradient_checkpointing: bool = False,
-        compile: bool | dict[str, Any] = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(optimizer, schedule, gradient_checkpointing, compile)
+        super().__init__(optimizer, **kwargs)
         if not 0 <= condition_dropout <= 1:
             raise InputError(f"model.condition_dropout {condition_dropout}: give a probability from 0 to 1")
         if noise_floor < 0:
@@ -99,13 +90,25 @@ class DiffusionStage(Component):
         self.condition_dim = condition.dim if condition else 0
         self.condition_dropout = condition_dropout
         self.objective = objective or Diffusion()
-        if autoencoder is not None:
-            frozen = FrozenAutoencoder.open(autoencoder, video_shape)
-            self.keep_frozen(autoencoder=frozen.network)
-            if frozen.latent_space is not None:
-                self.keep_frozen(latent_space=frozen.latent_space)
-            self.video_shape, self.fps = frozen.video_shape, frozen.fps
-            self.latent_spec, self.trained_on = frozen.spec, frozen.fingerprint
+        if isinstance(autoencoder, str):
+            trained = load_stage(autoencoder, "autoencoder", "model.autoencoder")
+            network: AutoencoderNetwork | None = trained.parts["network"]
+            video_shape, self.fps = video_shape or trained.video_shape, trained.fps
+            self.keep_frozen(latent_space=trained.latent_space)
+        else:
+            network = autoencoder
+        if video_shape is None or len(video_shape) != 4:
+            wrong = ": needed, as the network is built for it;" if video_shape is None else f" {list(video_shape)}:"
+            raise InputError(
+                f"model.video_shape{wrong} give C, T, H, W in the latent space: for pixels [3, data.num_frames, "
+                "data.size, data.size]"
+            )
+        channels, frames, height, width = video_shape
+        self.video_shape = (channels, frames, height, width)
+        if network is not None:
+            self.keep_frozen(autoencoder=network)
+            self.latent_spec = network.latent_spec(self.video_shape)
+            self.trained_on = fingerprint(network.state_dict())
 
     @property
     def latent_scale(self) -> Tensor | float:
@@ -139,14 +142,13 @@ class DiffusionStage(Component):
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """The loss at fixed timesteps and noise, so that two epochs or runs differ by the weights alone."""
+        """The loss at fixed noise, in the middle of each quarter of the timesteps: runs differ by the weights alone."""
         clean, context = self.clean_latents(batch)
         condition = self.condition(batch)
         generator = torch.Generator().manual_seed(batch_idx)
         losses = []
-        for part in range(TIMESTEP_BINS):
-            quantile = torch.full((len(clean),), (part + 0.5) / TIMESTEP_BINS, device=self.device)
-            timestep = self.objective.timesteps(quantile)
+        for quantile in (0.125, 0.375, 0.625, 0.875):
+            timestep = self.objective.timesteps(torch.full((len(clean),), quantile, device=self.device))
             noise = torch.randn(clean.shape, generator=generator).to(clean)
             prediction = self.predict(self.objective.corrupt(clean, noise, timestep), timestep, condition, context)
             losses.append(self.objective.loss(prediction, clean, noise, timestep).mean())
@@ -154,11 +156,7 @@ class DiffusionStage(Component):
         self.log("val/loss", torch.stack(losses).mean(), prog_bar=True, batch_size=len(clean), sync_dist=True)
 
     def encoded(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """The content frames and normalised motion latents of a batch, from latent shards or by the autoencoder.
-
-        Raises:
-            InputError: The shards were made by another autoencoder, or for another shape.
-        """
+        """The content frames and normalised motion latents of a batch, from latent shards or by the autoencoder."""
         if "content" not in batch:
             content, motion = self.autoencoder.encode(self.video(batch))
         else:
@@ -187,11 +185,7 @@ class DiffusionStage(Component):
         return CleanLatents(*(torch.stack(clips).to(self.device, self.dtype) for clips in kept))
 
     def condition(self, batch: dict[str, Any]) -> Condition | None:
-        """The condition of a batch, without dropout; read from the shards that hold it, if its encoder is frozen.
-
-        Raises:
-            InputError: They hold that of other encoders only.
-        """
+        """The condition of a batch, without dropout; read from the shards that hold it, if its encoder is frozen."""
         encoder = self.condition_encoder
         if encoder is None:
             return None
@@ -217,9 +211,6 @@ class DiffusionStage(Component):
     def learned_from(self) -> str | None:
         """What checkpoints say the latents were of: the fingerprint of the autoencoder, if there is one."""
         return self.trained_on
-
-    def origin(self) -> dict[str, str]:
-        return super().origin() | ({"autoencoder": self.trained_on} if self.trained_on else {})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,19 +35,13 @@ class Encoding(FrozenParts):
         super().__init__()
         self.draw, self.splits = draw, autoencoder is not None
         self.text_names = [f"text_{number}" for number in range(len(text))]
-        self.keep_frozen(latent_space=latent_space, **dict(zip(self.text_names, text, strict=True)))
-        if autoencoder is not None:
-            self.keep_frozen(autoencoder=autoencoder)
-
-    def setup(self, stage: str) -> None:
-        """Reads the weights of frozen parts."""
-        self.open_frozen()
+        encoders = dict(zip(self.text_names, text, strict=True))
+        self.keep_frozen(latent_space=latent_space, autoencoder=autoencoder, **encoders)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """What a latent shard keeps of a chunk: its "latents" by name, and "text" of the first clips of their videos.
 
-        Returns:
-            `{"latents": {name: tensor}, "text": {fingerprint: {part: tensor}}}`; nothing for the end of a shard.
+        `{"latents": {name: tensor}, "text": {fingerprint: {part: tensor}}}`; nothing for the end of a shard.
         """
         if "video" not in batch:
             return {}
@@ -55,22 +50,18 @@ class Encoding(FrozenParts):
 
     def latents(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Moments, or content and motion, of a chunk."""
-
-        def noise(shape: tuple[int, ...]) -> Tensor:
-            return draws.normal(shape, "posterior", batch["key"], batch["epoch"]).to(self.device)
-
         moments = self.latent_space.moments(from_uint8(batch["video"], self.dtype))
         if not self.splits:
             return {"moments": moments}
+        noise = functools.partial(draws.normal, name="posterior", keys=batch["key"], time=batch["epoch"])
         latent = self.latent_space.latent(moments, noise if self.draw else None)
         content, motion = self.autoencoder.encode(latent)
         return {"content": content, "motion": motion}
 
     def text(self, captions: Sequence[str]) -> dict[str, dict[str, Tensor]]:
         """What each encoder says of captions, by its fingerprint."""
-        encoded = {}
-        for name in self.text_names:
-            encoder = getattr(self, name)
-            parts = vars(encoder(captions))
-            encoded[encoder.fingerprint] = {part: tensor for part, tensor in parts.items() if tensor is not None}
-        return encoded
+        encoders = (getattr(self, name) for name in self.text_names)
+        return {
+            encoder.fingerprint: {part: value for part, value in vars(encoder(captions)).items() if value is not None}
+            for encoder in encoders
+        }

@@ -50,15 +50,11 @@ class Evaluation(LightningModule):
             self.attempt(load_statistics, self.load_from, self.suite.distances, self.reading)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Takes in the real clips of a batch, the generated ones, or both.
-
-        Raises:
-            InputError: A clip could not be read, has another frame rate, or no caption where one is needed.
-        """
+        """Takes in the real clips of a batch, the generated ones, or both."""
         self.attempt(self.take, batch)
 
     def take(self, batch: dict[str, Any]) -> None:
-        """Feeds a batch to the metrics."""
+        """Checks a batch, and feeds it to the metrics."""
         for side, clips in batch.items():
             self.check(side, clips)
         real, fake = (batch.get(side) for side in ("real", "fake"))
@@ -83,7 +79,9 @@ class Evaluation(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Puts the sums of all processes together, on every process."""
-        told = self.gathered((self.error, self.rates))
+        told = [(self.error, self.rates)] * self.trainer.world_size
+        if self.trainer.world_size > 1:
+            torch.distributed.all_gather_object(told, told[0])
         self.error = next((error for error, _ in told if error), None)
         self.rates = set().union(*(rates for _, rates in told))
         self.attempt(self.finish)
@@ -94,13 +92,6 @@ class Evaluation(LightningModule):
             save_statistics(self.save_to, self.suite.distances, self.reading, self.about)
         if self.trainer.datamodule.fake is not None:  # type: ignore[attr-defined]  # Lightning sets it elsewhere
             self.records = self.suite.results()
-
-    def gathered(self, value: Any) -> list[Any]:
-        """The values of all processes."""
-        values = [value] * self.trainer.world_size
-        if self.trainer.world_size > 1:
-            torch.distributed.all_gather_object(values, value)
-        return values
 
     def attempt(self, step: Callable[..., None], *arguments: Any) -> None:
         """Takes a step; after an error on one of several processes none, so that all reach the end where it is told."""

@@ -20,19 +20,15 @@ class FrozenParts(LightningModule):
         super().__init__()
         self._frozen: dict[str, Any] = {}
 
-    def keep_frozen(self, **parts: nn.Module | LatentSpace) -> None:
-        """Adds parts by name, or exchanges them."""
+    def keep_frozen(self, **parts: nn.Module | LatentSpace | None) -> None:
+        """Adds parts by name, or replaces them; None changes nothing."""
         for part in parts.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
-        self._frozen |= parts
+        self._frozen |= {name: part for name, part in parts.items() if part is not None}
 
-    def open_frozen(self) -> None:
-        """Reads the weights of those that have not been read yet.
-
-        Raises:
-            InputError: They cannot be had.
-        """
+    def setup(self, stage: str) -> None:
+        """Reads the weights of frozen parts that have not been read yet."""
         for part in self._frozen.values():
             if hasattr(part, "open"):
                 part.open()

@@ -11,7 +11,7 @@ from lightning import LightningModule
 from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
 from cmd_lightning import compat
@@ -19,10 +19,7 @@ from cmd_lightning.callbacks.sharded_tensors import gathered, sharded_like
 from cmd_lightning.callbacks.whole_checkpoint import WholeCheckpointIO
 from cmd_lightning.compat import REPEATED, WHOLE
 from cmd_lightning.errors import InputError
-from cmd_lightning.networks.blocks import blocks
-
-ENTRIES = ("training_step", "validation_step", "preview")
-"""The methods of a component within which its weights outside the blocks are whole."""
+from cmd_lightning.networks.compiling import blocks
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -37,15 +34,12 @@ class ShardedStrategy(ModelParallelStrategy):
         timeout: How long a process waits for the others.
     """
 
+    lightning_restore_optimizer = True  # so that `load_optimizer_state_dict` is called
+
     def __init__(
         self, process_group_backend: str | None = None, timeout: timedelta | None = default_pg_timeout
     ) -> None:
         super().__init__("auto", 1, False, process_group_backend, timeout)
-
-    @property
-    def lightning_restore_optimizer(self) -> bool:
-        """That `load_optimizer_state_dict` is asked for."""
-        return True
 
     def setup_environment(self) -> None:
         """Takes as many shards as there are processes on all nodes."""
@@ -62,11 +56,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return gathered(optimizer.state_dict(), keep=self.is_global_zero)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """A checkpoint as plain data, whose tensors are read as they are used, by all processes of a machine together.
-
-        Raises:
-            InputError: The file is damaged.
-        """
+        """As `WholeCheckpointIO` reads it; the processes of a machine share one copy of the tensors in memory."""
         return WholeCheckpointIO(mmap=True).load_checkpoint(checkpoint_path)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
@@ -97,20 +87,12 @@ StrategyRegistry.register("sharded", ShardedStrategy, description="weights, grad
 
 
 def shard(component: LightningModule, mesh: DeviceMesh) -> None:
-    """Shards the weights of a component over the processes, in `configure_model`; again, it does nothing.
+    """Shards the weights of a component over the processes, in `configure_model`.
 
     Each block that repeats (`_repeated_blocks`, `_no_split_modules` of its networks) is put together when it runs, one
-    after the other, and the rest of the weights for the whole of a step. The networks themselves keep their classes.
-
-    Args:
-        component: Its methods `ENTRIES` may use the networks; elsewhere the weights are in pieces.
-        mesh: Lightning's: `component.device_mesh`.
-
-    Raises:
-        InputError: The strategy splits layers, or writes checkpoints in pieces, which no later stage reads.
+    after the other, and the rest of the weights for the whole of a step or preview; elsewhere they are in pieces. The
+    networks themselves keep their classes.
     """
-    if isinstance(component, FSDPModule):
-        return
     strategy = component.trainer.strategy
     if (
         not isinstance(strategy, ModelParallelStrategy)
@@ -129,5 +111,5 @@ def shard(component: LightningModule, mesh: DeviceMesh) -> None:
         if next(block.parameters(), None) is not None:
             fully_shard(block, **options)
     fully_shard(component, **options)
-    for name in ENTRIES:
+    for name in ("training_step", "validation_step", "preview"):
         register_fsdp_forward_method(component, name)

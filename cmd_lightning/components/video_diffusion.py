@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,14 @@ from torch import Tensor
 
 from cmd_lightning.components.checkpoints import CARRIED, KEY, load_stage
 from cmd_lightning.components.diffusion_stage import CleanLatents, DiffusionStage
-from cmd_lightning.components.video_model import VideoModel, files
-from cmd_lightning.conditioning import count_videos, encode_condition
-from cmd_lightning.diffusion.sampling import chosen, denoise, seeded_noise
+from cmd_lightning.components.video_model import VideoModel
+from cmd_lightning.conditioning import Values, count_videos, encode_condition
+from cmd_lightning.diffusion.sampling import PerStage, chosen, denoise, seeded_noise
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import LatentSpace, from_uint8, to_uint8
-from cmd_lightning.networks import Condition, LatentSpec, VideoDenoiser, planes
+from cmd_lightning.networks import Condition, LatentSpec, VideoDenoiser
 from cmd_lightning.networks.classes import describe
 from cmd_lightning.networks.contracts import AutoencoderNetwork
-
-STEPS, GUIDANCE = 50, 4.0
-"""Denoising steps and guidance scale where none are given: those of CMD's content model."""
 
 
 class VideoDiffusion(DiffusionStage, VideoModel):
@@ -42,7 +39,7 @@ class VideoDiffusion(DiffusionStage, VideoModel):
         guidance: Guidance scale of these, 1 is none, by default 4.
         metrics: What `test` measures, as `MetricSuite` names it: distances of samples from the test clips, `is` and
             CLIP similarities of samples.
-        preset: How clips are prepared for the I3D: "stylegan-v" by default, see `Protocol`.
+        preset: How clips are prepared for the I3D: "stylegan-v" by default, see `Preparation`.
         **kwargs: As for `DiffusionStage`.
     """
 
@@ -62,43 +59,26 @@ class VideoDiffusion(DiffusionStage, VideoModel):
     ) -> None:
         if latent_space is not None and isinstance(autoencoder, str):
             raise InputError("model.latent_space: the autoencoder's checkpoint brings its own; leave it out")
-        if video_shape is not None and len(video_shape) != 4:
-            raise InputError(f"model.video_shape {list(video_shape)}: give C, T, H, W, for 16 frames [3, 16, 32, 32]")
         super().__init__(autoencoder, video_shape, **kwargs)
-        if latent_space is not None:
-            self.keep_frozen(latent_space=latent_space)
+        self.keep_frozen(latent_space=latent_space)
         self.latent: tuple[int, int, int, int] | LatentSpec
-        if self.trained_on is not None:
-            self.latent = spec = self.latent_spec
-            if spec.content[0] != spec.motion[0]:
-                raise InputError(
-                    f"model.autoencoder: its content plane has {spec.content[0]} channels and its motion "
-                    f"{spec.motion[0]}, but they are denoised as one; give one with as many, as TriplaneAutoencoder"
-                )
-        elif video_shape is None:
+        self.latent = self.video_shape if self.trained_on is None else self.latent_spec
+        if isinstance(self.latent, LatentSpec) and self.latent.content[0] != self.latent.motion[0]:
             raise InputError(
-                "model.video_shape: needed, as the network is built for it; give C, T, H, W in the latent space: for "
-                "pixels [3, data.num_frames, data.size, data.size]"
+                f"model.autoencoder: its content plane has {self.latent.content[0]} channels and its motion "
+                f"{self.latent.motion[0]}, but they are denoised as one; give one with as many, as TriplaneAutoencoder"
             )
-        else:
-            channels, frames, height, width = video_shape
-            self.latent = self.video_shape = (channels, frames, height, width)
+        self.latent_shape: tuple[int, ...] = self.latent.packed if isinstance(self.latent, LatentSpec) else self.latent
         self.network = network(self.latent, self.condition_dim)
         self.steps, self.guidance, self.metrics, self.preset = steps, guidance, metrics, preset
-        self.sources: list[str] = []  # where the weights are from
         self.averaged = False
         self.scheduler = self.objective.scheduler()
 
     @classmethod
     def load(cls, path: str | Path, option: str = "model") -> VideoDiffusion:
-        """The model of a checkpoint, with averaged weights where there are some; for sampling and testing.
+        """The model of a checkpoint, with averaged weights where there are some, to sample and test.
 
-        Args:
-            path: The checkpoint's file; it needs no other, but those of pretrained parts.
-            option: Name of the option that gave the path, for errors.
-
-        Raises:
-            InputError: As `load_stage` does.
+        Args and errors as of `load_stage`; it needs no other file, but those of pretrained parts.
         """
         stage = load_stage(path, "video", option)
         parts = stage.parts
@@ -113,14 +93,9 @@ class VideoDiffusion(DiffusionStage, VideoModel):
         model.sources, model.averaged = [str(path)], stage.averaged
         return model.eval()
 
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """Of what is denoised of one video."""
-        return planes.shape(self.latent) if isinstance(self.latent, LatentSpec) else self.latent
-
     @torch.no_grad()
     def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:
-        return CleanLatents(self.video(batch) if self.trained_on is None else planes.pack(*self.encoded(batch)))
+        return CleanLatents(self.video(batch) if self.trained_on is None else LatentSpec.pack(*self.encoded(batch)))
 
     def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None, context: None = None) -> Tensor:
         return self.network(noisy, timestep, condition)
@@ -130,12 +105,7 @@ class VideoDiffusion(DiffusionStage, VideoModel):
 
     @torch.no_grad()
     def sample(
-        self,
-        condition: Sequence[str] | Sequence[int] | int,
-        *,
-        seeds: Sequence[int],
-        steps: int | Mapping[str, int] | None = None,
-        guidance: float | Mapping[str, float] | None = None,
+        self, condition: Values, *, seeds: Sequence[int], steps: PerStage = None, guidance: PerStage = None
     ) -> Tensor:
         count_videos(condition, [self.condition_encoder], seeds)
         number, scale = self.sampling(steps, guidance)
@@ -144,22 +114,15 @@ class VideoDiffusion(DiffusionStage, VideoModel):
         latent = denoise(self.predict, self.network.dtype, conditions, scale, self.scheduler, noise, number)
         return to_uint8(self.decode(latent))
 
-    def sampling(
-        self, steps: int | Mapping[str, int] | None = None, guidance: float | Mapping[str, float] | None = None
-    ) -> tuple[int, float]:
-        """Denoising steps and guidance scale: what is given, else the component's own, else 50 and 4.
-
-        Raises:
-            InputError: A number is out of range.
-        """
-        own_steps = {"video": STEPS if self.steps is None else self.steps}
-        own_guidance = {"video": GUIDANCE if self.guidance is None else self.guidance}
-        return chosen("video", steps, guidance, own_steps, own_guidance, self.scheduler)
+    def sampling(self, steps: PerStage = None, guidance: PerStage = None) -> tuple[int, float]:
+        """Denoising steps and guidance scale: what is given, else the component's own, else those of CMD's content."""
+        steps, guidance = self.steps if steps is None else steps, self.guidance if guidance is None else guidance
+        return chosen("video", steps, guidance, {"video": 50}, {"video": 4.0}, self.scheduler)
 
     def decode(self, latent: Tensor) -> Tensor:
         """The video `(B, 3, T, H, W)` in [-1, 1] of what was denoised."""
         if isinstance(self.latent, LatentSpec):
-            content, motion = planes.unpack(latent, self.latent)
+            content, motion = self.latent.unpack(latent)
             motion, dtype = self.autoencoder.denormalize_motion(motion), self.autoencoder.dtype
             latent = self.autoencoder.decode(content.to(dtype), motion.to(dtype))
         return self.latent_space.decode(latent)
@@ -187,10 +150,8 @@ class VideoDiffusion(DiffusionStage, VideoModel):
         steps, scale = self.sampling()
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it elsewhere
         swapped = any(getattr(callback, "swapped", False) for callback in callbacks)
-        return files(self.sources) | {
-            "averaged_weights": self.averaged or swapped,
-            "sampling": {"video": {"steps": steps, "guidance": scale}},
-        }
+        sampling = {"video": {"steps": steps, "guidance": scale}}
+        return {"averaged_weights": self.averaged or swapped, "sampling": sampling}
 
     def on_predict_start(self) -> None:
         self.check_trained("predict")

@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 from lightning import LightningModule
 from torch import Tensor
 
+from cmd_lightning.conditioning import Values
+from cmd_lightning.diffusion.sampling import PerStage
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.suite import MetricSuite
 from cmd_lightning.provenance import provenance, weights_sha256
@@ -23,24 +25,21 @@ class VideoModel(LightningModule):
     Attributes:
         tested: What `test` measures: names of sets of clips, each with the kinds of metrics that it gets.
         metrics: The metrics of `test`, as `MetricSuite` names them; opened when a test starts.
-        preset: How clips are prepared for the I3D: see `Protocol`.
+        preset: How clips are prepared for the I3D: see `Preparation`.
         fps: Frames a second of the videos.
+        sources: Where the weights are from: folders or files.
     """
 
     tested: ClassVar[Mapping[str, Sequence[str]]] = {"generation": ("frechet", "kernel", "is", "clipsim")}
     metrics: Sequence[str] = ()
     preset: str | None = None
     fps: float | None
+    sources: Sequence[str] = ()
     suite: MetricSuite
 
     @abstractmethod
     def sample(
-        self,
-        condition: Sequence[str] | Sequence[int] | int,
-        *,
-        seeds: Sequence[int],
-        steps: int | Mapping[str, int] | None = None,
-        guidance: float | Mapping[str, float] | None = None,
+        self, condition: Values, *, seeds: Sequence[int], steps: PerStage = None, guidance: PerStage = None
     ) -> Tensor:
         """Generates videos.
 
@@ -63,7 +62,7 @@ class VideoModel(LightningModule):
 
     @abstractmethod
     def made_with(self) -> dict[str, Any]:
-        """The part of a test's protocol that says which weights they are and how it samples, as plain data."""
+        """The part of a test's protocol that says whether weights are averaged and how it samples, as plain data."""
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Generates one video for each sample, from its caption or label; its seed is derived from its key."""
@@ -80,21 +79,13 @@ class VideoModel(LightningModule):
         del self.suite
 
     def clips(self, batch: dict[str, Any]) -> Tensor:
-        """The clips of a test batch, `(B, C, T, H, W)`, uint8.
-
-        Raises:
-            InputError: It holds latents only.
-        """
+        """The clips of a test batch, `(B, C, T, H, W)`, uint8; they must have the shape of the model's."""
         if "video" not in batch:
             raise InputError("data: testing needs videos, these shards hold latents; give data.test_shards of videos")
         return batch["video"]
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Feeds the metrics with the clips and with what is generated for their captions or labels.
-
-        Raises:
-            InputError: The batch holds latents only, or clips of another shape than the model's.
-        """
+        """Feeds the metrics with the clips and with what is generated for their captions or labels."""
         self.suite.update_real(self.clips(batch))
         if self.suite.asks(fake="generation"):
             video = self.sample(self.values(batch), seeds=seeds_of(batch))
@@ -108,7 +99,10 @@ class VideoModel(LightningModule):
         """Logs the metrics, and writes `test.json` into the Trainer's folder: a record each, with its protocol."""
         results = self.results()
         self.log_dict({f"test/{name}": result["value"] for name, result in results.items()}, rank_zero_only=True)
-        made = self.made_with() | {
+        made = {
+            "files": list(self.sources),
+            "weights": {name: sha for source in self.sources for name, sha in weights_sha256(source).items()},
+            **self.made_with(),
             "seeds": "first four bytes of the sha256 of the clip's key",
             "precision": str(self.trainer.precision),
         }
@@ -119,14 +113,6 @@ class VideoModel(LightningModule):
             path = Path(self.trainer.default_root_dir, "test.json")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps([result | protocol for result in results.values()], indent=2) + "\n")
-
-
-def files(sources: Sequence[str | Path]) -> dict[str, Any]:
-    """Where weights lie, folders or files, and the sha256 of each file."""
-    return {
-        "files": [str(source) for source in sources],
-        "weights": {name: sha for source in sources for name, sha in weights_sha256(source).items()},
-    }
 
 
 def seeds_of(batch: dict[str, Any]) -> list[int]:

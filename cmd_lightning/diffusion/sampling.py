@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from cmd_lightning.errors import InputError
@@ -17,6 +16,8 @@ from cmd_lightning.networks import Condition, MotionModel
 
 Denoiser = Callable[[Tensor, Tensor, Condition | None], Tensor]
 """Predicts from `(noisy, timestep (B,), condition)`."""
+Scheduler = Any
+"""Any scheduler of diffusers; their base class does not declare what they share."""
 PerStage = float | Mapping[str, float] | None
 """A setting of sampling, by the names of stages where they differ; None for a model's own."""
 
@@ -42,17 +43,9 @@ def chosen(
     guidance: PerStage,
     own_steps: Mapping[str, float],
     own_guidance: Mapping[str, float],
-    scheduler: SchedulerMixin,
+    scheduler: Scheduler,
 ) -> tuple[int, float]:
-    """Denoising steps and guidance scale of a stage: what is given, else the model's own.
-
-    Args:
-        stage: Which of the stages.
-        steps: What is given.
-        guidance: What is given.
-        own_steps: The model's own, of each stage.
-        own_guidance: The model's own, of each stage.
-        scheduler: Of this stage.
+    """Denoising steps and guidance scale of a stage with a `scheduler`: what is given, else the model's own.
 
     Raises:
         InputError: There is no such stage, or a number is out of range.
@@ -118,10 +111,7 @@ def given_content(network: MotionModel, content: Tensor) -> Denoiser:
 
     A batch of twice their number, as guidance has it, is of the same frames twice.
     """
-
-    @functools.cache
-    def prepared(copies: int) -> Any:
-        return network.prepare(content.repeat(copies, 1, 1, 1))
+    prepared = functools.cache(lambda copies: network.prepare(content.repeat(copies, 1, 1, 1)))
 
     def predict(noisy: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
         return network(noisy, timestep, prepared(len(noisy) // len(content)), condition)
@@ -134,7 +124,7 @@ def denoise(
     dtype: torch.dtype,
     conditions: tuple[Condition | None, Condition | None],
     guidance: float,
-    scheduler: SchedulerMixin,
+    scheduler: Scheduler,
     noise: Tensor,
     steps: int,
     on_step: Callable[[], object] = lambda: None,
@@ -149,7 +139,7 @@ def denoise(
         conditions: Its condition and, for guidance, the null condition; both None for an unconditional model.
         guidance: The guidance scale, see `guided`.
         scheduler: As for `sample`, like those that follow.
-        noise: Standard normal, `(B, ...)`, in float32.
+        noise: In float32.
         steps: Number of denoising steps.
         on_step: Called after each step.
     """
@@ -164,7 +154,7 @@ def denoise(
 
 def sample(
     predict: Callable[[Tensor, Tensor], Tensor],
-    scheduler: SchedulerMixin,
+    scheduler: Scheduler,
     noise: Tensor,
     steps: int,
     on_step: Callable[[], object] = lambda: None,
@@ -183,7 +173,7 @@ def sample(
     scheduler.set_timesteps(steps)
     trim_trailing(scheduler)
     on_device = scheduler.timesteps.to(noise.device).unbind()
-    extra = {"return_dict": False}
+    extra: dict[str, Any] = {"return_dict": False}
     if "eta" in inspect.signature(scheduler.step).parameters:
         extra["eta"] = 0.0
     x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
@@ -196,7 +186,7 @@ def sample(
     return x
 
 
-def trim_trailing(scheduler: SchedulerMixin) -> None:
+def trim_trailing(scheduler: Scheduler) -> None:
     """Takes away a step too many.
 
     For some numbers of steps, such as 61 or 103, rounding gives the "trailing" timesteps of diffusers one more, at -1,

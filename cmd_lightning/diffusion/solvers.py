@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from collections.abc import Mapping
 
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+
+from cmd_lightning.diffusion.sampling import Scheduler
 from cmd_lightning.errors import InputError
 
-SOLVERS: dict[str, type[SchedulerMixin]] = {
+SOLVERS: Mapping[str, type[ConfigMixin]] = {
     "ddim": DDIMScheduler,
     "dpm++": DPMSolverMultistepScheduler,
     "unipc": UniPCMultistepScheduler,
@@ -15,7 +20,7 @@ SOLVERS: dict[str, type[SchedulerMixin]] = {
 """DDIM (arXiv 2010.02502); DPM-Solver++ (2211.01095) and UniPC (2302.04867), both of second order."""
 
 
-def solver(name: str, scheduler: SchedulerMixin) -> SchedulerMixin:
+def solver(name: str, scheduler: Scheduler) -> Scheduler:
     """The solver `name` for a model that was trained for `scheduler`, with its noise schedule, prediction and spacing.
 
     Where the scheduler clips what it takes for the clean sample, so does the solver. Those of high order have no such

@@ -1,4 +1,4 @@
-"""Video metrics; this room imports neither lightning nor diffusers."""
+"""Video metrics: a leaf that imports no other room but video_io, and neither lightning nor diffusers."""
 
 from cmd_lightning.metrics.clip_similarity import CLIPSimilarity
 from cmd_lightning.metrics.content_naturalness import ContentNaturalness
@@ -9,7 +9,7 @@ from cmd_lightning.metrics.i3d_weights import open_i3d
 from cmd_lightning.metrics.inception_score import VideoInceptionScore, inception_score
 from cmd_lightning.metrics.kernel import KernelVideoDistance, kernel_distance
 from cmd_lightning.metrics.per_frame import PerFrame
-from cmd_lightning.metrics.protocol import PRESETS, Protocol
+from cmd_lightning.metrics.preparation import PRESETS, Preparation
 from cmd_lightning.metrics.statistics import load_statistics, save_statistics
 from cmd_lightning.metrics.suite import MetricSuite
 from cmd_lightning.metrics.transformers_features import TransformersFeatures
@@ -23,7 +23,7 @@ __all__ = [
     "KernelVideoDistance",
     "MetricSuite",
     "PerFrame",
-    "Protocol",
+    "Preparation",
     "TransformersFeatures",
     "VideoInceptionScore",
     "frechet_distance",

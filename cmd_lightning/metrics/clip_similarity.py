@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,21 +14,21 @@ from torchmetrics import Metric
 from torchmetrics.utilities import rank_zero_warn
 
 from cmd_lightning import compat
-from cmd_lightning.errors import InputError
-from cmd_lightning.metrics.clip_models import Tokenizer, open_clip_model
-from cmd_lightning.metrics.covering import covering
-from cmd_lightning.metrics.frozen import Frozen, single_precision
-from cmd_lightning.metrics.inputs import check_rgb, unit_range
+from cmd_lightning.errors import InputError, reason
+from cmd_lightning.metrics.inputs import check_rgb, covering, unit_range
+from cmd_lightning.metrics.precision import Frozen, KeepsPrecision, single_precision
+from cmd_lightning.metrics.torchscript import UNTRUSTED, is_torchscript, load_torchscript
+from cmd_lightning.provenance import sha256
 
 # open_clip takes seconds to import, so it is imported where it is needed.
 
 Resize = Literal["crop", "stretch"]
+Tokenizer = Callable[[list[str]], Tensor]
 
-PICTURES = 256
-"""Pictures that go through the network at once."""
+PICTURES = 256  # that go through the network at once
 
 
-class CLIPSimilarity(compat.KeepsPrecision, Metric):
+class CLIPSimilarity(KeepsPrecision, Metric):
     """Cosine of each frame with the caption, averaged over the frames of a video and then over the videos.
 
     The cosine is raw, in [-1, 1]: not times 100 and not cut at 0. (torchmetrics' `CLIPScore` is both; with the same
@@ -60,6 +61,8 @@ class CLIPSimilarity(compat.KeepsPrecision, Metric):
     plot_lower_bound = -1.0
     plot_upper_bound = 1.0
 
+    plot = compat.plot  # torchmetrics asks each metric for it
+
     total: Tensor
     count: Tensor
 
@@ -91,22 +94,12 @@ class CLIPSimilarity(compat.KeepsPrecision, Metric):
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def pictures(self, video: Tensor) -> Tensor:
-        """What the model sees of each clip: here every frame.
-
-        Args:
-            video: `(B, C, T, H, W)` float in [0, 1].
-
-        Returns:
-            `(B, N, C, h, w)`, N pictures of a clip, in [0, 1].
-        """
+        """What the model sees of each clip `(B, C, T, H, W)`, as N images `(B, N, C, h, w)`: here every frame."""
         return video.transpose(1, 2)
 
     @torch.no_grad()
-    def similarities(self, video: Tensor, captions: Sequence[str]) -> Tensor:
-        """Mean cosine of each video's pictures with its caption, `(B,)` in double precision.
-
-        Arguments and errors as of `update`.
-        """
+    def similarities(self, video: Tensor, captions: Sequence[str] | None) -> Tensor:
+        """Mean cosine of each video's images with its caption, `(B,)` in double precision; arguments as of `update`."""
         if captions is None or isinstance(captions, str) or len(video) != len(captions):
             raise InputError(f"captions {captions!r:.60}: give a list with one for each of {len(video)} videos")
         for place, caption in enumerate(captions, start=1):
@@ -121,13 +114,8 @@ class CLIPSimilarity(compat.KeepsPrecision, Metric):
             texts = self.model.encode_text(self.tokens(captions).to(video.device))
             pictures = self.pictures(video)
             number = pictures.shape[1]
-            parts = pictures.flatten(0, 1).split(PICTURES)
-            images = torch.cat(
-                [
-                    self.model.encode_image(normalised(self.model.visual, part, self.resize).to(weight.dtype))
-                    for part in parts
-                ]
-            )
+            parts = (normalised(self.model.visual, p, self.resize) for p in pictures.flatten(0, 1).split(PICTURES))
+            images = torch.cat([self.model.encode_image(part.to(weight.dtype)) for part in parts])
         cosines = cosine_similarity(images.double(), texts.double().repeat_interleave(number, dim=0))
         return cosines.view(-1, number).mean(1)
 
@@ -142,16 +130,13 @@ class CLIPSimilarity(compat.KeepsPrecision, Metric):
                 rank_zero_warn(f"captions: {cut} of {len(captions)} are cut, the model reads {length} tokens at most")
         return tokens
 
-    def update(self, video: Tensor, captions: Sequence[str]) -> None:
+    def update(self, video: Tensor, captions: Sequence[str] | None) -> None:
         """Take in videos with their captions.
 
         Args:
             video: `(B, C, T, H, W)`, uint8 or float in [0, 1].
             captions: One of each video. What is beyond the model's context, 77 tokens in OpenAI's, is cut with a
                 warning.
-
-        Raises:
-            InputError: Another shape, range or number of channels, or another number of captions, or an empty one.
         """
         values = self.similarities(video, captions)
         self.total += values.sum()
@@ -163,20 +148,8 @@ class CLIPSimilarity(compat.KeepsPrecision, Metric):
             raise RuntimeError("CLIPSimilarity has seen no video: call update first")
         return self.total / self.count
 
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plots one value or several, as of `compute`, with matplotlib.
 
-        Args:
-            val: A value, or a list of them in order of time; None computes it.
-            ax: Axes to plot into.
-
-        Returns:
-            Figure and axes.
-        """
-        return compat.plot(self, val, ax)
-
-
-def normalised(visual: nn.Module, pictures: Tensor, resize: Resize = "crop") -> Tensor:
+def normalised(visual: Any, pictures: Tensor, resize: Resize = "crop") -> Tensor:
     """Pictures `(N, C, h, w)` in [0, 1] at the size and in the value range of an open_clip model's visual part."""
     from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
@@ -190,3 +163,72 @@ def normalised(visual: nn.Module, pictures: Tensor, resize: Resize = "crop") -> 
         for name, default in (("image_mean", OPENAI_DATASET_MEAN), ("image_std", OPENAI_DATASET_STD))
     )
     return (pictures - mean) / std
+
+
+def open_clip_model(
+    model: str, pretrained: str | Path, trust_torchscript: bool = False
+) -> tuple[nn.Module, Tokenizer, dict[str, Any]]:
+    """A CLIP model, its tokenizer, and what was opened.
+
+    Weights that were trained with the activation QuickGELU, OpenAI's above all, give plausible but wrong values in a
+    model without it. Of published tags this is known, and so it is of OpenAI's own archives (TorchScript); of other
+    files the path tells it at best.
+
+    Args:
+        model: A name out of `open_clip.list_models()`.
+        pretrained: A tag of published weights, which are looked up in the local cache or downloaded; or a file.
+        trust_torchscript: Whether to open a file of TorchScript, as OpenAI's own are. It is a program: trust its
+            author.
+
+    Returns:
+        Model, tokenizer, and plain data for a result's record: "model", "pretrained", of a file "sha256", and perhaps
+        "warning".
+    """
+    import open_clip
+
+    if model not in open_clip.list_models():
+        raise InputError(f"model {model}: open_clip has no such model, see open_clip.list_models()")
+    file, tag = Path(pretrained), open_clip.get_pretrained_cfg(model, str(pretrained))
+    if not tag and not file.is_file():
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+        raise InputError(f"pretrained {pretrained}: no file, nor a tag of {model}; give a file or one of: {tags}")
+    record = {"model": model, "pretrained": str(pretrained) if tag else file.name}
+    scripted = not tag and is_torchscript(file)
+    quick = f"{model}-quickgelu"
+    if quick in open_clip.list_models():
+        if scripted or tag.get("quick_gelu"):
+            raise InputError(f"model {model}: weights {pretrained} were trained with QuickGELU; use {quick}")
+        if not tag and "openai" in str(file.resolve()).lower():
+            record["warning"] = f"model {model}: {file.name} seems to be OpenAI's, and those weights need {quick}"
+            rank_zero_warn(record["warning"])
+    if scripted and not trust_torchscript:
+        raise InputError(f"pretrained {pretrained}: {UNTRUSTED.format(call='CLIPSimilarity')}")
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)  # open_clip logs what it is about to raise
+    try:
+        if scripted:
+            network = open_clip.create_model(model, pretrained_text=False)
+            network.load_state_dict(_scripted_weights(file))
+        else:
+            network = open_clip.create_model(model, pretrained=str(pretrained), weights_only=True)
+        tokenizer = open_clip.get_tokenizer(model)
+    except Exception as error:  # of pickle, zipfile, safetensors, the Hub, the interpreter of TorchScript
+        if not tag:
+            message = f"no weights of {model} ({reason(error)}); check the file"
+        else:
+            message = (
+                f"weights of {model} are neither in the local cache nor to be downloaded ({reason(error)}); open them "
+                "once where there is a network, or give pretrained= a file"
+            )
+        raise InputError(f"pretrained {pretrained}: {message}") from error
+    finally:
+        logging.disable(before)
+    if not tag:
+        record["sha256"] = sha256(file)
+    return network, tokenizer, record
+
+
+def _scripted_weights(file: Path) -> dict[str, Tensor]:
+    """The weights in an archive like OpenAI's, without its settings."""
+    settings = ("input_resolution", "context_length", "vocab_size")
+    return {name: value for name, value in load_torchscript(file).state_dict().items() if name not in settings}

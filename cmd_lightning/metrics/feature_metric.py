@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from cmd_lightning import compat
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, reason
 from cmd_lightning.metrics.feature_networks import open_feature
 from cmd_lightning.metrics.inputs import unit_range
-from cmd_lightning.metrics.protocol import Protocol
+from cmd_lightning.metrics.precision import KeepsPrecision
+from cmd_lightning.metrics.preparation import Preparation
 from cmd_lightning.metrics.sample_size import bootstrap_interval, distance_curve
 from cmd_lightning.provenance import state_sha256
 
-NO_SHAPE = 2**62
-"""Above any shape: of a process that has seen no clip."""
+NO_SHAPE = 2**62  # above any shape: of a process that has seen no clip
 
 ONE_SHAPE = (
     "video of (C, T, H, W) {} after {}: bring all clips to one number of frames and one size first, or the distance "
@@ -27,13 +27,13 @@ ONE_SHAPE = (
 )
 
 
-class FeatureMetric(compat.KeepsPrecision, Metric):
+class FeatureMetric(KeepsPrecision, Metric):
     """A metric over the features of clips.
 
     Args:
         feature: Network from clips `(B, C, T, H, W)`, float in [0, 1], to features `(B, d)`, which is used as it is,
             see `Frozen`; or what `open_feature` opens: "i3d", a weights file, ...
-        preset: How clips are prepared for the network: see `Protocol.parse`.
+        preset: How clips are prepared for the network: see `Preparation.parse`.
         num_features: d; if None, the network's attribute `num_features`, else the width of what it makes of a black
             clip of 16 frames of 64x64.
 
@@ -44,11 +44,12 @@ class FeatureMetric(compat.KeepsPrecision, Metric):
     is_differentiable = False
     full_state_update = False
     feature_network = "feature"  # where torchmetrics' FeatureShare looks
+    plot = compat.plot  # torchmetrics asks each metric for it
 
     def __init__(
         self,
         feature: nn.Module | str | Path = "i3d",
-        preset: str | Protocol | None = None,
+        preset: str | Preparation | None = None,
         num_features: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -57,25 +58,16 @@ class FeatureMetric(compat.KeepsPrecision, Metric):
         self.num_features = num_features or getattr(self.feature, "num_features", None) or self._measured()
 
     def _measured(self) -> int:
-        weight = next(self.feature.parameters(), torch.empty(0))
+        device = next(self.feature.parameters(), torch.empty(0)).device
         try:
-            return self.feature(torch.zeros(1, 3, 16, 64, 64, device=weight.device)).shape[1]
+            return self.feature(torch.zeros(1, 3, 16, 64, 64, device=device)).shape[1]
         except (RuntimeError, ValueError) as error:
-            problem = str(error).splitlines()[0]
-            raise InputError(f"num_features None: give it, the feature network does not tell ({problem})") from error
+            raise InputError(
+                f"num_features None: give it, the feature network does not tell ({reason(error)})"
+            ) from error
 
     def features(self, video: Tensor) -> Tensor:
-        """Features of clips.
-
-        Args:
-            video: `(B, C, T, H, W)`, uint8 or float in [0, 1].
-
-        Returns:
-            `(B, d)`, of single precision at least.
-
-        Raises:
-            InputError: The clips or the features have another shape, or are not finite.
-        """
+        """Features `(B, d)`, of single precision at least, of clips `(B, C, T, H, W)`, uint8 or float in [0, 1]."""
         features = self.feature(unit_range(video))
         if features.shape != (len(video), self.num_features):
             raise InputError(f"feature: gave {tuple(features.shape)}, not {(len(video), self.num_features)}")
@@ -104,33 +96,24 @@ class FeatureMetric(compat.KeepsPrecision, Metric):
                     setattr(self, name, [torch.cat([self._none(), *state])])
         super().sync(*args, **kwargs)
 
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plots one value or several, as of `compute`, with matplotlib.
-
-        Args:
-            val: A value, or a list of them in order of time; None computes it.
-            ax: Axes to plot into.
-
-        Returns:
-            Figure and axes.
-        """
-        return compat.plot(self, val, ax)
-
 
 class FeatureDistance(FeatureMetric):
     """A distance between the features of two sets of clips, real ones and generated ones.
 
     States whose names begin with "real_" are those of the real clips.
 
+    Arguments are those of `FeatureMetric`, and:
+
     Args:
-        feature: As of `FeatureMetric`.
-        preset: As of `FeatureMetric`.
-        num_features: As of `FeatureMetric`.
         reset_real_features: Whether `reset` forgets the real clips too; False saves computing them each time.
-        keep_features: Whether all features are kept, as `curve` and `interval` need them.
+
+    Attributes:
+        keep_features: Whether all features are kept, as `curve` and `interval` need them. A subclass that keeps less
+            sets it before it calls this constructor.
     """
 
     higher_is_better = False
+    keep_features = True
 
     real_features: list[Tensor]
     fake_features: list[Tensor]
@@ -138,22 +121,21 @@ class FeatureDistance(FeatureMetric):
     def __init__(
         self,
         feature: nn.Module | str | Path = "i3d",
-        preset: str | Protocol | None = None,
+        preset: str | Preparation | None = None,
         num_features: int | None = None,
         reset_real_features: bool = True,
-        keep_features: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(feature, preset, num_features, **kwargs)
-        self.reset_real_features, self.keep_features = reset_real_features, keep_features
+        self.reset_real_features = reset_real_features
         self.add_state("shape_least", torch.full((4,), NO_SHAPE), dist_reduce_fx="min")
         self.add_state("shape_most", torch.zeros(4, dtype=torch.long), dist_reduce_fx="max")
-        if keep_features:
+        if self.keep_features:
             self.add_state("real_features", [], dist_reduce_fx="cat")
             self.add_state("fake_features", [], dist_reduce_fx="cat")
 
     @property
-    def full_state_update(self) -> bool:
+    def full_state_update(self) -> bool:  # type: ignore[override]  # torchmetrics has a plain attribute
         """Of torchmetrics' `forward`: the quicker way resets in between, and would count kept clips once more."""
         return not self.reset_real_features
 
@@ -162,11 +144,7 @@ class FeatureDistance(FeatureMetric):
         """The distance of features of real clips `(N, d)` and of generated ones `(M, d)`, a scalar."""
 
     def update(self, video: Tensor, real: bool) -> None:
-        """Take in clips.
-
-        Args:
-            video: `(B, C, T, H, W)`, uint8 or float in [0, 1].
-            real: Whether they are real, or generated.
+        """Take in clips `(B, C, T, H, W)`, uint8 or float in [0, 1]: real ones, or generated ones.
 
         Raises:
             InputError: The clips or their features have another shape or range than those before.
@@ -174,12 +152,7 @@ class FeatureDistance(FeatureMetric):
         self._take(self.features(video), real, tuple(video.shape[1:]))
 
     def update_features(self, features: Tensor, real: bool, clip_shape: tuple[int, ...] | None = None) -> None:
-        """Take in features.
-
-        Args:
-            features: `(B, d)`, as `features` gave them.
-            real: Whether they are of real clips, or of generated ones.
-            clip_shape: `(C, T, H, W)` of the clips, which must be the same for all; None if not known.
+        """Take in features `(B, d)`, as `features` gave them, of clips of this shape `(C, T, H, W)`, if it is known.
 
         Raises:
             InputError: Clips had another shape before.
@@ -206,11 +179,7 @@ class FeatureDistance(FeatureMetric):
         return tuple(self.shape_most.tolist()) if self.shape_most.any() else None
 
     def expect_shape(self, shape: tuple[int, ...]) -> None:
-        """Note the shape (C, T, H, W) of clips.
-
-        Raises:
-            InputError: There were others before: the distance would measure length or resolution.
-        """
+        """Note the shape (C, T, H, W) of clips; an error if others had another one before."""
         if self.clip_shape not in (None, shape):
             raise InputError(ONE_SHAPE.format(shape, self.clip_shape))
         self.shape_least = self.shape_most = torch.tensor(shape, device=self.device)
@@ -235,20 +204,25 @@ class FeatureDistance(FeatureMetric):
         real, fake = self.kept_features()
         return len(real), len(fake)
 
-    def check_counts(self, real: int, fake: int) -> None:
-        """Raise an InputError unless there are at least two clips of both kinds, all of one shape."""
+    def compute(self) -> Tensor:
+        """The distance, a scalar in double precision.
+
+        Raises:
+            InputError: Fewer than two clips of either kind, or clips of several shapes.
+        """
+        real, fake = self.counts()
         if min(real, fake) < 2:
             name = type(self).__name__
             raise InputError(f"{name} needs at least 2 real and 2 generated clips, not {real} and {fake}; give more")
         if self.clip_shape and (self.shape_least != self.shape_most).any():  # on two processes
             raise InputError(ONE_SHAPE.format(self.clip_shape, tuple(self.shape_least.tolist())))
+        return self._value()
+
+    def _value(self) -> Tensor:
+        return self.distance(*self.kept_features())
 
     def kept_features(self) -> tuple[Tensor, Tensor]:
-        """The features of the real clips `(N, d)` and of the generated ones `(M, d)`, of this process or synchronised.
-
-        Raises:
-            InputError: They were not kept.
-        """
+        """Features of the real clips `(N, d)` and of the generated ones `(M, d)`, of this process or synchronised."""
         if not self.keep_features:
             raise InputError("keep_features False: only sums of features were kept; set it to True")
         states = (self.real_features, self.fake_features)  # tensors while they are synchronised

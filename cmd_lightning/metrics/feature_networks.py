@@ -1,22 +1,31 @@
-"""open_feature: the network that a name, a file or a module stands for."""
+"""open_feature: the network for a name, a file or a module; dotted names are imported only when they are asked for."""
 
 from __future__ import annotations
 
+import pkgutil
 from pathlib import Path
+from typing import TypeVar
 
 from torch import nn
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.metrics.frozen import Frozen
-from cmd_lightning.metrics.i3d_weights import I3D_NAMES, open_i3d
-from cmd_lightning.metrics.importable import import_part, is_importable
-from cmd_lightning.metrics.protocol import Prepared, Protocol
+from cmd_lightning.metrics.i3d_weights import PUBLISHED, open_i3d
+from cmd_lightning.metrics.precision import Frozen
+from cmd_lightning.metrics.preparation import Preparation, Prepared
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
 
+ALIASES = {
+    "feature": {"shapes": "cmd_lightning.shapes.features.ShapesFeatures.from_pretrained"},
+    "clipsim": {"shapes": "cmd_lightning.shapes.sheets.SheetSimilarity.from_pretrained"},
+}
+"""Short names, by what is asked for."""
+
+Part = TypeVar("Part")
+
 
 def open_feature(
-    feature: nn.Module | str | Path, preset: str | Protocol | None = None, trust_torchscript: bool = False
+    feature: nn.Module | str | Path, preset: str | Preparation | None = None, trust_torchscript: bool = False
 ) -> nn.Module:
     """The network from clips `(B, C, T, H, W)`, float in [0, 1], to features `(B, d)`, frozen: see `Frozen`.
 
@@ -28,7 +37,7 @@ def open_feature(
             - "module.Class": anything importable that gives such a module when called without arguments;
             - "shapes": short for the features of the procedural world, see `ALIASES`;
             - an id or a folder of a VideoMAE or V-JEPA 2 checkpoint, see `TransformersFeatures`.
-        preset: How clips are prepared: see `Protocol.parse`. The I3D needs one, "stylegan-v" by default; the shapes
+        preset: How clips are prepared: see `Preparation.parse`. The I3D needs one, "stylegan-v" by default; the shapes
             features and those of transformers have a preparation of their own.
         trust_torchscript: Whether to open torchscript weights of unknown origin: see `open_i3d`.
 
@@ -36,11 +45,11 @@ def open_feature(
         InputError: Nothing of that name, or a preset where none applies.
     """
     if isinstance(feature, nn.Module):
-        network = feature if preset is None else Prepared(feature, Protocol.parse(preset))
+        network = feature if preset is None else Prepared(feature, Preparation.parse(preset))
     elif not isinstance(feature, str | Path):
         raise InputError(f"feature {feature!r:.60}: give a torch module, a name, or a file of weights")
     elif takes_preset(name := str(feature)):
-        network = open_i3d(name, Protocol.parse(preset or "stylegan-v"), trust_torchscript)
+        network = open_i3d(name, Preparation.parse(preset or "stylegan-v"), trust_torchscript)
     elif preset is not None:
         raise InputError(f"preset {preset}: feature {name} prepares clips in its own way; leave the preset out")
     elif is_importable(name, "feature"):
@@ -54,4 +63,24 @@ def open_feature(
 
 def takes_preset(name: str) -> bool:
     """Whether a name stands for an I3D, which needs to be told how clips are prepared for it."""
-    return name in I3D_NAMES or name.endswith(WEIGHT_SUFFIXES)
+    return name in PUBLISHED or name.endswith(WEIGHT_SUFFIXES)
+
+
+def is_importable(name: str, role: str) -> bool:
+    """Whether a name is an alias for this role, or names something in a Python module, as "package.Class"."""
+    if name in ALIASES.get(role, {}):
+        return True
+    return "." in name and all(part.isidentifier() for part in name.split(".")) and not Path(name).exists()
+
+
+def import_part(name: str, role: str, kind: type[Part]) -> Part:
+    """Import "package.Class", or what an alias stands for, and call it without arguments."""
+    name = ALIASES.get(role, {}).get(name, name)
+    try:
+        part = pkgutil.resolve_name(name)()
+    except Exception as error:  # a third-party module may raise anything when it is imported or called
+        wanted = f"a class or function that makes a {kind.__name__} without arguments"
+        raise InputError(f"{role} {name}: {error}; give {wanted}") from error
+    if not isinstance(part, kind):
+        raise InputError(f"{role} {name}: it makes a {type(part).__name__}, and must make a {kind.__name__}")
+    return part

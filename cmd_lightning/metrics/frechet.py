@@ -12,10 +12,9 @@ from torchmetrics.utilities import rank_zero_warn
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.feature_metric import FeatureDistance
 from cmd_lightning.metrics.inputs import check_features
-from cmd_lightning.metrics.protocol import Protocol
+from cmd_lightning.metrics.preparation import Preparation
 
-MOST_DRAWN = 10_000
-"""Samples that are drawn at most to estimate the bias of a number of clips; more have next to none."""
+MOST_DRAWN = 10_000  # samples to estimate the bias of a number of clips; more have next to none
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> Tensor:
@@ -89,17 +88,10 @@ def moments(x: Tensor, unbiased: bool = True) -> tuple[Tensor, Tensor]:
 
 
 def sampling_bias(cov: Tensor, real: int, fake: int, unbiased: bool = True, seed: int = 0) -> Tensor:
-    """Fréchet distance of two sets of these sizes drawn from one Gaussian: what so few samples alone bring about.
+    """Fréchet distance of two sets of these sizes from one Gaussian: what so few samples alone bring about.
 
     Of features that are not Gaussian it is an estimate. A covariance that is itself fitted to few samples lacks most of
     the variance that makes the distance: see `shrunk`.
-
-    Args:
-        cov: Covariance `(d, d)` of the Gaussian.
-        real: Samples in one set, at least 2.
-        fake: Samples in the other, at least 2.
-        unbiased: Whether covariances are sums over N - 1, or over N.
-        seed: Of the draw.
     """
     generator = torch.Generator().manual_seed(seed)
     root = _root(torch.zeros(len(cov)), cov.double().cpu())
@@ -128,13 +120,11 @@ class FrechetVideoDistance(FeatureDistance):
 
     Sums are kept in double precision, not features, so any number of clips takes the same room.
 
+    Arguments are those of `FeatureDistance`, and:
+
     Args:
-        feature: Network from clips `(B, C, T, H, W)`, float in [0, 1], to features `(B, d)`; or a name or a weights
-            file: see `open_feature`.
         preset: "stylegan-v", "videogpt", "tf", also with knobs set over it, as in "videogpt,antialias=true": see
-            `Protocol`. The I3D's is "stylegan-v" by default; other networks get clips as they are.
-        num_features: d; if None, the network's attribute `num_features`, else found by trying.
-        reset_real_features: Whether `reset` forgets the real clips too.
+            `Preparation`. The I3D's is "stylegan-v" by default; other networks get clips as they are.
         unbiased: Whether covariances are sums over N - 1, or over N; if None as the preset says, else over N - 1.
         keep_features: Keep the features instead of their sums, for `curve` and `interval`.
     """
@@ -142,25 +132,22 @@ class FrechetVideoDistance(FeatureDistance):
     plot_lower_bound = 0.0
 
     real_count: Tensor
-    real_sum: Tensor
-    real_gram: Tensor
     fake_count: Tensor
-    fake_sum: Tensor
-    fake_gram: Tensor
 
     def __init__(
         self,
         feature: nn.Module | str | Path = "i3d",
-        preset: str | Protocol | None = None,
+        preset: str | Preparation | None = None,
         num_features: int | None = None,
         reset_real_features: bool = True,
         unbiased: bool | None = None,
         keep_features: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(feature, preset, num_features, reset_real_features, keep_features, **kwargs)
-        protocol = getattr(self.feature, "protocol", None)
-        self.unbiased = unbiased if unbiased is not None else protocol.unbiased if protocol else True
+        self.keep_features = keep_features
+        super().__init__(feature, preset, num_features, reset_real_features, **kwargs)
+        preparation = getattr(self.feature, "preparation", None)
+        self.unbiased = unbiased if unbiased is not None else preparation.unbiased if preparation else True
         dim = self.num_features
         for kind in () if keep_features else ("real", "fake"):
             self.add_state(f"{kind}_count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
@@ -169,44 +156,28 @@ class FrechetVideoDistance(FeatureDistance):
 
     def _add(self, features: Tensor, real: bool) -> None:
         if self.keep_features:
-            return super()._add(features, real)
-        features = features.double()
-        if real:
-            self.real_count += len(features)
-            self.real_sum += features.sum(0)
-            self.real_gram += features.T @ features
-        else:
-            self.fake_count += len(features)
-            self.fake_sum += features.sum(0)
-            self.fake_gram += features.T @ features
-        return None
+            super()._add(features, real)
+            return
+        features, kind = features.double(), "real" if real else "fake"
+        for state, part in (("count", len(features)), ("sum", features.sum(0)), ("gram", features.T @ features)):
+            getattr(self, f"{kind}_{state}").add_(part)
 
     def counts(self) -> tuple[int, int]:
         """How many real and how many generated clips there are so far."""
         return super().counts() if self.keep_features else (int(self.real_count), int(self.fake_count))
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """The distance of two sets of features."""
+        """As for `FeatureDistance`."""
         return frechet_distance_from_features(x, y, self.unbiased)
 
     def compute(self) -> Tensor:
-        """The distance, a scalar in double precision.
+        """As for `FeatureDistance`.
 
         Warns if there are not more clips than features: it then measures their number more than anything else.
-
-        Raises:
-            InputError: Fewer than two clips of either kind.
         """
-        real, fake = self.counts()
-        self.check_counts(real, fake)
-        if self.keep_features:
-            x, y = self.kept_features()
-            value, cov = self.distance(x, y), moments(x, self.unbiased)[1] if min(real, fake) <= x.shape[1] else None
-        else:
-            mean, cov = self._moments(self.real_count, self.real_sum, self.real_gram)
-            fakes = self._moments(self.fake_count, self.fake_sum, self.fake_gram)
-            value = frechet_distance(mean, cov, *fakes)
+        value, (real, fake) = super().compute(), self.counts()
         if min(real, fake) <= self.num_features:
+            cov = moments(self.kept_features()[0], self.unbiased)[1] if self.keep_features else self._moments("real")[1]
             bias = sampling_bias(shrunk(cov, real), real, fake, self.unbiased)
             rank_zero_warn(
                 f"{real} real and {fake} generated clips for {self.num_features} features: two sets as small from one "
@@ -215,6 +186,12 @@ class FrechetVideoDistance(FeatureDistance):
             )
         return value
 
-    def _moments(self, count: Tensor, total: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
+    def _value(self) -> Tensor:
+        if self.keep_features:
+            return super()._value()
+        return frechet_distance(*self._moments("real"), *self._moments("fake"))
+
+    def _moments(self, kind: str) -> tuple[Tensor, Tensor]:
+        count, total, gram = (getattr(self, f"{kind}_{state}") for state in ("count", "sum", "gram"))
         mean = total / count
         return mean, (gram - count * mean.outer(mean)) / (count - int(self.unbiased))

@@ -31,11 +31,7 @@ MIXED = {
 
 
 def check_clip(video: Tensor) -> None:
-    """Refuse clips that the I3D cannot read.
-
-    Raises:
-        InputError: They are not `(B, 3, T, H, W)` with T of at least 9 and sides of at least 193.
-    """
+    """Reject clips that the I3D cannot read: not `(B, 3, T, H, W)`, too short or too small."""
     if video.ndim != 5:
         raise InputError(f"video {tuple(video.shape)}: give (B, 3, T, H, W)")
     check_rgb(video)
@@ -108,8 +104,7 @@ class I3D(nn.Module):
         for name, widths in MIXED.items():
             self.add_module(name, _Mixed(channels, widths))
             channels = widths[0] + widths[2] + widths[4] + widths[5]
-        self.logits = nn.Module()
-        self.logits.conv3d = nn.Conv3d(channels, self.num_features, 1)
+        self.logits = nn.ModuleDict({"conv3d": nn.Conv3d(channels, self.num_features, 1)})
 
     def trunk(self, video: Tensor) -> Tensor:
         """What is there and where: `(B, 1024, T / 8, H / 32, W / 32)`, rounded up, of clips `(B, 3, T, H, W)`."""
@@ -126,20 +121,14 @@ class I3D(nn.Module):
         return x
 
     def forward(self, video: Tensor) -> Tensor:
-        """Class scores of clips, before the softmax.
+        """Class scores `(B, 400)`, before the softmax, of clips `(B, 3, T, H, W)` in [-1, 1].
 
-        Args:
-            video: `(B, 3, T, H, W)` in [-1, 1], with T >= 9 and sides >= 193; 224 is usual.
-
-        Returns:
-            `(B, 400)`: the mean over time, and over space where sides are above 224.
-
-        Raises:
-            InputError: Another shape.
+        T is at least 9, and sides at least 193; 224 is usual. Scores are means over time, and over space where sides
+        are above 224.
         """
         check_clip(video)
         pooled = F.avg_pool3d(self.trunk(video), (2, 7, 7), stride=1)
-        return self.logits.conv3d(pooled).mean(dim=(2, 3, 4))
+        return self.logits["conv3d"](pooled).mean(dim=(2, 3, 4))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Take in weights, also in the spelling of hassony2's `model_rgb.pth`, also without `num_batches_tracked`.

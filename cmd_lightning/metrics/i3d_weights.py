@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from torchmetrics.utilities import rank_zero_warn
 
 from cmd_lightning.errors import InputError, reason
-from cmd_lightning.metrics.frozen import Frozen
 from cmd_lightning.metrics.i3d import I3D, check_clip
-from cmd_lightning.metrics.protocol import Prepared, Protocol
+from cmd_lightning.metrics.precision import Frozen
+from cmd_lightning.metrics.preparation import Preparation, Prepared
 from cmd_lightning.metrics.torchscript import UNTRUSTED, is_torchscript, load_torchscript
 
-VARIABLE = "CMD_I3D_WEIGHTS"
-"""Environment variable: the file that "i3d" stands for."""
+VARIABLE = "CMD_I3D_WEIGHTS"  # environment variable: the file that "i3d" stands for
 
 
 class Public(NamedTuple):
@@ -60,13 +59,10 @@ written, so none has been tried."""
 PUBLISHED = dict(zip(("i3d", "i3d-torchscript"), PUBLIC, strict=False))
 """Names of the weights of published FVD, and their git blob ids: the same weights plain and as TorchScript."""
 
-I3D_NAMES = tuple(PUBLISHED)
-
-TORCHSCRIPT_EPS = 1e-3
-"""Batch norm epsilon of the published TorchScript, whose features are those of the original in TensorFlow."""
+TORCHSCRIPT_EPS = 1e-3  # of the batch norms of the published TorchScript, whose features are those of the original
 
 
-def open_i3d(weights: str | Path, protocol: Protocol, trust_torchscript: bool = False) -> nn.Module:
+def open_i3d(weights: str | Path, preparation: Preparation, trust_torchscript: bool = False) -> nn.Module:
     """Open the I3D for distances.
 
     A name is looked up: "i3d" in the environment variable CMD_I3D_WEIGHTS, which names a file of any layout; then both
@@ -75,27 +71,34 @@ def open_i3d(weights: str | Path, protocol: Protocol, trust_torchscript: bool = 
     Args:
         weights: "i3d" or "i3d-torchscript"; or a file: a state dict (.pt, .pth, .safetensors) laid out as
             i3d_pretrained_400.pt, rgb_imagenet.pt or model_rgb.pth, or a TorchScript archive.
-        protocol: How clips are prepared.
+        preparation: How clips are prepared.
         trust_torchscript: Whether to open other TorchScript than the published one. It is a program: trust its author.
 
     Returns:
         Network from clips `(B, 3, T, H, W)`, float in [0, 1], to features `(B, 400)`, with attributes `num_features`;
         `name`, what distances are called after; `published`, whether it holds the Kinetics-only weights of published
-        FVD; and `origin`, a record of file, checksums, protocol and "warning", if any, as plain JSON data.
+        FVD; and `origin`, a record of file, checksums, preparation and "warning", if any, as plain JSON data.
 
     Raises:
         InputError: No file, none to be had, or not one of these weights.
     """
-    name = str(weights)
-    path, wanted = _where(name) if name in I3D_NAMES else (Path(name).expanduser(), None)
+    name = (os.environ.get(VARIABLE) if str(weights) == "i3d" else None) or str(weights)
+    wanted = PUBLISHED.get(name)
+    path = Path(torch.hub.get_dir(), "checkpoints", PUBLIC[wanted].file) if wanted else Path(name).expanduser()
     missing = not path.is_file()
     if missing and wanted is None:
         raise InputError(
             f"weights {path}: there is no such file; check the path (for i3d it is what {VARIABLE} names), or give one "
-            f"of {', '.join(I3D_NAMES)}"
+            f"of {', '.join(PUBLISHED)}"
         )
     if missing:
-        _download(name, path)
+        url = PUBLIC[PUBLISHED[name]].url
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path))  # under another name until it is complete
+        except (OSError, RuntimeError) as error:  # those of urllib are OSErrors
+            problem = f"no download from {url} ({reason(error)})"
+            raise InputError(f"weights {name}: {problem}; {_remedy(name)}") from error
     data = path.read_bytes()  # once: what is checked is what is opened
     blob, sha256 = git_blob_id(data), hashlib.sha256(data).hexdigest()
     if wanted not in (None, blob):
@@ -110,36 +113,20 @@ def open_i3d(weights: str | Path, protocol: Protocol, trust_torchscript: bool = 
         network = _open(data, blob, trust_torchscript)
     except InputError as error:
         raise InputError(f"weights {path}: {error}") from error
-    network.name, network.published = public.name, blob in PUBLISHED.values()
-    network.origin = {"weights": path.name, "sha256": sha256, "git_blob": blob, "what": public.what}
-    if not network.published:
+    prepared = Prepared(network, preparation)
+    prepared.name, prepared.published = public.name, blob in PUBLISHED.values()
+    record = {"weights": path.name, "sha256": sha256, "git_blob": blob, "what": public.what}
+    if not prepared.published:
         warning = f"weights {path.name}: {public.what}; distances over them are no published FVD and compare with none"
         rank_zero_warn(warning)
-        network.origin["warning"] = warning
-    return Frozen(Prepared(network, protocol))
+        record["warning"] = warning
+    prepared.origin = record | prepared.origin
+    return Frozen(prepared)
 
 
 def git_blob_id(data: bytes) -> str:
     """What `git hash-object` prints for a file of this content."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
-
-def _where(name: str) -> tuple[Path, str | None]:
-    """Where the weights of a name lie or are to lie, and the git blob id that they must have, if any."""
-    if name == "i3d" and os.environ.get(VARIABLE):
-        return Path(os.environ[VARIABLE]).expanduser(), None
-    blob = PUBLISHED[name]
-    return Path(torch.hub.get_dir(), "checkpoints", PUBLIC[blob].file), blob
-
-
-def _download(name: str, path: Path) -> None:
-    url = PUBLIC[PUBLISHED[name]].url
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path))  # under another name until it is complete
-    except (OSError, RuntimeError) as error:  # those of urllib are OSErrors
-        problem = reason(error)
-        raise InputError(f"weights {name}: no download from {url} ({problem}); {_remedy(name)}") from error
 
 
 def _remedy(name: str) -> str:
@@ -148,32 +135,26 @@ def _remedy(name: str) -> str:
 
 
 def _open(data: bytes, blob: str, trust_torchscript: bool) -> nn.Module:
-    if is_torchscript(io.BytesIO(data)):
-        known = blob in PUBLISHED.values()
-        if not (trust_torchscript or known):
-            raise InputError(UNTRUSTED.format(call="open_feature"))
-        return _Script(_load(data, script=True), TORCHSCRIPT_EPS if known else None)
-    state = _load(data)
+    scripted, known = is_torchscript(io.BytesIO(data)), blob in PUBLISHED.values()
+    if scripted and not (trust_torchscript or known):
+        raise InputError(UNTRUSTED.format(call="open_feature"))
+    try:
+        if scripted:
+            return _Script(load_torchscript(io.BytesIO(data)), TORCHSCRIPT_EPS if known else None)
+        if data[8:9] == b"{" and data[:1] != b"\x80":  # the length of a header of JSON, then that
+            from safetensors.torch import load
+
+            state: Any = load(data)
+        else:
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds: of pickle, zipfile, safetensors, the interpreter of TorchScript
+        raise InputError(f"cannot be opened ({reason(error)}); give a state dict of the I3D") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict):
         raise InputError(f"holds a {type(state).__name__}; give a state dict")
     network = I3D()
     network.load_state_dict(state)
     return network
-
-
-def _load(data: bytes, script: bool = False) -> Any:
-    try:
-        if script:
-            return load_torchscript(io.BytesIO(data))
-        if data[8:9] == b"{" and data[:1] != b"\x80":  # the length of a header of JSON, then that
-            from safetensors.torch import load
-
-            return load(data)
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # of many kinds: of pickle, zipfile, safetensors, the interpreter of TorchScript
-        problem = reason(error)
-        raise InputError(f"cannot be opened ({problem}); give a state dict of the I3D") from error
 
 
 class _Script(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cmd_lightning import compat
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.feature_metric import FeatureMetric
-from cmd_lightning.metrics.protocol import Protocol
+from cmd_lightning.metrics.preparation import Preparation
 
 
 def inception_score(logits: Tensor, splits: int = 10, seed: int = 42) -> tuple[Tensor, Tensor]:
@@ -43,13 +43,12 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 42) -> tuple[T
     order = np.random.RandomState(seed).permutation(len(logits))
     logs = logits.double()[torch.from_numpy(order).to(logits.device)].log_softmax(1)
     edges = [part * len(logs) // splits for part in range(splits + 1)]
-    scores = torch.stack([_score(logs[first:last]) for first, last in pairwise(edges)])
-    return scores.mean(), scores.std(correction=0)
-
-
-def _score(logs: Tensor) -> Tensor:
-    marginal = logs.logsumexp(0) - np.log(len(logs))
-    return (logs.exp() * (logs - marginal)).sum(1).mean().exp()
+    scores = []
+    for part in (logs[first:last] for first, last in pairwise(edges)):
+        marginal = part.logsumexp(0) - np.log(len(part))
+        scores.append((part.exp() * (part - marginal)).sum(1).mean().exp())
+    values = torch.stack(scores)
+    return values.mean(), values.std(correction=0)
 
 
 class VideoInceptionScore(FeatureMetric):
@@ -59,18 +58,11 @@ class VideoInceptionScore(FeatureMetric):
     2,048 clips in StyleGAN-V and 10,000 in most papers). With another classifier the values are another quantity: call
     them after it, as in "IS (I3D, Kinetics-400)".
 
-    All logits are kept.
+    All logits are kept. Arguments are those of `FeatureMetric`, whose network gives logits `(B, K)`, and:
 
     Args:
-        feature: Classifier from clips `(B, C, T, H, W)`, float in [0, 1], to logits `(B, K)`, before the softmax; or
-            what `open_feature` opens.
-        preset: How clips are prepared: see `Protocol`.
-        num_features: K; if None, the network's attribute `num_features`, else found by trying.
         splits: Number of parts.
         seed: Of the shuffling before the clips are cut into parts.
-
-    Raises:
-        InputError: `splits` is below 1.
     """
 
     higher_is_better = True
@@ -81,7 +73,7 @@ class VideoInceptionScore(FeatureMetric):
     def __init__(
         self,
         feature: nn.Module | str | Path,
-        preset: str | Protocol | None = None,
+        preset: str | Preparation | None = None,
         num_features: int | None = None,
         splits: int = 10,
         seed: int = 42,
@@ -94,39 +86,20 @@ class VideoInceptionScore(FeatureMetric):
         self.add_state("logits", [], dist_reduce_fx="cat")
 
     def update(self, video: Tensor) -> None:
-        """Take in generated clips `(B, C, T, H, W)`, uint8 or float in [0, 1].
-
-        Raises:
-            InputError: The clips or their logits have another shape or range.
-        """
-        self._take(self.features(video))
+        """Take in generated clips `(B, C, T, H, W)`, uint8 or float in [0, 1]."""
+        self.logits.append(self.features(video).double())
 
     def update_features(self, logits: Tensor) -> None:
         """Take in logits `(B, K)` that `features` gave."""
         compat.note_update(self)
-        self._take(logits)
-
-    def _take(self, logits: Tensor) -> None:
         self.logits.append(logits.double())
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation over the parts, two scalars in double precision.
-
-        Raises:
-            InputError: Fewer clips than parts.
-        """
+        """Mean and standard deviation over the parts, two scalars in double precision."""
         logits = torch.cat([self._none(), *self.logits]) if isinstance(self.logits, list) else self.logits
         return inception_score(logits, self.splits, self.seed)
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plots the mean of one value or of several, as of `compute`, with matplotlib.
-
-        Args:
-            val: A value, or a list of them in order of time; None computes it.
-            ax: Axes to plot into.
-
-        Returns:
-            Figure and axes.
-        """
+        """Plots the mean of one value or of several, as of `compute`: figure and axes."""
         value = self.compute() if val is None else val
         return compat.plot(self, [mean for mean, _ in value] if isinstance(value, list) else value[0], ax)

@@ -1,19 +1,18 @@
-"""What the metrics take, and what they refuse: clips in one value range, sets of features."""
+"""What metrics take, what they reject, and how pictures get a network's size."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from cmd_lightning.errors import InputError
 
 
 def unit_range(video: Tensor) -> Tensor:
-    """Clips `(B, C, T, H, W)`, uint8 or float in [0, 1], as float in [0, 1], of single precision at least.
-
-    Raises:
-        InputError: Another shape, type or range, or values that are not numbers.
-    """
+    """Clips `(B, C, T, H, W)`, uint8 or float in [0, 1], as float in [0, 1], of single precision at least."""
     if not isinstance(video, Tensor):
         raise InputError(f"video {type(video).__name__}: give a tensor (B, C, T, H, W)")
     if video.ndim != 5:
@@ -31,11 +30,7 @@ def unit_range(video: Tensor) -> Tensor:
 
 
 def check_rgb(video: Tensor) -> None:
-    """Refuse clips `(B, C, T, H, W)` that are not red, green and blue.
-
-    Raises:
-        InputError: Another number of channels, with the remedy.
-    """
+    """Reject clips `(B, C, T, H, W)` that are not red, green and blue."""
     if video.shape[1] != 3:
         remedies = {1: "repeat grey with video.expand(-1, 3, -1, -1, -1)", 4: "drop alpha with video[:, :3]"}
         remedy = remedies.get(video.shape[1], "give (B, 3, T, H, W)")
@@ -43,13 +38,26 @@ def check_rgb(video: Tensor) -> None:
 
 
 def check_features(x: Tensor, y: Tensor) -> None:
-    """Refuse two sets of features whose distance has no meaning.
-
-    Raises:
-        InputError: They are not (N, d) and (M, d), or there are fewer than two samples in either.
-    """
+    """Reject two sets of features whose distance has no meaning."""
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
         shapes = f"{tuple(x.shape)}, {tuple(y.shape)}"
         raise InputError(f"features of shapes {shapes}: give (N, d) and (M, d), at least two of each")
     if not (x.isfinite().all() and y.isfinite().all()):
         raise InputError("features: some are not finite; leave those clips out or repair what made them")
+
+
+def covering(pictures: Tensor, size: tuple[int, int], mode: Literal["bilinear", "bicubic"]) -> Tensor:
+    """The centre of images `(N, C, h, w)` in [0, 1], resized with antialiasing until they just cover the size.
+
+    For a square that is what torchvision's `Resize` of the shorter side and `CenterCrop` do, to the pixel.
+    """
+    height, width = pictures.shape[-2:]
+    # One side gets its size exactly; the other one, rounded down, is not below it.
+    if size[0] * width >= size[1] * height:
+        whole = size[0], size[0] * width // height
+    else:
+        whole = size[1] * height // width, size[1]
+    if (height, width) != whole:
+        pictures = interpolate(pictures, whole, mode=mode, antialias=True).clamp(0, 1)
+    top, left = (round((have - want) / 2) for have, want in zip(whole, size, strict=True))
+    return pictures[..., top : top + size[0], left : left + size[1]]

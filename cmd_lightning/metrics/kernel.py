@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cmd_lightning.metrics.feature_metric import FeatureDistance
 from cmd_lightning.metrics.inputs import check_features
-from cmd_lightning.metrics.protocol import Protocol
 
-ROWS = 256
-"""Samples whose kernels with all others are held at once."""
+ROWS = 256  # samples whose kernels with all others are held at once
 
 
 def kernel_distance(x: Tensor, y: Tensor) -> Tensor:
@@ -57,35 +52,9 @@ class KernelVideoDistance(FeatureDistance):
     literature; over features that see motion, of VideoMAE or V-JEPA, it stands beside FVD, which hardly does
     (arXiv 2404.12391, 2410.05203).
 
-    All features are kept.
-
-    Args:
-        feature: Network from clips `(B, C, T, H, W)`, float in [0, 1], to features `(B, d)`; or a name or a weights
-            file: see `open_feature`.
-        preset: How clips are prepared: see `Protocol`.
-        num_features: d; if None, the network's attribute `num_features`, else found by trying.
-        reset_real_features: Whether `reset` forgets the real clips too.
+    All features are kept. Arguments are those of `FeatureDistance`.
     """
 
-    def __init__(
-        self,
-        feature: nn.Module | str | Path = "i3d",
-        preset: str | Protocol | None = None,
-        num_features: int | None = None,
-        reset_real_features: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(feature, preset, num_features, reset_real_features, keep_features=True, **kwargs)
-
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """The distance of two sets of features."""
+        """As for `FeatureDistance`."""
         return kernel_distance(x, y)
-
-    def compute(self) -> Tensor:
-        """The distance, a scalar in double precision.
-
-        Raises:
-            InputError: Fewer than two clips of either kind.
-        """
-        self.check_counts(*self.counts())
-        return self.distance(*self.kept_features())

@@ -10,9 +10,8 @@ from torchmetrics import MeanMetric, Metric
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.clip_similarity import CLIPSimilarity
-from cmd_lightning.metrics.feature_networks import open_feature, takes_preset
+from cmd_lightning.metrics.feature_networks import import_part, is_importable, open_feature, takes_preset
 from cmd_lightning.metrics.frechet import FrechetVideoDistance
-from cmd_lightning.metrics.importable import import_part, is_importable
 from cmd_lightning.metrics.inception_score import VideoInceptionScore
 from cmd_lightning.metrics.kernel import KernelVideoDistance
 from cmd_lightning.metrics.per_frame import PerFrame
@@ -42,11 +41,7 @@ class Asked:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read "fvd", "frechet:shapes", "clipsim:ViT-L-14-quickgelu/openai" and the like.
-
-        Raises:
-            InputError: There is no such metric.
-        """
+        """Read "fvd", "frechet:shapes", "clipsim:ViT-L-14-quickgelu/openai" and the like."""
         kind, _, what = SHORT.get(text, text).partition(":")
         if kind in DISTANCES and not what:
             raise InputError(f"metrics {text}: say over which features, as in {kind}:shapes; there are {GRAMMAR}")
@@ -66,14 +61,7 @@ class Asked:
         return self.kind in (*DISTANCES, "is") and takes_preset(self.what)
 
     def build(self, networks: dict[str, nn.Module], preset: str | None, keep: bool, trust: bool) -> Metric:
-        """The metric.
-
-        Args:
-            networks: Feature networks that are open already, by name; it adds its own.
-            preset: How clips are prepared for the I3D.
-            keep: Whether a Fréchet distance keeps its features.
-            trust: Whether to open TorchScript of unknown origin.
-        """
+        """The metric, over one of the feature networks that are open already, or over one that it adds to these."""
         if self.kind == "clipsim":
             if is_importable(self.what, self.kind):
                 return import_part(self.what, self.kind, CLIPSimilarity)
@@ -90,27 +78,13 @@ class Asked:
             return FrechetVideoDistance(feature, keep_features=keep)
         return KernelVideoDistance(feature) if self.kind == "kernel" else VideoInceptionScore(feature)
 
-    def label(self, metric: Metric) -> str:
-        """What a value is called: as in the literature only over the networks that the literature means."""
-        if self.kind in PAIRED:
-            return self.kind
-        if self.kind == "clipsim":
-            return self.kind if self == Asked.parse(self.kind) else f"clip_similarity({metric.name})"
-        name = getattr(metric.feature, "name", self.what)
-        if self.kind == "is":
-            return f"inception_score({name})"
-        published, otherwise = DISTANCES[self.kind]
-        return published if getattr(metric.feature, "published", False) else f"{otherwise}({name})"
-
 
 def _lpips() -> Metric:
-    from urllib.error import URLError
-
     from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
 
     try:
         return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
-    except (URLError, OSError, ModuleNotFoundError) as error:
+    except (OSError, ModuleNotFoundError) as error:  # those of urllib are OSErrors
         raise InputError(
             f"metrics lpips: no download of its AlexNet ({error}); put the file into torch.hub's folder of checkpoints"
         ) from error

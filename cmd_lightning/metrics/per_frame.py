@@ -45,25 +45,17 @@ class PerFrame(WrapperMetric):
         self.metric = metric
 
     @property
-    def higher_is_better(self) -> bool | None:
+    def higher_is_better(self) -> bool | None:  # type: ignore[override]  # torchmetrics has a plain attribute
         """As of the metric of images."""
         return self.metric.higher_is_better
 
     @property
-    def is_differentiable(self) -> bool | None:
+    def is_differentiable(self) -> bool | None:  # type: ignore[override]  # torchmetrics has a plain attribute
         """As of the metric of images."""
         return self.metric.is_differentiable
 
     def update(self, prediction: Tensor, video: Tensor) -> None:
-        """Take in clips.
-
-        Args:
-            prediction: Like `video`.
-            video: `(B, C, T, H, W)`, uint8 or float in [0, 1].
-
-        Raises:
-            InputError: The shapes differ, or a shape or range is wrong.
-        """
+        """Take in clips `(B, C, T, H, W)`, uint8 or float in [0, 1], two sets of one shape."""
         self.metric.update(*_frames(prediction, video))
 
     def forward(self, prediction: Tensor, video: Tensor) -> Any:

@@ -6,19 +6,14 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-RANGE = 2.0
-"""Width of the value range [-1, 1] of a video."""
-
+RANGE = 2.0  # width of the value range [-1, 1] of a video
 SCORES = ("psnr", "ssim", "psnr_of_mean_frame", "psnr_of_best_frame")
-"""Names of what `scores` gives."""
 
 
 def psnr(prediction: Tensor, video: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each clip over all its frames, `(B,)` in dB.
 
-    Args:
-        prediction: Like `video`, or with a single frame, which then stands for all.
-        video: `(B, C, T, H, W)` in [-1, 1].
+    Videos are `(B, C, T, H, W)` in [-1, 1]; a prediction with a single frame stands for all frames.
     """
     prediction = prediction.float().clamp(-1, 1).expand_as(video).contiguous()
     # A floor of 1e-10 on the squared error keeps a perfect clip finite, at 106 dB.
@@ -33,7 +28,7 @@ def ssim(prediction: Tensor, video: Tensor) -> Tensor:
     # Unlike PSNR it is not the same for shifted values: its luminance term wants them to start at 0.
     frames, targets = ((x.float().transpose(1, 2).flatten(0, 1) + 1) / RANGE for x in (prediction, video))
     value = structural_similarity_index_measure(frames, targets, data_range=1.0, reduction="none")
-    return value.view(len(video), -1).mean(1)
+    return value.view(len(video), -1).mean(1)  # type: ignore[union-attr]  # a tuple only with return_full_image
 
 
 def scores(reconstruction: Tensor, video: Tensor) -> dict[str, Tensor]:

@@ -15,17 +15,8 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 def distance_curve(x: Tensor, y: Tensor, distance: Distance, seed: int = 0) -> dict[int, float]:
     """The distance at a quarter, at half and at all of the samples, by their number in the second set.
 
-    Both sets are shuffled and cut into four, two and one parts; the value is the mean over the parts, so all samples
-    count at each size.
-
-    Args:
-        x: Features `(N, d)`, N >= 8.
-        y: Features `(M, d)`, M >= 8.
-        distance: Of two sets of features.
-        seed: Of the shuffling.
-
-    Raises:
-        InputError: There are fewer than eight samples in a set.
+    Both sets, `(N, d)` and `(M, d)`, are shuffled and cut into four, two and one parts; the value is the mean over the
+    parts, so all samples count at each size.
     """
     if min(len(x), len(y)) < 8:
         raise InputError(f"features of {len(x)} and {len(y)} samples: a curve needs at least eight of each")
@@ -43,9 +34,6 @@ def extrapolated(curve: Mapping[int, float]) -> float:
     """Where the least-squares line of a distance over 1/N reaches infinitely many samples (as FID∞, arXiv 1911.07023).
 
     The 1/N law holds for N above the number of features; with fewer the value can even be negative.
-
-    Args:
-        curve: Distances by number of samples, at least two.
     """
     inverse = torch.tensor([1 / number for number in curve], dtype=torch.float64)
     values = torch.tensor(list(curve.values()), dtype=torch.float64)
@@ -61,14 +49,6 @@ def bootstrap_interval(
     Drawing with repeats makes sets poorer and so their distance larger; the resampled distances are therefore moved so
     that their mean is the distance of the sets themselves. What remains is the scatter by the choice of samples, not
     the bias of their number.
-
-    Args:
-        x: Features `(N, d)`.
-        y: Features `(M, d)`.
-        distance: Of two sets of features.
-        resamples: How many pairs of sets are drawn, at least 2.
-        confidence: Share of the resampled distances that the interval holds, in (0, 1).
-        seed: Of the draws.
     """
     if resamples < 2 or not 0 < confidence < 1:
         raise InputError(f"resamples {resamples}, confidence {confidence}: give at least 2, and between 0 and 1")

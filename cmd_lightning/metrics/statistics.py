@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cmd_lightning.atomic_files import replaced
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, reason
 from cmd_lightning.metrics.feature_metric import FeatureDistance
 
 FORMAT = "cmd-lightning video statistics 1"
@@ -86,11 +86,7 @@ def load_statistics(path: str | Path, metrics: Mapping[str, FeatureDistance], re
 
 
 def describe_statistics(path: str | Path) -> dict[str, Any]:
-    """What was saved about the clips.
-
-    Raises:
-        InputError: It is no file of statistics.
-    """
+    """What was saved about the clips."""
     return _open(path)[0]["about"]
 
 
@@ -103,10 +99,8 @@ def _open(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise ValueError("its metadata say something else")
         return {name: json.loads(text) for name, text in facts.items()}, tensors
     except (OSError, SafetensorError, ValueError) as error:
-        problem = str(error).splitlines()[0]
-        raise InputError(
-            f"statistics {path}: no statistics of real clips ({problem}); give a file that --save-statistics wrote"
-        ) from error
+        remedy = "give a file that `save_statistics` wrote, or --save-statistics"
+        raise InputError(f"statistics {path}: no statistics of real clips ({reason(error)}); {remedy}") from error
 
 
 def is_first() -> bool:

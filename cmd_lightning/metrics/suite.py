@@ -15,28 +15,34 @@ from cmd_lightning.metrics.clip_similarity import CLIPSimilarity
 from cmd_lightning.metrics.feature_metric import FeatureDistance, FeatureMetric
 from cmd_lightning.metrics.inception_score import VideoInceptionScore
 from cmd_lightning.metrics.inputs import unit_range
-from cmd_lightning.metrics.names import PAIRED, Asked
+from cmd_lightning.metrics.names import DISTANCES, PAIRED, SHORT, Asked
 from cmd_lightning.metrics.per_frame import PerFrame
 from cmd_lightning.metrics.precision import OwnPrecision
 from cmd_lightning.metrics.reconstruction import psnr, ssim
 from cmd_lightning.metrics.sample_size import extrapolated
 
-FEWEST = 8
-"""Clips for a curve over their number."""
+FEWEST = 8  # clips for a curve over their number
 
 
 @dataclass(frozen=True)
-class Entry:
+class SuiteMetric(Asked):
     """A metric of the suite, and the set of generated clips it is fed with."""
 
-    asked: Asked
     fake: str
     metric: Metric
 
     @property
     def label(self) -> str:
-        """What its value is called."""
-        return self.asked.label(self.metric)
+        """What its value is called: as in the literature only over the networks that the literature means."""
+        if self.kind in PAIRED or SHORT.get(self.kind) == f"clipsim:{self.what}":
+            return self.kind
+        if self.kind == "clipsim":
+            return f"clip_similarity({self.metric.name})"
+        name = getattr(self.metric.feature, "name", self.what)
+        if self.kind == "is":
+            return f"inception_score({name})"
+        published, otherwise = DISTANCES[self.kind]
+        return published if getattr(self.metric.feature, "published", False) else f"{otherwise}({name})"
 
 
 class MetricSuite(nn.Module):
@@ -47,7 +53,7 @@ class MetricSuite(nn.Module):
             kernel:FEATURE (as `open_feature` knows them), is:CLASSIFIER (an I3D or "package.Class"), clipsim:MODEL/TAG
             (of open_clip) and clipsim:METRIC ("package.Class" that makes a `CLIPSimilarity`, or shapes).
         fakes: Names of the sets of generated clips, each with the kinds of metrics that it gets; None for all.
-        preset: How clips are prepared for the I3D: see `Protocol.parse`.
+        preset: How clips are prepared for the I3D: see `Preparation.parse`.
         intervals: Whether distances keep their features, and tell a curve over the number of clips, its extrapolation
             and an interval too.
         trust_torchscript: Whether to open TorchScript of unknown origin: see `open_i3d`.
@@ -75,7 +81,7 @@ class MetricSuite(nn.Module):
         self.intervals = intervals
         networks: dict[str, nn.Module] = {}
         self.entries = [
-            Entry(one, fake, one.build(networks, preset, intervals, trust_torchscript))
+            SuiteMetric(one.kind, one.what, fake, one.build(networks, preset, intervals, trust_torchscript))
             for fake, kinds in fakes.items()
             for one in asked
             if kinds is None or one.kind in kinds
@@ -85,16 +91,17 @@ class MetricSuite(nn.Module):
             if twice := [label for label in labels if labels.count(label) > 1]:
                 raise InputError(f"metrics {', '.join(metrics)}: {twice[0]} comes out twice; ask for one of the two")
         self.metrics = OwnPrecision({str(number): entry.metric for number, entry in enumerate(self.entries)})
-        self.counts = OwnPrecision({fake: SumMetric() for fake in fakes})
+        self.count_of = {fake: SumMetric() for fake in fakes}
+        self.counts = OwnPrecision(self.count_of)
 
     def asks(self, kind: str | None = None, fake: str = "fake") -> bool:
         """Whether a set of generated clips has a metric of a kind, as "clipsim", or any at all."""
-        return any(entry.fake == fake and kind in (None, entry.asked.kind) for entry in self.entries)
+        return any(entry.fake == fake and kind in (None, entry.kind) for entry in self.entries)
 
     @property
     def paired(self) -> bool:
         """Whether a metric compares each generated clip with the real one it stands for."""
-        return any(entry.asked.kind in PAIRED for entry in self.entries)
+        return any(entry.kind in PAIRED for entry in self.entries)
 
     @property
     def distances(self) -> dict[str, FeatureDistance]:
@@ -109,25 +116,22 @@ class MetricSuite(nn.Module):
     def update_real(self, video: Tensor) -> None:
         """Take in real clips `(B, C, T, H, W)`, uint8 or float in [0, 1]."""
         features = shared_features(video)
-        for metric in self.metrics.values():
-            if isinstance(metric, FeatureDistance):
-                metric.update_features(features(metric), True, tuple(video.shape[1:]))
+        for entry in self.entries:
+            if isinstance(entry.metric, FeatureDistance):
+                entry.metric.update_features(features(entry.metric), True, tuple(video.shape[1:]))
 
     def update(
         self, video: Tensor, fake: str = "fake", captions: Sequence[str] | None = None, real: Tensor | None = None
     ) -> None:
-        """Take in generated clips.
+        """Take in generated clips `(B, C, T, H, W)`, uint8 or float in [0, 1].
 
         Args:
-            video: `(B, C, T, H, W)`, uint8 or float in [0, 1].
+            video: The clips.
             fake: The set they belong to.
             captions: What each should show, for CLIP similarities.
             real: The real clips that they stand for, like `video`, for PSNR, SSIM and LPIPS.
-
-        Raises:
-            InputError: Another shape or range; of pairs, two shapes.
         """
-        self.counts[fake].update(len(video))
+        self.count_of[fake].update(len(video))
         features = shared_features(video)
         for entry in self.entries:
             metric = entry.metric
@@ -139,16 +143,18 @@ class MetricSuite(nn.Module):
                 metric.update_features(features(metric))
             elif isinstance(metric, CLIPSimilarity):
                 metric.update(video, captions)
+            elif real is None:
+                raise InputError(f"real None: {entry.label} compares clips with the real ones; give them too")
             elif isinstance(metric, PerFrame):
                 metric.update(video, real)
             else:
-                metric.update(pair_scores(entry.asked.kind, video, real))
+                metric.update(pair_scores(entry.kind, video, real))
 
     def results(self) -> list[dict[str, Any]]:
         """What every metric came to, as plain data: a record each. To be called on every process."""
         return [self.record(entry) for entry in self.entries]
 
-    def record(self, entry: Entry) -> dict[str, Any]:
+    def record(self, entry: SuiteMetric) -> dict[str, Any]:
         """The value of a metric with what it was computed over; warnings go into it too."""
         metric = entry.metric
         result: dict[str, Any] = {"metric": entry.label, "of": entry.fake}
@@ -156,7 +162,7 @@ class MetricSuite(nn.Module):
             warnings.simplefilter("always")
             value = metric.compute()
         told = [str(warning.message) for warning in caught]
-        clips = {"fake": int(self.counts[entry.fake].compute())}
+        clips = {"fake": int(self.count_of[entry.fake].compute())}
         if isinstance(metric, VideoInceptionScore):
             result |= {"value": float(value[0]), "standard_deviation": float(value[1]), "splits": metric.splits}
         else:
@@ -164,17 +170,17 @@ class MetricSuite(nn.Module):
         if isinstance(metric, FeatureDistance):
             with metric.sync_context():
                 clips = dict(zip(("real", "fake"), metric.counts(), strict=True))
-            if entry.asked.kind == "frechet":
+            if entry.kind == "frechet":
                 result["unbiased_covariance"] = metric.unbiased
             if self.intervals and min(clips.values()) < FEWEST:
                 told.append(f"no interval of {min(clips.values())} clips; give at least {FEWEST}")
             elif self.intervals:
                 curve = metric.curve()
                 result |= {"at": curve, "extrapolated": extrapolated(curve), "interval_95": metric.interval()}
-                if entry.asked.kind == "frechet" and min(curve) <= metric.num_features:
+                if entry.kind == "frechet" and min(curve) <= metric.num_features:
                     told.append(f"extrapolated from sets not larger than the {metric.num_features} features: a guess")
-        if entry.asked.kind in PAIRED:
-            result["average"] = PAIRED[entry.asked.kind]
+        if entry.kind in PAIRED:
+            result["average"] = PAIRED[entry.kind]
         origin = getattr(metric, "origin", {})
         told += [origin["warning"]] if "warning" in origin else []
         details = {"features": origin, "warnings": told}
@@ -182,19 +188,18 @@ class MetricSuite(nn.Module):
 
     def reset(self) -> None:
         """Forget all clips."""
-        for metric in (*self.metrics.values(), *self.counts.values()):
+        for metric in (*(entry.metric for entry in self.entries), *self.count_of.values()):
             metric.reset()
 
 
 def shared_features(video: Tensor) -> Callable[[FeatureMetric], Tensor]:
-    """A function that gives the features of a metric's network, computed once for all metrics that share it."""
-    known: dict[int, Tensor] = {}
+    """Features of clips by metric, computed once for all metrics that share a network."""
+    known: dict[nn.Module, Tensor] = {}
 
     def features(metric: FeatureMetric) -> Tensor:
-        key = id(metric.feature)
-        if key not in known:
-            known[key] = metric.features(video)
-        return known[key]
+        if metric.feature not in known:
+            known[metric.feature] = metric.features(video)
+        return known[metric.feature]
 
     return features
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import warnings
 import zipfile
+from functools import reduce
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
+
+from cmd_lightning.errors import InputError
 
 UNTRUSTED = (
     "TorchScript of unknown origin is a program that would be run; give a state dict, or if you trust its author "
@@ -34,3 +37,32 @@ def load_torchscript(file: Path | BinaryIO) -> torch.jit.ScriptModule:
     """Open a trusted archive on the CPU, by the interpreter of TorchScript and never by pickle."""
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # that TorchScript is deprecated
         return torch.jit.load(file, map_location="cpu")
+
+
+@torch.no_grad()
+def set_script_eps(script: torch.jit.ScriptModule, eps: float) -> None:
+    """As `set_batch_norm_eps`. Epsilon is a constant there, so the difference is added to the variance instead."""
+    # The graph tells both of scripted and of traced networks, and of batch norms that are no modules of their own.
+    network: Any = script  # torch does not type what is within
+    graph = network.inlined_graph  # its nodes live as long as it does
+    shifts: dict[tuple[str, ...], float] = {}
+    for node in graph.findAllNodes("aten::batch_norm"):
+        _, _, _, _, variance, _, _, baked, _ = node.inputs()
+        path = _path(baked)
+        shifts[_path(variance)] = eps - (reduce(getattr, path, network) if path else baked.toIValue())
+    if not shifts or () in shifts:
+        raise InputError(
+            f"batch_norm_eps {eps:g}: the TorchScript network does not show its batch norms, to which it would apply; "
+            "set batch_norm_eps=none to take them as they are, or give a plain state dict"
+        )
+    for path, shift in shifts.items():
+        reduce(getattr, path, network).add_(shift)
+
+
+def _path(value: Any) -> tuple[str, ...]:
+    """Names that lead from the network to what a value of its graph holds; empty if it is no attribute."""
+    names, node = [], value.node()
+    while node.kind() == "prim::GetAttr":
+        names.append(node.s("name"))
+        node = next(node.inputs()).node()
+    return tuple(reversed(names)) if node.kind() == "prim::Param" else ()

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cmd_lightning.errors import InputError
-from cmd_lightning.metrics.covering import covering
-from cmd_lightning.metrics.inputs import check_rgb
+from cmd_lightning.errors import InputError, reason
+from cmd_lightning.metrics.inputs import check_rgb, covering
 from cmd_lightning.provenance import sha256
 
 # transformers takes seconds to import, so it is imported where it is needed.
@@ -49,12 +47,14 @@ class TransformersFeatures(nn.Module):
     """
 
     published = False
+    image_mean: Tensor
+    image_std: Tensor
 
     def __init__(self, checkpoint: str) -> None:
         super().__init__()
         folder = _folder(checkpoint)
         self.model, self.norm = _load(checkpoint, folder)
-        config = self.model.config
+        self.config = config = self.model.config
         self.name = folder.resolve().name if Path(checkpoint).is_dir() else checkpoint
         self.num_features: int = config.hidden_size
         self.is_vjepa = config.model_type == "vjepa2"
@@ -66,7 +66,7 @@ class TransformersFeatures(nn.Module):
         self.origin: dict[str, Any] = {
             "checkpoint": self.name,
             "sha256": sha256(*_weights(folder)),
-            "transformers": _version(),
+            "transformers": version("transformers"),
             "preparation": {
                 "resize": "crop", "size": list(self.size), "filter": "bilinear", "antialias": True,
                 "normalisation": processor, **values,
@@ -77,38 +77,22 @@ class TransformersFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, video: Tensor) -> Tensor:
-        """Features of clips.
-
-        Args:
-            video: `(B, 3, T, H, W)`, float in [0, 1].
-
-        Returns:
-            `(B, num_features)` in single precision.
-
-        Raises:
-            InputError: Another number of channels, or of frames than the encoder takes.
-        """
+        """Features `(B, num_features)`, in single precision, of clips `(B, 3, T, H, W)`, float in [0, 1]."""
         check_rgb(video)
-        self._check_frames(video.shape[2])
-        frames = covering(video.float().transpose(1, 2).flatten(0, 1), self.size, "bilinear")
-        clips = ((frames - self.image_mean) / self.image_std).unflatten(0, (len(video), -1))  # (B, T, 3, h, w)
+        config, frames = self.config, video.shape[2]
+        given = f"video of {frames} frames: {self.name} takes"
+        if self.is_vjepa and (frames < 1 or frames % config.tubelet_size):
+            raise InputError(f"{given} multiples of {config.tubelet_size}; read such")
+        if not self.is_vjepa and frames != config.num_frames:
+            raise InputError(f"{given} exactly {config.num_frames}; read clips of that many")
+        images = covering(video.float().transpose(1, 2).flatten(0, 1), self.size, "bilinear")
+        clips = ((images - self.image_mean) / self.image_std).unflatten(0, (len(video), -1))  # (B, T, 3, h, w)
         if self.is_vjepa:
             states = self.model(pixel_values_videos=clips, skip_predictor=True).last_hidden_state
         else:
             states = self.model(pixel_values=clips).last_hidden_state
         features = states.mean(1)
         return features if self.norm is None else self.norm(features)
-
-    def _check_frames(self, frames: int) -> None:
-        config = self.model.config
-        if self.is_vjepa and (frames < 1 or frames % config.tubelet_size):
-            raise InputError(
-                f"video of {frames} frames: {self.name} takes multiples of {config.tubelet_size}; read such"
-            )
-        if not self.is_vjepa and frames != config.num_frames:
-            raise InputError(
-                f"video of {frames} frames: {self.name} takes exactly {config.num_frames}; read clips of that many"
-            )
 
 
 def _folder(checkpoint: str) -> Path:
@@ -123,7 +107,7 @@ def _folder(checkpoint: str) -> Path:
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
             f"checkpoint {checkpoint}: no folder, neither in the local cache nor to be downloaded "
-            f"({str(error).splitlines()[0]}); check the id, or give the folder of a VideoMAE or V-JEPA 2"
+            f"({reason(error)}); check the id, or give the folder of a VideoMAE or V-JEPA 2"
         ) from error
     return folder
 
@@ -136,43 +120,33 @@ def _weights(folder: Path) -> list[Path]:
     return []
 
 
-def _load(checkpoint: str, folder: Path) -> tuple[nn.Module, nn.Module | None]:
+def _load(checkpoint: str, folder: Path) -> tuple[Any, nn.Module | None]:
     """The encoder, and the norm that follows the mean if it has one there."""
     from transformers import AutoConfig, AutoModel, VideoMAEForVideoClassification
+    from transformers.utils import logging
 
+    verbosity = logging.get_verbosity()
     wanted = "give the id or the folder of a VideoMAE or V-JEPA 2 checkpoint of transformers"
     try:
         config = AutoConfig.from_pretrained(folder)
         if config.model_type not in ("videomae", "vjepa2"):
             raise InputError(f"checkpoint {checkpoint}: a model of type {config.model_type}; {wanted}")
         classifier = config.architectures == ["VideoMAEForVideoClassification"] and config.use_mean_pooling
-        kind = VideoMAEForVideoClassification if classifier else AutoModel
-        with _quiet():
-            model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        kind: Any = VideoMAEForVideoClassification if classifier else AutoModel
+        logging.set_verbosity_error()  # else it reports weights that have no place in the encoder: heads and decoders
+        model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     except InputError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"checkpoint {checkpoint}: cannot be opened ({reason}); {wanted}") from error
+        raise InputError(f"checkpoint {checkpoint}: cannot be opened ({reason(error)}); {wanted}") from error
+    finally:
+        logging.set_verbosity(verbosity)
     if missing := sorted(report["missing_keys"]):  # transformers fills them at random and goes on
         raise InputError(
-            f"checkpoint {checkpoint}: transformers {_version()} finds no weights for {len(missing)} parameters "
-            f"({missing[0]}, ...); complete the checkpoint, or update transformers"
+            f"checkpoint {checkpoint}: transformers {version('transformers')} finds no weights for {len(missing)} "
+            f"parameters ({missing[0]}, ...); complete the checkpoint, or update transformers"
         )
     return (model.videomae, model.fc_norm) if classifier else (model, None)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' report of weights that have no place in the encoder: heads and decoders."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def _normalisation(folder: Path) -> tuple[str, dict[str, list[float]]]:
@@ -185,9 +159,3 @@ def _normalisation(folder: Path) -> tuple[str, dict[str, list[float]]]:
             if all(key in told for key in IMAGENET):
                 return name, {key: told[key] for key in IMAGENET}
     return "ImageNet", IMAGENET
-
-
-def _version() -> str:
-    import transformers
-
-    return transformers.__version__

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention over the second-to-last axis, with optional rotary positions.
+class AttentionLayer(nn.Module):
+    """The projections of multi-head attention; a subclass says in `forward` what attends to what.
 
     Args:
         width: Channels of the tokens.
@@ -25,13 +25,24 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * heads * head_dim, bias=qkv_bias)
         self.out = nn.Linear(heads * head_dim, width)
 
+    def project(self, x: Tensor) -> Tensor:
+        """Tokens `(B, N, width)` to queries, keys and values `(3, B, heads, N, head_dim)`."""
+        return self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Queries `(B, heads, N, head_dim)`, keys and values `(B, heads, M, head_dim)` to tokens `(B, N, width)`."""
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Attention(AttentionLayer):
+    """Multi-head self-attention with optional rotary positions."""
+
     def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
-        """`x` `(B, N, width)`; `angles` `(N, A)` with `A <= head_dim / 2`, from `rotary_angles`, or None."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, N, head_dim)
+        """`x` `(B, N, width)`; `angles` `(N, A)`, `A <= head_dim / 2`, from `time_angles`, `space_angles`, or None."""
+        qkv = self.project(x)
         v = qkv[2]
         q, k = (qkv[:2] if angles is None else rotate(qkv[:2], angles)).to(v.dtype)
-        out = F.scaled_dot_product_attention(q, k, v)
-        return self.out(out.transpose(1, 2).flatten(2))
+        return self.attend(q, k, v)
 
 
 class GEGLU(nn.Module):

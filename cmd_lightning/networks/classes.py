@@ -19,7 +19,7 @@ def class_path(part: object) -> str:
     return f"{type(part).__module__}.{type(part).__qualname__}"
 
 
-def load_class(path: str) -> type:
+def load_class(path: str) -> type[Any]:
     """The class with the dotted name `path`.
 
     A class of this project, of diffusers or of transformers is imported; any other must have been imported by the
@@ -47,7 +47,7 @@ def load_class(path: str) -> type:
     return found
 
 
-def describe(part: nn.Module) -> dict[str, Any]:
+def describe(part: Any) -> dict[str, Any]:
     """A network or scheduler with a diffusers config as plain data, for `build`."""
     config = {key: value for key, value in part.config.items() if not key.startswith("_")}
     return {"class_path": class_path(part), "init_args": plain(config)}
@@ -55,8 +55,7 @@ def describe(part: nn.Module) -> dict[str, Any]:
 
 def build(description: dict[str, Any]) -> Any:
     """What `describe` described, with fresh weights."""
-    cls = load_class(description["class_path"])
-    return cls.from_config(dict(description["init_args"]))
+    return load_class(description["class_path"]).from_config(dict(description["init_args"]))
 
 
 def plain(value: Any) -> Any:

@@ -12,7 +12,6 @@ from torch.utils.checkpoint import checkpoint
 
 from cmd_lightning.compat import REPEATED
 from cmd_lightning.errors import InputError, reason
-from cmd_lightning.networks.blocks import blocks
 from cmd_lightning.networks.contracts import AutoencoderNetwork, Network
 
 
@@ -30,7 +29,7 @@ def compile_network(network: nn.Module, options: bool | dict[str, Any], by_block
     Raises:
         InputError: torch.compile does not take the options, or the network names no blocks.
     """
-    options = {} if options is True else options
+    options = options if isinstance(options, dict) else {}
     found = blocks(network, REPEATED)
     try:
         if by_block or (isinstance(network, Network) and found):
@@ -48,22 +47,36 @@ def compile_network(network: nn.Module, options: bool | dict[str, Any], by_block
         )
 
 
-def compile_blocks(network: nn.Module, blocks: dict[str, nn.Module], options: dict[str, Any]) -> None:
+def blocks(module: nn.Module, *attributes: str) -> dict[str, nn.Module]:
+    """The blocks in a module that are compiled, or put together from shards, one after the other: outer ones first.
+
+    Args:
+        module: It, or modules in it, have lists of class names.
+        *attributes: The attributes with these lists: `compat.REPEATED`, `compat.WHOLE`.
+
+    Returns:
+        The blocks by path.
+    """
+    names = {name for part in module.modules() for key in attributes for name in getattr(part, key, None) or ()}
+    return {path: part for path, part in module.named_modules() if type(part).__name__ in names}
+
+
+def compile_blocks(network: nn.Module, found: dict[str, nn.Module], options: dict[str, Any]) -> None:
     """Compiles what blocks compute, not what hooks do when they are called.
 
     Gradient checkpointing moves into the compiled code: if it called compiled code, it might get another graph for the
     backward pass than for the forward one (pytorch issue 166926).
     """
     compiled: dict[tuple[type, bool], Callable[..., Any]] = {}
-    owners = {path: _checkpointing(network, path) for path in blocks}
-    recomputed = {path: bool(owner and owner.gradient_checkpointing) for path, owner in owners.items()}
-    for path, block in blocks.items():
-        kind = (type(block), recomputed[path])
+    owners = {path: _checkpointing(network, path) for path in found}
+    for path, block in found.items():
+        owner = owners[path]
+        kind = (type(block), owner is not None)
         if kind not in compiled:
             compiled[kind] = torch.compile(_computation(*kind), **options)
         block.forward = functools.partial(compiled[kind], block)
-        if recomputed[path]:
-            owners[path].gradient_checkpointing = False
+        if owner is not None:
+            owner.gradient_checkpointing = False
 
 
 def _computation(kind: type[nn.Module], recomputed: bool) -> Callable[..., Any]:
@@ -81,11 +94,11 @@ def _computation(kind: type[nn.Module], recomputed: bool) -> Callable[..., Any]:
     return compute
 
 
-def _checkpointing(network: nn.Module, path: str) -> nn.Module | None:
-    """The innermost module around the one at `path` that says whether its parts are recomputed."""
+def _checkpointing(network: nn.Module, path: str) -> Any:
+    """The innermost module around the one at `path` that can recompute its parts, if it does."""
     while path:
         path = path.rpartition(".")[0]
         module = network.get_submodule(path)
         if hasattr(module, "gradient_checkpointing"):
-            return module
+            return module if module.gradient_checkpointing else None
     return None

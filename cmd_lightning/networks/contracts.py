@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,7 +21,6 @@ from torch import Tensor, nn
 
 from cmd_lightning import compat
 from cmd_lightning.errors import InputError
-from cmd_lightning.networks.moments import mean_and_variance
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,26 @@ class LatentSpec:
     @classmethod
     def of(cls, value: LatentSpec | dict[str, Any]) -> LatentSpec:
         """A spec from itself or from the plain data of `to_dict`, lists or tuples."""
-        if isinstance(value, cls):
+        if isinstance(value, LatentSpec):
             return value
         slots = tuple(tuple(slot) for slot in value["slots"])
         return cls(tuple(value["content"]), tuple(value["motion"]), slots)
+
+    @property
+    def packed(self) -> tuple[int, int]:
+        """The shape `(C, H * W + T * S)` of the packed latents of one video."""
+        return self.content[0], math.prod(self.content[1:]) + math.prod(self.motion[1:])
+
+    @staticmethod
+    def pack(content: Tensor, motion: Tensor) -> Tensor:
+        """Content frames `(B, C, H, W)` and motion latents `(B, C, T, S)` as one, `(B, C, H * W + T * S)`."""
+        return torch.cat([content.flatten(2), motion.flatten(2)], dim=2)
+
+    def unpack(self, planes: Tensor) -> tuple[Tensor, Tensor]:
+        """Undoes `pack`."""
+        points = math.prod(self.content[1:])
+        content, motion = planes.split([points, planes.shape[2] - points], dim=2)
+        return content.unflatten(2, self.content[1:]), motion.unflatten(2, self.motion[1:])
 
 
 @dataclass(frozen=True)
@@ -72,22 +88,27 @@ class Condition:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Condition:
         """A condition with `function` applied to every tensor that is there."""
-        return Condition(*(None if x is None else function(x) for x in (self.pooled, self.tokens, self.mask)))
+        return Condition(**{name: function(x) for name, x in vars(self).items() if x is not None})
 
     def combine(self, other: Condition, function: Callable[[Tensor, Tensor], Tensor]) -> Condition:
         """A condition with `function(mine, other's)` for every tensor that is there."""
-        mine = (self.pooled, self.tokens, self.mask)
-        others = (other.pooled, other.tokens, other.mask)
-        return Condition(*(None if x is None else function(x, y) for x, y in zip(mine, others, strict=True)))
+        mine = {name: x for name, x in vars(self).items() if x is not None}
+        return Condition(**{name: function(x, getattr(other, name)) for name, x in mine.items()})
+
+    def sequence(self) -> Tensor:
+        """The tokens, or the pooled vector as the only one, `(B, L, K)`."""
+        return self.pooled[:, None] if self.tokens is None else self.tokens
 
 
 class Recorded:
     """Records the arguments of its constructor in diffusers' config; comes before `ConfigMixin` among the bases."""
 
+    config_name: Any = "config.json"
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
-            cls.__init__ = _recorded(cls.__init__)
+            cls.__init__ = _recorded(cls.__init__)  # type: ignore[method-assign]  # wrapped for every subclass
 
 
 class Network(Recorded, ModelMixin, ConfigMixin):
@@ -99,14 +120,26 @@ class Network(Recorded, ModelMixin, ConfigMixin):
     names the classes of the blocks that are compiled and sharded one by one.
     """
 
-    config_name = "config.json"
     gradient_checkpointing = False
 
-    def run_block(self, block: nn.Module, *inputs: Any) -> Tensor:
+    def run_block(self, block: nn.Module, *inputs: Any) -> Any:
         """`block(*inputs)`, with its activations recomputed in the backward pass where that is switched on."""
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             return compat.run_checkpointed(self, block, *inputs)
         return block(*inputs)
+
+    def signal(self, timestep: Tensor, condition: Condition | None) -> Tensor:
+        """Timestep and pooled condition `(B, K)` as one vector, by the layers `timestep` and `condition` (or None).
+
+        Raises:
+            InputError: The network was built for a condition, and there is none.
+        """
+        signal = self.timestep(timestep)
+        if self.condition is None:
+            return signal
+        if condition is None:
+            raise InputError("condition None: this network was built for one; give it, or the null condition")
+        return signal + self.condition(condition.pooled.to(signal.dtype))
 
 
 def _recorded(init: Callable[..., None]) -> Callable[..., None]:
@@ -123,10 +156,7 @@ def _recorded(init: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(init)
     def wrapper(self: Recorded, *args: Any, **kwargs: Any) -> None:
-        if compat.is_recorded(self):
-            build(self, *args, **kwargs)
-        else:
-            recording(self, *args, **kwargs)
+        (build if compat.is_recorded(self) else recording)(self, *args, **kwargs)
 
     return wrapper
 
@@ -142,6 +172,8 @@ class AutoencoderNetwork(Network):
     """
 
     granularity: int = 1
+    motion_mean: Tensor
+    motion_std: Tensor
 
     def __init__(self, motion_channels: int) -> None:
         super().__init__()
@@ -201,6 +233,24 @@ class AutoencoderNetwork(Network):
         return motion * self.motion_std.view(-1, 1, 1) + self.motion_mean.view(-1, 1, 1)
 
 
+def mean_and_variance(values: Tensor, dim: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Mean and variance (without correction) over `dim`, of the values of all processes where there are several.
+
+    All processes have to call it; they may hold different numbers of values.
+    """
+    variance, mean = torch.var_mean(values, dim=tuple(dim), correction=0)
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return mean, variance
+    count = torch.full_like(mean, values.numel() / mean.numel())
+    own = torch.stack([count, mean, variance])
+    parts = [torch.empty_like(own) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, own)
+    count, mean, variance = torch.stack(parts, dim=1)  # (processes, ...) each
+    share = count / count.sum(dim=0)
+    whole = (share * mean).sum(dim=0)
+    return whole, (share * (variance + (mean - whole).square())).sum(dim=0)
+
+
 class ContentModel(Network):
     """Predicts what its objective asks for (the noise, by default) of a noisy content frame."""
 
@@ -212,23 +262,31 @@ class ContentModel(Network):
 class MotionModel(Network):
     """Predicts what its objective asks for (the noise, by default) of a noisy motion latent.
 
-    Built as `factory(latent_spec, condition_dim)`: the constructor of a subclass takes these two first and its own
-    arguments, all with defaults, after them. Its output starts at zero.
+    Built as `factory(latent_spec, condition_dim)`: the constructor of a subclass takes the shapes of content frame and
+    motion latent, and the channels K of the pooled condition (0 for an unconditional model), then its own arguments,
+    all with defaults. Its output starts at zero.
     """
 
     def prepare(self, content: Tensor) -> Any:
-        """Whatever the network needs of the clean content frame `(B, C, H, W)`; by default the frame itself.
+        """What `forward` needs of the clean content frame `(B, C, H, W)`; by default the frame itself.
 
-        It is the same in all denoising steps, so sampling calls this once.
+        It is the same in all denoising steps, so sampling calls this once for all of them.
         """
         return content
 
     @abstractmethod
     def forward(self, motion: Tensor, timestep: Tensor, context: Any, condition: Condition | None) -> Tensor:
-        """`motion` `(B, D, T, S)`, `timestep` `(B,)` and what `prepare` returned to the shape of `motion`."""
+        """The prediction, in the shape of `motion`.
+
+        Args:
+            motion: Noisy motion latent, `(B, D, T, S)`.
+            timestep: `(B,)`.
+            context: What `prepare` returned; never the content frame where `prepare` returns something else.
+            condition: None for an unconditional model.
+        """
 
     def predict(self, motion: Tensor, timestep: Tensor, content: Tensor, condition: Condition | None) -> Tensor:
-        """A single prediction from the content frame `(B, C, H, W)`, as in training; else as `forward`."""
+        """The prediction from the content frame `(B, C, H, W)` itself, as in training: `prepare`, then `forward`."""
         return self(motion, timestep, self.prepare(content), condition)
 
 

@@ -22,9 +22,9 @@ class Count:
     """What a network costs.
 
     Attributes:
-        parameters: its weights, buffers not among them.
-        products: multiply-adds of a call outside attention, in linear layers and convolutions.
-        attention: multiply-adds of a call within attention, between the tokens.
+        parameters: Its weights, buffers not among them.
+        products: Multiply-adds of a call outside attention, in linear layers and convolutions.
+        attention: Multiply-adds of a call within attention, between the tokens.
     """
 
     parameters: int

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cmd_lightning.networks.attention import Attention
 from cmd_lightning.networks.contracts import Condition, Network
 from cmd_lightning.networks.embeddings import TimestepEmbedding, coordinates_embedding, grid_coordinates
+from cmd_lightning.networks.unet import zero
 
 
 class DiTBlock(nn.Module):
@@ -31,9 +32,7 @@ class DiTBlock(nn.Module):
         self.norm_mlp = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         hidden = int(width * mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
-        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
-        nn.init.zeros_(self.modulation[1].weight)
-        nn.init.zeros_(self.modulation[1].bias)
+        self.modulation = nn.Sequential(nn.SiLU(), zero(nn.Linear(width, 6 * width)))
 
     def forward(self, x: Tensor, signal: Tensor, *context: Tensor) -> Tensor:
         """`x` `(B, N, width)`, `signal` `(B, width)`; `context` is what the mixing takes besides the tokens."""
@@ -78,16 +77,14 @@ class DiT(Network):
         self.blocks = nn.ModuleList(DiTBlock(width, heads, mlp_ratio, mixing(i)) for i in range(depth))
         self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(depth // 2 * long_skips))
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.modulation = nn.Sequential(nn.SiLU(), zero(nn.Linear(width, 2 * width)))
         self.head = nn.Linear(width, outputs)
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear) and "modulation" not in name:
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for module in (self.modulation[1], self.head):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
+        zero(self.head)
         for skip in self.skips:
             nn.init.eye_(skip.weight)  # of its left half: the tokens stay as they are
 
@@ -108,9 +105,7 @@ class DiT(Network):
 
         `context` has for each block what its mixing takes besides the tokens.
         """
-        signal = self.timestep(timestep)
-        if self.condition is not None:
-            signal = signal + self.condition(condition.pooled.to(signal.dtype))
+        signal = self.signal(timestep, condition)
         kept: list[Tensor] = []
         first, skips = len(self.blocks) - len(self.skips), iter(self.skips)
         for i, (block, more) in enumerate(zip(self.blocks, repeat(()) if context is None else context, strict=False)):

@@ -56,4 +56,4 @@ class TimestepEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, timestep: Tensor) -> Tensor:
-        return self.mlp(sinusoid(timestep, self.frequencies).to(self.mlp[0].weight.dtype))
+        return self.mlp(sinusoid(timestep, self.frequencies).to(next(self.parameters()).dtype))

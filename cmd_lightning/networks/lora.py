@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from cmd_lightning.errors import InputError
 
@@ -33,8 +33,13 @@ class LoRA:
         if self.alpha <= 0:
             raise InputError(f"model.lora.alpha {self.alpha:g}: give a number above 0")
 
-    def add_to(self, network: nn.Module) -> None:
-        """Adds adapters, which change nothing at first, and freezes all else.
+    @property
+    def scale(self) -> float:
+        """What the change is multiplied by."""
+        return (self.alpha or self.rank) / self.rank
+
+    def add_to(self, network: Any) -> None:
+        """Adds adapters, which change nothing at first, to a network of diffusers, and freezes all else.
 
         Raises:
             InputError: peft is not installed, or no layer has such a name.
@@ -46,7 +51,8 @@ class LoRA:
         network.requires_grad_(False)
         targets = list(self.targets)
         try:
-            network.add_adapter(LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=targets))
+            alpha: Any = self.alpha  # peft asks for an int, and computes with any number
+            network.add_adapter(LoraConfig(r=self.rank, lora_alpha=alpha, target_modules=targets))
         except ValueError as error:
             raise InputError(f"model.lora.targets {targets}: the network has no such layers; {error}") from error
 
@@ -60,18 +66,17 @@ def public(weights: Mapping[str, Tensor], lora: LoRA) -> dict[str, Tensor]:
 
     The scale goes into the weights, so that no reader needs to know `alpha`.
     """
-    scale = lora.alpha / lora.rank
     return {
-        f"unet.{name.replace('.default.', '.')}": weight * (scale if "lora_B" in name else 1.0)
+        f"unet.{name.replace('.default.', '.')}": weight * (lora.scale if "lora_B" in name else 1.0)
         for name, weight in weights.items()
     }
 
 
-def fold(network: nn.Module, weights: Mapping[str, Tensor], lora: LoRA) -> None:
+def fold(network: Any, weights: Mapping[str, Tensor], lora: LoRA) -> None:
     """Makes `network`, which holds the weights of the base model, what it became by training.
 
     Args:
-        network: Without adapters, before and after.
+        network: Of diffusers; without adapters, before and after.
         weights: Of the adapters, by their names within the network.
         lora: What was trained.
     """

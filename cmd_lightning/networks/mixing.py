@@ -88,14 +88,13 @@ class SpaceTimeAttention(nn.Module):
     Args:
         width: Channels of the pictures.
         heads: Attention heads; must divide `width`.
-        over_space: Whether there is the first of the two.
     """
 
-    def __init__(self, width: int, heads: int, over_space: bool) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.space = PointAttention(width, heads) if over_space else None
+        self.space = PointAttention(width, heads)
         self.time = FrameAttention(width, heads)
 
     def forward(self, pictures: list[Tensor], frames: int) -> list[Tensor]:
         """Pictures `(B * frames, width, H, W)` of any sizes to the same shapes."""
-        return self.time(pictures if self.space is None else self.space(pictures), frames)
+        return self.time(self.space(pictures), frames)

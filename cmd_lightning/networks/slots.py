@@ -53,6 +53,9 @@ class SlotFeatures(nn.Module):
         patch_size: Side of a square patch of the content frame.
     """
 
+    coverage: Tensor
+    embedding: Tensor
+
     def __init__(self, latent_spec: LatentSpec, width: int, patch_size: int) -> None:
         super().__init__()
         self.patch_size = patch_size
@@ -78,16 +81,10 @@ class SlotDiT(DiT, MotionModel):
     The content frame is pooled onto the slots (`SlotFeatures`), once per sampling, and added to their tokens.
 
     Args:
-        latent_spec: Shapes of content frame and motion latent, and where the slots lie.
-        condition_dim: Channels K of the pooled condition; 0 for an unconditional model.
-        width: Channels of the tokens.
-        depth: Number of blocks.
-        heads: Attention heads; must divide `width`.
+        latent_spec: Shapes of content frame and motion latent, and where the slots are.
         frames: Frames in a token.
         content_patch_size: Side of a square patch of the content frame.
-        mlp_ratio: Hidden channels of the perceptrons over `width`.
-        mixing: Makes what mixes the tokens in a block, from its number. Tokens `(B, N, width)` are row-major
-            (T / frames, S).
+        mixing: As for `DiT`, like the other arguments; tokens `(B, N, width)` are row-major (T / frames, S).
     """
 
     def __init__(

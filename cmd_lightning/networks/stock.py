@@ -1,4 +1,4 @@
-"""A denoiser of diffusers behind the contract of a video denoiser: what the zoo's wrappers share."""
+"""Networks of diffusers behind the contracts: a U-Net as the content model, and what the zoo's wrappers share."""
 
 from __future__ import annotations
 
@@ -8,12 +8,29 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError, reason
 from cmd_lightning.networks.classes import plain
-from cmd_lightning.networks.contracts import Condition, Network
+from cmd_lightning.networks.contracts import Condition, ContentModel, Network
 from cmd_lightning.pretrained import Repository
+
+
+def predict_content(network: nn.Module, content: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
+    """The prediction of a `ContentModel` or a stock U-Net from a noisy content frame `(B, C, H, W)`.
+
+    The U-Net stays the stock class, so that everything made for Stable Diffusion (LoRA, ControlNet, pipelines) opens
+    it. Like Stable Diffusion's, it attends to all tokens, padding included.
+    """
+    if isinstance(network, ContentModel):
+        return network(content, timestep, condition)
+    assert isinstance(network, UNet2DConditionModel), type(network)
+    if condition is None:
+        tokens = content.new_zeros(len(content), 1, network.config["cross_attention_dim"])
+    else:
+        tokens = condition.sequence()
+    return network(content, timestep, encoder_hidden_states=tokens, return_dict=False)[0]
 
 
 class StockDenoiser(Network):
@@ -98,8 +115,7 @@ class StockDenoiser(Network):
         """What the network attends to, `(B, L, K)`: all tokens, or the pooled vector, or one zero token."""
         if condition is None or not self.condition_dim:
             return latent.new_zeros(len(latent), 1, self.condition_dim or UNCONDITIONAL)
-        tokens = condition.tokens if condition.tokens is not None else condition.pooled[:, None]
-        return tokens.to(latent.dtype)
+        return condition.sequence().to(latent.dtype)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # has an argument more
@@ -130,9 +146,8 @@ class StockDenoiser(Network):
         """The wrapper of a stock network; what is None is as in the stock network's config."""
         settings = {key: plain(value) for key, value in stock.config.items() if not key.startswith("_")}
         found, channels = cls.fits(settings)
-        c, t, h, w = latent or found
         with torch.device("meta"):  # only what it records is kept
-            network = cls((c, t, h, w), channels if condition_dim is None else condition_dim, settings)
+            network = cls(latent or found, channels if condition_dim is None else condition_dim, settings)
         network.stock = stock
         return network.eval()
 
@@ -142,16 +157,7 @@ UNCONDITIONAL = 8
 
 
 def find(source: Repository, part: str, wanted: Sequence[str]) -> tuple[str, str]:
-    """The class of a network that a folder or hub repository holds, and where in it.
-
-    Args:
-        source: The folder or the repository; with an option `subfolder`, that is the only place.
-        part: The folder in it to look into, if it holds none of `wanted` itself.
-        wanted: Names of classes, of which one shall be found.
-
-    Raises:
-        InputError: There is nothing of that name, or none of these classes.
-    """
+    """Which of the classes `wanted` a repository holds, and where: in itself or `part`, or only in its `subfolder`."""
     places = [source.options["subfolder"]] if "subfolder" in source.options else dict.fromkeys(("", part))
     found = [(str(config.get("_class_name")), place) for place in places if (config := source.find(place))]
     for holds, place in found:

@@ -63,14 +63,21 @@ class UNet(Network):
         width: Channels of the first level.
         multipliers: Channels of each level over `width`; each level halves the resolution of the one before.
         layers: Residual blocks a level on the way down, and one more on the way up.
-        mixer: Makes the mixing block of a level from its number and channels, or None where there shall be none. In
-            the middle, after the last level, the number is that of levels. It is called with a list of pictures and
-            the context, gives such a list, and should start as the identity.
+        heads: Attention heads of the mixing blocks.
+        attends: Whether a level has mixing blocks, from its number; in the middle, after the last level, the number is
+            that of levels.
+        mixer: Makes a mixing block from its channels. It is called with a list of pictures and the context, returns
+            such a list, and should start as the identity.
         adaptive: Whether the signal scales and shifts norms (see `ResBlock`).
+
+    Raises:
+        InputError: A size is less than 1, `width` is odd, or `heads` does not divide the channels where it attends.
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ["ResBlock"]  # noqa: RUF012 (diffusers' own spelling)
+    _no_split_modules = ["ResBlock"]  # type: ignore[assignment]  # noqa: RUF012 (diffusers' name, typed as None)
+    down: Any  # a list of Level, whose items torch types as Module
+    up: Any
 
     def __init__(
         self,
@@ -78,9 +85,12 @@ class UNet(Network):
         width: int,
         multipliers: Sequence[int],
         layers: int,
-        mixer: Callable[[int, int], nn.Module | None],
+        heads: int,
+        attends: Callable[[int], bool],
+        mixer: Callable[[int], nn.Module],
         adaptive: bool = False,
     ) -> None:
+        check_sizes(width, multipliers, layers, heads, attends)
         super().__init__()
         signal = 4 * width
 
@@ -95,14 +105,13 @@ class UNet(Network):
         for level, multiplier in enumerate(multipliers):
             outputs = multiplier * width
             blocks = [block(inputs, outputs) for inputs in [skips[-1], *[outputs] * (layers - 1)]]
-            mixers = [mixer(level, outputs) for _ in blocks]
+            mixers = [mixer(outputs) for _ in blocks if attends(level)]
             halve = nn.Conv2d(outputs, outputs, 3, stride=2, padding=1) if level < last else None
-            self.down.append(Level(blocks, [m for m in mixers if m is not None], halve))
+            self.down.append(Level(blocks, mixers, halve))
             skips += [outputs] * (layers + (halve is not None))
         current = skips[-1]
         around = [block(current, current) for _ in range(2)]
-        middle = mixer(len(multipliers), current)
-        self.middle = Level(around, [] if middle is None else [middle], None)
+        self.middle = Level(around, [mixer(current)] if attends(len(multipliers)) else [], None)
         self.up = nn.ModuleList()
         for level, multiplier in reversed([*enumerate(multipliers)]):
             outputs = multiplier * width
@@ -110,9 +119,9 @@ class UNet(Network):
             for _ in range(layers + 1):
                 blocks.append(block(current + skips.pop(), outputs))
                 current = outputs
-            mixers = [mixer(level, outputs) for _ in blocks]
+            mixers = [mixer(outputs) for _ in blocks if attends(level)]
             double = nn.Conv2d(outputs, outputs, 3, padding=1) if level else None
-            self.up.append(Level(blocks, [m for m in mixers if m is not None], double))
+            self.up.append(Level(blocks, mixers, double))
         self.norm = group_norm(width)
         self.head = zero(nn.Conv2d(width, channels, 3, padding=1))
 
@@ -151,18 +160,7 @@ class UNet(Network):
 def check_sizes(
     width: int, multipliers: Sequence[int], layers: int, heads: int, attends: Callable[[int], bool]
 ) -> None:
-    """Checks the sizes of a `UNet` whose mixing blocks attend.
-
-    Args:
-        width: As for `UNet`.
-        multipliers: As for `UNet`.
-        layers: As for `UNet`.
-        heads: Attention heads of the mixing blocks.
-        attends: Whether a level has mixing blocks, from its number, which in the middle is that of levels.
-
-    Raises:
-        InputError: A size is less than 1, `width` is odd, or `heads` does not divide the channels where it attends.
-    """
+    """Raise an `InputError` where sizes do not fit each other; arguments and rules as for `UNet`."""
     if not multipliers or min(multipliers) < 1:
         raise InputError(f"multipliers {[*multipliers]}: give one for each level, all at least 1")
     check_positive(width=width, layers=layers, heads=heads)
@@ -188,10 +186,10 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(next(fitting, 1), channels)
 
 
-def zero(layer: nn.Conv2d) -> nn.Conv2d:
+def zero(layer: nn.Module) -> nn.Module:
     """The layer with its weights set to zero."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    for weight in layer.parameters():
+        nn.init.zeros_(weight)
     return layer
 
 

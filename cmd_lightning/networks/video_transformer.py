@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError, check_positive
 from cmd_lightning.networks.attention import GEGLU, Attention, space_angles, time_angles
+from cmd_lightning.networks.unet import zero
 
 
 class VideoTransformerBlock(nn.Module):
@@ -56,11 +57,11 @@ class VideoTransformer(nn.Module):
             raise InputError(f"head_dim {head_dim}: rotary positions turn channels in fours; give a multiple of 4")
         self.rotary = rotary
         self.head_dim = head_dim
-        self.blocks = nn.ModuleList(VideoTransformerBlock(width, heads, head_dim, qkv_bias) for _ in range(depth))
-        for block in self.blocks:  # every branch starts at zero, the stack as the identity
+        blocks = [VideoTransformerBlock(width, heads, head_dim, qkv_bias) for _ in range(depth)]
+        self.blocks = nn.ModuleList(blocks)
+        for block in blocks:  # every branch starts at zero, the stack as the identity
             for branch in (block.time.out, block.space.out, block.feed_forward.down):
-                nn.init.zeros_(branch.weight)
-                nn.init.zeros_(branch.bias)
+                zero(branch)
 
     def forward(self, x: Tensor, run_block: Callable[..., Tensor]) -> Tensor:
         """`x` `(B, width, T, H, W)` to the same shape; `run_block` is `Network.run_block`."""

@@ -44,11 +44,7 @@ class Candidate:
         return {"class_path": self.class_path, "init_args": dict(self.init_args)}
 
     def build(self, spec: LatentSpec, condition_dim: int) -> MotionModel:
-        """The model for these latents.
-
-        Raises:
-            InputError: Its constructor does not take the arguments, or not these latents.
-        """
+        """The model for these latents."""
         known = inspect.signature(self.cls.__init__).parameters
         taken = list(known)[3:]
         open_ended = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
@@ -67,11 +63,7 @@ class Candidate:
             ) from error
 
     def check(self, spec: LatentSpec, condition: Condition) -> None:
-        """Calls a fresh model once, on as many samples as the condition has.
-
-        Raises:
-            InputError: It fails, or its output is not of the shape of the motion latent, not finite or not trainable.
-        """
+        """Calls a fresh model once, on as many samples as the condition has, and checks shape and use of its output."""
         count = len(condition.pooled)
         motion, content = torch.randn(count, *spec.motion), torch.randn(count, *spec.content)
         network = self.build(spec, condition.pooled.shape[1])
@@ -95,53 +87,34 @@ class Candidate:
 
 
 def candidate(model: str, config: str | None = None, name: str | None = None) -> Candidate:
-    """The candidate of a name, a class or a config.
+    """The candidate of a motion model of the zoo, the dotted path of an importable class, or a config.
 
-    Args:
-        model: A motion model of the zoo, the dotted path of an importable class, or a config as in configs/motion.
-        config: A config with the model's arguments; without one, a model of the zoo has those of its own config.
-        name: The name of its row, by default that of the class.
-
-    Raises:
-        InputError: There is no such model, it is no motion model, the config is another's, or the name is taken.
+    Without `config`, which has the model's arguments, a model of the zoo has those of its own config; without `name`,
+    its row is named as the class.
     """
+    zoo = {entry.name: entry.module for entry in entries("motion")}
     if Path(model).suffix in (".yaml", ".yml"):
         if config:
             raise InputError(f"config {config}: model {model} is a config already; give one of them")
-        path, init_args = in_config("model", model)
+        path, init_args = network_of(Path(model), "model ")
         if not path:
             raise InputError(f"model {model}: it names no class; give it as `config`, with the name of its model")
         cls = class_of(path)
     else:
         cls = class_of(model)
-        named, init_args = in_config("config", config) if config else ("", own_arguments(cls))
+        if not config and zoo.get(cls.__name__) == cls.__module__:
+            if (own := motion_configs().get(cls.__name__)) is None:
+                raise InputError(f"model {cls.__name__}: configs/motion has no config of it; give one as `config`")
+            config = str(ROOM.parent / own)
+        named, init_args = network_of(Path(config), "config ") if config else ("", {})
         if named and named.rpartition(".")[2] != cls.__name__:
             raise InputError(f"config {config}: it is of {named}, not of {cls.__name__}; give one of that")
     name = name or cls.__name__
-    taken = {entry.name: entry.module for entry in entries("motion")}
-    if taken.get(name, cls.__module__) != cls.__module__:
+    if zoo.get(name, cls.__module__) != cls.__module__:
         raise InputError(f"name {name}: the zoo has a model of that name; give another")
     if not name.replace("-", "_").replace(" ", "_").isidentifier():
         raise InputError(f"name {name}: give letters, digits, spaces, - and _, as of a folder")
     return Candidate(name, cls, init_args)
-
-
-def in_config(argument: str, path: str) -> tuple[str, dict[str, Any]]:
-    """Class path and arguments of the network in a config of the motion stage; the rest of the config is ignored."""
-    try:
-        return network_of(Path(path))
-    except InputError as error:
-        raise InputError(f"{argument} {error}") from error
-
-
-def own_arguments(cls: type[MotionModel]) -> dict[str, Any]:
-    """The arguments of a class of the zoo in its config of `configs/motion`; none for a third-party class."""
-    if (cls.__module__, cls.__name__) not in {(one.module, one.name) for one in entries("motion")}:
-        return {}
-    config = motion_configs().get(cls.__name__)
-    if config is None:
-        raise InputError(f"model {cls.__name__}: configs/motion has no config of it; give one as `config`")
-    return network_of(ROOM.parent / config)[1]
 
 
 def class_of(path: str) -> type[MotionModel]:

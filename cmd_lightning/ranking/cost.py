@@ -22,16 +22,7 @@ ROUNDS = 10
 
 
 def counts(network: MotionModel, spec: LatentSpec, condition: Condition) -> dict[str, int]:
-    """Parameters and multiply-adds of one sample without guidance.
-
-    Args:
-        network: The model.
-        spec: Shapes of the latents.
-        condition: The condition of one sample.
-
-    Returns:
-        "parameters"; "macs" of a step; "prepare_macs" of what is done once for all steps.
-    """
+    """Parameters, multiply-adds of a step, and those of what is done once for all; of one sample, without guidance."""
     motion, content = torch.empty(1, *spec.motion), torch.empty(1, *spec.content)
     timestep = torch.zeros(1, dtype=torch.long)
     whole = count(network, motion, timestep, content, condition, call=lambda model, *inputs: model.predict(*inputs))
@@ -40,11 +31,10 @@ def counts(network: MotionModel, spec: LatentSpec, condition: Condition) -> dict
 
 
 def timing(network: MotionModel, yardstick: MotionModel, bench: Bench, protocol: Protocol) -> dict[str, Any]:
-    """CPU seconds to sample the motion of one clip on one thread, by turns with the yardstick.
+    """Median CPU seconds to sample the motion of one clip on one thread, by turns with the yardstick.
 
-    Returns:
-        "seconds" and "seconds_of_MotionDiT", medians; "ratio", the median of the ratios of neighbours in time, which
-        other work on the machine disturbs less, each model the first of the two as often as the second; "hardware".
+    The ratio is that of neighbours in time, which other work on the machine disturbs less, each model the first of the
+    two as often as the second.
     """
     content, caption = bench.tensors["test/content"][:1], bench.captions["test"][:1]
 
@@ -57,11 +47,8 @@ def timing(network: MotionModel, yardstick: MotionModel, bench: Bench, protocol:
     sampled(network), sampled(yardstick)  # warms up
     rows = []
     for number in range(ROUNDS):
-        if number % 2:
-            own, other = sampled(network), sampled(yardstick)
-        else:
-            other, own = sampled(yardstick), sampled(network)
-        rows.append((own, other))
+        turns = [sampled(model) for model in ((network, yardstick) if number % 2 else (yardstick, network))]
+        rows.append(turns if number % 2 else turns[::-1])
     return {
         "seconds": statistics.median(own for own, _ in rows),
         f"seconds_of_{YARDSTICK}": statistics.median(other for _, other in rows),

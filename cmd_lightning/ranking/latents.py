@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cmd_lightning.atomic_files import replaced
+from cmd_lightning.conditioning import ConditionEncoder
 from cmd_lightning.data.plan import stable_hash
+from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import from_uint8, to_uint8
 from cmd_lightning.networks import Condition
 from cmd_lightning.pipeline import CMDPipeline
 from cmd_lightning.provenance import fingerprint
-from cmd_lightning.ranking.captions import StoredCaptions
 from cmd_lightning.ranking.protocol import Protocol, digest
 from cmd_lightning.shapes.drawing import draw_scene
 from cmd_lightning.shapes.features import ShapesFeatures
@@ -27,7 +27,7 @@ from cmd_lightning.shapes.painting import render
 from cmd_lightning.shapes.reader import ShapesReader
 from cmd_lightning.shapes.scenes import Scene
 
-FORMAT = "cmd-lightning ranking latents 1"
+FORMAT = "cmd-lightning ranking latents 2"
 BATCH, TEXTS = 32, 64
 """Clips and captions that are encoded at once."""
 PROBED = 3
@@ -59,6 +59,27 @@ class Bench:
     key: str
 
 
+class StoredCaptions(ConditionEncoder):
+    """A frozen text encoder that looks up captions, each of which has a row in a table of conditions."""
+
+    field = "caption"
+    frozen = True
+    fingerprint = "stored captions"
+
+    def __init__(self, captions: Sequence[str], table: Condition) -> None:
+        super().__init__()
+        self.dim = table.pooled.shape[1]
+        self._rows = {caption: row for row, caption in enumerate(captions)}
+        for name, tensor in vars(table).items():
+            self.register_buffer(name, tensor, persistent=False)
+
+    def forward(self, values: Sequence[str]) -> Condition:
+        if missing := [value for value in values if value not in self._rows]:
+            raise InputError(f"caption {missing[0]!r}: it is not among those that were encoded")
+        rows = [self._rows[value] for value in values]
+        return Condition(*(tensor[rows] for tensor in self.buffers()))
+
+
 def scenes(protocol: Protocol, split: str, number: int) -> list[Scene]:
     """The scenes of a split; training shows only the "seen" combinations of shape, colour and direction."""
     seed = stable_hash(protocol.data_seed, split)
@@ -76,39 +97,37 @@ def rendered(scenes: Sequence[Scene], protocol: Protocol) -> Tensor:
 def open_bench(
     protocol: Protocol, folder: Path, tell: Callable[[str], None], pipeline: CMDPipeline | None = None
 ) -> Bench:
-    """The bench of a protocol, from the cache in `folder`; without one, made and cached there.
-
-    Args:
-        protocol: The settings of the clips.
-        folder: The caches of all protocols.
-        tell: Takes lines of progress.
-        pipeline: The frozen parts; by default those of the protocol's model.
-    """
+    """The bench of a protocol, from the cache in `folder`; without one, made and cached there."""
     pipeline = pipeline or frozen(protocol.model)
+    assert pipeline.motion_text_encoder is not None
     features, reader = ShapesFeatures.from_pretrained(), ShapesReader.from_pretrained()
+    numbers = {"train": protocol.train_clips, "test": protocol.test_clips, "val": protocol.test_clips}
+    drawn = {split: scenes(protocol, split, number) for split, number in numbers.items()}
+    captions = {split: [scene.caption for scene in clips] for split, clips in drawn.items()}
+    encoded = sorted({"", *captions["train"], *captions["test"]})
+    probes = {
+        split: dict(zip(captions[split], rendered(clips[:PROBED], protocol), strict=False))
+        for split, clips in drawn.items()
+    }
     facts = protocol.data | {
         "autoencoder": fingerprint(pipeline.autoencoder.state_dict()),
         "text_encoder": fingerprint(pipeline.motion_text_encoder.state_dict()),
         "features": features.origin["sha256"],
         "reader": reader.origin["sha256"],
-        "clips": {split: probe(protocol, split) for split in ("train", "test", "val")},
+        "clips": {split: fingerprint(clips) for split, clips in probes.items()},
     }
     key = digest(facts)
-    path = folder / f"{key}.safetensors"
-    found = read(path, facts)
-    if found is None:
+    path, about = folder / f"{key}.safetensors", digest({"format": FORMAT, "facts": facts, "captions": captions})
+    if (tensors := read(path, about)) is None:
         tell(f"rendering and encoding {protocol.train_clips + protocol.test_clips} clips, once for all models")
-        found = make(protocol, pipeline, features)
+        tensors = make(drawn, encoded, protocol, pipeline, features)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors, about = found
         with replaced(path) as draft:
-            save_file(tensors, draft, {"format": FORMAT, "facts": json.dumps(facts), "about": json.dumps(about)})
-    tensors, about = found
-    pooled, tokens, mask = (tensors[f"text/{name}"] for name in ("pooled", "tokens", "mask"))
-    table = Condition(pooled.float(), tokens.float(), mask)
-    pipeline.register_modules(motion_text_encoder=StoredCaptions(about["encoded"], table))
-    directions = {int(row): name for row, name in about["directions"].items()}  # JSON has texts for keys
-    return Bench(pipeline, features, reader, tensors, about["captions"], directions, key)
+            save_file(tensors, draft, {"about": about})
+    table = Condition(tensors["text/pooled"].float(), tensors["text/tokens"].float(), tensors["text/mask"])
+    pipeline.register_modules(motion_text_encoder=StoredCaptions(encoded, table))
+    directions = {row: scene.things[0].direction for row, scene in enumerate(drawn["test"]) if scene.level == "plain"}
+    return Bench(pipeline, features, reader, tensors, captions, directions, key)
 
 
 def frozen(model: str) -> CMDPipeline:
@@ -121,50 +140,38 @@ def frozen(model: str) -> CMDPipeline:
     return pipeline
 
 
-def probe(protocol: Protocol, split: str) -> str:
-    """A fingerprint of the first clips of a split."""
-    drawn = scenes(protocol, split, PROBED)
-    return fingerprint({scene.caption: clip for scene, clip in zip(drawn, rendered(drawn, protocol), strict=True)})
-
-
-def read(path: Path, facts: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and facts about clips from a cache; None if it is missing, damaged or of something else."""
+def read(path: Path, about: str) -> dict[str, Tensor] | None:
+    """The tensors of a cache; None if it is missing, damaged or of something else."""
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT or json.loads(metadata["facts"]) != facts:
+            if (file.metadata() or {}).get("about") != about:
                 return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, json.loads(metadata["about"])
-    except (OSError, SafetensorError, KeyError, ValueError):
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError):
         return None
 
 
 @torch.no_grad()
 def make(
-    protocol: Protocol, pipeline: CMDPipeline, features: ShapesFeatures
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Renders, encodes and measures the clips; see `Bench`."""
+    drawn: Mapping[str, Sequence[Scene]],
+    encoded: Sequence[str],
+    protocol: Protocol,
+    pipeline: CMDPipeline,
+    features: ShapesFeatures,
+) -> dict[str, Tensor]:
+    """Renders, encodes and measures the clips of each split, and encodes the captions; see `Bench`."""
     tensors: dict[str, Tensor] = {}
-    captions: dict[str, list[str]] = {}
-    directions: dict[str, str] = {}
-    numbers = {"train": protocol.train_clips, "test": protocol.test_clips, "val": protocol.test_clips}
-    for split, number in numbers.items():
-        drawn = scenes(protocol, split, number)
-        batches = [drawn[first : first + BATCH] for first in range(0, number, BATCH)]
+    for split, scenes in drawn.items():
+        batches = [scenes[first : first + BATCH] for first in range(0, len(scenes), BATCH)]
         parts = [measured(split, rendered(batch, protocol), pipeline, features) for batch in batches]
         tensors |= {f"{split}/{name}": torch.cat([part[name] for part in parts]) for name in parts[0]}
-        if split != "val":
-            captions[split] = [scene.caption for scene in drawn]
-        if split == "test":
-            plain = {row: scene for row, scene in enumerate(drawn) if scene.level == "plain"}
-            directions = {str(row): scene.things[0].direction for row, scene in plain.items()}
-    encoded = sorted({"", *captions["train"], *captions["test"]})
-    texts = [pipeline.motion_text_encoder(encoded[first : first + TEXTS]) for first in range(0, len(encoded), TEXTS)]
+    encoder = pipeline.motion_text_encoder
+    assert encoder is not None
+    texts = [encoder(encoded[first : first + TEXTS]) for first in range(0, len(encoded), TEXTS)]
     for name in ("pooled", "tokens", "mask"):
         value = torch.cat([getattr(text, name) for text in texts])
         tensors[f"text/{name}"] = value.half() if value.is_floating_point() else value
-    return tensors, {"encoded": encoded, "captions": captions, "directions": directions}
+    return tensors
 
 
 def measured(split: str, video: Tensor, pipeline: CMDPipeline, features: ShapesFeatures) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from cmd_lightning import markdown
+from cmd_lightning.atomic_files import replaced
 from cmd_lightning.ranking.estimates import Estimate, difference, estimate
 from cmd_lightning.zoo import Entry, entries
 from cmd_lightning.zoo.card import with_field
@@ -34,18 +35,15 @@ def ranked() -> dict[str, Ranking]:
 
 
 def table(rankings: Mapping[str, Ranking], marked: str | None = None) -> str:
-    """The leaderboard in Markdown, the least distance first.
+    """The leaderboard in Markdown, the least distance first, of the protocol of the row `marked`, else that of most.
 
     A model is "undecided" against the best, or the next better one, where the 95 % interval of the differences, seed by
     seed, holds 0.
-
-    Args:
-        rankings: As `rank` gives them, by model.
-        marked: Name of a row to set in bold.
     """
     if not rankings:
         return "No motion model has been ranked yet."
-    key = protocol_of(rankings, marked)
+    keys = [ranking["key"] for ranking in rankings.values()]
+    key = rankings[marked]["key"] if marked and marked in rankings else max(sorted(set(keys)), key=keys.count)
     others = [name for name, ranking in rankings.items() if ranking["key"] != key]
     rows = {name: ranking for name, ranking in rankings.items() if name not in others}
     order = sorted(rows, key=lambda name: distance(rows[name]).mean)
@@ -54,6 +52,7 @@ def table(rankings: Mapping[str, Ranking], marked: str | None = None) -> str:
         ranking, bold = rows[name], "**" if name == marked else ""
         sampling, seeds = ranking["sampling"], ranking["seeds"]
         right = estimate([100 * seed["direction"] for seed in seeds])
+        once = f" (+ {ranking['prepare_macs'] / 1e6:.1f} once)" if ranking["prepare_macs"] else ""  # for all steps
         line = (
             f"{bold}{name}{bold}",
             f"{bold}{distance(ranking):.2f}{bold}",
@@ -62,7 +61,7 @@ def table(rankings: Mapping[str, Ranking], marked: str | None = None) -> str:
             f"{right:.1f} %",
             f"{sampling['seconds']:.3f}",
             f"{sampling['ratio']:.2f}",
-            f"{ranking['macs'] / 1e6:.1f}" + once(ranking),
+            f"{ranking['macs'] / 1e6:.1f}{once}",
             f"{ranking['parameters'] / 1e6:.2f}",
         )
         lines.append(line)
@@ -70,14 +69,6 @@ def table(rankings: Mapping[str, Ranking], marked: str | None = None) -> str:
     if others:
         parts.append(f"Ranked by another protocol, so not comparable: {', '.join(sorted(others))}.")
     return "\n\n".join(parts)
-
-
-def protocol_of(rankings: Mapping[str, Ranking], marked: str | None) -> str:
-    """The key of the protocol that a table is of: the marked row's, else that of most."""
-    if marked is not None and marked in rankings:
-        return rankings[marked]["key"]
-    keys = [ranking["key"] for ranking in rankings.values()]
-    return max(sorted(set(keys)), key=keys.count)
 
 
 def distance(ranking: Ranking) -> Estimate:
@@ -92,11 +83,6 @@ def verdict(ranking: Ranking, better: Ranking) -> str:
     if found is None:
         return f"{distance(ranking).mean - distance(better).mean:+.2f} (undecided: no seed in common)"
     return f"{found:+.2f}" if found.decided else f"{found:+.2f} (undecided)"
-
-
-def once(ranking: Ranking) -> str:
-    """What is done once for all steps, where there is something."""
-    return f" (+ {ranking['prepare_macs'] / 1e6:.1f} once)" if ranking["prepare_macs"] else ""
 
 
 def words(ranking: Ranking) -> str:
@@ -125,8 +111,6 @@ def save(ranking: Ranking, entry: Entry) -> Path:
 
     Without a card, it makes one of what is known of the model.
     """
-    from cmd_lightning.atomic_files import replaced
-
     if entry.card_path.is_file():
         text = entry.card_path.read_text(encoding="utf-8")
     else:

@@ -1,14 +1,28 @@
-"""How motion models are ranked: everything that must be the same for two results to be comparable."""
+"""How motion models are ranked: all that must be the same for two results to be comparable, and fingerprints of it."""
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+import cmd_lightning
 from cmd_lightning.shapes.scenes import Level, Motion
+
+CODE = (
+    *("callbacks/ema.py", "components/*.py", "diffusion/*.py", "metrics/*.py", "networks/*.py", "pipeline.py"),
+    *("ranking/latents.py", "ranking/score.py", "ranking/train.py"),
+)
+"""What trains, samples and scores, within the package."""
+LIBRARIES = ("abc", "builtins", "diffusers", "huggingface_hub", "torch", "typing")
+"""Packages whose version is in the card, and not in the fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -66,3 +80,33 @@ class Protocol:
 def digest(facts: Mapping[str, Any]) -> str:
     """A short fingerprint of plain data."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def key_of(record: Mapping[str, Any], network: nn.Module, protocol: Protocol, bench_key: str) -> str:
+    """A fingerprint of all that the scores of a seed depend on: a candidate's record, code, protocol and clips."""
+    root = Path(cmd_lightning.__path__[0])
+    code = executed(file for pattern in CODE for file in root.glob(pattern))
+    made = {"source": source_of(network), "code": code, "bench": bench_key}
+    return digest({**record, **protocol.record, **made})
+
+
+def source_of(network: nn.Module) -> str:
+    """A fingerprint of the files of all classes that a network is made of, including those they inherit from."""
+    classes = {cls for module in network.modules() for cls in type(module).__mro__}
+    own = [cls for cls in classes if cls.__module__.partition(".")[0] not in LIBRARIES]
+    files = {Path(file) for cls in own if (file := inspect.getsourcefile(cls))}
+    return executed(file for file in files if file.is_file())
+
+
+def executed(files: Iterable[Path]) -> str:
+    """The sha256 of what runs in Python files: docstrings, comments and formatting make no difference."""
+    trees = [Executed().visit(ast.parse(path.read_bytes())) for path in sorted(files)]
+    return hashlib.sha256("".join(ast.dump(tree, annotate_fields=False) for tree in trees).encode()).hexdigest()
+
+
+class Executed(ast.NodeTransformer):
+    """Leaves out statements that are only a text: docstrings, and those after a constant."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        """Keeps all expressions but constants."""
+        return None if isinstance(node.value, ast.Constant) else node

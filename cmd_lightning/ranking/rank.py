@@ -18,9 +18,8 @@ from cmd_lightning.provenance import provenance
 from cmd_lightning.ranking import cost
 from cmd_lightning.ranking.candidate import Candidate, candidate
 from cmd_lightning.ranking.estimates import MOST_SEEDS
-from cmd_lightning.ranking.kept import key_of
-from cmd_lightning.ranking.latents import Bench, open_bench
-from cmd_lightning.ranking.protocol import Protocol, digest
+from cmd_lightning.ranking.latents import open_bench
+from cmd_lightning.ranking.protocol import Protocol, digest, key_of
 from cmd_lightning.ranking.score import references, score
 from cmd_lightning.ranking.train import seeded, train
 from cmd_lightning.threads import cores, one_thread
@@ -34,18 +33,7 @@ CHECKED = 2
 def rank(model: Candidate, protocol: Protocol, seeds: int, folder: Path, tell: Callable[[str], None]) -> dict[str, Any]:
     """Trains and scores a model with each seed, on one thread; as many at a time as there are cores.
 
-    Args:
-        model: The candidate.
-        protocol: The settings.
-        seeds: The number of seeds, counted from 0.
-        folder: The folder of the cached clips and of the scores of each seed.
-        tell: Takes lines of progress.
-
-    Returns:
-        The record that a card has under "ranking".
-
-    Raises:
-        InputError: The model does not fit, its numbers are not finite, or there are too few samples.
+    Cached clips and the scores of each seed are kept in `folder`. Returns the record that a card has under "ranking".
     """
     if not 1 <= seeds <= MOST_SEEDS:
         raise InputError(f"seeds {seeds}: give 1 to {MOST_SEEDS}; an interval needs at least 2")
@@ -54,17 +42,17 @@ def rank(model: Candidate, protocol: Protocol, seeds: int, folder: Path, tell: C
         raise InputError(f"samples {protocol.samples}: too few to train on; give at least {least}, two steps")
     with one_thread():
         bench = open_bench(protocol, folder / "cache", tell)
+        encoder = bench.pipeline.motion_text_encoder
+        assert encoder is not None
         spec = bench.pipeline.autoencoder.latent_spec(tuple(bench.pipeline.config["video_shape"]))
         with seeded(0):
-            model.check(spec, bench.pipeline.motion_text_encoder(bench.captions["test"][:CHECKED]))
-            network = model.build(spec, bench.pipeline.motion_text_encoder.dim)
-            condition = bench.pipeline.motion_text_encoder(bench.captions["test"][:1])
-            found = cost.counts(network, spec, condition)
+            model.check(spec, encoder(bench.captions["test"][:CHECKED]))
+            network = model.build(spec, encoder.dim)
+            found = cost.counts(network, spec, encoder(bench.captions["test"][:1]))
+            yardstick = candidate(cost.YARDSTICK).build(spec, encoder.dim)
         tell(f"{model.name}: {found['parameters'] / 1e6:.2f} M parameters, {found['macs'] / 1e6:.1f} MMAC a step")
-        kept = folder / model.name / key_of(model, network, protocol, bench.key)
-        rows = all_seeds(model, bench, protocol, seeds, folder, kept, tell)
-        with seeded(0):
-            yardstick = candidate(cost.YARDSTICK).build(spec, bench.pipeline.motion_text_encoder.dim)
+        kept = folder / model.name / key_of(model.record, network, protocol, bench.key)
+        rows = all_seeds(model, protocol, seeds, folder / "cache", kept, tell)
         sampling = cost.timing(network.eval(), yardstick.eval(), bench, protocol)
         return {
             "key": digest(protocol.record | {"bench": bench.key}),
@@ -79,13 +67,7 @@ def rank(model: Candidate, protocol: Protocol, seeds: int, folder: Path, tell: C
 
 
 def all_seeds(
-    model: Candidate,
-    bench: Bench,
-    protocol: Protocol,
-    seeds: int,
-    folder: Path,
-    kept: Path,
-    tell: Callable[[str], None],
+    model: Candidate, protocol: Protocol, seeds: int, cache: Path, kept: Path, tell: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """The scores of seeds 0, 1, ...: those in the folder `kept`, and the others, trained for in processes."""
     rows: dict[int, dict[str, Any]] = {}
@@ -95,38 +77,29 @@ def all_seeds(
             tell(f"{model.name}, seed {seed}: {in_words(rows[seed])}, kept in {path}")
     missing = [seed for seed in range(seeds) if seed not in rows]
     processes = min(len(missing), cores())
-    if processes < 2:
-        return [rows.get(seed) or one_seed(model, bench, protocol, seed, kept, tell) for seed in range(seeds)]
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        found = pool.map(partial(elsewhere, model, protocol, folder, kept, tell), missing)
+    with ProcessPoolExecutor(max(processes, 1), get_context("spawn")) as pool:  # starts none before it is used
+        run = pool.map if processes > 1 else map
+        found = run(partial(one_seed, model, protocol, cache, kept, tell), missing)
         rows |= dict(zip(missing, found, strict=True))
     return [rows[seed] for seed in range(seeds)]
 
 
-def elsewhere(
-    model: Candidate, protocol: Protocol, folder: Path, kept: Path, tell: Callable[[str], None], seed: int
-) -> dict[str, Any]:
-    """`one_seed` in another process, which opens the cached clips itself."""
-    with one_thread():
-        bench = open_bench(protocol, folder / "cache", tell)
-        return one_seed(model, bench, protocol, seed, kept, tell)
-
-
 def one_seed(
-    model: Candidate, bench: Bench, protocol: Protocol, seed: int, kept: Path, tell: Callable[[str], None]
+    model: Candidate, protocol: Protocol, cache: Path, kept: Path, tell: Callable[[str], None], seed: int
 ) -> dict[str, Any]:
-    """The scores of a seed, trained for and kept."""
-    path = kept / f"seed-{seed}.json"
+    """The scores of a seed, trained for and kept; opens the cached clips, as it may run in another process."""
     kept.mkdir(parents=True, exist_ok=True)
-    begun = time.process_time()
-    network, facts = train(
-        model.build, bench, protocol, seed, kept, lambda line: tell(f"{model.name}, seed {seed}: {line}")
-    )
-    row = rounded({"seed": seed, **score(network, bench, protocol, seed), **facts})
+    with one_thread():
+        bench = open_bench(protocol, cache, tell)
+        begun = time.process_time()
+        network, facts = train(
+            model.build, bench, protocol, seed, kept, lambda line: tell(f"{model.name}, seed {seed}: {line}")
+        )
+        row = rounded({"seed": seed, **score(network, bench, protocol, seed), **facts})
     row["core_seconds"] = round(time.process_time() - begun)  # which other work on the machine does not lengthen much
     made = provenance()
     row |= {"commit": made["commit"], "date": made["date"]}
-    with replaced(path) as draft:
+    with replaced(kept / f"seed-{seed}.json") as draft:
         draft.write_text(json.dumps(row) + "\n")
     tell(f"{model.name}, seed {seed}: {in_words(row)}")
     return row
@@ -140,7 +113,5 @@ def in_words(row: dict[str, Any]) -> str:
 
 
 def rounded(value: Any) -> Any:
-    """Floats to a few significant digits, within dictionaries too."""
-    if isinstance(value, dict):
-        return {name: rounded(item) for name, item in value.items()}
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+    """Plain data with floats of a few significant digits."""
+    return json.loads(json.dumps(value), parse_float=lambda text: float(f"{float(text):.{DIGITS}g}"))

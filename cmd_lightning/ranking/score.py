@@ -18,21 +18,7 @@ from cmd_lightning.ranking.train import objective
 
 @torch.no_grad()
 def score(network: MotionModel, bench: Bench, protocol: Protocol, seed: int) -> dict[str, float]:
-    """Motion prediction (paper section 4.2, table 4a) on the held-out clips.
-
-    Args:
-        network: The trained model.
-        bench: The clips.
-        protocol: Steps and guidance.
-        seed: Seed of the training; the noise of sampling depends on it, and is the same for all models.
-
-    Returns:
-        "frechet" and "kernel", distances of the predicted clips to the true ones on shapes features, and "direction",
-        the share of plain ones whose direction is classified correctly.
-
-    Raises:
-        InputError: Samples are not finite.
-    """
+    """Motion prediction (paper section 4.2, table 4a) on the held-out clips; its noise depends on the seed alone."""
     video = predict(network, bench, protocol, seed)
     features = torch.cat([bench.features(part) for part in video.split(BATCH)])
     return distances(features, bench) | {"direction": direction(video, bench)}

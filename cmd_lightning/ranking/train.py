@@ -8,9 +8,11 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from lightning import Trainer
@@ -32,26 +34,20 @@ REPORTS = 4
 """Lines of progress of a training."""
 
 
+@dataclass(eq=False)
 class Order(IterableDataset):
-    """Batches of cached latents in the order of a seed, as latent shards give them.
+    """Batches of cached latents as latent shards give them, for each epoch in another order, which the seed decides."""
 
-    Args:
-        bench: The latents.
-        protocol: The number of samples and the batch size.
-        seed: The seed of the order; every epoch has another.
-        made_by: Fingerprints of what made the latents, as of latent shards.
-    """
-
-    def __init__(self, bench: Bench, protocol: Protocol, seed: int, made_by: Mapping[str, str | None]) -> None:
-        super().__init__()
-        self.bench, self.protocol, self.seed, self.made_by = bench, protocol, seed, made_by
+    bench: Bench
+    protocol: Protocol
+    seed: int
+    made_by: Mapping[str, str | None]
 
     def __len__(self) -> int:
         return self.protocol.samples // self.protocol.batch_size
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        content, motion = (self.bench.tensors[f"train/{name}"] for name in ("content", "motion"))
-        captions, batch = self.bench.captions["train"], self.protocol.batch_size
+        tensors, captions, batch = self.bench.tensors, self.bench.captions["train"], self.protocol.batch_size
         epoch, left = -1, torch.empty(0, dtype=torch.long)
         for _ in range(len(self)):
             if len(left) < batch:
@@ -61,8 +57,8 @@ class Order(IterableDataset):
             rows, left = left[:batch], left[batch:]
             chosen = rows.tolist()
             yield {
-                "content": content[rows],
-                "motion": motion[rows],
+                "content": tensors["train/content"][rows],
+                "motion": tensors["train/motion"][rows],
                 "caption": [captions[row] for row in chosen],
                 "key": [f"{row:09d}" for row in chosen],
                 "made_by": [self.made_by],  # of all of them; each more is looked through by the Trainer
@@ -71,12 +67,7 @@ class Order(IterableDataset):
 
 
 class Watch(Callback):
-    """Keeps the losses and reports progress.
-
-    Args:
-        steps: Steps of the whole training.
-        tell: Takes lines of progress.
-    """
+    """Keeps the losses and reports progress, a few times within the steps of the whole training."""
 
     def __init__(self, steps: int, tell: Callable[[str], None]) -> None:
         self.steps, self.tell = steps, tell
@@ -108,26 +99,17 @@ def train(
     folder: Path,
     tell: Callable[[str], None],
 ) -> tuple[MotionModel, dict[str, float]]:
-    """Trains a motion model.
+    """Trains a motion model; gives it with averaged weights, and its "loss", the mean of the last tenth of the steps.
 
-    Args:
-        build: Builds it from the latents' shapes and the channels of the condition.
-        bench: Data and frozen parts.
-        protocol: The settings.
-        seed: Seed of its weights, of the order of the clips and of the noise: for one seed the latter two are the same
-            for all models.
-        folder: Where the Trainer writes a list of steps that failed.
-        tell: Takes lines of progress.
-
-    Returns:
-        The model with averaged weights, and its "loss", the mean of the last tenth of the steps.
-
-    Raises:
-        InputError: Losses or gradients are not finite.
+    The seed is that of its weights, of the order of the clips and of the noise: for one seed the latter two are the
+    same for all models. The Trainer writes a list of steps that failed into `folder`.
     """
     steps = protocol.samples // protocol.batch_size
     watch, ema = Watch(steps, tell), EMA(protocol.ema)
-    with seeded(seed), quiet():
+    logger = logging.getLogger("lightning.pytorch")
+    with seeded(seed), warnings.catch_warnings(action="ignore"), ExitStack() as stack:
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.ERROR)  # without messages on devices, loggers and workers
         component = MotionDiffusion(
             build,
             bench.pipeline.autoencoder,
@@ -178,27 +160,6 @@ def objective() -> Diffusion:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seeds torch and the components within the block."""
-    before = os.environ.get("PL_GLOBAL_SEED")
-    os.environ["PL_GLOBAL_SEED"] = str(seed)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            yield
-    finally:
-        if before is None:
-            del os.environ["PL_GLOBAL_SEED"]
-        else:
-            os.environ["PL_GLOBAL_SEED"] = before
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Suppresses Lightning's messages on devices, loggers and workers."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logger.setLevel(level)
+    with torch.random.fork_rng(devices=[]), patch.dict(os.environ, PL_GLOBAL_SEED=str(seed)):
+        torch.manual_seed(seed)
+        yield

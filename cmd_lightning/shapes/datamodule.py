@@ -9,32 +9,19 @@ from typing import Any, get_args
 from torch.utils.data import get_worker_info
 
 from cmd_lightning.data.batch import BatchStream, collate
-from cmd_lightning.data.loader import Split, StreamDataModule, StreamLoader
+from cmd_lightning.data.loader import Split, StreamDataModule
 from cmd_lightning.data.plan import batch_sizes, stable_hash
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, check_at_least, check_positive
 from cmd_lightning.shapes.painting import make_clip
-from cmd_lightning.shapes.scenes import Combinations, Level, Motion
+from cmd_lightning.shapes.scenes import Level, Motion
 
 
 class SceneStream(BatchStream):
     """Batches of rendered clips of one rank, for a DataLoader with `batch_size=None` and any number of workers.
 
     Clip i of epoch e is clip `e * num + i` of the seed: an epoch is only a stretch of an endless row. With `repeat` it
-    is clip `i` in every epoch.
-
-    Args:
-        num: clips in an epoch, all ranks together.
-        levels: of which each clip draws one.
-        motions: of which each clip draws one.
-        size: side of the picture in pixels.
-        frames: frames of a clip.
-        fps: frames per second.
-        batch_size: clips in a batch, per rank.
-        combinations: of shape, colour and direction: "all", "seen" or "unseen".
-        rank: which process this is, from 0.
-        ranks: how many there are.
-        seed: of the row of clips.
-        repeat: whether every epoch is the same.
+    is clip `i` in every epoch. An epoch has `num` clips on all ranks together. Each clip has one of the levels and one
+    of the motions; further options are those of `make_clip`.
     """
 
     def __init__(
@@ -43,21 +30,17 @@ class SceneStream(BatchStream):
         *,
         levels: Sequence[Level],
         motions: Sequence[Motion],
-        size: int,
-        frames: int,
-        fps: float,
         batch_size: int,
-        combinations: Combinations = "all",
         rank: int = 0,
         ranks: int = 1,
         seed: int = 0,
         repeat: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__()
-        self.repeat = repeat
-        self.num, self.levels, self.motions = num, list(levels), list(motions)
-        self.options = {"size": size, "frames": frames, "fps": fps, "combinations": combinations}
-        self.batch_size, self.rank, self.ranks, self.seed = batch_size, rank, ranks, seed
+        self.num, self.levels, self.motions, self.options = num, list(levels), list(motions), options
+        self.batch_size, self.rank, self.ranks, self.seed, self.repeat = batch_size, rank, ranks, seed, repeat
+        self.shards = ()
         shares = batch_sizes(num, ranks, batch_size)
         self._sizes = shares[rank]
         in_order = chain.from_iterable(zip(*shares, strict=True))  # by step, then by rank
@@ -94,18 +77,20 @@ class ShapesDataModule(StreamDataModule):
 
     Args:
         level: "plain" or "mixed", or several, of which each clip draws one; one named twice is drawn twice as often.
-        motion: one or several of still, slow, middle, fast, extreme, likewise.
-        train_clips: clips of an epoch; the next epoch goes on with others, or with `repeat` shows them again.
-        repeat: whether every epoch shows the same clips, as a component that caches latents needs it.
-        val_clips: clips for validation.
-        test_clips: clips for testing and prediction.
-        num_frames: frames of a clip.
-        size: side of the picture in pixels.
-        fps: frames per second.
-        batch_size: clips in a batch, per device.
-        num_workers: loader processes, per device.
-        seed: of the clips.
+        motion: One or several of still, slow, middle, fast, extreme.
+        train_clips: Clips of an epoch; the next epoch goes on with others, or with `repeat` shows them again.
+        repeat: Whether every epoch shows the same clips, as a component that caches latents needs it.
+        val_clips: Clips for validation.
+        test_clips: Clips for testing and prediction.
+        num_frames: Frames of a clip.
+        size: Side of the picture in pixels.
+        fps: Frames per second.
+        batch_size: Clips in a batch, per device.
+        num_workers: Loader processes, per device.
+        seed: Of the clips.
     """
+
+    options: dict[str, Any]
 
     def __init__(
         self,
@@ -127,20 +112,12 @@ class ShapesDataModule(StreamDataModule):
         motions = [motion] if isinstance(motion, str) else list(motion)
         for name, given, known in (("level", levels, get_args(Level)), ("motion", motions, get_args(Motion))):
             if not given or set(given) - set(known):
-                raise InputError(f"data.{name} {', '.join(given)}: give one or several of {', '.join(known)}")
-        for name, value, least in (
-            ("train_clips", train_clips, 1),
-            ("val_clips", val_clips, 0),
-            ("test_clips", test_clips, 1),
-            ("num_frames", num_frames, 1),
-            ("size", size, 8),
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-        ):
-            if value < least:
-                raise InputError(f"data.{name} {value}: must be at least {least}")
+                raise InputError(f"{name} {', '.join(given)}: give one or several of {', '.join(known)}")
+        check_positive(train_clips=train_clips, test_clips=test_clips, num_frames=num_frames, batch_size=batch_size)
+        check_at_least(0, val_clips=val_clips, num_workers=num_workers)
+        check_at_least(8, size=size)
         if not 0 < fps < math.inf:
-            raise InputError(f"data.fps {fps}: give a positive number of frames a second")
+            raise InputError(f"fps {fps}: give a positive number of frames a second")
         self.clips = {"train": train_clips, "val": val_clips, "test": test_clips}
         self.options = {"levels": levels, "motions": motions, "size": size, "frames": num_frames, "fps": fps}
         self.batch_size, self.num_workers, self.seed, self.repeat = batch_size, num_workers, seed, repeat
@@ -153,9 +130,9 @@ class ShapesDataModule(StreamDataModule):
         """Whether there are clips of a split."""
         return self.clips[split] > 0
 
-    def loader(self, split: Split, **options: Any) -> StreamLoader:
+    def stream(self, split: Split) -> SceneStream:
         """New clips for training; for the other splits the same ones each time."""
-        stream = SceneStream(
+        return SceneStream(
             self.clips[split],
             **self.options,
             batch_size=self.batch_size,
@@ -165,4 +142,3 @@ class ShapesDataModule(StreamDataModule):
             seed=stable_hash(self.seed, split),
             repeat=self.repeat,
         )
-        return StreamLoader(stream, num_workers=self.num_workers, **options)

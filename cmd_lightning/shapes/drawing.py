@@ -40,24 +40,20 @@ def draw_scene(
     combinations: Combinations = "all",
     alignment: str | None = None,
 ) -> Scene:
-    """Draw the scene of a clip.
+    """Sample the scene of clip `index` of the data set `seed`.
 
-    Args:
-        seed: of the data set.
-        index: of the clip, from 0.
-        level: "plain" is one solid shape, straight or bouncing, on a grey, seen by a still camera; "mixed" has one
-            to three with textures, further paths, rotation, growth, patterns behind, a bar before, and a moving camera.
-        motion: how fast everything moves, see SPEEDS.
-        frames: of the clip; straight paths stay inside for so long.
-        combinations: of shape, colour and direction that are drawn from; training draws from the "seen". Only plain
-            scenes are drawn from the "unseen".
-        alignment: of a mixed scene, one of ALIGNMENTS; drawn if None. In a "row" all shapes move along one horizontal
-            line, in a "column" along a vertical one, and at a "corner" the first of three shares its row with the
-            second and its column with the third in the first frame. Where it is given, all scenes have three shapes
-            that move along one axis, so that alignments differ in nothing else.
+    A "plain" one is one solid shape, straight or bouncing, on a grey, seen by a still camera; a "mixed" one has one to
+    three with textures, further paths, rotation, growth, patterns behind, a bar before, and a moving camera. Straight
+    paths stay inside for `frames`. Training samples from the "seen" combinations of shape, colour and direction; only
+    plain scenes are sampled from the "unseen".
+
+    The alignment of a mixed scene is sampled if None. In a "row" all shapes move along one horizontal line, in a
+    "column" along a vertical one, and at a "corner" the first of three shares its row with the second and its column
+    with the third in the first frame. Where it is given, all scenes have three shapes that move along one axis, so that
+    alignments differ in nothing else.
 
     Raises:
-        InputError: an option is none of its names.
+        InputError: An option has an unknown value.
     """
     for name, given, known in (
         ("level", level, get_args(Level)),
@@ -90,7 +86,7 @@ def aligned(things: tuple[Thing, ...], alignment: str) -> tuple[Thing, ...]:
         line = min(max(things[0].start[axis], radius), 1 - radius)
         for thing in sharing:
             starts[id(thing)][axis] = line
-    return tuple(replace(thing, start=(*starts[id(thing)],)) for thing in things)
+    return tuple(replace(thing, start=(starts[id(thing)][0], starts[id(thing)][1])) for thing in things)
 
 
 class _Draw:
@@ -117,7 +113,7 @@ class _Draw:
         if chance.random() < 0.25:
             upright, place = chance.random() < 0.5, chance.uniform(0.2, 0.8)
             bar = Bar(upright, place, chance.uniform(0.1, 0.2), chance.randrange(90, 150))
-        dark, light = (tuple(chance.randrange(*levels) for _ in range(3)) for levels in ((0, 50), (30, 110)))
+        dark, light = self.tone(0, 50), self.tone(30, 110)
         background = Background(
             chance.choice(PATTERNS),
             (dark, light),
@@ -143,11 +139,10 @@ class _Draw:
         """A thing on a path; `colour` is drawn if it is not given."""
         chance = self.chance
         size = chance.choice(list(SIZES))
-        names = self.names(colour, directions)
+        shape, colour, direction = self.names(colour, directions)
         extra = self.texture() if textured else {}
         radius = SIZES[size]
         room = 1 - 2 * radius  # the centre stays between radius and 1 - radius
-        shape, colour, direction = names
         if not self.high:
             start = (radius + chance.random() * room, radius + chance.random() * room)
             return Thing(shape, colour, size, "none", "still", start, 0.0, **extra)
@@ -167,7 +162,7 @@ class _Draw:
             path = "bouncing" if path == "straight" else path
         speed = chance.uniform(self.low, fastest)
         step = speed / scale
-        start = []
+        begin = []
         for sign in signs:
             ahead = chance.random() * room  # way to the first wall
             if sign and path == "bouncing":
@@ -176,8 +171,8 @@ class _Draw:
                 ahead = chance.uniform(nearest, max(nearest, min(room, 0.9 * step * self.steps)))
             elif sign:
                 ahead = chance.uniform(min(room, step * self.steps), room)
-            start.append(1 - radius - ahead if sign > 0 else radius + ahead)
-        return Thing(shape, colour, size, direction, path, (*start,), speed, **extra)
+            begin.append(1 - radius - ahead if sign > 0 else radius + ahead)
+        return Thing(shape, colour, size, direction, path, (begin[0], begin[1]), speed, **extra)
 
     def names(self, colour: str | None, directions: tuple[str, ...]) -> tuple[str, str, str]:
         """Shape, colour and direction, of the combinations that are drawn from."""
@@ -196,6 +191,10 @@ class _Draw:
             "growth": self.chance.choice([0, 0, 0, 1, -1]) if rate else 0,
             "angle": self.chance.uniform(0, 2 * math.pi),
         }
+
+    def tone(self, low: int, high: int) -> tuple[int, int, int]:
+        """A colour of the background, of these levels."""
+        return self.chance.randrange(low, high), self.chance.randrange(low, high), self.chance.randrange(low, high)
 
     def camera(self) -> Camera:
         """A camera that stands, pans or zooms."""

@@ -5,11 +5,10 @@ distances that are called "shapes features", never FVD.
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cmd_lightning.shapes.convnet import VideoConvNet
+from cmd_lightning.shapes.saved_network import SavedNetwork
 from cmd_lightning.shapes.scenes import COLOURS, DIRECTIONS, PATHS, PATTERNS, SHAPES, SPEEDS, TEXTURES
-from cmd_lightning.shapes.weights import Pretrained
 
 PRESENCE = {
     "shape": SHAPES,
@@ -29,14 +28,8 @@ CHOICE = {
     "zoom": ("out", "none", "in"),
     "motion": tuple(SPEEDS),
     "play": (
-        "forward",
-        "backward",
-        "partly shuffled",
-        "shuffled",
-        "partly frozen",
-        "frozen",
-        "half speed",
-        "double speed",
+        *("forward", "backward", "partly shuffled", "shuffled"),
+        *("partly frozen", "frozen", "half speed", "double speed"),
     ),
     "blur": ("none", "light", "middle", "strong"),
     "noise": ("none", "light", "middle", "strong"),
@@ -44,7 +37,7 @@ CHOICE = {
 """Attributes of which a clip has exactly one."""
 
 
-class ShapesFeatures(Pretrained):
+class ShapesFeatures(SavedNetwork):
     """The last layer but one of a classifier trained on the attributes of the procedural world, not on real video.
 
     Its training clips were `plain` and `mixed` ones of all five speeds, also blurred, noised, and played backward,
@@ -55,44 +48,31 @@ class ShapesFeatures(Pretrained):
     Features are shifted and scaled to mean 0 and variance 1 over clean `mixed` and `plain` clips.
 
     Args:
-        settings: of the `VideoConvNet`.
+        settings: Of the `VideoConvNet`.
 
     Attributes:
-        num_features: length of a feature vector.
+        num_features: Length of a feature vector.
     """
 
     WEIGHTS = "shapes_features.safetensors"
+    ANSWERS = PRESENCE | CHOICE
     name, published = "shapes", False
+    mean: Tensor
+    scale: Tensor
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__()
-        self.settings, self.record, self.origin = settings, {}, {}
-        self.trunk = VideoConvNet(**{"num_features": 96, "hidden": 256} | settings)
+        super().__init__({"hidden": 256}, **settings)
         self.num_features = self.trunk.num_features
-        self.heads = nn.ModuleDict(
-            {name: nn.Linear(self.num_features, len(names)) for name, names in (PRESENCE | CHOICE).items()}
-        )
         self.register_buffer("mean", torch.zeros(self.num_features))
         self.register_buffer("scale", torch.ones(self.num_features))
 
     def forward(self, video: Tensor) -> Tensor:
-        """Features of clips.
-
-        Args:
-            video: (B, 3, T, H, W), uint8 or float in [0, 1], square, T >= 8.
-
-        Returns:
-            (B, num_features).
-
-        Raises:
-            InputError: another shape of video.
-        """
+        """Features `(B, num_features)` of clips `(B, 3, T, H, W)`, uint8 or float in [0, 1], square, T >= 8."""
         return (self.trunk(video) - self.mean) / self.scale
 
     def classify(self, video: Tensor) -> dict[str, Tensor]:
-        """Logits (B, N) of each attribute: of presence, one by one, for PRESENCE; of a choice of one for CHOICE."""
-        features = self.trunk(video)
-        return {name: head(features) for name, head in self.heads.items()}
+        """Logits `(B, N)` of each attribute: of presence, one by one, for PRESENCE; of a choice of one for CHOICE."""
+        return self.answer(self.trunk(video))
 
     @torch.no_grad()
     def standardise(self, video: Tensor) -> None:

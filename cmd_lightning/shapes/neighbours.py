@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,30 +11,14 @@ from torch.nn.functional import adaptive_avg_pool3d
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.inputs import unit_range
 
-ROWS = 64
-"""Queries that are compared with the whole bank at once."""
+ROWS = 64  # queries that are compared with the whole bank at once
 
-COPY_DISTANCE = 16.0
-"""Grey levels between thumbnails below which a clip may be a copy."""
-
-COPY_RATIO = 0.5
-"""Share of the distance to the second nearest below which it is one."""
+COPY_DISTANCE = 16.0  # grey levels between thumbnails below which a clip may be a copy
+COPY_RATIO = 0.5  # share of the distance to the second nearest below which it is one
 
 
 def nearest_neighbours(query: Tensor, bank: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-    """The nearest of a bank for each query, by Euclidean distance.
-
-    Args:
-        query: Features `(N, d)`.
-        bank: Features `(M, d)`.
-        k: How many neighbours, 1 to M.
-
-    Returns:
-        Distances `(N, k)`, nearest first, and their indices in the bank `(N, k)`.
-
-    Raises:
-        InputError: The shapes do not fit, or k is out of range.
-    """
+    """The k nearest of a bank `(M, d)` for each query `(N, d)`: Euclidean distances `(N, k)`, and their indices."""
     if query.ndim != 2 or bank.ndim != 2 or query.shape[1] != bank.shape[1]:
         raise InputError(f"features of shapes {tuple(query.shape)}, {tuple(bank.shape)}: give (N, d) and (M, d)")
     if not 1 <= k <= len(bank):
@@ -50,31 +34,21 @@ def nearest_neighbours(query: Tensor, bank: Tensor, k: int = 1) -> tuple[Tensor,
 def thumbnails(video: Tensor) -> Tensor:
     """Clips as coarse as what survives lossy compression and a shift by a pixel: means over blocks of time and space.
 
-    Args:
-        video: `(B, C, T, H, W)`, uint8 or float in [0, 1].
-
-    Returns:
-        `(B, d)` with d = C · T/2 · 8²; Euclidean distances between them are root mean squares of differences
-        in grey levels from 0 to 255.
+    Of clips `(B, C, T, H, W)` it makes `(B, C · T/2 · 8²)`. Euclidean distances between them are root mean squares of
+    differences in grey levels from 0 to 255.
     """
     small = adaptive_avg_pool3d(unit_range(video), (max(1, video.shape[2] // 2), 8, 8)).flatten(1)
     return small * 255 / small.shape[1] ** 0.5
 
 
-class Copies(NamedTuple):
-    """For each query, its nearest in the bank.
-
-    Attributes:
-        index: In the bank, `(N,)`.
-        distance: To it, `(N,)`, in grey levels.
-        ratio: That distance over the one to the second nearest, `(N,)`, 0 to 1: near 0 if only this one is alike.
-        copied: Whether distance and ratio are below their limits, `(N,)`.
-    """
+@dataclass(frozen=True)
+class Copies:
+    """For each query, `(N,)`, its nearest in the bank."""
 
     index: Tensor
-    distance: Tensor
-    ratio: Tensor
-    copied: Tensor
+    distance: Tensor  # in grey levels
+    ratio: Tensor  # of that distance and the one to the second nearest, 0 to 1: near 0 if only this one is alike
+    copied: Tensor  # whether distance and ratio are below their limits
 
 
 def find_copies(query: Tensor, bank: Tensor, distance: float = COPY_DISTANCE, ratio: float = COPY_RATIO) -> Copies:
@@ -85,14 +59,7 @@ def find_copies(query: Tensor, bank: Tensor, distance: float = COPY_DISTANCE, ra
     went through H.264 and nearly every one shifted by a pixel of 32, and fewer than 1 in 100 independent clips, which
     then look alike indeed (the same small shape, on the same way over the same grey).
 
-    Args:
-        query: `thumbnails` of the clips in question, `(N, d)`.
-        bank: `thumbnails` of the known clips, `(M, d)`, M >= 2, each clip once.
-        distance: Limit in grey levels.
-        ratio: Limit of the ratio, 0 to 1.
-
-    Raises:
-        InputError: The shapes do not fit, or the bank holds fewer than two clips.
+    Query and bank are `thumbnails`, of the bank at least two, each clip once.
     """
     if len(bank) < 2:
         raise InputError(f"bank of {len(bank)} clips: give at least two")

@@ -12,42 +12,25 @@ from torch import Tensor
 from cmd_lightning.shapes.drawing import draw_scene
 from cmd_lightning.shapes.scenes import COLOURS, DIRECTIONS, SHAPES, SIZES, Background, Scene, Thing
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 
-def _circle(x: Array, y: Array) -> Array:
-    return np.hypot(x, y) - 1
-
-
-def _square(x: Array, y: Array) -> Array:
-    return np.maximum(abs(x), abs(y)) - np.float32(0.85)
-
-
-def _diamond(x: Array, y: Array) -> Array:
-    return (abs(x) * np.float32(1.5) + abs(y) - 1) / np.float32(np.hypot(1.5, 1))
-
-
-def _triangle(x: Array, y: Array) -> Array:
-    side = np.float32(np.sqrt(3) / 2)
-    return np.maximum(abs(x) * side - y / 2, y) - np.float32(0.5)
-
-
-# Signed distance from the edge, negative inside, of a shape of radius 1 around 0.
 OUTLINES: dict[str, Callable[[Array, Array], Array]] = {
-    "circle": _circle,
-    "square": _square,
-    "triangle": _triangle,
-    "diamond": _diamond,
+    "circle": lambda x, y: np.hypot(x, y) - 1,
+    "square": lambda x, y: np.maximum(abs(x), abs(y)) - np.float32(0.85),
+    "triangle": lambda x, y: np.maximum(abs(x) * np.float32(np.sqrt(3) / 2) - y / 2, y) - np.float32(0.5),
+    "diamond": lambda x, y: (abs(x) * np.float32(1.5) + abs(y) - 1) / np.float32(np.hypot(1.5, 1)),
 }
+"""Signed distance from the edge, negative inside, of a shape of radius 1 around 0."""
 
 
-def triangle_wave(x: NDArray[np.float64], height: float) -> NDArray[np.float64]:
+def triangle_wave(x: Array, height: float) -> Array:
     """Up from 0 to `height` and down again, at slope 1: what bounces between two walls."""
     return height - abs(x % (2 * height) - height)
 
 
-def centres(thing: Thing, frames: int) -> NDArray[np.float64]:
-    """Centre of a thing in the world in each frame, (T, 2) as x, y."""
+def centres(thing: Thing, frames: int) -> Array:
+    """Centre of a thing in the world in each frame, `(T, 2)` as x, y."""
     times = np.arange(frames, dtype=np.float64)
     start = np.array(thing.start)
     if thing.path == "circular":
@@ -55,44 +38,37 @@ def centres(thing: Thing, frames: int) -> NDArray[np.float64]:
         angle = thing.phase + sign * times * thing.speed / thing.turn
         return start + thing.turn * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     signs = np.array(DIRECTIONS.get(thing.direction, (0, 0)), np.float64)
-    way = thing.speed / max(np.linalg.norm(signs), 1) * times
+    way = thing.speed / max(float(np.linalg.norm(signs)), 1) * times
     if thing.path == "accelerating":  # from 0.4 of the mean speed to 1.6 of it
         way = way * (0.4 + 0.6 * times / max(frames - 1, 1))
     radius = SIZES[thing.size]
     return radius + triangle_wave(start - radius + way[:, None] * signs, 1 - 2 * radius)
 
 
-def radii(thing: Thing, frames: int) -> NDArray[np.float64]:
-    """Radius of a thing in each frame, (T,): up to 1.6 times as large or small, and back."""
+def radii(thing: Thing, frames: int) -> Array:
+    """Radius of a thing in each frame, `(T,)`: up to 1.6 times as large or small, and back."""
     way = triangle_wave(np.arange(frames) * abs(thing.speed) * 2, 1.0)
     return SIZES[thing.size] * 1.6 ** (thing.growth * way)
 
 
-def view(scene: Scene, frames: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Shift (T, 2) and zoom factor (T,) of the camera in each frame: within a quarter of a side, and a factor 1.5."""
+def view(scene: Scene, frames: int) -> tuple[Array, Array]:
+    """Shift `(T, 2)` and zoom factor `(T,)` of the camera in each frame: up to a quarter of a side and a factor 1.5."""
     way = scene.camera.speed * np.arange(frames)
     shift = triangle_wave(way, 0.25)[:, None] * np.array(DIRECTIONS.get(scene.camera.pan, (0, 0)))
     return shift, 1.5 ** (scene.camera.zoom * triangle_wave(2 * way, 1.0))
 
 
-def positions(scene: Scene, frames: int) -> NDArray[np.float64]:
-    """Centre of each thing in the picture in each frame, (N, T, 2) as x, y in sides of the picture."""
+def positions(scene: Scene, frames: int) -> Array:
+    """Centre of each thing in the picture in each frame, `(N, T, 2)` as x, y in sides of the picture."""
     shift, zoom = view(scene, frames)
     world = np.stack([centres(thing, frames) for thing in scene.things])
     return (world - 0.5 - shift) * zoom[:, None] + 0.5
 
 
-def render(scene: Scene, frames: int, size: int, offsets: NDArray[np.float64] | None = None) -> Tensor:
-    """Paint the scene with soft edges one pixel wide.
+def render(scene: Scene, frames: int, size: int, offsets: Array | None = None) -> Tensor:
+    """Paint the scene as uint8 `(C, T, H, W)`, with soft edges one pixel wide.
 
-    Args:
-        scene: what to paint.
-        frames: number of frames.
-        size: side of the picture in pixels.
-        offsets: by which each thing is off its path in each frame, in sides of the world, (N, T, 2) as x, y.
-
-    Returns:
-        uint8 (C, T, H, W).
+    `offsets` `(N, T, 2)`, x and y in sides of the world, move each thing off its path in each frame.
     """
     shift, zoom = view(scene, frames)
     grid = ((np.arange(size) + 0.5) / size - 0.5) / zoom[:, None] + 0.5
@@ -116,7 +92,7 @@ def _waves(across: Array, period: float, pixels: Array) -> Array:
     return np.clip(np.float32(0.5) + wave * (np.float32(period / (2 * np.pi)) * pixels), 0, 1)
 
 
-def _turned(x: Array, y: Array, angle: float | NDArray[np.float64]) -> tuple[Array, Array]:
+def _turned(x: Array, y: Array, angle: float | Array) -> tuple[Array, Array]:
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return x * cos + y * sin, y * cos - x * sin
 
@@ -140,7 +116,7 @@ def _paint_background(background: Background, x: Array, y: Array, pixels: Array,
     return first + (second - first) * mix.astype(np.float32)
 
 
-def _paint_thing(video: Array, thing: Thing, centre: NDArray[np.float64], x: Array, y: Array, pixels: Array) -> None:
+def _paint_thing(video: Array, thing: Thing, centre: Array, x: Array, y: Array, pixels: Array) -> None:
     frames = video.shape[1]
     centre = centre.astype(np.float32)[:, :, None, None]
     radius = radii(thing, frames).astype(np.float32)[:, None, None]
@@ -160,32 +136,18 @@ def _paint_thing(video: Array, thing: Thing, centre: NDArray[np.float64], x: Arr
 def make_clip(
     seed: int, index: int, *, frames: int = 16, fps: float = 8.0, size: int = 64, **options: Any
 ) -> tuple[Tensor, dict[str, Any]]:
-    """A clip and the truth about it.
+    """A clip, uint8 `(C, T, H, W)`, and the facts for its json.
 
-    Args:
-        seed: of the data set.
-        index: of the clip, from 0.
-        frames: number of frames.
-        fps: frames per second.
-        size: side of the picture in pixels.
-        options: of `draw_scene`: level, motion, combinations, alignment.
-
-    Returns:
-        uint8 (C, T, H, W), and the facts that go into the sample's json: those of the `Scene`, and for each frame
-        the camera and each thing's position in the picture, radius and angle.
+    The facts are those of the `Scene`, and for each frame the camera and each thing's position in the image, radius and
+    angle. The other options are those of `draw_scene`.
     """
     scene = draw_scene(seed, index, frames=frames, **options)
-    return render(scene, frames, size), facts_of(scene, frames, fps)
-
-
-def facts_of(scene: Scene, frames: int, fps: float) -> dict[str, Any]:
-    """The truth about a scene as plain data."""
     shift, zoom = view(scene, frames)
-    facts = {"caption": scene.caption, "label": SHAPES.index(scene.things[0].shape), "seen": scene.seen, "fps": fps}
-    facts |= asdict(scene)
+    facts: dict[str, Any] = {"caption": scene.caption, "label": SHAPES.index(scene.things[0].shape)}
+    facts |= {"seen": scene.seen, "fps": fps} | asdict(scene)
     for thing, told, places in zip(scene.things, facts["things"], positions(scene, frames), strict=True):
         told["positions"] = places.round(5).tolist()
         told["radii"] = (radii(thing, frames) * zoom).round(5).tolist()
         told["angles"] = (thing.angle + thing.spin * np.arange(frames)).round(4).tolist()
     facts["camera"] |= {"shifts": shift.round(5).tolist(), "zooms": zoom.round(5).tolist()}
-    return facts
+    return render(scene, frames, size), facts

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import silu
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.shapes.convnet import VideoConvNet
+from cmd_lightning.shapes.saved_network import SavedNetwork
 from cmd_lightning.shapes.scenes import COLOURS, DIRECTIONS, SHAPES, Scene
-from cmd_lightning.shapes.weights import Pretrained
 
 ANSWERS = {"shape": (*SHAPES, "none"), "colour": (*COLOURS, "none"), "direction": (*DIRECTIONS, "none")}
 """What the reader can answer to each question; "none" is the last."""
@@ -18,13 +17,7 @@ ANSWERS = {"shape": (*SHAPES, "none"), "colour": (*COLOURS, "none"), "direction"
 
 @dataclass(frozen=True)
 class Reading:
-    """What a clip shows, each a name of the world or "none".
-
-    Attributes:
-        shape: one of SHAPES.
-        colour: key of COLOURS.
-        direction: key of DIRECTIONS, of the first frames.
-    """
+    """What a clip shows, each one of ANSWERS; the direction is that of the first frames."""
 
     shape: str
     colour: str
@@ -42,7 +35,7 @@ class Reading:
         return cls(thing.shape, thing.colour, thing.direction)
 
 
-class ShapesReader(Pretrained):
+class ShapesReader(SavedNetwork):
     """Reads `plain` clips of any size of at least 8 frames; made for 16 frames at `slow` to `fast`.
 
     Trained on rendered `plain` clips of all combinations of shape, colour and direction, clean and as lossy codecs
@@ -50,35 +43,17 @@ class ShapesReader(Pretrained):
     to the direction of frozen, still and time-shuffled clips.
 
     Args:
-        settings: of the `VideoConvNet`.
+        settings: Of the `VideoConvNet`.
     """
 
     WEIGHTS = "shapes_reader.safetensors"
+    ANSWERS = ANSWERS
     chance = 1 / (len(SHAPES) * len(COLOURS) * len(DIRECTIONS))
     """Joint accuracy of a guess among the 256 combinations."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__()
-        self.settings, self.record, self.origin = settings, {}, {}
-        self.trunk = VideoConvNet(**{"num_features": 96} | settings)
-        self.heads = nn.ModuleDict(
-            {name: nn.Linear(self.trunk.num_features, len(answers)) for name, answers in ANSWERS.items()}
-        )
-
     def forward(self, video: Tensor) -> dict[str, Tensor]:
-        """Logits of the answers to each question.
-
-        Args:
-            video: (B, 3, T, H, W), uint8 or float in [0, 1], square, T >= 8.
-
-        Returns:
-            "shape" (B, 5), "colour" (B, 9), "direction" (B, 9), in the order of ANSWERS.
-
-        Raises:
-            InputError: another shape of video.
-        """
-        features = nn.functional.silu(self.trunk(video))
-        return {name: head(features) for name, head in self.heads.items()}
+        """Logits `(B, N)` of the answers to each question, in the order of ANSWERS; `video` as for `ShapesFeatures`."""
+        return self.answer(silu(self.trunk(video)))
 
     @torch.no_grad()
     def read(self, video: Tensor, batch_size: int = 64) -> list[Reading]:
@@ -93,11 +68,7 @@ class ShapesReader(Pretrained):
 
 
 def joint_accuracy(readings: Sequence[Reading], expected: Sequence[Reading]) -> float:
-    """Share of the clips whose shape, colour and direction are all read as expected; see `ShapesReader.chance`.
-
-    Raises:
-        InputError: no clips, or not as many readings as expected ones.
-    """
+    """Share of the clips whose shape, colour and direction are all read as expected; see `ShapesReader.chance`."""
     if not readings or len(readings) != len(expected):
         raise InputError(f"readings {len(readings)}, expected {len(expected)}: give as many of both, at least one")
     return sum(map(Reading.__eq__, readings, expected)) / len(readings)

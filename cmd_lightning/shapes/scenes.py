@@ -54,44 +54,28 @@ PACES = {"slow": "slowly", "fast": "fast", "extreme": "very fast"}  # what the c
 CAMERA = 1 / 3
 """Speed of the camera over the speed of shapes: a pan of 0.5 to 1 pixel a frame at `middle`; a zoom is slower."""
 
-UNSEEN_SHARE = 0.2
-"""Share of the combinations of shape, colour and direction that training never shows."""
-
 
 @dataclass(frozen=True)
 class Thing:
     """A shape and how it moves.
 
-    Attributes:
-        shape: one of SHAPES.
-        colour: key of COLOURS.
-        size: key of SIZES.
-        texture: one of TEXTURES.
-        path: one of PATHS, or "still".
-        direction: key of DIRECTIONS, of the first frame; "clockwise" or "anticlockwise" of a circular path;
-            "none" of a shape that stands still.
-        start: where the centre is in the first frame; of a circular path, the centre of the circle.
-        speed: of the centre, in sides a frame; of an accelerating path, the mean.
-        turn: radius of a circular path, else 0.
-        phase: angle on a circular path in the first frame.
-        spin: rotation in radians a frame.
-        growth: 1 grows, -1 shrinks, 0 neither; back again after a while.
-        angle: rotation in the first frame.
+    The direction is that of the first frame: a key of DIRECTIONS, "clockwise" or "anticlockwise" of a circular path, or
+    "none" of a shape that stands still.
     """
 
     shape: str
     colour: str
     size: str
     direction: str
-    path: str
-    start: Point
-    speed: float
+    path: str  # one of PATHS, or "still"
+    start: Point  # centre in the first frame; of a circular path, the centre of the circle
+    speed: float  # of the centre, in sides per frame; of an accelerating path, the mean
     texture: str = "solid"
-    turn: float = 0.0
-    phase: float = 0.0
-    spin: float = 0.0
-    growth: int = 0
-    angle: float = 0.0
+    turn: float = 0.0  # radius of a circular path
+    phase: float = 0.0  # angle on a circular path in the first frame
+    spin: float = 0.0  # rotation in radians per frame
+    growth: int = 0  # 1 grows, -1 shrinks, 0 neither; back again after a while
+    angle: float = 0.0  # rotation in the first frame
 
     @property
     def phrase(self) -> str:
@@ -109,15 +93,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Background:
-    """What lies behind: a pattern between two colours.
-
-    Attributes:
-        pattern: one of PATTERNS.
-        colours: the two, RGB 0 to 255.
-        period: of the pattern, in sides.
-        angle: of the pattern.
-        phase: of the pattern.
-    """
+    """What is behind: one of PATTERNS between two colours, RGB 0 to 255; its period in sides."""
 
     pattern: str = "flat"
     colours: tuple[tuple[int, int, int], tuple[int, int, int]] = ((0, 0, 0), (0, 0, 0))
@@ -128,34 +104,21 @@ class Background:
 
 @dataclass(frozen=True)
 class Camera:
-    """How the view moves over the world.
+    """How the view moves over the world."""
 
-    Attributes:
-        pan: key of DIRECTIONS, or "none".
-        zoom: 1 zooms in, -1 out, 0 neither.
-        speed: of the pan in sides a frame, and the measure of the zoom.
-    """
-
-    pan: str = "none"
-    zoom: int = 0
-    speed: float = 0.0
+    pan: str = "none"  # or a key of DIRECTIONS
+    zoom: int = 0  # 1 zooms in, -1 out
+    speed: float = 0.0  # of the pan in sides per frame, and the measure of the zoom
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar before all shapes, from edge to edge.
-
-    Attributes:
-        upright: whether it stands, or lies.
-        place: of its middle, along x if upright.
-        width: of the bar.
-        tone: grey level, 0 to 255.
-    """
+    """A bar in front of all shapes, from edge to edge, vertical or horizontal."""
 
     upright: bool
-    place: float
+    place: float  # of its middle, along x if upright
     width: float
-    tone: int
+    tone: int  # grey level, 0 to 255
 
 
 @dataclass(frozen=True)
@@ -197,4 +160,4 @@ def unseen() -> frozenset[tuple[str, str, str]]:
     """The combinations of shape, colour and direction that training never shows; every pair of two is shown."""
     every = [(shape, colour, direction) for shape in SHAPES for colour in COLOURS for direction in DIRECTIONS]
     every.sort(key=lambda names: stable_hash("unseen", *names))
-    return frozenset(every[: round(UNSEEN_SHARE * len(every))])
+    return frozenset(every[: round(0.2 * len(every))])

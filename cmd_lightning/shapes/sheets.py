@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.clip_similarity import CLIPSimilarity
 from cmd_lightning.provenance import sha256
+from cmd_lightning.shapes.saved_network import saved_weights
 from cmd_lightning.zoo import WEIGHTS
 
 GRID = 4
@@ -21,17 +21,9 @@ GRID = 4
 
 
 def contact_sheet(video: Tensor, size: int = 32) -> Tensor:
-    """Sixteen frames of each clip, evenly spaced from the first to the last, in rows of four: time as a picture.
+    """Sixteen frames of each clip, evenly spaced from the first to the last, in rows of four: time as an image.
 
-    Args:
-        video: `(B, C, T, H, W)` float in [0, 1] with T >= 16.
-        size: Side of a frame in the sheet in pixels.
-
-    Returns:
-        `(B, C, 4 * size, 4 * size)` in [0, 1].
-
-    Raises:
-        InputError: A clip is too short.
+    Clips are `(B, C, T, H, W)` in [0, 1] with T >= 16, sheets `(B, C, 4 * size, 4 * size)`.
     """
     batch, channels, frames = video.shape[:3]
     if frames < GRID**2:
@@ -56,27 +48,14 @@ class SheetSimilarity(CLIPSimilarity):
 
     @classmethod
     def from_pretrained(cls, path: str | Path | None = None) -> Self:
-        """Open weights with their architecture in the file's metadata; without a path, the ones that ship.
-
-        Raises:
-            InputError: The file is missing or is not such weights.
-        """
+        """Open weights with their architecture in the file's metadata; without a path, the ones that ship."""
         from open_clip import SimpleTokenizer
         from open_clip.model import CLIP
 
         path = Path(WEIGHTS / cls.WEIGHTS if path is None else path)
-        try:
-            with safe_open(path, "pt") as file:
-                config = json.loads(file.metadata()["config"])
-                weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-            model = CLIP(**config)
+        with saved_weights(path, "a CLIP model of contact sheets", "clip.yaml") as (metadata, weights):
+            model = CLIP(**json.loads(metadata["config"]))
             model.load_state_dict(weights)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            problem = str(error).splitlines()[0]
-            raise InputError(
-                f"path {path}: no weights of a CLIP model of contact sheets ({problem}); give a file trained "
-                "with benchmarks/shapes/yardstick/clip.yaml"
-            ) from None
         metric = cls(model, SimpleTokenizer(context_length=model.context_length))
         metric.name = path.stem
         metric.origin |= {"pretrained": path.name, "sha256": sha256(path)}

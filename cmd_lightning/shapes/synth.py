@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.shard_writer import ShardWriter
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, check_at_least, check_positive
 from cmd_lightning.shapes.painting import make_clip
 from cmd_lightning.shapes.scenes import SHAPES, Level, Motion
 from cmd_lightning.video_io import mp4_bytes
@@ -26,31 +26,16 @@ def write_shapes(
     shard_size: int = 1000,
     progress: Callable[[str], None] = lambda text: None,
 ) -> int:
-    """Make clips and write them: H.264, caption, and the truth about each as json.
+    """Render `num` clips and write them as H.264, caption, and json with the truth about each; returns how many.
 
-    Args:
-        folder: where the shards go.
-        num: number of clips.
-        size: side in pixels, even (H.264).
-        frames: frames of a clip.
-        fps: frames per second.
-        seed: of the data set.
-        split: name that the seed is mixed with, so that splits differ; "train" shows only the seen combinations of
-            shape, colour and direction, the others show all.
-        level: of the scenes, "plain" or "mixed".
-        motion: how fast everything moves.
-        shard_size: clips in a shard.
-        progress: told a line now and then.
-
-    Returns:
-        The number of clips written.
+    The name of the split is mixed into the seed, so that splits differ; "train" shows only the seen combinations of
+    shape, colour and direction, the others show all. `progress` gets a line after each shard.
 
     Raises:
-        InputError: a number is out of range, a name is none of its kind, or the folder holds shards already.
+        InputError: A number is out of range, a name is unknown, or the folder holds shards already.
     """
-    for name, value, least in (("num", num, 1), ("size", size, 8), ("frames", frames, 1)):
-        if value < least:
-            raise InputError(f"{name} {value}: must be at least {least}")
+    check_positive(num=num, frames=frames)
+    check_at_least(8, size=size)
     if size % 2:
         raise InputError(f"size {size}: must be even (H.264)")
     if not 0 < fps < math.inf:

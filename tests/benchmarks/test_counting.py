@@ -10,8 +10,7 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 import cmd_lightning
-from benchmarks.configured import calls, read
-from benchmarks.counting import main, table
+from benchmarks.counting import calls, main, read, table
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks.attention import Attention, time_angles
 from cmd_lightning.networks.counting import Count, count

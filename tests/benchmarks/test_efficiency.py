@@ -6,14 +6,12 @@ from functools import partial
 import pytest
 import torch
 
+from benchmarks.calls import NETWORKS
 from benchmarks.efficiency import __main__ as program
-from benchmarks.efficiency import operators, scales, timing
-from benchmarks.efficiency.frame_decoders import stable_diffusion, tiny
+from benchmarks.efficiency import scales, timing
 from benchmarks.efficiency.rows import FIELDS
-from benchmarks.efficiency.run import optimise
-from benchmarks.efficiency.systems import Assembled, System, in_pixels
-from benchmarks.efficiency.timing import Settings, cells, measure
-from benchmarks.training_tasks import NETWORKS
+from benchmarks.efficiency.systems import Assembled, System, image_decoders, in_pixels
+from benchmarks.efficiency.timing import Settings, cells, measure, optimise
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition
 from cmd_lightning.provenance import processor
@@ -35,7 +33,7 @@ SMALL = {
         width=8,
         tokens=3,
         frames=2,
-        decoders={"full": partial(stable_diffusion, 4), "tiny": partial(tiny, 4)},
+        decoders=image_decoders(4),
     ),
     "LVDM": System(
         {"denoiser": partial(LVDM, width=32, multipliers=(1, 1), layers=1, heads=2)}, width=8, tokens=3, frames=2
@@ -252,7 +250,7 @@ def test_profile(capsys, monkeypatch):
     assert program.main() == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {name}" for name in SMALL]
-    assert all(line.count(" %") == operators.TOP for line in lines[2:])
-    found = operators.operators(small(), cells(small())[0], "CMD")
+    assert all(line.count(" %") == timing.TOP for line in lines[2:])
+    found = timing.operators(small(), cells(small())[0], "CMD")
     assert sum(one["share"] for one in found) == pytest.approx(1)
     assert {"aten::mkldnn_convolution", "aten::addmm"} <= {one["operator"] for one in found}

@@ -6,10 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import claims as module
 from benchmarks import ledger
-from benchmarks.claims import Claim, arithmetic, claims, value
-from benchmarks.ledger import verdict
+from benchmarks.ledger import Claim, arithmetic, claims, value, verdict
 from benchmarks.reported import figures
 from cmd_lightning.errors import InputError
 
@@ -64,7 +62,7 @@ def test_arithmetic_is_spelled_out():
 
 def test_a_ratio_that_the_tables_do_not_give_is_told(monkeypatch):
     records = [FASTER.__dict__ | {"printed": 8.7}]
-    monkeypatch.setattr(module.yaml, "safe_load", lambda _: records)
+    monkeypatch.setattr(ledger.yaml, "safe_load", lambda _: records)
     with pytest.raises(InputError, match=r"the tables give 7\.73.*, not 8\.7"):
         claims()
 

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import cmd_lightning
 from benchmarks import recipe
 from benchmarks.calls import Call
-from benchmarks.configured import calls, read
+from benchmarks.counting import calls, read
 from benchmarks.recipe import PeakMemory, predict, step_memory
 from cmd_lightning.networks.classes import build, describe
 

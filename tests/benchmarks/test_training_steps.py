@@ -10,10 +10,9 @@ import torch
 
 import benchmarks
 from benchmarks import training_steps
-from benchmarks.calls import CHANNELS
-from benchmarks.configured import calls, read
-from benchmarks.training_steps import Settings, cells, measure, run, table
-from benchmarks.training_tasks import NETWORKS, task
+from benchmarks.calls import CHANNELS, NETWORKS
+from benchmarks.counting import calls, read
+from benchmarks.training_steps import Settings, cells, measure, run, table, task
 from cmd_lightning.errors import InputError
 
 SMALL = {

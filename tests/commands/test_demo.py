@@ -54,7 +54,7 @@ class Page(HTMLParser):
         if self._open and self._open[-1] in ("td", "th"):
             self.tables[-1][-1][-1] += data
         if "style" not in self._open:
-            self.text += data + "\n"
+            self.text += " ".join(data.split()) + "\n"
 
 
 class Reader:

@@ -4,8 +4,6 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
 import tarfile
 from types import SimpleNamespace
 
@@ -18,7 +16,7 @@ from cmd_lightning.components import MotionDiffusion, VideoAutoencoder
 from cmd_lightning.components.encoding import Encoding
 from cmd_lightning.data import fetch
 from cmd_lightning.data.cache import ShardCache
-from cmd_lightning.data.encode import EncodingData
+from cmd_lightning.data.encode import EncodingData, WholeShards
 from cmd_lightning.data.latents import LatentDataModule
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
@@ -339,12 +337,12 @@ def test_latents_beyond_the_type_are_left_out(videos, checkpoint, tmp_path, caps
     assert not [name for name in members(tmp_path / "out")["000001.tar"] if name.startswith("00000100001")]
 
 
-def test_two_processes_share_the_shards(spoiled, checkpoint, tmp_path, capsys):
+def test_two_processes_share_the_shards(python, spoiled, checkpoint, tmp_path, capsys):
     """What they make, and what they tell once, is what one makes."""
     path, out = checkpoint("vae"), tmp_path / "two"
-    command = [sys.executable, "-m", "cmd_lightning", "shards", "encode", spoiled, "--out", out, "--autoencoder", path,
+    command = ["-m", "cmd_lightning", "shards", "encode", spoiled, "--out", out, "--autoencoder", path,
                "--devices", "2", "--num-workers", "1", "--json", tmp_path / "two.json"]  # fmt: skip
-    two = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300)
+    two = python.run(*command)
     assert two.returncode == 0, two.stderr
     torch.set_num_threads(1)  # as each of the two has; the last bit of sums depends on it
     encode(spoiled, "--out", tmp_path / "alone", "--autoencoder", path)
@@ -442,9 +440,8 @@ def test_ranks_agree_without_a_word_whatever_is_done_when_they_look(tmp_path, do
     out.mkdir()
     read = []
     for rank in range(2):
-        data = EncodingData(
-            urls, out, workers=0, remote=ShardCache(), clips=None, clips_per_video=1, batch_size=1, seed=0
-        )
+        chunks = WholeShards(clips=None, clips_per_video=1, batch_size=1, seed=0, remote=ShardCache())
+        data = EncodingData(urls, out, chunks, workers=0)
         data.trainer = SimpleNamespace(global_rank=rank, world_size=2)
         read.append([chunk["shard"] for chunk in data.predict_dataloader()])
         for name in done:  # by the other rank, meanwhile

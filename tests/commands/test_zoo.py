@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -307,28 +308,28 @@ def walked(tmp_path_factory):
     return checkout, [shlex.split(command) for command in commands]
 
 
-def follow(checkout, command, *more):
+@pytest.fixture(scope="module")
+def follow(python, walked):
     """Runs a command of the walk in its checkout; what it prints."""
+    return partial(followed, python, walked[0])
+
+
+def followed(python, checkout, command, *more):
     program = {"cmd-lightning": ["-m", "cmd_lightning"], "pytest": ["-m", "pytest"], "python": []}[command[0]]
-    result = subprocess.run(
-        [sys.executable, *program, *command[1:], *more],
-        capture_output=True,
-        text=True,
-        cwd=checkout,
-        env=os.environ | {"PYTHONPATH": str(checkout), "COLUMNS": "100"},
-    )
+    environment = os.environ | {"PYTHONPATH": str(checkout), "COLUMNS": "100"}
+    result = python.run(*program, *command[1:], *more, cwd=checkout, env=environment)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
 
-def test_the_walk_lists_the_new_motion_model(walked):
-    checkout, (listed, *_) = walked
-    row = next(line for line in follow(checkout, listed).splitlines() if line.startswith("  MotionMLP "))
+def test_the_walk_lists_the_new_motion_model(follow, walked):
+    _, (listed, *_) = walked
+    row = next(line for line in follow(listed).splitlines() if line.startswith("  MotionMLP "))
     assert "Residual perceptron over the whole" in row
 
 
-def test_the_new_motion_model_is_shown_and_may_be_ranked(walked):
-    checkout, (*_, ranked, _) = walked
+def test_the_new_motion_model_is_shown_and_may_be_ranked(follow, walked):
+    _, (*_, ranked, _) = walked
     assert ranked[:-1] == ["cmd-lightning", "zoo", "rank"]
     script = f"""
 from cmd_lightning.cli import main
@@ -336,7 +337,7 @@ from cmd_lightning.ranking.candidate import candidate
 main(["zoo", "show", "{ranked[-1]}", "--json", "-"])
 assert candidate("{ranked[-1]}", None, None).init_args == {{"width": 96, "depth": 2}}
 """
-    shown = json.loads(follow(checkout, ["python", "-c", script]))
+    shown = json.loads(follow(["python", "-c", script]))
     assert shown["config"] == "configs/motion/mlp.yaml"
     motion, content, condition, width = 8 * 16 * 16, 3 * 32 * 32, 64, 96
     linear = [(motion, width), (content, width), (condition, width), (256, width), (width, width), (width, motion)]
@@ -344,24 +345,24 @@ assert candidate("{ranked[-1]}", None, None).init_args == {{"width": 96, "depth"
     assert shown["parameters"] == sum((i + 1) * o for i, o in linear) + 2 * width + blocks
 
 
-def test_the_walk_tests_the_new_motion_model(walked):
-    checkout, (_, tested, *_) = walked
-    told = follow(checkout, tested, "-q", "-p", "no:cacheprovider", "-m", "not slow")
+def test_the_walk_tests_the_new_motion_model(follow, walked):
+    _, (_, tested, *_) = walked
+    told = follow(tested, "-q", "-p", "no:cacheprovider", "-m", "not slow")
     assert int(re.search(r"(\d+) passed", told)[1]) > 3
     assert "skipped" not in told
 
 
-def test_the_walk_writes_the_table_and_passes_lint(walked):
+def test_the_walk_writes_the_table_and_passes_lint(follow, walked):
     checkout, (*_, written) = walked
     assert written == ["python", "-m", "benchmarks.readme"]
-    assert "README.md" in follow(checkout, written).splitlines()
+    assert "README.md" in follow(written).splitlines()
     assert "[`MotionMLP`](zoo/motion/mlp.py)" in (checkout / "README.md").read_text()
     for verb in (["check"], ["format", "--check"]):
-        follow(checkout, ["python", "-m", "ruff", *verb, "zoo/motion/mlp.py", "--no-cache"])
+        follow(["python", "-m", "ruff", *verb, "zoo/motion/mlp.py", "--no-cache"])
 
 
 @pytest.mark.slow  # two minutes, of which most make the clips that all models share
-def test_the_walk_ranks_the_new_motion_model(walked, tmp_path):
-    checkout, (*_, ranked, _) = walked
-    told = follow(checkout, ranked, "--seeds", "1", "--samples", "64", "--out", str(tmp_path))
+def test_the_walk_ranks_the_new_motion_model(follow, walked, tmp_path):
+    _, (*_, ranked, _) = walked
+    told = follow(ranked, "--seeds", "1", "--samples", "64", "--out", str(tmp_path))
     assert "| **MotionMLP** |" in told

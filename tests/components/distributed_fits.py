@@ -15,7 +15,7 @@ from streams import speak_into
 
 from cmd_lightning.callbacks import EMA, LastCheckpoint, VideoLogger
 from cmd_lightning.components import draws
-from cmd_lightning.networks.moments import mean_and_variance
+from cmd_lightning.networks.contracts import mean_and_variance
 
 RESUMED = ("motion DiT, captions", "U-Net, LoRA")
 

@@ -1,8 +1,6 @@
 """The three stages composed: one seed gives the same frames through every door; `test` and `predict` as commands."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -45,7 +43,7 @@ def test_pipeline_component_and_command_give_the_same_frames(tiny_stages, tmp_pa
         assert json.loads(written.with_suffix(".json").read_text())["seed"] == seed
 
 
-def test_a_fresh_process_generates_the_same_from_an_export(tiny_stages, tmp_path):
+def test_a_fresh_process_generates_the_same_from_an_export(python, tiny_stages, tmp_path):
     paths, _ = tiny_stages("caption")
     model = tmp_path / "model"
     assert main(["export", *map(str, paths.values()), str(model)]) == 0
@@ -61,7 +59,7 @@ def test_a_fresh_process_generates_the_same_from_an_export(tiny_stages, tmp_path
         f"p = CMDPipeline.from_pretrained(sys.argv[1]); p = p({prompts!r}, seeds=[7, 7, 7], **{options!r}); "
         "torch.save(p.frames, sys.argv[2])"
     )
-    subprocess.run([sys.executable, "-c", code, str(model), str(tmp_path / "frames.pt")], check=True)
+    python.run("-c", code, model, tmp_path / "frames.pt").check_returncode()
     assert torch.equal(torch.load(tmp_path / "frames.pt", weights_only=True), frames)
 
 

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from cmd_lightning.callbacks import EMA
 from cmd_lightning.components import ContentDiffusion, MotionDiffusion, VideoAutoencoder
-from cmd_lightning.components.cmd import assemble
+from cmd_lightning.components.cmd import compose, load_stages
 from cmd_lightning.components.schedules import WarmupSchedule
 from cmd_lightning.conditioning import ClassEncoder
 from cmd_lightning.diffusion import Diffusion
@@ -25,7 +25,7 @@ CLIPS = 2
 
 def one_batch(copies: int) -> dict:
     """Two clips, each `copies` times, so that a step sees several timesteps."""
-    clips = [make_clip(0, index, frames=8, fps=8.0, size=16)[0] for index in range(CLIPS)]
+    clips = [make_clip(0, index, frames=8, fps=8.0, size=8)[0] for index in range(CLIPS)]
     keys = [f"{clip}-{copy}" for clip in range(CLIPS) for copy in range(copies)]
     return {
         "video": torch.stack(clips).repeat_interleave(copies, 0),
@@ -82,9 +82,9 @@ def autoencoder(tmp_path_factory):
     seed_everything(0, verbose=False)
     component = VideoAutoencoder(
         partial(CMDAutoencoder, patch_size=4, width=64, depth=2, heads=4, head_dim=16, output="linear"),
-        **optimizers(2e-3, steps=300),
+        **optimizers(2e-3, steps=150),
     )
-    return component, fit(component, one_batch(1), 300, tmp_path_factory.mktemp("autoencoder"))
+    return component, fit(component, one_batch(1), 150, tmp_path_factory.mktemp("autoencoder"))
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def content(autoencoder, tmp_path_factory):
         condition=ClassEncoder(CLIPS, dim=32),
         condition_dropout=0.0,
         objective=Diffusion(prediction="v_prediction", clip_sample=True),
-        **optimizers(2e-3, steps=CONTENT_STEPS),
+        **optimizers(4e-3, steps=CONTENT_STEPS),
     )
     before = loss_at_fixed_noise(component, one_batch(1))
     path = fit(component, one_batch(8), CONTENT_STEPS, tmp_path_factory.mktemp("content"))
@@ -107,19 +107,19 @@ def content(autoencoder, tmp_path_factory):
 def motion(autoencoder, tmp_path_factory):
     seed_everything(0, verbose=False)
     component = MotionDiffusion(
-        partial(MotionDiT, width=128, depth=3, heads=4),
+        partial(MotionDiT, width=96, depth=3, heads=4),
         autoencoder=autoencoder[1],
         condition=ClassEncoder(CLIPS, dim=32),
         condition_dropout=0.0,
         objective=Diffusion(prediction="v_prediction"),
-        **optimizers(2e-3, steps=MOTION_STEPS),
+        **optimizers(4e-3, steps=MOTION_STEPS),
     )
     before = loss_at_fixed_noise(component, one_batch(1))
     path = fit(component, one_batch(8), MOTION_STEPS, tmp_path_factory.mktemp("motion"))
     return component, path, before
 
 
-CONTENT_STEPS, MOTION_STEPS = 400, 500
+CONTENT_STEPS, MOTION_STEPS = 320, 350
 
 
 def test_autoencoder_overfits(autoencoder):
@@ -135,14 +135,16 @@ def test_diffusion_overfits(stage, request):
     component, _, before = request.getfixturevalue(stage)
     after = loss_at_fixed_noise(component.eval(), one_batch(1))
     print(f"{stage}: loss {before:.3f} -> {after:.4f} ({after / before:.1%})")
+    # 3.8 % for both. Broken once: 100 % without gradients, 123 % (motion) with the noise as target, 7.9 % (content)
+    # with one label for all clips.
     assert after < 0.05 * before
 
 
 def test_overfitted_system_gives_the_clips_back(autoencoder, content, motion):
-    pipeline = assemble(autoencoder[1], content[1], motion[1])
+    pipeline = compose(load_stages(autoencoder[1], content[1], motion[1]))
     pipeline.set_progress_bar_config(disable=True)
     result = pipeline(class_labels=[0, 1], seeds=[3, 4], num_inference_steps=50, guidance_scale=1.0).frames
     video = from_uint8(one_batch(1)["video"])
     values = psnr(from_uint8(result), video)
     print("samples", values.tolist(), "dB")
-    assert (values >= 25).all()
+    assert (values >= 27).all()  # clips of one frame each, the best one, have 20 and 25 dB

@@ -30,7 +30,7 @@ def test_real_clips_in_real_latents(assets, batch, tmp_path):
     seed_everything(0)
     space = FrameLatents(TAEF2(str(assets / "weights/taef2")), chunk_size=16)
     network = partial(CMDAutoencoder, 32, 1, 64, 8, 2, 4, 16, output="linear")
-    optimizer = partial(torch.optim.Adam, lr=4e-3, betas=(0.9, 0.99))
+    optimizer = partial(torch.optim.Adam, lr=6e-3, betas=(0.9, 0.99))
     component = VideoAutoencoder(network, latent_space=space, optimizer=optimizer)
     clips = from_uint8(batch["video"])
     moments = space.moments(clips)
@@ -38,7 +38,7 @@ def test_real_clips_in_real_latents(assets, batch, tmp_path):
     latents = {key: value for key, value in batch.items() if key != "video"}
     latents |= {"moments": moments, "made_by": [origin, origin]}  # encoded once, as from latent shards
     trainer = Trainer(
-        max_steps=250,
+        max_steps=100,
         accelerator="cpu",
         gradient_clip_val=1.0,
         logger=False,
@@ -47,7 +47,7 @@ def test_real_clips_in_real_latents(assets, batch, tmp_path):
         enable_model_summary=False,
         default_root_dir=tmp_path,
     )
-    trainer.fit(component, DataLoader([latents] * 250, batch_size=None))
+    trainer.fit(component, DataLoader([latents] * 100, batch_size=None))
     trainer.save_checkpoint(tmp_path / "last.ckpt")
 
     stage = load_stage(tmp_path / "last.ckpt", "autoencoder", "autoencoder")  # its own process would do the same

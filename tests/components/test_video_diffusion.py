@@ -322,7 +322,7 @@ def test_wrong_inputs(model, tiny_autoencoder, batch, tmp_path, save_checkpoint)
     cases = [
         (lambda: VideoDiffusion(Mixer), "model.video_shape: needed, .* give C, T, H, W in the latent space"),
         (lambda: VideoDiffusion(Mixer, video_shape=(3, 8, 8)), r"model.video_shape \[3, 8, 8\]: give C, T, H, W"),
-        (lambda: VideoDiffusion(Mixer, autoencoder=triplane()), "model.video_shape: needed with an autoencoder"),
+        (lambda: VideoDiffusion(Mixer, autoencoder=triplane()), "model.video_shape: needed, as the network"),
         (
             lambda: VideoDiffusion(Mixer, autoencoder=tiny_autoencoder(motion_channels=5), video_shape=SHAPE),
             "model.autoencoder: its content plane has 3 channels and its motion 5, .* give one with as many",

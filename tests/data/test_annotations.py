@@ -10,8 +10,7 @@ import odd_videos
 import pytest
 
 from cmd_lightning import cli
-from cmd_lightning.data.annotations import Row
-from cmd_lightning.data.layouts import read_annotations
+from cmd_lightning.data.annotations import Row, read_annotations
 from cmd_lightning.data.webvid import WebVidDataModule
 
 OPENVID = "video,caption,aesthetic score,motion score,temporal consistency score,camera motion,frame,fps,seconds"

@@ -3,8 +3,6 @@
 import itertools
 import json
 import random
-import subprocess
-import sys
 import types
 from collections import Counter
 from pathlib import Path
@@ -153,7 +151,7 @@ def served(tmp_path_factory):
         pytest.param(3, [(1, 3, "file"), (4, 7, "http")], marks=pytest.mark.slow),
     ],
 )
-def test_fits_see_every_sample_once_also_stopped_and_resumed(served, tmp_path, ranks, cases):
+def test_fits_see_every_sample_once_also_stopped_and_resumed(python, served, tmp_path, ranks, cases):
     folder, address, keys = served
     asked, expected = [], []
     for workers, shards, kind in cases:
@@ -166,8 +164,7 @@ def test_fits_see_every_sample_once_also_stopped_and_resumed(served, tmp_path, r
         asked.append((urls, workers, steps // 2, 2 * steps, str(path)))
     script = tmp_path / "fits.py"
     script.write_text(FITS)
-    command = [sys.executable, str(script), str(ranks), json.dumps(asked)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = python.run(script, ranks, json.dumps(asked))
     assert done.returncode == 0, done.stderr[-3000:]
     for (*_, end, path), once in zip(asked, expected, strict=True):
         seen = {}

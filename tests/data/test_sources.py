@@ -17,9 +17,8 @@ from torch.utils.data import DataLoader
 
 from cmd_lightning.data.check import check_shards
 from cmd_lightning.data.evaluation import read_batch
-from cmd_lightning.data.selection import Selection
 from cmd_lightning.data.shard_writer import ShardWriter
-from cmd_lightning.data.sources import open_source
+from cmd_lightning.data.sources import Selection, open_source
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_io import mp4_bytes, read_video, write_video

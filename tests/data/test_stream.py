@@ -148,7 +148,7 @@ def test_all_bad_is_an_error_with_reasons(spoiled):
 def test_bad_samples_are_reported_at_the_end_of_an_epoch(spoiled, tmp_path):
     write_tar(tmp_path / "2.tar", [{"lost.txt": b"no video"}, sample("0021")])
     made = stream([*spoiled, str(tmp_path / "2.tar")])
-    loader = StreamLoader(made, shards=made.shards)
+    loader = StreamLoader(made)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         list(loader)
@@ -182,7 +182,7 @@ def judged(folder, kinds, share):
         )
     made = stream(expand(str(folder)), shuffle=False, shuffle_buffer=0, batch_size=4)
     try:
-        return len(list(StreamLoader(made, shards=made.shards, max_bad_share=share)))
+        return len(list(StreamLoader(made, max_bad_share=share)))
     except InputError as error:
         assert "max_bad_share" in str(error)
         return "stopped"

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 import warnings
 
 import lightning
@@ -235,11 +233,10 @@ if __name__ == "__main__":
 """
 
 
-def test_two_processes_see_every_sample_once(shards, tmp_path):
+def test_two_processes_see_every_sample_once(python, shards, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(MODEL + TWO_RANKS)
-    command = [sys.executable, str(script), str(shards), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = python.run(script, shards, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     for count, workers, samples in ((5, 0, 23), (1, 2, 6)):
         ranks = [json.loads((tmp_path / f"{count}-{workers}-{rank}.json").read_text()) for rank in (0, 1)]

@@ -15,7 +15,7 @@ from cmd_lightning.metrics.frechet import (
     sampling_bias,
 )
 from cmd_lightning.metrics.kernel import KernelVideoDistance
-from cmd_lightning.metrics.protocol import PRESETS
+from cmd_lightning.metrics.preparation import PRESETS
 
 
 class Projection(nn.Module):

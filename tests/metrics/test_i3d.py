@@ -5,8 +5,8 @@ import torch
 from i3d_reference import hassony2_names, made_weights, reference_scores, reference_trunk
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.metrics.batch_norm import set_batch_norm_eps
 from cmd_lightning.metrics.i3d import I3D
+from cmd_lightning.metrics.preparation import set_batch_norm_eps
 
 
 @pytest.fixture(scope="module")

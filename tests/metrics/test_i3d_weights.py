@@ -2,6 +2,7 @@ import json
 import subprocess
 import urllib.error
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,13 @@ from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.metrics import i3d_weights
-from cmd_lightning.metrics.frozen import Frozen
 from cmd_lightning.metrics.i3d import I3D
 from cmd_lightning.metrics.i3d_weights import PUBLIC, PUBLISHED, git_blob_id, open_i3d
-from cmd_lightning.metrics.protocol import PRESETS, Protocol, prepare
+from cmd_lightning.metrics.precision import Frozen
+from cmd_lightning.metrics.preparation import PRESETS, Preparation, prepare
 
 TF = PRESETS["tf"]
-KEEP = Protocol("keep", resize="none", batch_norm_eps=None)
+KEEP = Preparation("keep", resize="none", batch_norm_eps=None)
 
 
 class Detector(nn.Module):
@@ -101,13 +102,13 @@ def refused(*args, **settings):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_features_of_each_lineage(made, preset):
     state, file, script = made
-    protocol = Protocol.parse(f"{preset},side=193")  # the smallest there is
+    preparation = Preparation.parse(f"{preset},side=193")  # the smallest there is
     video = torch.rand(1, 3, 9, 50, 72)
-    features = open_i3d(file, protocol)(video)
+    features = open_i3d(file, preparation)(video)
     eps = 1e-5 if preset == "videogpt" else 1e-3
-    reference = reference_i3d(state, prepare(video, protocol), eps)
+    reference = reference_i3d(state, prepare(video, preparation), eps)
     torch.testing.assert_close(features, reference, atol=1e-4, rtol=1e-3)
-    opened = open_i3d(script, protocol, trust_torchscript=True)
+    opened = open_i3d(script, preparation, trust_torchscript=True)
     torch.testing.assert_close(opened(video), features, atol=1e-5, rtol=1e-4)
     assert opened.num_features == 400 and not opened.published
 
@@ -156,7 +157,7 @@ def test_unknown_weights_are_called_so(plain):
         "sha256": sha256,
         "git_blob": blob,
         "what": "of unknown origin",
-        "protocol": TF.record(),
+        "protocol": asdict(TF),
     }
     assert origin == expected
 
@@ -266,7 +267,7 @@ def test_where_a_name_is_looked_up(plain, hub, known, monkeypatch):
     assert (hub / "i3d_pretrained_400.pt").exists()
 
 
-@pytest.mark.parametrize("name", i3d_weights.I3D_NAMES)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_without_network(name, hub, monkeypatch):
     def download(url, file):
         raise urllib.error.URLError("Name or service\nnot known")

@@ -12,7 +12,7 @@ import torch
 
 from cmd_lightning.metrics.frechet import FrechetVideoDistance, frechet_distance_from_features
 from cmd_lightning.metrics.i3d_weights import PUBLIC, PUBLISHED, open_i3d
-from cmd_lightning.metrics.protocol import PRESETS, Protocol
+from cmd_lightning.metrics.preparation import PRESETS, Preparation
 
 pytestmark = [
     pytest.mark.slow,
@@ -26,8 +26,8 @@ def values(assets):
     return {value["id"]: value for value in values}
 
 
-def opened(protocol):
-    network = open_i3d("i3d", protocol)
+def opened(preparation):
+    network = open_i3d("i3d", preparation)
     assert network.published, "these are not the weights of published FVD"
     return network
 
@@ -73,7 +73,7 @@ def test_the_example_of_the_original():
 
 def test_uniform_noise(values):
     # It was fed with [0, 1], where [-1, 1] would be right.
-    metric = FrechetVideoDistance("i3d", Protocol("noise", resize="none", range="0..1"), unbiased=True)
+    metric = FrechetVideoDistance("i3d", Preparation("noise", resize="none", range="0..1"), unbiased=True)
     for real in (True, False):
         for clip in noise(1 if real else 2, 128):
             metric.update(clip, real)
@@ -87,7 +87,7 @@ def test_plain_weights_and_torchscript_are_one_network(values):
     script = Path(torch.hub.get_dir(), "checkpoints", PUBLIC[PUBLISHED["i3d-torchscript"]].file)
     if not script.is_file():
         pytest.skip(f"no {script}")
-    protocol = Protocol("noise", resize="none", range="0..1")
-    networks = opened(protocol), open_i3d("i3d-torchscript", protocol)
+    preparation = Preparation("noise", resize="none", range="0..1")
+    networks = opened(preparation), open_i3d("i3d-torchscript", preparation)
     a, b = (torch.cat([network(clip) for clip in noise(1, 4)]) for network in networks)
     assert (a - b).norm() < 4 * values["model_port_difference"]["l2_difference_of_features_tensorflow_vs_torchscript"]

@@ -20,8 +20,8 @@ from transformers import (
 from transformers.utils import logging
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.metrics.frozen import Frozen
 from cmd_lightning.metrics.kernel import KernelVideoDistance, kernel_distance
+from cmd_lightning.metrics.precision import Frozen
 from cmd_lightning.metrics.transformers_features import TransformersFeatures
 
 HEADS = {"hidden_size": 24, "num_attention_heads": 2, "num_hidden_layers": 2}

@@ -12,10 +12,9 @@ import cmd_lightning.ranking.rank as ranking
 from cmd_lightning.cli import main
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, LatentSpec
-from cmd_lightning.ranking import cost, kept, leaderboard
+from cmd_lightning.ranking import cost, leaderboard, protocol
 from cmd_lightning.ranking.candidate import Candidate, candidate
 from cmd_lightning.ranking.rank import rank
-from cmd_lightning.threads import one_thread
 from cmd_lightning.zoo import discovery
 from cmd_lightning.zoo.motion.cached import CachedDiT
 
@@ -56,8 +55,8 @@ def test_seeds_in_processes_give_what_they_give_in_one(bench, small, tmp_path, m
     monkeypatch.setattr(ranking, "cores", lambda: 2)
     model, told = candidate("MotionMixer"), []
     found = rank(model, small, 2, tmp_path, print)["seeds"]
-    with one_thread():
-        rows = [ranking.one_seed(model, bench, small, seed, tmp_path / "alone", told.append) for seed in range(2)]
+    alone = model, small, tmp_path / "cache", tmp_path / "alone", told.append
+    rows = [ranking.one_seed(*alone, seed) for seed in range(2)]
     scores = [
         {name: value for name, value in row.items() if name not in ("core_seconds", "commit", "date")}
         for row in (*found, *rows)
@@ -69,7 +68,7 @@ def test_seeds_in_processes_give_what_they_give_in_one(bench, small, tmp_path, m
 def test_an_edited_class_is_trained_anew(prepared, small, shallow, tmp_path, monkeypatch):
     model = Candidate("Shallow", shallow)
     rank(model, small, 1, tmp_path, lambda line: None)
-    monkeypatch.setattr(kept, "source_of", lambda network: "of another file")
+    monkeypatch.setattr(protocol, "source_of", lambda network: "of another file")
     rank(model, small, 1, tmp_path, lambda line: None)
     assert prepared == [0, 0]
 
@@ -87,12 +86,12 @@ def test_all_that_a_class_is_made_of_is_its_source(tmp_path, monkeypatch):
         (tmp_path / "theirs" / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     network = importlib.import_module("theirs.mine").Mine()
-    seen = [kept.source_of(network)]
+    seen = [protocol.source_of(network)]
     for name, text in files.items():
         (tmp_path / "theirs" / f"{name}.py").write_text(text + "EDITED = True\n")
-        seen.append(kept.source_of(network))
+        seen.append(protocol.source_of(network))
     assert len(set(seen)) == 4
-    assert kept.source_of(torch.nn.Linear(1, 1)) == kept.source_of(torch.nn.Conv2d(1, 1, 1))
+    assert protocol.source_of(torch.nn.Linear(1, 1)) == protocol.source_of(torch.nn.Conv2d(1, 1, 1))
 
 
 RUNS = '''"""A module."""
@@ -139,7 +138,7 @@ def test_only_what_runs_counts(tmp_path, old, new, same):
     first.write_text(RUNS)
     edited.write_text(RUNS.replace(old, new, 1))
     assert first.read_text() != edited.read_text()
-    assert (kept.executed([first]) == kept.executed([edited])) is same
+    assert (protocol.executed([first]) == protocol.executed([edited])) is same
 
 
 def test_the_record_says_what_it_is_of(prepared, small, shallow, tmp_path):

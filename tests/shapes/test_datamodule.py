@@ -137,13 +137,13 @@ def test_lists_of_levels_and_motions_are_all_drawn_and_clips_depend_on_their_own
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"level": "plane"}, "data.level plane: give one or several of plain, mixed"),
-        ({"level": []}, "data.level"),
-        ({"motion": ["middle", "quick"]}, "data.motion middle, quick: give one or several of still"),
-        ({"size": 4}, "data.size 4"),
-        ({"train_clips": 0}, "data.train_clips 0"),
-        ({"batch_size": 0}, "data.batch_size 0"),
-        ({"fps": 0}, "data.fps 0"),
+        ({"level": "plane"}, "level plane: give one or several of plain, mixed"),
+        ({"level": []}, "level"),
+        ({"motion": ["middle", "quick"]}, "motion middle, quick: give one or several of still"),
+        ({"size": 4}, "size 4"),
+        ({"train_clips": 0}, "train_clips 0"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"fps": 0}, "fps 0"),
     ],
 )
 def test_a_wrong_option_is_an_error(options, words):

@@ -89,5 +89,5 @@ def test_classifier_tells_the_scene(features, scenes, clips):
 
 
 def test_wrong_files_are_named_with_what_to_do(tmp_path):
-    with pytest.raises(InputError, match=r"gone\.safetensors: no weights of ShapesFeatures there.*features\.yaml"):
+    with pytest.raises(InputError, match=r"gone\.safetensors: no weights of ShapesFeatures \(No such.*features.yaml"):
         ShapesFeatures.from_pretrained(tmp_path / "gone.safetensors")

@@ -47,7 +47,7 @@ def test_an_untouched_part_stays_where_it_is(frames, wake):
 
 
 def test_motion_is_learned_from_content_and_caption():
-    """The motion is the content's brightness at each slot, or its negative, as the caption says."""
+    """The motion is the content's brightness at each slot, more or less one, as the caption says."""
     torch.manual_seed(0)
     network = GridUNet(GRID, 2, **SMALL, frames=2)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
@@ -57,7 +57,7 @@ def test_motion_is_learned_from_content_and_caption():
         content = torch.randn(8, 3, 3, 5).repeat_interleave(2, 2).repeat_interleave(2, 3)
         sign = torch.tensor([1.0, -1.0]).repeat(4)
         condition = Condition(F.one_hot((sign > 0).long(), 2).float())
-        motion = (sign.view(-1, 1, 1, 1) * content.mean(1, keepdim=True)[:, :, ::2, ::2]).flatten(2)[:, :, None]
+        motion = (sign.view(-1, 1, 1, 1) + content.mean(1, keepdim=True)[:, :, ::2, ::2]).flatten(2)[:, :, None]
         return content, condition, motion.expand(-1, 2, 6, -1)
 
     def loss():
@@ -69,7 +69,7 @@ def test_motion_is_learned_from_content_and_caption():
         optimizer.zero_grad()
         loss().backward()
         optimizer.step()
-    assert loss() < 0.25 * start
+    assert loss() < 0.15 * start  # the sign alone is 75 % of it
 
 
 def test_a_clean_prediction_gives_a_velocity(wake):

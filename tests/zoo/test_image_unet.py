@@ -9,7 +9,7 @@ from cmd_lightning.diffusion import FlowMatching
 from cmd_lightning.diffusion.sampling import sample
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, LatentSpec
-from cmd_lightning.networks.blocks import blocks
+from cmd_lightning.networks.compiling import blocks
 from cmd_lightning.networks.unet import velocity_of
 from cmd_lightning.zoo.content.image_unet import ContentUNet
 

@@ -12,7 +12,7 @@ from cmd_lightning import zoo
 from cmd_lightning.compat import REPEATED
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, LatentSpec, MotionModel
-from cmd_lightning.networks.blocks import blocks
+from cmd_lightning.networks.compiling import blocks
 from cmd_lightning.zoo.autoencoders.grid import GridAutoencoder
 
 CONFIGS = Path(cmd_lightning.__path__[0]).parent / "configs"

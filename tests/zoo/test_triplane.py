@@ -3,7 +3,6 @@ import torch
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, LatentSpec
-from cmd_lightning.networks.planes import pack, unpack
 from cmd_lightning.zoo.autoencoders.triplane import TriplaneAutoencoder
 from cmd_lightning.zoo.baselines.pvdm import TriplaneUNet
 
@@ -96,7 +95,7 @@ def test_planes_talk_where_the_network_attends(level, wake):
     moved[..., 0, 1] += 1  # row 1 of the first frame
 
     def planes(motion):
-        content_out, motion_out = unpack(network(pack(content, motion), torch.tensor([300]), None), spec)
+        content_out, motion_out = spec.unpack(network(spec.pack(content, motion), torch.tensor([300]), None))
         return content_out, motion_out[..., :4], motion_out[..., 4:]
 
     changed = [(a - b).abs().max() > 1e-6 for a, b in zip(planes(moved), planes(motion), strict=True)]
@@ -108,7 +107,7 @@ def test_planes_and_places_are_told_apart(wake):
     spec = LatentSpec((2, 4, 4), (2, 4, 8), tuple((float(i // 4), (i % 4) / 4) for i in range(8)))
     network = wake(denoiser(spec))
     same = torch.ones(1, 2, 4 * 4 + 4 * 8)
-    content, motion = unpack(network(same, torch.tensor([300]), None), spec)
+    content, motion = spec.unpack(network(same, torch.tensor([300]), None))
     rows, columns = motion.split(4, dim=3)
     assert (content - rows).abs().max() > 1e-3 and (rows - columns).abs().max() > 1e-3
     assert (content[..., 1, 1] - content[..., 2, 2]).abs().max() > 1e-3

@@ -4,8 +4,8 @@ from diffusers import UNet2DConditionModel
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, LatentSpec
-from cmd_lightning.networks.content_unet import predict_content
 from cmd_lightning.networks.contracts import ContentModel
+from cmd_lightning.networks.stock import predict_content
 from cmd_lightning.zoo.content.unet import unet
 
 

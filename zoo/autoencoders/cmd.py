@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError, check_positive
 from cmd_lightning.networks import AutoencoderNetwork, LatentSpec
+from cmd_lightning.networks.unet import zero
 from cmd_lightning.networks.video_transformer import VideoTransformer
 
 Weights = Literal["channel", "pixel", "patch", "frame", "mean", "first", "middle"]
@@ -109,18 +110,15 @@ class CMDAutoencoder(AutoencoderNetwork):
         from the content frame's patches into the decoder and out of it is a rotation and its inverse, up to `output`.
         Where the width is less than the values of a patch, it is a projection, and fine detail is missing at first.
         """
-        for name in ("content_head", "residual_head"):
-            if (head := getattr(self, name, None)) is not None:
-                nn.init.zeros_(head.weight)
-                nn.init.zeros_(head.bias)
+        stems = [self.get_submodule(f"{plane}_stem") for plane in self.planes]
+        heads = [getattr(self, name) for name in ("content_head", "residual_head") if hasattr(self, name)]
+        for layer in (*heads, *stems, self.content_stem, self.unpatchify):
+            zero(layer)
+        if self.warp:
+            nn.init.zeros_(self.flow_head.bias)
         rotation = nn.init.orthogonal_(torch.empty_like(self.content_stem.weight.flatten(1)))
         self.content_stem.weight.copy_(rotation.view_as(self.content_stem.weight))
         self.unpatchify.weight.copy_(rotation.view_as(self.unpatchify.weight))
-        stems = [self.get_submodule(f"{plane}_stem") for plane in self.planes]
-        for layer in (self.content_stem, *stems, self.unpatchify, *([self.flow_head] if self.warp else [])):
-            nn.init.zeros_(layer.bias)
-        for layer in stems:
-            nn.init.zeros_(layer.weight)
 
     def encode(self, video: Tensor) -> tuple[Tensor, Tensor]:
         features = self.encoder(self.patchify(video), self.run_block)  # (B, C', T, H', W')

@@ -59,7 +59,8 @@ class GridAutoencoder(CMDAutoencoder):
     ) -> None:
         sizes = (channels, patch_size, width, motion_channels, depth, heads, head_dim)
         super().__init__(*sizes, rotary, qkv_bias, weights, output, residual, motion_stride, warp)
-        self.grid = tuple(grid)
+        height, width = grid
+        self.grid = (height, width)
 
     def pool(self, features: Tensor) -> Tensor:
         cells = F.adaptive_avg_pool3d(features, (features.shape[2], *self.grid))

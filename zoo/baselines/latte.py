@@ -37,10 +37,8 @@ class Latte(StockDenoiser, VideoDenoiser):
         "patch_size": 2,
     }
 
-    def __init__(
-        self, latent: tuple[int, int, int, int], condition_dim: int, settings: dict[str, Any] | None = None
-    ) -> None:
-        super().__init__(latent, condition_dim, settings)
+    def check_latent(self, latent: tuple[int, ...]) -> None:
+        super().check_latent(latent)
         _, _, height, width = latent
         patch = self.stock.config.patch_size
         if height % patch or width % patch:

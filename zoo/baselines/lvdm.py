@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from cmd_lightning.errors import check_positive
 from cmd_lightning.networks import Condition, VideoDenoiser
-from cmd_lightning.networks.attention import GEGLU, Attention
-from cmd_lightning.networks.unet import UNet, check_sizes, group_norm, zero
+from cmd_lightning.networks.attention import GEGLU, Attention, AttentionLayer
+from cmd_lightning.networks.unet import UNet, group_norm, zero
 
 
 class LVDM(UNet, VideoDenoiser):
@@ -51,36 +51,26 @@ class LVDM(UNet, VideoDenoiser):
         def attends(level: int) -> bool:
             return level != len(multipliers) - 1
 
-        def mixer(level: int, channels: int) -> nn.Module | None:
-            return SpaceTimeTransformer(channels, condition_dim, heads, temporal_length) if attends(level) else None
+        def mixer(channels: int) -> nn.Module:
+            return SpaceTimeTransformer(channels, condition_dim, heads, temporal_length)
 
-        check_sizes(width, multipliers, layers, heads, attends)
         check_positive(temporal_length=temporal_length)
-
-        super().__init__(latent[0], width, multipliers, layers, mixer)
+        super().__init__(latent[0], width, multipliers, layers, heads, attends, mixer)
         self.condition_dim = condition_dim
 
     def forward(self, latent: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
         batch, _, frames, _, _ = latent.shape
         text = None
         if condition is not None and self.condition_dim:
-            text = condition.tokens if condition.tokens is not None else condition.pooled[:, None]
             # Every frame projects a copy of the text, as for the authors: the paper's count has it 16 times.
-            text = text.to(latent.dtype).repeat_interleave(frames, dim=0)
+            text = condition.sequence().to(latent.dtype).repeat_interleave(frames, dim=0)
         x = self.stem(latent.transpose(1, 2).flatten(0, 1))
         (x,) = self.transform([x], self.timestep(timestep), frames, text)
         return x.unflatten(0, (batch, frames)).transpose(1, 2)
 
 
 class SpaceTimeTransformer(nn.Module):
-    """A transformer block over the points of all frames, with a residual around it; starts as the identity.
-
-    Args:
-        width: Channels.
-        text_dim: Channels of the text's tokens; 0 for none.
-        heads: Attention heads; must divide `width`.
-        temporal_length: Frames further apart than this share a relative position.
-    """
+    """A transformer block over the points of all frames, with a residual around it; starts as the identity."""
 
     def __init__(self, width: int, text_dim: int, heads: int, temporal_length: int) -> None:
         super().__init__()
@@ -129,24 +119,17 @@ class TextAttention(nn.Module):
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
-class TimeAttention(nn.Module):
+class TimeAttention(AttentionLayer):
     """Attention over the frames at each point, with relative positions for keys and values (Shaw et al. 2018).
 
     A frame t scores a frame s by q_t · (k_s + a_{s-t}) and takes v_s + b_{s-t} of it, with vectors a and b that all
     heads share. The weights are smaller than the queries while there are fewer frames than channels a head, so that a
-    fused operation, which knows no b, would save no memory.
-
-    Args:
-        width: Channels of the tokens.
-        heads: Attention heads; must divide `width`.
-        length: Frames further apart than this share a position.
+    fused operation, which knows no b, would save no memory. Frames more than `length` apart share a position.
     """
 
     def __init__(self, width: int, heads: int, length: int) -> None:
-        super().__init__()
-        self.heads, self.length = heads, length
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width)
+        super().__init__(width, heads, width // heads)
+        self.length = length
         self.key_positions = nn.Parameter(0.02 * torch.randn(2 * length + 1, width // heads))
         self.value_positions = nn.Parameter(0.02 * torch.randn(2 * length + 1, width // heads))
 

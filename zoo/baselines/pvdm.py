@@ -11,8 +11,7 @@ from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, LatentSpec, VideoDenoiser
 from cmd_lightning.networks.embeddings import coordinates_embedding, grid_coordinates
 from cmd_lightning.networks.mixing import PointAttention
-from cmd_lightning.networks.planes import pack, unpack
-from cmd_lightning.networks.unet import UNet, check_sizes
+from cmd_lightning.networks.unet import UNet
 
 
 class TriplaneUNet(UNet, VideoDenoiser):
@@ -58,26 +57,22 @@ class TriplaneUNet(UNet, VideoDenoiser):
         def attends(level: int) -> bool:
             return level >= attention_from_level
 
-        def mixer(level: int, channels: int) -> nn.Module | None:
-            return PointAttention(channels, heads) if attends(level) else None
+        def mixer(channels: int) -> nn.Module:
+            return PointAttention(channels, heads)
 
-        check_sizes(width, multipliers, layers, heads, attends)
-        super().__init__(channels, width, multipliers, layers, mixer)
+        super().__init__(channels, width, multipliers, layers, heads, attends, mixer)
         self.latent_spec = latent_spec
         self.slots = [len([*group]) for _, group in groupby(slot[0] for slot in latent_spec.slots)]
         self.kinds = nn.Parameter(0.02 * torch.randn(1 + len(self.slots), width))
         self.condition = nn.Linear(condition_dim, 4 * width) if condition_dim else None
 
     def forward(self, latent: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
-        signal = self.timestep(timestep)
-        if self.condition is not None:
-            assert condition is not None
-            signal = signal + self.condition(condition.pooled.to(signal.dtype))
-        content, motion = unpack(latent, self.latent_spec)
+        signal = self.signal(timestep, condition)
+        content, motion = self.latent_spec.unpack(latent)
         planes = [content, *motion.split(self.slots, dim=3)]
         planes = [self.stem(plane) + self.position(kind, plane) for kind, plane in enumerate(planes)]
         content, *kinds = self.transform(planes, signal)
-        return pack(content, torch.cat(kinds, dim=3))
+        return LatentSpec.pack(content, torch.cat(kinds, dim=3))
 
     def position(self, kind: int, plane: Tensor) -> Tensor:
         """What is added to every point of a plane, `(width, H, W)`: the kind of the plane and the point's place."""

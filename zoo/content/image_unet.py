@@ -9,7 +9,7 @@ from cmd_lightning.networks import Condition, ContentModel, LatentSpec
 from cmd_lightning.networks.dit import pad_to_multiple
 from cmd_lightning.networks.embeddings import coordinates_embedding, grid_coordinates
 from cmd_lightning.networks.mixing import PointAttention
-from cmd_lightning.networks.unet import UNet, check_sizes, velocity_of
+from cmd_lightning.networks.unet import UNet, velocity_of
 
 
 class ContentUNet(UNet, ContentModel):
@@ -52,23 +52,20 @@ class ContentUNet(UNet, ContentModel):
         def attends(level: int) -> bool:
             return level >= attention_from_level
 
-        def mixer(level: int, channels: int) -> PointAttention | None:
-            return PointAttention(channels, heads, condition_dim if tokens else 0) if attends(level) else None
+        def mixer(channels: int) -> PointAttention:
+            return PointAttention(channels, heads, condition_dim if tokens else 0)
 
-        check_sizes(width, multipliers, layers, heads, attends)
         channels = latent_spec.content[0] * patch_size**2
-        super().__init__(channels, width, multipliers, layers, mixer, adaptive=True)
+        super().__init__(channels, width, multipliers, layers, heads, attends, mixer, adaptive=True)
         self.width, self.patch_size, self.tokens = width, patch_size, tokens and condition_dim > 0
         self.clean = clean
         self.condition = nn.Linear(condition_dim, 4 * width) if condition_dim else None
 
     def forward(self, content: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
         height, width = content.shape[2:]
-        signal = self.timestep(timestep)
+        signal = self.signal(timestep, condition)
         context: tuple[Tensor | None, ...] = ()
-        if self.condition is not None:
-            signal = signal + self.condition(condition.pooled.to(signal.dtype))
-        if self.tokens:
+        if self.tokens and condition is not None:
             tokens, mask = condition.tokens, condition.mask
             context = (condition.pooled[:, None], None) if tokens is None else (tokens, mask)
         padded = pad_to_multiple(content, self.patch_size, self.patch_size)

@@ -1,4 +1,4 @@
-"""A motion model that sees of the content frame, at each slot, what lies on the slot's row or column."""
+"""A motion model that sees, at each slot, the part of the content frame on the slot's row or column."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ class AlignedDiT(DiT, MotionModel):
     takes latents of the paper's layout, whose slots are rows (axis 0), then columns (axis 1).
 
     Args:
-        latent_spec: Shapes of content frame and motion latent, and where the slots lie.
-        condition_dim: Channels K of the pooled condition; 0 for an unconditional model.
         width: Channels of the tokens.
         depth: Number of blocks.
         heads: Attention heads; must divide `width`.

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmd_lightning.networks import Condition, LatentSpec, MotionModel
-from cmd_lightning.networks.attention import Attention
+from cmd_lightning.networks.attention import Attention, AttentionLayer
 from cmd_lightning.networks.dit import DiT, pad_to_multiple, unpatchify
 from cmd_lightning.networks.slots import slot_embedding
 
@@ -15,13 +14,11 @@ from cmd_lightning.networks.slots import slot_embedding
 class CachedDiT(DiT, MotionModel):
     """Diffusion transformer over motion tokens that attend to cached keys and values of the content; not in the paper.
 
-    In the paper's model the patches of the content frame go through all blocks with the motion tokens, in every step
-    anew. Here they go through blocks of their own, which see neither timestep nor motion, and give keys and values for
-    all blocks of the motion tokens: once per sampling. What is left of a step is the work on the motion tokens.
+    In the paper's model the patches of the content frame go through all blocks with the motion tokens, again in every
+    step. Here they go through separate blocks, which see neither timestep nor motion, and give keys and values for all
+    blocks of the motion tokens, once per sampling: a step only computes the motion tokens. Any layout of slots.
 
     Args:
-        latent_spec: Shapes of content frame and motion latent, and where the slots lie; any layout.
-        condition_dim: Channels K of the pooled condition; 0 for an unconditional model.
         width: Channels of the tokens.
         depth: Number of blocks of the motion tokens.
         heads: Attention heads; must divide `width`.
@@ -77,14 +74,13 @@ class CachedDiT(DiT, MotionModel):
         return unpatchify(x, (self.frames, 1), rows)[:, :, :frames]
 
 
-class CachedAttention(Attention):
+class CachedAttention(AttentionLayer):
     """Attention to each other and to given keys and values, in one softmax."""
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """`x` `(B, N, width)`; `keys` and `values` `(B, heads, M, head_dim)`."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(q, torch.cat([k, keys], dim=2), torch.cat([v, values], dim=2))
-        return self.out(out.transpose(1, 2).flatten(2))
+        q, k, v = self.project(x)
+        return self.attend(q, torch.cat([k, keys], dim=2), torch.cat([v, values], dim=2))
 
 
 class ContentBlock(nn.Module):

@@ -12,13 +12,11 @@ from cmd_lightning.networks.dit import DiT, pad_to_multiple, unpatchify
 class MotionDiT(DiT, MotionModel):
     """Diffusion transformer over the motion latent (paper section 3.2, table 6).
 
-    The latent is read as a picture of T × S points in D channels and cut into patches; the content frame, cut into
-    patches of its own, is appended to the sequence, and only the motion tokens are read out. Timestep and pooled
+    The latent is read as an image of T × S points in D channels and cut into patches; the content frame, also cut into
+    patches, is appended to the sequence, and only the motion tokens are read out. Timestep and pooled
     condition enter through adaLN. Width 1024, depth 24, 16 heads is DiT-L; 1152, 28, 16 is DiT-XL.
 
     Args:
-        latent_spec: Shapes of content frame and motion latent.
-        condition_dim: Channels K of the pooled condition; 0 for an unconditional model.
         width: Channels of the tokens.
         depth: Number of blocks.
         heads: Attention heads; must divide `width`.

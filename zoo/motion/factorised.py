@@ -1,25 +1,23 @@
-"""A motion model whose attention goes over time and over slots by turns."""
+"""A motion model whose attention alternates between time and slots."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from cmd_lightning.networks import LatentSpec, MotionModel
-from cmd_lightning.networks.attention import Attention
+from cmd_lightning.networks import LatentSpec
+from cmd_lightning.networks.attention import AttentionLayer
 from cmd_lightning.networks.slots import SlotDiT
 
 
-class FactorisedDiT(SlotDiT, MotionModel):
+class FactorisedDiT(SlotDiT):
     """Diffusion transformer with attention factorised over time and slots; not in the paper.
 
-    Blocks attend over time within each slot, then over the slots within each frame, by turns (as TimeSformer, Bertasius
-    et al., arXiv 2102.05095, and the first variant of Latte, Ma et al., arXiv 2401.03048, do with time and space). A
-    token attends to T or S others, not to T × S: many short sequences, so that tokens may be fine. The content frame
-    is pooled onto the slots.
+    Blocks alternate: attention over time within each slot, then over the slots within each frame (as TimeSformer,
+    Bertasius et al., arXiv 2102.05095, and the first variant of Latte, Ma et al., arXiv 2401.03048, do with time and
+    space). A token attends to T or S others, not to T × S: many short sequences, so that tokens may be fine. The
+    content frame is pooled onto the slots, in any layout.
 
     Args:
-        latent_spec: Shapes of content frame and motion latent, and where the slots lie; any layout.
-        condition_dim: Channels K of the pooled condition; 0 for an unconditional model.
         width: Channels of the tokens.
         depth: Number of blocks; even ones, from 0, attend over time, odd ones over slots.
         heads: Attention heads; must divide `width`.
@@ -45,7 +43,7 @@ class FactorisedDiT(SlotDiT, MotionModel):
         super().__init__(latent_spec, condition_dim, width, depth, heads, frames, content_patch_size, mlp_ratio, mixing)
 
 
-class AxisAttention(Attention):
+class AxisAttention(AttentionLayer):
     """Attention along one axis of a grid of tokens, the times of each of the slots, row-major.
 
     Args:
@@ -64,7 +62,7 @@ class AxisAttention(Attention):
         x = x.unflatten(1, (-1, self.slots))
         if self.over_time:
             x = x.transpose(1, 2)
-        y = super().forward(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        y = self.attend(*self.project(x.flatten(0, 1))).unflatten(0, x.shape[:2])
         if self.over_time:
             y = y.transpose(1, 2)
         return y.flatten(1, 2)

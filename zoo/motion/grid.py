@@ -12,11 +12,11 @@ from cmd_lightning.networks import Condition, LatentSpec, MotionModel
 from cmd_lightning.networks.dit import pad_to_multiple
 from cmd_lightning.networks.mixing import SpaceTimeAttention
 from cmd_lightning.networks.slots import SlotFeatures
-from cmd_lightning.networks.unet import UNet, check_sizes, velocity_of
+from cmd_lightning.networks.unet import UNet, velocity_of
 
 
 class GridUNet(UNet, MotionModel):
-    """U-Net over time × grid with factorised mixing: convolutions see one frame, attention all frames of a point.
+    """U-Net over time × grid: convolutions within a frame, attention over its points, then over the frames of a point.
 
     Made for motion on a grid; not in the paper (a small video U-Net after Ho et al., arXiv 2204.03458). Rows, columns
     and slots without a place are pictures of height 1. The content frame is pooled onto the slots; timestep and pooled
@@ -30,7 +30,6 @@ class GridUNet(UNet, MotionModel):
         layers: Residual blocks a level on the way down, and one more on the way up.
         heads: Attention heads; must divide the channels of all levels.
         frames: Frames in a picture.
-        space_from_level: The first level where points of a frame attend to each other; in the middle they always do.
         content_patch_size: Side of a square patch of the content frame.
         clean: Whether the layers predict the clean motion latent, from which the velocity of `FlowMatching` follows
             (see `velocity_of`); for that objective only. The output then starts as the velocity of motion zero.
@@ -48,15 +47,14 @@ class GridUNet(UNet, MotionModel):
         layers: int = 2,
         heads: int = 8,
         frames: int = 1,
-        space_from_level: int = 1,
         content_patch_size: int = 4,
         clean: bool = False,
     ) -> None:
-        def mixer(level: int, channels: int) -> SpaceTimeAttention:
-            return SpaceTimeAttention(channels, heads, level >= min(space_from_level, len(multipliers)))
+        def mixer(channels: int) -> SpaceTimeAttention:
+            return SpaceTimeAttention(channels, heads)
 
-        check_sizes(width, multipliers, layers, heads, lambda level: True)
-        super().__init__(latent_spec.motion[0] * frames, width, multipliers, layers, mixer, adaptive=True)
+        channels = latent_spec.motion[0] * frames
+        super().__init__(channels, width, multipliers, layers, heads, lambda level: True, mixer, adaptive=True)
         self.condition = nn.Linear(condition_dim, 4 * width) if condition_dim else None
         self.slots = SlotFeatures(latent_spec, width, content_patch_size)
         self.frames, self.sizes, self.clean = frames, picture_sizes(latent_spec), clean
@@ -66,9 +64,7 @@ class GridUNet(UNet, MotionModel):
         return self.slots(content)
 
     def forward(self, motion: Tensor, timestep: Tensor, context: Tensor, condition: Condition | None) -> Tensor:
-        signal = self.timestep(timestep)
-        if self.condition is not None:
-            signal = signal + self.condition(condition.pooled.to(signal.dtype))
+        signal = self.signal(timestep, condition)
         groups = pad_to_multiple(motion, self.frames, 1).unflatten(2, (-1, self.frames))
         length = groups.shape[2]  # (B, D, length, frames, S)
         noisy = self.to_pictures(groups.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1))

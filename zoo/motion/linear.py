@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cmd_lightning.networks import LatentSpec, MotionModel
-from cmd_lightning.networks.attention import Attention
+from cmd_lightning.networks import LatentSpec
+from cmd_lightning.networks.attention import AttentionLayer
 from cmd_lightning.networks.slots import SlotDiT
 
 
-class LinearDiT(SlotDiT, MotionModel):
+class LinearDiT(SlotDiT):
     """Diffusion transformer with linear attention; not in the paper.
 
     Every point of the motion latent may be a token of its own: twice the frames or slots take twice the work. What
     linear attention does badly, telling neighbours apart, a convolution over time in each block does (as Han et al.,
-    arXiv 2308.00442, add one over space). The content frame is pooled onto the slots.
+    arXiv 2308.00442, add one over space). The content frame is pooled onto the slots, in any layout.
 
     Args:
-        latent_spec: Shapes of content frame and motion latent, and where the slots lie; any layout.
-        condition_dim: Channels K of the pooled condition; 0 for an unconditional model.
         width: Channels of the tokens.
         depth: Number of blocks.
         heads: Attention heads; must divide `width`.
@@ -44,7 +42,7 @@ class LinearDiT(SlotDiT, MotionModel):
         super().__init__(latent_spec, condition_dim, width, depth, heads, frames, content_patch_size, mlp_ratio, mixing)
 
 
-class LinearAttention(Attention):
+class LinearAttention(AttentionLayer):
     """Attention with weights softmax(q) softmax(k)ᵀ, and a depthwise convolution of the values over time.
 
     The softmax of a query is over its channels, that of the keys over the tokens, so that the weights of each token sum

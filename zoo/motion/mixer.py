@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cmd_lightning.networks import LatentSpec, MotionModel
+from cmd_lightning.networks import LatentSpec
 from cmd_lightning.networks.slots import SlotDiT
 
 
-class MotionMixer(SlotDiT, MotionModel):
+class MotionMixer(SlotDiT):
     """MLP-Mixer over the motion latent, without attention; not in the paper.
 
     In each block one perceptron mixes the tokens, the same for all channels, and one the channels, the same for all
     tokens (Tolstikhin et al., arXiv 2105.01601), under adaLN-Zero as in a diffusion transformer. That is two pairs of
-    large matrix products a block, what CPUs do best. The content frame is pooled onto the slots. Frames and slots are
-    as many as in `latent_spec`, no other number.
+    large matrix products a block, what CPUs do best. The content frame is pooled onto the slots, in any
+    layout. It takes the numbers of frames and slots in `latent_spec` only.
 
     Args:
-        latent_spec: Shapes of content frame and motion latent, and where the slots lie; any layout.
-        condition_dim: Channels K of the pooled condition; 0 for an unconditional model.
         width: Channels of the tokens.
         depth: Number of blocks.
         frames: Frames in a token.

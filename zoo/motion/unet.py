@@ -19,13 +19,11 @@ from cmd_lightning.networks.unet import zero
 class PlanesUNet(MotionModel):
     """U-Net over planes of time × slots, one for each kind of slot; not in the paper.
 
-    The paper's latents are two planes, time × rows and time × columns; a layout with one kind of slot is one. All
+    The paper's latents are two planes, time × rows and time × columns; any layout has one for each kind of slot. All
     planes go through the same convolutions side by side; each block also hands them the mean over all slots of a frame.
     The content frame is pooled onto the slots; timestep and pooled condition scale and shift the norms.
 
     Args:
-        latent_spec: Shapes of content frame and motion latent, and where the slots lie; any layout.
-        condition_dim: Channels K of the pooled condition; 0 for an unconditional model.
         width: Channels of the first level.
         multipliers: Channels of each level over `width`; each level halves time and slots of the one before.
         blocks: Residual blocks a level, on the way down and on the way up.
@@ -72,9 +70,7 @@ class PlanesUNet(MotionModel):
 
     def forward(self, motion: Tensor, timestep: Tensor, context: Tensor, condition: Condition | None) -> Tensor:
         batch, _, frames, _ = motion.shape
-        signal = self.timestep(timestep)
-        if self.condition is not None:
-            signal = signal + self.condition(condition.pooled.to(signal.dtype))
+        signal = self.signal(timestep, condition)
         slots = context.mT[:, :, None]  # (B, width, 1, S)
         x = self.stem(self.to_planes(pad_to_multiple(motion, self.multiple, 1))) + self.to_planes(slots)
 
@@ -82,13 +78,13 @@ class PlanesUNet(MotionModel):
         for level, stage in enumerate(self.down):
             if level:
                 x = self.shrink[level - 1](x)
-            for block in stage:
+            for block in stage.children():
                 x = self.run_block(block, x, signal)
             skips.append(x)
         for level in reversed(range(len(self.up))):
             x = self.grow[level](F.interpolate(x, scale_factor=2.0))
             x = torch.cat([x, skips[level]], dim=1)
-            for block in self.up[level]:
+            for block in self.up[level].children():
                 x = self.run_block(block, x, signal)
         x = self.head(x).unflatten(0, (batch, -1)).permute(0, 2, 3, 1, 4).flatten(3)  # (B, D, T, P * L)
         return x[:, :, :frames, self.places]

@@ -6,8 +6,7 @@ from torch.nn import functional as F
 
 from cmd_lightning.video_io import mp4_bytes, read_video
 
-FRAMES = 16
-"""Of every clip of the yardstick."""
+FRAMES = 16  # of every clip of the yardstick
 
 
 def blur(video: Tensor, sigma: Tensor) -> Tensor:

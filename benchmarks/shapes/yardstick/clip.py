@@ -28,10 +28,8 @@ from cmd_lightning.shapes.scenes import COLOURS, DIRECTIONS, SHAPES, SIZES, Scen
 from cmd_lightning.shapes.sheets import GRID, SheetSimilarity, contact_sheet
 
 BATCH_SIZE = 64
-TRAINING = 0
-"""Seed of the training batches."""
-SIZE = 32
-"""Side of a frame in the sheet."""
+TRAINING = 0  # seed of the training batches
+SIZE = 32  # side of a frame in the sheet
 
 CONTEXT = 48  # tokens of a caption; of the very longest the last word is cut off
 MOTIONS = ("still", "slow", "middle", "middle", "fast", "extreme")
@@ -79,11 +77,7 @@ def altered(scene: Scene, chance: random.Random) -> Scene:
 
 
 class ClipTraining(Training):
-    """The CLIP model, trained to find captions and sheets by each other.
-
-    Args:
-        rate: Learning rate at its peak.
-    """
+    """The CLIP model, trained to find captions and sheets by each other."""
 
     WEIGHTS = SheetSimilarity.WEIGHTS
 

@@ -1,7 +1,8 @@
 """What is done to clips to see whether a metric notices: in space, in time, and to the paths of things.
 
-Each corruption has five strengths, 0 (nothing) to 4. Blur and noise change frames and keep time; shuffle, freeze and
-reversal keep every frame as it is and change when it is shown; speed and trajectory render the same scene anew.
+Each corruption has five strengths, 0 (nothing) to 4, see STRENGTHS and UNITS. Blur and noise change frames and keep
+time; shuffle, freeze and reversal keep every frame as it is and change when it is shown; speed and trajectory render
+the same scene again.
 """
 
 import dataclasses
@@ -29,8 +30,6 @@ STRENGTHS = {
     "speed": (1.0, 1.25, 1.5, 2.0, 3.0),
     "trajectory": (0.0, 1.0, 2.0, 4.0, 8.0),
 }
-"""How much of each corruption a strength is, see UNITS."""
-
 UNITS = {
     "blur": "standard deviation of a Gaussian, in pixels of a picture of 64",
     "noise": "standard deviation of normal noise, in grey levels of 255",
@@ -45,17 +44,11 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Clips:
-    """Scenes and what they look like.
-
-    Attributes:
-        scenes: N of them.
-        video: Uint8 (N, 3, T, H, W).
-        error: How far shapes are off their paths, root mean square in pixels of a picture of 64, the mean over clips.
-    """
+    """Scenes and what they look like."""
 
     scenes: tuple[Scene, ...]
-    video: Tensor
-    error: float = 0.0
+    video: Tensor  # uint8 (N, 3, T, H, W)
+    error: float = 0.0  # root mean square by which shapes are off their paths, in pixels of 64, the mean over clips
 
 
 def draw_clips(seed: int, num: int, size: int, level: Level, motion: Motion = "middle") -> Clips:
@@ -65,16 +58,9 @@ def draw_clips(seed: int, num: int, size: int, level: Level, motion: Motion = "m
 
 
 def corrupt(clips: Clips, name: str, amount: float, seed: int = 0) -> Clips:
-    """Corrupt each clip, with random draws of its own.
+    """Corrupt each clip by an amount in a unit of UNITS, with random draws of its own.
 
-    Args:
-        clips: To corrupt, not changed.
-        name: Of the corruption, a key of STRENGTHS.
-        amount: Of it, in the corruption's own unit, see UNITS.
-        seed: Of the draws; those of different amounts are alike, so that a greater one does more of the same.
-
-    Raises:
-        InputError: There is no such corruption.
+    The draws of different amounts are alike, so that a greater one does more of the same.
     """
     if name not in STRENGTHS:
         raise InputError(f"corruption {name}: give one of {', '.join(STRENGTHS)}")
@@ -84,9 +70,8 @@ def corrupt(clips: Clips, name: str, amount: float, seed: int = 0) -> Clips:
         scenes = [faster(scene, amount) for scene in clips.scenes]
         return Clips(clips.scenes, torch.stack([render(scene, frames, size) for scene in scenes]))
     if name == "trajectory":
-        offsets = [sway(scene, frames, amount, chance) for scene, chance in zip(clips.scenes, chances, strict=True)]
-        pairs = list(zip(clips.scenes, offsets, strict=True))
-        video = torch.stack([render(scene, frames, size, offset) for scene, offset in pairs])
+        pairs = [(scene, sway(scene, frames, amount, own)) for scene, own in zip(clips.scenes, chances, strict=True)]
+        video = torch.stack([render(scene, frames, size, offsets) for scene, offsets in pairs])
         return Clips(clips.scenes, video, float(np.mean([trajectory_error(*pair) for pair in pairs])))
     if name == "blur":
         video = blur(video / 255, torch.full((len(video),), amount * size / 64))

@@ -15,8 +15,7 @@ from cmd_lightning.shapes.painting import render
 from cmd_lightning.shapes.scenes import SPEEDS, Scene
 
 BATCH_SIZE = 32
-TRAINING = stable_hash("features", "train")
-"""Seed of the training batches."""
+TRAINING = stable_hash("features", "train")  # seed of the training batches
 
 PLAY_WEIGHTS = (0.44, 0.08, 0.08, 0.08, 0.08, 0.08, 0.08, 0.08)
 """How often each way to play is drawn, in the order of CHOICE["play"]."""
@@ -97,11 +96,7 @@ def draw(index: int, seed: int = TRAINING, clean: bool = False) -> tuple[Tensor,
 
 
 class FeaturesTraining(Training):
-    """The classifier, trained on all attributes.
-
-    Args:
-        rate: Learning rate at its peak.
-    """
+    """The classifier, trained on all attributes."""
 
     WEIGHTS = ShapesFeatures.WEIGHTS
 
@@ -123,11 +118,7 @@ class FeaturesTraining(Training):
 
     @torch.no_grad()
     def measure(self, batches: int = 32) -> dict[str, float]:
-        """Standardises the features on clean clips.
-
-        Returns:
-            Share of right answers to each attribute on new clips like those of training, next to the commonest's.
-        """
+        """Standardises the features; shares of right answers on new clips, next to those of the commonest answer."""
         clean = [draw(index, stable_hash("features", "standard"), clean=True)[0] for index in range(64)]
         self.network.standardise(torch.cat(clean))
         right: dict[str, list[Tensor]] = {}

@@ -16,30 +16,19 @@ from cmd_lightning.shapes.scenes import Level
 from cmd_lightning.shapes.sheets import SheetSimilarity
 
 BATCH = 64
-RESAMPLES = 40
-"""How often the corrupted clips are drawn anew, with replacement, for spreads and tolerances."""
-
-Networks = dict[str, Any]
-"""Networks by the key of SIGHTS that uses them."""
+RESAMPLES = 40  # of the corrupted clips, with replacement, for spreads and tolerances
+Networks = dict[str, Any]  # by the key of SIGHTS that uses them
 
 
 @dataclass(frozen=True)
 class Gauge:
-    """A metric.
+    """A metric."""
 
-    Attributes:
-        sight: Key of SIGHTS: what it sees in each clip.
-        value: What it makes of the sights of real and of corrupted clips, (N, d) each.
-        rises: Whether worse clips raise it, or lower it.
-        levels: Of clips that it is for.
-        unasked: Corruptions that it need not react to, and why; a key may end in " of LEVEL".
-    """
-
-    sight: str
-    value: Callable[[Tensor, Tensor], Tensor]
-    rises: bool
-    levels: tuple[Level, ...]
-    unasked: dict[str, str]
+    sight: str  # key of SIGHTS: what it sees in each clip
+    value: Callable[[Tensor, Tensor], Tensor]  # of the sights of real and of corrupted clips, (N, d) each
+    rises: bool  # whether worse clips raise it, or lower it
+    levels: tuple[Level, ...]  # of clips that it is for
+    unasked: dict[str, str]  # corruptions that it need not react to, and why; a key may end in " of LEVEL"
 
     def why_unasked(self, corruption: str, level: Level) -> str | None:
         """Why it need not react to a corruption, or None if it must."""
@@ -73,31 +62,28 @@ def _similarities(network: SheetSimilarity, clips: Clips) -> Tensor:
     return torch.cat(parts)[:, None]
 
 
+# What is seen in each clip, (N, d).
 SIGHTS: dict[str, Callable[[Any, Clips], Tensor]] = {
     "features": _features,
     "readings": _readings,
     "similarities": _similarities,
 }
-"""What is seen in each clip, (N, d), from a network and the clips."""
-
 BOTH: tuple[Level, ...] = ("plain", "mixed")
-SYMMETRIC = "plain clips played backward are again plain clips, and as likely: the two sets have one distribution"
-
 UNSEEN = "faster than it was trained on, it reads less"
-SPEED = f"none of its answers is the speed; {UNSEEN}"
-REVERSAL = "a plain clip played backward is a plain clip of another direction"
-NONE = {"speed": f"faster plain clips are plain clips; {UNSEEN}", "reversal": REVERSAL}
+SPEED = {"speed": f"none of its answers is the speed; {UNSEEN}"}
+SYMMETRIC = {
+    "reversal of plain": "plain clips played backward are again plain clips, and as likely: the two sets have one "
+    "distribution"
+}
+NONE = {
+    "speed": f"faster plain clips are plain clips; {UNSEEN}",
+    "reversal": "a plain clip played backward is a plain clip of another direction",
+}
 
 GAUGES = {
-    "shapes features, Fréchet distance": Gauge(
-        "features", frechet_distance_from_features, True, BOTH, {"reversal of plain": SYMMETRIC}
-    ),
-    "shapes features, kernel distance": Gauge(
-        "features", kernel_distance, True, BOTH, {"reversal of plain": SYMMETRIC}
-    ),
-    "reader, joint accuracy": Gauge(
-        "readings", lambda real, fake: fake[:, 0].mean(), False, ("plain",), {"speed": SPEED}
-    ),
+    "shapes features, Fréchet distance": Gauge("features", frechet_distance_from_features, True, BOTH, SYMMETRIC),
+    "shapes features, kernel distance": Gauge("features", kernel_distance, True, BOTH, SYMMETRIC),
+    "reader, joint accuracy": Gauge("readings", lambda real, fake: fake[:, 0].mean(), False, ("plain",), SPEED),
     'reader, share of "none"': Gauge("readings", lambda real, fake: fake[:, 1].mean(), True, ("plain",), NONE),
     # Captions tell the pace: without a word for it they are those of `middle` clips, not of faster ones.
     "shapes CLIP similarity": Gauge("similarities", lambda real, fake: fake.mean(), False, BOTH, {}),
@@ -119,23 +105,14 @@ Verdict = Literal["monotone", "reacts", "does not react", "reacts the wrong way"
 
 @dataclass(frozen=True)
 class Response:
-    """How a metric answers to one corruption of growing strength.
+    """How a metric responds to one corruption of growing strength; changes are positive where it gets worse."""
 
-    Attributes:
-        values: At each strength.
-        spreads: Standard deviation of each value over resampled clips.
-        steps: Change from each strength to the next, as worse counts: positive is as it should be.
-        tolerances: Twice the standard deviation of each step, over resamplings that are the same at all strengths.
-        overall: Change from the least to the greatest strength, likewise, and its tolerance.
-        rho: Spearman's rank correlation of value, as worse counts, with strength.
-    """
-
-    values: list[float]
-    spreads: list[float]
-    steps: list[float]
-    tolerances: list[float]
-    overall: tuple[float, float]
-    rho: float
+    values: list[float]  # at each strength
+    spreads: list[float]  # standard deviation of each value over resampled clips
+    steps: list[float]  # change from each strength to the next
+    tolerances: list[float]  # twice the standard deviation of each step, over resamplings alike at all strengths
+    overall: tuple[float, float]  # change from the least to the greatest strength, and its tolerance
+    rho: float  # Spearman's rank correlation of value with strength
 
     @property
     def verdict(self) -> Verdict:
@@ -155,15 +132,7 @@ class Response:
 
 
 def respond(gauge: Gauge, real: Tensor, fakes: list[Tensor], resamples: int = RESAMPLES, seed: int = 0) -> Response:
-    """Measure a metric over sets of growing corruption of the same clips.
-
-    Args:
-        gauge: The metric.
-        real: Sights of the real clips, (M, d).
-        fakes: Sights of the corrupted clips, (N, d) at each strength; clip i is the same in all.
-        resamples: See RESAMPLES.
-        seed: Of these draws.
-    """
+    """Measure a metric on sights of real clips (M, d) and, at each strength, of the same corrupted ones (N, d)."""
     sign = 1 if gauge.rises else -1
     chance = torch.Generator().manual_seed(seed)
     values = torch.stack([gauge.value(real, fake) for fake in fakes])

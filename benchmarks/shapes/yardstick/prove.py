@@ -16,21 +16,13 @@ from safetensors import safe_open
 from torch import Tensor
 
 from benchmarks.cells import measure_cells
+from benchmarks.shapes.pages import fill
 from benchmarks.shapes.yardstick.augmentations import FRAMES, compressed
 from benchmarks.shapes.yardstick.corruptions import STRENGTHS, UNITS, corrupt, draw_clips
-from benchmarks.shapes.yardstick.gauges import (
-    RESAMPLES,
-    Networks,
-    gauges_of,
-    networks,
-    respond,
-    see,
-    spearman,
-)
+from benchmarks.shapes.yardstick.gauges import RESAMPLES, Networks, gauges_of, networks, respond, see, spearman
 from benchmarks.shapes.yardstick.plot import draw_plot
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.errors import program
-from cmd_lightning.markdown import table
 from cmd_lightning.provenance import provenance, weights_sha256
 from cmd_lightning.shapes.features import ShapesFeatures
 from cmd_lightning.shapes.neighbours import COPY_DISTANCE, COPY_RATIO, find_copies, thumbnails
@@ -39,11 +31,8 @@ from cmd_lightning.shapes.scenes import Level
 from cmd_lightning.shapes.sheets import SheetSimilarity
 from cmd_lightning.zoo import WEIGHTS
 
-ERRORS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
-"""Amounts of "trajectory", for the rank agreement with the true error."""
-
-BANK, PLANTED = 300, 64
-"""Known clips, and how many of them are planted, half through H.264 and half a pixel aside."""
+ERRORS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # amounts of "trajectory", to rank metrics by the true error
+BANK, PLANTED = 300, 64  # known clips, and how many of them are planted, half through H.264 and half a pixel aside
 
 
 def planted_copies(level: Level, size: int) -> dict[str, int]:
@@ -71,12 +60,7 @@ def planted_copies(level: Level, size: int) -> dict[str, int]:
 
 
 def measure(level: Level, num: int, size: int, loaded: Networks) -> dict[str, Any]:
-    """The row of a level.
-
-    Returns:
-        "responses", of each metric to each corruption; "trajectory", true errors of sets of clips in pixels of an image
-        of 64, and of each metric the values for these sets and their rank correlation with the errors; and "copies".
-    """
+    """The row of a level: responses of each metric to each corruption, their agreement with true errors, and copies."""
     gauges = gauges_of(level)
     sights = {gauge.sight for gauge in gauges.values()}
     clips = draw_clips(stable_hash("yardstick", "corrupted"), num, size, level)  # of motion `middle`, and held out
@@ -121,74 +105,14 @@ def record_of(num: int, size: int) -> dict[str, Any]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The tables of a result."""
-    weights = result["settings"]["weights"]
-    lines = ["# The yardstick, proven", "", "Written by `python -m benchmarks.shapes.yardstick.prove`.", ""]
-    lines += ["![values by strength](yardstick.png)", "", *_summary(result)]
-    for found in result["rows"]:
-        rows = []
-        for name, answers in found["responses"].items():
-            for corruption, answer in answers.items():
-                pairs = zip(answer["values"], answer["spreads"], strict=True)
-                values = (f"{value:.3g} ± {spread:.1g}" for value, spread in pairs)
-                rows.append((name, corruption, *values, f"{answer['rho']:.2f}", _verdict(answer)))
-        lines += [f"## {found['level']} clips", ""]
-        lines += [table(("metric", "corruption", *range(5), "rank", "verdict"), rows), ""]
-        errors = (f"{error:.2g}" for error in found["trajectory"]["errors"])
-        rows = [
-            (name, *(f"{value:.3g}" for value in row["values"]), f"{row['rho']:.2f}")
-            for name, row in found["trajectory"]["metrics"].items()
-        ]
-        lines += [table(("true trajectory error in pixels of 64", *errors, "rank"), rows), ""]
-        lines += ["Copies: " + ", ".join(f"{name} {number}" for name, number in found["copies"].items()) + ".", ""]
-    for name, about in weights.items():
-        scores = ", ".join(f"{what} {value:.4g}" for what, value in json.loads(about["record"])["scores"].items())
-        lines += [f"## {name}", "", f"What it reached on new clips after its training: {scores}.", ""]
-    rows = [
-        (name, *(f"{amount:g}" for amount in about["amounts"]), about["unit"])
-        for name, about in result["strengths"].items()
-    ]
-    lines += ["## Strengths", "", table(("corruption", *range(5), "unit"), rows), "", "## Protocol", ""]
-    lines += [f"- {name}: {about}" for name, about in (result["protocol"] | result).items() if isinstance(about, str)]
-    lines += [f"- {name}: sha256 {about['sha256']}" for name, about in weights.items()]
-    lines += [
-        "- Rank: Spearman's correlation of the value, as worse counts, with strength or error.",
-        '- Verdicts: "monotone" if every step is the right way and beyond its tolerance; "reacts" if strength 4 is '
-        "clearly worse than 0 and no step is the wrong way by more than its tolerance and a twentieth of the whole "
-        "change. What is not asked of a metric is "
-        "not counted as passed. Strength 0 is another real set: a Fréchet distance is not 0 there with so few clips, "
-        "and comparable only within this table.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _verdict(answer: dict[str, Any]) -> str:
-    return f"({answer['verdict']})" if answer["not asked because"] else answer["verdict"]
-
-
-def _summary(result: dict[str, Any]) -> list[str]:
-    """Verdicts by metric and corruption, how many of each, and why some are not counted."""
-    corruptions = list(result["strengths"])
-    rows = []
-    counted, reasons = Counter(), []
-    for found in result["rows"]:
-        level = found["level"]
-        for name, answers in found["responses"].items():
-            rows.append((name, level, *(_verdict(answers[corruption]) for corruption in corruptions)))
-            for corruption, answer in answers.items():
-                if answer["not asked because"]:
-                    reasons.append(f"- {name}, {corruption} of {level} clips: {answer['not asked because']}.")
-                else:
-                    counted[answer["verdict"]] += 1
-    told = ", ".join(f"{verdict} {number}" for verdict, number in counted.most_common())
-    return [
-        table(("metric", "clips", *corruptions), rows),
-        "",
-        f"Of {counted.total()}: {told}. In brackets, not counted, what is not asked of a metric:",
-        "",
-        *reasons,
-        "",
-    ]
+    """The page of a result."""
+    answers = [answer for row in result["rows"] for found in row["responses"].values() for answer in found.values()]
+    counted = Counter(answer["verdict"] for answer in answers if not answer["not asked because"])
+    records = {name: json.loads(about["record"]) for name, about in result["settings"]["weights"].items()}
+    scores = {name: record["scores"] for name, record in records.items()}
+    protocol = {name: about for name, about in (result["protocol"] | result).items() if isinstance(about, str)}
+    page = result | {"protocol": protocol, "counted": counted, "scores": scores}
+    return fill("yardstick/proof.md.jinja", **page)
 
 
 def main() -> None:
@@ -200,14 +124,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    path, loaded = options.out / "yardstick.json", networks()
+    path, loaded, size = options.out / "yardstick.json", networks(), (options.num, options.size)
     cells = [{"level": level} for level in get_args(Level)]
     result = measure_cells(
-        cells,
-        lambda cell: [measure(cell["level"], options.num, options.size, loaded)],
-        record_of(options.num, options.size),
-        path,
-        math.inf,
+        cells, lambda cell: [measure(cell["level"], *size, loaded)], record_of(*size), path, math.inf
     )
     path.with_suffix(".md").write_text(markdown(result))
     draw_plot(result).save(path.with_suffix(".png"), optimize=True)

@@ -17,8 +17,7 @@ from cmd_lightning.shapes.painting import render
 from cmd_lightning.shapes.reader import ANSWERS, Reading, ShapesReader, joint_accuracy
 
 BATCH_SIZE = 32
-TRAINING = stable_hash("reader", "train")
-"""Seed of the training batches."""
+TRAINING = stable_hash("reader", "train")  # seed of the training batches
 
 KINDS = {
     "true": 0.62,
@@ -82,11 +81,7 @@ def draw(index: int, seed: int = TRAINING) -> tuple[Tensor, Targets]:
 
 
 class ReaderTraining(Training):
-    """The reader, trained on the three answers.
-
-    Args:
-        rate: Learning rate at its peak.
-    """
+    """The reader, trained on the three answers."""
 
     WEIGHTS = ShapesReader.WEIGHTS
 

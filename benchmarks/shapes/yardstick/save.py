@@ -18,11 +18,7 @@ from cmd_lightning.components.checkpoints import KEY, read
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.zoo import WEIGHTS
 
-NETWORKS: dict[str, type[Training]] = {
-    "reader": ReaderTraining,
-    "features": FeaturesTraining,
-    "clip": ClipTraining,
-}
+NETWORKS: dict[str, type[Training]] = {"reader": ReaderTraining, "features": FeaturesTraining, "clip": ClipTraining}
 
 
 def main() -> int:

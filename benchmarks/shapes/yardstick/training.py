@@ -23,10 +23,8 @@ from cmd_lightning.components.checkpoints import KEY
 from cmd_lightning.data.loader import leave_signals
 from cmd_lightning.errors import InputError
 
-Targets = dict[str, Tensor]
-"""What is right for each clip of a batch, (B, ...) by the name of the attribute."""
-Draw = Callable[[int], tuple[Tensor, Any]]
-"""Builds batch number i: clips or images (B, ...) of floats in [0, 1], and what is right for them."""
+Targets = dict[str, Tensor]  # what is right for each clip of a batch, (B, ...), by the name of the attribute
+Draw = Callable[[int], tuple[Tensor, Any]]  # batch number i: clips (B, ...) of floats in [0, 1], and what is right
 
 
 class DrawStream(IterableDataset):
@@ -115,11 +113,7 @@ class Training(LightningModule):
         checkpoint[KEY] = {"stage": self.WEIGHTS, "whole": self._whole(), **told}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continues the counts.
-
-        Raises:
-            InputError: It was written by a training run of other length or rate.
-        """
+        """Continues the counts of a training run of the same length and rate."""
         about = checkpoint[KEY]
         if about["whole"] != self._whole():
             raise InputError(

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from benchmarks.cells import by_name
-from benchmarks.shapes.card_page import page
+from benchmarks.shapes.card import page
 from cmd_lightning.provenance import weights_sha256
 from cmd_lightning.shapes.features import ShapesFeatures
 from cmd_lightning.shapes.reader import ShapesReader

@@ -1,4 +1,4 @@
-"""Protocol: how clips are brought to what the I3D sees, and how covariances are counted.
+"""Preparation: how clips are brought to what the I3D sees, and how covariances are counted.
 
 Published FVD comes from three lineages of code over one set of weights. Their presets here:
 
@@ -27,15 +27,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmd_lightning.errors import InputError, nearest
-from cmd_lightning.metrics.batch_norm import set_batch_norm_eps
 from cmd_lightning.metrics.inputs import check_rgb, unit_range
+from cmd_lightning.metrics.torchscript import set_script_eps
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 ROUNDING = 1e-3
 """Levels by which a whole level may be missed before it counts as a fraction; single precision misses it by 1.5e-5."""
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Preparation:
     """Settings of the preparation; see `PRESETS`.
 
     Attributes:
@@ -75,13 +77,9 @@ class Protocol:
             raise InputError(f"preset {self.name}: antialias=true needs grid=half-pixel")
 
     @classmethod
-    def parse(cls, text: str | Protocol) -> Protocol:
-        """Read a preset, or one with knobs set over it, as "videogpt,antialias=true,resize=stretch".
-
-        Raises:
-            InputError: There is no such preset, knob or value; it names those there are.
-        """
-        if isinstance(text, Protocol):
+    def parse(cls, text: str | Preparation) -> Preparation:
+        """Read a preset, or one with knobs set over it, as "videogpt,antialias=true,resize=stretch"."""
+        if isinstance(text, Preparation):
             return text
         preset, *settings = (part.strip() for part in str(text).split(","))
         if preset not in PRESETS:
@@ -94,13 +92,9 @@ class Protocol:
             values[knob] = _read(value, _knobs()[knob], f"preset {text}: {knob}={value}")
         return replace(PRESETS[preset], **values, name=",".join([preset, *settings]))
 
-    def record(self) -> dict[str, Any]:
-        """All settings, as plain JSON data."""
-        return asdict(self)
-
 
 def _knobs() -> dict[str, Any]:
-    return {knob: hint for knob, hint in get_type_hints(Protocol).items() if knob != "name"}
+    return {knob: hint for knob, hint in get_type_hints(Preparation).items() if knob != "name"}
 
 
 def _read(text: str, hint: Any, where: str) -> Any:
@@ -116,49 +110,54 @@ def _read(text: str, hint: Any, where: str) -> Any:
 
 
 PRESETS = {
-    "stylegan-v": Protocol("stylegan-v", levels="round", unbiased=False),
-    "videogpt": Protocol("videogpt", resize="crop", levels="truncate", batch_norm_eps=1e-5),
-    "tf": Protocol("tf", grid="legacy"),
+    "stylegan-v": Preparation("stylegan-v", levels="round", unbiased=False),
+    "videogpt": Preparation("videogpt", resize="crop", levels="truncate", batch_norm_eps=1e-5),
+    "tf": Preparation("tf", grid="legacy"),
 }
 
 
-def prepare(video: Tensor, protocol: Protocol) -> Tensor:
-    """Bring clips to what a network sees.
-
-    Args:
-        video: `(B, 3, T, H, W)`, float in [0, 1] or uint8.
-        protocol: How.
-
-    Returns:
-        float32 `(B, 3, T, h, w)` in `protocol.range`.
-
-    Raises:
-        InputError: Another shape, type, range or number of channels.
-    """
+def prepare(video: Tensor, preparation: Preparation) -> Tensor:
+    """Clips `(B, 3, T, H, W)`, float in [0, 1] or uint8, as float32 `(B, 3, T, h, w)` in `preparation.range`."""
     video = unit_range(video).float()
     check_rgb(video)
-    if protocol.levels != "float":
+    if preparation.levels != "float":
         # Of clips that came by way of [-1, 1], a quarter of the levels returns a hair below the whole one. Truncation
         # is for true fractions: what was uint8 passes unchanged.
-        above = 0.5 if protocol.levels == "round" else ROUNDING
+        above = 0.5 if preparation.levels == "round" else ROUNDING
         video = (video * 255).add_(above).floor_().div_(255)
     # Before the resize, which is linear, there is less to scale.
-    low, high = {"-1..1": (-1, 1), "0..1": (0, 1), "0..255": (0, 255)}[protocol.range]
-    return _resize(video * (high - low) + low, protocol)
+    low, high = {"-1..1": (-1, 1), "0..1": (0, 1), "0..255": (0, 255)}[preparation.range]
+    return _resize(video * (high - low) + low, preparation)
 
 
-def _resize(video: Tensor, protocol: Protocol) -> Tensor:
-    side, old = protocol.side, tuple(video.shape[-2:])
-    if protocol.resize == "none":
+def set_batch_norm_eps(network: nn.Module, eps: float) -> None:
+    """Make all batch norms of a network, in evaluation mode, divide by `√(variance + eps)`, in place.
+
+    A network that says in `batch_norm_eps` that it has this epsilon is left as it is.
+    """
+    if getattr(network, "batch_norm_eps", None) == eps:
+        return
+    if isinstance(network, torch.jit.ScriptModule):
+        set_script_eps(network, eps)
+    elif isinstance(network, BATCH_NORMS):
+        network.eps = eps
+    else:
+        for child in network.children():
+            set_batch_norm_eps(child, eps)
+
+
+def _resize(video: Tensor, preparation: Preparation) -> Tensor:
+    side, old = preparation.side, tuple(video.shape[-2:])
+    if preparation.resize == "none":
         return video
     new = (side, side)
-    if protocol.resize == "crop":
-        new = tuple(-(-length * side // min(old)) for length in old)  # the longer side rounded up
-    if new != old and protocol.grid == "legacy":
+    if preparation.resize == "crop":
+        new = -(-old[0] * side // min(old)), -(-old[1] * side // min(old))  # the longer side rounded up
+    if new != old and preparation.grid == "legacy":
         video = _legacy(old[0], new[0]).to(video) @ video @ _legacy(old[1], new[1]).to(video).T
     elif new != old:
         # Channels and frames side by side are pictures all the same; this order needs no copy.
-        frames = F.interpolate(video.flatten(1, 2), new, mode="bilinear", antialias=protocol.antialias)
+        frames = F.interpolate(video.flatten(1, 2), new, mode="bilinear", antialias=preparation.antialias)
         video = frames.unflatten(1, video.shape[1:3])
     top, left = ((length - side) // 2 for length in new)
     return video[..., top : top + side, left : left + side]
@@ -178,29 +177,34 @@ class Prepared(nn.Module):
 
     Args:
         network: From prepared clips to features `(B, d)`. A copy of it is used, whose batch norms get the epsilon of
-            the protocol; the network itself stays as it is.
-        protocol: How clips are prepared.
+            the preparation; the network itself stays as it is.
+        preparation: How clips are prepared.
 
     Attributes:
         num_features, name, published: Those of the network, if it has them.
-        origin: That of the network, and the protocol.
+        origin: That of the network, and the preparation.
 
     Raises:
-        InputError: The network is TorchScript whose batch norms cannot be set: see `set_batch_norm_eps`.
+        InputError: The network is TorchScript whose batch norms are not found, as they may be folded into convolutions.
     """
 
-    def __init__(self, network: nn.Module, protocol: Protocol) -> None:
+    num_features: int
+    name: str
+    published: bool
+
+    def __init__(self, network: nn.Module, preparation: Preparation) -> None:
         super().__init__()
-        self.protocol = protocol
+        self.preparation = preparation
         with torch.no_grad():  # else a copy of TorchScript would lead back to the original
             self.network = copy.deepcopy(network).float().eval()
-        if protocol.batch_norm_eps is not None:
-            set_batch_norm_eps(self.network, protocol.batch_norm_eps)
+        if preparation.batch_norm_eps is not None:
+            set_batch_norm_eps(self.network, preparation.batch_norm_eps)
         for attribute in ("num_features", "name", "published"):
             if hasattr(network, attribute):
                 setattr(self, attribute, getattr(network, attribute))
-        self.origin = {**getattr(network, "origin", {}), "protocol": protocol.record()}
+        # Saved statistics of real clips hold it by this key.
+        self.origin: dict[str, Any] = {**getattr(network, "origin", {}), "protocol": asdict(preparation)}
 
     def forward(self, video: Tensor) -> Tensor:
         """Features `(B, d)`, float32, of clips `(B, 3, T, H, W)`, float in [0, 1] or uint8."""
-        return self.network(prepare(video, self.protocol))
+        return self.network(prepare(video, self.preparation))

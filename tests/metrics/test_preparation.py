@@ -1,7 +1,7 @@
 import io
 import json
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.metrics.protocol import PRESETS, Prepared, Protocol, prepare
+from cmd_lightning.metrics.preparation import PRESETS, Preparation, Prepared, prepare
 
 
 def weights(old, new, grid="half-pixel", antialias=False):
@@ -60,7 +60,7 @@ LINEAGES = {
 @pytest.mark.parametrize("size", [(24, 24), (11, 11), (50, 50), (33, 20), (20, 33), (17, 90), (90, 61)])
 def test_preparation_is_that_of_the_lineage(preset, size):
     video = clips(*size)
-    prepared = prepare(video, Protocol.parse(f"{preset},side=24"))
+    prepared = prepare(video, Preparation.parse(f"{preset},side=24"))
     assert prepared.shape == (2, 3, 2, 24, 24) and prepared.dtype == torch.float32
     reference = expected(video, side=24, **LINEAGES[preset])
     torch.testing.assert_close(prepared.double(), reference, atol=1e-5 * reference.abs().max().item(), rtol=0)
@@ -80,7 +80,7 @@ def test_settings_of_the_lineages():
 
 @pytest.mark.parametrize("levels", ["round", "truncate"])
 def test_all_levels_survive(levels):
-    protocol = Protocol("levels", resize="none", levels=levels, range="0..1")
+    preparation = Preparation("levels", resize="none", levels=levels, range="0..1")
     level = torch.arange(256, dtype=torch.uint8).expand(1, 3, 1, 1, 256)
     ways = {
         "uint8": level,
@@ -92,23 +92,23 @@ def test_all_levels_survive(levels):
         "double": level.double() / 255,
     }
     for way, video in ways.items():
-        assert prepare(video, protocol).equal(level.float() / 255), way
+        assert prepare(video, preparation).equal(level.float() / 255), way
 
 
 def test_fractions_of_levels():
     video = torch.tensor([100.1, 100.49, 100.51, 100.99, 254.9]).expand(1, 3, 1, 1, 5) / 255
     for levels, whole in {"round": [100, 100, 101, 101, 255], "truncate": [100, 100, 100, 100, 254]}.items():
-        prepared = prepare(video, Protocol("levels", resize="none", levels=levels, range="0..255"))
+        prepared = prepare(video, Preparation("levels", resize="none", levels=levels, range="0..255"))
         torch.testing.assert_close(prepared[0, 0, 0, 0], torch.tensor(whole).float())
 
 
 def test_parse():
     videogpt = PRESETS["videogpt"]
-    assert Protocol.parse("tf") is not videogpt and Protocol.parse(videogpt) is videogpt
+    assert Preparation.parse("tf") is not videogpt and Preparation.parse(videogpt) is videogpt
     text = "videogpt, antialias=true,resize=stretch,side=128,batch_norm_eps=none,unbiased=False"
     changes = {"antialias": True, "resize": "stretch", "side": 128, "batch_norm_eps": None, "unbiased": False}
-    assert Protocol.parse(text) == replace(videogpt, **changes, name=text.replace(" ", ""))
-    record = json.loads(json.dumps(Protocol.parse("tf,batch_norm_eps=1e-4").record()))
+    assert Preparation.parse(text) == replace(videogpt, **changes, name=text.replace(" ", ""))
+    record = json.loads(json.dumps(asdict(Preparation.parse("tf,batch_norm_eps=1e-4"))))
     assert (
         record["name"] == "tf,batch_norm_eps=1e-4" and record["batch_norm_eps"] == 1e-4 and record["grid"] == "legacy"
     )
@@ -134,7 +134,7 @@ def test_parse():
 )
 def test_wrong_presets_are_told_on_one_line(text, told):
     with pytest.raises(InputError) as error:
-        Protocol.parse(text)
+        Preparation.parse(text)
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
@@ -162,15 +162,15 @@ class Probe(nn.Module):
 
 def test_prepared_network():
     probe, video = Probe(), torch.rand(2, 3, 4, 6, 5)
-    prepared = Prepared(probe, Protocol("p", resize="none", batch_norm_eps=0.25))
+    prepared = Prepared(probe, Preparation("p", resize="none", batch_norm_eps=0.25))
     variance, mean = probe.norm.running_var + 0.25, probe.norm.running_mean
     by_formula = ((video * 2 - 1).mean((2, 3, 4)) - mean) / variance.sqrt()
     torch.testing.assert_close(prepared(video), by_formula)
     torch.testing.assert_close(prepared((video * 255).round().byte()), by_formula, atol=0.01, rtol=0.01)
     assert probe.norm.eps == 1e-5 and probe.training, "the network given stays as it is"
     assert (prepared.num_features, prepared.name, prepared.published) == (3, "probe", False)
-    assert prepared.origin == {"weights": "none", "protocol": prepared.protocol.record()}
-    kept = Prepared(probe, Protocol("p", resize="none", batch_norm_eps=None))
+    assert prepared.origin == {"weights": "none", "protocol": asdict(prepared.preparation)}
+    kept = Prepared(probe, Preparation("p", resize="none", batch_norm_eps=None))
     assert kept.network.norm.eps == 1e-5
 
 
@@ -206,7 +206,7 @@ def test_epsilon_of_torchscript(kind):
     network, video = Norms().eval(), torch.rand(2, 3, 2, 4, 4)
     script = torchscript(network, kind)
     network.inner[1].eps = network.eps = 3e-3
-    prepared = Prepared(script, Protocol("p", resize="none", range="0..1", batch_norm_eps=3e-3))
+    prepared = Prepared(script, Preparation("p", resize="none", range="0..1", batch_norm_eps=3e-3))
     torch.testing.assert_close(prepared(video), network(video))
     assert not torch.allclose(script(video), network(video), rtol=0.01), "the script given stays as it is"
 
@@ -215,4 +215,4 @@ def test_folded_torchscript_is_refused():
     script = torchscript(Norms().eval(), "freeze")
     with pytest.raises(InputError, match="batch_norm_eps=none"):
         Prepared(script, PRESETS["tf"])
-    Prepared(script, Protocol.parse("tf,batch_norm_eps=none"))
+    Prepared(script, Preparation.parse("tf,batch_norm_eps=none"))

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from cmd_lightning.compat import own_precision
-from cmd_lightning.metrics.frozen import Frozen, single_precision
 from cmd_lightning.metrics.kernel import KernelVideoDistance
+from cmd_lightning.metrics.precision import Frozen, single_precision
 from cmd_lightning.metrics.transformers_features import TransformersFeatures
 from cmd_lightning.shapes.features import ShapesFeatures
 
