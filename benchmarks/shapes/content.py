@@ -28,7 +28,7 @@ import yaml
 from benchmarks.cells import Cell, Rows, closing, command_line, measure_cells, read
 from benchmarks.shapes.quality import Quality, Settings, clips, generate
 from benchmarks.shapes.retrain import COMMAND, elapsed
-from cmd_lightning.components.cmd import assemble
+from cmd_lightning.components.cmd import compose, load_stages
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.latent_space import from_uint8
 from cmd_lightning.markdown import table
@@ -215,7 +215,7 @@ def measure(cell: Cell, trainings: Trainings, settings: Settings, guidance: Mapp
     """The row of a variant with a seed."""
     [variant] = [variant for variant in VARIANTS if variant.cell.items() <= cell.items()]
     stages = {stage: trainings.finished(stage, variant, cell["seed"]) for stage in STAGES}
-    pipeline = assemble(*(str(stages[stage][0]) for stage in STAGES))
+    pipeline = compose(load_stages(*(str(stages[stage][0]) for stage in STAGES)))
     pipeline.register_to_config(steps=dict.fromkeys(guidance, settings.curve_steps), guidance=dict(guidance))
     torch.set_num_threads(1)
     row = figures(pipeline, settings)
