@@ -182,7 +182,7 @@ def counted() -> str:
 
 
 def measured(scale: str) -> str:
-    """For benchmarks/README.md: seconds of a video on a CPU, next to the first system's; "≈" marks fewer steps timed."""
+    """For benchmarks/README.md: seconds of a video on a CPU, next to the first system's; "≈": of fewer steps."""
     rows = read(RESULTS / f"efficiency_{scale}_cpu.json")["rows"]
     whole = videos(rows)
     base, *_ = (system for system, _ in whole)

@@ -148,7 +148,7 @@ def optimise(network: nn.Module, dtype: torch.dtype, compiled: bool) -> None:
 
 
 def measure(cell: Cell, settings: Settings) -> Rows:
-    """The rows of a cell: samples by steps and frame decoder, and networks; no seconds where memory does not suffice."""
+    """The rows of a cell: samples by steps and frame decoder, networks; no seconds where memory does not suffice."""
     device = torch.device(settings.device)
     about = provenance()
     fixed = {**cell, "dtype": settings.dtype, "device": device_name(device), "published": settings.scale == "paper"}
