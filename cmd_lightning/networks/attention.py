@@ -12,11 +12,7 @@ from torch import Tensor, nn
 class AttentionLayer(nn.Module):
     """The projections of multi-head attention; a subclass says in `forward` what attends to what.
 
-    Args:
-        width: Channels of the tokens.
-        heads: Number of heads.
-        head_dim: Channels a head; `heads * head_dim` may differ from `width`.
-        qkv_bias: Whether the query, key and value projections have a bias.
+    `heads * head_dim` may differ from `width`.
     """
 
     def __init__(self, width: int, heads: int, head_dim: int, qkv_bias: bool = False) -> None:

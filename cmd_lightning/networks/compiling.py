@@ -48,15 +48,7 @@ def compile_network(network: nn.Module, options: bool | dict[str, Any], by_block
 
 
 def blocks(module: nn.Module, *attributes: str) -> dict[str, nn.Module]:
-    """The blocks in a module that are compiled, or put together from shards, one after the other: outer ones first.
-
-    Args:
-        module: It, or modules in it, have lists of class names.
-        *attributes: The attributes with these lists: `compat.REPEATED`, `compat.WHOLE`.
-
-    Returns:
-        The blocks by path.
-    """
+    """The blocks in a module by path, outer ones first, whose classes it names in its `attributes`, as `REPEATED`."""
     names = {name for part in module.modules() for key in attributes for name in getattr(part, key, None) or ()}
     return {path: part for path, part in module.named_modules() if type(part).__name__ in names}
 

@@ -13,9 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cmd_lightning.networks.contracts import Condition
 
-BATCHED = ("bmm", "baddbmm")
-"""Products of two tensors that both have a batch: attention where it is not one fused operation."""
-
 
 @dataclass(frozen=True)
 class Count:
@@ -57,7 +54,8 @@ def count(module: nn.Module, *inputs: Any, call: Callable[..., Any] | None = Non
     with torch.enable_grad(), counter:
         functional_call(target, weights, inputs)
     flops = {operation.__name__: number for operation, number in counter.get_flop_counts().get("Global", {}).items()}
-    attention = sum(number for name, number in flops.items() if name in BATCHED or "attention" in name)
+    # Products of two tensors with a batch, "bmm": attention where it is not one fused operation.
+    attention = sum(number for name, number in flops.items() if "bmm" in name or "attention" in name)
     parameters = sum(weight.numel() for weight in module.parameters())
     return Count(parameters, (sum(flops.values()) - attention) // 2, attention // 2)
 
