@@ -18,15 +18,11 @@ from torch import Tensor
 
 from cmd_lightning.errors import InputError, reason
 
-MAX_DECODED_PIXELS = 2**34
-"""Pixels that a read may decode, wanted or not: half a minute of one core for H.264, five minutes of 1080p video."""
-
-MAX_FRAME_PIXELS = 2**26
-"""Pixels of a frame, 8192x8192: twice 8K."""
+MAX_DECODED_PIXELS = 2**34  # in a read, wanted or not: half a minute of one core for H.264, five minutes of 1080p
+MAX_FRAME_PIXELS = 2**26  # 8192x8192: twice 8K
 
 Reason = Literal["empty file", "unreadable video", "still picture", "no video stream", "damaged frames", "too costly"]
 
-_CONTAINERS = "mov,matroska,avi,gif"  # FFmpeg's names; mov is mp4 too and matroska webm
 _WORTH_A_SEEK = 8  # frames: fewer are decoded about as fast as a decoder restarts
 
 
@@ -123,12 +119,13 @@ class VideoFile:
     def _open(self) -> None:
         import av
 
-        # "file:" keeps a colon in a path from being taken for another protocol.
+        # "file:" keeps a colon in a path from being taken for another protocol. In FFmpeg's list of formats, mov is mp4
+        # too, and matroska webm.
         source = io.BytesIO(self._source) if isinstance(self._source, bytes) else f"file:{self._source}"
         try:
             self._container = av.open(
                 source,
-                container_options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"},
+                container_options={"format_whitelist": "mov,matroska,avi,gif", "protocol_whitelist": "file"},
                 options={"max_pixels": str(MAX_FRAME_PIXELS)},
                 metadata_errors="replace",  # titles that are not UTF-8 must not cost the clip
             )

@@ -16,17 +16,11 @@ from cmd_lightning.networks.contracts import Condition
 
 @dataclass(frozen=True)
 class Count:
-    """What a network costs.
-
-    Attributes:
-        parameters: Its weights, buffers not among them.
-        products: Multiply-adds of a call outside attention, in linear layers and convolutions.
-        attention: Multiply-adds of a call within attention, between the tokens.
-    """
+    """A network's parameters, without buffers, and the multiply-adds of a call."""
 
     parameters: int
-    products: int
-    attention: int
+    products: int  # in linear layers and convolutions
+    attention: int  # between tokens
 
     @property
     def macs(self) -> int:
@@ -35,13 +29,7 @@ class Count:
 
 
 def count(module: nn.Module, *inputs: Any, call: Callable[..., Any] | None = None) -> Count:
-    """Counts a call of `module`, which stays as it is, on whatever device.
-
-    Args:
-        module: Any network, its weights real or on the meta device.
-        *inputs: Of the call; of tensors, also those of a `Condition`, only shape and type matter.
-        call: What to do in place of `module(*inputs)`: gets the module and the inputs.
-    """
+    """Counts a call of `module`, which stays as it is, on whatever device; `call` replaces `module(*inputs)`."""
     target = _Call(module, call or (lambda network, *args: network(*args)))
     # Weights that need a gradient: torch then never makes a batched product of a linear layer, which would look like
     # attention.

@@ -55,8 +55,7 @@ class VideoTransformer(nn.Module):
         check_positive(width=width, depth=depth, heads=heads, head_dim=head_dim)
         if rotary and head_dim % 4:
             raise InputError(f"head_dim {head_dim}: rotary positions turn channels in fours; give a multiple of 4")
-        self.rotary = rotary
-        self.head_dim = head_dim
+        self.rotary, self.head_dim = rotary, head_dim
         blocks = [VideoTransformerBlock(width, heads, head_dim, qkv_bias) for _ in range(depth)]
         self.blocks = nn.ModuleList(blocks)
         for block in blocks:  # every branch starts at zero, the stack as the identity

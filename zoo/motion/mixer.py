@@ -18,7 +18,7 @@ class MotionMixer(SlotDiT):
 
     Args:
         tokens_width: Hidden channels of the perceptrons that mix the tokens.
-        mlp_ratio: Hidden channels of those that mix the channels, over `width`.
+        mlp_ratio: Hidden channels of the perceptrons that mix the channels, over `width`.
     """
 
     def __init__(
