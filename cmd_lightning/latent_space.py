@@ -49,7 +49,10 @@ class LatentSpace(Recorded, ConfigMixin):
 
     @abstractmethod
     def moments(self, video: Tensor) -> Tensor:
-        """Of each frame of a video `(B, 3, T, H, W)` in [-1, 1] its latent, or a posterior's mean and log-variance."""
+        """What the space says of each frame of a video `(B, 3, T, H, W)` in [-1, 1] before any draw, `(B, M, T, h, w)`.
+
+        For a posterior this is its mean and log-variance, one after the other.
+        """
 
     @abstractmethod
     def latent(self, moments: Tensor, noise: Noise | None = None) -> Tensor:

@@ -56,16 +56,8 @@ class VideoFile:
     """A video file, open, of which any frames can be decoded.
 
     Opening walks over the packets without decoding them: that gives the exact number of frames, their times
-    and the key frames in every container (headers are silent in mkv and gif, and wrong in some mp4).
-
-    Attributes:
-        frames: Number of frames.
-        fps: Mean frame rate in frames per second.
-        times: Seconds of each frame from the first where the rate varies; None where frame n is at n / fps, as it
-            is taken to be in AVI and in files without times.
-
-    Raises:
-        VideoError: It cannot be read as video; by a method: frames are damaged or missing, or too far from key frames.
+    and the key frames in every container (headers are silent in mkv and gif, and wrong in some mp4). Attributes as of
+    `VideoReader`; AVI, and files without times, are taken to be of constant rate. All methods raise `VideoError`.
     """
 
     times: list[float] | None

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 
 
-def sinusoid(position: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
-    """Cosines, then sines, of `position`, at `dim // 2` frequencies from 1 to `1 / max_period`: `(*its shape, dim)`."""
-    half = dim // 2
-    frequency = torch.exp(
-        -math.log(max_period) * torch.arange(half, device=position.device, dtype=torch.float32) / half
-    )
-    angle = position.float()[..., None] * frequency
+def sinusoid_angles(position: Tensor, number: int) -> Tensor:
+    """`position` times frequencies from 1 down to 1 / 10 000 (wavelengths 2π to 20 000 π), `(*position.shape, number)`."""
+    steps = torch.arange(number, device=position.device, dtype=torch.float32)
+    return position.float()[..., None] * torch.exp(-math.log(10_000.0) * steps / number)
+
+
+def sinusoid(position: Tensor, dim: int) -> Tensor:
+    """Cosines, then sines, of the `sinusoid_angles` of `position`: `(*position.shape, dim)`, `dim` even."""
+    angle = sinusoid_angles(position, dim // 2)
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 

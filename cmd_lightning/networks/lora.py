@@ -39,11 +39,7 @@ class LoRA:
         return (self.alpha or self.rank) / self.rank
 
     def add_to(self, network: Any) -> None:
-        """Adds adapters, which change nothing at first, to a network of diffusers, and freezes all else.
-
-        Raises:
-            InputError: peft is not installed, or no layer has such a name.
-        """
+        """Adds adapters, which change nothing at first, to a network of diffusers, and freezes all else."""
         try:
             from peft import LoraConfig
         except ImportError as error:

@@ -36,16 +36,7 @@ class VideoTransformerBlock(nn.Module):
 class VideoTransformer(nn.Module):
     """A stack of `VideoTransformerBlock`s on a grid of tokens, any number of frames and any grid.
 
-    Args:
-        width: Channels C' of the tokens.
-        depth: Number of blocks.
-        heads: Attention heads.
-        head_dim: Channels a head.
-        rotary: Whether positions are given, by rotation. Without it the network is blind to order.
-        qkv_bias: Whether the attention projections have a bias.
-
-    Raises:
-        InputError: A size is less than 1, or rotary positions do not fit `head_dim`.
+    Positions are `rotary`, or none: then the network is blind to order.
     """
 
     def __init__(
