@@ -105,7 +105,7 @@ class OpenCLIPTextEncoder(ConditionEncoder):
         return Condition(pooled, hidden, mask)
 
 
-def values_of(batch: Mapping[str, Any], encoder: ConditionEncoder | None) -> Values:
+def values_of(batch: Mapping[str, Any], encoder: ConditionEncoder | None) -> list[str] | list[int] | int:
     """What the samples of a batch are generated from: captions or labels, or without an encoder how many they are."""
     if encoder is None:
         return len(batch["key"])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def sinusoid_angles(position: Tensor, number: int) -> Tensor:
-    """`position` times frequencies from 1 down to 1 / 10 000 (wavelengths 2π to 20 000 π), `(*position.shape, number)`."""
+    """`position` times frequencies from 1 to 1 / 10 000 (wavelengths 2π to 20 000 π), `(*position.shape, number)`."""
     steps = torch.arange(number, device=position.device, dtype=torch.float32)
     return position.float()[..., None] * torch.exp(-math.log(10_000.0) * steps / number)
 

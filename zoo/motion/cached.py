@@ -20,6 +20,7 @@ class CachedDiT(DiT, MotionModel):
     Other arguments: as for `DiT`.
 
     Args:
+        depth: Number of blocks of the motion tokens.
         frames: Frames in a motion token.
         content_patch_size: Side of a square patch of the content frame.
         content_depth: Number of blocks of the content tokens.
