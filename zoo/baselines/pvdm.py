@@ -20,19 +20,17 @@ class TriplaneUNet(UNet, VideoDenoiser):
     The content plane, and a plane of frames × slots for each kind of motion slot (rows and columns, for
     `TriplaneAutoencoder`), pass through the same convolutions; from `attention_from_level` on, every point attends to
     the points of all planes. What a plane is, and where in it a point lies, is added at the entrance. Timestep and
-    pooled condition enter every residual block.
+    pooled condition enter every residual block. Other arguments: as for `UNet`.
 
     Args:
         latent_spec: Shapes of the planes; motion and content have the same number of channels.
         condition_dim: Channels K of the pooled condition; 0 for an unconditional model.
         width: Channels of the first level; even.
-        multipliers: Channels of each level over `width`; each level halves the resolution of the one before.
-        layers: Residual blocks a level on the way down, and one more on the way up.
         heads: Attention heads; must divide the channels of the levels that attend.
         attention_from_level: The first level that attends; earlier ones only convolve.
 
     Raises:
-        InputError: Sizes that do not fit each other, or planes of unequal channels.
+        InputError: As for `UNet`, or planes of unequal channels.
     """
 
     _no_split_modules = ["ResBlock", "PlanesAttention"]  # type: ignore[assignment]  # noqa: RUF012 (diffusers' name, typed as None)
@@ -54,13 +52,12 @@ class TriplaneUNet(UNet, VideoDenoiser):
                 "it denoises planes of equal channels: give an autoencoder with such planes, as TriplaneAutoencoder"
             )
 
-        def attends(level: int) -> bool:
-            return level >= attention_from_level
-
         def mixer(channels: int) -> nn.Module:
             return PlanesAttention(channels, heads)
 
-        super().__init__(channels, width, multipliers, layers, heads, attends, mixer)
+        super().__init__(
+            channels, width, multipliers, layers, heads, lambda level: level >= attention_from_level, mixer
+        )
         self.latent_spec = latent_spec
         self.slots = [len([*group]) for _, group in groupby(slot[0] for slot in latent_spec.slots)]
         self.kinds = nn.Parameter(0.02 * torch.randn(1 + len(self.slots), width))

@@ -95,13 +95,7 @@ class PlanesUNet(MotionModel):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with norms, the second norm scaled and shifted by the signal; starts without effect.
-
-    Args:
-        inputs: Channels in.
-        outputs: Channels out.
-        signal: Channels of the signal.
-    """
+    """Two convolutions with norms, the second norm scaled and shifted by the signal; starts without effect."""
 
     def __init__(self, inputs: int, outputs: int, signal: int) -> None:
         super().__init__()
