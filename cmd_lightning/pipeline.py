@@ -26,7 +26,7 @@ from cmd_lightning.pipeline_output import CMDPipelineOutput, to_output
 from cmd_lightning.pretrained_text import StableDiffusionText
 from cmd_lightning.zoo import model_folder
 
-Stage = Literal["content", "motion"]
+StageName = Literal["content", "motion"]
 
 NETWORKS = {"content": "unet", "motion": "motion_model"}
 SCHEDULERS = {"content": "scheduler", "motion": "motion_scheduler"}
@@ -120,6 +120,11 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         return self._latent_space
 
     @property
+    def frames(self) -> LatentSpace:
+        """What decodes frames: the latent space, or what `use_frame_decoder` put in its place."""
+        return self._frame_decoder or self.latent_space
+
+    @property
     def size(self) -> tuple[int, int]:
         """Height and width of the videos in pixels."""
         height, width = self.config.video_shape[2:]
@@ -165,7 +170,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         return pipeline
 
     @property
-    def encoders(self) -> dict[Stage, ConditionEncoder | None]:
+    def encoders(self) -> dict[StageName, ConditionEncoder | None]:
         """The condition encoder of each stage."""
         content = self.text_encoder
         if content is not None and not isinstance(content, ConditionEncoder):
@@ -174,7 +179,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
             content = self._text
         return {"content": content, "motion": self.motion_text_encoder}
 
-    def sampling(self, stage: Stage, steps: PerStage = None, guidance: PerStage = None) -> tuple[int, float]:
+    def sampling(self, stage: StageName, steps: PerStage = None, guidance: PerStage = None) -> tuple[int, float]:
         """Denoising steps and guidance scale of a stage: what is given, else the model's own, else the paper's.
 
         Raises:
@@ -207,7 +212,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         return self.autoencoder.denormalize_motion(motion)
 
     def _denoise(
-        self, stage: Stage, denoiser: Denoiser, values: Values, noise: Tensor, steps: PerStage, guidance: PerStage
+        self, stage: StageName, denoiser: Denoiser, values: Values, noise: Tensor, steps: PerStage, guidance: PerStage
     ) -> Tensor:
         """From noise to a sample, both in float32, by the denoiser of a stage."""
         number, scale = self.sampling(stage, steps, guidance)
@@ -280,7 +285,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
             seeds = torch.randint(2**31, (count,), generator=generator).tolist()
         if image is not None and count != len(image) * num_videos_per_prompt:
             raise InputError(f"image: {len(image)} pictures for {count // num_videos_per_prompt} prompts; give as many")
-        stages: tuple[Stage, ...] = ("content", "motion") if image is None else ("motion",)
+        stages: tuple[StageName, ...] = ("content", "motion") if image is None else ("motion",)
         sampling = {stage: self.sampling(stage, num_inference_steps, guidance_scale) for stage in stages}
         if image is not None:
             content = self._content_of(image).repeat_interleave(num_videos_per_prompt, dim=0)

@@ -39,10 +39,10 @@ class MotionDiffusion(DiffusionStage):
     @torch.no_grad()
     def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:
         content, motion = self.encoded(batch)
-        return CleanLatents(motion, context=content)
+        return CleanLatents(motion, content)
 
-    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None, context: Any = None) -> Tensor:
-        return self.network.predict(noisy, timestep, context, condition)
+    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: Any = None) -> Tensor:
+        return self.network.predict(noisy, timestep, content, condition)
 
     @torch.no_grad()
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cmd_lightning.networks.attention import Attention
 from cmd_lightning.networks.contracts import Condition, Network
-from cmd_lightning.networks.embeddings import TimestepEmbedding, coordinates_embedding, grid_coordinates
+from cmd_lightning.networks.embeddings import TimestepEmbedding, coordinates_embedding, embedded, grid_coordinates
 from cmd_lightning.networks.unet import zero
 
 
@@ -98,7 +98,7 @@ class DiT(Network):
 
         `context` has for each block what its mixing takes besides the tokens.
         """
-        signal = self.signal(timestep, condition)
+        signal = embedded(self.timestep, self.condition, timestep, condition)
         for block, more in zip(self.blocks, repeat(()) if context is None else context, strict=False):
             x = self.run_block(block, x, signal, *more)
         shift, scale = self.modulation(signal)[:, None].chunk(2, dim=-1)

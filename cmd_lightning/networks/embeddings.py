@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from cmd_lightning.errors import InputError
+from cmd_lightning.networks.contracts import Condition
+
 
 def sinusoid_angles(position: Tensor, number: int) -> Tensor:
     """`position` times frequencies from 1 to 1 / 10 000 (wavelengths 2π to 20 000 π), `(*position.shape, number)`."""
@@ -45,3 +48,25 @@ class TimestepEmbedding(nn.Module):
 
     def forward(self, timestep: Tensor) -> Tensor:
         return self.mlp(sinusoid(timestep, self.frequencies).to(next(self.parameters()).dtype))
+
+
+def embedded(
+    timestep_layer: nn.Module, condition_layer: nn.Module | None, timestep: Tensor, condition: Condition | None
+) -> Tensor:
+    """Timestep `(B,)` and pooled condition `(B, K)` as one vector `(B, width)`, the sum of what their layers return.
+
+    Args:
+        timestep_layer: Usually a `TimestepEmbedding`.
+        condition_layer: From the pooled condition; None for an unconditional network.
+        timestep: The timesteps.
+        condition: The condition; an unconditional network ignores it.
+
+    Raises:
+        InputError: The network was built for a condition, and there is none.
+    """
+    signal = timestep_layer(timestep)
+    if condition_layer is None:
+        return signal
+    if condition is None:
+        raise InputError("condition None: this network was built for one; give it, or the null condition")
+    return signal + condition_layer(condition.pooled.to(signal.dtype))

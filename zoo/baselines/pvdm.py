@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, LatentSpec, VideoDenoiser
 from cmd_lightning.networks.attention import Attention
-from cmd_lightning.networks.embeddings import coordinates_embedding, grid_coordinates
+from cmd_lightning.networks.embeddings import coordinates_embedding, embedded, grid_coordinates
 from cmd_lightning.networks.unet import UNet, group_norm, zero
 
 
@@ -64,7 +64,7 @@ class TriplaneUNet(UNet, VideoDenoiser):
         self.condition = nn.Linear(condition_dim, 4 * width) if condition_dim else None
 
     def forward(self, latent: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
-        signal = self.signal(timestep, condition)
+        signal = embedded(self.timestep, self.condition, timestep, condition)
         content, motion = self.latent_spec.unpack(latent)
         planes = [content, *motion.split(self.slots, dim=3)]
         planes = [self.stem(plane) + self.position(kind, plane) for kind, plane in enumerate(planes)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cmd_lightning.networks import Condition, LatentSpec, MotionModel
 from cmd_lightning.networks.dit import pad_to_multiple
-from cmd_lightning.networks.embeddings import TimestepEmbedding
+from cmd_lightning.networks.embeddings import TimestepEmbedding, embedded
 from cmd_lightning.networks.slots import SlotFeatures
 from cmd_lightning.networks.unet import zero
 
@@ -70,7 +70,7 @@ class PlanesUNet(MotionModel):
 
     def forward(self, motion: Tensor, timestep: Tensor, context: Tensor, condition: Condition | None) -> Tensor:
         batch, _, frames, _ = motion.shape
-        signal = self.signal(timestep, condition)
+        signal = embedded(self.timestep, self.condition, timestep, condition)
         slots = context.mT[:, :, None]  # (B, width, 1, S)
         x = self.stem(self.to_planes(pad_to_multiple(motion, self.multiple, 1))) + self.to_planes(slots)
 
