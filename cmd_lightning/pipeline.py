@@ -149,10 +149,10 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         folder = model_folder(model)
         index = folder / "model_index.json"
         if not index.is_file():
-            raise InputError(f"{folder}: no model_index.json in this folder; make a model folder with `export`")
+            raise InputError(f"model {folder}: no model_index.json in this folder; make a model folder with `export`")
         described = json.loads(index.read_text())
         if described.get("_class_name") != cls.__name__:
-            raise InputError(f"{folder}: this is a {described.get('_class_name')}, not a {cls.__name__}")
+            raise InputError(f"model {folder}: this is a {described.get('_class_name')}, not a {cls.__name__}")
         # diffusers opens its own and transformers' classes; ours are opened here, and others' refused by name.
         settings = {name: kwargs[name] for name in ("dtype", "torch_dtype", "variant") if name in kwargs}
         parts = {name: kwargs.pop(name) for name in cls._optional_components if name in kwargs}
@@ -274,7 +274,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
             return_dict: Whether to return a `CMDPipelineOutput` or the tuple of its fields.
         """
         if prompt is not None and class_labels is not None:
-            raise InputError("prompt and class_labels: give one of the two")
+            raise InputError("`prompt` and `class_labels`: give one of the two")
         given = prompt if prompt is not None else class_labels
         values: Values = num_videos_per_prompt * (1 if image is None else len(image))
         if given is not None:
@@ -301,6 +301,6 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         """The content frame of a picture: that of a clip in which it stands still."""
         if tuple(image.shape[1:]) != (3, *self.size):
             raise InputError(
-                f"image: pictures of shape {tuple(image.shape[1:])}, the model takes {(3, *self.size)}; resize them"
+                f"`image`: pictures of shape {tuple(image.shape[1:])}, the model takes {(3, *self.size)}; resize them"
             )
         return self.encode(image[:, :, None].repeat(1, 1, self.config.video_shape[1], 1, 1))[0]

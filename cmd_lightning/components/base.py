@@ -209,13 +209,13 @@ class Component(FrozenParts):
         about = checkpoint.get(KEY)
         if about is None or about["stage"] != self.stage:
             held = "something else" if about is None else f"the {about['stage']} stage"
-            raise InputError(f"ckpt_path: this checkpoint holds {held}; give one of the {self.stage} stage")
+            raise InputError(f"`ckpt_path`: this checkpoint holds {held}; give one of the {self.stage} stage")
         kept, own = about["parts"]["network"], describe(self.network)
         for name in ("class_path", *own["init_args"].keys() & kept["init_args"].keys()):
             theirs, ours = (made[name] if name in made else made["init_args"][name] for made in (kept, own))
             if theirs != ours:
                 raise InputError(
-                    f"ckpt_path: its network has {name} {theirs}, this fit's has {ours}; set model.network to that, or "
-                    "train anew without --ckpt_path"
+                    f"`ckpt_path`: its network has {name} {theirs}, this fit's has {ours}; set model.network to that, "
+                    "or train anew without --ckpt_path"
                 )
         self.video_shape, self.fps = tuple(about["video_shape"]) or None, about["fps"]
