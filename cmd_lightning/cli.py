@@ -118,14 +118,15 @@ def call(verb: str, arguments: list[str]) -> None:
 def spelling(options: Mapping[str, str]) -> Iterator[None]:
     """Gives Python names in an `InputError` the spelling of the command line.
 
-    These are argument names in backquotes, and before the first colon those at its start, after a comma or an "and":
-    `num_frames 0: ...` becomes `--num-frames 0: ...`.
+    These are argument names in backquotes and, before the first colon, those that a space and a value follow, at the
+    start or after a comma or an "and": `num_frames 0: ...` becomes `--num-frames 0: ...`. A bare `name: ...` is kept,
+    since it may be a path.
     """
     try:
         yield
     except InputError as error:
         head, colon, rest = str(error).partition(":")
-        head = re.sub(r"(^|, | and )(\w+)(?=[ ,]|$)", lambda found: found[1] + options.get(found[2], found[2]), head)
+        head = re.sub(r"(^|, | and )(\w+)(?= \S)", lambda found: found[1] + options.get(found[2], found[2]), head)
         text = re.sub(r"`(\w+)`", lambda found: options.get(found[1], found[0]), head + colon + rest)
         raise InputError(re.sub(r"`import ([\w.]+)`", r"--import \1", text)) from error
 

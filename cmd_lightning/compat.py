@@ -1,7 +1,7 @@
 """Every private use and every patch of another library, with its reason and the versions that need it.
 
 Each has a test in `tests/test_compat.py` that shows the fault or the missing public way in the library itself, and so
-fails once a workaround can go. Names of versions are those that were installed when it was last looked at.
+fails once a workaround can go. Version numbers are those installed when the entry was last checked.
 
 The libraries are imported within the functions: `metrics` uses this file, and needs neither Lightning nor diffusers.
 """
@@ -78,8 +78,8 @@ def writes_pieces(strategy: ModelParallelStrategy) -> bool:
 class NoOptionsFromCheckpoint:
     """A base for a LightningCLI that takes no options from a checkpoint; comes before `LightningCLI`.
 
-    Lightning (2.6) merges the `hyper_parameters` of the file given as `ckpt_path` into the config, and so makes objects
-    of any class that the file names. There is no option against it.
+    Lightning (2.6) merges the `hyper_parameters` of the file given as `ckpt_path` into the config, and so instantiates
+    any class the file names; no option disables this.
     """
 
     def _parse_ckpt_path(self) -> None:
@@ -102,7 +102,7 @@ TREESPEC = ".*isinstance.treespec, LeafSpec"
 
 
 def worker_died(error: RuntimeError) -> bool:
-    """Whether an error says that a worker process of a DataLoader died; torch (2.14) has only text to tell by."""
+    """Whether a worker process of a DataLoader died; in torch (2.14), only the message of the error identifies it."""
     return "DataLoader worker" in str(error)
 
 
@@ -190,7 +190,7 @@ def is_recorded(model: object) -> bool:
     return hasattr(model, "config")
 
 
-# jsonargparse: its ArgumentError (4.53) has one message, in which complaints are nested, and nothing else to tell by
+# jsonargparse: its ArgumentError (4.53) has one message with nested complaints; only the message identifies them
 
 UNKNOWN_CLASS = (
     r"import path string: ([\w.]+)",
@@ -198,20 +198,20 @@ UNKNOWN_CLASS = (
     r"callable class: module '[\w.]+' has no attribute '\w+'\. Got value: (?:Namespace\(class_path=')?([\w.]+)",
     r"Expected a path but ([\w.]+)",
 )
-"""Around the name of a class that is not found."""
+"""Patterns that capture the name of a class that is not found."""
 
 UNKNOWN_OPTION = (
     r"Option '([\w.]+)' is not accepted",
     r"unrecognized arguments: -*([\w.]+)",
     r"accept option '([\w.]+)'",
 )
-"""Around the name of an option that there is not."""
+"""Patterns that capture the name of an option that does not exist."""
 
 MISSING_ARGUMENT = r"class_path '([\w.]+)': the following arguments are required: ([\w.]+)"
-"""Around a class, and an argument that it needs."""
+"""Pattern that captures a class, and an argument that it needs."""
 
 NESTED_KEY = r'Parser key "([\w.]+)"'
-"""Around the option that an inner complaint is about."""
+"""Pattern that captures the option that an inner complaint is about."""
 
 WRONG_VALUE = r"Parser key \"(\w+)\": Expected an? (.+?)\. Got value: (.+?)(?: - Expected|$)"
-"""Around an option, what it takes, and what was given."""
+"""Pattern that captures an option, what it takes, and what was given."""

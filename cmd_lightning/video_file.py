@@ -18,15 +18,11 @@ from torch import Tensor
 
 from cmd_lightning.errors import InputError, reason
 
-MAX_DECODED_PIXELS = 2**34
-"""Pixels that a read may decode, wanted or not: half a minute of one core for H.264, five minutes of 1080p video."""
-
-MAX_FRAME_PIXELS = 2**26
-"""Pixels of a frame, 8192x8192: twice 8K."""
+MAX_DECODED_PIXELS = 2**34  # in a read, wanted or not: half a minute of one core for H.264, five minutes of 1080p
+MAX_FRAME_PIXELS = 2**26  # 8192x8192: twice 8K
 
 Reason = Literal["empty file", "unreadable video", "still picture", "no video stream", "damaged frames", "too costly"]
 
-_CONTAINERS = "mov,matroska,avi,gif"  # FFmpeg's names; mov is mp4 too and matroska webm
 _WORTH_A_SEEK = 8  # frames: fewer are decoded about as fast as a decoder restarts
 
 
@@ -60,16 +56,8 @@ class VideoFile:
     """A video file, open, of which any frames can be decoded.
 
     Opening walks over the packets without decoding them: that gives the exact number of frames, their times
-    and the key frames in every container (headers are silent in mkv and gif, and wrong in some mp4).
-
-    Attributes:
-        frames: Number of frames.
-        fps: Mean frame rate in frames per second.
-        times: Seconds of each frame from the first where the rate varies; None where frame n is at n / fps, as it
-            is taken to be in AVI and in files without times.
-
-    Raises:
-        VideoError: It cannot be read as video; by a method: frames are damaged or missing, or too far from key frames.
+    and the key frames in every container (headers are silent in mkv and gif, and wrong in some mp4). Attributes as of
+    `VideoReader`; AVI, and files without times, are taken to be of constant rate. All methods raise `VideoError`.
     """
 
     times: list[float] | None
@@ -123,12 +111,13 @@ class VideoFile:
     def _open(self) -> None:
         import av
 
-        # "file:" keeps a colon in a path from being taken for another protocol.
+        # "file:" keeps a colon in a path from being taken for another protocol. In FFmpeg's list of formats, mov is mp4
+        # too, and matroska webm.
         source = io.BytesIO(self._source) if isinstance(self._source, bytes) else f"file:{self._source}"
         try:
             self._container = av.open(
                 source,
-                container_options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"},
+                container_options={"format_whitelist": "mov,matroska,avi,gif", "protocol_whitelist": "file"},
                 options={"max_pixels": str(MAX_FRAME_PIXELS)},
                 metadata_errors="replace",  # titles that are not UTF-8 must not cost the clip
             )

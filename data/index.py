@@ -89,7 +89,7 @@ def expand(shards: str | Sequence[str], option: str = "shards", *, allow_command
                 )
             if is_web and "@" in urlsplit(url).netloc:
                 raise InputError(
-                    f"{option}: addresses with user:password@ are not read; sign the address, or use pipe:COMMAND"
+                    f"`{option}`: addresses with user:password@ are not read; sign the address, or use pipe:COMMAND"
                 )
             if is_remote(url) or os.path.isfile(url):
                 found.append(url)
@@ -100,7 +100,7 @@ def expand(shards: str | Sequence[str], option: str = "shards", *, allow_command
                     raise InputError(f"{option} {url}: no such shard; check the path or run `shards pack`")
                 found.extend(matches)
     if not found:
-        raise InputError(f"{option}: no shards given; name .tar files, e.g. 'clips/{{000000..000009}}.tar'")
+        raise InputError(f"`{option}`: no shards given; name .tar files, e.g. 'clips/{{000000..000009}}.tar'")
     return found
 
 

@@ -45,7 +45,7 @@ def claim_folder(folder: Path, settings: dict[str, Any], about: dict[str, Any]) 
         raise InputError(f"out {folder}: its {SETTINGS_NAME} is damaged; give another folder") from error
     if differing:
         told = ", ".join(f"{name} {_short(known.get(name))}, not {_short(settings[name])}" for name in differing)
-        raise InputError(f"out {folder}: its shards were made with {told}; give the same again, or another out")
+        raise InputError(f"out {folder}: its shards were made with {told}; give the same again, or another `out`")
 
 
 def index_latents(folder: Path, names: Sequence[str], classes: Sequence[str]) -> int:

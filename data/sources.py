@@ -79,7 +79,7 @@ class Selection:
         if self.num is None:
             return list(range(there))
         if self.num > there:
-            raise InputError(f"num {self.num}: {path} has {there} clips; give num {there} or less (never repeated)")
+            raise InputError(f"num {self.num}: {path} has {there} clips; give `num` {there} or less (never repeated)")
         if self.choose == "first":
             return list(range(self.num))
         return sorted(random.Random(stable_hash("choose", self.seed)).sample(range(there), self.num))
@@ -101,7 +101,7 @@ class Selection:
         except BadSample as reason:
             needed = int((self.frames - 1) * step + 0.5) + 1
             raise InputError(
-                f"frames {self.frames}: {title} has {available} frames and {needed} are needed; give frames "
+                f"frames {self.frames}: {title} has {available} frames and {needed} are needed; give `frames` "
                 f"{int((available - 1) / step) + 1} or less, or remove it"
             ) from reason
 

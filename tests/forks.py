@@ -1,7 +1,12 @@
-"""Python programs that begin at once: forks of a process that has imported the libraries, but nothing of this project.
+"""Python programs that start at once: forks of a process that has imported the libraries, but nothing of this project.
 
-`Python.run` stands for `subprocess.run([sys.executable, ...])` where a test needs a process of its own, but not the
-seconds in which it would import torch, lightning and diffusers. Processes that Lightning starts from it are forks too.
+Importing torch, lightning and diffusers costs 7 s of CPU time per process, and the tests start many. So one process,
+the fork server, imports the libraries once, and `Python.run` replaces `subprocess.run([sys.executable, ...])`: it runs
+each program in a fork of that process.
+
+For `devices=2` a program starts itself again by `subprocess.Popen`, in Lightning's launcher. A fork of it at that point
+would copy what it has computed, and its threads' locks. So each program is forked `SPARE` more times before it begins;
+these forks (`Child`) wait, and the launcher's `Popen` is replaced by `Child.start`, which lets one of them continue.
 """
 
 import atexit
@@ -49,19 +54,26 @@ class Python:
             timeout: Seconds after which the program is killed.
 
         Raises:
+            RuntimeError: The fork server has ended.
             subprocess.TimeoutExpired: The program was killed.
         """
         words = [str(word) for word in words]
         with tempfile.TemporaryDirectory() as folder:
             asked = [words, dict(os.environ if env is None else env), str(cwd or os.getcwd()), folder]
             self._server.stdin.write(json.dumps(asked).encode() + b"\n")
-            pid = int(self._server.stdout.readline())
+            pid = self._number()
             if not select.select([self._server.stdout], [], [], timeout)[0]:
                 os.killpg(pid, signal.SIGKILL)
-                self._server.stdout.readline()
+                self._number()
                 raise subprocess.TimeoutExpired(words, timeout)
-            code = int(self._server.stdout.readline())
+            code = self._number()
             return subprocess.CompletedProcess(words, code, *(Path(folder, n).read_text() for n in ("out", "err")))
+
+    def _number(self) -> int:
+        """The next line that the fork server prints."""
+        if not (line := self._server.stdout.readline()):
+            raise RuntimeError("the fork server has ended")
+        return int(line)
 
     def close(self) -> None:
         """Ends the process."""
@@ -92,11 +104,12 @@ def serve() -> None:
 
 
 class Child:
-    """A process that waits until Lightning starts the same program again, with another environment: a `Popen` then."""
+    """A fork that waits until Lightning starts its program again, with another environment; the launcher's `Popen`."""
 
     spare: ClassVar[list["Child"]] = []
 
     def __init__(self, words) -> None:
+        self.arguments = words[2:] if words[0] in ("-c", "-m") else words[1:]
         read, self._write = os.pipe()
         self.returncode: int | None = None
         if not (pid := os.fork()):
@@ -114,7 +127,12 @@ class Child:
 
     @classmethod
     def start(cls, command, env, cwd=None) -> "Child":
+        if not cls.spare:
+            raise RuntimeError(f"a program may start {SPARE} processes; raise forks.SPARE")
         child = cls.spare.pop()
+        program = command[: len(command) - len(child.arguments)]
+        if cwd is not None or [*program, *child.arguments] != [*command] or program[0] != sys.executable:
+            raise RuntimeError(f"a fork can only run its own program, in its own folder; not {command} in {cwd}")
         os.write(child._write, json.dumps(dict(env)).encode() + b"\n")
         return child
 

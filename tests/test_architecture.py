@@ -18,7 +18,13 @@ FORBIDDEN = {room: {"shapes", "ranking", "commands", "benchmarks"} for room in (
 FORBIDDEN["components"] |= {"data"}
 for room in ("networks", "diffusion", "latent_space", "conditioning", "stable_diffusion", "zoo", "pipeline"):
     FORBIDDEN[room] |= {"components", "data", "callbacks"}
-ALLOWED = {"data": {"basics", "video_io"}, "metrics": {"basics", "video_io"}, "basics": set(), "video_io": {"basics"}}
+ALLOWED = {
+    "data": {"basics", "video_io"},
+    "metrics": {"basics", "video_io"},
+    "zoo": {"basics", "networks", "pretrained"},
+    "basics": set(),
+    "video_io": {"basics"},
+}
 """Rooms that may import these alone."""
 
 

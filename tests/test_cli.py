@@ -107,6 +107,15 @@ def test_folder_that_is_no_model(fails, tmp_path):
     assert f"{tmp_path}: no model_index.json in this folder" in fails("generate", tmp_path, "--prompt", "a")
 
 
+@pytest.mark.parametrize("name", ["model", "out", "real"])
+def test_folders_called_like_an_argument_keep_their_names(fails, tmp_path, monkeypatch, name):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert f"MODEL {name}: no model_index.json in this folder" in fails("generate", name, "--prompt", "a")
+    told = fails("evaluate", "--real", name, "--fake", name, "--metrics", "frechet:shapes")
+    assert f": {name}: holds no usable clips" in told
+
+
 def test_files_of_prompts(fails, tmp_path):
     assert "there is no such file" in fails("generate", tmp_path, "--prompts", tmp_path / "none.txt")
     (tmp_path / "empty.txt").write_text("\n  \n")
@@ -235,9 +244,11 @@ def test_mistakes_in_a_config_are_told(fails, tmp_path, monkeypatch, name, chang
     ("told", "spelled"),
     [
         ("num_frames 0: must be at least 1", "--num-frames 0: must be at least 1"),
-        ("num_frames, size: give `size` alone", "--num-frames, --size: give --size alone"),
-        ("model and class_labels: give one", "MODEL and --class: give one"),
+        ("`num_frames`, `size`: give `size` alone", "--num-frames, --size: give --size alone"),
+        ("`model` and `class_labels`: give one", "MODEL and --class: give one"),
         ("a/size: `export` it, `import own.parts` first", "a/size: `export` it, --import own.parts first"),
+        ("size 3, num_frames 0: too small", "--size 3, --num-frames 0: too small"),
+        ("model: a folder", "model: a folder"),
     ],
 )
 def test_arguments_are_spelled_as_options(told, spelled):

@@ -1,7 +1,10 @@
 """What ruff and mypy cannot check: docstring entries are capitalised, ignored types say why, libraries are declared."""
 
 import ast
+import configparser
 import re
+import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -60,6 +63,31 @@ def test_every_ignored_type_gives_its_reason():
     lines = [(path, line) for path in FILES for line in path.read_text().splitlines() if IGNORE.search(line)]
     assert lines
     assert not [f"{path}: {line.strip()}" for path, line in lines if not REASONED.search(line)]
+
+
+def modules_imported(path: Path) -> set[str]:
+    """The top-level modules that a file imports, anywhere in it."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    return {name.partition(".")[0] for name in names}
+
+
+def normalised(distribution: str) -> str:
+    """The name of a distribution, as PEP 503 compares names."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def test_imported_libraries_are_declared():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    lists = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+    declared = {normalised(re.match(r"[\w.-]+", line)[0]) for lines in lists for line in lines.split()}
+    files = [path for path in FILES if path.relative_to(ROOT).parts[0] in ("cmd_lightning", "data", "zoo")]
+    modules = set().union(*map(modules_imported, files)) - sys.stdlib_module_names - {"cmd_lightning"}
+    assert {"torch", "yaml", "PIL"} <= modules
+    found = packages_distributions()
+    assert not [name for name in sorted(modules) if not declared & {*map(normalised, found.get(name, ()))}]
 
 
 def test_the_package_is_typed():

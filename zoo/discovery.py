@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from cmd_lightning.atomic_files import replaced
 from cmd_lightning.errors import InputError, reason
 from cmd_lightning.provenance import sha256
 from cmd_lightning.zoo.card import Card, Kind
@@ -76,22 +78,25 @@ def modules(kind: Kind) -> Iterator[ModuleType]:
 def networks(kind: Kind) -> list[Entry]:
     """The networks of a kind, by name.
 
-    Classes are found by importing the modules, which takes seconds; as with Python's bytecode, the result is kept in
-    `__pycache__` until a source file changes.
+    Classes are found by importing the modules. That takes 5 s, and `zoo list` must answer within 3 s. So the names are
+    kept in a file in `__pycache__`, and are read from it until a source file of the zoo or of `networks` changes.
     """
-    index = ROOM / FOLDERS[kind] / "__pycache__" / "entries"
-    folders = (ROOM / FOLDERS[kind], ROOM, ROOM.parent / "networks")  # the last for the contracts
+    index = ROOM / FOLDERS[kind] / "__pycache__" / "entries.json"
+    roots = (ROOM, ROOM.parent / "networks")  # the latter for the contracts
     sources = {
-        str(path.relative_to(ROOM.parent)): sha256(path) for folder in folders for path in sorted(folder.glob("*.py"))
+        str(path.relative_to(ROOM.parent)): sha256(path) for root in roots for path in sorted(root.rglob("*.py"))
     }
     with suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(index.read_text(encoding="utf-8"))
         if known["sources"] == sources:
             return [Entry(**row) for row in known["entries"]]
     found = imported(kind)
+    if sys.dont_write_bytecode:
+        return found
     with suppress(OSError):
         index.parent.mkdir(exist_ok=True)
-        index.write_text(json.dumps({"sources": sources, "entries": [asdict(entry) for entry in found]}))
+        with replaced(index) as draft:
+            draft.write_text(json.dumps({"sources": sources, "entries": [asdict(entry) for entry in found]}))
     return found
 
 

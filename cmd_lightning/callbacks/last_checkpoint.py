@@ -125,7 +125,7 @@ class LastCheckpoint(Checkpoint):
             return
         self._save(trainer)
         if trainer.is_global_zero:
-            told = f"{self.path} is written; resume with ckpt_path last" if trainer.global_step else "nothing to save"
+            told = f"{self.path} is written; resume with --ckpt_path last" if trainer.global_step else "nothing to save"
             print(
                 f"cmd-lightning: {signal.Signals(number).name} after step {trainer.global_step}: {told}",
                 file=sys.stderr,

@@ -60,11 +60,17 @@ class VideoLogger(Callback):
             )
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *index: Any, **_: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Keeps the first clips of the first batch of the first loader, which is on the device already."""
         asked = trainer.is_global_zero or isinstance(pl_module, FSDPModule)
-        if not any(index) and asked and not trainer.sanity_checking:
+        if batch_idx == dataloader_idx == 0 and asked and not trainer.sanity_checking:
             self._batch = first(batch, self.num_videos)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

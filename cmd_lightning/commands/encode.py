@@ -104,7 +104,7 @@ def encode(
     from cmd_lightning.provenance import fingerprint, provenance
 
     remote = ShardCache(allow_commands=allow_commands)
-    urls = expand(shards, "SHARDS", allow_commands=allow_commands)
+    urls = expand(shards, allow_commands=allow_commands)
     names, classes = names_of(urls), classes_of(urls, remote)
     seed_everything(seed, verbose=False)
     space: LatentSpace

@@ -41,7 +41,7 @@ def export(
     by_stage = {stage_of(path): path for path in checkpoints}
     if len(checkpoints) != 3 or set(by_stage) != {"autoencoder", "content", "motion"}:
         raise InputError(
-            f"checkpoints: these hold {', '.join(by_stage) or 'no stage'}; "
+            f"CHECKPOINTS: these hold {', '.join(by_stage) or 'no stage'}; "
             f"give one each of autoencoder, content and motion, then the folder"
         )
     stages = load_stages(**by_stage)

@@ -78,7 +78,7 @@ def generate(
         pipeline.compile_networks()
     pictures = None if image is None else [read_picture(path, pipeline.size) for path in image]
     if pictures is not None and len(values) not in (1, len(pictures)):
-        raise InputError(f"image: {len(pictures)} pictures for {len(values)} prompts; give as many, or one prompt")
+        raise InputError(f"--image: {len(pictures)} pictures for {len(values)} prompts; give as many, or one prompt")
     count = max(len(values), len(pictures or []))
     jobs = [(i, seed + copy) for i in range(count) for copy in range(num)]
     folder = make_folder(Path(out), "--out")

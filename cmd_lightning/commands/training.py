@@ -21,7 +21,6 @@ from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from lightning_utilities.core.inheritance import get_all_subclasses
 from torch import nn, optim
 
 from cmd_lightning import callbacks, components, conditioning, diffusion, latent_space, pretrained_text, zoo
@@ -123,11 +122,11 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
         if kwargs.get("ckpt_path") != "last" or last is None:
             return kwargs
         if not needed and not last.exists():
-            note = f"ckpt_path last: there is no {last} yet; the fit begins at step 0"
+            note = f"--ckpt_path last: there is no {last} yet; the fit begins at step 0"
             rank_zero_only(print)(note, file=sys.stderr)
             return kwargs | {"ckpt_path": None}
         checkpoints.read(
-            last, "ckpt_path last", "give another checkpoint, or `fit` with this one removed to start from scratch"
+            last, "--ckpt_path last", "give another checkpoint, or `fit` with this one removed to start from scratch"
         )
         return kwargs | {"ckpt_path": str(last)}
 
@@ -200,4 +199,9 @@ def known_classes() -> list[type]:
     found: list[type] = [Trainer]
     for module in NAMED:
         found += [value for value in vars(module).values() if isinstance(value, type)]
-    return found + list(get_all_subclasses(Network))
+    pending: list[type] = [Network]
+    while pending:
+        subclasses = pending.pop().__subclasses__()
+        found += subclasses
+        pending += subclasses
+    return found

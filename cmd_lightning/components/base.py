@@ -137,7 +137,7 @@ class Component(FrozenParts):
         own = shape_text(video_shape, self.latent_space.factor)
         raise InputError(
             f"data: videos of {clip}, but the {self.stage} stage is built for {own}; set data.num_frames and data.size "
-            "to these, or train it anew"
+            "to these, or train it from scratch"
         )
 
     def check_shape(self, video_shape: tuple[int, int, int, int]) -> None:
@@ -178,13 +178,13 @@ class Component(FrozenParts):
                 if made_by.get(part) != own:
                     raise InputError(
                         f"data: these latents are of another {part.replace('_', ' ')} ({made_by.get(part)}) than the "
-                        f"{self.stage} stage's ({own}); make them anew with `shards encode`, or give that one"
+                        f"{self.stage} stage's ({own}); encode them again with `shards encode`, or give that one"
                     )
 
     def origin(self) -> dict[str, str]:
         """What makes the latents that this stage learns: a fingerprint for each part."""
         autoencoder = {"autoencoder": self.trained_on} if self.trained_on else {}
-        return {"latent_space": self.latent_space.fingerprint} | autoencoder
+        return {"latent_space": self._frozen["latent_space"].fingerprint} | autoencoder
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds the draws of this step, so that a resumed run repeats those of an uninterrupted one."""
@@ -209,13 +209,13 @@ class Component(FrozenParts):
         about = checkpoint.get(KEY)
         if about is None or about["stage"] != self.stage:
             held = "something else" if about is None else f"the {about['stage']} stage"
-            raise InputError(f"ckpt_path: this checkpoint holds {held}; give one of the {self.stage} stage")
+            raise InputError(f"`ckpt_path`: this checkpoint holds {held}; give one of the {self.stage} stage")
         kept, own = about["parts"]["network"], describe(self.network)
         for name in ("class_path", *own["init_args"].keys() & kept["init_args"].keys()):
             theirs, ours = (made[name] if name in made else made["init_args"][name] for made in (kept, own))
             if theirs != ours:
                 raise InputError(
-                    f"ckpt_path: its network has {name} {theirs}, this fit's has {ours}; set model.network to that, or "
-                    "train anew without --ckpt_path"
+                    f"`ckpt_path`: its network has {name} {theirs}, this fit's has {ours}; set model.network to that, "
+                    "or train anew without --ckpt_path"
                 )
         self.video_shape, self.fps = tuple(about["video_shape"]) or None, about["fps"]

@@ -47,7 +47,7 @@ class ContentDiffusion(DiffusionStage):
             return CleanLatents(self.encoded(batch)[0])
         return CleanLatents(self.autoencoder.encode_content(self.video(batch)))
 
-    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None, context: None = None) -> Tensor:
+    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: None = None) -> Tensor:
         return predict_content(self.network, noisy, timestep, condition)
 
     @torch.no_grad()
@@ -65,8 +65,8 @@ class ContentDiffusion(DiffusionStage):
         return {"content frame": self.shown(content), "sample": self.shown(samples)}
 
     def shown(self, content: Tensor) -> Tensor:
-        """Content frames as pictures; planes of features, which are none, as the videos of mean motion."""
-        spec = self.autoencoder.latent_spec(self.video_shape)
+        """Content frames as images; feature planes, which are no images, as videos with mean motion."""
+        spec = self.latent_spec
         if spec.content[0] == self.video_shape[0]:
             return self.latent_space.decode(content[:, :, None])
         mean = self.autoencoder.denormalize_motion(content.new_zeros(len(content), *spec.motion))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -24,11 +25,11 @@ class CleanLatents(NamedTuple):
 
     Attributes:
         latent: What is diffused, `(B, ...)`.
-        context: The clean content frame `(B, C, H, W)` for a network that sees it; else None.
+        content: The clean content frame `(B, C, H, W)`, for a network that sees it; else None.
     """
 
     latent: Tensor
-    context: Tensor | None = None
+    content: Tensor | None = None
 
 
 def adam(params: Any) -> Adam:
@@ -55,7 +56,8 @@ class DiffusionStage(Component):
         **kwargs: As for `Component`.
 
     Attributes:
-        latent_spec: Shapes of the autoencoder's latents; not there without one.
+        autoencoder: The frozen autoencoder, on this module's device; not part of its parameters or checkpoints.
+        latent_spec: Shapes of the autoencoder's latents; not set without an autoencoder.
         trained_on: Fingerprint of the autoencoder's weights; None without one.
     """
 
@@ -90,7 +92,7 @@ class DiffusionStage(Component):
         self.condition_dim = condition.dim if condition else 0
         self.condition_dropout = condition_dropout
         self.objective = objective or Diffusion()
-        if isinstance(autoencoder, str):
+        if isinstance(autoencoder, str | Path):
             trained = load_stage(autoencoder, "autoencoder", "model.autoencoder")
             network: AutoencoderNetwork | None = trained.parts["network"]
             video_shape, self.fps = video_shape or trained.video_shape, trained.fps
@@ -120,12 +122,12 @@ class DiffusionStage(Component):
         """What this stage learns of a batch."""
 
     @abstractmethod
-    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None, context: Any = None) -> Tensor:
-        """The network's prediction, in the shape of `noisy`; `context` as of `CleanLatents`."""
+    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: Any = None) -> Tensor:
+        """The network's prediction, in the shape of `noisy`; `content` is that of `CleanLatents`."""
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Add noise to the clean latents at a random timestep, predict, and compare (paper equations 7 and 8)."""
-        clean, context = self.training_latents(batch)
+        clean, content = self.training_latents(batch)
         if self.noise_floor:
             floor = self.normal(batch, "noise floor")(tuple(clean.shape[1:])).to(clean)
             clean = clean + self.noise_floor * self.latent_scale * floor
@@ -136,21 +138,21 @@ class DiffusionStage(Component):
         timestep = self.objective.timesteps(self.uniform(batch, "timestep"))
         noise = self.normal(batch, "noise")(tuple(clean.shape[1:])).to(clean)
         noisy = self.objective.corrupt(clean, noise, timestep)
-        prediction = self.predict(noisy, timestep, condition, context)
+        prediction = self.predict(noisy, timestep, condition, content)
         loss = self.objective.loss(prediction, clean, noise, timestep).mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(clean))
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """The loss at fixed noise, in the middle of each quarter of the timesteps: runs differ by the weights alone."""
-        clean, context = self.clean_latents(batch)
+        clean, content = self.clean_latents(batch)
         condition = self.condition(batch)
         generator = torch.Generator().manual_seed(batch_idx)
         losses = []
         for quantile in (0.125, 0.375, 0.625, 0.875):
             timestep = self.objective.timesteps(torch.full((len(clean),), quantile, device=self.device))
             noise = torch.randn(clean.shape, generator=generator).to(clean)
-            prediction = self.predict(self.objective.corrupt(clean, noise, timestep), timestep, condition, context)
+            prediction = self.predict(self.objective.corrupt(clean, noise, timestep), timestep, condition, content)
             losses.append(self.objective.loss(prediction, clean, noise, timestep).mean())
             self.log(f"val/loss_at_{int(timestep[0])}", losses[-1], batch_size=len(clean), sync_dist=True)
         self.log("val/loss", torch.stack(losses).mean(), prog_bar=True, batch_size=len(clean), sync_dist=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,7 +52,10 @@ class Encoding(FrozenParts):
         moments = self.latent_space.moments(from_uint8(batch["video"], self.dtype))
         if not self.splits:
             return {"moments": moments}
-        noise = functools.partial(draws.normal, name="posterior", keys=batch["key"], time=batch["epoch"])
+
+        def noise(shape: tuple[int, ...]) -> Tensor:
+            return draws.normal(shape, "posterior", batch["key"], batch["epoch"]).to(self.device)
+
         latent = self.latent_space.latent(moments, noise if self.draw else None)
         content, motion = self.autoencoder.encode(latent)
         return {"content": content, "motion": motion}

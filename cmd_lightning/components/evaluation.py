@@ -71,11 +71,11 @@ class Evaluation(LightningModule):
         for key, fps, caption in zip(clips["key"], clips["fps"].tolist(), clips["caption"], strict=True):
             if self.fps and fps and abs(fps - self.fps) > 0.02 * self.fps:
                 raise InputError(
-                    f"{side}: clip {key} has {fps:g} frames a second, others {self.fps:g}, and distances measure "
+                    f"`{side}`: clip {key} has {fps:g} frames a second, others {self.fps:g}, and distances measure "
                     f"that too; give `fps` {min(fps, self.fps):g}, or `stride` 1 to have it so"
                 )
             if side == "fake" and not caption and self.suite.asks("clipsim"):
-                raise InputError(f"fake: clip {key} has no caption; give `prompts`, or a {key}.txt beside it")
+                raise InputError(f"`fake`: clip {key} has no caption; give `prompts`, or a {key}.txt beside it")
 
     def on_test_epoch_end(self) -> None:
         """Puts the sums of all processes together, on every process."""

@@ -1,4 +1,4 @@
-"""What training leans on and leaves alone: kept beside the module, so that it is neither averaged nor checkpointed."""
+"""Frozen parts of a training module: neither averaged nor checkpointed."""
 
 from __future__ import annotations
 

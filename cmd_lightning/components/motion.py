@@ -53,17 +53,17 @@ class MotionDiffusion(DiffusionStage):
     @torch.no_grad()
     def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:
         content, motion = self.encoded(batch)
-        return CleanLatents(motion, context=content)
+        return CleanLatents(motion, content)
 
     def training_latents(self, batch: dict[str, Any]) -> CleanLatents:
         motion, content = super().training_latents(batch)
-        if self.content_noise:
+        if self.content_noise and content is not None:
             noise = self.normal(batch, "content noise")(tuple(content.shape[1:])).to(content)
             content = content + self.content_noise * self.uniform(batch, "content level").view(-1, 1, 1, 1) * noise
-        return CleanLatents(motion, context=content)
+        return CleanLatents(motion, content)
 
-    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None, context: Any = None) -> Tensor:
-        return self.network.predict(noisy, timestep, context, condition)
+    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: Any = None) -> Tensor:
+        return self.network.predict(noisy, timestep, content, condition)
 
     @torch.no_grad()
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:

@@ -90,7 +90,7 @@ class StableDiffusionContent(ContentDiffusion):
         for name in ("lora", "fingerprint"):
             if (kept or {}).get(name) != (own or {}).get(name):
                 raise InputError(
-                    f"ckpt_path: it was trained with {'all weights' if kept is None else kept}, this fit is for "
+                    f"`ckpt_path`: it was trained with {'all weights' if kept is None else kept}, this fit is for "
                     f"{'all weights' if own is None else own}; set model.lora and model.base to that, or train anew"
                 )
 

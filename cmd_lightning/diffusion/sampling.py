@@ -32,7 +32,7 @@ def per_stage(value: PerStage, default: Mapping[str, float], option: str) -> dic
         return dict(default)
     if isinstance(value, Mapping):
         if unknown := set(value) - set(default):
-            raise InputError(f"{option}: no stage {sorted(unknown)[0]!r}; the stages are {', '.join(default)}")
+            raise InputError(f"`{option}`: no stage {sorted(unknown)[0]!r}; the stages are {', '.join(default)}")
         return {**default, **value}
     return dict.fromkeys(default, value)
 

@@ -25,13 +25,6 @@ def solver(name: str, scheduler: Scheduler) -> Scheduler:
 
     Where the scheduler clips what it takes for the clean sample, so does the solver. Those of high order have no such
     setting, but dynamic thresholding that may not exceed the range is the same.
-
-    Args:
-        name: One of `SOLVERS`.
-        scheduler: The model's own.
-
-    Raises:
-        InputError: There is no such solver, or the model is of flow matching.
     """
     if name not in SOLVERS:
         raise InputError(f"solver {name}: choose {', '.join(SOLVERS)}")

@@ -8,15 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cmd_lightning.networks.embeddings import sinusoid_angles
+
 
 class AttentionLayer(nn.Module):
     """The projections of multi-head attention; a subclass says in `forward` what attends to what.
 
-    Args:
-        width: Channels of the tokens.
-        heads: Number of heads.
-        head_dim: Channels a head; `heads * head_dim` may differ from `width`.
-        qkv_bias: Whether the query, key and value projections have a bias.
+    `heads * head_dim` may differ from `width`.
     """
 
     def __init__(self, width: int, heads: int, head_dim: int, qkv_bias: bool = False) -> None:
@@ -77,11 +75,8 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
 
 
 def time_angles(frames: int, head_dim: int, device: torch.device | None = None) -> Tensor:
-    """Rotary angles of `frames` positions, `(frames, head_dim / 2)`: wavelengths from 2π to 20 000 π."""
-    frequency = torch.exp(
-        -math.log(10_000.0) * torch.arange(head_dim // 2, device=device, dtype=torch.float32) / (head_dim // 2)
-    )
-    return torch.arange(frames, device=device, dtype=torch.float32)[:, None] * frequency
+    """Rotary angles of `frames` positions, `(frames, head_dim / 2)`."""
+    return sinusoid_angles(torch.arange(frames, device=device), head_dim // 2)
 
 
 def space_angles(height: int, width: int, head_dim: int, device: torch.device | None = None) -> Tensor:

@@ -24,9 +24,6 @@ def load_class(path: str) -> type[Any]:
 
     A class of this project, of diffusers or of transformers is imported; any other must have been imported by the
     caller already, since a checkpoint or a model folder may not choose which code runs.
-
-    Raises:
-        InputError: The class is a third party's and not imported, or there is none of that name.
     """
     module_name, _, name = path.rpartition(".")
     if module_name.partition(".")[0] in TRUSTED:

@@ -19,15 +19,8 @@ def compile_network(network: nn.Module, options: bool | dict[str, Any], by_block
     """Has a network compiled when it first runs; with gradient checkpointing, where that is on already.
 
     Networks of this project are compiled a block (`_repeated_blocks`) at a time: one block stands for all of its kind,
-    and autoencoders have two entries. Others, such as Stable Diffusion's U-Net, are compiled as a whole.
-
-    Args:
-        network: What is compiled, in place. Weights may be copied into it, checkpoints and averages fit as before.
-        options: Arguments of torch.compile, such as `mode` and `backend`; True for none.
-        by_block: Compile also others by their blocks: weights in shards are put together between these.
-
-    Raises:
-        InputError: torch.compile does not take the options, or the network names no blocks.
+    and autoencoders have two entries. Others, such as Stable Diffusion's U-Net, are compiled as a whole, unless
+    `by_block`: weights in shards are put together between blocks. `options` are those of torch.compile, True for none.
     """
     options = options if isinstance(options, dict) else {}
     found = blocks(network, REPEATED)
@@ -48,15 +41,7 @@ def compile_network(network: nn.Module, options: bool | dict[str, Any], by_block
 
 
 def blocks(module: nn.Module, *attributes: str) -> dict[str, nn.Module]:
-    """The blocks in a module that are compiled, or put together from shards, one after the other: outer ones first.
-
-    Args:
-        module: It, or modules in it, have lists of class names.
-        *attributes: The attributes with these lists: `compat.REPEATED`, `compat.WHOLE`.
-
-    Returns:
-        The blocks by path.
-    """
+    """The blocks in a module by path, outer ones first, whose classes it names in its `attributes`, as `REPEATED`."""
     names = {name for part in module.modules() for key in attributes for name in getattr(part, key, None) or ()}
     return {path: part for path, part in module.named_modules() if type(part).__name__ in names}
 

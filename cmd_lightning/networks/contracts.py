@@ -128,19 +128,6 @@ class Network(Recorded, ModelMixin, ConfigMixin):
             return compat.run_checkpointed(self, block, *inputs)
         return block(*inputs)
 
-    def signal(self, timestep: Tensor, condition: Condition | None) -> Tensor:
-        """Timestep and pooled condition `(B, K)` as one vector, by the layers `timestep` and `condition` (or None).
-
-        Raises:
-            InputError: The network was built for a condition, and there is none.
-        """
-        signal = self.timestep(timestep)
-        if self.condition is None:
-            return signal
-        if condition is None:
-            raise InputError("condition None: this network was built for one; give it, or the null condition")
-        return signal + self.condition(condition.pooled.to(signal.dtype))
-
 
 def _recorded(init: Callable[..., None]) -> Callable[..., None]:
     """`init`, with its arguments written to the config, and a `latent_spec` given as plain data made one."""

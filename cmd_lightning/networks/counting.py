@@ -13,23 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cmd_lightning.networks.contracts import Condition
 
-BATCHED = ("bmm", "baddbmm")
-"""Products of two tensors that both have a batch: attention where it is not one fused operation."""
-
 
 @dataclass(frozen=True)
 class Count:
-    """What a network costs.
-
-    Attributes:
-        parameters: Its weights, buffers not among them.
-        products: Multiply-adds of a call outside attention, in linear layers and convolutions.
-        attention: Multiply-adds of a call within attention, between the tokens.
-    """
+    """A network's parameters, without buffers, and the multiply-adds of a call."""
 
     parameters: int
-    products: int
-    attention: int
+    products: int  # in linear layers and convolutions
+    attention: int  # between tokens
 
     @property
     def macs(self) -> int:
@@ -38,13 +29,7 @@ class Count:
 
 
 def count(module: nn.Module, *inputs: Any, call: Callable[..., Any] | None = None) -> Count:
-    """Counts a call of `module`, which stays as it is, on whatever device.
-
-    Args:
-        module: Any network, its weights real or on the meta device.
-        *inputs: Of the call; of tensors, also those of a `Condition`, only shape and type matter.
-        call: What to do in place of `module(*inputs)`: gets the module and the inputs.
-    """
+    """Counts a call of `module`, which stays as it is, on whatever device; `call` replaces `module(*inputs)`."""
     target = _Call(module, call or (lambda network, *args: network(*args)))
     # Weights that need a gradient: torch then never makes a batched product of a linear layer, which would look like
     # attention.
@@ -57,7 +42,8 @@ def count(module: nn.Module, *inputs: Any, call: Callable[..., Any] | None = Non
     with torch.enable_grad(), counter:
         functional_call(target, weights, inputs)
     flops = {operation.__name__: number for operation, number in counter.get_flop_counts().get("Global", {}).items()}
-    attention = sum(number for name, number in flops.items() if name in BATCHED or "attention" in name)
+    # Products of two tensors with a batch, "bmm": attention where it is not one fused operation.
+    attention = sum(number for name, number in flops.items() if "bmm" in name or "attention" in name)
     parameters = sum(weight.numel() for weight in module.parameters())
     return Count(parameters, (sum(flops.values()) - attention) // 2, attention // 2)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cmd_lightning.networks.attention import Attention
 from cmd_lightning.networks.contracts import Condition, Network
-from cmd_lightning.networks.embeddings import TimestepEmbedding, coordinates_embedding, grid_coordinates
+from cmd_lightning.networks.embeddings import TimestepEmbedding, coordinates_embedding, embedded, grid_coordinates
 from cmd_lightning.networks.unet import zero
 
 
@@ -105,7 +105,7 @@ class DiT(Network):
 
         `context` has for each block what its mixing takes besides the tokens.
         """
-        signal = self.signal(timestep, condition)
+        signal = embedded(self.timestep, self.condition, timestep, condition)
         kept: list[Tensor] = []
         first, skips = len(self.blocks) - len(self.skips), iter(self.skips)
         for i, (block, more) in enumerate(zip(self.blocks, repeat(()) if context is None else context, strict=False)):

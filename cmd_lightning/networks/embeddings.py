@@ -7,35 +7,26 @@ import math
 import torch
 from torch import Tensor, nn
 
+from cmd_lightning.errors import InputError
+from cmd_lightning.networks.contracts import Condition
 
-def sinusoid(position: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
-    """Sines and cosines of `position`, at `dim // 2` frequencies from 1 down to `1 / max_period`.
 
-    Args:
-        position: Any shape, in any unit.
-        dim: Even number of output channels.
-        max_period: The longest wavelength, over 2π.
+def sinusoid_angles(position: Tensor, number: int) -> Tensor:
+    """`position` times frequencies from 1 to 1 / 10 000 (wavelengths 2π to 20 000 π), `(*position.shape, number)`."""
+    steps = torch.arange(number, device=position.device, dtype=torch.float32)
+    return position.float()[..., None] * torch.exp(-math.log(10_000.0) * steps / number)
 
-    Returns:
-        `(*position.shape, dim)`: first the cosines, then the sines.
-    """
-    half = dim // 2
-    frequency = torch.exp(
-        -math.log(max_period) * torch.arange(half, device=position.device, dtype=torch.float32) / half
-    )
-    angle = position.float()[..., None] * frequency
+
+def sinusoid(position: Tensor, dim: int) -> Tensor:
+    """Cosines, then sines, of the `sinusoid_angles` of `position`: `(*position.shape, dim)`, `dim` even."""
+    angle = sinusoid_angles(position, dim // 2)
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
 def coordinates_embedding(coordinates: Tensor, dim: int) -> Tensor:
-    """Fixed sinusoidal encoding of points: each coordinate gets an equal share of the channels.
+    """Fixed sinusoidal encoding `(N, dim)` of N points, `(N, A)`, in units in which neighbours are about 1 apart.
 
-    Args:
-        coordinates: `(N, A)`, A coordinates for each of N tokens, in units in which neighbours are about 1 apart.
-        dim: Output channels; what A does not divide stays zero.
-
-    Returns:
-        `(N, dim)`.
+    Each coordinate gets an equal share of the channels; what A does not divide stays zero.
     """
     share = dim // coordinates.shape[1] // 2 * 2
     embedding = sinusoid(coordinates, share).flatten(1)
@@ -57,3 +48,25 @@ class TimestepEmbedding(nn.Module):
 
     def forward(self, timestep: Tensor) -> Tensor:
         return self.mlp(sinusoid(timestep, self.frequencies).to(next(self.parameters()).dtype))
+
+
+def embedded(
+    timestep_layer: nn.Module, condition_layer: nn.Module | None, timestep: Tensor, condition: Condition | None
+) -> Tensor:
+    """Timestep `(B,)` and pooled condition `(B, K)` as one vector `(B, width)`, the sum of what their layers return.
+
+    Args:
+        timestep_layer: Usually a `TimestepEmbedding`.
+        condition_layer: From the pooled condition; None for an unconditional network.
+        timestep: The timesteps.
+        condition: The condition; an unconditional network ignores it.
+
+    Raises:
+        InputError: The network was built for a condition, and there is none.
+    """
+    signal = timestep_layer(timestep)
+    if condition_layer is None:
+        return signal
+    if condition is None:
+        raise InputError("condition None: this network was built for one; give it, or the null condition")
+    return signal + condition_layer(condition.pooled.to(signal.dtype))

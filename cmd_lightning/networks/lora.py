@@ -39,11 +39,7 @@ class LoRA:
         return (self.alpha or self.rank) / self.rank
 
     def add_to(self, network: Any) -> None:
-        """Adds adapters, which change nothing at first, to a network of diffusers, and freezes all else.
-
-        Raises:
-            InputError: peft is not installed, or no layer has such a name.
-        """
+        """Adds adapters, which change nothing at first, to a network of diffusers, and freezes all else."""
         try:
             from peft import LoraConfig
         except ImportError as error:
@@ -73,13 +69,7 @@ def public(weights: Mapping[str, Tensor], lora: LoRA) -> dict[str, Tensor]:
 
 
 def fold(network: Any, weights: Mapping[str, Tensor], lora: LoRA) -> None:
-    """Makes `network`, which holds the weights of the base model, what it became by training.
-
-    Args:
-        network: Of diffusers; without adapters, before and after.
-        weights: Of the adapters, by their names within the network.
-        lora: What was trained.
-    """
+    """Adds what was trained, the `weights` of adapters by name, to a `network` with the weights of the base model."""
     lora.add_to(network)
     missing, unexpected = network.load_state_dict(weights, strict=False)
     if unexpected or any("lora_" in name for name in missing):

@@ -13,9 +13,6 @@ from cmd_lightning.networks.contracts import Condition, LatentSpec, MotionModel
 from cmd_lightning.networks.dit import DiT, pad_to_multiple, unpatchify
 from cmd_lightning.networks.embeddings import coordinates_embedding
 
-PLACED = {0.0: (0,), 1.0: (1,), 2.0: (0, 1)}
-"""By kind of slot: the axes of the content frame along which it has a place; along the others it covers all."""
-
 
 def slot_embedding(latent_spec: LatentSpec, width: int) -> Tensor:
     """Fixed sinusoidal encoding of kind and position of each slot, `(S, width)`."""
@@ -31,11 +28,12 @@ def slot_coverage(latent_spec: LatentSpec, patch_size: int) -> Tensor:
     Along an axis on which the slot has a place, patches count by a triangle around it, as wide as two slots or two
     patches, whichever are larger; along the others all count the same.
     """
+    placed = {0.0: (0,), 1.0: (1,), 2.0: (0, 1)}  # by kind of slot: the axes along which it has a place
     sides = [side / patch_size for side in latent_spec.content[1:]]
     coverage = []
     for kind, *position in latent_spec.slots:
         near = [torch.ones(math.ceil(side)) for side in sides]
-        for i, axis in enumerate(PLACED.get(kind, ())):
+        for i, axis in enumerate(placed.get(kind, ())):
             places = len({slot[1 + i] for slot in latent_spec.slots if slot[0] == kind})
             distance = (torch.arange(len(near[axis])) + 0.5 - position[i] * sides[axis]).abs()
             near[axis] = (1 - distance / max(1.0, sides[axis] / places)).clamp_min(0)
@@ -45,13 +43,7 @@ def slot_coverage(latent_spec: LatentSpec, patch_size: int) -> Tensor:
 
 
 class SlotFeatures(nn.Module):
-    """What is known of each slot before any denoising: its place, and the content frame's features there.
-
-    Args:
-        latent_spec: Shapes of content frame and motion latent, and where the slots lie.
-        width: Channels of the features.
-        patch_size: Side of a square patch of the content frame.
-    """
+    """What is known of each slot before any denoising: its place, and the content frame's features there."""
 
     coverage: Tensor
     embedding: Tensor

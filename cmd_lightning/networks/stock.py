@@ -93,9 +93,8 @@ class StockDenoiser(Network):
     @classmethod
     def fitting(cls, latent: tuple[int, int, int, int], condition_dim: int) -> dict[str, Any]:
         """Arguments of the stock class that follow from the latent and the condition, by default as of U-Nets."""
-        channels, _, height, _ = latent
-        channels_of = {"in_channels": channels, "out_channels": channels, "cross_attention_dim": condition_dim}
-        return {"sample_size": height} | channels_of
+        channels = {"in_channels": latent[0], "out_channels": latent[0], "cross_attention_dim": condition_dim}
+        return {"sample_size": latent[2]} | channels
 
     @classmethod
     def fits(cls, config: dict[str, Any]) -> tuple[tuple[int, int, int, int], int]:
@@ -152,8 +151,7 @@ class StockDenoiser(Network):
         return network.eval()
 
 
-UNCONDITIONAL = 8
-"""Channels of the one zero token that an unconditional network attends to."""
+UNCONDITIONAL = 8  # channels of the one zero token that an unconditional network attends to
 
 
 def find(source: Repository, part: str, wanted: Sequence[str]) -> tuple[str, str]:

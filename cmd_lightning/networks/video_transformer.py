@@ -36,16 +36,7 @@ class VideoTransformerBlock(nn.Module):
 class VideoTransformer(nn.Module):
     """A stack of `VideoTransformerBlock`s on a grid of tokens, any number of frames and any grid.
 
-    Args:
-        width: Channels C' of the tokens.
-        depth: Number of blocks.
-        heads: Attention heads.
-        head_dim: Channels a head.
-        rotary: Whether positions are given, by rotation. Without it the network is blind to order.
-        qkv_bias: Whether the attention projections have a bias.
-
-    Raises:
-        InputError: A size is less than 1, or rotary positions do not fit `head_dim`.
+    Positions are `rotary`, or none: then the network is blind to order.
     """
 
     def __init__(
@@ -55,8 +46,7 @@ class VideoTransformer(nn.Module):
         check_positive(width=width, depth=depth, heads=heads, head_dim=head_dim)
         if rotary and head_dim % 4:
             raise InputError(f"head_dim {head_dim}: rotary positions turn channels in fours; give a multiple of 4")
-        self.rotary = rotary
-        self.head_dim = head_dim
+        self.rotary, self.head_dim = rotary, head_dim
         blocks = [VideoTransformerBlock(width, heads, head_dim, qkv_bias) for _ in range(depth)]
         self.blocks = nn.ModuleList(blocks)
         for block in blocks:  # every branch starts at zero, the stack as the identity

@@ -93,7 +93,7 @@ def test_a_signal_ends_a_fit_after_the_step_and_nothing_is_lost(fit, capsys, hoo
         fit("stopped", Send(hook, n, number), **options)
     assert end.value.code == 128 + number
     assert [signal.getsignal(number) for number in WATCHED] == before
-    told = [line for line in capsys.readouterr().err.splitlines() if "resume with ckpt_path last" in line]
+    told = [line for line in capsys.readouterr().err.splitlines() if "resume with --ckpt_path last" in line]
     assert len(told) == 1
     assert told[0].startswith(f"cmd-lightning: {number.name} after step {saved}: ")
     path = told[0].split(": ")[2].split(" is written")[0]

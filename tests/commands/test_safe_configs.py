@@ -200,7 +200,7 @@ def test_checkpoints_with_code_are_refused_wherever_they_are_given(refused, witn
     with_last = put(("trainer", "callbacks"), {"class_path": "LastCheckpoint", "init_args": {"folder": str(tmp_path)}})
     with_last["trainer"] |= {"logger": False, "default_root_dir": str(tmp_path)}
     told = refused(with_last, "--ckpt_path", "last")
-    assert f"ckpt_path last {evil}: it cannot be read as a checkpoint" in told
+    assert f"--ckpt_path last {evil}: it cannot be read as a checkpoint" in told
     assert "removed to start from scratch" in told
 
     model = {"class_path": "MotionDiffusion", "init_args": {"network": {"class_path": "MotionDiT"}}}
@@ -228,10 +228,10 @@ def test_last_begins_goes_on_and_is_wanted_for_evaluation(tmp_path, capsys, monk
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
 
     assert main(["validate", "-c", "config.yaml", "--ckpt_path", "last"]) == 2
-    assert "ckpt_path last out/last.ckpt: there is no such file" in capsys.readouterr().err
+    assert "--ckpt_path last out/last.ckpt: there is no such file" in capsys.readouterr().err
     for steps in (1, 3):
         assert main(["fit", "-c", "config.yaml", "--ckpt_path", "last", f"--trainer.max_steps={steps}"]) == 0
         assert torch.load("out/last.ckpt", weights_only=True)["global_step"] == steps
-        begins = "ckpt_path last: there is no out/last.ckpt yet; the fit begins at step 0" in capsys.readouterr().err
+        begins = "--ckpt_path last: there is no out/last.ckpt yet; the fit begins at step 0" in capsys.readouterr().err
         assert begins == (steps == 1)
     assert main(["validate", "-c", "config.yaml", "--ckpt_path", "last"]) == 0

@@ -133,7 +133,7 @@ def test_the_motion_model_may_see_noisy_content(tiny_autoencoder):
         return MotionDiffusion(network, tiny_autoencoder(), video_shape=SHAPE, **options)
 
     def contents(component):
-        return component.training_latents(batch()).context
+        return component.training_latents(batch()).content
 
     torch.manual_seed(0)
     plain = make()
@@ -148,7 +148,7 @@ def test_the_motion_model_may_see_noisy_content(tiny_autoencoder):
     expected = 0.2 * level.view(-1, 1, 1, 1) * noisy.normal(batch(), "content noise")(clean.shape[1:])
     torch.testing.assert_close(seen - clean, expected, atol=1e-5, rtol=1e-4)
     torch.manual_seed(2)
-    assert torch.equal(noisy.clean_latents(batch()).context, clean)  # validation sees it as it is
+    assert torch.equal(noisy.clean_latents(batch()).content, clean)  # validation sees it as it is
     with pytest.raises(InputError, match="content_noise -1"):
         make(content_noise=-1)
 

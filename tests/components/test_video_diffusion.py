@@ -341,7 +341,7 @@ def test_wrong_inputs(model, tiny_autoencoder, batch, tmp_path, save_checkpoint)
         (lambda: model(None).sample(1, seeds=[0], guidance=float("nan")), "guidance nan: give a finite number"),
         (
             lambda: model(None).sample(1, seeds=[0], steps={"motion": 3}),
-            "steps: no stage 'motion'; the stages are video",
+            "`steps`: no stage 'motion'; the stages are video",
         ),
         (lambda: model(None).clips(batch | {"video": batch["video"][:, :, :3]}), "data: videos of 3 frames, 8x8, but"),
         (lambda: model(None).clips({"key": ["0"]}), "data: testing needs videos, these shards hold latents"),

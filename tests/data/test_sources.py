@@ -271,7 +271,7 @@ def test_which_clips(tmp_path):
     assert set(often) == set(whole)
     assert max(abs(number - 100) for number in often.values()) < 5 * math.sqrt(400 / 4 * 3 / 4)
     assert open_source(path, Selection(frames=4, num=40)).keys == whole
-    fails(path, f"num 41: {path} has 40 clips; give num 40 or less", frames=4, num=41)
+    fails(path, f"num 41: {path} has 40 clips; give `num` 40 or less", frames=4, num=41)
 
 
 def test_ranks_and_workers_cover_every_clip_once(videos, tmp_path):
@@ -355,9 +355,9 @@ def test_errors_of_arrays(tmp_path):
     fails(path, "no axis of 3 channels in layout NTCHW", frames=3, layout="NTCHW")
     fails(array(path, floats * 2 - 1), "a.npy clip 0: from -1 to 1; give float in [0, 1]", frames=9)
     fails(array(path, np.stack([floats[0], floats[1] + np.nan])), "a.npy clip 1: holds NaN", frames=9)
-    text = fails(array(path, data), "a.npy clip 0 has 9 frames and 16 are needed; give frames 9 or less")
+    text = fails(array(path, data), "a.npy clip 0 has 9 frames and 16 are needed; give `frames` 9 or less")
     assert text == fails(path)  # already when it is opened
-    with pytest.raises(InputError, match="10 are needed; give frames 3 or less"):
+    with pytest.raises(InputError, match="10 are needed; give `frames` 3 or less"):
         open_source(path, Selection(frames=4, stride=3))
     fails(path, "give a stride instead", fps=8)
     fails(array(path, data[:0]), "no usable clips", frames=9)
@@ -372,7 +372,7 @@ def test_errors_of_arrays(tmp_path):
 
 
 def test_errors_of_files(videos, tmp_path):
-    fails(videos, "a/0.mp4 has 12 frames and 16 are needed; give frames 12 or less")
+    fails(videos, "a/0.mp4 has 12 frames and 16 are needed; give `frames` 12 or less")
     fails("https://host/0.tar", "https://host/0.tar: evaluate reads local shards; fetch them first")
     fails("https://host/{0..3}.tar", "local shards")
     fails(tmp_path / "none", "no such file or folder", ".npy")

@@ -13,8 +13,7 @@ from cmd_lightning.networks import Condition, VideoDenoiser
 from cmd_lightning.networks.stock import StockDenoiser, find
 from cmd_lightning.pretrained import Repository
 
-ADAPTER = "guoyww/animatediff-motion-adapter-v1-5-2"
-"""Hub id of the published motion modules for Stable Diffusion 1.5."""
+ADAPTER = "guoyww/animatediff-motion-adapter-v1-5-2"  # the published motion modules for Stable Diffusion 1.5
 
 
 class AnimateDiff(StockDenoiser, VideoDenoiser):

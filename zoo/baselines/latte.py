@@ -50,13 +50,8 @@ class Latte(StockDenoiser, VideoDenoiser):
     @classmethod
     def fitting(cls, latent: tuple[int, int, int, int], condition_dim: int) -> dict[str, Any]:
         channels, frames, height, _ = latent
-        return {
-            "sample_size": height,
-            "video_length": frames,
-            "in_channels": channels,
-            "out_channels": 2 * channels,
-            "caption_channels": condition_dim,
-        }
+        channels_of = {"in_channels": channels, "out_channels": 2 * channels, "caption_channels": condition_dim}
+        return {"sample_size": height, "video_length": frames} | channels_of
 
     @classmethod
     def fits(cls, config: dict[str, Any]) -> tuple[tuple[int, int, int, int], int]:

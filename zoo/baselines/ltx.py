@@ -11,18 +11,12 @@ from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, VideoDenoiser
 from cmd_lightning.networks.stock import StockDenoiser
 
-COMPRESSION = (8, 32, 32)
-"""Frames, rows and columns of pixels for each point of its latents; the first frame has a point of its own."""
-FPS = 25
-"""Frames per second that its positions assume: its pipeline's default."""
+COMPRESSION = (8, 32, 32)  # frames, rows and columns of pixels for each point; the first frame has its own
+FPS = 25  # what its positions assume: its pipeline's default
 
 
 def latent_shape(video_shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-    """The latent `(128, T', H', W')` that LTX-Video's autoencoder gives a video `(3, T, H, W)`.
-
-    Raises:
-        InputError: The autoencoder cannot take that size.
-    """
+    """The latent `(128, T', H', W')` that LTX-Video's autoencoder gives a video `(3, T, H, W)`, if it takes it."""
     _, frames, *size = video_shape
     rate, *sides = COMPRESSION
     if frames % rate != 1 or any(pixels % side for pixels, side in zip(size, sides, strict=True)):

@@ -21,19 +21,14 @@ class LVDM(UNet, VideoDenoiser):
     transformer, and no more, give the 0.96 B parameters that the paper reports. At `condition_dim` 768 the defaults
     have 958.9 M. It attends to all tokens of the text, padding included.
 
-    The authors' weights are a checkpoint of their own code, which is not read here.
+    The authors' weights are a checkpoint of their own code, which is not read here. Other arguments: as for `UNet`.
 
     Args:
         latent: Shape `(C, T, H, W)` of a video in its latent space; other sizes and numbers of frames work too.
         condition_dim: Channels K of the condition's tokens; 0 for an unconditional model.
         width: Channels of the first level; even.
-        multipliers: Channels of each level over `width`; each level halves the resolution of the one before.
-        layers: Residual blocks a level on the way down, and one more on the way up.
         heads: Attention heads; must divide the channels of every level that attends.
         temporal_length: Frames further apart than this share a relative position.
-
-    Raises:
-        InputError: Sizes that do not fit each other.
     """
 
     _no_split_modules = ["ResBlock", "SpaceTimeTransformer"]  # type: ignore[assignment]  # noqa: RUF012 (diffusers' name, typed as None)
@@ -48,14 +43,12 @@ class LVDM(UNet, VideoDenoiser):
         heads: int = 8,
         temporal_length: int = 16,
     ) -> None:
-        def attends(level: int) -> bool:
-            return level != len(multipliers) - 1
-
         def mixer(channels: int) -> nn.Module:
             return SpaceTimeTransformer(channels, condition_dim, heads, temporal_length)
 
         check_positive(temporal_length=temporal_length)
-        super().__init__(latent[0], width, multipliers, layers, heads, attends, mixer)
+        coarsest = len(multipliers) - 1
+        super().__init__(latent[0], width, multipliers, layers, heads, lambda level: level != coarsest, mixer)
         self.condition_dim = condition_dim
 
     def forward(self, latent: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, LatentSpec, VideoDenoiser
-from cmd_lightning.networks.embeddings import coordinates_embedding, grid_coordinates
+from cmd_lightning.networks.embeddings import coordinates_embedding, embedded, grid_coordinates
 from cmd_lightning.networks.mixing import PointAttention
 from cmd_lightning.networks.unet import UNet
 
@@ -20,19 +20,17 @@ class TriplaneUNet(UNet, VideoDenoiser):
     The content plane, and a plane of frames × slots for each kind of motion slot (rows and columns, for
     `TriplaneAutoencoder`), pass through the same convolutions; from `attention_from_level` on, every point attends to
     the points of all planes. What a plane is, and where in it a point lies, is added at the entrance. Timestep and
-    pooled condition enter every residual block.
+    pooled condition enter every residual block. Other arguments: as for `UNet`.
 
     Args:
         latent_spec: Shapes of the planes; motion and content have the same number of channels.
         condition_dim: Channels K of the pooled condition; 0 for an unconditional model.
         width: Channels of the first level; even.
-        multipliers: Channels of each level over `width`; each level halves the resolution of the one before.
-        layers: Residual blocks a level on the way down, and one more on the way up.
         heads: Attention heads; must divide the channels of the levels that attend.
         attention_from_level: The first level that attends; earlier ones only convolve.
 
     Raises:
-        InputError: Sizes that do not fit each other, or planes of unequal channels.
+        InputError: As for `UNet`, or planes of unequal channels.
     """
 
     _no_split_modules = ["ResBlock", "PointAttention"]  # type: ignore[assignment]  # noqa: RUF012 (diffusers' name, typed as None)
@@ -54,20 +52,19 @@ class TriplaneUNet(UNet, VideoDenoiser):
                 "it denoises planes of equal channels: give an autoencoder with such planes, as TriplaneAutoencoder"
             )
 
-        def attends(level: int) -> bool:
-            return level >= attention_from_level
-
         def mixer(channels: int) -> nn.Module:
             return PointAttention(channels, heads)
 
-        super().__init__(channels, width, multipliers, layers, heads, attends, mixer)
+        super().__init__(
+            channels, width, multipliers, layers, heads, lambda level: level >= attention_from_level, mixer
+        )
         self.latent_spec = latent_spec
         self.slots = [len([*group]) for _, group in groupby(slot[0] for slot in latent_spec.slots)]
         self.kinds = nn.Parameter(0.02 * torch.randn(1 + len(self.slots), width))
         self.condition = nn.Linear(condition_dim, 4 * width) if condition_dim else None
 
     def forward(self, latent: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
-        signal = self.signal(timestep, condition)
+        signal = embedded(self.timestep, self.condition, timestep, condition)
         content, motion = self.latent_spec.unpack(latent)
         planes = [content, *motion.split(self.slots, dim=3)]
         planes = [self.stem(plane) + self.position(kind, plane) for kind, plane in enumerate(planes)]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from cmd_lightning.networks import Condition, ContentModel, LatentSpec
 from cmd_lightning.networks.dit import pad_to_multiple
-from cmd_lightning.networks.embeddings import coordinates_embedding, grid_coordinates
+from cmd_lightning.networks.embeddings import coordinates_embedding, embedded, grid_coordinates
 from cmd_lightning.networks.mixing import PointAttention
 from cmd_lightning.networks.unet import UNet, velocity_of
 
@@ -63,7 +63,7 @@ class ContentUNet(UNet, ContentModel):
 
     def forward(self, content: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
         height, width = content.shape[2:]
-        signal = self.signal(timestep, condition)
+        signal = embedded(self.timestep, self.condition, timestep, condition)
         context: tuple[Tensor | None, ...] = ()
         if self.tokens and condition is not None:
             tokens, mask = condition.tokens, condition.mask

@@ -15,15 +15,11 @@ class AlignedDiT(DiT, MotionModel):
 
     The paper's model appends patches of the content frame to the sequence and has to learn which patch concerns which
     slot. Here the content frame's features are averaged along the axis that a slot was averaged along, and added to
-    the slot in every frame: the sequence is shorter, and what belongs together is together from the first step. It
-    takes latents of the paper's layout, whose slots are rows (axis 0), then columns (axis 1).
+    the slot in every frame: the sequence is shorter, and what belongs together is together from the first step. Slots
+    must be laid out as in the paper: rows (axis 0), then columns (axis 1). Other arguments: as for `DiT`.
 
     Args:
-        width: Channels of the tokens.
-        depth: Number of blocks.
-        heads: Attention heads; must divide `width`.
         frames: Frames in a token.
-        mlp_ratio: Hidden channels of the perceptrons over `width`.
     """
 
     def __init__(
@@ -43,9 +39,7 @@ class AlignedDiT(DiT, MotionModel):
         rows, columns = axes.count(0.0), axes.count(1.0)
         content_channels, height, breadth = latent_spec.content
         if axes != [0.0] * rows + [1.0] * columns or not rows or not columns or height % rows or breadth % columns:
-            raise InputError(
-                "AlignedDiT: this latent's slots are no rows and columns of the content frame; use MotionDiT"
-            )
+            raise InputError("AlignedDiT: the slots are not the content frame's rows and columns; use MotionDiT")
         self.stem = nn.Conv2d(channels, width, (frames, 1), stride=(frames, 1))
         patch = (height // rows, breadth // columns)
         self.content_stem = nn.Sequential(

@@ -17,15 +17,13 @@ class CachedDiT(DiT, MotionModel):
     In the paper's model the patches of the content frame go through all blocks with the motion tokens, again in every
     step. Here they go through separate blocks, which see neither timestep nor motion, and give keys and values for all
     blocks of the motion tokens, once per sampling: a step only computes the motion tokens. Any layout of slots.
+    Other arguments: as for `DiT`.
 
     Args:
-        width: Channels of the tokens.
         depth: Number of blocks of the motion tokens.
-        heads: Attention heads; must divide `width`.
         frames: Frames in a motion token.
         content_patch_size: Side of a square patch of the content frame.
         content_depth: Number of blocks of the content tokens.
-        mlp_ratio: Hidden channels of the perceptrons over `width`.
     """
 
     _repeated_blocks = ["DiTBlock", "ContentBlock"]  # noqa: RUF012 (diffusers' own spelling)

@@ -15,15 +15,10 @@ class FactorisedDiT(SlotDiT):
     Blocks alternate: attention over time within each slot, then over the slots within each frame (as TimeSformer,
     Bertasius et al., arXiv 2102.05095, and the first variant of Latte, Ma et al., arXiv 2401.03048, do with time and
     space). A token attends to T or S others, not to T × S: many short sequences, so that tokens may be fine. The
-    content frame is pooled onto the slots, in any layout.
+    content frame is pooled onto the slots, in any layout. Other arguments: as for `SlotDiT`.
 
     Args:
-        width: Channels of the tokens.
         depth: Number of blocks; even ones, from 0, attend over time, odd ones over slots.
-        heads: Attention heads; must divide `width`.
-        frames: Frames in a token.
-        content_patch_size: Side of a square patch of the content frame.
-        mlp_ratio: Hidden channels of the perceptrons over `width`.
     """
 
     def __init__(
@@ -44,21 +39,14 @@ class FactorisedDiT(SlotDiT):
 
 
 class AxisAttention(AttentionLayer):
-    """Attention along one axis of a grid of tokens, the times of each of the slots, row-major.
-
-    Args:
-        width: Channels of the tokens.
-        heads: Attention heads; must divide `width`.
-        slots: Columns S of the grid.
-        over_time: Whether tokens attend to those of the same slot; else to those of the same time.
-    """
+    """Attention along one axis of a grid of times × slots: to tokens of the same slot, or else of the same time."""
 
     def __init__(self, width: int, heads: int, slots: int, over_time: bool) -> None:
         super().__init__(width, heads, width // heads, qkv_bias=True)
         self.slots, self.over_time = slots, over_time
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` `(B, T * S, width)`."""
+        """`x` `(B, T * S, width)`, row-major."""
         x = x.unflatten(1, (-1, self.slots))
         if self.over_time:
             x = x.transpose(1, 2)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cmd_lightning.networks import Condition, LatentSpec, MotionModel
 from cmd_lightning.networks.dit import pad_to_multiple
+from cmd_lightning.networks.embeddings import embedded
 from cmd_lightning.networks.mixing import SpaceTimeAttention
 from cmd_lightning.networks.slots import SlotFeatures
 from cmd_lightning.networks.unet import UNet, velocity_of
@@ -64,7 +65,7 @@ class GridUNet(UNet, MotionModel):
         return self.slots(content)
 
     def forward(self, motion: Tensor, timestep: Tensor, context: Tensor, condition: Condition | None) -> Tensor:
-        signal = self.signal(timestep, condition)
+        signal = embedded(self.timestep, self.condition, timestep, condition)
         groups = pad_to_multiple(motion, self.frames, 1).unflatten(2, (-1, self.frames))
         length = groups.shape[2]  # (B, D, length, frames, S)
         noisy = self.to_pictures(groups.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1))

@@ -15,14 +15,7 @@ class LinearDiT(SlotDiT):
     Every point of the motion latent may be a token of its own: twice the frames or slots take twice the work. What
     linear attention does badly, telling neighbours apart, a convolution over time in each block does (as Han et al.,
     arXiv 2308.00442, add one over space). The content frame is pooled onto the slots, in any layout.
-
-    Args:
-        width: Channels of the tokens.
-        depth: Number of blocks.
-        heads: Attention heads; must divide `width`.
-        frames: Frames in a token.
-        content_patch_size: Side of a square patch of the content frame.
-        mlp_ratio: Hidden channels of the perceptrons over `width`.
+    Arguments: as for `SlotDiT`.
     """
 
     def __init__(
@@ -47,11 +40,6 @@ class LinearAttention(AttentionLayer):
 
     The softmax of a query is over its channels, that of the keys over the tokens, so that the weights of each token sum
     to one (Shen et al., arXiv 1812.01243). Keys meet values first: no matrix of N × N weights is ever made.
-
-    Args:
-        width: Channels of the tokens.
-        heads: Attention heads; must divide `width`.
-        slots: Tokens S of a time; tokens are row-major (T, S).
     """
 
     def __init__(self, width: int, heads: int, slots: int) -> None:
@@ -60,7 +48,7 @@ class LinearAttention(AttentionLayer):
         self.local = nn.Conv2d(width, width, (3, 1), padding=(1, 0), groups=width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` `(B, N, width)`."""
+        """`x` `(B, T * S, width)`, row-major."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         attended = linear_attention(*(part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v)))
         local = self.local(v.mT.unflatten(2, (-1, self.slots))).flatten(2).mT

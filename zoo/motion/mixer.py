@@ -14,14 +14,10 @@ class MotionMixer(SlotDiT):
     In each block one perceptron mixes the tokens, the same for all channels, and one the channels, the same for all
     tokens (Tolstikhin et al., arXiv 2105.01601), under adaLN-Zero as in a diffusion transformer. That is two pairs of
     large matrix products a block, what CPUs do best. The content frame is pooled onto the slots, in any
-    layout. It takes the numbers of frames and slots in `latent_spec` only.
+    layout. It takes the numbers of frames and slots in `latent_spec` only. Other arguments: as for `SlotDiT`.
 
     Args:
-        width: Channels of the tokens.
-        depth: Number of blocks.
-        frames: Frames in a token.
         tokens_width: Hidden channels of the perceptrons that mix the tokens.
-        content_patch_size: Side of a square patch of the content frame.
         mlp_ratio: Hidden channels of the perceptrons that mix the channels, over `width`.
     """
 
@@ -45,12 +41,7 @@ class MotionMixer(SlotDiT):
 
 
 class TokenMixing(nn.Sequential):
-    """A perceptron over the tokens, the same for all channels.
-
-    Args:
-        tokens: Their number N.
-        hidden: Hidden channels.
-    """
+    """A perceptron over the tokens, the same for all channels."""
 
     def __init__(self, tokens: int, hidden: int) -> None:
         super().__init__(nn.Linear(tokens, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, tokens))

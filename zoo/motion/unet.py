@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cmd_lightning.networks import Condition, LatentSpec, MotionModel
 from cmd_lightning.networks.dit import pad_to_multiple
-from cmd_lightning.networks.embeddings import TimestepEmbedding
+from cmd_lightning.networks.embeddings import TimestepEmbedding, embedded
 from cmd_lightning.networks.slots import SlotFeatures
 from cmd_lightning.networks.unet import zero
 
@@ -70,7 +70,7 @@ class PlanesUNet(MotionModel):
 
     def forward(self, motion: Tensor, timestep: Tensor, context: Tensor, condition: Condition | None) -> Tensor:
         batch, _, frames, _ = motion.shape
-        signal = self.signal(timestep, condition)
+        signal = embedded(self.timestep, self.condition, timestep, condition)
         slots = context.mT[:, :, None]  # (B, width, 1, S)
         x = self.stem(self.to_planes(pad_to_multiple(motion, self.multiple, 1))) + self.to_planes(slots)
 
@@ -95,13 +95,7 @@ class PlanesUNet(MotionModel):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with norms, the second norm scaled and shifted by the signal; starts without effect.
-
-    Args:
-        inputs: Channels in.
-        outputs: Channels out.
-        signal: Channels of the signal.
-    """
+    """Two convolutions with norms, the second norm scaled and shifted by the signal; starts without effect."""
 
     def __init__(self, inputs: int, outputs: int, signal: int) -> None:
         super().__init__()
