@@ -15,7 +15,7 @@ class AttentionLayer(nn.Module):
     Args:
         width: Channels of the tokens.
         heads: Number of heads.
-        head_dim: Channels a head; `heads * head_dim` may differ from `width`.
+        head_dim: Channels per head; `heads * head_dim` may differ from `width`.
         qkv_bias: Whether the query, key and value projections have a bias.
     """
 
@@ -35,7 +35,14 @@ class AttentionLayer(nn.Module):
 
 
 class Attention(AttentionLayer):
-    """Multi-head self-attention with optional rotary positions."""
+    """Multi-head self-attention over the second-to-last axis, with optional rotary positions.
+
+    Args:
+        width: Channels of the tokens.
+        heads: Number of heads.
+        head_dim: Channels per head; `heads * head_dim` may differ from `width`.
+        qkv_bias: Whether the query, key and value projections have a bias.
+    """
 
     def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
         """`x` `(B, N, width)`; `angles` `(N, A)`, `A <= head_dim / 2`, from `time_angles`, `space_angles`, or None."""
