@@ -41,7 +41,9 @@ class ContentDiffusion(DiffusionStage):
         content, _ = self.encoded(batch)
         return CleanLatents(content)
 
-    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: None = None) -> Tensor:
+    def predict(
+        self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: Tensor | None = None
+    ) -> Tensor:
         return predict_content(self.network, noisy, timestep, condition)
 
     @torch.no_grad()

@@ -110,7 +110,9 @@ class DiffusionStage(Component):
         """What this stage learns of a batch."""
 
     @abstractmethod
-    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: Any = None) -> Tensor:
+    def predict(
+        self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: Tensor | None = None
+    ) -> Tensor:
         """The network's prediction, in the shape of `noisy`; `content` is that of `CleanLatents`."""
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

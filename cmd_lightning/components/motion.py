@@ -41,7 +41,10 @@ class MotionDiffusion(DiffusionStage):
         content, motion = self.encoded(batch)
         return CleanLatents(motion, content)
 
-    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: Any = None) -> Tensor:
+    def predict(
+        self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: Tensor | None = None
+    ) -> Tensor:
+        assert content is not None  # from `clean_latents`
         return self.network.predict(noisy, timestep, content, condition)
 
     @torch.no_grad()

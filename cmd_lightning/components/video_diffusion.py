@@ -97,7 +97,9 @@ class VideoDiffusion(DiffusionStage, VideoModel):
     def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:
         return CleanLatents(self.video(batch) if self.trained_on is None else LatentSpec.pack(*self.encoded(batch)))
 
-    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: None = None) -> Tensor:
+    def predict(
+        self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: Tensor | None = None
+    ) -> Tensor:
         return self.network(noisy, timestep, condition)
 
     def parts(self) -> dict[str, Any]:
