@@ -183,7 +183,7 @@ class DiffusionStage(Component):
         if (stored := batch["text"].get(encoder.fingerprint)) is None:
             raise InputError(
                 f"data: these latents come with text of other encoders ({', '.join(batch['text'])}) than the "
-                f"{self.stage} stage's ({encoder.fingerprint}); encode them again with its --text, or with none"
+                f"{self.stage} stage's ({encoder.fingerprint}); encode them again with its `text`, or with none"
             )
         pooled, tokens = (stored[name].to(self.device, self.dtype) for name in ("pooled", "tokens"))
         return Condition(pooled, tokens, stored["mask"].to(self.device))
@@ -205,5 +205,5 @@ class DiffusionStage(Component):
         if checkpoint[KEY]["trained_on"] != self.trained_on:
             raise InputError(
                 "model.autoencoder: the checkpoint was trained on the latents of another autoencoder; "
-                "give that one, or train from scratch without --ckpt_path"
+                "give that one, or train from scratch without `ckpt_path`"
             )

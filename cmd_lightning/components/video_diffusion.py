@@ -161,7 +161,7 @@ class VideoDiffusion(DiffusionStage, VideoModel):
     def check_trained(self, verb: str) -> None:
         """Raises InputError if videos are to be made by a network that nobody trained."""
         if not self.sources:
-            raise InputError(f"`ckpt_path`: {verb} needs trained weights; add --ckpt_path last, or another checkpoint")
+            raise InputError(f"`ckpt_path`: {verb} needs trained weights; add `ckpt_path` last, or another checkpoint")
 
     def on_train_end(self) -> None:
         """Notes that the weights are trained, and from no file."""

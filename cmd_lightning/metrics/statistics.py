@@ -103,7 +103,7 @@ def _open(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise ValueError("its metadata say something else")
         return {name: json.loads(text) for name, text in facts.items()}, tensors
     except (OSError, SafetensorError, ValueError) as error:
-        remedy = "give a file that `save_statistics` wrote, or --save-statistics"
+        remedy = "give a file that `save_statistics` wrote"
         raise InputError(f"statistics {path}: no statistics of real clips ({reason(error)}); {remedy}") from error
 
 
