@@ -9,7 +9,7 @@ import gc
 import json
 import tempfile
 import time
-from argparse import RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,7 +156,7 @@ def cleared(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        torch._dynamo.reset()
+        torch.compiler.reset()
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -197,6 +197,14 @@ def check_device(name: str) -> None:
 def command_line(about: str | None) -> Parser:
     """The parser of a program with this docstring."""
     return Parser(description=about, formatter_class=RawDescriptionHelpFormatter)
+
+
+def add_json(parser: ArgumentParser, path: str | None, about: str = "results") -> None:
+    """Adds `--json`, required without a default path, and `--out`, its former name."""
+    group = parser.add_mutually_exclusive_group(required=path is None)
+    shown = about if path is None else f"{about} (default: %(default)s)"
+    group.add_argument("--json", type=Path, default=path and Path(path), help=shown)
+    group.add_argument("--out", dest="json", metavar="JSON", type=Path, help=SUPPRESS)
 
 
 def measuring(about: str | None, path: str | None, device: str = "cuda") -> Parser:

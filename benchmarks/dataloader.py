@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from benchmarks.cells import command_line, in_turn, save, spread
+from benchmarks.cells import add_json, command_line, in_turn, save, spread
 from cmd_lightning import markdown
 from cmd_lightning.data.clips import choose_frames, resize_and_crop
 from cmd_lightning.data.plan import stable_hash
@@ -196,8 +196,7 @@ def run(settings: Settings) -> dict[str, Any]:
 def main() -> int:
     """The command line."""
     parser = command_line(__doc__)
-    path = Path("benchmarks/results/dataloader.json")
-    parser.add_argument("--json", "--out", type=Path, default=path, help="results")
+    add_json(parser, "benchmarks/results/dataloader.json")
     parser.add_argument("--clips", type=int, default=Settings.clips, help="in an epoch")
     parser.add_argument("--rounds", type=int, default=Settings.rounds, help="epochs of each side")
     parser.add_argument("--workers", type=int, nargs="+", default=Settings.workers, help="numbers of worker processes")

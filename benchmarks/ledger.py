@@ -210,7 +210,7 @@ def order_verdict(claim: Claim, results: Path) -> Iterator[str]:
         values = [mean(cell[key]["shapes_frechet_distance"] for cell in kept) for key in claim.order]
         same = values == sorted(values)
         numbers = (" < " if same else ", ").join(f"{number:.1f}" for number in values)
-        yield f"**{'same' if same else 'other'} order on shapes32**: {numbers} (shapes features, no FVD)"
+        yield f"**{'same' if same else 'other'} order on shapes32**: {numbers} (on shapes features, not FVD)"
 
 
 def sample_verdict(claim: Claim, results: Path) -> Iterator[str]:

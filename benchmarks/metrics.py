@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import _compute_fid
 
-from benchmarks.cells import check_device, command_line, in_turn, save, spread
+from benchmarks.cells import add_json, check_device, command_line, in_turn, save, spread
+from cmd_lightning.compat import torchmetrics_frechet
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.metrics import (
     I3D,
@@ -157,7 +157,7 @@ def solve(settings: Settings) -> dict[str, Any]:
     calls: Calls = {
         "frechet_distance": lambda _: frechet_distance(*both),
         "frechet_distance_from_features": lambda _: frechet_distance_from_features(x, y),
-        "torchmetrics": lambda _: _compute_fid(*both),
+        "torchmetrics": lambda _: torchmetrics_frechet(*both),
         # About the least that a way over covariances can do; numpy's would leave threads that spin into the next turn.
         "one eigvalsh": lambda _: torch.linalg.eigvalsh(both[1]),
     }
@@ -178,7 +178,7 @@ def accuracy(settings: Settings) -> dict[str, Any]:
             "exact": float(exact),
             "frechet_distance": float(frechet_distance(*both)) - exact,
             "frechet_distance_from_features": float(frechet_distance_from_features(x, y)) - exact,
-            "torchmetrics": float(_compute_fid(*both)) - exact,
+            "torchmetrics": float(torchmetrics_frechet(*both)) - exact,
         }
     return result
 
@@ -244,7 +244,7 @@ def measure(settings: Settings, network: nn.Module) -> Iterator[tuple[str, dict[
 def main() -> int:
     """The command line."""
     parser = command_line(__doc__)
-    parser.add_argument("--json", "--out", type=Path, default=Path("benchmarks/results/metrics.json"), help="results")
+    add_json(parser, "benchmarks/results/metrics.json")
     parser.add_argument("--clips", type=int, default=Settings.clips, help="real ones, and as many generated ones")
     parser.add_argument("--device", choices=["cpu", "cuda"], default=Settings.device)
     options = parser.parse_args()

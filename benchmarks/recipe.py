@@ -23,19 +23,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
 from benchmarks.calls import Call
 from benchmarks.cells import command_line
 from benchmarks.counting import asked, calls
+from cmd_lightning.compat import CreatedTensors, fake_tensors, storage_key
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.markdown import table
 from cmd_lightning.networks.lora import LoRA
 
 
-class PeakMemory(TorchDispatchMode):
+class PeakMemory(CreatedTensors):
     """Counts the bytes of the tensors that are created under it: `live` now, `peak` at most."""
 
     def __init__(self) -> None:
@@ -43,14 +41,10 @@ class PeakMemory(TorchDispatchMode):
         self.live = self.peak = 0
         self._seen: dict[int, weakref.ref] = {}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **kwargs or {})
-        tree_map_only(Tensor, self._add, out)
-        return out
-
-    def _add(self, tensor: Tensor) -> None:
+    def add(self, tensor: Tensor) -> None:
+        """Count the storage of a tensor, once."""
         storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
+        key, size = storage_key(storage), storage.nbytes()
         if key in self._seen:
             return
 
@@ -102,12 +96,11 @@ def step_memory(call: Call, batch: int, checkpointing: bool) -> tuple[int, int]:
     """Bytes at the peak of the second training step, and after it; `call` is on the meta device, for one sample."""
     network, function = call.network.train(), call.function
     memory = PeakMemory()
-    with FakeTensorMode(allow_non_fake_inputs=True), memory:
+    with fake_tensors(), memory:
         for module in network.modules():
-            for tensors in (module._parameters, module._buffers):
-                for name, tensor in tensors.items():
-                    if tensor is not None:
-                        tensors[name] = _on_cpu(tensor)
+            for tensors in (module.named_parameters, module.named_buffers):
+                for name, tensor in tensors(recurse=False, remove_duplicate=False):
+                    setattr(module, name, _on_cpu(tensor))
         inputs = call.inputs_of(lambda tensor: _on_cpu(tensor.expand(batch, *tensor.shape[1:])))
         if checkpointing:
             network.enable_gradient_checkpointing()

@@ -5,8 +5,8 @@
 
 Every setting, such as `dpm++/10` (10 steps a stage) on a split, is a cell of the result: the JSON file keeps it, and
 another call goes on with the next. Its row has, for plain captions and one seed each: `hits`, a digit for each video, 1
-where shape, colour and direction are all read as asked; the kernel distance over shapes features to 512 real clips of a
-split of their own; and seconds a video (on a CPU of the processor), prompts in and pixels out, in batches of 32.
+where shape, colour and direction are all classified as asked; the kernel distance on shapes features to 512 real
+clips of another split; and seconds per video (CPU seconds on a CPU), prompts in and pixels out, in batches of 32.
 `--table` prints them; `--plot` draws.
 """
 

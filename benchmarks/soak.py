@@ -28,7 +28,7 @@ from typing import Any
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
-from benchmarks.cells import command_line, save
+from benchmarks.cells import add_json, command_line, save
 from cmd_lightning.callbacks import EMA, LastCheckpoint
 from cmd_lightning.components import VideoAutoencoder
 from cmd_lightning.data.webvid import WebVidDataModule
@@ -214,8 +214,7 @@ def plot(record: dict[str, Any], path: Path) -> None:
 def main() -> int:
     """The command line; 1 if memory is not level."""
     parser = command_line(__doc__)
-    path = Path("benchmarks/results/soak.json")
-    parser.add_argument("--json", "--out", type=Path, default=path, help="results; a .png next to it")
+    add_json(parser, "benchmarks/results/soak.json", "results; a .png next to it")
     parser.add_argument("--minutes", type=float, default=Settings.minutes)
     parser.add_argument("--workers", type=int, default=Settings.workers, help="loader processes, at least 1")
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """One training step of each of the paper's networks: seconds and memory, beside what its table 8 reports.
 
-    python -m benchmarks.training_steps                    # again until it says that it is done
+    python -m benchmarks.training_steps                    # rerun it until it reports completion
     python -m benchmarks.training_steps --size 512x1024 --json benchmarks/results/training_steps_wide.json
 
 Table 8's protocol: 512x512 pixels, 16 frames, batch 1, mixed precision (bf16 here), fused attention, gradient
@@ -101,7 +101,7 @@ def task(
 
 
 def reconstruction_loss(call: Call, video: Tensor) -> Tensor:
-    """As `VideoAutoencoder` has it."""
+    """As `VideoAutoencoder.training_step` has it."""
     network = call.network
     content, motion = network.encode(video)
     network.measure_motion(motion, momentum=0.99)
@@ -109,7 +109,7 @@ def reconstruction_loss(call: Call, video: Tensor) -> Tensor:
 
 
 def denoising_loss(call: Call, clean: Tensor, *given: Tensor) -> Tensor:
-    """As `LatentDiffusion` has it (paper equations 7 and 8), with captions of zeros."""
+    """As `DiffusionStage.training_step` has it (paper equations 7 and 8), with captions of zeros."""
     objective, noise = Diffusion(), torch.randn_like(clean)
     timestep = objective.timesteps(torch.rand(len(clean), device=clean.device))
     caption = Condition(clean.new_zeros(len(clean), TEXT), clean.new_zeros(len(clean), TOKENS, TEXT))

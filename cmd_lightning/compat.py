@@ -9,15 +9,19 @@ The libraries are imported within the functions: `metrics` uses this file, and n
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 if TYPE_CHECKING:
     from diffusers.models.modeling_utils import ModelMixin
     from lightning import Trainer
     from lightning.pytorch.strategies import ModelParallelStrategy
+    from torch import UntypedStorage
     from torch.optim import Optimizer
     from torchmetrics import Metric
 
@@ -119,6 +123,35 @@ def add_gif(writer: Any, tag: str, path: Path, height: int, width: int, step: in
     writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
+class CreatedTensors(TorchDispatchMode):
+    """A context that hands each tensor that an operator returns to `add`.
+
+    Dispatch modes of torch (2.14) are private. The public `TorchFunctionMode` sees only calls from Python, so nothing
+    of a backward pass.
+    """
+
+    def add(self, tensor: Tensor) -> None:
+        """Take a tensor, new or a view."""
+        raise NotImplementedError
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **kwargs or {})
+        tree_map_only(Tensor, self.add, out)
+        return out
+
+
+def fake_tensors() -> AbstractContextManager:
+    """A context in which tensors have a shape and a device, but no values; in torch (2.14) this mode is private."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def storage_key(storage: UntypedStorage) -> int:
+    """What tells a storage from others that are alive; torch (2.14) has only `data_ptr`, 0 for all fake tensors."""
+    return storage._cdata
+
+
 class KeepsPrecision(nn.Module):
     """A base of modules that move with the module around them, and keep their precision when it is cast.
 
@@ -155,6 +188,13 @@ def note_update(metric: Metric) -> None:
 def plot(metric: Metric, val: Any = None, ax: Any = None) -> Any:
     """Figure and axes with `val` of a metric, or what it computes: torchmetrics (1.9) has only a private method."""
     return metric._plot(val, ax)
+
+
+def torchmetrics_frechet(mean: Tensor, cov: Tensor, other_mean: Tensor, other_cov: Tensor) -> Tensor:
+    """The Fréchet distance of moments as torchmetrics (1.9) computes it, which offers it in a private function only."""
+    from torchmetrics.image.fid import _compute_fid
+
+    return _compute_fid(mean, cov, other_mean, other_cov)
 
 
 # diffusers and transformers

@@ -32,7 +32,14 @@ def check_at_least(least: int, /, **values: int) -> None:
 
 
 def nearest(word: str, choices: Iterable[str], otherwise: str | None = None, path: str = "") -> str:
-    """A hint at the choice that was probably meant, below `path`; where none is near, `otherwise` or all choices."""
+    """A hint at the choice that was probably meant.
+
+    Args:
+        word: The given word; if it is one of the choices itself, another one is suggested.
+        choices: The possible choices; a match that differs in upper and lower case counts too.
+        otherwise: The hint where none is near; by default all choices.
+        path: Written before the choice in the hint.
+    """
     known = [choice for choice in choices if choice != word]
     folded = {choice.lower(): choice for choice in known}
     near = difflib.get_close_matches(word, known, n=1)

@@ -12,7 +12,7 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from cmd_lightning.errors import InputError, check_positive
+from cmd_lightning.errors import InputError
 from cmd_lightning.networks.classes import build
 from cmd_lightning.networks.contracts import Recorded
 from cmd_lightning.provenance import fingerprint
@@ -110,14 +110,15 @@ class FrameLatents(LatentSpace):
         chunk_size: int = 4,
     ) -> None:
         super().__init__()
-        check_positive(chunk_size=chunk_size)
+        if chunk_size < 1:
+            raise InputError(f"latent_space.chunk_size {chunk_size}: give at least 1 frame")
         if isinstance(vae, nn.Module) and not (isinstance(vae, ModelMixin) and isinstance(vae, ConfigMixin)):
             raise InputError(
                 f"latent_space.vae: {type(vae).__name__} does not record how it was built, so no checkpoint could name "
                 "it; derive it from diffusers' ModelMixin and ConfigMixin"
             )
-        source = isinstance(vae, str) and StableDiffusion(vae, variant, revision, option="latent_space.vae")
-        self._source = source or None
+        option = "latent_space.vae"
+        self._source = StableDiffusion(vae, variant, revision, option=option) if isinstance(vae, str) else None
         self.vae: Any = None if self._source else build(vae) if isinstance(vae, dict) else vae
         self.posterior, self.chunk_size = posterior, chunk_size
         self._factor = 0  # not opened yet

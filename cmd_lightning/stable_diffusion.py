@@ -14,7 +14,7 @@ from cmd_lightning.pretrained import Repository
 
 @dataclass(frozen=True)
 class StableDiffusion(Repository):
-    """A Stable Diffusion model, for arguments as of `Repository`; its weights are used in float32, however stored."""
+    """A Stable Diffusion model. Args as for `Repository`. Weights are converted to float32."""
 
     parts: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
     # Copies of the models that the paper used, whose own repositories are gone.
@@ -47,12 +47,17 @@ class StableDiffusion(Repository):
         return self.read(CLIPTextModel.from_pretrained, "text_encoder").float(), tokenizer
 
     def load_unet(self, network: nn.Module) -> None:
-        """Reads the weights of the U-Net into one of the same architecture."""
+        """Reads the weights of the U-Net into one of the same architecture.
+
+        Raises:
+            InputError: The weights cannot be read, or `network` has another architecture.
+        """
         from diffusers import UNet2DConditionModel
 
         ours = describe(network)["init_args"]
         for key, value in self.config("unet").items():
             own = ours.get(key, value)
+            # `sample_size` changes nothing in the network: it is only the size that pipelines sample by default.
             if key != "sample_size" and not key.startswith("_") and _by_level(own) != _by_level(value):
                 raise InputError(
                     f"{self.option} {self.name}: its U-Net has {key} {plain(value)}, model.network has {own}; "

@@ -27,7 +27,11 @@ _WORTH_A_SEEK = 8  # frames: fewer are decoded about as fast as a decoder restar
 
 
 class VideoError(InputError):
-    """A source that cannot be decoded; `reason` is why, in a word or two that bad samples are counted under."""
+    """A source that cannot be decoded.
+
+    Attributes:
+        reason: Why, in one or two words; bad samples are counted by it.
+    """
 
     def __init__(self, name: str, reason: Reason, detail: str = "") -> None:
         super().__init__(f"{name}: {reason}{f' ({detail})' if detail else ''}; replace or remove the file")
@@ -56,8 +60,20 @@ class VideoFile:
     """A video file, open, of which any frames can be decoded.
 
     Opening walks over the packets without decoding them: that gives the exact number of frames, their times
-    and the key frames in every container (headers are silent in mkv and gif, and wrong in some mp4). Attributes as of
-    `VideoReader`; AVI, and files without times, are taken to be of constant rate. All methods raise `VideoError`.
+        and the key frames in every container (headers are silent in mkv and gif, and wrong in some mp4).
+
+    Attributes:
+        frames: Number of frames.
+        fps: Mean frame rate in frames per second.
+        times: Seconds of each frame from the first where the rate varies; None where frame n is at n / fps, as it
+            is taken to be in AVI and in files without times.
+
+    Args:
+        source: A file that exists, or the bytes of one.
+        name: What errors call it.
+
+    Raises:
+        VideoError: It cannot be read as video.
     """
 
     times: list[float] | None
@@ -79,9 +95,17 @@ class VideoFile:
             self._container.close()
 
     def decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
-        """Decode the frames of these ascending numbers, each as it is shown: uint8 RGB (3, H, W).
+        """Decode frames, from the nearest key frame before each.
 
-        A frame that is not copied before the next one is asked for may be overwritten.
+        Args:
+            wanted: Frame numbers from 0 in order of presentation, ascending.
+
+        Yields:
+            The number of a frame and the frame as it is shown, turned as the file specifies: uint8 RGB (3, H, W). A
+            frame that is not copied before the next one is requested may be overwritten.
+
+        Raises:
+            VideoError: Frames are damaged or missing, or are too far from key frames.
         """
         runs = self._plan(wanted)
         self._expect_affordable(runs)
@@ -105,7 +129,11 @@ class VideoFile:
                 raise VideoError(self.name, "damaged frames", f"{len(left)} cannot be decoded")
 
     def count(self) -> int:
-        """Number of frames that can be decoded, by decoding all of them."""
+        """Number of frames that can be decoded, by decoding all of them.
+
+        Raises:
+            VideoError: A frame cannot be decoded.
+        """
         return sum(1 for _ in self._decoded(_START))
 
     def _open(self) -> None:

@@ -26,7 +26,14 @@ VIDEO_SUFFIXES = ("mp4", "avi", "mkv", "webm", "gif")
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """The number of frames of a clip, its mean frame rate (0 if unknown), and its size in pixels as it is shown."""
+    """What a clip is.
+
+    Attributes:
+        frames: Number of frames.
+        fps: Mean frame rate in frames per second; 0 where it is unknown (a folder of PNGs).
+        width: Width in pixels, as it is shown.
+        height: Height in pixels, as it is shown.
+    """
 
     frames: int
     fps: float
@@ -62,7 +69,11 @@ class VideoReader:
 
     @cached_property
     def info(self) -> VideoInfo:
-        """What the clip is; decodes its first frame, as only that gives the size as it is shown."""
+        """What the clip is; decodes its first frame, as only that gives the size as it is shown.
+
+        Raises:
+            VideoError: The first frame cannot be decoded.
+        """
         _, _, height, width = self.read([0]).shape
         return VideoInfo(self.frames, self.fps, width, height)
 
@@ -92,7 +103,11 @@ class VideoReader:
         return torch.stack([frames[index] for index in indices], 1)
 
     def verify(self) -> None:
-        """Decode every frame and keep none; raises `VideoError` where one is damaged or missing."""
+        """Decode every frame and keep none.
+
+        Raises:
+            VideoError: A frame is damaged or missing.
+        """
         if missing := max(0, self.frames - self._file.count()):
             raise VideoError(self._name, "damaged frames", f"{missing} cannot be decoded")
 
@@ -129,7 +144,16 @@ def natural_key(path: str) -> tuple[str, str]:
 
 
 def read_video(source: str | Path | bytes, indices: Sequence[int] | None = None) -> Tensor:
-    """Read a clip, or the frames of the given numbers, as uint8 RGB (C, T, H, W); see `VideoReader`."""
+    """Read a clip, or some of its frames, as uint8 RGB (C, T, H, W).
+
+    Args:
+        source: An mp4, avi, mkv, webm or gif file, a folder of PNG frames, or the bytes of a file.
+        indices: Numbers of the frames to read, from 0; None reads all.
+
+    Raises:
+        InputError: The source is missing, or has fewer frames than requested.
+        VideoError: It cannot be read as video.
+    """
     return VideoReader(source).read(indices)
 
 
@@ -147,7 +171,8 @@ def write_video(path: str | Path, video: Tensor, fps: float, *, crf: int = 17, s
         scale: Whole factor by which a GIF is enlarged, without smoothing.
 
     Raises:
-        InputError: An unknown suffix, or a folder that holds something already.
+        InputError: An unknown suffix, a folder that already has content, or `fps` is not above 0.
+        ValueError: The video is not uint8 (3, T, H, W), or empty.
     """
     path = Path(path)
     _expect_video(video, fps)
@@ -168,9 +193,17 @@ def write_video(path: str | Path, video: Tensor, fps: float, *, crf: int = 17, s
 
 
 def mp4_bytes(video: Tensor, fps: float, *, crf: int = 17, preset: str = "medium") -> bytes:
-    """Encode a clip, as `write_video` takes it, as H.264 4:2:0 in mp4; the same input gives the same bytes.
+    """Encode a clip as H.264 4:2:0 in mp4; the same input gives the same bytes.
 
-    `preset` is x264's trade of speed for size, "ultrafast" to "veryslow".
+    Args:
+        video: uint8 RGB, (C, T, H, W); odd sizes are padded by repeating the last row or column.
+        fps: Frames per second.
+        crf: Quality, 0 (lossless) to 51.
+        preset: The trade-off of x264 between speed and size, "ultrafast" to "veryslow".
+
+    Raises:
+        InputError: `fps` is not above 0.
+        ValueError: The video is not uint8 (3, T, H, W), or empty.
     """
     import av
 
@@ -192,10 +225,16 @@ def mp4_bytes(video: Tensor, fps: float, *, crf: int = 17, preset: str = "medium
 
 
 def gif_bytes(video: Tensor, fps: float, scale: int = 1) -> bytes:
-    """Encode a clip, as `write_video` takes it, as a looping GIF.
+    """Encode a clip as a looping GIF, with one palette and no dithering: flat areas stay flat.
 
-    It has one palette and no dithering, so flat areas stay flat. `fps` is at most 50; GIF counts hundredths of a
-    second, so the durations of frames may differ by one.
+    Args:
+        video: uint8 RGB, (C, T, H, W).
+        fps: Frames per second, at most 50; GIF counts hundredths of a second, so durations of frames may differ by one.
+        scale: Whole factor to enlarge by, without smoothing.
+
+    Raises:
+        InputError: `fps` is not above 0.
+        ValueError: The video is not uint8 (3, T, H, W), or empty.
     """
     from PIL import Image
 

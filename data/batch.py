@@ -1,17 +1,11 @@
-"""Batches of clips, and what a stream of them is."""
+"""What a stream of batches is."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
-import torch
-from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from cmd_lightning.data.index import Shard
-from cmd_lightning.errors import InputError
-
-_NUMBERS = {"label": torch.int64, "fps": torch.float32}
 
 
 class BatchStream(IterableDataset):
@@ -37,40 +31,3 @@ class BatchStream(IterableDataset):
     def __len__(self) -> int:
         """Batches in a whole epoch, the same on every rank, wherever the next pass begins."""
         return len(self._sizes)
-
-
-def collate(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Batch clips.
-
-    Args:
-        clips: Each with caption, key, fps, and tensors by name; if they have it, with label; of latents also "made_by",
-            and "text" with tensors by encoder and part.
-
-    Returns:
-        The tensors stacked: "video" uint8 (B, C, T, H, W), or latents as they are stored. "caption" and "key" lists,
-        "label" int64 (B,), "fps" float32 (B,); of latents also "made_by", a list, and "text" as each clip has it.
-    """
-    tensors = [{name: value for name, value in clip.items() if isinstance(value, Tensor)} for clip in clips]
-    batch = _stack(tensors, clips)
-    for name in ("caption", "label", "key", "fps", "made_by"):
-        if name in clips[0]:
-            values = [clip[name] for clip in clips]
-            batch[name] = torch.tensor(values, dtype=_NUMBERS[name]) if name in _NUMBERS else values
-    if "text" in clips[0]:
-        encoders = {encoder for clip in clips for encoder in clip["text"]}
-        batch["text"] = {
-            encoder: _stack([clip["text"].get(encoder, {}) for clip in clips], clips) for encoder in sorted(encoders)
-        }
-    return batch
-
-
-def _stack(tensors: Sequence[dict[str, Tensor]], clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stacks tensors of the same names; clips are what an error names."""
-    shapes = [{name: (*tensor.shape,) for name, tensor in sorted(named.items())} for named in tensors]
-    for shape, clip in zip(shapes, clips, strict=True):
-        if shape != shapes[0]:
-            raise InputError(
-                f"data: clip {clips[0]['key']} has {shapes[0]}, clip {clip['key']} {shape}; latents of a batch must be "
-                "of one shape, so give shards of one `shards encode`"
-            )
-    return {name: torch.stack([named[name] for named in tensors]) for name in tensors[0]}

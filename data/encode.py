@@ -15,9 +15,8 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from cmd_lightning.data.batch import collate
 from cmd_lightning.data.cache import ShardCache
-from cmd_lightning.data.clips import BadSample, SampleLoader, read_facts
+from cmd_lightning.data.clips import BadSample, SampleLoader, collate, read_facts
 from cmd_lightning.data.index import Shard, load_index, place_of
 from cmd_lightning.data.loader import leave_signals
 from cmd_lightning.data.plan import clip_draw

@@ -10,7 +10,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from cmd_lightning.data.batch import collate
+from cmd_lightning.data.clips import collate
 from cmd_lightning.data.sources import ClipSource
 from cmd_lightning.errors import InputError
 

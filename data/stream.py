@@ -16,9 +16,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 from torch.utils.data import get_worker_info
 
-from cmd_lightning.data.batch import BatchStream, collate
+from cmd_lightning.data.batch import BatchStream
 from cmd_lightning.data.cache import ShardCache
-from cmd_lightning.data.clips import BadSample, SampleLoader
+from cmd_lightning.data.clips import BadSample, SampleLoader, collate
 from cmd_lightning.data.fetch import FetchError
 from cmd_lightning.data.index import Shard, is_remote
 from cmd_lightning.data.plan import Interval, assign, batch_sizes, clip_draw, stable_hash

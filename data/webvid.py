@@ -3,6 +3,7 @@
 import math
 from typing import Any, Literal
 
+from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import ClipLoader
 from cmd_lightning.data.shard_module import ShardDataModule
 from cmd_lightning.errors import InputError, check_positive
@@ -23,8 +24,6 @@ class WebVidDataModule(ShardDataModule):
         fps: Frames per second at which clips are sampled; give this or stride.
         stride: Distance of a clip's frames in source frames; 1 if fps is not given either.
         crop: Where training crops to the size; "random" draws it for each clip.
-        options: The other arguments of `ShardDataModule`: batch_size, num_workers, seed, shuffle_buffer, max_bad_share,
-            remote.
     """
 
     def __init__(
@@ -38,9 +37,16 @@ class WebVidDataModule(ShardDataModule):
         fps: float | None = None,
         stride: int | None = None,
         crop: Literal["center", "random"] = "center",
-        **options: Any,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        seed: int = 0,
+        shuffle_buffer: int = 100,
+        max_bad_share: float = 0.1,
+        remote: ShardCache | None = None,
     ) -> None:
-        super().__init__(train_shards, val_shards, test_shards, **options)
+        super().__init__(
+            train_shards, val_shards, test_shards, batch_size, num_workers, seed, shuffle_buffer, max_bad_share, remote
+        )
         if fps is not None and stride is not None:
             raise InputError(f"fps {fps} and stride {stride}: give one of the two")
         check_positive(num_frames=num_frames, stride=1 if stride is None else stride)

@@ -19,9 +19,11 @@ from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import ModelParallelStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.data import has_len_all_ranks
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics import Metric, SumMetric
+from torchmetrics.image import fid
 from transformers import PreTrainedModel
 
 from cmd_lightning import compat
@@ -172,6 +174,51 @@ def test_a_summary_writer_takes_no_gif():
     assert not {"add_summary", "add_gif"} & {*public(SummaryWriter)}
 
 
+class Created(compat.CreatedTensors):
+    def __init__(self):
+        super().__init__()
+        self.tensors = []
+
+    def add(self, tensor):
+        self.tensors.append(tensor)
+
+
+class Called(TorchFunctionMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.__name__)
+        return func(*args, **kwargs or {})
+
+
+def test_only_a_private_mode_sees_backward_passes():
+    assert "TorchDispatchMode" not in {*public(torch), *public(torch.overrides), *public(torch.utils)}
+    loss = torch.ones(3, requires_grad=True).exp().sum()
+    with Created() as created, Called() as called:
+        loss.backward()
+    assert called.names == ["backward"]
+    assert any(tensor.shape == (3,) for tensor in created.tensors)
+
+
+def test_fake_tensors_are_private():
+    assert not any("FakeTensor" in name for name in [*public(torch), *public(torch.utils)])
+    with compat.fake_tensors():
+        large = torch.zeros(10**15)  # more than there is memory
+    assert large.device == torch.device("cpu")
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_fake_storages_have_no_public_key():
+    with compat.fake_tensors():
+        first, other = torch.zeros(2), torch.zeros(2)
+        storages = [tensor.untyped_storage() for tensor in (first, first[1:], other)]
+    keys = [compat.storage_key(storage) for storage in storages]
+    assert keys[0] == keys[1] != keys[2]
+    assert {storage.data_ptr() for storage in storages} == {0}
+
+
 def test_modules_and_metrics_are_cast():
     class Kept(compat.KeepsPrecision, SumMetric):
         pass
@@ -208,6 +255,13 @@ def test_what_comes_without_update_is_not_noticed():
     assert metric.compute() == 1
     compat.note_update(metric)
     assert metric.compute() == 2
+
+
+def test_the_frechet_distance_of_moments_is_private():
+    mean, cov = torch.zeros(2), torch.eye(2)
+    assert compat.torchmetrics_frechet(mean, cov, mean + 3, 4 * cov).item() == pytest.approx(20)
+    defined = [name for name in public(fid) if getattr(fid, name).__class__.__name__ == "function"]
+    assert not any("fid" in name or "distance" in name for name in defined)
 
 
 def test_a_metric_plots_itself_privately():

@@ -150,7 +150,7 @@ def test_a_space_can_be_built_from_its_description(tmp_path, module):
 
 
 def test_what_cannot_be_used_is_told(tmp_path):
-    with pytest.raises(InputError, match="chunk_size 0"):
+    with pytest.raises(InputError, match=r"^latent_space.chunk_size 0: give at least 1 frame$"):
         FrameLatents("x", chunk_size=0)
     with pytest.raises(InputError, match="Conv2d does not record"):
         FrameLatents(nn.Conv2d(3, 3, 1))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -91,8 +90,6 @@ def networks(kind: Kind) -> list[Entry]:
         if known["sources"] == sources:
             return [Entry(**row) for row in known["entries"]]
     found = imported(kind)
-    if sys.dont_write_bytecode:
-        return found
     with suppress(OSError):
         index.parent.mkdir(exist_ok=True)
         with replaced(index) as draft:

@@ -95,7 +95,7 @@ def plot_training(card: dict[str, Any], path: Path) -> None:
     points = card["progress"]
     for key, label in (("joint", "all three"), ("shape", "shape"), ("colour", "colour"), ("direction", "direction")):
         axes[-1].plot([point["step"] for point in points], [point[key] for point in points], marker=".", label=label)
-    axes[-1].set(title="plain captions read right", xlabel="step of content", ylim=(0, 1))
+    axes[-1].set(title="plain captions classified as asked", xlabel="step of content", ylim=(0, 1))
     axes[-1].legend(fontsize=8, loc="center right")
     for axis in axes:
         axis.grid(alpha=0.3, which="both")

@@ -17,7 +17,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from benchmarks.cells import Cell, command_line, measure_cells
+from benchmarks.cells import Cell, add_json, command_line, measure_cells
 from cmd_lightning.commands.files import open_model
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.errors import InputError, program
@@ -249,7 +249,7 @@ def main() -> int:
     """The command line."""
     parser = command_line(__doc__)
     parser.add_argument("model", help="zoo name or model folder")
-    parser.add_argument("--json", "--out", type=Path, required=True, help="file of the result")
+    add_json(parser, None)
     parser.add_argument("--cells", nargs="*", default=[], help="beginnings of the names of the cells to measure")
     parser.add_argument("--recipe", type=Path, required=True, help="config that trained the content model")
     for name, value in vars(Settings()).items():

@@ -201,7 +201,7 @@ def known_classes() -> list[type]:
         found += [value for value in vars(module).values() if isinstance(value, type)]
     pending: list[type] = [Network]
     while pending:
-        subclasses = pending.pop().__subclasses__()
+        subclasses: list[type] = pending.pop().__subclasses__()
         found += subclasses
         pending += subclasses
     return found

@@ -216,6 +216,6 @@ class Component(FrozenParts):
             if theirs != ours:
                 raise InputError(
                     f"`ckpt_path`: its network has {name} {theirs}, this fit's has {ours}; set model.network to that, "
-                    "or train anew without --ckpt_path"
+                    "or train from scratch without `ckpt_path`"
                 )
         self.video_shape, self.fps = tuple(about["video_shape"]) or None, about["fps"]

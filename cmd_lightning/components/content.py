@@ -47,7 +47,9 @@ class ContentDiffusion(DiffusionStage):
             return CleanLatents(self.encoded(batch)[0])
         return CleanLatents(self.autoencoder.encode_content(self.video(batch)))
 
-    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: None = None) -> Tensor:
+    def predict(
+        self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: Tensor | None = None
+    ) -> Tensor:
         return predict_content(self.network, noisy, timestep, condition)
 
     @torch.no_grad()

@@ -122,7 +122,9 @@ class DiffusionStage(Component):
         """What this stage learns of a batch."""
 
     @abstractmethod
-    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: Any = None) -> Tensor:
+    def predict(
+        self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: Tensor | None = None
+    ) -> Tensor:
         """The network's prediction, in the shape of `noisy`; `content` is that of `CleanLatents`."""
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -196,7 +198,7 @@ class DiffusionStage(Component):
         if (stored := batch["text"].get(encoder.fingerprint)) is None:
             raise InputError(
                 f"data: these latents come with text of other encoders ({', '.join(batch['text'])}) than the "
-                f"{self.stage} stage's ({encoder.fingerprint}); encode them again with its --text, or with none"
+                f"{self.stage} stage's ({encoder.fingerprint}); encode them again with its `text`, or with none"
             )
         pooled, tokens = (stored[name].to(self.device, self.dtype) for name in ("pooled", "tokens"))
         return Condition(pooled, tokens, stored["mask"].to(self.device))
@@ -223,5 +225,5 @@ class DiffusionStage(Component):
         if checkpoint[KEY]["trained_on"] != self.learned_from:
             raise InputError(
                 "model.autoencoder: the checkpoint was trained on the latents of another autoencoder; "
-                "give that one, or train from scratch without --ckpt_path"
+                "give that one, or train from scratch without `ckpt_path`"
             )

@@ -62,7 +62,10 @@ class MotionDiffusion(DiffusionStage):
             content = content + self.content_noise * self.uniform(batch, "content level").view(-1, 1, 1, 1) * noise
         return CleanLatents(motion, content)
 
-    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: Any = None) -> Tensor:
+    def predict(
+        self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: Tensor | None = None
+    ) -> Tensor:
+        assert content is not None  # from `clean_latents`
         return self.network.predict(noisy, timestep, content, condition)
 
     @torch.no_grad()

@@ -101,7 +101,7 @@ def shard(component: LightningModule, mesh: DeviceMesh) -> None:
     ):
         raise InputError(
             f"trainer.strategy {type(strategy).__name__}: layers are not split, and checkpoints are one file here; "
-            f"give --trainer.strategy sharded, or data_parallel_size {mesh.size()}, tensor_parallel_size 1 and "
+            f"give trainer.strategy sharded, or data_parallel_size {mesh.size()}, tensor_parallel_size 1 and "
             "save_distributed_checkpoint false"
         )
     # Pieces again after each use, also those of the root: what reads weights between steps (averaging, checkpoints)

@@ -97,7 +97,9 @@ class VideoDiffusion(DiffusionStage, VideoModel):
     def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:
         return CleanLatents(self.video(batch) if self.trained_on is None else LatentSpec.pack(*self.encoded(batch)))
 
-    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: None = None) -> Tensor:
+    def predict(
+        self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: Tensor | None = None
+    ) -> Tensor:
         return self.network(noisy, timestep, condition)
 
     def parts(self) -> dict[str, Any]:
@@ -159,7 +161,7 @@ class VideoDiffusion(DiffusionStage, VideoModel):
     def check_trained(self, verb: str) -> None:
         """Raises InputError if videos are to be made by a network that nobody trained."""
         if not self.sources:
-            raise InputError(f"`ckpt_path`: {verb} needs trained weights; add --ckpt_path last, or another checkpoint")
+            raise InputError(f"`ckpt_path`: {verb} needs trained weights; add `ckpt_path` last, or another checkpoint")
 
     def on_train_end(self) -> None:
         """Notes that the weights are trained, and from no file."""

@@ -45,7 +45,15 @@ def chosen(
     own_guidance: Mapping[str, float],
     scheduler: Scheduler,
 ) -> tuple[int, float]:
-    """Denoising steps and guidance scale of a stage with a `scheduler`: what is given, else the model's own.
+    """Denoising steps and guidance scale of a stage: the given ones, else the model's own.
+
+    Args:
+        stage: Name of the stage.
+        steps: Given number of denoising steps, see `PerStage`.
+        guidance: Given guidance scale, see `PerStage`.
+        own_steps: The model's own number of steps, by stage.
+        own_guidance: The model's own guidance scale, by stage.
+        scheduler: The scheduler of this stage.
 
     Raises:
         InputError: There is no such stage, or a number is out of range.
@@ -139,7 +147,7 @@ def denoise(
         conditions: Its condition and, for guidance, the null condition; both None for an unconditional model.
         guidance: The guidance scale, see `guided`.
         scheduler: As for `sample`, like those that follow.
-        noise: In float32.
+        noise: Standard normal, `(B, ...)`, in float32.
         steps: Number of denoising steps.
         on_step: Called after each step.
     """

@@ -94,12 +94,19 @@ class CLIPSimilarity(KeepsPrecision, Metric):
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def pictures(self, video: Tensor) -> Tensor:
-        """What the model sees of each clip `(B, C, T, H, W)`, as N images `(B, N, C, h, w)`: here every frame."""
+        """The N images `(B, N, C, h, w)` in [0, 1] that the model sees of each clip: here every frame.
+
+        Args:
+            video: `(B, C, T, H, W)`, float in [0, 1].
+        """
         return video.transpose(1, 2)
 
     @torch.no_grad()
     def similarities(self, video: Tensor, captions: Sequence[str] | None) -> Tensor:
-        """Mean cosine of each video's images with its caption, `(B,)` in double precision; arguments as of `update`."""
+        """Mean cosine of each video's images with its caption, `(B,)` in double precision.
+
+        Arguments and errors as for `update`.
+        """
         if captions is None or isinstance(captions, str) or len(video) != len(captions):
             raise InputError(f"captions {captions!r:.60}: give a list with one for each of {len(video)} videos")
         for place, caption in enumerate(captions, start=1):
@@ -137,6 +144,9 @@ class CLIPSimilarity(KeepsPrecision, Metric):
             video: `(B, C, T, H, W)`, uint8 or float in [0, 1].
             captions: One of each video. What is beyond the model's context, 77 tokens in OpenAI's, is cut with a
                 warning.
+
+        Raises:
+            InputError: Another shape, range or number of channels, or another number of captions, or an empty one.
         """
         values = self.similarities(video, captions)
         self.total += values.sum()

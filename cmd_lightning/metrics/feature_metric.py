@@ -67,7 +67,11 @@ class FeatureMetric(KeepsPrecision, Metric):
             ) from error
 
     def features(self, video: Tensor) -> Tensor:
-        """Features `(B, d)`, of single precision at least, of clips `(B, C, T, H, W)`, uint8 or float in [0, 1]."""
+        """Features `(B, d)`, of single precision at least, of clips `(B, C, T, H, W)`, uint8 or float in [0, 1].
+
+        Raises:
+            InputError: The clips or the features have another shape or range, or are not finite.
+        """
         features = self.feature(unit_range(video))
         if features.shape != (len(video), self.num_features):
             raise InputError(f"feature: gave {tuple(features.shape)}, not {(len(video), self.num_features)}")
@@ -79,10 +83,10 @@ class FeatureMetric(KeepsPrecision, Metric):
     def origin(self) -> dict[str, Any]:
         """What the network is, as plain data: what it says itself, and the sha256 of its weights in any case."""
         network = type(self.feature.network)
-        told = getattr(self.feature, "origin", {})
-        if "sha256" in told:
-            return told
-        return {"network": f"{network.__module__}.{network.__qualname__}", "sha256": state_sha256(self.feature)} | told
+        own = getattr(self.feature, "origin", {})
+        if "sha256" in own:
+            return own
+        return {"network": f"{network.__module__}.{network.__qualname__}", "sha256": state_sha256(self.feature)} | own
 
     def _none(self) -> Tensor:
         return torch.empty(0, self.num_features, dtype=torch.float64, device=self.device)
@@ -106,14 +110,11 @@ class FeatureDistance(FeatureMetric):
 
     Args:
         reset_real_features: Whether `reset` forgets the real clips too; False saves computing them each time.
-
-    Attributes:
-        keep_features: Whether all features are kept, as `curve` and `interval` need them. A subclass that keeps less
-            sets it before it calls this constructor.
+        keep_features: Whether all features are kept, as `curve` and `interval` need them. A subclass that passes False
+            keeps its own states.
     """
 
     higher_is_better = False
-    keep_features = True
 
     real_features: list[Tensor]
     fake_features: list[Tensor]
@@ -124,13 +125,14 @@ class FeatureDistance(FeatureMetric):
         preset: str | Preparation | None = None,
         num_features: int | None = None,
         reset_real_features: bool = True,
+        keep_features: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(feature, preset, num_features, **kwargs)
-        self.reset_real_features = reset_real_features
+        self.reset_real_features, self.keep_features = reset_real_features, keep_features
         self.add_state("shape_least", torch.full((4,), NO_SHAPE), dist_reduce_fx="min")
         self.add_state("shape_most", torch.zeros(4, dtype=torch.long), dist_reduce_fx="max")
-        if self.keep_features:
+        if keep_features:
             self.add_state("real_features", [], dist_reduce_fx="cat")
             self.add_state("fake_features", [], dist_reduce_fx="cat")
 
@@ -144,7 +146,11 @@ class FeatureDistance(FeatureMetric):
         """The distance of features of real clips `(N, d)` and of generated ones `(M, d)`, a scalar."""
 
     def update(self, video: Tensor, real: bool) -> None:
-        """Take in clips `(B, C, T, H, W)`, uint8 or float in [0, 1]: real ones, or generated ones.
+        """Take in clips.
+
+        Args:
+            video: `(B, C, T, H, W)`, uint8 or float in [0, 1].
+            real: Whether they are real, or generated.
 
         Raises:
             InputError: The clips or their features have another shape or range than those before.
@@ -152,10 +158,15 @@ class FeatureDistance(FeatureMetric):
         self._take(self.features(video), real, tuple(video.shape[1:]))
 
     def update_features(self, features: Tensor, real: bool, clip_shape: tuple[int, ...] | None = None) -> None:
-        """Take in features `(B, d)`, as `features` gave them, of clips of this shape `(C, T, H, W)`, if it is known.
+        """Take in features.
+
+        Args:
+            features: `(B, d)`, as `features` returned them.
+            real: Whether they are of real clips, or of generated ones.
+            clip_shape: `(C, T, H, W)` of the clips, which must be the same for all; None if not known.
 
         Raises:
-            InputError: Clips had another shape before.
+            InputError: Features of another width or not finite, or clips that had another shape before.
         """
         if features.ndim != 2 or features.shape[1] != self.num_features or not features.isfinite().all():
             raise InputError(f"features {tuple(features.shape)}: give finite ones, (B, {self.num_features})")
@@ -179,7 +190,11 @@ class FeatureDistance(FeatureMetric):
         return tuple(self.shape_most.tolist()) if self.shape_most.any() else None
 
     def expect_shape(self, shape: tuple[int, ...]) -> None:
-        """Note the shape (C, T, H, W) of clips; an error if others had another one before."""
+        """Note the shape (C, T, H, W) of clips.
+
+        Raises:
+            InputError: Earlier clips had another one: the distance would measure length or resolution.
+        """
         if self.clip_shape not in (None, shape):
             raise InputError(ONE_SHAPE.format(shape, self.clip_shape))
         self.shape_least = self.shape_most = torch.tensor(shape, device=self.device)
@@ -222,7 +237,11 @@ class FeatureDistance(FeatureMetric):
         return self.distance(*self.kept_features())
 
     def kept_features(self) -> tuple[Tensor, Tensor]:
-        """Features of the real clips `(N, d)` and of the generated ones `(M, d)`, of this process or synchronised."""
+        """Features of the real clips `(N, d)` and of the generated ones `(M, d)`, of this process or synchronised.
+
+        Raises:
+            InputError: They were not kept.
+        """
         if not self.keep_features:
             raise InputError("keep_features False: only sums of features were kept; set it to True")
         states = (self.real_features, self.fake_features)  # tensors while they are synchronised

@@ -78,6 +78,8 @@ def import_part(name: str, role: str, kind: type[Part]) -> Part:
     name = ALIASES.get(role, {}).get(name, name)
     try:
         part = pkgutil.resolve_name(name)()
+    except InputError:
+        raise
     except Exception as error:  # a third-party module may raise anything when it is imported or called
         wanted = f"a class or function that makes a {kind.__name__} without arguments"
         raise InputError(f"{role} {name}: {error}; give {wanted}") from error

@@ -120,11 +120,13 @@ class FrechetVideoDistance(FeatureDistance):
 
     Sums are kept in double precision, not features, so any number of clips takes the same room.
 
-    Arguments are those of `FeatureDistance`, and:
-
     Args:
+        feature: Network from clips `(B, C, T, H, W)`, float in [0, 1], to features `(B, d)`; or a name or a weights
+            file: see `open_feature`.
         preset: "stylegan-v", "videogpt", "tf", also with knobs set over it, as in "videogpt,antialias=true": see
             `Preparation`. The I3D's is "stylegan-v" by default; other networks get clips as they are.
+        num_features: d; if None, the network's attribute `num_features`, else measured on a black clip.
+        reset_real_features: Whether `reset` forgets the real clips too; False saves computing them each time.
         unbiased: Whether covariances are sums over N - 1, or over N; if None as the preset says, else over N - 1.
         keep_features: Keep the features instead of their sums, for `curve` and `interval`.
     """
@@ -144,8 +146,7 @@ class FrechetVideoDistance(FeatureDistance):
         keep_features: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.keep_features = keep_features
-        super().__init__(feature, preset, num_features, reset_real_features, **kwargs)
+        super().__init__(feature, preset, num_features, reset_real_features, keep_features, **kwargs)
         preparation = getattr(self.feature, "preparation", None)
         self.unbiased = unbiased if unbiased is not None else preparation.unbiased if preparation else True
         dim = self.num_features
@@ -167,13 +168,16 @@ class FrechetVideoDistance(FeatureDistance):
         return super().counts() if self.keep_features else (int(self.real_count), int(self.fake_count))
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """As for `FeatureDistance`."""
+        """The distance of features of real clips `(N, d)` and of generated ones `(M, d)`, a scalar."""
         return frechet_distance_from_features(x, y, self.unbiased)
 
     def compute(self) -> Tensor:
-        """As for `FeatureDistance`.
+        """The distance, a scalar in double precision.
 
         Warns if there are not more clips than features: it then measures their number more than anything else.
+
+        Raises:
+            InputError: Fewer than two clips of either kind, or clips of several shapes.
         """
         value, (real, fake) = super().compute(), self.counts()
         if min(real, fake) <= self.num_features:

@@ -121,10 +121,16 @@ class I3D(nn.Module):
         return x
 
     def forward(self, video: Tensor) -> Tensor:
-        """Class scores `(B, 400)`, before the softmax, of clips `(B, 3, T, H, W)` in [-1, 1].
+        """Class scores of clips, before the softmax.
 
-        T is at least 9, and sides at least 193; 224 is usual. Scores are means over time, and over space where sides
-        are above 224.
+        Args:
+            video: `(B, 3, T, H, W)` in [-1, 1], with T >= 9 and sides >= 193; 224 is usual.
+
+        Returns:
+            `(B, 400)`: the mean over time, and over space where sides are above 224.
+
+        Raises:
+            InputError: Another shape.
         """
         check_clip(video)
         pooled = F.avg_pool3d(self.trunk(video), (2, 7, 7), stride=1)

@@ -58,11 +58,18 @@ class VideoInceptionScore(FeatureMetric):
     2,048 clips in StyleGAN-V and 10,000 in most papers). With another classifier the values are another quantity: call
     them after it, as in "IS (I3D, Kinetics-400)".
 
-    All logits are kept. Arguments are those of `FeatureMetric`, whose network gives logits `(B, K)`, and:
+    All logits are kept.
 
     Args:
+        feature: Classifier from clips `(B, C, T, H, W)`, float in [0, 1], to logits `(B, K)`, before the softmax; or
+            what `open_feature` opens.
+        preset: How clips are prepared: see `Preparation`.
+        num_features: K; if None, the network's attribute `num_features`, else measured on a black clip.
         splits: Number of parts.
         seed: Of the shuffling before the clips are cut into parts.
+
+    Raises:
+        InputError: `splits` is below 1; or as for `open_feature`, or the number of logits cannot be measured.
     """
 
     higher_is_better = True
@@ -86,7 +93,11 @@ class VideoInceptionScore(FeatureMetric):
         self.add_state("logits", [], dist_reduce_fx="cat")
 
     def update(self, video: Tensor) -> None:
-        """Take in generated clips `(B, C, T, H, W)`, uint8 or float in [0, 1]."""
+        """Take in generated clips `(B, C, T, H, W)`, uint8 or float in [0, 1].
+
+        Raises:
+            InputError: The clips or their logits have another shape or range, or are not finite.
+        """
         self.logits.append(self.features(video).double())
 
     def update_features(self, logits: Tensor) -> None:
@@ -95,7 +106,11 @@ class VideoInceptionScore(FeatureMetric):
         self.logits.append(logits.double())
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation over the parts, two scalars in double precision."""
+        """Mean and standard deviation over the parts, two scalars in double precision.
+
+        Raises:
+            InputError: Fewer clips than parts.
+        """
         logits = torch.cat([self._none(), *self.logits]) if isinstance(self.logits, list) else self.logits
         return inception_score(logits, self.splits, self.seed)
 

@@ -1,4 +1,4 @@
-"""What metrics take, what they reject, and how pictures get a network's size."""
+"""What metrics take, what they reject, and how images get a network's size."""
 
 from __future__ import annotations
 

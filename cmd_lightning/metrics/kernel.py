@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cmd_lightning.metrics.feature_metric import FeatureDistance
 from cmd_lightning.metrics.inputs import check_features
+from cmd_lightning.metrics.preparation import Preparation
 
 ROWS = 256  # samples whose kernels with all others are held at once
 
@@ -48,13 +52,30 @@ class KernelVideoDistance(FeatureDistance):
     """Kernel distance between the features of real and of generated clips; about 0 is best.
 
     Unlike a Fréchet distance it has no bias: with few clips it only scatters more. `interval` tells by how much. The
-    value is that of all clips at once, not multiplied by anything. Over the published I3D it is the KVD of the
-    literature; over features that see motion, of VideoMAE or V-JEPA, it stands beside FVD, which hardly does
+    value is that of all clips at once, not multiplied by anything. On the published I3D it is the KVD of the
+    literature; on features that see motion, of VideoMAE or V-JEPA, it complements FVD, which hardly does
     (arXiv 2404.12391, 2410.05203).
 
-    All features are kept. Arguments are those of `FeatureDistance`.
+    All features are kept.
+
+    Args:
+        feature: Network from clips `(B, C, T, H, W)`, float in [0, 1], to features `(B, d)`; or a name or a weights
+            file: see `open_feature`.
+        preset: How clips are prepared: see `Preparation`.
+        num_features: d; if None, the network's attribute `num_features`, else measured on a black clip.
+        reset_real_features: Whether `reset` forgets the real clips too; False saves computing them each time.
     """
 
+    def __init__(
+        self,
+        feature: nn.Module | str | Path = "i3d",
+        preset: str | Preparation | None = None,
+        num_features: int | None = None,
+        reset_real_features: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(feature, preset, num_features, reset_real_features, keep_features=True, **kwargs)
+
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """As for `FeatureDistance`."""
+        """The distance of features of real clips `(N, d)` and of generated ones `(M, d)`, a scalar."""
         return kernel_distance(x, y)

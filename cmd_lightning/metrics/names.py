@@ -20,7 +20,7 @@ SHORT = {"fvd": "frechet:i3d", "kvd": "kernel:i3d", "clipsim": "clipsim:ViT-B-32
 """What names without features stand for."""
 
 DISTANCES = {"frechet": ("fvd", "frechet_distance"), "kernel": ("kvd", "kernel_distance")}
-"""Names of a distance over the published I3D, and over anything else."""
+"""Names of a distance on the published I3D, and on any other features."""
 
 PAIRED = {
     "psnr": "over all frames of a clip, in dB, at most 106.02; mean over clips",
@@ -34,7 +34,7 @@ GRAMMAR = "fvd, kvd, clipsim, psnr, ssim, lpips, frechet:FEATURE, kernel:FEATURE
 
 @dataclass(frozen=True)
 class Asked:
-    """A metric that was asked for: what it does, and over which features."""
+    """A metric that was asked for: what it does, and on which features."""
 
     kind: str
     what: str
@@ -44,7 +44,7 @@ class Asked:
         """Read "fvd", "frechet:shapes", "clipsim:ViT-L-14-quickgelu/openai" and the like."""
         kind, _, what = SHORT.get(text, text).partition(":")
         if kind in DISTANCES and not what:
-            raise InputError(f"metrics {text}: say over which features, as in {kind}:shapes; there are {GRAMMAR}")
+            raise InputError(f"metrics {text}: say on which features, as in {kind}:shapes; there are {GRAMMAR}")
         if kind == "is" and not (takes_preset(what) or is_importable(what, kind)):
             raise InputError(
                 f"metrics {text}: say which classifier gives the logits, as in is:i3d, or is:my_package.C3D"
@@ -61,7 +61,7 @@ class Asked:
         return self.kind in (*DISTANCES, "is") and takes_preset(self.what)
 
     def build(self, networks: dict[str, nn.Module], preset: str | None, keep: bool, trust: bool) -> Metric:
-        """The metric, over one of the feature networks that are open already, or over one that it adds to these."""
+        """The metric, on one of the feature networks that are open already, or on one that it adds to these."""
         if self.kind == "clipsim":
             if is_importable(self.what, self.kind):
                 return import_part(self.what, self.kind, CLIPSimilarity)

@@ -55,7 +55,15 @@ class PerFrame(WrapperMetric):
         return self.metric.is_differentiable
 
     def update(self, prediction: Tensor, video: Tensor) -> None:
-        """Take in clips `(B, C, T, H, W)`, uint8 or float in [0, 1], two sets of one shape."""
+        """Take in clips.
+
+        Args:
+            prediction: Like `video`, of the same shape.
+            video: `(B, C, T, H, W)`, uint8 or float in [0, 1].
+
+        Raises:
+            InputError: The shapes differ, or a shape or range is wrong.
+        """
         self.metric.update(*_frames(prediction, video))
 
     def forward(self, prediction: Tensor, video: Tensor) -> Any:

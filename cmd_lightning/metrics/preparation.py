@@ -78,7 +78,11 @@ class Preparation:
 
     @classmethod
     def parse(cls, text: str | Preparation) -> Preparation:
-        """Read a preset, or one with knobs set over it, as "videogpt,antialias=true,resize=stretch"."""
+        """Read a preset, or one with knobs set over it, as "videogpt,antialias=true,resize=stretch".
+
+        Raises:
+            InputError: There is no such preset, knob or value; the message lists those there are.
+        """
         if isinstance(text, Preparation):
             return text
         preset, *settings = (part.strip() for part in str(text).split(","))

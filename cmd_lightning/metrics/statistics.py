@@ -75,7 +75,7 @@ def load_statistics(path: str | Path, metrics: Mapping[str, FeatureDistance], re
     held = {name: part for name, part in facts["treatment"].items() if name == "clips" or name in metrics}
     difference = first_difference(held, treatment(metrics, reading))
     if difference:
-        raise InputError(f"statistics {path}: {difference}; evaluate in the same way, or save statistics anew")
+        raise InputError(f"statistics {path}: {difference}; evaluate in the same way, or save statistics again")
     for name, metric in metrics.items():
         for state in metric.real_states():
             tensor = tensors[f"{name}/{state}"].to(metric.device)
@@ -86,7 +86,11 @@ def load_statistics(path: str | Path, metrics: Mapping[str, FeatureDistance], re
 
 
 def describe_statistics(path: str | Path) -> dict[str, Any]:
-    """What was saved about the clips."""
+    """What was saved about the clips.
+
+    Raises:
+        InputError: It is not a file of statistics.
+    """
     return _open(path)[0]["about"]
 
 
@@ -99,7 +103,7 @@ def _open(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise ValueError("its metadata say something else")
         return {name: json.loads(text) for name, text in facts.items()}, tensors
     except (OSError, SafetensorError, ValueError) as error:
-        remedy = "give a file that `save_statistics` wrote, or --save-statistics"
+        remedy = "give a file that `save_statistics` wrote"
         raise InputError(f"statistics {path}: no statistics of real clips ({reason(error)}); {remedy}") from error
 
 

@@ -123,13 +123,17 @@ class MetricSuite(nn.Module):
     def update(
         self, video: Tensor, fake: str = "fake", captions: Sequence[str] | None = None, real: Tensor | None = None
     ) -> None:
-        """Take in generated clips `(B, C, T, H, W)`, uint8 or float in [0, 1].
+        """Take in generated clips.
 
         Args:
-            video: The clips.
+            video: `(B, C, T, H, W)`, uint8 or float in [0, 1].
             fake: The set they belong to.
             captions: What each should show, for CLIP similarities.
             real: The real clips that they stand for, like `video`, for PSNR, SSIM and LPIPS.
+
+        Raises:
+            InputError: Another shape or range; two shapes of a pair; captions or real clips that a metric needs and
+                that are missing.
         """
         self.count_of[fake].update(len(video))
         features = shared_features(video)
@@ -161,7 +165,7 @@ class MetricSuite(nn.Module):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             value = metric.compute()
-        told = [str(warning.message) for warning in caught]
+        notes = [str(warning.message) for warning in caught]
         clips = {"fake": int(self.count_of[entry.fake].compute())}
         if isinstance(metric, VideoInceptionScore):
             result |= {"value": float(value[0]), "standard_deviation": float(value[1]), "splits": metric.splits}
@@ -173,17 +177,17 @@ class MetricSuite(nn.Module):
             if entry.kind == "frechet":
                 result["unbiased_covariance"] = metric.unbiased
             if self.intervals and min(clips.values()) < FEWEST:
-                told.append(f"no interval of {min(clips.values())} clips; give at least {FEWEST}")
+                notes.append(f"no interval of {min(clips.values())} clips; give at least {FEWEST}")
             elif self.intervals:
                 curve = metric.curve()
                 result |= {"at": curve, "extrapolated": extrapolated(curve), "interval_95": metric.interval()}
                 if entry.kind == "frechet" and min(curve) <= metric.num_features:
-                    told.append(f"extrapolated from sets not larger than the {metric.num_features} features: a guess")
+                    notes.append(f"extrapolated from sets not larger than the {metric.num_features} features: a guess")
         if entry.kind in PAIRED:
             result["average"] = PAIRED[entry.kind]
         origin = getattr(metric, "origin", {})
-        told += [origin["warning"]] if "warning" in origin else []
-        details = {"features": origin, "warnings": told}
+        notes += [origin["warning"]] if "warning" in origin else []
+        details = {"features": origin, "warnings": notes}
         return result | {"clips": clips} | {name: value for name, value in details.items() if value}
 
     def reset(self) -> None:

@@ -77,7 +77,11 @@ class TransformersFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, video: Tensor) -> Tensor:
-        """Features `(B, num_features)`, in single precision, of clips `(B, 3, T, H, W)`, float in [0, 1]."""
+        """Features `(B, num_features)`, in single precision, of clips `(B, 3, T, H, W)`, float in [0, 1].
+
+        Raises:
+            InputError: Another number of channels, or of frames than the encoder takes.
+        """
         check_rgb(video)
         config, frames = self.config, video.shape[2]
         given = f"video of {frames} frames: {self.name} takes"

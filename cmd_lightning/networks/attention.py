@@ -14,7 +14,11 @@ from cmd_lightning.networks.embeddings import sinusoid_angles
 class AttentionLayer(nn.Module):
     """The projections of multi-head attention; a subclass says in `forward` what attends to what.
 
-    `heads * head_dim` may differ from `width`.
+    Args:
+    width: Channels of the tokens.
+    heads: Number of heads.
+    head_dim: Channels per head; `heads * head_dim` may differ from `width`.
+    qkv_bias: Whether the query, key and value projections have a bias.
     """
 
     def __init__(self, width: int, heads: int, head_dim: int, qkv_bias: bool = False) -> None:
@@ -33,7 +37,14 @@ class AttentionLayer(nn.Module):
 
 
 class Attention(AttentionLayer):
-    """Multi-head self-attention with optional rotary positions."""
+    """Multi-head self-attention over the second-to-last axis, with optional rotary positions.
+
+    Args:
+        width: Channels of the tokens.
+        heads: Number of heads.
+        head_dim: Channels per head; `heads * head_dim` may differ from `width`.
+        qkv_bias: Whether the query, key and value projections have a bias.
+    """
 
     def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
         """`x` `(B, N, width)`; `angles` `(N, A)`, `A <= head_dim / 2`, from `time_angles`, `space_angles`, or None."""

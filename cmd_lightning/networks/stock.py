@@ -155,7 +155,19 @@ UNCONDITIONAL = 8  # channels of the one zero token that an unconditional networ
 
 
 def find(source: Repository, part: str, wanted: Sequence[str]) -> tuple[str, str]:
-    """Which of the classes `wanted` a repository holds, and where: in itself or `part`, or only in its `subfolder`."""
+    """Finds which of some classes a folder or hub repository holds, and where.
+
+    Args:
+        source: The folder or the repository; with an option `subfolder`, only that is looked into.
+        part: The folder in it to look into where it holds none of `wanted` itself.
+        wanted: Names of the classes.
+
+    Returns:
+        The name of the class, and the folder in `source` that holds it, "" for `source` itself.
+
+    Raises:
+        InputError: There is no config, or it is of another class.
+    """
     places = [source.options["subfolder"]] if "subfolder" in source.options else dict.fromkeys(("", part))
     found = [(str(config.get("_class_name")), place) for place in places if (config := source.find(place))]
     for holds, place in found:

@@ -44,7 +44,11 @@ class Candidate:
         return {"class_path": self.class_path, "init_args": dict(self.init_args)}
 
     def build(self, spec: LatentSpec, condition_dim: int) -> MotionModel:
-        """The model for these latents."""
+        """The model for these latents.
+
+        Raises:
+            InputError: The class does not take `init_args`, or cannot be built for these latents.
+        """
         known = inspect.signature(self.cls.__init__).parameters
         taken = list(known)[3:]
         open_ended = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
@@ -63,7 +67,12 @@ class Candidate:
             ) from error
 
     def check(self, spec: LatentSpec, condition: Condition) -> None:
-        """Calls a fresh model once, on as many samples as the condition has, and checks shape and use of its output."""
+        """Calls a fresh model once, on as many samples as the condition has.
+
+        Raises:
+            InputError: The call fails, or its output does not have the shape of the motion latent, is NaN or infinite,
+                or does not depend on trainable weights.
+        """
         count = len(condition.pooled)
         motion, content = torch.randn(count, *spec.motion), torch.randn(count, *spec.content)
         network = self.build(spec, condition.pooled.shape[1])
@@ -87,10 +96,17 @@ class Candidate:
 
 
 def candidate(model: str, config: str | None = None, name: str | None = None) -> Candidate:
-    """The candidate of a motion model of the zoo, the dotted path of an importable class, or a config.
+    """Finds the motion model to rank.
 
-    Without `config`, which has the model's arguments, a model of the zoo has those of its own config; without `name`,
-    its row is named as the class.
+    Args:
+        model: A motion model of the zoo, the dotted path of an importable class, or a config as in configs/motion.
+        config: A config with the model's arguments; by default, a model of the zoo has those of its own config, and
+            any other class its defaults.
+        name: Name of its row, by default that of the class.
+
+    Raises:
+        InputError: There is no such model, it is not a motion model, the config is missing or of another model, or the
+            name is invalid or that of another model of the zoo.
     """
     zoo = {entry.name: entry.module for entry in entries("motion")}
     if Path(model).suffix in (".yaml", ".yml"):
@@ -118,7 +134,11 @@ def candidate(model: str, config: str | None = None, name: str | None = None) ->
 
 
 def class_of(path: str) -> type[MotionModel]:
-    """The motion model of a name of the zoo or a dotted path, which may be importable from the working directory."""
+    """The motion model of a name of the zoo or a dotted path, which may be importable from the working directory.
+
+    Raises:
+        InputError: There is no such class, it cannot be imported, or it is not a motion model.
+    """
     module, _, name = path.rpartition(".")
     if not module:
         found = entry(path)

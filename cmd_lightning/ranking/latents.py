@@ -60,24 +60,37 @@ class Bench:
 
 
 class StoredCaptions(ConditionEncoder):
-    """A frozen text encoder that looks up captions, each of which has a row in a table of conditions."""
+    """A frozen text encoder that looks up captions, each of which has a row in a table of conditions.
+
+    The constructor takes no captions, as all its arguments are recorded in `config`; use `of`.
+
+    Args:
+        dim: Channels K of the condition.
+    """
 
     field = "caption"
     frozen = True
     fingerprint = "stored captions"
 
-    def __init__(self, captions: Sequence[str], table: Condition) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.dim = table.pooled.shape[1]
-        self._rows = {caption: row for row, caption in enumerate(captions)}
+        self.dim = dim
+        self._rows: dict[str, int] = {}
+
+    @classmethod
+    def of(cls, captions: Sequence[str], table: Condition) -> StoredCaptions:
+        """The encoder of `captions`: row i of `table` is the condition of the i-th."""
+        encoder = cls(table.pooled.shape[1])
+        encoder._rows = {caption: row for row, caption in enumerate(captions)}
         for name, tensor in vars(table).items():
-            self.register_buffer(name, tensor, persistent=False)
+            encoder.register_buffer(name, tensor, persistent=False)
+        return encoder
 
     def forward(self, values: Sequence[str]) -> Condition:
         if missing := [value for value in values if value not in self._rows]:
             raise InputError(f"caption {missing[0]!r}: it is not among those that were encoded")
         rows = [self._rows[value] for value in values]
-        return Condition(*(tensor[rows] for tensor in self.buffers()))
+        return Condition(**{name: tensor[rows] for name, tensor in self.named_buffers()})
 
 
 def scenes(protocol: Protocol, split: str, number: int) -> list[Scene]:
@@ -125,7 +138,7 @@ def open_bench(
         with replaced(path) as draft:
             save_file(tensors, draft, {"about": about})
     table = Condition(tensors["text/pooled"].float(), tensors["text/tokens"].float(), tensors["text/mask"])
-    pipeline.register_modules(motion_text_encoder=StoredCaptions(encoded, table))
+    pipeline.register_modules(motion_text_encoder=StoredCaptions.of(encoded, table))
     directions = {row: scene.things[0].direction for row, scene in enumerate(drawn["test"]) if scene.level == "plain"}
     return Bench(pipeline, features, reader, tensors, captions, directions, key)
 

@@ -21,10 +21,10 @@ COLUMNS = (
     "motion-prediction distance",
     "behind the best",
     "behind the next",
-    "direction read right",
-    "s a video",
+    "direction classified correctly",
+    "s per video",
     "times MotionDiT's",
-    "MMAC a step",
+    "MMAC per step",
     "parameters, M",
 )
 
@@ -95,12 +95,12 @@ def words(ranking: Ranking) -> str:
         f"({protocol['frames']} frames, {protocol['size']}x{protocol['size']}, plain and mixed) as cached latents of "
         f"the frozen {protocol['model']}, v-prediction; mean ± 95 % t interval over {len(ranking['seeds'])} seeds, "
         "differences paired by seed.\n"
-        f"Distance: Fréchet over shapes features (not FVD) of {protocol['test_clips']} held-out clips with true "
+        f"Distance: Fréchet on shapes features (not FVD) of {protocol['test_clips']} held-out clips with true "
         f"content frame and generated motion ({protocol['steps']} steps, guidance {protocol['guidance']:g}) to the "
         f"clips themselves; reconstructions have {perfect['frechet']:.2f}, other real clips {other['frechet']:.2f}. "
-        f"Of the directions of reconstructions {perfect['direction']:.1%} are read right; chance is 12.5%. "
-        f"Seconds: of a processor for one clip on one thread, {hardware}, by turns with MotionDiT, with guidance (two "
-        "halves a step); MMAC are without.\n"
+        f"Of the directions of reconstructions, {perfect['direction']:.1%} are classified correctly; chance is 12.5%. "
+        f"Seconds are CPU seconds for one clip on one thread, {hardware}, by turns with MotionDiT, with guidance (two "
+        "halves per step); MMAC are without.\n"
         "All models are far from converged: they are ranked by what they learn within this small budget at one "
         f"learning rate, {protocol['learning_rate']:g}. The interval is over seeds, not over the choice of clips."
     )

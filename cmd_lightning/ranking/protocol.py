@@ -17,10 +17,13 @@ import cmd_lightning
 from cmd_lightning.shapes.scenes import Level, Motion
 
 CODE = (
-    *("callbacks/ema.py", "components/*.py", "diffusion/*.py", "metrics/*.py", "networks/*.py", "pipeline.py"),
-    *("ranking/latents.py", "ranking/score.py", "ranking/train.py"),
+    *("callbacks/ema.py", "callbacks/sharded_tensors.py", "callbacks/skip_non_finite.py", "compat.py"),
+    *("components/*.py", "conditioning.py", "data/plan.py", "diffusion/*.py", "faster_sampling.py", "latent_space.py"),
+    *("metrics/*.py", "networks/*.py", "pipeline.py", "ranking/latents.py", "ranking/score.py", "ranking/train.py"),
+    *("shapes/convnet.py", "shapes/features.py", "shapes/reader.py", "shapes/saved_network.py", "shapes/scenes.py"),
+    *("threads.py", "zoo/autoencoders/*.py"),
 )
-"""What trains, samples and scores, within the package."""
+"""What trains, samples and scores, within the package; the clips have a fingerprint too, `Bench.key`."""
 LIBRARIES = ("abc", "builtins", "diffusers", "huggingface_hub", "torch", "typing")
 """Packages whose version is in the card, and not in the fingerprint."""
 
@@ -99,7 +102,11 @@ def source_of(network: nn.Module) -> str:
 
 
 def executed(files: Iterable[Path]) -> str:
-    """The sha256 of what runs in Python files: docstrings, comments and formatting make no difference."""
+    """The sha256 of what runs in Python files: docstrings, comments and formatting make no difference.
+
+    It is the same within one minor version of Python only, as `ast.dump` differs between them: with another version
+    kept scores are not found, and are computed again.
+    """
     trees = [Executed().visit(ast.parse(path.read_bytes())) for path in sorted(files)]
     return hashlib.sha256("".join(ast.dump(tree, annotate_fields=False) for tree in trees).encode()).hexdigest()
 

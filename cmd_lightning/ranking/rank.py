@@ -18,7 +18,7 @@ from cmd_lightning.provenance import provenance
 from cmd_lightning.ranking import cost
 from cmd_lightning.ranking.candidate import Candidate, candidate
 from cmd_lightning.ranking.estimates import MOST_SEEDS
-from cmd_lightning.ranking.latents import open_bench
+from cmd_lightning.ranking.latents import Bench, open_bench
 from cmd_lightning.ranking.protocol import Protocol, digest, key_of
 from cmd_lightning.ranking.score import references, score
 from cmd_lightning.ranking.train import seeded, train
@@ -33,7 +33,19 @@ CHECKED = 2
 def rank(model: Candidate, protocol: Protocol, seeds: int, folder: Path, tell: Callable[[str], None]) -> dict[str, Any]:
     """Trains and scores a model with each seed, on one thread; as many at a time as there are cores.
 
-    Cached clips and the scores of each seed are kept in `folder`. Returns the record that a card has under "ranking".
+    Args:
+        model: The motion model.
+        protocol: The settings; only results of the same protocol and clips can be compared.
+        seeds: Number of seeds, which count from 0.
+        folder: Where the cached clips ("cache") and the scores of each seed are kept; a later call uses them again.
+        tell: Takes lines of progress. With several cores it is pickled, as each seed has a process.
+
+    Returns:
+        The record that a card has under "ranking", as plain data.
+
+    Raises:
+        InputError: `seeds` is out of range, there are fewer samples than two steps need, the model cannot be built or
+            called for these latents, or its loss, gradients or samples are NaN or infinite.
     """
     if not 1 <= seeds <= MOST_SEEDS:
         raise InputError(f"seeds {seeds}: give 1 to {MOST_SEEDS}; an interval needs at least 2")
@@ -50,9 +62,9 @@ def rank(model: Candidate, protocol: Protocol, seeds: int, folder: Path, tell: C
             network = model.build(spec, encoder.dim)
             found = cost.counts(network, spec, encoder(bench.captions["test"][:1]))
             yardstick = candidate(cost.YARDSTICK).build(spec, encoder.dim)
-        tell(f"{model.name}: {found['parameters'] / 1e6:.2f} M parameters, {found['macs'] / 1e6:.1f} MMAC a step")
+        tell(f"{model.name}: {found['parameters'] / 1e6:.2f} M parameters, {found['macs'] / 1e6:.1f} MMAC per step")
         kept = folder / model.name / key_of(model.record, network, protocol, bench.key)
-        rows = all_seeds(model, protocol, seeds, folder / "cache", kept, tell)
+        rows = all_seeds(model, bench, protocol, seeds, folder / "cache", kept, tell)
         sampling = cost.timing(network.eval(), yardstick.eval(), bench, protocol)
         return {
             "key": digest(protocol.record | {"bench": bench.key}),
@@ -67,9 +79,12 @@ def rank(model: Candidate, protocol: Protocol, seeds: int, folder: Path, tell: C
 
 
 def all_seeds(
-    model: Candidate, protocol: Protocol, seeds: int, cache: Path, kept: Path, tell: Callable[[str], None]
+    model: Candidate, bench: Bench, protocol: Protocol, seeds: int, cache: Path, kept: Path, tell: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """The scores of seeds 0, 1, ...: those in the folder `kept`, and the others, trained for in processes."""
+    """The scores of seeds 0, 1, ...: those in the folder `kept`, and the others, trained for in processes.
+
+    A single process is this one, and uses `bench`; others open the clips in `cache`.
+    """
     rows: dict[int, dict[str, Any]] = {}
     for seed in range(seeds):
         with suppress(OSError, ValueError):
@@ -78,19 +93,25 @@ def all_seeds(
     missing = [seed for seed in range(seeds) if seed not in rows]
     processes = min(len(missing), cores())
     with ProcessPoolExecutor(max(processes, 1), get_context("spawn")) as pool:  # starts none before it is used
-        run = pool.map if processes > 1 else map
-        found = run(partial(one_seed, model, protocol, cache, kept, tell), missing)
+        run, opened = (pool.map, None) if processes > 1 else (map, bench)
+        found = run(partial(one_seed, model, protocol, cache, kept, tell, bench=opened), missing)
         rows |= dict(zip(missing, found, strict=True))
     return [rows[seed] for seed in range(seeds)]
 
 
 def one_seed(
-    model: Candidate, protocol: Protocol, cache: Path, kept: Path, tell: Callable[[str], None], seed: int
+    model: Candidate,
+    protocol: Protocol,
+    cache: Path,
+    kept: Path,
+    tell: Callable[[str], None],
+    seed: int,
+    bench: Bench | None = None,
 ) -> dict[str, Any]:
-    """The scores of a seed, trained for and kept; opens the cached clips, as it may run in another process."""
+    """The scores of a seed, trained for and kept; without `bench`, as in another process, it opens the cached clips."""
     kept.mkdir(parents=True, exist_ok=True)
     with one_thread():
-        bench = open_bench(protocol, cache, tell)
+        bench = bench or open_bench(protocol, cache, tell)
         begun = time.process_time()
         network, facts = train(
             model.build, bench, protocol, seed, kept, lambda line: tell(f"{model.name}, seed {seed}: {line}")
@@ -108,7 +129,8 @@ def one_seed(
 def in_words(row: dict[str, Any]) -> str:
     """The scores of a seed."""
     return (
-        f"distance {row['frechet']:.2f}, direction read right {row['direction']:.1%}, {row['core_seconds']} s of a core"
+        f"distance {row['frechet']:.2f}, direction classified correctly {row['direction']:.1%}, "
+        f"{row['core_seconds']} CPU seconds"
     )
 
 

@@ -99,10 +99,22 @@ def train(
     folder: Path,
     tell: Callable[[str], None],
 ) -> tuple[MotionModel, dict[str, float]]:
-    """Trains a motion model; gives it with averaged weights, and its "loss", the mean of the last tenth of the steps.
+    """Trains a motion model.
 
-    The seed is that of its weights, of the order of the clips and of the noise: for one seed the latter two are the
-    same for all models. The Trainer writes a list of steps that failed into `folder`.
+    Args:
+        build: Builds the model from the shapes of the latents and the channels of the condition, as `Candidate.build`.
+        bench: The clips and the frozen parts.
+        protocol: The settings of the training.
+        seed: Seed of the weights, of the order of the clips and of the noise; for one seed the latter two are the same
+            for all models.
+        folder: Where the Trainer writes a list of skipped steps, if there are any.
+        tell: Takes lines of progress.
+
+    Returns:
+        The model with averaged weights, in evaluation mode, and its "loss", the mean of the last tenth of the steps.
+
+    Raises:
+        InputError: Loss or gradients became NaN or infinite.
     """
     steps = protocol.samples // protocol.batch_size
     watch, ema = Watch(steps, tell), EMA(protocol.ema)

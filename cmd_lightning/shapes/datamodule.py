@@ -8,7 +8,8 @@ from typing import Any, get_args
 
 from torch.utils.data import get_worker_info
 
-from cmd_lightning.data.batch import BatchStream, collate
+from cmd_lightning.data.batch import BatchStream
+from cmd_lightning.data.clips import collate
 from cmd_lightning.data.loader import Split, StreamDataModule
 from cmd_lightning.data.plan import batch_sizes, stable_hash
 from cmd_lightning.errors import InputError, check_at_least, check_positive

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cells import check_writable, closing, measure_cells, missing
+from benchmarks.cells import add_json, check_writable, closing, command_line, measure_cells, missing
 from cmd_lightning.errors import InputError
 
 CELLS = [{"network": name, "compiled": compiled} for compiled in (False, True) for name in ("a", "b")]
@@ -89,3 +89,17 @@ def test_a_failed_cell_is_measured(capsys):
     assert missing(CELLS, result["rows"]) == CELLS[1:]
     assert closing(CELLS[:1], result["rows"]) == "done"
     assert closing(CELLS[:2], result["rows"]) == "left for another call: b; compiled False"
+
+
+@pytest.mark.parametrize("default", [None, "a.json"])
+def test_the_former_name_of_json_is_taken_and_not_shown(default):
+    parser = command_line("A benchmark.")
+    add_json(parser, default)
+    for name in ("--json", "--out"):
+        assert vars(parser.parse_args([name, "b.json"])) == {"json": Path("b.json")}
+    assert "--json" in parser.format_help() and "--out" not in parser.format_help()
+    if default:
+        assert parser.parse_args([]).json == Path(default)
+    else:
+        with pytest.raises(InputError, match="--json is required"):
+            parser.parse_args([])

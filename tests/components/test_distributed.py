@@ -192,7 +192,7 @@ def test_later_stages_read_them_and_pictures_are_shown(two):
 @pytest.mark.parametrize(
     ("what", "told"),
     [
-        ("split layers", r"trainer.strategy ModelParallelStrategy: layers .* give --trainer.strategy sharded"),
+        ("split layers", r"trainer.strategy ModelParallelStrategy: layers .* give trainer.strategy sharded"),
         ("in pieces", r"trainer.strategy ModelParallelStrategy: .* data_parallel_size 2, .*_checkpoint false"),
         ("another stage", r"`ckpt_path`: this checkpoint holds the motion stage; give one of the content stage"),
         ("damaged", r"checkpoint .*damaged.ckpt: it is damaged or no checkpoint .* remove it to start from scratch"),

@@ -55,6 +55,13 @@ def test_a_network_runs_once_a_batch_for_all_its_metrics(monkeypatch):
     assert list(suite.distances) == ["frechet_distance(shapes)", "kernel_distance(shapes)"]
 
 
+def test_missing_weights_of_a_short_name_give_one_remedy(monkeypatch, tmp_path):
+    monkeypatch.setattr("cmd_lightning.shapes.saved_network.WEIGHTS", tmp_path)
+    with pytest.raises(InputError, match=r"^path .*shapes_\w+\.safetensors: no weights of ") as error:
+        MetricSuite(["frechet:shapes"])
+    assert "without arguments" not in str(error.value)
+
+
 class Brightness(nn.Module):
     """Every caption is +1, a frame +1 or -1."""
 

@@ -5,7 +5,8 @@ import torch
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import from_uint8
-from cmd_lightning.ranking.latents import frozen, open_bench, scenes
+from cmd_lightning.networks import Condition
+from cmd_lightning.ranking.latents import StoredCaptions, frozen, open_bench, scenes
 from cmd_lightning.ranking.protocol import Protocol
 from cmd_lightning.shapes.features import ShapesFeatures
 from cmd_lightning.shapes.painting import render
@@ -40,6 +41,16 @@ def test_captions_are_encoded_once(bench):
         assert torch.equal(own.mask, right.mask)
     with pytest.raises(InputError, match="a purple cow"):
         stored(["a purple cow"])
+
+
+def test_stored_captions_record_no_captions():
+    pooled, mask = torch.arange(6.0).view(2, 3), torch.tensor([[True], [False]])
+    stored = StoredCaptions.of(["", "a red circle"], Condition(pooled, mask=mask))
+    assert {name for name in stored.config if not name.startswith("_")} == {"dim"}
+    found = stored(["a red circle", ""])
+    assert torch.equal(found.pooled, pooled.flip(0))
+    assert found.tokens is None
+    assert torch.equal(found.mask, mask.flip(0))
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ def test_the_least_distance_is_first_and_differences_are_told_by_what_seeds_say(
     assert rows[0][4:] == ["50.0 ± 0.0 %", "0.250", "1.50", "40.0", "1.25"]
     assert rows[2][7] == "40.0 (+ 4.2 once)"
     assert "reconstructions have 0.40" in text
+    assert "Of the directions of reconstructions, 97.7% are classified correctly" in text
     assert "16,000 training samples" in text
     assert "far from converged" in text and "at one learning rate, 0.001." in text
 

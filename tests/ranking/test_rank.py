@@ -3,11 +3,13 @@
 import importlib
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+import cmd_lightning
 import cmd_lightning.ranking.rank as ranking
 from cmd_lightning.cli import main
 from cmd_lightning.errors import InputError
@@ -15,6 +17,7 @@ from cmd_lightning.networks import Condition, LatentSpec
 from cmd_lightning.ranking import cost, leaderboard, protocol
 from cmd_lightning.ranking.candidate import Candidate, candidate
 from cmd_lightning.ranking.rank import rank
+from cmd_lightning.threads import one_thread
 from cmd_lightning.zoo import discovery
 from cmd_lightning.zoo.motion.cached import CachedDiT
 
@@ -50,18 +53,23 @@ def test_what_a_cut_call_has_done_is_kept(prepared, small, shallow, tmp_path):
 
 
 def test_seeds_in_processes_give_what_they_give_in_one(bench, small, tmp_path, monkeypatch):
-    """On one thread each, to the last bit."""
+    """On one thread each, to the last bit; also on a bench that is open and that other seeds were scored with."""
     monkeypatch.setattr(cost, "ROUNDS", 1)
     monkeypatch.setattr(ranking, "cores", lambda: 2)
     model, told = candidate("MotionMixer"), []
     found = rank(model, small, 2, tmp_path, print)["seeds"]
     alone = model, small, tmp_path / "cache", tmp_path / "alone", told.append
     rows = [ranking.one_seed(*alone, seed) for seed in range(2)]
+    with one_thread():
+        opened = ranking.open_bench(small, tmp_path / "cache", told.append)
+    monkeypatch.setattr(ranking, "cores", lambda: 1)
+    monkeypatch.setattr(ranking, "open_bench", None)
+    rows += ranking.all_seeds(model, opened, small, 2, tmp_path / "cache", tmp_path / "together", told.append)
     scores = [
         {name: value for name, value in row.items() if name not in ("core_seconds", "commit", "date")}
         for row in (*found, *rows)
     ]
-    assert scores[:2] == scores[2:]
+    assert scores[:2] == scores[2:4] == scores[4:]
     assert scores[0]["loss"] != scores[1]["loss"]
 
 
@@ -139,6 +147,32 @@ def test_only_what_runs_counts(tmp_path, old, new, same):
     edited.write_text(RUNS.replace(old, new, 1))
     assert first.read_text() != edited.read_text()
     assert (protocol.executed([first]) == protocol.executed([edited])) is same
+
+
+CODE = {
+    *("shapes/convnet.py", "shapes/features.py", "shapes/reader.py", "shapes/saved_network.py", "latent_space.py"),
+    *("faster_sampling.py", "compat.py", "conditioning.py", "callbacks/skip_non_finite.py", "components/draws.py"),
+    *("zoo/autoencoders/cmd.py", "data/plan.py", "ranking/score.py"),
+}
+"""Files that a score depends on, of each folder some."""
+
+
+def test_edited_code_gives_another_key(small, tmp_path, monkeypatch):
+    network, root = torch.nn.Linear(1, 1), Path(cmd_lightning.__path__[0])
+    found = {pattern: [*root.glob(pattern)] for pattern in protocol.CODE}
+    assert not [pattern for pattern, files in found.items() if not files]
+    for file in {file for files in found.values() for file in files}:
+        copy = tmp_path / file.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    keys = {protocol.key_of({}, network, small, "clips")}
+    monkeypatch.setattr(cmd_lightning, "__path__", [str(tmp_path)])
+    assert {protocol.key_of({}, network, small, "clips")} == keys  # wherever the package is
+    for name in CODE:
+        with (tmp_path / name).open("a") as file:
+            file.write("EDITED = True\n")
+        keys.add(protocol.key_of({}, network, small, "clips"))
+    assert len(keys) == 1 + len(CODE)
 
 
 def test_the_record_says_what_it_is_of(prepared, small, shallow, tmp_path):

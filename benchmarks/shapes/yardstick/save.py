@@ -35,8 +35,8 @@ def main() -> int:
     training = NETWORKS[options.network]()
     if about["stage"] != training.WEIGHTS:
         raise InputError(f"--checkpoint {path}: it is of {about['stage']}, not of {training.WEIGHTS}; {hint}")
-    if steps < about["whole"]["trainer.max_steps"]:
-        raise InputError(f"--checkpoint {path}: step {steps} of {about['whole']['trainer.max_steps']}; {hint}")
+    if steps < about["settings"]["trainer.max_steps"]:
+        raise InputError(f"--checkpoint {path}: step {steps} of {about['settings']['trainer.max_steps']}; {hint}")
     training.load_state_dict(checkpoint["state_dict"] | checkpoint[CHECKPOINT_KEY])
     training.eval().requires_grad_(False)
     record = {

@@ -110,17 +110,17 @@ class Training(LightningModule):
         """Adds what the record of the weights needs, and what a resumed training run must have in common."""
         seconds = self._seconds + time.perf_counter() - self._begun
         told = {"clips": self._clips, "seconds": seconds, "device": self.device.type}
-        checkpoint[KEY] = {"stage": self.WEIGHTS, "whole": self._whole(), **told}
+        checkpoint[KEY] = {"stage": self.WEIGHTS, "settings": self._settings(), **told}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continues the counts of a training run of the same length and rate."""
-        about = checkpoint[KEY]
-        if about["whole"] != self._whole():
+        about, own = checkpoint[KEY], self._settings()
+        if about["settings"] != own:
             raise InputError(
-                f"--ckpt_path: began with {about['whole']}, not {self._whole()}; give the same, or delete it to train "
+                f"--ckpt_path: began with {about['settings']}, not {own}; give the same, or delete it to train "
                 "from scratch"
             )
         self._clips, self._seconds = about["clips"], about["seconds"]
 
-    def _whole(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         return {"trainer.max_steps": self.trainer.max_steps, "model.rate": self.rate}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.shapes.yardstick import prove
 from benchmarks.shapes.yardstick.augmentations import FRAMES
 from benchmarks.shapes.yardstick.corruptions import STRENGTHS, Clips, corrupt, draw_clips
 from benchmarks.shapes.yardstick.gauges import GAUGES, Gauge, gauges_of, networks, respond, see, spearman
@@ -205,8 +206,23 @@ def test_every_metric_reacts_to_what_it_must_react_to(loaded, corrupted):
     assert {case for case, reacted in found.items() if not reacted} <= WEAK
 
 
+RESULTS = Path("benchmarks/results").absolute()
+
+
+def test_a_proof_leaves_the_committed_one_alone(tmp_path, monkeypatch):
+    rows = {row["level"]: row for row in json.loads((RESULTS / "yardstick.json").read_text())["rows"]}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(prove, "networks", dict)
+    monkeypatch.setattr(prove, "measure", lambda level, *_: rows[level])
+    for options, folder in (([], "outputs/yardstick"), (["--json", "own/yardstick.json"], "own")):
+        monkeypatch.setattr("sys.argv", ["prove", *options])
+        assert prove.main() == 0
+        assert {path.name for path in Path(folder).iterdir()} == {f"yardstick.{kind}" for kind in ("json", "md", "png")}
+        assert json.loads(Path(folder, "yardstick.json").read_text())["rows"] == list(rows.values())
+
+
 def test_the_proof_is_of_the_weights_that_ship():
-    proof = json.loads(Path("benchmarks/results/yardstick.json").read_text())
+    proof = json.loads((RESULTS / "yardstick.json").read_text())
     for file, about in proof["settings"]["weights"].items():
         assert weights_sha256(Path("zoo/weights", file)) == {file: about["sha256"]}
     silent = {
