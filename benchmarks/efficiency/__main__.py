@@ -114,7 +114,7 @@ def main() -> int:
         return 0
     path = options.json or RESULTS / f"efficiency_{options.scale}_{options.device}.json"
     if str(path) == "-":
-        raise InputError("--json -: a call goes on from what the last one kept, so give a file")
+        raise InputError("--json -: a call continues from what the last one kept, so give a file")
     result = time(settings, path, options.minutes)
     text = timing_tables(result["rows"], settings.core)
     show(text + ("\n\n" + headline_table(result["rows"]) if options.scale == "paper" else ""), path)

@@ -79,7 +79,7 @@ class ShapesDataModule(StreamDataModule):
     Args:
         level: "plain" or "mixed", or several, of which each clip draws one; one named twice is drawn twice as often.
         motion: One or several of still, slow, middle, fast, extreme.
-        train_clips: Clips of an epoch; the next epoch goes on with others, or with `repeat` shows them again.
+        train_clips: Clips of an epoch; the next epoch has new ones, or with `repeat` the same ones.
         repeat: Whether every epoch shows the same clips, as a component that caches latents needs it.
         val_clips: Clips for validation.
         test_clips: Clips for testing and prediction.

@@ -193,7 +193,7 @@ def test_all_networks_are_optimised_alike():
         (["--size", "wide"], "--size wide: give SIDE or HEIGHTxWIDTH"),
         (["--scale", "huge"], "--scale huge: there is no such scale; give paper, fifth"),
         (["--rounds", "0"], "--rounds 0: give at least 1"),
-        (["--json", "-"], "--json -: a call goes on from what the last one kept"),
+        (["--json", "-"], "--json -: a call continues from what the last one kept"),
         (["--json", "x.md"], "--json x.md: give a file whose name ends in .json"),
         (["--counts", "--json", "x.md"], "--json x.md: give a file whose name ends in .json"),
         (["--counts", "--json", "/proc/x.json"], "--json /proc/x.json: it cannot be written"),
