@@ -17,7 +17,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- begin rooms: python docs/rooms.py -->\n", "<!-- end rooms -->"
 
 FILES = {
-    "pipeline": ("pipeline", "pipeline_output", "faster_sampling"),
+    "pipeline": ("pipeline", "pipeline_input", "pipeline_output", "faster_sampling"),
     "stable_diffusion": ("stable_diffusion", "pretrained_text"),
     "video_io": ("video_io", "video_file"),
     "commands": ("cli", "report", "__main__"),

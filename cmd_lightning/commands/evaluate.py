@@ -8,7 +8,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cmd_lightning.commands.files import make_folder, pixels, write_json
+from cmd_lightning.commands.files import make_folder, pixels, read_prompts, write_json
 from cmd_lightning.commands.processes import check_nodes, quiet_trainer
 from cmd_lightning.errors import InputError, check_at_least, check_positive
 
@@ -63,7 +63,7 @@ def evaluate(
         choose: Which clips if there are more than num: drawn by the seed, or the first by name.
         random_start: Begin real clips at a frame drawn by the seed, not at the first.
         layout: Axes of an array, as NTHWC, where they cannot be told from its shape.
-        prompts: Text file with a caption a line for the generated clips, in order of their names.
+        prompts: Text file with a caption per line for the generated clips, in order of their names.
         statistics: Statistics of real clips that --save-statistics wrote, in place of --real.
         save_statistics: Save those of the real clips to this .safetensors file.
         intervals: Keep all features, and tell each distance at a quarter and half of the clips too, extrapolated, and
@@ -102,7 +102,7 @@ def evaluate(
             selection = Selection(**reading, num=num, choose=choose, random_start=starts, seed=seed, layout=layout)
             sources[side] = open_source(path, selection)
     check_counts(suite, sources, devices * nodes)
-    captions = read_prompts(prompts, sources.get("fake"))
+    captions = captions_of(prompts, sources.get("fake"))
     about = {} if statistics is None else {"real": describe_statistics(statistics)}
     about |= {side: source.describe() for side, source in sources.items()}
     rates = [side["fps"] for side in about.values() if side["fps"]]
@@ -192,13 +192,11 @@ def check_inputs(
         raise InputError(f"--prompts {prompts}: {asked} reads no captions; leave it out, or ask for clipsim too")
 
 
-def read_prompts(path: str | None, fake: ClipSource | None) -> list[str] | None:
+def captions_of(path: str | None, fake: ClipSource | None) -> list[str] | None:
     """Captions of all generated clips, in order of their names."""
     if path is None or fake is None:
         return None
-    from cmd_lightning.commands.generate import conditions
-
-    lines = conditions(None, path, None)
+    lines = read_prompts(path)
     if len(lines) != fake.of:
         raise InputError(
             f"--prompts {path}: {len(lines)} captions for {fake.of} clips of --fake; give one each, blank "
