@@ -24,12 +24,17 @@ def new_folder(path: Path, option: str) -> Iterator[Path]:
     """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not."""
     from cmd_lightning.atomic_files import replaced
 
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{option} {path}: it exists and is not empty; give a new folder, or remove it")
+    check_new(path, option)
     make_folder(path.parent, option)
     with replaced(path) as draft:
         draft.mkdir()
         yield draft
+
+
+def check_new(path: Path, option: str) -> None:
+    """Reject a path where something is."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{option} {path}: it exists and is not empty; give a new folder, or remove it")
 
 
 def make_folder(path: Path, option: str) -> Path:
@@ -156,4 +161,11 @@ def open_model(model: str, dtype: str = "float32") -> CMDPipeline:
         raise
     except Exception as error:  # a damaged folder fails in many ways, deep in diffusers
         raise InputError(f"MODEL {model}: it cannot be opened ({reason(error)}); export it again") from error
-    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    return pipeline.to(best_device())
+
+
+def best_device() -> str:
+    """The GPU if there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
