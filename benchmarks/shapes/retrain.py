@@ -82,17 +82,21 @@ class Progress:
 
     def __init__(self, name: str, stage: str) -> None:
         self.total: int = yaml.safe_load(Path("configs", name, f"{stage}.yaml").read_text())["trainer"]["max_steps"]
-        self.steps, self.seconds = 0, 0.0
-        checkpoint = Path("outputs", name, stage, "last.ckpt")
-        if checkpoint.is_file():
-            state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-            timer = state["callbacks"].get("Timer", {"time_elapsed": {}})
-            self.steps, self.seconds = state["global_step"], timer["time_elapsed"].get("train", 0.0)
+        self.steps, self.seconds = elapsed(Path("outputs", name, stage, "last.ckpt"))
 
     @property
     def finished(self) -> bool:
         """Whether all steps are done."""
         return self.steps >= self.total
+
+
+def elapsed(checkpoint: Path) -> tuple[int, float]:
+    """Steps and seconds of training that went into a checkpoint; 0 where there is none."""
+    if not checkpoint.is_file():
+        return 0, 0.0
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    timer = state["callbacks"].get("Timer", {"time_elapsed": {}})
+    return state["global_step"], timer["time_elapsed"].get("train", 0.0)
 
 
 def start(name: str, stage: str, seconds: float, threads: int | None, overrides: list[str]) -> subprocess.Popen:

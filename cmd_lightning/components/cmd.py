@@ -154,9 +154,10 @@ def load_stages(autoencoder: str, content: str, motion: str) -> dict[str, Stage]
     """
     paths = {"autoencoder": autoencoder, "content": content, "motion": motion}
     stages = {name: load_stage(path, name, name) for name, path in paths.items()}
-    own = fingerprint(stages["autoencoder"].parts["network"].state_dict())
-    for name, path in (("content", content), ("motion", motion)):
-        if stages[name].trained_on != own:
+    network = stages["autoencoder"].parts["network"]
+    own = fingerprint(network.state_dict())
+    for name, path, fits in (("content", content, network.content_source or own), ("motion", motion, own)):
+        if stages[name].trained_on != fits:
             raise InputError(
                 f"{name} {path}: it was trained on the latents of another autoencoder than {autoencoder}; "
                 "give the one it was trained on, or train it anew"
