@@ -26,6 +26,7 @@ TRAINING = {
 """LightningCLI's verbs."""
 
 VERBS = {
+    "train": "a folder of clips to a trained model and a report, resumable",
     "demo": "what the shipped model can do, or --fit: train from scratch; with a report page",
     "shards synth": "write shards of captioned moving shapes",
     "shards pack": "write shards of your own clips",
