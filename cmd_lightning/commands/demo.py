@@ -176,7 +176,7 @@ def stage_settings(stage: str, folder: Path, settings: dict[str, Any]) -> dict[s
         "log_every_n_steps": max(1, min(10, steps // 20)),
         "callbacks": [
             {"class_path": "EMA", "init_args": {"decay": settings["ema_decay"]}},
-            {"class_path": "LastCheckpoint", "init_args": {"folder": (folder / stage).as_posix()}},
+            {"class_path": "LastCheckpoint"},
         ],
     }
     return {
