@@ -27,7 +27,7 @@ TRAINING = {
 
 VERBS = {
     "train": "a folder of clips to a trained model and a report, resumable",
-    "demo": "what the shipped model can do, or --fit: train from scratch; with a report page",
+    "demo": "the shipped model at work, with a report",
     "shards synth": "write shards of captioned moving shapes",
     "shards pack": "write shards of your own clips",
     "shards check": "count what is in shards, decode all of it, write the index",

@@ -27,7 +27,7 @@ import yaml
 
 from benchmarks.cells import Cell, Rows, closing, command_line, measure_cells, read
 from benchmarks.shapes.quality import Quality, Settings, clips, generate
-from benchmarks.shapes.retrain import COMMAND, elapsed
+from cmd_lightning.commands.stages import COMMAND, trained
 from cmd_lightning.components.cmd import compose, load_stages
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.latent_space import from_uint8
@@ -184,7 +184,7 @@ class Trainings:
         checkpoint, clock, path = folder / "last.ckpt", folder / "cpu_seconds.json", folder / "config.yaml"
         made = config(stage, variant, seed, self.root, self.samples)
         spent = json.loads(clock.read_text()) if clock.is_file() else 0.0
-        steps, seconds = elapsed(checkpoint)
+        steps, seconds = trained(checkpoint)
         if steps < made["trainer"]["max_steps"]:
             left = self.deadline - time.monotonic()
             if left <= 0:
@@ -200,7 +200,7 @@ class Trainings:
             clock.write_text(json.dumps(spent))
             if code:
                 raise InputError(f"{path}: the training ended with code {code}; see its messages")
-            if elapsed(checkpoint)[0] < made["trainer"]["max_steps"]:
+            if trained(checkpoint).steps < made["trainer"]["max_steps"]:
                 raise TimeIsUp
         return checkpoint, spent
 

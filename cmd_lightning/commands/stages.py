@@ -24,6 +24,8 @@ from cmd_lightning.errors import InputError
 Log = dict[str, list[tuple[int, float]]]
 """Logged values with their steps, by name."""
 
+COMMAND = (sys.executable, "-m", "cmd_lightning")
+
 OUTPUT = "output.txt"
 """What the process of a stage prints, in its folder."""
 
@@ -104,22 +106,23 @@ def fit(
             print(f"\n$ {commands[-1]}", flush=True)
             stage.folder.mkdir(parents=True, exist_ok=True)
             output = stack.enter_context((stage.folder / OUTPUT).open("ab"))
-            command = [sys.executable, "-m", "cmd_lightning", *words, "--trainer.enable_progress_bar", "false"]
+            command = [*COMMAND, *words, "--trainer.enable_progress_bar", "false"]
             # A session of its own: on Ctrl-C only this process is interrupted, and asks the others to end, once.
             process = subprocess.Popen(
                 command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
             stack.callback(_end, process)
             running.append((stage, process))
-        _watch(running, stages)
-    for stage, process in running:
-        if process.returncode:
+        if failed := _watch(running, stages):
+            stage, code = failed
             path = stage.folder / OUTPUT
             last = (path.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
             raise InputError(
-                f"{stage.name}: its training ended with code {process.returncode}; {path} has all that it printed, last: "
-                + last.removeprefix(f"{PROGRAM}: ")
+                f"{stage.name}: its training ended with code {code}: {last.removeprefix(PROGRAM + ': ')} "
+                f"({path} has all that it printed)"
             )
+    for stage in stages:
+        print(f"{stage.name}: {stage.trained.steps} steps in {stage.trained.seconds / 60:.1f} minutes", flush=True)
     taken = round(time.monotonic() - start, 1)
     return [{"command": command, "seconds": taken} for command in commands]
 
@@ -149,31 +152,39 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _watch(running: Sequence[tuple[Stage, subprocess.Popen[bytes]]], seconds: Mapping[Stage, float | None]) -> None:
-    """Shows a bar for each process, until all have ended or one has failed."""
+def _watch(
+    running: Sequence[tuple[Stage, subprocess.Popen[bytes]]], seconds: Mapping[Stage, float | None]
+) -> tuple[Stage, int] | None:
+    """Shows a bar for each process, until all have ended or one has failed, which it returns with its code."""
     from tqdm import tqdm
 
+    limited = "{desc:11} {percentage:3.0f}%|{bar}| {remaining} left{postfix}"
     with ExitStack() as stack:
-        bars = []
-        for place, (stage, process) in enumerate(running):
-            form = "{desc:11} {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
-            total = seconds[stage]
-            bar = stack.enter_context(
-                tqdm(desc=stage.name, total=total, position=place, bar_format=form if total else None, disable=None)
+        bars = [
+            stack.enter_context(
+                tqdm(
+                    desc=stage.name,
+                    total=seconds[stage],
+                    position=place,
+                    bar_format=limited if seconds[stage] else "{desc:11} {elapsed}{postfix}",
+                    disable=None,  # where no terminal shows them
+                )
             )
-            bars.append((stage, process, bar))
+            for place, (stage, _) in enumerate(running)
+        ]
         start = time.monotonic()
-        while any(process.poll() is None for _, process, _ in bars):
-            for stage, process, bar in bars:
-                if process.poll() is None:
+        while True:
+            codes = [process.poll() for _, process in running]
+            for (stage, _), code, bar in zip(running, codes, bars, strict=True):
+                if code:
+                    return stage, code
+                if code is None:
                     passed = time.monotonic() - start
-                    bar.n = min(passed, bar.total) if bar.total else passed
+                    bar.n = min(passed, bar.total or passed)
                     bar.set_postfix_str(state(stage))
-            if any(process.poll() for _, process, _ in bars):
-                return
+            if None not in codes:
+                return None
             time.sleep(0.5)
-    for stage, _ in running:
-        print(f"{stage.name}: {stage.trained.steps} steps in {stage.trained.seconds / 60:.1f} minutes", flush=True)
 
 
 def state(stage: Stage) -> str:

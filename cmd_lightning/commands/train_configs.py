@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -105,40 +104,16 @@ def write_configs(run: Run) -> None:
     """Writes the configs that are not there yet; one that you have changed stays as it is."""
     import torch
 
-    gpu = torch.cuda.is_available()
+    from cmd_lightning.commands.derived_configs import write_config
+
+    gpu, folder = torch.cuda.is_available(), run.folder
     for name, about in STAGES.items():
-        command = f"cmd-lightning fit -c {run.folder.as_posix()}/{name}.yaml --ckpt_path last"
-        write_config(run.folder, name, [f"{name}: {about}", command], stage_changes(run, name, gpu))
-    command = f"cmd-lightning test -c {run.folder.as_posix()}/cmd.yaml"
-    about = "The three stages together, scored on held-out clips."
-    write_config(run.folder, "cmd", [about, command], test_changes(run))
-
-
-def write_config(folder: Path, name: str, head: list[str], changes: dict[str, Any]) -> None:
-    """Writes FOLDER/NAME.yaml, unless it is there: that of `BASE` with `changes`, below comments."""
-    from importlib.resources import files
-
-    import yaml
-
-    path = folder / f"{name}.yaml"
-    if path.exists():
-        return
-    text = files("cmd_lightning").joinpath("configs", BASE, f"{name}.yaml").read_text()
-    here = json.dumps(folder.as_posix())[1:-1]
-    config = merged(json.loads(json.dumps(yaml.safe_load(text)).replace(f"outputs/{BASE}", here)), changes)
-    comments = "".join(f"# {line}\n" for line in head)
-    path.write_text(comments + yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-
-
-def merged(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`config` with `changes` put in, mapping by mapping; another class takes the place of one with its arguments."""
-    for key, value in changes.items():
-        old = config.get(key)
-        if isinstance(value, dict) and isinstance(old, dict):
-            own = old.get("class_path")
-            value = merged(old, value) if value.get("class_path", own) == own else value
-        config[key] = value
-    return config
+        if not (folder / f"{name}.yaml").exists():
+            comments = [f"{name}: {about}", f"  cmd-lightning fit -c {folder.as_posix()}/{name}.yaml --ckpt_path last"]
+            write_config(folder, BASE, name, comments, stage_changes(run, name, gpu))
+    if not (folder / "cmd.yaml").exists():
+        command = f"  cmd-lightning test -c {folder.as_posix()}/cmd.yaml"
+        write_config(folder, BASE, "cmd", ["The three stages, scored on held-out clips.", command], test_changes(run))
 
 
 def stage_changes(run: Run, name: str, gpu: bool) -> dict[str, Any]:
@@ -158,7 +133,7 @@ def stage_changes(run: Run, name: str, gpu: bool) -> dict[str, Any]:
         "max_steps": 1_000_000,
         "limit_val_batches": 8,
         "devices": 1,
-        "logger": [logger(run, name, "CSVLogger", "log"), logger(run, name, "TensorBoardLogger", "tensorboard")],
+        "logger": [logger("CSVLogger", "log"), logger("TensorBoardLogger", "tensorboard")],
     }
     return {
         "seed_everything": run.settings["seed"],
@@ -168,10 +143,9 @@ def stage_changes(run: Run, name: str, gpu: bool) -> dict[str, Any]:
     }
 
 
-def logger(run: Run, stage: str, kind: str, folder: str) -> dict[str, Any]:
-    """A logger that writes to RUN/STAGE/FOLDER."""
-    place = {"save_dir": f"{run.folder.as_posix()}/{stage}", "name": folder}
-    return {"class_path": f"lightning.pytorch.loggers.{kind}", "init_args": place}
+def logger(kind: str, folder: str) -> dict[str, Any]:
+    """A logger that writes to a folder of the stage's."""
+    return {"class_path": f"lightning.pytorch.loggers.{kind}", "init_args": {"save_dir": None, "name": folder}}
 
 
 def condition(run: Run) -> dict[str, Any] | None:

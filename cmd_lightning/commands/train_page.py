@@ -7,14 +7,13 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 import yaml
 
 from cmd_lightning.commands.stages import Log, read_log
+from cmd_lightning.commands.strips import strips
 from cmd_lightning.commands.train_configs import STAGES, stage_of
 from cmd_lightning.components import CMD
 from cmd_lightning.data.webvid import WebVidDataModule
-from cmd_lightning.latent_space import to_uint8
 from cmd_lightning.metrics.reconstruction import psnr
 from cmd_lightning.provenance import provenance, weights_sha256
 from cmd_lightning.report import Panel, Plot, Series, write_report
@@ -53,7 +52,7 @@ def write_page(run: Run) -> str:
         fits=[(TITLES[name], steps, seconds / 60) for name, (steps, seconds) in trained.items()],
         sampling=json.loads((run.folder / "model" / "model_index.json").read_text()),
         samples=samples(run),
-        strips=strips(run),
+        strips=shown(run),
         next=next_commands(run),
         curves=[curve(TITLES[name], log) for name, log in logs.items()],
     )
@@ -89,30 +88,26 @@ def samples(run: Run) -> list[Panel]:
         condition = record["condition"]
         if isinstance(condition, int):
             condition = run.facts["classes"][condition]
-        panels.append(Panel(gif(read_video(path), run, 2), f"{condition or 'a sample'} (seed {record['seed']})"))
+        text = f"{condition or 'a sample'} (seed {record['seed']})"
+        panels.append(Panel(gif_bytes(read_video(path), run.facts["fps"], scale_of(run)), text))
     return panels
 
 
-def strips(run: Run) -> list[Panel]:
+def shown(run: Run) -> list[Panel]:
     """A panel for each of some held-out clips: original, content frame, reconstruction, sampled motion, sample."""
     config = yaml.safe_load((run.folder / "cmd.yaml").read_text())
     data = WebVidDataModule(**config["data"]["init_args"] | {"batch_size": SHOWN})
     batch = next(iter(data.test_dataloader()))
     rows = CMD(**config["model"]["init_args"]).preview(batch)
     quality = psnr(rows["reconstruction"], rows["original"])
-    panels = []
-    for i, (caption, value) in enumerate(zip(batch["caption"], quality, strict=True)):
-        cells = [row[i].expand_as(rows["original"][i]) for row in rows.values()]
-        gap = torch.ones_like(cells[0][..., :2])
-        strip = torch.cat([part for cell in cells for part in (cell, gap)][:-1], dim=-1)
-        text = f"{caption or batch['key'][i]}; reconstruction {value:.2f} dB"
-        panels.append(Panel(gif(to_uint8(strip), run, 2), text, f"five videos side by side: {caption}"))
-    return panels
+    names = [caption or key for caption, key in zip(batch["caption"], batch["key"], strict=True)]
+    texts = [f"{name}; reconstruction {value:.2f} dB" for name, value in zip(names, quality, strict=True)]
+    return strips(rows, names, texts, run.facts["fps"], scale_of(run))
 
 
-def gif(video: torch.Tensor, run: Run, scale: int) -> bytes:
-    """A video as a GIF; small ones enlarged."""
-    return gif_bytes(video, run.facts["fps"], scale if run.settings["size"] < 128 else 1)
+def scale_of(run: Run) -> int:
+    """The factor by which a pixel is enlarged."""
+    return 2 if run.settings["size"] < 128 else 1
 
 
 def curve(title: str, log: Log) -> Plot:

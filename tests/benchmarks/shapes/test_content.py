@@ -76,7 +76,7 @@ class Fit:
     def __call__(self, command, env):
         self.commands.append(command)
         folder = content.Path(command[command.index("-c") + 1]).parent
-        done = content.elapsed(folder / "last.ckpt")[0] + self.steps
+        done = content.trained(folder / "last.ckpt").steps + self.steps
         torch.save({"global_step": done, "callbacks": {}}, folder / "last.ckpt")
         assert env["OMP_NUM_THREADS"] == "1"
         return type("Done", (), {"returncode": self.code})
@@ -96,7 +96,7 @@ def test_a_stage_resumes_until_it_is_done(trainings, monkeypatch):
         with pytest.raises(content.TimeIsUp):
             trainings.finished(stage, VARIANTS[0], 0)
         checkpoint, seconds = trainings.finished(stage, VARIANTS[0], 0)
-        assert content.elapsed(checkpoint)[0] == 12
+        assert content.trained(checkpoint)[0] == 12
         assert seconds == 7.5
         assert trainings.finished(stage, VARIANTS[0], 0) == (checkpoint, 7.5)
     assert len(fit.commands) == 2
