@@ -21,7 +21,7 @@ from cmd_lightning.atomic_files import replaced
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_file import VideoError, VideoFile
 
-VIDEO_SUFFIXES = ("mp4", "avi", "mkv", "webm", "gif")
+VIDEO_SUFFIXES = ("mp4", "avi", "mkv", "webm", "gif", "mov", "m4v")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The sidecar index: how many samples each shard holds and which of them are known to be bad.
 
 `index.json` is in the folder of the shards: {"shards": {"000000.tar": {"bytes", "samples", "bad": {key: reason}}},
-"classes": [names]}. `shards pack` and `shards check` write it, else the first use does from the tar headers.
+"classes": [names], "num_classes": 1 + the largest label}. `shards pack` and `shards check` write it, else the first
+use does from the tar headers, without the classes.
 """
 
 import json
@@ -147,9 +148,13 @@ def read_index(folder: str, remote: ShardCache | None = None, query: str = "") -
     try:
         found = json.loads((data or b"{}").decode())
         shards = {name: _entry(**entry) for name, entry in found["shards"].items()}
-        return {"shards": shards, "classes": list(found.get("classes", []))}
+        classes = list(map(str, found.get("classes", [])))
+        number = found.get("num_classes", 0)
+        if type(number) is not int:
+            raise ValueError(f"{number} classes")
+        return {"shards": shards, "classes": classes, "num_classes": max(number, len(classes))}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {"shards": {}, "classes": []}  # nobody's, or damaged: scanning puts it right
+        return {"shards": {}, "classes": [], "num_classes": 0}  # nobody's, or damaged: scanning puts it right
 
 
 def _entry(bytes: int, samples: int, bad: dict[str, str], **_: Any) -> dict[str, Any]:
@@ -159,14 +164,17 @@ def _entry(bytes: int, samples: int, bad: dict[str, str], **_: Any) -> dict[str,
     return {"bytes": bytes, "samples": samples, "bad": {key: str(reason) for key, reason in bad.items()}}
 
 
-def update_index(folder: str | Path, shards: Sequence[Shard], classes: Sequence[str] = ()) -> None:
-    """Put shards into the index of their folder; other entries stay as they are."""
+def update_index(
+    folder: str | Path, shards: Sequence[Shard], classes: Sequence[str] = (), num_classes: int = 0
+) -> None:
+    """Put shards into the index of their folder; other entries stay, and so do classes that are not given."""
     index = read_index(str(folder))
     for shard in shards:
         entry = {"bytes": os.path.getsize(shard.url), "samples": shard.samples, "bad": shard.bad}
         index["shards"][os.path.basename(shard.url)] = entry
     index["shards"] = dict(sorted(index["shards"].items()))
     index["classes"] = list(classes) or index["classes"]
+    index["num_classes"] = max(num_classes, len(index["classes"]), index["num_classes"])
     with replaced(Path(folder, INDEX_NAME)) as temporary:
         temporary.write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cmd_lightning.atomic_files import is_same_file, replaced
+from cmd_lightning.data.classes import Classes
 from cmd_lightning.data.clips import LATENT_SUFFIX, BadSample
 from cmd_lightning.data.index import load_index, update_index
 from cmd_lightning.data.latent_clips import check_finite
@@ -48,10 +49,10 @@ def claim_folder(folder: Path, settings: dict[str, Any], about: dict[str, Any]) 
         raise InputError(f"out {folder}: its shards were made with {told}; give the same again, or another `out`")
 
 
-def index_latents(folder: Path, names: Sequence[str], classes: Sequence[str]) -> int:
+def index_latents(folder: Path, names: Sequence[str], classes: Classes) -> int:
     """Write the index of those of the named latent shards that are there; returns the number of their samples."""
     shards = load_index([str(folder / name) for name in names if (folder / name).exists()])
-    update_index(folder, shards, classes)
+    update_index(folder, shards, classes.names, classes.number)
     return sum(shard.good for shard in shards)
 
 

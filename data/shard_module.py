@@ -5,6 +5,7 @@ from abc import abstractmethod
 from typing import Any
 
 from cmd_lightning.data.cache import ShardCache
+from cmd_lightning.data.classes import read_classes
 from cmd_lightning.data.clips import SampleLoader
 from cmd_lightning.data.index import Shard, expand, load_index
 from cmd_lightning.data.loader import Split, StreamDataModule
@@ -68,12 +69,18 @@ class ShardDataModule(StreamDataModule):
     def clip_loader(self, *, training: bool) -> SampleLoader:
         """What makes a clip of a sample, in training or in evaluation."""
 
+    def num_classes(self) -> int:
+        """Number of classes of the shards that the Trainer's verb reads, by their indexes; 0 if these know none.
+
+        Raises:
+            InputError: Folders give the same label to different classes.
+        """
+        return read_classes([shard.url for option in self._used() for shard in self._find(option)], self.remote).number
+
     def prepare_data(self) -> None:
         """Scan shards that have no index yet, once for all ranks: those that the Trainer's verb reads, else all."""
-        verb = self.trainer.state.fn if self.trainer else None
-        for option in _USED[verb.value] if verb else self.shards:
-            if self.shards[option]:
-                self._find(option)
+        for option in self._used():
+            self._find(option)
 
     def describe(self) -> dict[str, Any]:
         """What the test clips are, as plain data for the record of a result."""
@@ -97,6 +104,11 @@ class ShardDataModule(StreamDataModule):
             shuffle=training,
             remote=self.remote,
         )
+
+    def _used(self) -> list[str]:
+        """The options of the shards that are given and that the Trainer's verb reads."""
+        verb = self.trainer.state.fn if self.trainer else None
+        return [option for option in (_USED[verb.value] if verb else self.shards) if self.shards[option]]
 
     def _find(self, option: str) -> list[Shard]:
         if option not in self._found:

@@ -13,7 +13,7 @@ from torch.optim import Adam
 
 from cmd_lightning.components.base import Component, OptimizerFactory
 from cmd_lightning.components.checkpoints import KEY, load_stage
-from cmd_lightning.conditioning import ConditionEncoder, replace_condition, values_of
+from cmd_lightning.conditioning import ClassEncoder, ConditionEncoder, replace_condition, values_of
 from cmd_lightning.diffusion import Diffusion, Objective
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import AutoencoderNetwork, Condition, LatentSpec
@@ -116,6 +116,26 @@ class DiffusionStage(Component):
     def latent_scale(self) -> Tensor | float:
         """What the autoencoder's latent was multiplied with to give the one that is learned."""
         return 1.0
+
+    def setup(self, stage: str) -> None:
+        """Sizes a table of classes by the data, where the config leaves their number out."""
+        super().setup(stage)
+        encoder = self.condition_encoder
+        if isinstance(encoder, ClassEncoder) and encoder.num_classes is None:
+            encoder.set_classes(self.count_classes())
+
+    def count_classes(self) -> int:
+        """The number of classes that the DataModule knows; `InputError` where it knows none."""
+        count = getattr(self.trainer.datamodule, "num_classes", None)  # type: ignore[attr-defined]  # set by Lightning
+        if count is None:
+            raise InputError("model.condition.num_classes: this data does not tell how many classes it has; give it")
+        if not (number := count()):
+            raise InputError(
+                f"data: the index of the shards knows no classes, which the {self.stage} stage is conditioned on; run "
+                "`shards check` on them, or pack clips with class folders or a column label; or give model.condition "
+                "null, or a text encoder"
+            )
+        return number
 
     @abstractmethod
     def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:
@@ -222,6 +242,13 @@ class DiffusionStage(Component):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
+        if isinstance(self.condition_encoder, ClassEncoder):
+            kept = checkpoint[KEY]["parts"].get("condition_encoder", {"init_args": {}})["init_args"].get("num_classes")
+            if kept not in (None, own := self.condition_encoder.num_classes):
+                raise InputError(
+                    f"`ckpt_path`: it was trained on {kept} classes, this run has {own}; give the same data or "
+                    f"model.condition.num_classes {kept}, or train from scratch without `ckpt_path`"
+                )
         if checkpoint[KEY]["trained_on"] != self.learned_from:
             raise InputError(
                 "model.autoencoder: the checkpoint was trained on the latents of another autoencoder; "

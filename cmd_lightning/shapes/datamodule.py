@@ -14,7 +14,7 @@ from cmd_lightning.data.loader import Split, StreamDataModule
 from cmd_lightning.data.plan import batch_sizes, stable_hash
 from cmd_lightning.errors import InputError, check_at_least, check_positive
 from cmd_lightning.shapes.painting import make_clip
-from cmd_lightning.shapes.scenes import Level, Motion
+from cmd_lightning.shapes.scenes import SHAPES, Level, Motion
 
 
 class SceneStream(BatchStream):
@@ -126,6 +126,10 @@ class ShapesDataModule(StreamDataModule):
     def describe(self) -> dict[str, Any]:
         """What the test clips are, as plain data for the record of a result."""
         return {"data": type(self).__name__, "split": "test", "seed": self.seed, **self.options}
+
+    def num_classes(self) -> int:
+        """Number of classes: the shapes."""
+        return len(SHAPES)
 
     def has(self, split: Split) -> bool:
         """Whether there are clips of a split."""
