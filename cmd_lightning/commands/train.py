@@ -16,6 +16,9 @@ RECORD = "train.json"
 HOLD_OUT = 0.1
 """The part of the clips that nothing is trained on."""
 
+SAMPLING = ("--steps", "50", "--guidance", "content=2,motion=1")
+"""How the model samples where nothing else is asked for."""
+
 SHOWN = 8
 """Samples, and held-out clips, on the report."""
 
@@ -126,17 +129,32 @@ def pack(run: Run) -> None:
     if "splits" in run.facts:
         return
     clips, shards = Path(run.settings["clips"]), run.folder / "shards"
-    splits = {split: clips / split for split in ("train", "test")}
-    if not all(any(folder.glob("*.tar")) for folder in splits.values()):
-        splits = {split: shards / split for split in splits}
+    folders = {"train": clips / "train", "test": clips / "test"}
+    if not all(any(folder.glob("*.tar")) for folder in folders.values()):
+        held_out = split_of(clips, run.settings["captions"])
+        folders = {"train": shards / "train", "test": shards / (held_out or "test")}
         shutil.rmtree(shards, ignore_errors=True)  # what an interrupted run left
         table = ("--captions", run.settings["captions"]) if run.settings["captions"] else ()
-        options = (*table, "--hold-out", HOLD_OUT, "--seed", run.settings["seed"])
-        run.call("shards", "pack", "--videos", clips, *options, "--out", shards)
+        options = () if held_out else ("--hold-out", HOLD_OUT, "--seed", run.settings["seed"])
+        run.call("shards", "pack", "--videos", clips, *table, *options, "--out", shards)
 
     from cmd_lightning.commands.train_configs import facts_of
 
-    run.note(splits={split: folder.as_posix() for split, folder in splits.items()}, **facts_of(splits, run.settings))
+    run.note(splits={split: folder.as_posix() for split, folder in folders.items()}, **facts_of(folders, run.settings))
+
+
+def split_of(clips: Path, captions: str | None) -> str | None:
+    """The split of the table that holds clips out, or None where the table has no splits."""
+    from cmd_lightning.data.annotations import read_annotations
+
+    splits = {row.split for row in read_annotations(clips, Path(captions) if captions else None).rows} - {""}
+    if not splits:
+        return None
+    held_out = next((split for split in ("test", "val") if split in splits), None)
+    if held_out is None or "train" not in splits:
+        there = ", ".join(sorted(splits))
+        raise InputError(f"--captions {captions}: its splits are {there}; name them train and test, or give none")
+    return held_out
 
 
 def fit(run: Run, minutes: float | None, steps: int | None) -> None:
@@ -170,7 +188,7 @@ def sample(run: Run) -> None:
     for name in ("model", "samples"):
         shutil.rmtree(folder / name, ignore_errors=True)
     checkpoints = [folder / stage / "last.ckpt" for stage in ("autoencoder", "content", "motion")]
-    run.call("export", *checkpoints, folder / "model", "--steps", 50, "--guidance", "content=2,motion=1")
+    run.call("export", *checkpoints, folder / "model", *SAMPLING)
     run.call("test", "-c", folder / "cmd.yaml")
     options: tuple[object, ...] = ("--num", SHOWN)
     if run.facts["condition"] == "captions":

@@ -33,6 +33,8 @@ FRAMES, FPS = 16, 8.0
 TESTED = 64
 """Held-out clips that are scored."""
 
+SAMPLING_STEPS = 50
+
 GPU: dict[str, dict[str, Any]] = {
     "autoencoder": {"width": 256, "depth": 4, "heads": 8, "head_dim": 32},
     "content": {"width": 128, "multipliers": [1, 2, 3], "layers": 2},
@@ -70,8 +72,8 @@ def facts_of(splits: Mapping[str, Path], settings: Mapping[str, Any]) -> dict[st
         raise InputError(
             f"CLIPS {settings['clips']}: more than a tenth have fewer than {FRAMES} frames; leave the short ones out"
         )
-    named = read_index(str(splits["train"]))["classes"]
-    classes = named or [str(number) for number in range(max(seen.labels, default=-1) + 1)]
+    index = read_index(str(splits["train"]))
+    classes = index["classes"] or [str(number) for number in range(index["num_classes"])]
     if settings["classes"] and not classes:
         raise InputError("--classes: the clips have no classes; give a table with labels, or a subfolder for each")
     if settings["captions"] and not settings["classes"] and not (seen.captions or classes):
@@ -126,8 +128,8 @@ def stage_changes(run: Run, name: str, gpu: bool) -> dict[str, Any]:
         "motion": {"content_patch_size": patch},
     }
     model: dict[str, Any] = {"network": {"init_args": patches[name] | (GPU[name] if gpu else {})}}
-    if name != "autoencoder":
-        model["condition"] = condition(run)
+    if name != "autoencoder" and run.facts["condition"] != "classes":
+        model["condition"] = text_encoder(run.facts["tokens"]) if run.facts["condition"] == "captions" else None
     data = data_of(run) | ({"batch_size": 32, "num_workers": min(8, os.cpu_count() or 1)} if gpu else {})
     trainer = {
         "max_steps": 1_000_000,
@@ -148,13 +150,9 @@ def logger(kind: str, folder: str) -> dict[str, Any]:
     return {"class_path": f"lightning.pytorch.loggers.{kind}", "init_args": {"save_dir": None, "name": folder}}
 
 
-def condition(run: Run) -> dict[str, Any] | None:
-    """The encoder of what the videos are generated from."""
-    if run.facts["condition"] == "nothing":
-        return None
-    if run.facts["condition"] == "classes":
-        return {"class_path": "ClassEncoder", "init_args": {"num_classes": len(run.facts["classes"]), "dim": 64}}
-    text = {"context_length": run.facts["tokens"], "width": 64, "heads": 2, "layers": 2}
+def text_encoder(tokens: int) -> dict[str, Any]:
+    """A small text encoder that learns with the model, for captions of up to so many tokens."""
+    text = {"context_length": tokens, "width": 64, "heads": 2, "layers": 2}
     return {"class_path": "OpenCLIPTextEncoder", "init_args": {"text_cfg": text}}
 
 
@@ -176,4 +174,10 @@ def test_changes(run: Run) -> dict[str, Any]:
     """What differs from `BASE` in the config of the three stages together."""
     data = data_of(run) | {"batch_size": 8}
     trainer = {"limit_test_batches": TESTED // 8, "logger": False, "callbacks": [], "devices": 1}
-    return {"seed_everything": run.settings["seed"], "data": {"init_args": data}, "trainer": trainer}
+    sampling = {"steps": SAMPLING_STEPS}
+    return {
+        "seed_everything": run.settings["seed"],
+        "model": {"init_args": sampling},
+        "data": {"init_args": data},
+        "trainer": trainer,
+    }
