@@ -161,20 +161,16 @@ def add_lora(pipeline: CMDPipeline, path: Path) -> None:
         raise InputError(f"--lora {path}: it holds no adapters for a Stable Diffusion U-Net; give another")
 
 
-def read_picture(path: str, size: tuple[int, int]) -> Tensor:
-    """A picture `(3, H, W)` in [-1, 1]: the shorter side resized, the middle cropped, to `size` (H, W)."""
-    import numpy as np
-    import torch
-    from PIL import Image
-
+def read_picture(path: str, size: tuple[int, int], background: str = "white") -> Tensor:
+    """An image `(3, H, W)` in [-1, 1]: the shorter side resized, the middle cropped, to `size` (H, W)."""
     from cmd_lightning.data.clips import resize_and_crop
     from cmd_lightning.latent_space import from_uint8
+    from cmd_lightning.video_io import read_image
 
     try:
-        picture = Image.open(path).convert("RGB")
-    except OSError as error:
-        raise InputError(f"--image {path}: it cannot be read as a picture ({error}); give a PNG or JPEG") from error
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        pixels = read_image(path, background)
+    except InputError as error:
+        raise InputError(f"--image {path}: it cannot be read as an image ({error}); give a PNG or JPEG") from error
     return from_uint8(resize_and_crop(pixels[:, None], size)[:, 0])
 
 
