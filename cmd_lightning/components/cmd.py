@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from cmd_lightning.components.checkpoints import Stage, load_stage
 from cmd_lightning.components.video_model import VideoModel, seeds_of
 from cmd_lightning.conditioning import Values, values_of
 from cmd_lightning.diffusion.sampling import PerStage
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, InputWarning
 from cmd_lightning.latent_space import content_row, from_uint8, to_uint8
 from cmd_lightning.metrics.precision import OwnPrecision
 from cmd_lightning.metrics.reconstruction import SCORES, scores
@@ -90,7 +91,8 @@ class CMD(VideoModel):
             kind["prompt" if isinstance(condition[0], str) else "class_labels"] = list(condition)
         kind["num_inference_steps"] = self.steps if steps is None else steps
         kind["guidance_scale"] = self.guidance if guidance is None else guidance
-        [videos, *_] = self.pipeline(**kind, seeds=seeds, return_dict=False)
+        with warnings.catch_warnings(action="ignore", category=InputWarning):  # one per caption of a data set
+            [videos, *_] = self.pipeline(**kind, seeds=seeds, return_dict=False)
         return videos
 
     def values(self, batch: dict[str, Any]) -> list[str] | list[int] | int:
