@@ -6,7 +6,6 @@ local files.
 """
 
 import io
-import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -260,7 +259,9 @@ class VideoFile:
             if frame.pts >= first:
                 break
             found.add(frame.pts)
-        kept = [mark for mark in marks[:lead] if mark.pts in found or None not in (mark.pts, first) and mark.pts >= first]
+        kept = [
+            mark for mark in marks[:lead] if mark.pts in found or (None not in (mark.pts, first) and mark.pts >= first)
+        ]
         return kept + marks[lead:]
 
     def _set_rate(self) -> None:

@@ -181,9 +181,7 @@ def natural_key(path: str) -> tuple[str, str]:
     return re.sub(r"[0-9]+", lambda number: number[0].zfill(20), path), path
 
 
-def read_video(
-    source: str | Path | bytes, indices: Sequence[int] | None = None, viewing: Viewing = PLAIN
-) -> Tensor:
+def read_video(source: str | Path | bytes, indices: Sequence[int] | None = None, viewing: Viewing = PLAIN) -> Tensor:
     """Read a clip, or some of its frames, as uint8 RGB (C, T, H, W).
 
     Args:

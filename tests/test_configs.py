@@ -199,12 +199,13 @@ def test_baseline_builds_what_it_names(path, planes, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("path", MOTION, ids=named)
-def test_motion_model_goes_into_a_motion_config(path, checkpoints, monkeypatch, tmp_path):
+def test_motion_model_goes_into_a_motion_config(path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert commands(path) == [f"fit -c configs/shapes32/motion.yaml -c configs/motion/{path.name}"]
-    autoencoder = checkpoints("shapes32", "autoencoder")
-    first = CONFIGS / "shapes32/motion.yaml"
-    built = instantiate(first, f"--config={path}", f"--model.init_args.autoencoder={autoencoder}").model
+    [command] = commands(path)
+    configs = f"-c configs/shapes32/motion.yaml -c configs/motion/{path.name}"
+    options = ["--model.autoencoder shapes32", f"--trainer.default_root_dir outputs/motion/{path.stem}"]
+    assert command == " ".join(["fit", configs, *options])
+    built = instantiate(CONFIGS / "shapes32/motion.yaml", f"--config={path}", "--model.autoencoder=shapes32").model
     network = yaml.safe_load(path.read_text())["model"]["init_args"]["network"]
     assert type(built).__name__ == "MotionDiffusion"
     assert type(built.network).__name__ == network["class_path"].rpartition(".")[2]

@@ -21,7 +21,8 @@ class ContentDiffusion(DiffusionStage):
 
     Args:
         network: Makes the content model from the latents' shapes and the number of condition channels.
-        autoencoder: Checkpoint of the autoencoder stage, or the trained network itself.
+        autoencoder: Checkpoint of the autoencoder stage, a model (zoo name or exported folder) that has one, or the
+            trained network itself.
         **kwargs: As for `DiffusionStage`.
     """
 

@@ -41,8 +41,9 @@ class DiffusionStage(Component):
     """Trains a denoiser of a latent; a subclass builds `network` and says what the latent is.
 
     Args:
-        autoencoder: The frozen autoencoder whose latents are learned: checkpoint of its stage, or the trained network;
-            None for a stage that learns videos of the latent space.
+        autoencoder: The frozen autoencoder whose latents are learned: checkpoint of its stage, a model (zoo name or
+            exported folder) that has one, or the trained network; None for a stage that learns videos of the latent
+            space.
         video_shape: `(C, T, H, W)` in the latent space; by default what the checkpoint of the autoencoder has.
         condition: Encodes the captions or labels of a batch; None for an unconditional model.
         condition_dropout: Share of samples that see the null condition in training, for guidance.
