@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cmd_lightning.commands.files import check_new, check_sampling, new_folder
 from cmd_lightning.errors import InputError
-from cmd_lightning.zoo import models
+from cmd_lightning.zoo import models as shipped
 
 if TYPE_CHECKING:
     from cmd_lightning.pipeline import CMDPipeline
@@ -42,7 +42,7 @@ def export(
     """
     check_sampling(steps, guidance)
     for path in checkpoints:
-        if not (Path(path).exists() or path in models()):
+        if not (Path(path).exists() or path in shipped()):
             raise InputError(f"CHECKPOINTS {path}: there is no such file; give one that `fit` wrote")
     check_new(Path(out), "OUT")
     from safetensors.torch import save_file

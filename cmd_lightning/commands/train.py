@@ -165,7 +165,10 @@ def fit(run: Run, minutes: float | None, steps: int | None) -> None:
     from cmd_lightning.commands.train_configs import ROUNDS, SHARES, stage_of
 
     side_by_side = not torch.cuda.is_available() and (os.cpu_count() or 1) > 1
-    options = [] if steps is None else ["--trainer.max_steps", str(steps)]
+    options: list[str] = []
+    if steps is not None:
+        trainer = {"max_steps": steps, "val_check_interval": min(200, steps), "log_every_n_steps": min(10, steps)}
+        options = [word for name, value in trainer.items() for word in (f"--trainer.{name}", str(value))]
     for names in ROUNDS:
         for group in [names] if side_by_side else [(name,) for name in names]:
             pending = {}
