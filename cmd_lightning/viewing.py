@@ -202,9 +202,9 @@ def _may_be_transparent(layout: Any) -> bool:
 def tone_table(transfer: int, primaries: int) -> Any:
     """FFmpeg's tone mapping to BT.709 as a table, for Pillow, of RGB in a transfer function and primaries.
 
-    FFmpeg (libswscale) computes such a table for each size of frames, for seconds; this one is for all. The peak is that
-    of the transfer function, whatever a file says of its mastering, so that the same light gets the same level in all
-    clips.
+    FFmpeg (libswscale) computes such a table for each size of frames, for seconds; this one is for all. The peak is
+    that of the transfer function, whatever a file says of its mastering, so that the same light gets the same level in
+    all clips.
     """
     import av
     from PIL.ImageFilter import Color3DLUT
