@@ -112,7 +112,9 @@ def call(verb: str, arguments: list[str]) -> None:
     parser = parser_of(function, f"{PROGRAM} {verb}")
     values = parser.parse_all(arguments)
     with spelling(ALIASES | parser.spellings):
-        function(**values)
+        code = function(**values)
+    if code:  # of a command that found what it looks for
+        raise SystemExit(code)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from cmd_lightning.data.clips import BadSample, video_of
-from cmd_lightning.data.index import load_index
+from cmd_lightning.data.index import load_index, shard_names
 from cmd_lightning.data.tar import Sample, read_samples
 from cmd_lightning.data.walk import walk
 from cmd_lightning.errors import InputError
@@ -67,7 +67,9 @@ class ShardFiles(Clips):
         self.skipped = dict(skipped)
         self.keys = [sample.key for _, sample in self._samples]
         if len(set(self.keys)) < len(self.keys):  # of shards that were packed one by one
-            self.keys = [f"{url}/{sample.key}" for url, sample in self._samples]
+            files = list(dict.fromkeys(url for url, _ in self._samples))
+            names = dict(zip(files, shard_names(files), strict=True))
+            self.keys = [f"{names[url]}/{sample.key}" for url, sample in self._samples]  # as in batches
 
     def title(self, index: int) -> str:
         url, sample = self._samples[index]

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from cmd_lightning.atomic_files import replaced
 from cmd_lightning.data.cache import ShardCache
+from cmd_lightning.data.plan import unique_names
 from cmd_lightning.data.tar import CUT, read_samples
 from cmd_lightning.errors import InputError
 
@@ -66,6 +67,11 @@ def place_of(url: str) -> Place:
     return Place(folder or separator or ".", name, url[len(path) :])
 
 
+def shard_names(urls: Sequence[str]) -> list[str]:
+    """A name for each shard, by which keys of its samples begin: that of its file, with a number where it repeats."""
+    return unique_names([place_of(url).name.removesuffix(".tar") for url in urls])
+
+
 def expand(shards: str | Sequence[str], option: str = "shards", *, allow_commands: bool = False) -> list[str]:
     """Resolve paths, globs, brace ranges ("{000000..000099}.tar"), folders of shards and http(s) addresses.
 
@@ -98,11 +104,25 @@ def expand(shards: str | Sequence[str], option: str = "shards", *, allow_command
                 pattern = os.path.join(url, "*.tar") if os.path.isdir(url) else url
                 matches = sorted(glob(pattern))
                 if not matches:
-                    raise InputError(f"{option} {url}: no such shard; check the path or run `shards pack`")
+                    raise InputError(f"{option} {url}: {_missing(url)}")
                 found.extend(matches)
     if not found:
         raise InputError(f"`{option}`: no shards given; name .tar files, e.g. 'clips/{{000000..000009}}.tar'")
     return found
+
+
+def _missing(path: str) -> str:
+    """What is wrong with a path without shards, and what there is near it."""
+    inside, beside = _splits(Path(path)), _splits(Path(path).parent)
+    if inside:
+        return f"no shards in this folder, but in its splits; give {' or '.join(map(str, inside))}"
+    if beside and not Path(path).suffix:
+        return f"no such split; there are {' and '.join(map(str, beside))}"
+    return "no such shard; check the path or run `shards pack`"
+
+
+def _splits(folder: Path) -> list[Path]:
+    return sorted({shard.parent for shard in folder.glob("*/*.tar")})
 
 
 def load_index(urls: Sequence[str], *, write: bool = False, remote: ShardCache | None = None) -> list[Shard]:

@@ -103,7 +103,8 @@ class LatentStore:
             if epoch == 0:  # the one before, if it lacks clips by now, is bad: its reader has counted it
                 own_text = {kind: tensor[texts] for kind, tensor in text.items()}
                 key, caption, facts, fps = (chunk[name][i] for name in ("key", "caption", "facts", "fps"))
-                part.sample = _Sample(key, caption, facts, fps, own_text)
+                own_key = key.partition("/")[2]  # without the name of the shard
+                part.sample = _Sample(own_key, caption, facts, fps, own_text)
                 texts += 1
             part.sample.clips.append({kind: tensor[i] for kind, tensor in latents.items()})
             if len(part.sample.clips) == self._clips_per_video:

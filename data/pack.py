@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cmd_lightning.data.annotations import Annotations, Row, read_annotations
+from cmd_lightning.data.clips import BadSample, video_of
 from cmd_lightning.data.hold_out import check_share, held_out
 from cmd_lightning.data.shard_writer import ShardWriter, split_folder
 from cmd_lightning.data.walk import walk
@@ -160,9 +161,12 @@ def _usable(
             left_out.add("missing file", row.path)
         else:
             try:
-                yield _Clip(row, path, VideoReader(path.read_bytes()).info)
+                data = video_of({path.suffix.lower().lstrip("."): path.read_bytes()})
+                yield _Clip(row, path, VideoReader(data).info)
             except VideoError as error:
                 left_out.add(error.reason, row.path)
+            except BadSample as reason:
+                left_out.add(str(reason), row.path)
         if number % 1000 == 0 or number == len(rows):
             progress(f"{number} of {len(rows)} clips")
 

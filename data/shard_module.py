@@ -5,6 +5,7 @@ from abc import abstractmethod
 from typing import Any
 
 from cmd_lightning.data.cache import ShardCache
+from cmd_lightning.data.captions import some_captions
 from cmd_lightning.data.classes import read_classes
 from cmd_lightning.data.clips import SampleLoader
 from cmd_lightning.data.index import Shard, expand, load_index
@@ -77,6 +78,10 @@ class ShardDataModule(StreamDataModule):
         """
         return read_classes([shard.url for option in self._used() for shard in self._find(option)], self.remote).number
 
+    def captions(self) -> list[str]:
+        """Captions of up to 1000 training samples; see `some_captions`."""
+        return some_captions(self._find("train_shards"), self.remote)
+
     def prepare_data(self) -> None:
         """Scan shards that have no index yet, once for all ranks: those that the Trainer's verb reads, else all."""
         for option in self._used():
@@ -118,7 +123,8 @@ class ShardDataModule(StreamDataModule):
             urls = expand(shards, option, allow_commands=self.remote.allow_commands)
             found = load_index(urls, write=True, remote=self.remote)
             if not sum(shard.good for shard in found):
-                raise InputError(f"{option} {shards}: no usable clip: {list_bad(known_bad(found))}")
+                why = list_bad(known_bad(found), most=3) if known_bad(found) else "no sample with a clip in it"
+                raise InputError(f"{option} {shards}: no usable clip: {why}; see them with `shards check`")
             if unknown := sum(not shard.exact for shard in found):
                 warnings.warn(
                     f"{option}: {unknown} remote shards have no index.json beside them, so their order and number "

@@ -110,15 +110,20 @@ def pack(
     report(packed, json)
 
 
-def check(shards: list[str], *, allow_commands: bool = False, json: str | None = None) -> None:
-    """Decode every clip of the shards, count the good and the bad, and note them in the index beside the shards.
+def check(shards: list[str], *, allow_bad: bool = False, allow_commands: bool = False, json: str | None = None) -> int:
+    """Decode every clip of the shards, count the good and the bad, and note them in the index next to the shards.
+
+    The exit code is 1 if a sample is bad.
 
     Args:
         shards: .tar files: paths, globs, folders, brace ranges or http(s) addresses.
+        allow_bad: End with exit code 0 also if samples are bad.
         allow_commands: Also take pipe:COMMAND, s3:// and the like, which run programs of yours.
         json: Write the report to this file; - is standard output.
     """
     from cmd_lightning.data.cache import ShardCache
     from cmd_lightning.data.check import check_shards
 
-    report(check_shards(shards, remote=ShardCache(allow_commands=allow_commands), progress=tell), json)
+    found = check_shards(shards, remote=ShardCache(allow_commands=allow_commands), progress=tell)
+    report(found, json)
+    return int(bool(found["bad"]) and not allow_bad)

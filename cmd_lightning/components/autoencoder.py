@@ -12,7 +12,7 @@ from torch.optim import Adam
 from cmd_lightning.components.base import Component, OptimizerFactory
 from cmd_lightning.components.latent_regulariser import LatentRegulariser
 from cmd_lightning.errors import InputError
-from cmd_lightning.latent_space import LatentSpace, content_row, from_uint8
+from cmd_lightning.latent_space import LatentSpace, content_row
 from cmd_lightning.metrics.reconstruction import scores
 from cmd_lightning.networks import AutoencoderNetwork
 
@@ -84,7 +84,7 @@ class VideoAutoencoder(Component):
         self.log("val/loss", self.error(reconstruction, video), batch_size=len(video), sync_dist=True)
         if "video" not in batch:  # moments alone: there are no pixels to compare with
             return
-        pixels = from_uint8(batch["video"], self.dtype)
+        pixels = self.clip_range.pixels(batch["video"], self.dtype)
         for name, value in scores(self.latent_space.decode(reconstruction), pixels).items():
             self.log(f"val/{name}", value.mean(), prog_bar=name == "psnr", batch_size=len(video), sync_dist=True)
 

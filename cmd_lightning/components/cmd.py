@@ -135,7 +135,7 @@ class CMD(VideoModel):
     @torch.no_grad()
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Originals, their content frames and reconstructions, true content with sampled motion, and full samples."""
-        video = from_uint8(batch["video"])
+        video = from_uint8(self.clips(batch))
         content, motion = self.pipeline.encode(video)
         seeds, values = range(len(video)), self.values(batch)
         moved = self.pipeline.generate_motion(content, values, seeds, self.steps, self.guidance)

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Adam
 
 from cmd_lightning.components.base import Component, OptimizerFactory
+from cmd_lightning.components.batches import field_of
 from cmd_lightning.components.checkpoints import KEY, load_stage
 from cmd_lightning.conditioning import ClassEncoder, ConditionEncoder, replace_condition, values_of
 from cmd_lightning.diffusion import Diffusion, Objective
@@ -85,6 +87,7 @@ class DiffusionStage(Component):
         if noise_floor < 0:
             raise InputError(f"model.noise_floor {noise_floor}: give a standard deviation of 0 or more")
         self.noise_floor = noise_floor
+        self._captions_reported = False
         self._cache: dict[str, tuple[Tensor, ...]] | None = {} if cache_latents else None
         if condition is not None and condition.frozen:
             self.keep_frozen(condition_encoder=condition)
@@ -124,6 +127,39 @@ class DiffusionStage(Component):
         encoder = self.condition_encoder
         if isinstance(encoder, ClassEncoder) and encoder.num_classes is None:
             encoder.set_classes(self.count_classes())
+
+    def on_fit_start(self) -> None:
+        """Looks at some captions of the training data, where the DataModule offers them without reading clips."""
+        super().on_fit_start()
+        captions = getattr(self.trainer.datamodule, "captions", None)  # type: ignore[attr-defined]  # set by Lightning
+        if self.condition_encoder is not None and self.condition_encoder.field == "caption" and captions:
+            some = captions()
+            if some and not any(some):
+                raise InputError(
+                    f"data: none of {len(some)} clips has a caption, which the {self.stage} stage is conditioned on; "
+                    "pack them with captions, or give model.condition null"
+                )
+            self.report_captions(some, "the training clips looked at")
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Looks at the captions of the first batch, where `on_fit_start` could not look at any."""
+        super().on_train_batch_start(batch, batch_idx)
+        if not self._captions_reported and isinstance(batch.get("caption"), list | tuple):
+            self.report_captions(batch["caption"], "the captions of the first batch")
+
+    def report_captions(self, captions: Sequence[str], of: str) -> None:
+        """Warns of empty captions and of those that the text encoder cuts."""
+        self._captions_reported, encoder = True, self.condition_encoder
+        if encoder is None or encoder.field != "caption":
+            return
+        empty, cut = sum(not caption for caption in captions), sum(bool(encoder.cut(caption)) for caption in captions)
+        if empty:
+            rank_zero_warn(f"{empty} of {len(captions)} of {of} have no caption.")
+        if cut:
+            rank_zero_warn(
+                f"{cut} of {len(captions)} of {of} have a caption longer than the {encoder.context_length} tokens that "
+                f"the {self.stage} stage's text encoder reads; their ends are not used."
+            )
 
     def count_classes(self) -> int:
         """The number of classes that the DataModule knows; `InputError` where it knows none."""
@@ -200,6 +236,10 @@ class DiffusionStage(Component):
         """`clean_latents`, from the cache where it holds all of the batch."""
         if self._cache is None:
             return self.clean_latents(batch)
+        if not self.has_keys:
+            raise InputError(
+                "model.cache_latents true: batches have no `key` to keep latents by; add it, or give false"
+            )
         if not all(key in self._cache for key in batch["key"]):
             latents = [latent.half().cpu() for latent in self.clean_latents(batch) if latent is not None]
             if not all(latent.isfinite().all() for latent in latents):
@@ -215,7 +255,7 @@ class DiffusionStage(Component):
         if encoder is None:
             return None
         if not encoder.frozen or not batch.get("text"):
-            return encoder(batch[encoder.field])
+            return encoder(field_of(batch, encoder.field, self.stage))
         if (stored := batch["text"].get(encoder.fingerprint)) is None:
             raise InputError(
                 f"data: these latents come with text of other encoders ({', '.join(batch['text'])}) than the "

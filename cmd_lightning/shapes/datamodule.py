@@ -16,6 +16,9 @@ from cmd_lightning.errors import InputError, check_at_least, check_positive
 from cmd_lightning.shapes.painting import make_clip
 from cmd_lightning.shapes.scenes import SHAPES, Level, Motion
 
+MOST_PIXELS = 4096
+"""A side of the largest clips, of which each frame takes 0.6 GB while it is drawn."""
+
 
 class SceneStream(BatchStream):
     """Batches of rendered clips of one rank, for a DataLoader with `batch_size=None` and any number of workers.
@@ -117,6 +120,10 @@ class ShapesDataModule(StreamDataModule):
         check_positive(train_clips=train_clips, test_clips=test_clips, num_frames=num_frames, batch_size=batch_size)
         check_at_least(0, val_clips=val_clips, num_workers=num_workers)
         check_at_least(8, size=size)
+        if size > MOST_PIXELS:
+            raise InputError(
+                f"size {size}: the world is drawn at up to {MOST_PIXELS} pixels a side; give a smaller one"
+            )
         if not 0 < fps < math.inf:
             raise InputError(f"fps {fps}: give a positive number of frames a second")
         self.clips = {"train": train_clips, "val": val_clips, "test": test_clips}
