@@ -145,9 +145,12 @@ def import_asked(arguments: list[str]) -> list[str]:
         name = next(words, "")
         sys.path.insert(0, os.getcwd())
         try:
-            importlib.import_module(name)
+            module = importlib.import_module(name)
         except (ImportError, ValueError) as error:
             raise InputError(f"--import {name}: {error}; give the dotted name of an importable module") from error
+        from cmd_lightning.zoo.discovery import OTHERS
+
+        OTHERS.append(module)
     return rest
 
 

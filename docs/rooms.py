@@ -23,7 +23,7 @@ FILES = {
     "commands": ("cli", "report", "__main__"),
     "basics": (
         *("__init__", "__version__", "errors", "provenance", "compat", "atomic_files", "markdown", "threads"),
-        "metric_names",
+        *("metric_names", "progress"),
     ),
 }
 """Rooms of files at the top of the package; any other file there is a room by itself."""

@@ -10,10 +10,11 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cmd_lightning.commands.files import make_folder, pixels, read_prompts, tell, waiting, write_json
-from cmd_lightning.commands.processes import check_nodes, quiet_trainer
+from cmd_lightning.commands.files import make_folder, pixels, read_prompts, tell, write_json
+from cmd_lightning.commands.processes import check_nodes, clip_bar, quiet_trainer
 from cmd_lightning.errors import InputError, check_at_least, check_positive
 from cmd_lightning.metric_names import DISTANCES, PAIRED, Asked
+from cmd_lightning.progress import progress
 
 if TYPE_CHECKING:
     from cmd_lightning.data.sources import ClipSource
@@ -94,7 +95,7 @@ def evaluate(
     check_targets(save_statistics, json)
     if paired and random_start:
         raise InputError("--random-start: of pairs, for psnr, ssim and lpips, both clips begin at the same frame")
-    with waiting("loading"):
+    with progress("loading"):
         from cmd_lightning.components.evaluation import Evaluation
         from cmd_lightning.data.evaluation import EvaluationData
         from cmd_lightning.data.sources import Selection, open_source
@@ -135,7 +136,8 @@ def evaluate(
         about=about.get("real"),
     )
     data = EvaluationData(**sources, captions=captions, paired=suite.paired, batch_size=batch_size, workers=workers)
-    with quiet_trainer(devices, nodes) as trainer:
+    bar = clip_bar(sum(map(len, sources.values())))
+    with quiet_trainer(devices, nodes, callbacks=[bar], enable_progress_bar=False) as trainer:
         trainer.test(evaluation, data, verbose=False)
     if not trainer.is_global_zero:
         return
@@ -160,10 +162,11 @@ def report(
         notes = [f"clips have from {min(rates):g} to {max(rates):g} frames a second, and distances measure that too"]
     protocol = about | {"precision": "float32"} | provenance()
     records = [result | protocol for result in results]
+    width = max((len(record["metric"]) for record in records), default=0)
     for record in records:
         if own := notes + (of_pairs if record["metric"] in PAIRED else []):
             record["warnings"] = record.get("warnings", []) + own
-        print(line_of(record), file=sys.stderr if json == "-" else sys.stdout)
+        print(line_of(record, width), file=sys.stderr if json == "-" else sys.stdout)
     for warning in dict.fromkeys(warning for record in records for warning in record.get("warnings", [])):
         print(f"warning: {warning}", file=sys.stderr)
     write_json(records, json)
@@ -244,9 +247,9 @@ def captions_of(path: str | None, fake: ClipSource | None) -> list[str] | None:
     return lines
 
 
-def line_of(record: dict[str, Any]) -> str:
-    """A result for people."""
-    text = f"{record['metric']}: {record['value']:.5g}"
+def line_of(record: dict[str, Any], width: int = 0) -> str:
+    """A result for people, in columns; `width` is that of the longest name."""
+    text = f"{record['metric'] + ':':{width + 1}} {record['value']:<8.5g}"
     if "standard_deviation" in record:
         text += f" ± {record['standard_deviation']:.3g} over {record['splits']} splits"
     clips = ", ".join(f"{number} {side}" for side, number in record["clips"].items())

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import math
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from cmd_lightning.errors import InputError, check_positive, reason
@@ -115,28 +113,6 @@ def pixels(size: str | None) -> tuple[int, int] | None:
 def tell(text: str) -> None:
     """A line of progress, on standard error."""
     print(text, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def waiting(text: str) -> Iterator[None]:
-    """Shows in a terminal what is under way and for how many seconds; nothing is left of it at the end."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    done, began = Event(), time.monotonic()
-
-    def show() -> None:
-        while not done.wait(0.5):
-            print(f"\r{text}: {time.monotonic() - began:.0f} s", end="", file=sys.stderr, flush=True)
-
-    thread = Thread(target=show, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def report(result: dict[str, Any], target: str | None) -> None:

@@ -14,10 +14,10 @@ from cmd_lightning.commands.files import (
     open_model,
     read_prompts,
     unused,
-    waiting,
     warn,
 )
 from cmd_lightning.errors import InputError, InputWarning, check_positive, reason
+from cmd_lightning.progress import progress
 from cmd_lightning.zoo import model_folder
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def generate(
     if image is not None and len(values) not in (1, len(image)):
         raise InputError(f"--image: {len(image)} images for {len(values)} prompts; give as many, or one prompt")
     folder = make_folder(Path(out), "--out")
-    with waiting("loading the model"):
+    with progress("loading the model"):
         from cmd_lightning import video_io
         from cmd_lightning.pipeline import SCHEDULERS
         from cmd_lightning.pipeline_input import fit_image

@@ -11,10 +11,10 @@ from cmd_lightning.commands.files import (
     make_folder,
     open_model,
     unused,
-    waiting,
     write_json,
 )
 from cmd_lightning.errors import InputError, check_positive
+from cmd_lightning.progress import progress
 from cmd_lightning.zoo import model_folder
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def reconstruct(
         if not Path(clip).exists():
             raise InputError(f"CLIPS {clip}: there is no such file; check the path")
     folder = make_folder(Path(out), "--out")
-    with waiting("loading the model"):
+    with progress("loading the model"):
         import torch
 
         from cmd_lightning import video_io
