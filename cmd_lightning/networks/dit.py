@@ -86,6 +86,7 @@ class DiT(Network):
                     nn.init.zeros_(module.bias)
         zero(self.head)
         for skip in self.skips:
+            assert isinstance(skip, nn.Linear)
             nn.init.eye_(skip.weight)  # of its left half: the tokens stay as they are
 
     def positions(self, *sizes: int) -> Tensor:

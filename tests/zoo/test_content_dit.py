@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cmd_lightning.networks import Condition, LatentSpec
+from cmd_lightning.networks.unet import velocity_of
 from cmd_lightning.zoo.content.dit import ContentDiT
 
 SLOTS = tuple((0.0, i / 5) for i in range(2)) + tuple((1.0, i / 5) for i in range(3))
@@ -100,3 +101,13 @@ def test_long_skips_start_without_effect_and_join_the_halves(wake):
     network(*call)
     for joined, (before, early) in zip(seen, ((1, 1), (2, 0)), strict=True):
         assert torch.equal(joined, torch.cat([left[before], left[early]], dim=2))
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_clean_prediction_is_given_as_the_velocity(wake, options):
+    plain = wake(ContentDiT(SPEC, 6, **SMALL | options))
+    network = ContentDiT(SPEC, 6, **SMALL | options, clean=True)
+    network.load_state_dict(plain.state_dict())
+    content, timestep, condition = inputs()
+    expected = velocity_of(content, plain(content, timestep, condition), timestep)
+    torch.testing.assert_close(network(content, timestep, condition), expected, atol=1e-4, rtol=1e-4)

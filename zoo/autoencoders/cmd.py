@@ -97,7 +97,7 @@ class CMDAutoencoder(AutoencoderNetwork):
             stem = nn.Conv2d if motion_stride == 1 else nn.ConvTranspose2d
             self.add_module(f"{plane}_stem", stem(motion_channels, width, span, stride=span))
         if warp:
-            self.flow_head = nn.Conv3d(width, 2, 1)
+            self.flow_head = nn.Conv3d(width, 2, 1, bias=False)  # no flow where there is no motion
         self.decoder = VideoTransformer(width, depth, heads, head_dim, rotary, qkv_bias)
         self.unpatchify = nn.ConvTranspose3d(width, channels, patch, stride=patch)
         self.initialize()
@@ -114,8 +114,6 @@ class CMDAutoencoder(AutoencoderNetwork):
         heads = [getattr(self, name) for name in ("content_head", "residual_head") if hasattr(self, name)]
         for layer in (*heads, *stems, self.content_stem, self.unpatchify):
             zero(layer)
-        if self.warp:
-            nn.init.zeros_(self.flow_head.bias)
         rotation = nn.init.orthogonal_(torch.empty_like(self.content_stem.weight.flatten(1)))
         self.content_stem.weight.copy_(rotation.view_as(self.content_stem.weight))
         self.unpatchify.weight.copy_(rotation.view_as(self.unpatchify.weight))

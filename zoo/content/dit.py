@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from cmd_lightning.networks import Condition, ContentModel, LatentSpec
 from cmd_lightning.networks.dit import DiT, pad_to_multiple, unpatchify
+from cmd_lightning.networks.unet import velocity_of
 
 
 class ContentDiT(DiT, ContentModel):
@@ -24,6 +25,8 @@ class ContentDiT(DiT, ContentModel):
         convolutional: Hidden channels of 3 × 3 convolutions before the patches are cut and after they are put
             together, so that neighbouring patches fit (the first as in Xiao et al., arXiv 2106.14881); 0 for none.
         long_skips: Whether late blocks see the tokens of early ones, as for `DiT`.
+        clean: Whether the layers predict the clean content frame, as for `ContentUNet`; for `FlowMatching` only. Large
+            patches learn from scratch with it (JiT, arXiv 2511.13720).
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class ContentDiT(DiT, ContentModel):
         mlp_ratio: float = 4.0,
         convolutional: int = 0,
         long_skips: bool = False,
+        clean: bool = False,
     ) -> None:
         channels = latent_spec.content[0]
         outputs = (convolutional or channels) * patch_size**2
@@ -45,9 +49,8 @@ class ContentDiT(DiT, ContentModel):
         self.stem = nn.Conv2d(convolutional or channels, width, patch_size, stride=patch_size)
         if convolutional:
             self.enter = nn.Sequential(nn.Conv2d(channels, convolutional, 3, padding=1), nn.SiLU())
-            self.leave = nn.Conv2d(convolutional, channels, 3, padding=1)
-            nn.init.zeros_(self.leave.bias)
-        self.convolutional = convolutional > 0
+            self.leave = nn.Conv2d(convolutional, channels, 3, padding=1, bias=False)
+        self.convolutional, self.clean = convolutional > 0, clean
 
     def forward(self, content: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
         height, width = content.shape[2:]
@@ -57,4 +60,5 @@ class ContentDiT(DiT, ContentModel):
         rows, columns = tokens.shape[2:]
         x = self.transform(tokens.flatten(2).mT + self.positions(rows, columns), timestep, condition)
         said = unpatchify(x, (patch, patch), rows)
-        return (self.leave(said) if self.convolutional else said)[:, :, :height, :width]
+        said = (self.leave(said) if self.convolutional else said)[:, :, :height, :width]
+        return velocity_of(content, said, timestep) if self.clean else said

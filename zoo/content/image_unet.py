@@ -34,7 +34,7 @@ class ContentUNet(UNet, ContentModel):
     """
 
     _repeated_blocks = ["ResBlock", "PointAttention"]  # noqa: RUF012 (diffusers' own spelling)
-    _no_split_modules = ["ResBlock", "PointAttention"]  # noqa: RUF012 (diffusers' own spelling)
+    _no_split_modules = ["ResBlock", "PointAttention"]  # type: ignore[assignment]  # noqa: RUF012 (diffusers' name, typed as None)
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ class GridUNet(UNet, MotionModel):
     """
 
     _repeated_blocks = ["ResBlock", "SpaceTimeAttention"]  # noqa: RUF012 (diffusers' own spelling)
-    _no_split_modules = ["ResBlock", "SpaceTimeAttention"]  # noqa: RUF012 (diffusers' own spelling)
+    _no_split_modules = ["ResBlock", "SpaceTimeAttention"]  # type: ignore[assignment]  # noqa: RUF012 (diffusers' name, typed as None)
 
     def __init__(
         self,
