@@ -26,7 +26,8 @@ TRAINING = {
 """LightningCLI's verbs."""
 
 VERBS = {
-    "demo": "what the shipped model can do, or --fit: train from scratch; with a report page",
+    "train": "a folder of clips to a trained model and a report, resumable",
+    "demo": "the shipped model at work, with a report",
     "shards synth": "write shards of captioned moving shapes",
     "shards pack": "write shards of your own clips",
     "shards check": "count what is in shards, decode all of it, write the index",
@@ -109,7 +110,9 @@ def call(verb: str, arguments: list[str]) -> None:
     parser = parser_of(function, f"{PROGRAM} {verb}")
     values = parser.parse_all(arguments)
     with spelling(ALIASES | parser.spellings):
-        function(**values)
+        code = function(**values)
+    if code:  # of a command that found what it looks for
+        raise SystemExit(code)
 
 
 def function_of(verb: str) -> Callable[..., None]:

@@ -15,6 +15,9 @@ from cmd_lightning.networks import Condition, Network
 Values = Sequence[str] | Sequence[int] | int
 """What videos are generated from: captions, class ids, or for an unconditional model how many."""
 
+MAX_CLASSES = 1_000_000
+"""A larger label is an identifier, not the number of a class."""
+
 
 class ConditionEncoder(Network):
     """Encodes what a batch says of its videos.
@@ -52,29 +55,55 @@ class ClassEncoder(ConditionEncoder):
     """A learned vector for each class, and one more for the null condition.
 
     Args:
-        num_classes: Number of classes; labels run from 0.
+        num_classes: Number of classes; labels run from 0. None: as many as the data of the training run have.
         dim: Channels K of the vectors.
     """
 
     field = "label"
+    table: nn.Embedding
 
-    def __init__(self, num_classes: int, dim: int = 128) -> None:
+    def __init__(self, num_classes: int | None = None, dim: int = 128) -> None:
         super().__init__()
         self.num_classes, self.dim = num_classes, dim
-        self.table = nn.Embedding(num_classes + 1, dim)
+        if num_classes is not None:
+            self.set_classes(num_classes)
+
+    def set_classes(self, num_classes: int) -> None:
+        """Create the vectors, with random weights, and record the number of classes.
+
+        Args:
+            num_classes: Number of classes.
+
+        Raises:
+            InputError: There are none, or far too many.
+        """
+        if not 1 <= num_classes <= MAX_CLASSES:
+            raise InputError(
+                f"model.condition.num_classes {num_classes}: give 1 to {MAX_CLASSES}, above the largest label; number "
+                "the classes of the data from 0"
+            )
+        self.num_classes = num_classes
+        self.register_to_config(num_classes=num_classes)
+        self.table = nn.Embedding(num_classes + 1, self.dim)
 
     def forward(self, values: Sequence[int] | Tensor) -> Condition:
+        known = self._known()
         labels = torch.as_tensor(values, device=self.device)
-        wrong = labels[(labels < 0) | (labels >= self.num_classes)]
+        wrong = labels[(labels < 0) | (labels >= known)]
         if len(wrong):
             raise InputError(
-                f"class {int(wrong[0])}: the model knows classes 0 to {self.num_classes - 1}; "
+                f"class {int(wrong[0])}: the model knows classes 0 to {known - 1}; "
                 "give one of these (training: data with labels, and condition.num_classes above the largest)"
             )
         return self._look_up(labels)
 
     def null(self, count: int) -> Condition:
-        return self._look_up(torch.full((count,), self.num_classes, device=self.device))
+        return self._look_up(torch.full((count,), self._known(), device=self.device))
+
+    def _known(self) -> int:
+        if self.num_classes is None:
+            raise InputError("model.condition.num_classes: not known yet; give the number of classes")
+        return self.num_classes
 
     def _look_up(self, rows: Tensor) -> Condition:
         pooled = self.table(rows)

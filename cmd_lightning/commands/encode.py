@@ -13,7 +13,6 @@ from cmd_lightning.commands.processes import check_nodes, quiet_trainer
 from cmd_lightning.errors import InputError, check_at_least, check_positive
 
 if TYPE_CHECKING:
-    from cmd_lightning.data.cache import ShardCache
     from cmd_lightning.latent_space import FrameLatents, LatentSpace
     from cmd_lightning.networks.contracts import AutoencoderNetwork
 
@@ -98,6 +97,7 @@ def encode(
     from cmd_lightning.callbacks.latent_writer import LatentWriter
     from cmd_lightning.components.encoding import Encoding
     from cmd_lightning.data.cache import ShardCache
+    from cmd_lightning.data.classes import read_classes
     from cmd_lightning.data.encode import EncodingData, WholeShards
     from cmd_lightning.data.index import expand
     from cmd_lightning.data.latent_clips import DTYPES
@@ -108,7 +108,7 @@ def encode(
 
     remote = ShardCache(allow_commands=allow_commands)
     urls = expand(shards, allow_commands=allow_commands)
-    names, classes = names_of(urls), classes_of(urls, remote)
+    names, classes = names_of(urls), read_classes(urls, remote)
     seed_everything(seed, verbose=False)
     space: LatentSpace
     network: AutoencoderNetwork | None = None
@@ -210,12 +210,3 @@ def names_of(urls: Sequence[str]) -> list[str]:
             )
         names[name] = url
     return list(names)
-
-
-def classes_of(urls: Sequence[str], remote: ShardCache) -> Sequence[str]:
-    """The names of classes that the folders of the shards agree on; none where they do not."""
-    from cmd_lightning.data.index import place_of, read_index
-
-    folders = {(place.folder, place.query) for place in map(place_of, urls)}
-    classes = {tuple(read_index(folder, remote, query)["classes"]) for folder, query in folders}
-    return classes.pop() if len(classes) == 1 else ()

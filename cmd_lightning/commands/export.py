@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cmd_lightning.commands.files import check_new, check_sampling, new_folder
 from cmd_lightning.errors import InputError
+from cmd_lightning.zoo import models as shipped
 
 if TYPE_CHECKING:
     from cmd_lightning.pipeline import CMDPipeline
@@ -26,12 +27,14 @@ def export(
 ) -> None:
     """Writes a model folder from the checkpoints of the autoencoder, content and motion stages, in any order.
 
+    A model (folder or zoo name) among them gives the stages that no checkpoint holds.
+
     Averaged weights are taken where a checkpoint has them. The folder opens with `CMDPipeline.from_pretrained`, and if
     Stable Diffusion was fine-tuned its parts with `StableDiffusionPipeline`. Adapters are folded into the
     U-Net, and lie beside it in `lora` for other base models.
 
     Args:
-        checkpoints: The three checkpoints.
+        checkpoints: The three checkpoints, or fewer and a model.
         out: Folder to write; it must not exist or be empty.
         half: Store the weights in float16, half the size; the model still computes in float32.
         steps: Denoising steps that the model takes where none are given, by default 50 for content and 100 for motion.
@@ -39,23 +42,22 @@ def export(
     """
     check_sampling(steps, guidance)
     for path in checkpoints:
-        if not Path(path).is_file():
+        if not (Path(path).exists() or path in shipped()):
             raise InputError(f"CHECKPOINTS {path}: there is no such file; give one that `fit` wrote")
-    if len(checkpoints) != 3:
-        raise InputError(
-            f"CHECKPOINTS: {len(checkpoints)} given; give one each of autoencoder, content and motion, then the folder"
-        )
     check_new(Path(out), "OUT")
     from safetensors.torch import save_file
 
-    from cmd_lightning.components.checkpoints import stage_of
+    from cmd_lightning.components.checkpoints import PARTS as STAGES
+    from cmd_lightning.components.checkpoints import is_model, stage_of
     from cmd_lightning.components.cmd import compose, load_stages
 
-    by_stage = {stage_of(path): path for path in checkpoints}
-    if set(by_stage) != {"autoencoder", "content", "motion"}:
+    models = [path for path in checkpoints if is_model(path)]
+    trained = {stage_of(path): path for path in checkpoints if path not in models}
+    by_stage = dict.fromkeys(STAGES, models[0]) | trained if models else trained
+    if len(models) > 1 or len(models) + len(trained) != len(checkpoints) or set(by_stage) != set(STAGES):
         raise InputError(
-            f"CHECKPOINTS: these hold {', '.join(by_stage) or 'no stage'}; "
-            f"give one each of autoencoder, content and motion, then the folder"
+            f"CHECKPOINTS: these hold {', '.join([*trained, *models]) or 'no stage'}; "
+            f"give one each of autoencoder, content and motion, or a model in place of some, then the folder"
         )
     stages = load_stages(**by_stage)
     pipeline = compose(stages)

@@ -193,19 +193,15 @@ def add_lora(pipeline: CMDPipeline, path: Path) -> None:
         raise InputError(f"--lora {path}: it holds no adapters for a Stable Diffusion U-Net; give another")
 
 
-def read_picture(path: str) -> Tensor:
+def read_picture(path: str, background: str = "white") -> Tensor:
     """An image file as `(3, H, W)` in [-1, 1]."""
-    import numpy as np
-    import torch
-    from PIL import Image
-
     from cmd_lightning.latent_space import from_uint8
+    from cmd_lightning.video_io import read_image
 
     try:
-        picture = Image.open(path).convert("RGB")
-    except OSError as error:
+        return from_uint8(read_image(path, background))
+    except InputError as error:
         raise InputError(f"--image {path}: it cannot be read as an image ({error}); give a PNG or JPEG") from error
-    return from_uint8(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
 
 
 def slug(value: str | int | None, picture: str = "") -> str:

@@ -26,6 +26,8 @@ def reconstruct(
 ) -> None:
     """Writes DIR/<clip>-reconstruction.mp4, and .gif beside original and content frame; prints the PSNR of each.
 
+    At the end it prints how natural the content frames are, next to real frames: see `metrics.ContentNaturalness`.
+
     Args:
         model: Checkpoint of the autoencoder stage; or a model folder, as written by export, or a name of the zoo, e.g.
             shapes32.
@@ -47,10 +49,12 @@ def reconstruct(
         from cmd_lightning import video_io
         from cmd_lightning.data.clips import resize_and_crop
         from cmd_lightning.latent_space import from_uint8, to_uint8
+        from cmd_lightning.metrics.content_naturalness import REAL, ContentNaturalness
         from cmd_lightning.metrics.reconstruction import scores
 
         pipeline = open_autoencoder(model) if Path(model).is_file() else open_model(model)
     frames, space = pipeline.config.video_shape[1], pipeline.latent_space
+    naturalness, told = ContentNaturalness(), sys.stderr if json == "-" else sys.stdout
     rows: list[dict[str, Any]] = []
     written: set[Path] = set()
     for clip in clips:
@@ -69,8 +73,13 @@ def reconstruct(
         print(
             f"{Path(clip).name}: {row['psnr']:.2f} dB, SSIM {row['ssim']:.3f} "
             f"(mean frame {row['psnr_of_mean_frame']:.2f} dB, best frame {row['psnr_of_best_frame']:.2f} dB)",
-            file=sys.stderr if json == "-" else sys.stdout,
+            file=told,
         )
+        naturalness.update(to_uint8(picture)[:, :, 0].cpu(), real=False)
+        naturalness.update(to_uint8(video)[0].transpose(0, 1).cpu(), real=True)
+    measures = {name: value.item() for name, value in naturalness.compute().items()}
+    parts = [f"{n.replace('_', ' ')} {v:.3f} ({measures[n + REAL]:.3f})" for n, v in measures.items() if REAL not in n]
+    print(f"content frames (and real frames): {', '.join(parts)}", file=told)
     write_json(rows, json)
 
 

@@ -27,13 +27,13 @@ from cmd_lightning.zoo import model_folder
 class CMD(VideoModel):
     """Content-motion latent diffusion, for `test` and `predict`: a thin module over `CMDPipeline`.
 
-    Give either a model or the checkpoints of the three stages.
+    Give either a model or the three stages.
 
     Args:
         model: Folder that `export` wrote, or a name of the zoo.
-        autoencoder: Checkpoint of the autoencoder stage.
-        content: Checkpoint of the content stage.
-        motion: Checkpoint of the motion stage.
+        autoencoder: Checkpoint of the autoencoder stage, or the model to take it from.
+        content: The content stage, likewise.
+        motion: The motion stage, likewise.
         steps: Denoising steps, one number or by stage; by default the model's own, else {content: 50, motion: 100}.
         guidance: Guidance scale, one number or by stage, 1 is none; by default the model's own, else
             {content: 4, motion: 1}.
@@ -135,7 +135,7 @@ class CMD(VideoModel):
     @torch.no_grad()
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Originals, their content frames and reconstructions, true content with sampled motion, and full samples."""
-        video = from_uint8(batch["video"])
+        video = from_uint8(self.clips(batch))
         content, motion = self.pipeline.encode(video)
         seeds, values = range(len(video)), self.values(batch)
         moved = self.pipeline.generate_motion(content, values, seeds, self.steps, self.guidance)
@@ -149,19 +149,20 @@ class CMD(VideoModel):
 
 
 def load_stages(autoencoder: str, content: str, motion: str) -> dict[str, Stage]:
-    """The three stages by name, from their checkpoints, with their averaged weights.
+    """The three stages by name, from their checkpoints or models, with their averaged weights.
 
     Raises:
         InputError: A checkpoint is missing or of another stage, or two were not trained on this autoencoder.
     """
     paths = {"autoencoder": autoencoder, "content": content, "motion": motion}
     stages = {name: load_stage(path, name, name) for name, path in paths.items()}
-    own = fingerprint(stages["autoencoder"].parts["network"].state_dict())
-    for name, path in (("content", content), ("motion", motion)):
-        if stages[name].trained_on != own:
+    network = stages["autoencoder"].parts["network"]
+    own = fingerprint(network.state_dict())
+    for name, path, fits in (("content", content, network.content_source or own), ("motion", motion, own)):
+        if stages[name].trained_on != fits:
             raise InputError(
                 f"{name} {path}: it was trained on the latents of another autoencoder than {autoencoder}; "
-                "give the one it was trained on, or train it anew"
+                "give the one it was trained on, or train it again"
             )
     fields = {getattr(stage.parts.get("condition_encoder"), "field", None) for stage in stages.values()} - {None}
     if len(fields) > 1:

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ def test_scores_are_those_of_the_clips(clips, tmp_path, capsys, stride):
     captured = capsys.readouterr()
     rows = json.loads(captured.out)  # nothing else on standard output
     assert "moving.mp4" in captured.err
+    assert re.search(r"content frames \(and real frames\): high frequency 0\.\d+ \(0\.\d+\), .*denoising", captured.err)
     assert [row["clip"] for row in rows] == clips
     frames = read_video(clips[0])[:, : 5 * stride : stride].float()
     mean = frames.mean(1, keepdim=True).expand_as(frames)
