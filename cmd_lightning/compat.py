@@ -8,8 +8,10 @@ The libraries are imported within the functions: `metrics` uses this file, and n
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +90,28 @@ class NoOptionsFromCheckpoint:
 
     def _parse_ckpt_path(self) -> None:
         pass
+
+
+@contextmanager
+def optional_save_dir() -> Iterator[None]:
+    """Within the context, `save_dir` of the loggers that write to a folder is None by default.
+
+    Lightning (2.6) requires it of CSVLogger and TensorBoardLogger, and has WandbLogger write to the working directory,
+    so that a config would have to name the folder of a run once more for its logger. There is no public way to change
+    the default of an argument of a class that a config may name.
+    """
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+
+    before = {logger: logger.__init__.__defaults__ or () for logger in (CSVLogger, TensorBoardLogger, WandbLogger)}
+    for logger, values in before.items():
+        names = [*inspect.signature(logger).parameters][: logger.__init__.__code__.co_argcount - 1]
+        defaults = dict(zip(reversed(names), reversed(values), strict=False)) | {"save_dir": None}
+        logger.__init__.__defaults__ = tuple(defaults[name] for name in names if name in defaults)
+    try:
+        yield
+    finally:
+        for logger, values in before.items():
+            logger.__init__.__defaults__ = values
 
 
 NO_LENGTH = "Your `IterableDataset` has `__len__` defined"
@@ -255,3 +279,28 @@ NESTED_KEY = r'Parser key "([\w.]+)"'
 
 WRONG_VALUE = r"Parser key \"(\w+)\": Expected an? (.+?)\. Got value: (.+?)(?: - Expected|$)"
 """Pattern that captures an option, what it takes, and what was given."""
+
+
+# PyAV
+
+
+def container_crop(container: Any, index: int) -> tuple[int, int, int, int]:
+    """Pixels that a container cuts off a stream: left, right, top, bottom.
+
+    FFmpeg reads them from MP4 (clap) and Matroska (PixelCrop) into the side data of the stream, of which PyAV (18)
+    gives nothing but what FFmpeg prints of it.
+    """
+    import av.logging
+
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)
+    try:
+        text = container.dumps_format()
+    finally:
+        av.logging.set_level(level)
+    # Metadata of a file may be any text, but its lines begin otherwise.
+    printed = re.split(r"^  Stream #\d+:(\d+)", text, flags=re.MULTILINE)
+    own = dict(zip(printed[1::2], printed[2::2], strict=True)).get(str(index), "")
+    found = re.search(r"^      Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)$", own, flags=re.MULTILINE)
+    left, right, top, bottom = map(int, found.groups()) if found else (0, 0, 0, 0)
+    return left, right, top, bottom

@@ -202,7 +202,10 @@ def open_text_encoder(spec: str) -> PretrainedText:
     model, colon, weights = spec.partition(":")
     if not colon or Path(spec).exists():
         return StableDiffusionText.of(*StableDiffusion(spec, option="text").text())
+    from cmd_lightning.metrics.clip_similarity import expect_weights
+
     try:
+        expect_weights(model, weights)  # before seconds go into building a large tower
         encoder = FrozenOpenCLIP(model, weights)
         encoder.open()
     except InputError as error:

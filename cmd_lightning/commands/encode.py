@@ -89,6 +89,9 @@ def encode(
         raise InputError("--evaluation: there is one clip of a video then, cropped in the middle; leave out the others")
     if not 0 <= seed < 2**32:
         raise InputError(f"--seed {seed}: give a number from 0 to {2**32 - 1}")
+    for option, path in (*(("SHARDS", shard) for shard in shards), ("--autoencoder", autoencoder)):
+        if path and not re.search(r"[*?{[]|:", path) and not Path(path).exists():
+            raise InputError(f"{option} {path}: there is no such file or folder; check the path")
     from lightning import seed_everything
 
     from cmd_lightning.callbacks.latent_writer import LatentWriter

@@ -43,14 +43,18 @@ class DiffusionStage(Component):
     """Trains a denoiser of a latent; a subclass builds `network` and says what the latent is.
 
     Args:
-        autoencoder: The frozen autoencoder whose latents are learned: checkpoint of its stage, or the trained network;
-            None for a stage that learns videos of the latent space.
+        autoencoder: The frozen autoencoder whose latents are learned: checkpoint of its stage, a model (zoo name or
+            exported folder) that has one, or the trained network; None for a stage that learns videos of the latent
+            space.
         video_shape: `(C, T, H, W)` in the latent space; by default what the checkpoint of the autoencoder has.
         condition: Encodes the captions or labels of a batch; None for an unconditional model.
         condition_dropout: Share of samples that see the null condition in training, for guidance.
         objective: What is predicted and how it is weighted; the paper's noise prediction by default.
         cache_latents: Keep the latents of every training clip in memory, in half precision by its key, so that later
             epochs encode nothing; for data that fit, and that are the same in every epoch: no random crop or start.
+        noise_floor: Standard deviation of noise that belongs to the latents to learn, in the autoencoder's units: what
+            its decoder was trained with (see `LatentRegulariser`), so that samples have it too (Unified Latents, arXiv
+            2602.17270); 0 for none.
         optimizer: Makes the optimiser from the trainable weights; by default the paper's.
         **kwargs: As for `Component`.
 
@@ -73,12 +77,16 @@ class DiffusionStage(Component):
         condition_dropout: float = 0.1,
         objective: Objective | None = None,
         cache_latents: bool = False,
+        noise_floor: float = 0.0,
         optimizer: OptimizerFactory = adam,
         **kwargs: Any,
     ) -> None:
         super().__init__(optimizer, **kwargs)
         if not 0 <= condition_dropout <= 1:
             raise InputError(f"model.condition_dropout {condition_dropout}: give a probability from 0 to 1")
+        if noise_floor < 0:
+            raise InputError(f"model.noise_floor {noise_floor}: give a standard deviation of 0 or more")
+        self.noise_floor = noise_floor
         self._captions_reported = False
         self._cache: dict[str, tuple[Tensor, ...]] | None = {} if cache_latents else None
         if condition is not None and condition.frozen:
@@ -107,6 +115,11 @@ class DiffusionStage(Component):
             self.keep_frozen(autoencoder=network)
             self.latent_spec = network.latent_spec(self.video_shape)
             self.trained_on = fingerprint(network.state_dict())
+
+    @property
+    def latent_scale(self) -> Tensor | float:
+        """What the autoencoder's latent was multiplied with to give the one that is learned."""
+        return 1.0
 
     def setup(self, stage: str) -> None:
         """Sizes a table of classes by the data, where the config leaves their number out."""
@@ -174,6 +187,9 @@ class DiffusionStage(Component):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Add noise to the clean latents at a random timestep, predict, and compare (paper equations 7 and 8)."""
         clean, content = self.training_latents(batch)
+        if self.noise_floor:
+            floor = self.normal(batch, "noise floor")(tuple(clean.shape[1:])).to(clean)
+            clean = clean + self.noise_floor * self.latent_scale * floor
         condition = self.condition(batch)
         if self.condition_encoder is not None and condition is not None and self.condition_dropout:
             dropped = self.uniform(batch, "dropout") < self.condition_dropout
@@ -256,9 +272,14 @@ class DiffusionStage(Component):
         parts = {"network": self.network, "scheduler": self.objective.scheduler()}
         return parts | ({"condition_encoder": self.condition_encoder} if self.condition_encoder else {})
 
+    @property
+    def learned_from(self) -> str | None:
+        """What checkpoints say the latents were of: the fingerprint of the autoencoder, if there is one."""
+        return self.trained_on
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint[KEY]["trained_on"] = self.trained_on
+        checkpoint[KEY]["trained_on"] = self.learned_from
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
@@ -269,7 +290,7 @@ class DiffusionStage(Component):
                     f"`ckpt_path`: it was trained on {kept} classes, this run has {own}; give the same data or "
                     f"model.condition.num_classes {kept}, or train from scratch without `ckpt_path`"
                 )
-        if checkpoint[KEY]["trained_on"] != self.trained_on:
+        if checkpoint[KEY]["trained_on"] != self.learned_from:
             raise InputError(
                 "model.autoencoder: the checkpoint was trained on the latents of another autoencoder; "
                 "give that one, or train from scratch without `ckpt_path`"
