@@ -147,7 +147,7 @@ class OpenCLIPTextEncoder(ConditionEncoder):
 
     def cut(self, caption: str) -> str:
         tokens = self.tokenizer.encode(caption)
-        return self.tokenizer.decode(tokens[self.context_length - 2 :]).strip()  # besides start and end
+        return self.tokenizer.decode(tokens[self.tower.context_length - 2 :]).strip()  # besides start and end
 
     def unseen(self, caption: str) -> list[str]:
         seen = (self.tower.token_embedding.weight != 0).any(dim=1).tolist()

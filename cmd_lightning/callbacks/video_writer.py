@@ -42,7 +42,7 @@ class VideoWriter(BasePredictionWriter):
             path = folder / f"{safe_path(key)}.mp4"
             fps: float = pl_module.fps  # type: ignore[assignment]  # torch types attributes as Tensor | Module
             write_video(path, prediction["video"][i].cpu(), fps)
-            about = {name: prediction[name][i] for name in ("caption", "seed") if name in prediction}
+            about: dict[str, Any] = {name: prediction[name][i] for name in ("caption", "seed") if name in prediction}
             about |= {"label": int(prediction["label"][i])} if "label" in prediction else {}
             path.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")
 
