@@ -6,7 +6,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 
@@ -106,15 +106,20 @@ def train(verb: str, arguments: list[str]) -> None:
 
 def call(verb: str, arguments: list[str]) -> None:
     """Calls the function of a verb with what the command line says."""
-    group, name = verb.split()[0], verb.split()[-1]
-    module = importlib.import_module(f"cmd_lightning.commands.{group}")
-    function = getattr(module, name, None) or getattr(module, f"{name}_")  # `list_`, which would hide the builtin
+    function = function_of(verb)
     parser = parser_of(function, f"{PROGRAM} {verb}")
     values = parser.parse_all(arguments)
     with spelling(ALIASES | parser.spellings):
         code = function(**values)
     if code:  # of a command that found what it looks for
         raise SystemExit(code)
+
+
+def function_of(verb: str) -> Callable[..., None]:
+    """The function of a verb."""
+    group, name = verb.split()[0], verb.split()[-1]
+    module = importlib.import_module(f"cmd_lightning.commands.{group}")
+    return getattr(module, name, None) or getattr(module, f"{name}_")  # `list_`, which would hide the builtin
 
 
 @contextmanager

@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import torch
 import yaml
 
 import cmd_lightning
-from cmd_lightning.cli import VERBS, main, spelling
+from cmd_lightning import zoo
+from cmd_lightning.cli import TRAINING, VERBS, main, spelling
+from cmd_lightning.commands.completion import parser
 from cmd_lightning.errors import InputError
 
 CONFIGS = Path(cmd_lightning.__path__[0], "configs")
@@ -60,6 +63,54 @@ for verb in {sorted({*VERBS, *(v.split()[0] for v in VERBS)} | {""})!r}:
     for verb in VERBS:
         assert verb.split()[-1] in result.stdout
     assert "(default: outputs/generate)" in result.stdout
+
+
+def test_mistakes_are_found_before_torch_is_loaded(tmp_path):
+    """That takes seconds. One process for all, as above."""
+    words = [
+        *("generate shapes33 --prompt a", "generate shapes32 --prompt a --steps 0", "generate shapes32"),
+        *("generate shapes32 --prompt a --steps contents=3", "generate shapes32 --prompt a --guidance nan"),
+        *("generate shapes32 --prompts none.txt", "generate shapes32 --prompt a --image none.png", "generate empty"),
+        *("generate shapes32 --prompt a --lora none", "generate shapes32 --prompt a b --image c.png d.png e.png"),
+        *("evaluate --real none --fake empty --metrics psnr", "evaluate --real empty --fake empty --metrics fvdd"),
+        *("evaluate --real empty --fake empty --metrics psnr --frames 0", "evaluate --fake empty --metrics fvd"),
+        *("reconstruct shapes33 a.mp4", "reconstruct shapes32 none.mp4", "reconstruct shapes32 c.png --stride 0"),
+        *("export a.ckpt out", "export c.png c.png out", "export c.png c.png c.png out --steps 0"),
+        *("export c.png c.png c.png empty/..", "zoo show nothing", "zoo rank nothing", "zoo rank none.yaml"),
+        *("zoo rank MotionDiT --seeds 0", "shards encode none.tar --out x --vae a/b", "zoo list --kind none"),
+        "shards encode empty --out x --autoencoder none.ckpt",
+    ]
+    (tmp_path / "empty").mkdir()
+    for name in "cde":
+        (tmp_path / f"{name}.png").touch()
+    zoo.entries()  # the list of the zoo is in its cache now
+    script = f"""
+import sys
+from cmd_lightning.cli import main
+for words in {words!r}:
+    assert main(words.split()) == 2, words
+    assert "torch" not in sys.modules, words
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(cmd_lightning.__path__[0]).parent)}
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert run.returncode == 0, run.stderr
+    lines = run.stderr.splitlines()
+    assert len(lines) == len(words), run.stderr
+    assert all(line.startswith("cmd-lightning: ") for line in lines)
+
+
+def test_completion_knows_every_command_and_option():
+    """Of the parser that shtab reads."""
+    whole = parser()
+    assert whole.parse_args(["fit", "-c", "a.yaml"]).config == "a.yaml"
+    for words, told in (
+        ("generate shapes32 --prompt a --steps 3", {"prompt": ["a"], "steps": {"content": 3, "motion": 3}}),
+        ("zoo show MotionDiT", {"name": "MotionDiT"}),
+        ("shards pack --videos a --out b", {"videos": "a", "out": "b"}),
+    ):
+        assert vars(whole.parse_args(words.split())).items() >= told.items()
+    text = whole.format_help()
+    assert all(verb.split()[0] in text for verb in (*VERBS, *TRAINING))
 
 
 def test_overview_and_version(capsys):

@@ -58,8 +58,16 @@ def parser_of(function: Callable[..., Any], prog: str) -> Parser:
             if not required and parameter.default not in (None, False):
                 settings["help"] += f" (default: {parameter.default})"
         parser.spellings[name] = name.upper() if positional else flags[0]
-        parser.add_argument(*flags, **settings, **settings_of(hints[name], name))
+        action = parser.add_argument(*flags, **settings, **settings_of(hints[name], name))
+        if action.type is str and not action.choices:
+            complete_paths(action)
     return parser
+
+
+def complete_paths(action: argparse.Action) -> None:
+    """Let shtab complete the value of an option as a path."""
+    paths = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
+    action.complete = paths  # type: ignore[attr-defined]  # what shtab looks for
 
 
 def settings_of(hint: Any, name: str) -> dict[str, Any]:
