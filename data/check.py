@@ -27,7 +27,8 @@ def check_shards(
 
     Returns:
         {"samples": good ones, "bad": {reason: number}, "frames": of the good videos, "seconds": the same,
-        "sizes": {"WxH": number of videos}}; of latents too "latents": {shapes: number of samples}.
+        "sizes": {"WxH": number of videos}}; where there are such videos "interlaced", "hdr" and "transparent", their
+        numbers; of latents too "latents": {shapes: number of samples}.
     """
     remote = remote or ShardCache()
     bad: Counter[str] = Counter()
@@ -51,7 +52,21 @@ def check_shards(
         "seconds": round(sum(video.frames / video.fps for video in all_videos), 3),
         "sizes": _counts(f"{video.width}x{video.height}" for video in all_videos),
     }
+    for name, number, option in _choices(all_videos):
+        report[name] = number
+        progress(f"{number} good videos are {name}: consider {option} in training")
     return report | ({"latents": _counts(all_latents)} if all_latents else {})
+
+
+def _choices(videos: Sequence[VideoInfo]) -> list[tuple[str, int, str]]:
+    """Where `Viewing` leaves a choice: what videos are, how many of them, and the option for them."""
+    options = {
+        "interlaced": "data.viewing.deinterlace",
+        "hdr": "data.viewing.tone_map",
+        "transparent": "data.viewing.background",
+    }
+    counts = {name: sum(getattr(video, name) for video in videos) for name in options}
+    return [(name, counts[name], option) for name, option in options.items() if counts[name]]
 
 
 def _counts(names: Iterable[str]) -> dict[str, int]:

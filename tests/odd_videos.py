@@ -31,7 +31,9 @@ def encode(pictures, kind="mp4", codec="libx264", pixels="yuv420p", ticks=None, 
 
 def as_ffmpeg_shows(source, *steps):
     """What FFmpeg's own filters give, uint8 (3, T, H, W): these steps, then square pixels, as `ffmpeg -vf` would."""
-    with av.open(str(source) if isinstance(source, Path) else io.BytesIO(source), metadata_errors="replace") as container:
+    with av.open(
+        str(source) if isinstance(source, Path) else io.BytesIO(source), metadata_errors="replace"
+    ) as container:
         stream = container.streams.best("video")
         graph, shown = av.filter.Graph(), []
         for frame in container.decode(stream):

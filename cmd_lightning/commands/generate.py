@@ -22,6 +22,7 @@ def generate(
     prompts: str | None = None,
     class_: list[int] | None = None,
     image: list[str] | None = None,
+    background: str = "white",
     num: int = 1,
     seed: int = 0,
     steps: dict[str, int] | None = None,
@@ -42,6 +43,7 @@ def generate(
         prompts: Text file with a caption a line.
         class_: Class ids, for a model of classes.
         image: Images to set in motion, resized and cropped to the model's size.
+        background: Colour behind transparent pixels of images, a name or #rrggbb.
         num: Videos for each prompt, class or image.
         seed: Seed of the first video of each; the others count up.
         steps: Denoising steps, by default the model's own, else 50 for content and 100 for motion.
@@ -76,7 +78,7 @@ def generate(
         pipeline.use_frame_decoder(decoder.to(pipeline.dtype))
     if compile_:
         pipeline.compile_networks()
-    pictures = None if image is None else [read_picture(path, pipeline.size) for path in image]
+    pictures = None if image is None else [read_picture(path, pipeline.size, background) for path in image]
     if pictures is not None and len(values) not in (1, len(pictures)):
         raise InputError(f"--image: {len(pictures)} pictures for {len(values)} prompts; give as many, or one prompt")
     count = max(len(values), len(pictures or []))
@@ -164,8 +166,8 @@ def add_lora(pipeline: CMDPipeline, path: Path) -> None:
 def read_picture(path: str, size: tuple[int, int], background: str = "white") -> Tensor:
     """An image `(3, H, W)` in [-1, 1]: the shorter side resized, the middle cropped, to `size` (H, W)."""
     from cmd_lightning.data.clips import resize_and_crop
+    from cmd_lightning.image_io import read_image
     from cmd_lightning.latent_space import from_uint8
-    from cmd_lightning.video_io import read_image
 
     try:
         pixels = read_image(path, background)
