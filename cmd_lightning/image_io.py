@@ -23,7 +23,8 @@ def read_image(path: str | Path, background: str = PLAIN.background) -> Tensor:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as opened:
+        # As a file, not by its name: Pillow (13) maps TIFFs of one value per pixel, and garbles those that EXIF turns.
+        with open(path, "rb") as file, Image.open(file) as opened:
             ImageOps.exif_transpose(opened, in_place=True)
             image: Image.Image = opened
             if image.mode.startswith("I;16"):  # which Pillow would cut off at 255
@@ -32,6 +33,6 @@ def read_image(path: str | Path, background: str = PLAIN.background) -> Tensor:
                 raise VideoError(str(path), "damaged frames", "32 bits per value; save it with 8 or 16")
             transparent = image.has_transparency_data
             shown = over(image.convert("RGBA"), background) if transparent else image.convert("RGB")
-    except (OSError, SyntaxError) as error:  # Pillow's UnidentifiedImageError is the first
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise VideoError(str(path), "damaged frames", "not readable as an image") from error
     return torch.from_numpy(np.array(shown)).permute(2, 0, 1)

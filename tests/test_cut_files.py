@@ -39,11 +39,11 @@ CUTS = [  # codec, options, first packet: key frames are about every tenth
 
 
 @pytest.mark.parametrize("end", [None, -3])
-@pytest.mark.parametrize("kind", ["mp4", "matroska", "avi"])
-@pytest.mark.parametrize(("codec", "options", "start"), CUTS)
+@pytest.mark.parametrize(
+    ("codec", "options", "start", "kind"),
+    [(*one, kind) for one in CUTS for kind in ("mp4", "matroska", "avi") if kind != "avi" or one[0] == "mpeg4"],
+)
 def test_a_file_that_is_cut_anywhere_has_the_frames_that_ffmpeg_decodes(codec, options, start, kind, end):
-    if kind == "avi" and codec != "mpeg4":
-        pytest.skip("others with B-frames are not written to AVI")
     data = cut(encode(numbered(32, 64), "matroska", codec, **options), "matroska", kind, start, end)
     frames = {}
     with av.open(io.BytesIO(data)) as container:

@@ -112,25 +112,29 @@ def test_transparent_images_show_the_background(tmp_path, mode):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
-def test_images_are_turned_as_exif_says(tmp_path, orientation, suffix):
+@pytest.mark.parametrize(
+    ("suffix", "deep"), [*((name, False) for name in ("jpg", "png", "tif", "webp")), ("png", True), ("tif", True)]
+)
+def test_images_are_turned_as_exif_says(tmp_path, orientation, suffix, deep):
     """The stored picture that orientation n turns upright, by EXIF 2.3's table."""
-    upright = corners()[0]
+    upright = corners()[0] if not deep else (corners()[0, ..., 0] // 2 + corners()[0, ..., 1]).astype(np.uint16) * 257
+    axes = (1, 0, 2)[: upright.ndim]
     stored = {
         1: upright,
         2: upright[:, ::-1],
         3: upright[::-1, ::-1],
         4: upright[::-1],
-        5: upright.transpose(1, 0, 2),
+        5: upright.transpose(axes),
         6: np.rot90(upright),  # counterclockwise, to be shown clockwise
-        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        7: upright[::-1, ::-1].transpose(axes),
         8: np.rot90(upright, -1),
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / f"0.{suffix}"
     Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif, quality=95)
-    wanted = torch.from_numpy(upright).permute(2, 0, 1).float()
+    wanted = torch.from_numpy(upright / 257.0 if deep else upright.astype(float))
+    wanted = wanted.expand(3, -1, -1) if deep else wanted.permute(2, 0, 1)
     shown = [read_image(path)] + ([read_video(tmp_path)[:, 0]] if suffix in ("png", "tif") else [])
     for image in shown:
         assert image.shape == wanted.shape
