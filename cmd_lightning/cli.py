@@ -26,7 +26,8 @@ TRAINING = {
 """LightningCLI's verbs."""
 
 VERBS = {
-    "demo": "what the shipped model can do, or --fit: train from scratch; with a report page",
+    "train": "a folder of clips to a trained model and a report, resumable",
+    "demo": "the shipped model at work, with a report",
     "shards synth": "write shards of captioned moving shapes",
     "shards pack": "write shards of your own clips",
     "shards check": "count what is in shards, decode all of it, write the index",
@@ -111,7 +112,9 @@ def call(verb: str, arguments: list[str]) -> None:
     parser = parser_of(function, f"{PROGRAM} {verb}")
     values = parser.parse_all(arguments)
     with spelling(ALIASES | parser.spellings):
-        function(**values)
+        code = function(**values)
+    if code:  # of a command that found what it looks for
+        raise SystemExit(code)
 
 
 @contextmanager
@@ -142,9 +145,12 @@ def import_asked(arguments: list[str]) -> list[str]:
         name = next(words, "")
         sys.path.insert(0, os.getcwd())
         try:
-            importlib.import_module(name)
+            module = importlib.import_module(name)
         except (ImportError, ValueError) as error:
             raise InputError(f"--import {name}: {error}; give the dotted name of an importable module") from error
+        from cmd_lightning.zoo.discovery import OTHERS
+
+        OTHERS.append(module)
     return rest
 
 

@@ -8,9 +8,10 @@ The libraries are imported within the functions: `metrics` uses this file, and n
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,28 @@ class NoOptionsFromCheckpoint:
 
     def _parse_ckpt_path(self) -> None:
         pass
+
+
+@contextmanager
+def optional_save_dir() -> Iterator[None]:
+    """Within the context, `save_dir` of the loggers that write to a folder is None by default.
+
+    Lightning (2.6) requires it of CSVLogger and TensorBoardLogger, and has WandbLogger write to the working directory,
+    so that a config would have to name the folder of a run once more for its logger. There is no public way to change
+    the default of an argument of a class that a config may name.
+    """
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+
+    before = {logger: logger.__init__.__defaults__ or () for logger in (CSVLogger, TensorBoardLogger, WandbLogger)}
+    for logger, values in before.items():
+        names = [*inspect.signature(logger).parameters][: logger.__init__.__code__.co_argcount - 1]
+        defaults = dict(zip(reversed(names), reversed(values), strict=False)) | {"save_dir": None}
+        logger.__init__.__defaults__ = tuple(defaults[name] for name in names if name in defaults)
+    try:
+        yield
+    finally:
+        for logger, values in before.items():
+            logger.__init__.__defaults__ = values
 
 
 NO_LENGTH = "Your `IterableDataset` has `__len__` defined"

@@ -23,7 +23,7 @@ from cmd_lightning.image_io import read_image
 from cmd_lightning.video_file import VideoError, VideoFile
 from cmd_lightning.viewing import PLAIN, Seen, Viewing
 
-VIDEO_SUFFIXES = ("mp4", "avi", "mkv", "webm", "gif")
+VIDEO_SUFFIXES = ("mp4", "avi", "mkv", "webm", "gif", "mov", "m4v")
 GIF_FPS = 50
 FRAME_SUFFIXES = ("png", "tif", "tiff")
 

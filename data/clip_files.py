@@ -1,6 +1,5 @@
 """Clips in local shards and in folders of videos, any of which can be opened at once."""
 
-import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from cmd_lightning.data.clips import BadSample, video_of
-from cmd_lightning.data.index import load_index
+from cmd_lightning.data.index import load_index, shard_names
 from cmd_lightning.data.tar import Sample, read_samples
+from cmd_lightning.data.walk import walk
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_io import FRAME_SUFFIXES, VIDEO_SUFFIXES, VideoReader, frames_in, natural_key
 from cmd_lightning.viewing import PLAIN, Viewing
@@ -69,7 +69,9 @@ class ShardFiles(Clips):
         self.skipped = dict(skipped)
         self.keys = [sample.key for _, sample in self._samples]
         if len(set(self.keys)) < len(self.keys):  # of shards that were packed one by one
-            self.keys = [f"{url}/{sample.key}" for url, sample in self._samples]
+            files = list(dict.fromkeys(url for url, _ in self._samples))
+            names = dict(zip(files, shard_names(files), strict=True))
+            self.keys = [f"{names[url]}/{sample.key}" for url, sample in self._samples]  # as in batches
 
     def title(self, index: int) -> str:
         url, sample = self._samples[index]
@@ -132,17 +134,10 @@ class VideoFolder(Clips):
 
 
 def _clips_below(folder: Path) -> Iterator[Path]:
-    seen: set[str] = set()  # a link to a sibling or parent folder adds no clip twice
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        here = [Path(place, name) for name in names if not name.startswith(".")]
+    for place, names in walk(folder):
+        here = [place / name for name in names]
         videos = [path for path in here if path.suffix[1:].lower() in VIDEO_SUFFIXES]
         if videos:
             yield from videos
         elif any(path.suffix[1:] in FRAME_SUFFIXES for path in here):
-            yield Path(place)
+            yield place

@@ -120,7 +120,7 @@ class ClipSource(Dataset):
 
     Attributes:
         of: Number of usable clips there.
-        chosen: Numbers of the chosen ones among them, ascending.
+        chosen: Numbers of the chosen ones among them; ascending until `take`.
         keys: Names of the chosen clips, in that order.
         skipped: Numbers of unusable samples of shards by reason; they count nowhere else.
 
@@ -135,12 +135,22 @@ class ClipSource(Dataset):
         if not clips.keys:
             skipped = f" ({describe(clips.skipped)})" if clips.skipped else ""
             raise InputError(f"{path}: holds no usable clips{skipped}; there are {KINDS}")
-        self.chosen = selection.clips(self.of, path)
+        self.take(selection.clips(self.of, path))
+
+    @property
+    def all_keys(self) -> list[str]:
+        """Names of all usable clips there, in the order of the source."""
+        return self._clips.keys
+
+    def take(self, numbers: Sequence[int]) -> None:
+        """Choose clips by their numbers among all usable ones, in the order given."""
+        clips = self._clips
+        self.chosen = list(numbers)
         self.keys = [clips.keys[index] for index in self.chosen]
         for index in self.chosen:
             known = clips.frames(index)
             if known is not None:  # reported at once, not after an hour of decoding
-                selection.frame_numbers(known, 0.0, clips.keys[index], clips.title(index))
+                self.selection.frame_numbers(known, 0.0, clips.keys[index], clips.title(index))
 
     def __len__(self) -> int:
         """Number of chosen clips."""

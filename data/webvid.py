@@ -7,6 +7,7 @@ from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import ClipLoader
 from cmd_lightning.data.shard_module import ShardDataModule
 from cmd_lightning.errors import InputError, check_positive
+from cmd_lightning.video_file import MAX_FRAME_PIXELS
 from cmd_lightning.viewing import PLAIN, Viewing
 
 
@@ -58,6 +59,10 @@ class WebVidDataModule(ShardDataModule):
         sides = [size, size] if isinstance(size, int) else list(size)
         if len(sides) != 2 or min(sides) < 1:
             raise InputError(f"size {size}: give one side or [height, width], in pixels, at least 1")
+        if math.prod(sides) > MAX_FRAME_PIXELS:
+            raise InputError(
+                f"size {size}: frames have at most {MAX_FRAME_PIXELS} pixels, 8192x8192; give a smaller one"
+            )
         self.num_frames, self.size, self.crop = num_frames, (sides[0], sides[1]), crop
         self.fps, self.stride = fps, stride or (None if fps else 1)
         self.viewing = viewing

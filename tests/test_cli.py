@@ -94,7 +94,8 @@ def test_python_m_is_the_same_program(tmp_path):
         ("generate no/such/folder --prompt hello", "MODEL no/such/folder: there is no such folder"),
         ("generate", "MODEL"),
         ("reconstruct no/such/folder clip.mp4", "MODEL no/such/folder: there is no such folder"),
-        ("export no.ckpt no/out", "no.ckpt: there is no such file"),
+        ("export no.ckpt no/out", "CHECKPOINTS no.ckpt: there is no such file"),
+        ("export a.ckpt b.ckpt no.ckpt no/out", "CHECKPOINTS a.ckpt: there is no such file"),
         ("--import no_such_module generate m", "--import no_such_module"),
         ("fit -c no/such/config.yaml", "no/such/config.yaml"),
     ],
@@ -126,16 +127,18 @@ def test_pictures_that_cannot_be_read(fails, model, tmp_path):
     folder = model(None)
     (tmp_path / "noise.png").write_bytes(b"no picture")
     for name in ("noise.png", "none.png"):
-        assert f"--image {tmp_path / name}: it cannot be read" in fails("generate", folder, "--image", tmp_path / name)
+        told = "there is no such file" if name == "none.png" else "it cannot be read as an image"
+        assert f"--image {tmp_path / name}: {told}" in fails("generate", folder, "--image", tmp_path / name)
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         ("--prompt hello", "conditioned on labels: give class ids (--class), not a caption"),
-        ("", "conditioned on labels: give class ids (--class)"),
+        ("", "it needs to be told what to generate; give class ids (--class)"),
         ("--class 9", "class 9: the model knows classes 0 to 3"),
-        ("--class 1 --steps 0", "steps 0: the content model takes 1 to 1000"),
+        ("--class 1 --steps 0", "--steps 0: must be at least 1"),
+        ("--class 1 --steps 1001", "--steps 1001: the content model takes 1 to 1000"),
         ("--class 1 --steps contents=3", "no stage 'contents'"),
         ("--class 1 --guidance move=3", "no stage 'move'"),
     ],

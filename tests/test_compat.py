@@ -1,5 +1,6 @@
 """Each test shows a fault of a library, or what it offers only privately: when it fails, the workaround can go."""
 
+import inspect
 import io
 import os
 import warnings
@@ -17,6 +18,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import ModelParallelStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.data import has_len_all_ranks
@@ -138,6 +140,22 @@ class Stream(IterableDataset):
 
     def __iter__(self):
         yield from torch.ones(2, 32)
+
+
+def test_loggers_want_a_folder_or_take_the_working_directory():
+    def defaults():
+        return [inspect.signature(logger).parameters["save_dir"].default for logger in loggers]
+
+    loggers = [CSVLogger, TensorBoardLogger, WandbLogger]
+    before = [inspect.signature(logger) for logger in loggers]
+    assert defaults() == [inspect.Parameter.empty, inspect.Parameter.empty, "."]
+    with compat.optional_save_dir():
+        assert defaults() == [None, None, None]
+        for logger, signature in zip(loggers, before, strict=True):
+            now = inspect.signature(logger)
+            assert [*now.parameters] == [*signature.parameters]
+            assert all(now.parameters[name] == signature.parameters[name] for name in {*now.parameters} - {"save_dir"})
+    assert [inspect.signature(logger) for logger in loggers] == before
 
 
 def test_needless_warnings(tmp_path, recwarn, monkeypatch):

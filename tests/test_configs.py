@@ -109,7 +109,7 @@ def checkpoints(tmp_path_factory, base):
 
 
 def test_folders_have_every_stage():
-    assert set(FOLDERS) == {"shapes32", "shapes64", "clips64", *LARGE}
+    assert set(FOLDERS) == {"shapes32", "shapes32v2", "shapes64", "clips64", *LARGE}
     for folder in FOLDERS:
         assert {file.stem for file in (CONFIGS / folder).glob("*.yaml")} >= {*STAGES, "cmd"}
 
@@ -189,8 +189,7 @@ def test_baseline_builds_what_it_names(path, planes, monkeypatch, tmp_path):
     check_classes(built, config)
     check_optimizer(built.model, config)
     assert type(built.model.network).__name__ == config["model"]["init_args"]["network"]["class_path"]
-    [saved] = [made for made in config["trainer"]["callbacks"] if made["class_path"] == "LastCheckpoint"]
-    assert saved["init_args"]["folder"] == config["trainer"]["default_root_dir"] == f"outputs/{named(path)}"
+    assert last_checkpoint(config) == f"outputs/{named(path)}/last.ckpt"
     assert list(tmp_path.iterdir()) == []
     if path.stem == "pvdm_autoencoder":
         return
@@ -200,12 +199,13 @@ def test_baseline_builds_what_it_names(path, planes, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("path", MOTION, ids=named)
-def test_motion_model_goes_into_a_motion_config(path, checkpoints, monkeypatch, tmp_path):
+def test_motion_model_goes_into_a_motion_config(path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert commands(path) == [f"fit -c configs/shapes32/motion.yaml -c configs/motion/{path.name}"]
-    autoencoder = checkpoints("shapes32", "autoencoder")
-    first = CONFIGS / "shapes32/motion.yaml"
-    built = instantiate(first, f"--config={path}", f"--model.init_args.autoencoder={autoencoder}").model
+    [command] = commands(path)
+    configs = f"-c configs/shapes32/motion.yaml -c configs/motion/{path.name}"
+    options = ["--model.autoencoder shapes32", f"--trainer.default_root_dir outputs/motion/{path.stem}"]
+    assert command == " ".join(["fit", configs, *options])
+    built = instantiate(CONFIGS / "shapes32/motion.yaml", f"--config={path}", "--model.autoencoder=shapes32").model
     network = yaml.safe_load(path.read_text())["model"]["init_args"]["network"]
     assert type(built).__name__ == "MotionDiffusion"
     assert type(built.network).__name__ == network["class_path"].rpartition(".")[2]
@@ -246,6 +246,14 @@ def test_commands_in_the_comments_print_the_config(path, monkeypatch, capsys):
             assert key in printed and printed[key] == value, (command, key)
 
 
+def last_checkpoint(config):
+    """Where a config writes its checkpoint: into the folder that it names once for everything."""
+    trainer = config["trainer"]
+    assert [made["class_path"] for made in trainer["callbacks"]].count("LastCheckpoint") == 1
+    assert str(trainer).count("outputs/") == 1
+    return f"{trainer['default_root_dir']}/last.ckpt"
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_stages_of_a_folder_agree(folder):
     configs = {file.stem: yaml.safe_load(file.read_text()) for file in (CONFIGS / folder).glob("*.yaml")}
@@ -254,12 +262,8 @@ def test_stages_of_a_folder_agree(folder):
     data = [{key: given["init_args"].get(key) for key in shared} for given in of_video]
     assert all(options == data[0] for options in data)
     for stage in STAGES:
-        [saved] = [
-            callback["init_args"]
-            for callback in configs[stage]["trainer"]["callbacks"]
-            if callback["class_path"] == "LastCheckpoint"
-        ]
-        path = f"{saved['folder']}/last.ckpt"
+        path = last_checkpoint(configs[stage])
+        assert path == f"outputs/{folder}/{stage}/last.ckpt"
         readers = [config["model"]["init_args"].get(stage) for config in configs.values()]
         shipped = "model" in configs["cmd"]["model"]["init_args"] and stage != "autoencoder"  # nothing reads these
         assert {reader for reader in readers if reader} == (set() if shipped else {path})

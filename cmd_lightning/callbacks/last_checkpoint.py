@@ -1,7 +1,8 @@
-"""The one checkpoint to go on from: written now and then, and when a fit ends, however it ends its last step."""
+"""The one checkpoint to resume from: written now and then, and when a fit ends, however it ends its last step."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -29,6 +30,8 @@ class LastCheckpoint(Checkpoint):
     Lightning's `ModelCheckpoint` keeps several and chooses by a score, but none at the end of a fit that `max_steps`
     or `max_time` stops between two of its dates.
 
+    - A `last.ckpt` that this fit neither wrote nor resumed from is of another run: the first save keeps it as
+      `last-1.ckpt`, or the next free number, and reports it.
     - This and all other checkpoints of the Trainer are whole files or not there, see `WholeCheckpointIO`.
     - SIGTERM, SIGUSR1 (under SLURM the `requeue_signal`) or Ctrl-C let the step that runs end, write the checkpoint and
       leave with `SystemExit` of 128 and the signal's number; under SLURM the `requeue_signal` requeues the job. A
@@ -36,20 +39,25 @@ class LastCheckpoint(Checkpoint):
       step, and wait there for other processes; it puts the handlers of before back when the fit ends.
 
     Args:
-        folder: Where the checkpoint goes.
+        folder: Where the checkpoint goes; the trainer's `default_root_dir` by default.
         every_n_steps: Optimiser steps from one to the next.
     """
 
-    def __init__(self, folder: str, every_n_steps: int = 500) -> None:
+    def __init__(self, folder: str | None = None, every_n_steps: int = 500) -> None:
         if every_n_steps < 1:
             raise InputError(f"LastCheckpoint every_n_steps {every_n_steps}: give at least 1")
-        self.path = Path(folder, "last.ckpt")
+        self.folder = folder
         self.every_n_steps = every_n_steps
+        self._own: Path | None = None  # the file that is of this fit
         self._saved = 0
         self._last_step = 0
         self._whole = True  # no gradients wait for a step that is still to come
         self._ends = False  # by `max_time`, or somebody's wish
         self._signal = 0  # the first that has come
+
+    def path(self, trainer: Trainer) -> Path:
+        """The file that the callback writes in a run of `trainer`."""
+        return Path(self.folder or trainer.default_root_dir, "last.ckpt")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Has the Trainer write and read whole checkpoints; strategies with files of their own keep theirs."""
@@ -62,8 +70,14 @@ class LastCheckpoint(Checkpoint):
         self._begin(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts from where a resumed fit begins."""
+        """Counts from where a resumed fit begins, and reports a checkpoint of another run."""
         self._begin(trainer)
+        path, resumed = self.path(trainer), trainer.ckpt_path
+        continues = path.exists() and resumed and os.path.exists(resumed) and path.samefile(resumed)
+        again = trainer.global_step and self._own == path  # a second fit of one Trainer
+        self._own = path if continues or again else None
+        if trainer.is_global_zero and path.exists() and not self._own:
+            _tell(f"{path} is of another run and will be kept under another name; --ckpt_path last would resume it")
         self._stop_if_asked(trainer)  # a signal may have come since the sanity check
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
@@ -111,7 +125,13 @@ class LastCheckpoint(Checkpoint):
         fast = trainer.fast_dev_run  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
         if trainer.global_step != self._saved and not fast:
             self._saved = trainer.global_step
-            trainer.save_checkpoint(self.path, weights_only=False)  # the optimiser's state and all
+            path = self.path(trainer)
+            if self._own is None:
+                self._own = path
+                if trainer.is_global_zero and path.exists():
+                    _tell(f"{path} of another run is kept as {kept(path)}")
+                trainer.strategy.barrier("LastCheckpoint")  # some strategies have every process write
+            trainer.save_checkpoint(path, weights_only=False)  # the optimiser's state and all
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
         """Saves and leaves if a signal has come, on any process, and no gradients would be lost."""
@@ -125,16 +145,34 @@ class LastCheckpoint(Checkpoint):
             return
         self._save(trainer)
         if trainer.is_global_zero:
-            told = f"{self.path} is written; resume with --ckpt_path last" if trainer.global_step else "nothing to save"
-            print(
-                f"cmd-lightning: {signal.Signals(number).name} after step {trainer.global_step}: {told}",
-                file=sys.stderr,
-            )
+            path = self.path(trainer)
+            told = f"{path} is written; resume with --ckpt_path last" if trainer.global_step else "nothing to save"
+            _tell(f"{signal.Signals(number).name} after step {trainer.global_step}: {told}")
             slurm = _slurm(trainer)
             if slurm and slurm.auto_requeue and number == slurm.requeue_signal:
                 _requeue()
         trainer.strategy.barrier("LastCheckpoint")  # a process that is gone would take the others with it
         raise SystemExit(128 + number)
+
+
+def kept(path: Path) -> Path:
+    """Give what is at `path` another name in its folder: last-1.ckpt for last.ckpt, or the next that is free."""
+    for number in itertools.count(1):
+        other = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        if os.path.lexists(other):
+            continue
+        try:
+            os.link(path, other)  # so that there is a file at `path` at any time
+        except FileExistsError:
+            continue
+        except OSError:  # a disk without links
+            path.rename(other)
+        return other
+    raise AssertionError  # numbers do not end
+
+
+def _tell(text: str) -> None:
+    print(f"cmd-lightning: {text}", file=sys.stderr, flush=True)
 
 
 def _slurm(trainer: Trainer) -> SLURMEnvironment | None:
@@ -150,4 +188,4 @@ def _requeue() -> None:
     try:
         subprocess.run(["scontrol", "requeue", job], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        print(f"cmd-lightning: the job is not requeued ({error}); submit it again", file=sys.stderr)
+        _tell(f"the job is not requeued ({error}); submit it again")

@@ -14,7 +14,6 @@ from cmd_lightning.errors import InputError, check_at_least, check_positive
 from cmd_lightning.viewing import Viewing
 
 if TYPE_CHECKING:
-    from cmd_lightning.data.cache import ShardCache
     from cmd_lightning.latent_space import FrameLatents, LatentSpace
     from cmd_lightning.networks.contracts import AutoencoderNetwork
 
@@ -98,11 +97,15 @@ def encode(
         raise InputError("--evaluation: there is one clip of a video then, cropped in the middle; leave out the others")
     if not 0 <= seed < 2**32:
         raise InputError(f"--seed {seed}: give a number from 0 to {2**32 - 1}")
+    for option, path in (*(("SHARDS", shard) for shard in shards), ("--autoencoder", autoencoder)):
+        if path and not re.search(r"[*?{[]|:", path) and not Path(path).exists():
+            raise InputError(f"{option} {path}: there is no such file or folder; check the path")
     from lightning import seed_everything
 
     from cmd_lightning.callbacks.latent_writer import LatentWriter
     from cmd_lightning.components.encoding import Encoding
     from cmd_lightning.data.cache import ShardCache
+    from cmd_lightning.data.classes import read_classes
     from cmd_lightning.data.encode import EncodingData, WholeShards
     from cmd_lightning.data.index import expand
     from cmd_lightning.data.latent_clips import DTYPES
@@ -113,7 +116,7 @@ def encode(
 
     remote = ShardCache(allow_commands=allow_commands)
     urls = expand(shards, allow_commands=allow_commands)
-    names, classes = names_of(urls), classes_of(urls, remote)
+    names, classes = names_of(urls), read_classes(urls, remote)
     seed_everything(seed, verbose=False)
     space: LatentSpace
     network: AutoencoderNetwork | None = None
@@ -216,12 +219,3 @@ def names_of(urls: Sequence[str]) -> list[str]:
             )
         names[name] = url
     return list(names)
-
-
-def classes_of(urls: Sequence[str], remote: ShardCache) -> Sequence[str]:
-    """The names of classes that the folders of the shards agree on; none where they do not."""
-    from cmd_lightning.data.index import place_of, read_index
-
-    folders = {(place.folder, place.query) for place in map(place_of, urls)}
-    classes = {tuple(read_index(folder, remote, query)["classes"]) for folder, query in folders}
-    return classes.pop() if len(classes) == 1 else ()

@@ -13,6 +13,9 @@ import docstring_parser
 
 from cmd_lightning.errors import InputError, nearest
 
+STAGES = ("content", "motion")
+"""What options of sampling may differ by."""
+
 
 class Parser(argparse.ArgumentParser):
     """An argparse parser whose errors are `InputError`s that name the nearest option."""
@@ -81,8 +84,11 @@ def by_stage(number: type) -> Callable[[str], dict[str, Any]]:
 
     def read(text: str) -> dict[str, Any]:
         if "=" not in text:
-            return {"content": number(text), "motion": number(text)}
-        return {stage.strip(): number(value) for stage, value in (item.split("=") for item in text.split(","))}
+            return dict.fromkeys(STAGES, number(text))
+        values = {stage.strip(): number(value) for stage, value in (item.split("=") for item in text.split(","))}
+        if unknown := [stage for stage in values if stage not in STAGES]:
+            raise argparse.ArgumentTypeError(f"no stage {unknown[0]!r}; the stages are {', '.join(STAGES)}")
+        return values
 
     read.__name__ = number.__name__  # argparse names it in errors
     return read

@@ -26,7 +26,7 @@ from torch import nn, optim
 from cmd_lightning import callbacks, components, conditioning, diffusion, latent_space, pretrained_text, zoo
 from cmd_lightning.callbacks import LastCheckpoint
 from cmd_lightning.commands.config_errors import explain
-from cmd_lightning.compat import NoOptionsFromCheckpoint, worker_died
+from cmd_lightning.compat import NoOptionsFromCheckpoint, optional_save_dir, worker_died
 from cmd_lightning.components import checkpoints, schedules
 from cmd_lightning.conditioning import ConditionEncoder
 from cmd_lightning.data import latents, webvid
@@ -54,6 +54,10 @@ NAMED = (
 class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
     """LightningCLI that calls classes only, reads checkpoints as plain data, and writes predictions to files."""
 
+    @optional_save_dir()
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Sets defaults that hold for every config."""
         parser.set_defaults({"seed_everything": 0})
@@ -67,6 +71,23 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
         if checkpoint not in (None, "best", "last", "hpc"):
             checkpoints.read(checkpoint, "ckpt_path", "give one that `fit` wrote")
 
+    def instantiate_classes(self) -> None:
+        """Puts the logs of loggers without a folder into the Trainer's; the config that is saved does not name it."""
+        self.given = self.config
+        self.config = self.config.clone()
+        trainer = self._get(self.config, "trainer")
+        loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+        for logger in loggers:
+            arguments = logger.get("init_args", {}) if isinstance(logger, jsonargparse.Namespace) else {}
+            if "save_dir" in arguments and arguments["save_dir"] is None:
+                arguments["save_dir"] = trainer.default_root_dir or "."
+        super().instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer, with a callback that saves the config as it was given."""
+        self.config = self.given
+        return super().instantiate_trainer(**kwargs)
+
     @property
     def callbacks(self) -> list[Callback]:
         """The Trainer's."""
@@ -75,14 +96,15 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
     @property
     def last_checkpoint(self) -> Path | None:
         """The file of the config's `LastCheckpoint`."""
-        return next((callback.path for callback in self.callbacks if isinstance(callback, LastCheckpoint)), None)
+        found = (callback for callback in self.callbacks if isinstance(callback, LastCheckpoint))
+        return next((callback.path(self.trainer) for callback in found), None)
 
     def before_fit(self) -> None:
         """Makes sure that an interrupted fit leaves a checkpoint."""
         fast = self.trainer.fast_dev_run  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
         wanted = self.config.fit.trainer.enable_checkpointing is not False and not fast
         if wanted and self.last_checkpoint is None:
-            self.callbacks.append(LastCheckpoint(self.trainer.default_root_dir))
+            self.callbacks.append(LastCheckpoint())
 
     def before_test(self) -> None:
         """Rejects a model that generates no videos to evaluate."""

@@ -14,11 +14,24 @@ from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import LatentSpace, Pixels
 from cmd_lightning.networks.classes import build
 from cmd_lightning.networks.lora import LoRA, fold, public
+from cmd_lightning.pipeline import CMDPipeline
 from cmd_lightning.provenance import fingerprint
 from cmd_lightning.stable_diffusion import StableDiffusion
+from cmd_lightning.zoo import models
 
 KEY = "cmd"
 """The entry of a checkpoint with the description: plain data, readable with `weights_only=True`."""
+
+PARTS: dict[str, dict[str, str]] = {
+    "autoencoder": {"network": "autoencoder"},
+    "content": {"network": "unet", "scheduler": "scheduler", "condition_encoder": "text_encoder"},
+    "motion": {
+        "network": "motion_model",
+        "scheduler": "motion_scheduler",
+        "condition_encoder": "motion_text_encoder",
+    },
+}
+"""The parts of a stage by their names in `Stage`: their names in a pipeline."""
 
 CARRIED = "carried"
 """The entry of a checkpoint with weights that were not trained, of parts that it shall open without other files."""
@@ -54,13 +67,23 @@ class Stage:
 
 
 def load_stage(path: str | Path, stage: str, option: str) -> Stage:
-    """Opens a checkpoint that `fit` wrote for `stage`; errors name the `option` that gave the path.
+    """Opens a checkpoint that `fit` wrote for `stage`, or takes that stage from a model.
+
+    Args:
+        path: The checkpoint; or a folder that `export` wrote, or a name of the zoo.
+        stage: "autoencoder", "content", "motion" or "video".
+        option: What the user calls the path, for errors.
 
     Raises:
-        InputError: There is no such file, it is no checkpoint of this project, or it holds another stage.
+        InputError: There is no such file or model, it is not of this project, or it does not hold the stage.
     """
+    if is_model(path) and stage in PARTS:
+        return stage_of_model(path, stage, option)
     config = "configs/baselines/..." if stage == "video" else f"configs/.../{stage}.yaml"
-    checkpoint = read(path, option, hint := f"give the checkpoint of `fit -c {config}`")
+    hint = f"give the checkpoint of `fit -c {config}`"
+    if stage in PARTS:
+        hint += f", a folder that `export` wrote, or a name of the zoo ({', '.join(models())})"
+    checkpoint = read(path, option, hint)
     about = checkpoint[KEY]
     if about["stage"] != stage:
         raise InputError(f"{option} {path}: this checkpoint holds the {about['stage']} stage, not {stage}; {hint}")
@@ -80,6 +103,39 @@ def load_stage(path: str | Path, stage: str, option: str) -> Stage:
                 part.requires_grad_(False).eval()
     shape, averaged = tuple(about["video_shape"]), bool(checkpoint.get("ema"))
     return Stage(stage, parts, shape, about["fps"], about.get("trained_on"), adapters, averaged)
+
+
+def is_model(path: str | Path) -> bool:
+    """Whether `path` is a model folder or a name of the zoo, and so no checkpoint."""
+    return Path(path).is_dir() or str(path) in models()
+
+
+def stage_of_model(model: str | Path, stage: str, option: str) -> Stage:
+    """A stage of a model folder or of a model of the zoo."""
+    names = PARTS[stage]
+    others = {part for name, parts in PARTS.items() for part in parts.values() if name not in ("autoencoder", stage)}
+    try:
+        pipeline = CMDPipeline.from_pretrained(model, **dict.fromkeys(others))
+    except InputError as error:
+        raise InputError(f"{option} {model}: {error}") from error
+    parts: dict[str, Any] = {name: getattr(pipeline, part) for name, part in names.items()}
+    if "condition_encoder" in parts:
+        parts["condition_encoder"] = pipeline.encoders[stage]  # type: ignore[index]  # one of the two
+    if parts["network"] is None:
+        raise InputError(f"{option} {model}: this model has no {stage} stage; give another, or a checkpoint")
+    trained_on = fingerprint(pipeline.autoencoder.state_dict())
+    for part in parts.values():
+        if isinstance(part, nn.Module):
+            part.requires_grad_(False).eval()
+    return Stage(
+        stage,
+        {name: part for name, part in parts.items() if part is not None} | {"latent_space": pipeline.latent_space},
+        tuple(pipeline.config.video_shape),
+        pipeline.config.fps,
+        None if stage == "autoencoder" else trained_on,
+        {},
+        bool((pipeline.config.averaged_weights or {}).get(stage)),
+    )
 
 
 def located(description: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from cmd_lightning.components.checkpoints import Stage, load_stage
 from cmd_lightning.components.video_model import VideoModel, seeds_of
 from cmd_lightning.conditioning import Values, values_of
 from cmd_lightning.diffusion.sampling import PerStage
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, InputWarning
 from cmd_lightning.latent_space import content_row, from_uint8, to_uint8
 from cmd_lightning.metrics.precision import OwnPrecision
 from cmd_lightning.metrics.reconstruction import SCORES, scores
@@ -26,13 +27,13 @@ from cmd_lightning.zoo import model_folder
 class CMD(VideoModel):
     """Content-motion latent diffusion, for `test` and `predict`: a thin module over `CMDPipeline`.
 
-    Give either a model or the checkpoints of the three stages.
+    Give either a model or the three stages.
 
     Args:
         model: Folder that `export` wrote, or a name of the zoo.
-        autoencoder: Checkpoint of the autoencoder stage.
-        content: Checkpoint of the content stage.
-        motion: Checkpoint of the motion stage.
+        autoencoder: Checkpoint of the autoencoder stage, or the model to take it from.
+        content: The content stage, likewise.
+        motion: The motion stage, likewise.
         steps: Denoising steps, one number or by stage; by default the model's own, else {content: 50, motion: 100}.
         guidance: Guidance scale, one number or by stage, 1 is none; by default the model's own, else
             {content: 4, motion: 1}.
@@ -90,7 +91,8 @@ class CMD(VideoModel):
             kind["prompt" if isinstance(condition[0], str) else "class_labels"] = list(condition)
         kind["num_inference_steps"] = self.steps if steps is None else steps
         kind["guidance_scale"] = self.guidance if guidance is None else guidance
-        [videos, *_] = self.pipeline(**kind, seeds=seeds, return_dict=False)
+        with warnings.catch_warnings(action="ignore", category=InputWarning):  # one per caption of a data set
+            [videos, *_] = self.pipeline(**kind, seeds=seeds, return_dict=False)
         return videos
 
     def values(self, batch: dict[str, Any]) -> list[str] | list[int] | int:
@@ -133,7 +135,7 @@ class CMD(VideoModel):
     @torch.no_grad()
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Originals, their content frames and reconstructions, true content with sampled motion, and full samples."""
-        video = from_uint8(batch["video"])
+        video = from_uint8(self.clips(batch))
         content, motion = self.pipeline.encode(video)
         seeds, values = range(len(video)), self.values(batch)
         moved = self.pipeline.generate_motion(content, values, seeds, self.steps, self.guidance)
@@ -147,19 +149,20 @@ class CMD(VideoModel):
 
 
 def load_stages(autoencoder: str, content: str, motion: str) -> dict[str, Stage]:
-    """The three stages by name, from their checkpoints, with their averaged weights.
+    """The three stages by name, from their checkpoints or models, with their averaged weights.
 
     Raises:
         InputError: A checkpoint is missing or of another stage, or two were not trained on this autoencoder.
     """
     paths = {"autoencoder": autoencoder, "content": content, "motion": motion}
     stages = {name: load_stage(path, name, name) for name, path in paths.items()}
-    own = fingerprint(stages["autoencoder"].parts["network"].state_dict())
-    for name, path in (("content", content), ("motion", motion)):
-        if stages[name].trained_on != own:
+    network = stages["autoencoder"].parts["network"]
+    own = fingerprint(network.state_dict())
+    for name, path, fits in (("content", content, network.content_source or own), ("motion", motion, own)):
+        if stages[name].trained_on != fits:
             raise InputError(
                 f"{name} {path}: it was trained on the latents of another autoencoder than {autoencoder}; "
-                "give the one it was trained on, or train it anew"
+                "give the one it was trained on, or train it again"
             )
     fields = {getattr(stage.parts.get("condition_encoder"), "field", None) for stage in stages.values()} - {None}
     if len(fields) > 1:

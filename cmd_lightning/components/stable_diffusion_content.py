@@ -30,7 +30,8 @@ class StableDiffusionContent(ContentDiffusion):
     Args:
         base: Stable Diffusion folder in diffusers' layout, or hub id.
         network: Makes the U-Net, of the architecture of `base`.
-        autoencoder: Checkpoint of the autoencoder stage, or the trained network itself.
+        autoencoder: Checkpoint of the autoencoder stage, a model (zoo name or exported folder) that has one, or the
+            trained network itself.
         text_width: Channels of its text encoder: 768 for 1.5, 1024 for 2.1.
         variant: Of the weights of `base`, such as "fp16"; they are trained in float32 all the same.
         revision: Of a hub id: branch, tag or commit.

@@ -32,8 +32,8 @@ class VideoDiffusion(DiffusionStage, VideoModel):
             its latents, and the number of condition channels.
         latent_space: What videos are seen in, such as `FrameLatents` of Stable Diffusion's VAE; pixels by default. A
             checkpoint of an autoencoder brings its own.
-        autoencoder: Checkpoint of the autoencoder stage, or the trained network itself, with as many motion channels
-            as its content plane has.
+        autoencoder: Checkpoint of the autoencoder stage, a model (zoo name or exported folder) that has one, or the
+            trained network itself; it has as many motion channels as its content plane has.
         video_shape: `(C, T, H, W)` of the videos in the latent space; a checkpoint of an autoencoder knows it.
         steps: Denoising steps of `test`, `predict` and `sample`, by default 50.
         guidance: Guidance scale of these, 1 is none, by default 4.
@@ -132,7 +132,7 @@ class VideoDiffusion(DiffusionStage, VideoModel):
     @torch.no_grad()
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         latent, _ = self.clean_latents(batch)
-        rows = {"original": from_uint8(batch["video"])} if "video" in batch else {}
+        rows = {"original": self.clip_range.pixels(batch["video"])} if "video" in batch else {}
         if not rows or self.trained_on is not None:
             rows["reconstruction"] = self.decode(latent)
         return rows | {"sample": from_uint8(self.sample(self.values(batch), seeds=range(len(latent))))}

@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from same import assert_same
 
 from cmd_lightning.callbacks import EMA, LastCheckpoint
+from cmd_lightning.callbacks.last_checkpoint import kept
 from cmd_lightning.callbacks.whole_checkpoint import WholeCheckpointIO
 from cmd_lightning.components import VideoAutoencoder
 from cmd_lightning.data.webvid import WebVidDataModule
@@ -60,10 +61,10 @@ def fit(tmp_path, shards, tiny_autoencoder):
         last = LastCheckpoint(str(tmp_path / name), every_n_steps=100)
         trainer = Trainer(
             accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-            default_root_dir=tmp_path, max_steps=STEPS, callbacks=[last, EMA(), *callbacks], **options,
+            default_root_dir=tmp_path, callbacks=[last, EMA(), *callbacks], **{"max_steps": STEPS} | options,
         )  # fmt: skip
         trainer.fit(model, data, ckpt_path=resume)
-        return last.path
+        return last.path(trainer)
 
     return run
 
@@ -166,6 +167,66 @@ def test_slurm_requeues_the_job_after_its_signal(fit, tmp_path, monkeypatch, arr
     assert not list(tmp_path.rglob("hpc_ckpt*"))
 
 
+def steps_of(path):
+    return torch.load(path, weights_only=True)["global_step"]
+
+
+def reports(capsys):
+    """What was reported of another run's checkpoint."""
+    return [line for line in capsys.readouterr().err.splitlines() if "of another run" in line]
+
+
+def test_the_checkpoint_of_another_run_is_kept_and_reported(fit, tmp_path, capsys):
+    folder = tmp_path / "run"
+    last = fit("run", max_steps=1)
+    assert reports(capsys) == []
+    assert fit("run", max_steps=2) == last == folder / "last.ckpt"
+    [warned, told] = reports(capsys)
+    assert f"{last} is of another run" in warned and "--ckpt_path last" in warned
+    assert told.endswith(f"{last} of another run is kept as {folder / 'last-1.ckpt'}")
+    (folder / "last-2.ckpt").write_text("the user's own")
+    fit("run", max_steps=3)
+    # One that was resumed from another file than last.ckpt keeps that too; one from last.ckpt goes over it.
+    fit("run", resume=folder / "last-1.ckpt", max_steps=4)
+    capsys.readouterr()
+    fit("run", resume=last, max_steps=5)
+    (tmp_path / "link").symlink_to(folder)
+    fit("run", resume=tmp_path / "link" / "last.ckpt", max_steps=6)
+    assert reports(capsys) == []
+    kept = {path.name: steps_of(path) for path in folder.iterdir() if path.stat().st_size > 100}
+    assert kept == {"last.ckpt": 6, "last-1.ckpt": 1, "last-3.ckpt": 2, "last-4.ckpt": 3}
+    assert (folder / "last-2.ckpt").read_text() == "the user's own"
+
+
+def test_a_fit_that_saves_nothing_leaves_the_checkpoint_of_another_run(fit, capsys):
+    last = fit("run", max_steps=1)
+    with pytest.raises(SystemExit):
+        fit("run", Send("on_validation_batch_start", 1, signal.SIGINT), num_sanity_val_steps=2)
+    assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]
+    assert steps_of(last) == 1
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_checkpoint_gets_a_free_name(tmp_path, monkeypatch, links):
+    if not links:  # as on a FAT disk
+
+        def refuse(*_):
+            raise PermissionError
+
+        monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "last-1.ckpt").symlink_to(tmp_path / "none")  # nobody's file, but somebody's name
+    (tmp_path / "last.ckpt").write_text("old")
+    assert kept(tmp_path / "last.ckpt") == tmp_path / "last-2.ckpt"
+    assert (tmp_path / "last-2.ckpt").read_text() == "old"
+    assert (tmp_path / "last.ckpt").exists() == links
+
+
+def test_by_default_the_checkpoint_goes_to_the_folder_of_the_trainer(tmp_path):
+    last = LastCheckpoint()
+    for name in ("one", "two"):
+        assert last.path(Trainer(default_root_dir=tmp_path / name, logger=False)) == tmp_path / name / "last.ckpt"
+
+
 RANKS = """
 import os, signal, sys
 import torch
@@ -197,6 +258,7 @@ if __name__ == "__main__":
 @pytest.mark.slow
 def test_all_processes_end_after_the_same_step_though_one_was_signalled(tmp_path):
     (tmp_path / "ranks.py").write_text(RANKS)
+    (tmp_path / "last.ckpt").write_text("of another run")
     ended = subprocess.run(
         [sys.executable, "ranks.py", str(tmp_path)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": os.getcwd()},
         capture_output=True, text=True, timeout=120,
@@ -204,6 +266,8 @@ def test_all_processes_end_after_the_same_step_though_one_was_signalled(tmp_path
     assert ended.returncode == 143, ended.stderr
     assert ended.stderr.count("cmd-lightning: SIGTERM after step 4: ") == 1
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 4
+    assert [path.read_text() for path in tmp_path.glob("last-*")] == ["of another run"]
+    assert ended.stderr.count("is kept as") == 1
 
 
 def test_all_checkpoints_of_the_trainer_are_whole_ones(fit, tmp_path, monkeypatch):
