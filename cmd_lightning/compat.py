@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -283,6 +284,8 @@ WRONG_VALUE = r"Parser key \"(\w+)\": Expected an? (.+?)\. Got value: (.+?)(?: -
 
 # PyAV
 
+_PRINTING = Lock()  # the level is of the process
+
 
 def container_crop(container: Any, index: int) -> tuple[int, int, int, int]:
     """Pixels that a container cuts off a stream: left, right, top, bottom.
@@ -292,12 +295,13 @@ def container_crop(container: Any, index: int) -> tuple[int, int, int, int]:
     """
     import av.logging
 
-    level = av.logging.get_level()
-    av.logging.set_level(av.logging.INFO)
-    try:
-        text = container.dumps_format()
-    finally:
-        av.logging.set_level(level)
+    with _PRINTING:
+        level = av.logging.get_level()
+        av.logging.set_level(av.logging.INFO)
+        try:
+            text = container.dumps_format()
+        finally:
+            av.logging.set_level(level)
     # Metadata of a file may be any text, but its lines begin otherwise.
     printed = re.split(r"^  Stream #\d+:(\d+)", text, flags=re.MULTILINE)
     own = dict(zip(printed[1::2], printed[2::2], strict=True)).get(str(index), "")

@@ -15,6 +15,7 @@ from cmd_lightning.commands.processes import check_nodes, clip_bar, quiet_traine
 from cmd_lightning.errors import InputError, check_at_least, check_positive
 from cmd_lightning.metric_names import DISTANCES, PAIRED, Asked
 from cmd_lightning.progress import progress
+from cmd_lightning.viewing import Viewing
 
 if TYPE_CHECKING:
     from cmd_lightning.data.sources import ClipSource
@@ -38,6 +39,9 @@ def evaluate(
     choose: Literal["random", "first"] = "random",
     random_start: bool = False,
     layout: str | None = None,
+    deinterlace: bool = False,
+    tone_map: bool = False,
+    background: str = "white",
     prompts: str | None = None,
     statistics: str | None = None,
     save_statistics: str | None = None,
@@ -70,6 +74,9 @@ def evaluate(
         choose: Which clips if there are more than num: drawn by the seed, or the first by name.
         random_start: Begin real clips at a frame drawn by the seed, not at the first.
         layout: Axes of an array, as NTHWC, where they cannot be told from its shape.
+        deinterlace: Rebuild the missing lines of frames that are flagged as interlaced.
+        tone_map: Map HDR frames (PQ and HLG) to ordinary video.
+        background: Colour behind transparent pixels, a name or #rrggbb.
         prompts: Text file with a caption per line for the generated clips, in order of their names.
         statistics: Statistics of real clips that --save-statistics wrote, in place of --real.
         save_statistics: Save those of the real clips to this .safetensors file.
@@ -88,6 +95,7 @@ def evaluate(
     check_positive(**{name: value for name, value in given.items() if value is not None})
     check_at_least(0, workers=workers)
     check_nodes(nodes)
+    viewing = Viewing(deinterlace, tone_map, background)
     asked = {text: Asked.parse(text) for text in filter(None, map(str.strip, metrics.split(",")))}
     kinds = {one.kind for one in asked.values()}
     paired = bool(kinds & PAIRED.keys())
@@ -108,7 +116,9 @@ def evaluate(
     for side, path in (("real", real), ("fake", fake)):
         if path is not None:
             starts = random_start and side == "real"
-            selection = Selection(**reading, num=num, choose=choose, random_start=starts, seed=seed, layout=layout)
+            selection = Selection(
+                **reading, viewing=viewing, num=num, choose=choose, random_start=starts, seed=seed, layout=layout
+            )
             sources[side] = open_source(path, selection)
     captions = captions_of(prompts, sources.get("fake"))
     ignored = warnings.catch_warnings(action="ignore", category=UserWarning)  # of weights: their records have them
@@ -129,7 +139,7 @@ def evaluate(
     rates = [side["fps"] for side in about.values() if side["fps"]]
     evaluation = Evaluation(
         suite,
-        reading,
+        reading | viewing.describe(),
         fps=rates[0] if rates and stride is None else None,
         load_from=statistics,
         save_to=save_statistics,

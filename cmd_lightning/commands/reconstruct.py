@@ -15,6 +15,7 @@ from cmd_lightning.commands.files import (
 )
 from cmd_lightning.errors import InputError, check_positive
 from cmd_lightning.progress import progress
+from cmd_lightning.viewing import Viewing
 from cmd_lightning.zoo import model_folder
 
 if TYPE_CHECKING:
@@ -22,7 +23,15 @@ if TYPE_CHECKING:
 
 
 def reconstruct(
-    model: str, clips: list[str], *, out: str = "outputs/reconstruct", stride: int = 1, json: str | None = None
+    model: str,
+    clips: list[str],
+    *,
+    out: str = "outputs/reconstruct",
+    stride: int = 1,
+    deinterlace: bool = False,
+    tone_map: bool = False,
+    background: str = "white",
+    json: str | None = None,
 ) -> None:
     """Writes DIR/<clip>-reconstruction.mp4, and .gif beside original and content frame; prints the PSNR of each.
 
@@ -34,9 +43,13 @@ def reconstruct(
         clips: Videos; the first frames of each are taken, resized and cropped to the model's size.
         out: Folder for the results.
         stride: Distance of the clip's frames in source frames.
+        deinterlace: Rebuild the missing lines of frames that are flagged as interlaced.
+        tone_map: Map HDR frames (PQ and HLG) to ordinary video.
+        background: Colour behind transparent pixels, a name or #rrggbb.
         json: Write the scores to this file; - is standard output, with nothing else on it.
     """
     check_positive(stride=stride)
+    viewing = Viewing(deinterlace, tone_map, background)
     if not Path(model).is_file():
         model_folder(model)
     for clip in clips:
@@ -58,7 +71,7 @@ def reconstruct(
     rows: list[dict[str, Any]] = []
     written: set[Path] = set()
     for clip in clips:
-        source = video_io.read_video(clip, range(0, frames * stride, stride))
+        source = video_io.read_video(clip, range(0, frames * stride, stride), viewing)
         video = from_uint8(resize_and_crop(source, pipeline.size))[None].to(pipeline.device)
         with torch.no_grad():
             content, motion = pipeline.encode(video)
