@@ -9,6 +9,7 @@ The libraries are imported within the functions: `metrics` uses this file, and n
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -111,6 +112,24 @@ def optional_save_dir() -> Iterator[None]:
     finally:
         for logger, values in before.items():
             logger.__init__.__defaults__ = values
+
+
+@contextmanager
+def without_tips() -> Iterator[None]:
+    """Within the context, Lightning (2.6) does not advertise other products, nor write into our progress bar.
+
+    There is no option for either.
+    """
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith(("💡 Tip:", "`Trainer.fit` stopped: "))
+
+    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    log.addFilter(keep)
+    try:
+        yield
+    finally:
+        log.removeFilter(keep)
 
 
 NO_LENGTH = "Your `IterableDataset` has `__len__` defined"

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from cmd_lightning.components.base import Component, OptimizerFactory
+from cmd_lightning.components.checkpoints import Stage
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import LatentSpace, content_row, from_uint8
 from cmd_lightning.metrics.reconstruction import scores
@@ -47,6 +48,13 @@ class VideoAutoencoder(Component):
         self.keep_frozen(latent_space=latent_space)
         self.network = network()
         self.loss = loss
+
+    @classmethod
+    def arguments_of(cls, stage: Stage) -> dict[str, Any]:
+        return {"network": lambda: stage.parts["network"], "latent_space": stage.latent_space}
+
+    def arguments(self) -> dict[str, Any]:
+        return {"loss": self.loss}
 
     def parts(self) -> dict[str, Any]:
         return {"latent_space": self._frozen["latent_space"], "network": self.network}
