@@ -143,10 +143,6 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Trains, from `ckpt_path` on if it is given; `last` begins where there is no last checkpoint yet."""
         kwargs = self.resolve_last(kwargs, needed=False)
-        tell(
-            f"fit {stage_name(self.model)}: {sum(w.numel() for w in self.model.parameters() if w.requires_grad):,} "
-            f"weights to train, in {self.trainer.default_root_dir}"
-        )
         self.trainer.fit(**kwargs, weights_only=True)
         fast = self.trainer.fast_dev_run  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
         if not fast:
@@ -204,9 +200,14 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
 
 
 class Validated(Callback):
-    """Notes the step of the last validation."""
+    """Reports the start of a fit, and notes the step of the last validation."""
 
     step: int | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says what is trained, and where the run is."""
+        weights = sum(weight.numel() for weight in pl_module.parameters() if weight.requires_grad)
+        tell(f"fit {stage_name(pl_module)}: {weights:,} weights to train, in {trainer.default_root_dir}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes it, unless only a few batches were tried before the fit."""

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from lightning import LightningModule
 from torch import Tensor
 
+from cmd_lightning.atomic_files import replaced
 from cmd_lightning.conditioning import Values
 from cmd_lightning.diffusion.sampling import PerStage
 from cmd_lightning.errors import InputError
@@ -112,7 +113,8 @@ class VideoModel(LightningModule):
         if self.trainer.is_global_zero:
             path = Path(self.trainer.default_root_dir, "test.json")
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps([result | protocol for result in results.values()], indent=2) + "\n")
+            with replaced(path) as draft:
+                draft.write_text(json.dumps([result | protocol for result in results.values()], indent=2) + "\n")
 
 
 def seeds_of(batch: dict[str, Any]) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -81,10 +82,14 @@ class DiT(Network):
                     nn.init.zeros_(module.bias)
         zero(self.head)
 
-    def positions(self, *sizes: int) -> Tensor:
-        """Fixed positions of the tokens of a grid, `(N, width)`."""
-        like = self.head.weight  # the network's own `device` and `dtype` walk through all its modules, at every call
-        return coordinates_embedding(grid_coordinates(*sizes, device=like.device), self.width).to(like.dtype)
+    def positions(self, tokens: Tensor, *sizes: int) -> Tensor:
+        """Fixed positions `(N, width)` of the tokens of a grid, in the precision of `tokens`, to which they are added.
+
+        Under autocast that of the weights: tokens that come out of a layer have half of it.
+        """
+        autocast = torch.is_autocast_enabled(tokens.device.type)
+        dtype = self.head.weight.dtype if autocast else tokens.dtype
+        return coordinates_embedding(grid_coordinates(*sizes, device=tokens.device), self.width).to(dtype)
 
     def transform(
         self,
@@ -98,7 +103,7 @@ class DiT(Network):
 
         `context` has for each block what its mixing takes besides the tokens.
         """
-        signal = embedded(self.timestep, self.condition, timestep, condition)
+        signal = embedded(self.timestep, self.condition, timestep, condition, x.dtype)
         for block, more in zip(self.blocks, repeat(()) if context is None else context, strict=False):
             x = self.run_block(block, x, signal, *more)
         shift, scale = self.modulation(signal)[:, None].chunk(2, dim=-1)

@@ -85,7 +85,10 @@ class CMDAutoencoder(AutoencoderNetwork):
         heads = [] if self.weights == "mean" else [self.content_head]
         for layer in (*heads, *stems, self.content_stem, self.unpatchify):
             zero(layer)
-        rotation = nn.init.orthogonal_(torch.empty_like(self.content_stem.weight.flatten(1)))
+        weight = self.content_stem.weight.flatten(1)
+        rotation = nn.init.orthogonal_(
+            torch.empty_like(weight, dtype=torch.float32)
+        )  # torch has none in half precision
         self.content_stem.weight.copy_(rotation.view_as(self.content_stem.weight))
         self.unpatchify.weight.copy_(rotation.view_as(self.unpatchify.weight))
 

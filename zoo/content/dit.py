@@ -43,5 +43,6 @@ class ContentDiT(DiT, ContentModel):
         patch = self.patch_size
         tokens = self.stem(pad_to_multiple(content, patch, patch))  # (B, width, H / patch, W / patch)
         rows, columns = tokens.shape[2:]
-        x = self.transform(tokens.flatten(2).mT + self.positions(rows, columns), timestep, condition)
+        x = tokens.flatten(2).mT + self.positions(tokens, rows, columns)
+        x = self.transform(x, timestep, condition)
         return unpatchify(x, (patch, patch), rows)[:, :, :height, :width]
