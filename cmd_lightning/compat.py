@@ -8,6 +8,7 @@ The libraries are imported within the functions: `metrics` uses this file, and n
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterator
@@ -239,6 +240,25 @@ def torchmetrics_frechet(mean: Tensor, cov: Tensor, other_mean: Tensor, other_co
     return _compute_fid(mean, cov, other_mean, other_cov)
 
 
+def take_any_quantile() -> None:
+    """Have `BootStrapper` take a tensor of quantiles of any precision.
+
+    torchmetrics (1.9) gives it to `torch.quantile`, which wants the precision of the values; ours are double.
+    """
+    from torchmetrics.wrappers import BootStrapper
+
+    compute = BootStrapper.compute
+
+    @functools.wraps(compute)
+    def cast(self: Any) -> Any:
+        value = self.metrics[0].compute()
+        if isinstance(self.quantile, Tensor) and isinstance(value, Tensor):
+            self.quantile = self.quantile.to(value)
+        return compute(self)
+
+    BootStrapper.compute = cast  # type: ignore[method-assign]
+
+
 # diffusers and transformers
 
 REPEATED = "_repeated_blocks"
@@ -295,5 +315,10 @@ MISSING_ARGUMENT = r"class_path '([\w.]+)': the following arguments are required
 NESTED_KEY = r'Parser key "([\w.]+)"'
 """Pattern that captures the option that an inner complaint is about."""
 
-WRONG_VALUE = r"Parser key \"(\w+)\": Expected an? (.+?)\. Got value: (.+?)(?: - Expected|$)"
+WRONG_VALUE = r"Parser key \"([\w.]+)\": Expected an? (.+?)\. Got value: (.+?)(?: - Expected|\. Got value|$)"
 """Pattern that captures an option, what it takes, and what was given."""
+
+WRONG_CHOICE = (
+    r"Subtypes: \[((?:(?!Subtypes: ).)+?)\] Errors: (?:(?!Subtypes: ).)+? Given value: (.+?)(?: - Expected|$)"
+)
+"""Pattern that captures the types of which an option takes one, and what was given."""

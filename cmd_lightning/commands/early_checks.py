@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ def check(verb: str, words: Sequence[str]) -> None:
     import yaml
 
     given: dict[str, Any] = {}
+    typed: dict[str, Any] = {}  # what is not from a config
     for name, value in pairs(words):
         if name in ("-c", "--config"):
             if not value or "{" in value or "\n" in value:
@@ -27,13 +29,13 @@ def check(verb: str, words: Sequence[str]) -> None:
                 return  # jsonargparse tells what is wrong with it
             given |= flat(config)
         elif name.startswith("--"):
-            given[name[2:].replace(".init_args.", ".")] = value
+            typed[name[2:].replace(".init_args.", ".")] = value
     if any(word.startswith("--print_config") or word.endswith((".help", "--help-all")) for word in words):
         return
-    if not given:
+    if not given and not typed:
         raise InputError(f"{verb}: no config; give one, such as -c configs/shapes32/autoencoder.yaml")
-    check_numbers(verb, given)
-    check_files(given)
+    check_numbers(verb, given | typed)
+    check_files(typed)
 
 
 def check_config(path: Path) -> None:
@@ -54,7 +56,7 @@ def check_numbers(verb: str, given: dict[str, Any]) -> None:
             raise InputError(f"--{option} 0: nothing would be trained; give at least 1, or -1 for no limit")
 
 
-def check_files(given: dict[str, Any]) -> None:
+def check_files(given: dict[str, str]) -> None:
     """Raises an InputError for a checkpoint or a model that is not there."""
     from cmd_lightning.zoo import model_folder, models
 
@@ -64,23 +66,23 @@ def check_files(given: dict[str, Any]) -> None:
             "--ckpt_path best: there is no best checkpoint, a run knows only its own; "
             "give the file that ModelCheckpoint wrote, or last"
         )
-    if isinstance(checkpoint, str) and checkpoint not in ("last", "hpc", "null") and not Path(checkpoint).exists():
+    if checkpoint is not None and checkpoint not in ("last", "hpc", "null") and not Path(checkpoint).exists():
         raise InputError(f"--ckpt_path {checkpoint}: there is no such file; give one that `fit` wrote")
     for stage in STAGES:
         path = given.get(f"model.{stage}")
-        if isinstance(path, str) and not Path(path).exists() and path not in models() and not path.startswith("{"):
+        if path and not Path(path).exists() and path not in models() and not path.startswith("{"):
             raise InputError(
                 f"model.{stage} {path}: there is no such file; give the checkpoint of "
                 f"`fit -c configs/.../{stage}.yaml`, a folder that `export` wrote, or a name of the zoo "
                 f"({', '.join(models())})"
             )
-    if isinstance(model := given.get("model.model"), str):
+    if model := given.get("model.model"):
         model_folder(model)
 
 
 def pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The options of a command line with their values; "" for one without."""
-    for word, following in zip(words, [*words[1:], "-"], strict=True):
+    for word, following in pairwise([*words, "-"]):
         if word.startswith("-"):
             name, equals, value = word.partition("=")
             yield name, value if equals else "" if following.startswith("-") else following

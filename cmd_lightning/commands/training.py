@@ -29,7 +29,7 @@ from cmd_lightning import callbacks, components, conditioning, diffusion, latent
 from cmd_lightning.callbacks import LastCheckpoint
 from cmd_lightning.callbacks.stage_progress import StageProgress, count, stage_name
 from cmd_lightning.cli import PROGRAM
-from cmd_lightning.commands.config_errors import explain
+from cmd_lightning.commands.config_errors import explain, place_of
 from cmd_lightning.commands.next_steps import next_commands
 from cmd_lightning.compat import TREESPEC, NoOptionsFromCheckpoint, optional_save_dir, without_tips, worker_died
 from cmd_lightning.components import checkpoints, schedules
@@ -228,8 +228,10 @@ def trainer_error(options: jsonargparse.Namespace, error: Exception) -> InputErr
     culprits = [
         f"trainer.{name} {value}"
         for name, value in named.items()
-        if value not in (True, False) and re.search(rf"(?<![\w.-]){re.escape(str(value))}(?![\w-])", text)
+        if value not in (True, False, "auto") and re.search(rf"(?<![\w.-]){re.escape(str(value))}(?![\w-])", text)
     ]
+    if not culprits and options.accelerator != "auto":
+        culprits = [f"trainer.accelerator {options.accelerator}"]
     hint = "; give cpu, or auto for what there is" if "accelerator" in str(culprits) else ""
     return InputError(f"{', '.join(culprits) or 'trainer'}: {reason(error).rstrip('!.')}{hint}")
 
@@ -271,7 +273,9 @@ def run_cli(arguments: Sequence[str]) -> None:
         if cause is not None:
             raise InputError(str(cause)) from error
         if missing := missing_package(error):
-            raise InputError(f"trainer.logger or another class of the config: {reason(missing)}") from error
+            owner = re.findall(r"given class_path '([\w.]+)'", str(error))
+            place = place_of(" ".join(str(error).split())) or "trainer.logger"
+            raise InputError(f"{place} {owner[-1].rpartition('.')[2] if owner else ''}: {reason(missing)}") from error
         if isinstance(error, jsonargparse.ArgumentError):
             raise InputError(explain(str(error), known_classes())) from error
         raise

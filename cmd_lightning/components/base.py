@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, ClassVar, NoReturn, Self
 
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -224,7 +225,7 @@ class Component(FrozenParts):
             configs = self.trainer.lr_scheduler_configs
             schedules = [made.scheduler for made in configs if made.scheduler.optimizer is optimizer]
             for change in apply_changes(optimizer, wanted, schedules):
-                rank_zero_warn(change)
+                rank_zero_only(print)(f"cmd-lightning: {change}", file=sys.stderr)
 
     def normal(self, batch: dict[str, Any], name: str) -> Callable[[tuple[int, ...]], Tensor]:
         """From the shape of one sample to standard normal values for a batch, the samples' own under this name."""

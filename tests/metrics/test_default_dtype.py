@@ -58,7 +58,9 @@ class Clip(torch.nn.Module):
 @pytest.mark.parametrize("resize", ["crop", "stretch"])
 def test_clipsim_is_the_same(default, resize):
     def value():
-        metric = CLIPSimilarity(clip, tokenizer=lambda texts: torch.tensor([[len(text)] for text in texts]), resize=resize)
+        metric = CLIPSimilarity(
+            clip, tokenizer=lambda texts: torch.tensor([[len(text)] for text in texts]), resize=resize
+        )
         metric.update(VIDEO, captions=["a", "red circle"])
         return metric.compute()
 

@@ -1,4 +1,4 @@
-"""Networks in half precision, with weights stored in another precision than they compute in, and how they are called."""
+"""Networks in half precision, with weights stored in another type than they compute in, and how they are called."""
 
 import functools
 
