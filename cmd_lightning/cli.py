@@ -6,7 +6,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 
@@ -26,7 +26,8 @@ TRAINING = {
 """LightningCLI's verbs."""
 
 VERBS = {
-    "demo": "what the shipped model can do, or --fit: train from scratch; with a report page",
+    "train": "a folder of clips to a trained model and a report, resumable",
+    "demo": "the shipped model at work, with a report",
     "shards synth": "write shards of captioned moving shapes",
     "shards pack": "write shards of your own clips",
     "shards check": "count what is in shards, decode all of it, write the index",
@@ -108,13 +109,20 @@ def train(verb: str, arguments: list[str]) -> None:
 
 def call(verb: str, arguments: list[str]) -> None:
     """Calls the function of a verb with what the command line says."""
-    group, name = verb.split()[0], verb.split()[-1]
-    module = importlib.import_module(f"cmd_lightning.commands.{group}")
-    function = getattr(module, name, None) or getattr(module, f"{name}_")  # `list_`, which would hide the builtin
+    function = function_of(verb)
     parser = parser_of(function, f"{PROGRAM} {verb}")
     values = parser.parse_all(arguments)
     with spelling(ALIASES | parser.spellings):
-        function(**values)
+        code = function(**values)
+    if code:  # of a command that found what it looks for
+        raise SystemExit(code)
+
+
+def function_of(verb: str) -> Callable[..., None]:
+    """The function of a verb."""
+    group, name = verb.split()[0], verb.split()[-1]
+    module = importlib.import_module(f"cmd_lightning.commands.{group}")
+    return getattr(module, name, None) or getattr(module, f"{name}_")  # `list_`, which would hide the builtin
 
 
 @contextmanager
@@ -145,9 +153,12 @@ def import_asked(arguments: list[str]) -> list[str]:
         name = next(words, "")
         sys.path.insert(0, os.getcwd())
         try:
-            importlib.import_module(name)
+            module = importlib.import_module(name)
         except (ImportError, ValueError) as error:
             raise InputError(f"--import {name}: {error}; give the dotted name of an importable module") from error
+        from cmd_lightning.zoo.discovery import OTHERS
+
+        OTHERS.append(module)
     return rest
 
 

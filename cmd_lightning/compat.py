@@ -11,9 +11,11 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -322,3 +324,30 @@ WRONG_CHOICE = (
     r"Subtypes: \[((?:(?!Subtypes: ).)+?)\] Errors: (?:(?!Subtypes: ).)+? Given value: (.+?)(?: - Expected|$)"
 )
 """Pattern that captures the types of which an option takes one, and what was given."""
+
+# PyAV
+
+_PRINTING = Lock()  # the level is of the process
+
+
+def container_crop(container: Any, index: int) -> tuple[int, int, int, int]:
+    """Pixels that a container cuts off a stream: left, right, top, bottom.
+
+    FFmpeg reads them from MP4 (clap) and Matroska (PixelCrop) into the side data of the stream, of which PyAV (18)
+    gives nothing but what FFmpeg prints of it.
+    """
+    import av.logging
+
+    with _PRINTING:
+        level = av.logging.get_level()
+        av.logging.set_level(av.logging.INFO)
+        try:
+            text = container.dumps_format()
+        finally:
+            av.logging.set_level(level)
+    # Metadata of a file may be any text, but its lines begin otherwise.
+    printed = re.split(r"^  Stream #\d+:(\d+)", text, flags=re.MULTILINE)
+    own = dict(zip(printed[1::2], printed[2::2], strict=True)).get(str(index), "")
+    found = re.search(r"^      Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)$", own, flags=re.MULTILINE)
+    left, right, top, bottom = map(int, found.groups()) if found else (0, 0, 0, 0)
+    return left, right, top, bottom

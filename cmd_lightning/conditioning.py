@@ -15,6 +15,9 @@ from cmd_lightning.networks import Condition, Network
 Values = Sequence[str] | Sequence[int] | int
 """What videos are generated from: captions, class ids, or for an unconditional model how many."""
 
+MAX_CLASSES = 1_000_000
+"""A larger label is an identifier, not the number of a class."""
+
 
 class ConditionEncoder(Network):
     """Encodes what a batch says of its videos.
@@ -23,11 +26,13 @@ class ConditionEncoder(Network):
         dim: Channels K of the condition.
         field: The entry of a batch that it reads.
         frozen: Whether it is pretrained and stays as it is; `open` reads its weights, and checkpoints leave them out.
+        context_length: Tokens that it reads of a caption at most, start and end included; None if it reads all.
     """
 
     dim: int
     field: Literal["caption", "label"]
     frozen: bool = False
+    context_length: int | None = None
 
     @abstractmethod
     def forward(self, values: Any) -> Condition:
@@ -37,34 +42,68 @@ class ConditionEncoder(Network):
         """The condition that says nothing, `count` times, in the same shapes: by default of the empty caption."""
         return self([""]).map(lambda x: x.expand(count, *x.shape[1:]))
 
+    def cut(self, caption: str) -> str:
+        """The end of a caption that does not fit into the encoder's context and is not read; "" if all of it fits."""
+        return ""
+
+    def unseen(self, caption: str) -> list[str]:
+        """The words of a caption that the encoder never saw in training; [] also where the weights do not show it."""
+        return []
+
 
 class ClassEncoder(ConditionEncoder):
     """A learned vector for each class, and one more for the null condition.
 
     Args:
-        num_classes: Number of classes; labels run from 0.
+        num_classes: Number of classes; labels run from 0. None: as many as the data of the training run have.
         dim: Channels K of the vectors.
     """
 
     field = "label"
+    table: nn.Embedding
 
-    def __init__(self, num_classes: int, dim: int = 128) -> None:
+    def __init__(self, num_classes: int | None = None, dim: int = 128) -> None:
         super().__init__()
         self.num_classes, self.dim = num_classes, dim
-        self.table = nn.Embedding(num_classes + 1, dim)
+        if num_classes is not None:
+            self.set_classes(num_classes)
+
+    def set_classes(self, num_classes: int) -> None:
+        """Create the vectors, with random weights, and record the number of classes.
+
+        Args:
+            num_classes: Number of classes.
+
+        Raises:
+            InputError: There are none, or far too many.
+        """
+        if not 1 <= num_classes <= MAX_CLASSES:
+            raise InputError(
+                f"model.condition.num_classes {num_classes}: give 1 to {MAX_CLASSES}, above the largest label; number "
+                "the classes of the data from 0"
+            )
+        self.num_classes = num_classes
+        self.register_to_config(num_classes=num_classes)
+        self.table = nn.Embedding(num_classes + 1, self.dim)
 
     def forward(self, values: Sequence[int] | Tensor) -> Condition:
+        known = self._known()
         labels = torch.as_tensor(values, device=self.device)
-        wrong = labels[(labels < 0) | (labels >= self.num_classes)]
+        wrong = labels[(labels < 0) | (labels >= known)]
         if len(wrong):
             raise InputError(
-                f"class {int(wrong[0])}: the model knows classes 0 to {self.num_classes - 1}; "
+                f"class {int(wrong[0])}: the model knows classes 0 to {known - 1}; "
                 "give one of these (training: data with labels, and condition.num_classes above the largest)"
             )
         return self._look_up(labels)
 
     def null(self, count: int) -> Condition:
-        return self._look_up(torch.full((count,), self.num_classes, device=self.device))
+        return self._look_up(torch.full((count,), self._known(), device=self.device))
+
+    def _known(self) -> int:
+        if self.num_classes is None:
+            raise InputError("model.condition.num_classes: not known yet; give the number of classes")
+        return self.num_classes
 
     def _look_up(self, rows: Tensor) -> Condition:
         pooled = self.table(rows)
@@ -91,9 +130,11 @@ class OpenCLIPTextEncoder(ConditionEncoder):
 
         self.tower = TextTransformer(**text_cfg, output_dim=None, output_tokens=True)
         self.tower.requires_grad_(trainable)
-        # A word that training never shows keeps its vector: it shall say nothing, rather than something random.
+        # A word that training never shows keeps its vector: it shall say nothing, rather than something random. So the
+        # weights show which words were seen; see `unseen`.
         nn.init.zeros_(self.tower.token_embedding.weight)
-        self.tokenizer = SimpleTokenizer(context_length=self.tower.context_length)
+        self.context_length = self.tower.context_length
+        self.tokenizer = SimpleTokenizer(context_length=self.context_length)
         self.dim = self.tower.width
 
     def forward(self, values: Sequence[str]) -> Condition:
@@ -103,6 +144,29 @@ class OpenCLIPTextEncoder(ConditionEncoder):
         _, hidden = self.tower(tokens)
         pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         return Condition(pooled, hidden, mask)
+
+    def cut(self, caption: str) -> str:
+        tokens = self.tokenizer.encode(caption)
+        return self.tokenizer.decode(tokens[self.tower.context_length - 2 :]).strip()  # besides start and end
+
+    def unseen(self, caption: str) -> list[str]:
+        seen = (self.tower.token_embedding.weight != 0).any(dim=1).tolist()
+        words = self.tokenizer.pat.findall(self.tokenizer.clean_fn(caption))
+        return [word for word in dict.fromkeys(words) if not all(seen[token] for token in self.tokenizer.encode(word))]
+
+
+def remarks(encoders: Iterable[ConditionEncoder | None], caption: str) -> list[str]:
+    """What of a prompt the encoders of a model's stages do not use, a sentence each; nothing for most prompts."""
+    own = [encoder for encoder in encoders if encoder is not None]
+    if own and not caption.strip():
+        return ["the prompt is empty: the model is asked for nothing in particular"]
+    prompt = f"prompt {caption if len(caption) <= 60 else caption[:57] + '...'!r}"
+    cut = {encoder.context_length: end for encoder in own if (end := encoder.cut(caption))}
+    unseen = dict.fromkeys(word for encoder in own for word in encoder.unseen(caption))
+    found = [f"{prompt}: longer than the {most} tokens that the model reads; cut: {end!r}" for most, end in cut.items()]
+    if unseen:
+        found.append(f"{prompt}: words that the model never saw in training: {', '.join(unseen)}")
+    return found
 
 
 def values_of(batch: Mapping[str, Any], encoder: ConditionEncoder | None) -> list[str] | list[int] | int:
@@ -137,7 +201,8 @@ def encode_condition(
     kind = "number" if isinstance(values, int) else "caption" if isinstance(values[0], str) else "label"
     if kind != encoder.field:
         wanted = {"caption": "a prompt (`prompt`)", "label": "class ids (`class_labels`)"}[encoder.field]
-        raise InputError(f"the {model} model is conditioned on {encoder.field}s: give {wanted}, not a {kind}")
+        given = "" if kind == "number" else f", not a {kind}"
+        raise InputError(f"the {model} model is conditioned on {encoder.field}s: give {wanted}{given}")
     assert not isinstance(values, int)  # no encoder reads a number
     return encoder(values), None if guidance == 1 else encoder.null(len(values))
 

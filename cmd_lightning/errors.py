@@ -13,6 +13,10 @@ class InputError(ValueError):
     """
 
 
+class InputWarning(UserWarning):
+    """What a user gave is not used as it was given: a prompt that is cut, an image that is resized."""
+
+
 def reason(error: BaseException) -> str:
     """What an error of a library says, on one line without colours and cut where it gets long; else its type."""
     text = re.sub(r"\x1b\[[\d;]*m", "", str(error))

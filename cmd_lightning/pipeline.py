@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,14 +15,15 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
-from cmd_lightning.conditioning import ConditionEncoder, Values, count_videos, encode_condition
+from cmd_lightning.conditioning import ConditionEncoder, Values, count_videos, encode_condition, remarks
 from cmd_lightning.diffusion.sampling import Denoiser, PerStage, chosen, denoise, given_content, seeded_noise
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, InputWarning
 from cmd_lightning.faster_sampling import FasterSampling
 from cmd_lightning.latent_space import FrameLatents, LatentSpace, Pixels, shape_text
 from cmd_lightning.networks import AutoencoderNetwork, MotionModel
 from cmd_lightning.networks.classes import load_class
 from cmd_lightning.networks.stock import predict_content
+from cmd_lightning.pipeline_input import fit_images
 from cmd_lightning.pipeline_output import CMDPipelineOutput, to_output
 from cmd_lightning.pretrained_text import StableDiffusionText
 from cmd_lightning.zoo import model_folder
@@ -147,12 +149,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
                 that is not imported.
         """
         folder = model_folder(model)
-        index = folder / "model_index.json"
-        if not index.is_file():
-            raise InputError(f"model {folder}: no model_index.json in this folder; make a model folder with `export`")
-        described = json.loads(index.read_text())
-        if described.get("_class_name") != cls.__name__:
-            raise InputError(f"model {folder}: this is a {described.get('_class_name')}, not a {cls.__name__}")
+        described = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
         # diffusers opens its own and transformers' classes; ours are opened here, and others' refused by name.
         settings = {name: kwargs[name] for name in ("dtype", "torch_dtype", "variant") if name in kwargs}
         parts = {name: kwargs.pop(name) for name in cls._optional_components if name in kwargs}
@@ -219,6 +216,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         dtype, scheduler = getattr(self, NETWORKS[stage]).dtype, getattr(self, SCHEDULERS[stage])
         conditions = encode_condition(self.encoders[stage], values, scale, stage)
         with self.progress_bar(total=number) as bar:
+            bar.set_description(stage)
             return denoise(denoiser, dtype, conditions, scale, scheduler, noise.to(self.device), number, bar.update)
 
     @torch.no_grad()
@@ -248,7 +246,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         self,
         prompt: str | Sequence[str] | None = None,
         class_labels: int | Sequence[int] | None = None,
-        image: Tensor | None = None,
+        image: Tensor | Sequence[Tensor] | None = None,
         num_videos_per_prompt: int = 1,
         seeds: Sequence[int] | None = None,
         generator: torch.Generator | None = None,
@@ -262,7 +260,8 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         Args:
             prompt: One caption or several, for a model of captions.
             class_labels: One class id or several, for a model of classes.
-            image: Pictures `(B, 3, H, W)` in [-1, 1] to set in motion; the content model is not run.
+            image: Images `(B, 3, H, W)` in [-1, 1] to set in motion, or a list of `(3, H, W)`; those of another size
+                than the model's are resized and cropped, see `fit_image`. The content model is not run.
             num_videos_per_prompt: Videos for each prompt, class or picture (of an unconditional model: in all).
             seeds: One seed for each video; a video depends on its own alone. Drawn from `generator` if not given.
             generator: Source of seeds, by default torch's global one.
@@ -272,35 +271,45 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
                 else 4 and 1.
             output_type: "pt" (uint8), "np" (floats in [0, 1]) or "pil".
             return_dict: Whether to return a `CMDPipelineOutput` or the tuple of its fields.
+
+        Warns:
+            InputWarning: A prompt is empty, is cut, or has words that training never showed; an image is resized. The
+                output has the same text for each video.
         """
         if prompt is not None and class_labels is not None:
             raise InputError("`prompt` and `class_labels`: give one of the two")
         given = prompt if prompt is not None else class_labels
-        values: Values = num_videos_per_prompt * (1 if image is None else len(image))
+        images, resized = (None, []) if image is None else fit_images(image, self.size)
+        values: Values = num_videos_per_prompt * (1 if images is None else len(images))
         if given is not None:
             each: Any = [given] if isinstance(given, str | int) else given
             values = [value for value in each for _ in range(num_videos_per_prompt)]
         count = count_videos(values, self.encoders.values(), seeds)
         if seeds is None:
             seeds = torch.randint(2**31, (count,), generator=generator).tolist()
-        if image is not None and count != len(image) * num_videos_per_prompt:
-            raise InputError(f"image: {len(image)} pictures for {count // num_videos_per_prompt} prompts; give as many")
-        stages: tuple[StageName, ...] = ("content", "motion") if image is None else ("motion",)
+        if images is not None and count != len(images) * num_videos_per_prompt:
+            raise InputError(f"image: {len(images)} given for {count // num_videos_per_prompt} prompts; give as many")
+        stages: tuple[StageName, ...] = ("content", "motion") if images is None else ("motion",)
+        notes = [self.remarks(value, stages) for value in values] if isinstance(values, list) else [[]] * count
+        if resized:
+            notes = [[*own, *resized[i // num_videos_per_prompt]] for i, own in enumerate(notes)]
+        for note in dict.fromkeys(note for own in notes for note in own):
+            warnings.warn(note, InputWarning, stacklevel=3)  # past `torch.no_grad`
         sampling = {stage: self.sampling(stage, num_inference_steps, guidance_scale) for stage in stages}
-        if image is not None:
-            content = self._content_of(image).repeat_interleave(num_videos_per_prompt, dim=0)
+        if images is not None:
+            content = self._content_of(images).repeat_interleave(num_videos_per_prompt, dim=0)
         else:
             content = self.generate_content(values, seeds, *sampling["content"])
         motion = self.generate_motion(content, values, seeds, *sampling["motion"])
         frames = to_output(self.decode(content, motion), output_type)
         self.maybe_free_model_hooks()
-        output = CMDPipelineOutput(frames, content, list(seeds))
+        output = CMDPipelineOutput(frames, content, list(seeds), notes)
         return output if return_dict else output.to_tuple()
 
-    def _content_of(self, image: Tensor) -> Tensor:
-        """The content frame of a picture: that of a clip in which it stands still."""
-        if tuple(image.shape[1:]) != (3, *self.size):
-            raise InputError(
-                f"`image`: pictures of shape {tuple(image.shape[1:])}, the model takes {(3, *self.size)}; resize them"
-            )
-        return self.encode(image[:, :, None].repeat(1, 1, self.config.video_shape[1], 1, 1))[0]
+    def remarks(self, value: str | int, stages: Sequence[StageName] = ("content", "motion")) -> list[str]:
+        """What of a prompt the stages do not use, a sentence each: what is cut, and words without training."""
+        return remarks((self.encoders[stage] for stage in stages), value) if isinstance(value, str) else []
+
+    def _content_of(self, images: Tensor) -> Tensor:
+        """The content frame of an image: that of a clip in which it stands still."""
+        return self.encode(images[:, :, None].repeat(1, 1, self.config.video_shape[1], 1, 1))[0]

@@ -22,11 +22,13 @@ class CMDPipelineOutput(BaseOutput):
             for "np", a list of lists of pictures for "pil".
         content: The content frames, `(B, C, H, W)`, in the autoencoder's space.
         seeds: The seed of each video.
+        warnings: What of the prompt or image of each video was not used as it was given, in words; mostly nothing.
     """
 
     frames: Tensor | np.ndarray | list[list[Image]]
     content: Tensor
     seeds: list[int]
+    warnings: list[list[str]]
 
 
 def to_output(video: Tensor, output_type: str) -> Tensor | np.ndarray | list[list[Image]]:

@@ -83,6 +83,11 @@ class StableDiffusionText(PretrainedText):
             self.open()
         return self._width or self.text_model.config.hidden_size
 
+    @property
+    def context_length(self) -> int:  # type: ignore[override]  # known once the tokenizer is open
+        self.open()
+        return self.tokenizer.model_max_length
+
     def open(self) -> None:
         if self.text_model is not None:
             return
@@ -112,10 +117,14 @@ class StableDiffusionText(PretrainedText):
         text_model = CLIPTextModel.from_pretrained(Path(folder, subfolder, "text_model"))
         return cls.of(text_model.float(), CLIPTokenizer.from_pretrained(Path(folder, subfolder, "tokenizer")))
 
+    def cut(self, caption: str) -> str:
+        length = self.context_length
+        tokens = self.tokenizer(caption, add_special_tokens=False, verbose=False).input_ids
+        return self.tokenizer.decode(tokens[length - 2 :]).strip()  # besides start and end
+
     @torch.no_grad()
     def forward(self, values: Sequence[str]) -> Condition:
-        self.open()
-        length = self.tokenizer.model_max_length
+        length = self.context_length
         tokens = self.tokenizer(
             list(values), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         ).input_ids.to(self.text_model.device)
@@ -160,6 +169,9 @@ class FrozenOpenCLIP(PretrainedText, OpenCLIPTextEncoder):
         encoder._opened = True
         return encoder
 
+    def unseen(self, caption: str) -> list[str]:
+        return []  # what its authors trained it on is not known
+
     @torch.no_grad()
     def forward(self, values: Sequence[str]) -> Condition:
         self.open()
@@ -190,7 +202,10 @@ def open_text_encoder(spec: str) -> PretrainedText:
     model, colon, weights = spec.partition(":")
     if not colon or Path(spec).exists():
         return StableDiffusionText.of(*StableDiffusion(spec, option="text").text())
+    from cmd_lightning.metrics.clip_similarity import expect_weights
+
     try:
+        expect_weights(model, weights)  # before seconds go into building a large tower
         encoder = FrozenOpenCLIP(model, weights)
         encoder.open()
     except InputError as error:

@@ -9,20 +9,24 @@ import io
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from cmd_lightning.compat import container_crop
 from cmd_lightning.errors import InputError, reason
+from cmd_lightning.video_start import Mark, lead_of, without_lost
+from cmd_lightning.viewing import PLAIN, Screen, Viewing, deinterlaced
 
 MAX_DECODED_PIXELS = 2**34  # in a read, wanted or not: half a minute of one core for H.264, five minutes of 1080p
 MAX_FRAME_PIXELS = 2**26  # 8192x8192: twice 8K
 
 Reason = Literal["empty file", "unreadable video", "still picture", "no video stream", "damaged frames", "too costly"]
 
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these leave transparency out
 _WORTH_A_SEEK = 8  # frames: fewer are decoded about as fast as a decoder restarts
 
 
@@ -67,10 +71,12 @@ class VideoFile:
         fps: Mean frame rate in frames per second.
         times: Seconds of each frame from the first where the rate varies; None where frame n is at n / fps, as it
             is taken to be in AVI and in files without times.
+        seen: What is known of the frames that were decoded so far.
 
     Args:
         source: A file that exists, or the bytes of one.
         name: What errors call it.
+        viewing: How its frames are shown.
 
     Raises:
         VideoError: It cannot be read as video.
@@ -78,14 +84,16 @@ class VideoFile:
 
     times: list[float] | None
 
-    def __init__(self, source: Path | bytes, name: str) -> None:
-        self.name, self._source = name, source
+    def __init__(self, source: Path | bytes, name: str, viewing: Viewing = PLAIN) -> None:
+        self.name, self._source, self._viewing = name, source, viewing
         self._container: Any = None
-        self._turn: tuple[bool, list[int]] | None = None
+        self._lead = 0  # packets at the start that may build on frames that were cut off
         if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
             raise VideoError(name, "empty file")
         with self._errors("unreadable video"):
             self._open()
+            self._screen = Screen(viewing, *self._shape())
+            self.seen = self._screen.seen
             self._walk()
             self._set_rate()
 
@@ -107,6 +115,18 @@ class VideoFile:
         Raises:
             VideoError: Frames are damaged or missing, or are too far from key frames.
         """
+        frames = self._frames(wanted)
+        if self._viewing.deinterlace:
+            near = {at for index in wanted for at in (index - 1, index, index + 1) if 0 <= at < self.frames}
+            frames = deinterlaced(self._frames(sorted(near)))
+        asked = set(wanted)
+        with self._errors("damaged frames"):
+            for index, frame in frames:
+                if index in asked:
+                    yield index, self._screen.show(frame)
+
+    def _frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        """The frames of these numbers, ascending, as they are stored."""
         runs = self._plan(wanted)
         self._expect_affordable(runs)
         pixels = 0
@@ -120,7 +140,7 @@ class VideoFile:
                         raise VideoError(self.name, "too costly")
                     if index in left:
                         left.remove(index)
-                        yield index, self._to_rgb(frame)
+                        yield index, frame
                     if not left:
                         break
                 if not left:
@@ -134,7 +154,11 @@ class VideoFile:
         Raises:
             VideoError: A frame cannot be decoded.
         """
-        return sum(1 for _ in self._decoded(_START))
+        number = 0
+        for frame in self._decoded(_START):
+            self._screen.note(frame)
+            number += 1
+        return number
 
     def _open(self) -> None:
         import av
@@ -157,38 +181,58 @@ class VideoFile:
         videos = [one for one in streams.video if not one.disposition & one.disposition.attached_pic]  # cover art
         if not videos:
             raise VideoError(self.name, "no video stream")
-        self._stream = videos[0]
+        # As FFmpeg chooses: the default one, and of several the largest.
+        self._stream = max(videos, key=lambda one: (bool(one.disposition & one.disposition.default), _pixels(one)))
         for one in streams:
             if one is not self._stream:
                 one.discard = av.stream.Discard.all
         codec = self._stream.codec_context
+        if self._stream.metadata.get("alpha_mode") == "1" and codec.name in _ALPHA_DECODERS:
+            codec = av.CodecContext.create(_ALPHA_DECODERS[codec.name], "r")
         codec.thread_count = 1  # clips are small and loaders already run side by side
         codec.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
-        self._pixels = codec.width * codec.height
+        self._decoder: Any = codec
+
+    def _shape(self) -> tuple[tuple[int, int, int, int], Fraction]:
+        """What the container cuts off, left, right, top and bottom, and the width of a pixel relative to its height."""
+        width, height = self._stream.codec_context.width, self._stream.codec_context.height
+        self._pixels = width * height
         if not self._pixels:
             raise VideoError(self.name, "unreadable video", "without width or height")
-        if self._pixels > MAX_FRAME_PIXELS:
-            raise VideoError(self.name, "too costly", f"frames of {codec.width}x{codec.height}")
-        self._reformatter = av.video.reformatter.VideoReformatter()  # one for all frames: each sets up tables
+        aspect = self._stream.sample_aspect_ratio or Fraction(1)
+        if self._pixels * max(aspect, 1 / aspect) > MAX_FRAME_PIXELS:
+            raise VideoError(self.name, "too costly", f"frames of {width}x{height}, pixels of {aspect}")
+        left, right, top, bottom = crop = container_crop(self._container, self._stream.index)
+        if left + right >= width or top + bottom >= height:
+            crop = 0, 0, 0, 0
+        return crop, aspect
 
     def _walk(self) -> None:
-        packets = [
-            (packet.pts, packet.is_keyframe)
+        """Find the frames that can be decoded, their times, and the key frames."""
+        marks = [
+            Mark(packet.pts, packet.is_keyframe, packet.is_discard)
             for packet in self._container.demux(self._stream)
-            if packet.size and not packet.is_discard
+            if packet.size
         ]
-        self.frames = len(packets)
-        if not packets:
-            raise VideoError(self.name, "unreadable video", "without frames")
         kind = self._container.format.name
-        # AVI keeps no times of presentation; FFmpeg's guesses are wrong where there are B-frames.
-        places = {} if kind == "avi" else {pts: place for place, (pts, _) in enumerate(packets)}
-        self._places = places if None not in places and len(places) == len(packets) else {}
+        # AVI keeps no times of presentation; FFmpeg's guesses are wrong where there are B-frames. A GIF's frames build
+        # on each other whatever their flags say: it is always read from its start.
+        timed = kind != "avi"
+        self._lead = lead = 0 if kind == "gif" else lead_of(marks, timed)
+        if lead * self._pixels > MAX_DECODED_PIXELS:
+            raise VideoError(self.name, "too costly", f"{lead} frames would be decoded to find the first")
+        if lead and timed:
+            marks = without_lost(marks, lead, (frame.pts for frame in self._decoded(_START)))
+        shown = [mark for mark in marks if not mark.hidden]
+        places = {mark.pts: place for place, mark in enumerate(shown)}
+        self._places: dict[Any, int] = places if timed and None not in places and len(places) == len(shown) else {}
         self._ticks = sorted(self._places)
+        self.frames = self.count() if lead and not self._ticks else len(shown)
+        if not self.frames:
+            raise VideoError(self.name, "unreadable video", "without frames")
         self._keys = [_START]
-        # A GIF's frames build on each other whatever their flags say: it is always read from its start.
         if self._ticks and kind != "gif":
-            self._keys += sorted(_Key(pts, place) for place, (pts, is_key) in enumerate(packets) if is_key)
+            self._keys += sorted(_Key(time, places[time]) for time in self._ticks if shown[places[time]].is_key)
 
     def _set_rate(self) -> None:
         stream, ticks = self._stream, self._ticks
@@ -252,22 +296,17 @@ class VideoFile:
                 self._open()
             else:
                 self._container.seek(key.time, stream=self._stream)
-            codec = self._stream.codec_context
-            for packet in self._container.demux(self._stream):
-                if wanted and codec.name == "h264":
-                    codec.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-                yield from packet.decode()
-
-    def _to_rgb(self, frame: Any) -> Tensor:
-        with self._errors("damaged frames"):
-            rgb = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-            if self._turn is None:
-                # Of a small copy: a frame that was asked for its side data refers to itself, and stays in memory until
-                # Python looks for such.
-                self._turn = _turn_of(frame.reformat(16, 16, threads=1))
-        transposed, flipped = self._turn
-        image = torch.from_numpy(rgb).permute((2, 1, 0) if transposed else (2, 0, 1))
-        return image.flip(flipped) if flipped else image
+                self._decoder.flush_buffers()
+            for place, packet in enumerate(self._container.demux(self._stream)):
+                if wanted and self._decoder.name == "h264":
+                    self._decoder.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+                try:
+                    frames = self._decoder.decode(packet)
+                except ValueError:  # PyAV's InvalidDataError
+                    if key is not _START or place >= self._lead:
+                        raise
+                    continue  # it builds on frames that were cut off
+                yield from frames
 
     @contextmanager
     def _errors(self, reason_: Reason) -> Iterator[None]:
@@ -281,21 +320,8 @@ class VideoFile:
             raise VideoError(self.name, reason_, detail) from error
 
 
-def _turn_of(frame: Any) -> tuple[bool, list[int]]:
-    """Whether a frame is shown transposed, and along which axes of (3, H, W) it is then flipped: its display matrix.
-
-    The matrix (a, b, u, c, d, v, x, y, w), as in ISO 14496-12 and FFmpeg's display.h, moves what is at (p, q), p to
-    the right and q downwards, to (a p + c q + x, b p + d q + y). So that of a phone held upright, a = d = 0, b = 1,
-    c = -1, moves what was on the right downwards: a quarter turn clockwise.
-    """
-    matrices = [bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"]
-    if not matrices:
-        return False, []
-    a, b, _, c, d = np.frombuffer(matrices[0], "=i4")[:5].tolist()
-    transposed = abs(b) + abs(c) > abs(a) + abs(d)
-    if transposed:
-        a, d = c, b
-    return transposed, [axis for axis, sign in ((1, d), (2, a)) if sign < 0]
+def _pixels(stream: Any) -> int:
+    return stream.codec_context.width * stream.codec_context.height
 
 
 def _is_image(source: Path | bytes) -> bool:

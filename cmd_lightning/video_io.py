@@ -1,4 +1,4 @@
-"""Read and write clips: mp4, avi, mkv, webm, gif and folders of PNG frames, always as uint8 (C, T, H, W).
+"""Read and write clips: mp4, avi, mkv, webm, gif and folders of frames, always as uint8 (C, T, H, W).
 
 Decoding (`video_file`) and encoding are PyAV's (FFmpeg), GIFs are written by Pillow; both are imported when first
 needed.
@@ -6,6 +6,7 @@ needed.
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,15 +14,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cmd_lightning.atomic_files import replaced
 from cmd_lightning.errors import InputError
+from cmd_lightning.image_io import read_image
 from cmd_lightning.video_file import VideoError, VideoFile
+from cmd_lightning.viewing import PLAIN, Seen, Viewing
 
-VIDEO_SUFFIXES = ("mp4", "avi", "mkv", "webm", "gif")
+VIDEO_SUFFIXES = ("mp4", "avi", "mkv", "webm", "gif", "mov", "m4v")
+GIF_FPS = 50
+FRAME_SUFFIXES = ("png", "tif", "tiff")
 
 
 @dataclass(frozen=True)
@@ -30,15 +34,21 @@ class VideoInfo:
 
     Attributes:
         frames: Number of frames.
-        fps: Mean frame rate in frames per second; 0 where it is unknown (a folder of PNGs).
+        fps: Mean frame rate in frames per second; 0 where it is unknown (a folder of frames).
         width: Width in pixels, as it is shown.
         height: Height in pixels, as it is shown.
+        interlaced: Whether frames are flagged as interlaced, of those decoded so far.
+        hdr: Whether frames are HDR (PQ or HLG), of those decoded so far.
+        transparent: Whether frames have transparent pixels, of those read so far.
     """
 
     frames: int
     fps: float
     width: int
     height: int
+    interlaced: bool = False
+    hdr: bool = False
+    transparent: bool = False
 
 
 class VideoReader:
@@ -46,24 +56,27 @@ class VideoReader:
 
     Attributes:
         frames: Number of frames.
-        fps: Mean frame rate in frames per second; 0 where it is unknown (a folder of PNGs).
+        fps: Mean frame rate in frames per second; 0 where it is unknown (a folder of frames).
         times: Seconds of each frame from the first where the rate varies; None where it is constant.
 
     Args:
-        source: A file, a folder of PNG frames (in natural order of their names), or the bytes of a file.
+        source: A file, a folder of PNG or TIFF frames (in natural order of their names), or the bytes of a file.
+        viewing: How frames are shown where the file leaves a choice.
 
     Raises:
         InputError: The source is missing.
         VideoError: It cannot be read as video.
     """
 
-    def __init__(self, source: str | Path | bytes) -> None:
+    def __init__(self, source: str | Path | bytes, viewing: Viewing = PLAIN) -> None:
         self._name = "clip in memory" if isinstance(source, bytes) else str(source)
         source = source if isinstance(source, bytes) else Path(source)
         if isinstance(source, Path) and not source.exists():
             raise InputError(f"{source}: no such video file or folder; check the path")
         self._file: _ImageFolder | VideoFile = (
-            _ImageFolder(source) if isinstance(source, Path) and source.is_dir() else VideoFile(source, self._name)
+            _ImageFolder(source, viewing)
+            if isinstance(source, Path) and source.is_dir()
+            else VideoFile(source, self._name, viewing)
         )
         self.frames, self.fps, self.times = self._file.frames, self._file.fps, self._file.times
 
@@ -75,7 +88,8 @@ class VideoReader:
             VideoError: The first frame cannot be decoded.
         """
         _, _, height, width = self.read([0]).shape
-        return VideoInfo(self.frames, self.fps, width, height)
+        seen = self._file.seen
+        return VideoInfo(self.frames, self.fps, width, height, seen.interlaced, seen.hdr, seen.transparent)
 
     def read(
         self, indices: Sequence[int] | None = None, transform: Callable[[Tensor], Tensor] = lambda frame: frame
@@ -113,29 +127,30 @@ class VideoReader:
 
 
 class _ImageFolder:
-    """A folder of PNG frames in natural order, with the interface of a `VideoFile`."""
+    """A folder of PNG or TIFF frames in natural order, with the interface of a `VideoFile`."""
 
     fps, times = 0.0, None
+    seen = Seen()
 
-    def __init__(self, folder: Path) -> None:
-        self._paths = sorted(folder.glob("*.png"), key=lambda path: natural_key(path.name))
+    def __init__(self, folder: Path, viewing: Viewing) -> None:
+        self._paths, self._viewing = frames_in(folder), viewing
         if not self._paths:
-            raise InputError(f"{folder}: the folder holds no .png frames; name a video file or such a folder")
+            raise InputError(f"{folder}: the folder holds no .png or .tif frames; name a video file or such a folder")
         self.frames = len(self._paths)
 
     def decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
-        from PIL import Image
-
         for index in wanted:
-            try:
-                with Image.open(self._paths[index]) as image:
-                    frame = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-            except OSError as error:  # Pillow's UnidentifiedImageError is one
-                raise VideoError(str(self._paths[index]), "damaged frames", "not readable as a picture") from error
-            yield index, frame
+            yield index, read_image(self._paths[index], self._viewing.background)
 
     def count(self) -> int:
         return sum(1 for _ in self.decode(range(self.frames)))
+
+
+def frames_in(folder: Path) -> list[Path]:
+    """The PNG frames of a folder in natural order of their names; where it has none, the TIFF frames."""
+    named = sorted(folder.iterdir(), key=lambda path: natural_key(path.name))
+    groups = ([path for path in named if path.suffix[1:] == suffix] for suffix in FRAME_SUFFIXES)
+    return next(filter(None, groups), [])
 
 
 def natural_key(path: str) -> tuple[str, str]:
@@ -143,18 +158,19 @@ def natural_key(path: str) -> tuple[str, str]:
     return re.sub(r"[0-9]+", lambda number: number[0].zfill(20), path), path
 
 
-def read_video(source: str | Path | bytes, indices: Sequence[int] | None = None) -> Tensor:
+def read_video(source: str | Path | bytes, indices: Sequence[int] | None = None, viewing: Viewing = PLAIN) -> Tensor:
     """Read a clip, or some of its frames, as uint8 RGB (C, T, H, W).
 
     Args:
-        source: An mp4, avi, mkv, webm or gif file, a folder of PNG frames, or the bytes of a file.
+        source: An mp4, avi, mkv, webm or gif file, a folder of PNG or TIFF frames, or the bytes of a file.
         indices: Numbers of the frames to read, from 0; None reads all.
+        viewing: How frames are shown where the file leaves a choice.
 
     Raises:
         InputError: The source is missing, or has fewer frames than requested.
         VideoError: It cannot be read as video.
     """
-    return VideoReader(source).read(indices)
+    return VideoReader(source, viewing).read(indices)
 
 
 def write_video(path: str | Path, video: Tensor, fps: float, *, crf: int = 17, scale: int = 1) -> None:
@@ -193,7 +209,9 @@ def write_video(path: str | Path, video: Tensor, fps: float, *, crf: int = 17, s
 
 
 def mp4_bytes(video: Tensor, fps: float, *, crf: int = 17, preset: str = "medium") -> bytes:
-    """Encode a clip as H.264 4:2:0 in mp4; the same input gives the same bytes.
+    """Encode a clip as H.264 4:2:0 in mp4, tagged with its colours; the same input gives the same bytes.
+
+    The matrix is the one that players take where a file has no tags: BT.709 from 720 lines on, BT.601 below.
 
     Args:
         video: uint8 RGB, (C, T, H, W); odd sizes are padded by repeating the last row or column.
@@ -206,20 +224,28 @@ def mp4_bytes(video: Tensor, fps: float, *, crf: int = 17, preset: str = "medium
         ValueError: The video is not uint8 (3, T, H, W), or empty.
     """
     import av
+    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
     _expect_video(video, fps)
     _, _, height, width = video.shape
+    matrix, tag = (Colorspace.ITU709, 1) if height >= 720 else (Colorspace.SMPTE170M, 6)  # tags as in H.273
+    as_tagged = {"dst_colorspace": matrix, "dst_color_range": ColorRange.MPEG, "threads": 1}
+    reformatter = VideoReformatter()
     frames = torch.nn.functional.pad(video.permute(1, 0, 2, 3), (0, width % 2, 0, height % 2), mode="replicate")
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.width, stream.height = width + width % 2, height + height % 2
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1
+        codec = stream.codec_context
+        codec.thread_count = 1
+        codec.colorspace, codec.color_range = tag, ColorRange.MPEG
+        codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         # x264's rate control by macroblock trees reads memory that nobody has set, so the bytes would vary.
         stream.options = {"crf": str(crf), "preset": preset, "mbtree": "0"}
         for image in frames.permute(0, 2, 3, 1).contiguous().cpu().numpy():
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            container.mux(stream.encode(reformatter.reformat(frame, format="yuv420p", **as_tagged)))
         container.mux(stream.encode(None))
     return buffer.getvalue()
 
@@ -227,18 +253,31 @@ def mp4_bytes(video: Tensor, fps: float, *, crf: int = 17, preset: str = "medium
 def gif_bytes(video: Tensor, fps: float, scale: int = 1) -> bytes:
     """Encode a clip as a looping GIF, with one palette and no dithering: flat areas stay flat.
 
+    GIF counts hundredths of a second, so durations of frames may differ by one; on the whole the rate is kept. Browsers
+    show no frame for less than two hundredths: above 50 frames per second, frames are left out, with a warning.
+
     Args:
         video: uint8 RGB, (C, T, H, W).
-        fps: Frames per second, at most 50; GIF counts hundredths of a second, so durations of frames may differ by one.
+        fps: Frames per second.
         scale: Whole factor to enlarge by, without smoothing.
 
     Raises:
-        InputError: `fps` is not above 0.
+        InputError: `fps` is not above 0, or so small that a frame would last longer than 655 seconds.
         ValueError: The video is not uint8 (3, T, H, W), or empty.
     """
     from PIL import Image
 
     _expect_video(video, fps)
+    if 100 / fps > 65535:
+        raise InputError(f"fps {fps}: a frame of a GIF lasts at most 655.35 s; give at least 0.0016")
+    if fps > GIF_FPS:
+        warnings.warn(
+            f"fps {fps:g}: a GIF shows at most {GIF_FPS} frames per second, so frames are left out to keep the speed; "
+            "write .mp4 to keep all",
+            stacklevel=2,
+        )
+        kept = max(1, round(video.shape[1] * GIF_FPS / fps))
+        video, fps = video[:, [int(index * fps / GIF_FPS) for index in range(kept)]], GIF_FPS
     # The palette is made from all frames at their original size, side by side.
     strip = video.permute(2, 1, 3, 0).flatten(1, 2).contiguous().cpu().numpy()
     palette = Image.fromarray(strip).quantize(256, dither=Image.Dither.NONE)

@@ -6,12 +6,15 @@ What cannot be read is an `InputError` that names the file and the fault.
 import csv
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cmd_lightning.data.clips import BadSample, read_caption, read_facts
 from cmd_lightning.data.plan import stable_hash
+from cmd_lightning.data.table import read_csv
+from cmd_lightning.data.walk import walk
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_io import VIDEO_SUFFIXES
 
@@ -19,7 +22,8 @@ ACCEPTED = (
     "give a CSV with the columns path,caption,label,split, or that of OpenVid-1M (video,caption) or of WebVid "
     "(videoid,name,page_dir), the json of MSR-VTT, or the folder ucfTrainTestlist of UCF-101"
 )
-_LAYOUTS: list[set[str]] = [{"path"}, {"video", "caption"}, {"videoid", "name", "page_dir"}]
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?(e\+?[0-9]{1,2})?", re.IGNORECASE)
+_MISSING = {"nan", "none", "null", "na", "n/a", "<na>"}  # of numbers, as libraries write it
 _UCF101_LIST = re.compile(r"(train|test)list\d+\.txt")
 _MSRVTT_SPLITS = {"validate": "val"}  # what we call them
 
@@ -43,15 +47,23 @@ class Annotations:
     labels: dict[str, int]  # numbers of the classes, by what rows call them
     classes: list[str]  # names by number; empty where rows name none
     moved: bool = False  # copies differ in places and formats of files, so that a file is found by its stem
+    notes: list[str] = field(default_factory=list)  # what a user should know of how they were read
+    from_folder: bool = False  # the rows are what the folder of clips holds, not those of a table
+    read: frozenset[Path] = frozenset()  # files in the folder of the clips that captions were read from
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, 1 + the largest label; 0 without any."""
+        return max(self.labels.values(), default=-1) + 1
 
 
 def read_annotations(videos: Path, captions: Path | None, prompts: Path | None = None, seed: int = 0) -> Annotations:
-    """Read annotations of clips in any known layout, which files and columns tell; None: class folders in `videos`.
+    """Read annotations of clips in any known layout, which files and columns tell; None: what `videos` holds.
 
     `prompts` are captions by class, in place of all others; the seed chooses where a clip has several captions.
     """
     if captions is None:
-        annotations = walk_classes(videos)
+        annotations = read_folder(videos)
     elif captions.is_dir():
         annotations = read_ucf101(captions, ["trainlist01.txt", "testlist01.txt"])
     elif not captions.is_file():
@@ -65,49 +77,78 @@ def read_annotations(videos: Path, captions: Path | None, prompts: Path | None =
     return annotations if prompts is None else with_prompts(annotations, prompts)
 
 
-def number_labels(rows: list[Row], moved: bool = False) -> Annotations:
-    """Annotations whose labels keep their numbers if all are whole ones, and else count names in alphabetical order."""
-    names = sorted({row.label for row in rows if row.label})
-    if all(name.isdecimal() for name in names):
-        return Annotations(rows, {name: int(name) for name in names}, [], moved)
-    return Annotations(rows, {name: number for number, name in enumerate(names)}, names, moved)
+def number_labels(rows: list[Row], moved: bool = False, notes: Sequence[str] = ()) -> Annotations:
+    """Annotations whose labels keep their numbers if all are whole ones, and else count names in alphabetical order.
+
+    What pandas makes of whole numbers once one is missing, "10.0" and "nan", are whole numbers and no label.
+    """
+    names = sorted({row.label for row in rows} - {""})
+    numbers = {name: _whole_number(name) for name in names}
+    others = [name for name in names if numbers[name] is None]
+    if len(others) < len(names) and all(name.lower() in _MISSING for name in others):
+        called = {name: "" if number is None else str(number) for name, number in numbers.items()} | {"": ""}
+        rows = [replace(row, label=called[row.label]) for row in rows]
+        return Annotations(rows, {name: int(name) for name in called.values() if name}, [], moved, list(notes))
+    if 0 < len(others) < len(names):
+        note = f"labels: '{others[0]}' is no whole number, so all are names, which are numbered in alphabetical order"
+        notes = [*notes, note]
+    return Annotations(rows, {name: number for number, name in enumerate(names)}, names, moved, list(notes))
+
+
+def _whole_number(label: str) -> int | None:
+    if not _NUMBER.fullmatch(label):
+        return None
+    number = int(label) if label.isdecimal() else float(label)
+    return int(number) if number < 2**63 and number == int(number) else None
 
 
 def read_table(path: Path) -> Annotations:
-    """Read a CSV of ours, of OpenVid-1M or of WebVid, by its columns; label and split may be missing from each."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")  # of a line that is short
-            columns = set(reader.fieldnames or ())
-            if not any(needed <= columns for needed in _LAYOUTS):
-                raise InputError(f"captions {path}: no column 'path'; {ACCEPTED}")
-            rows = [_row_of(cells) for cells in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"captions {path}: not a CSV in UTF-8 ({error}); save it as one") from error
-    if not rows:
+    """Read a CSV of ours, of OpenVid-1M or of WebVid, by its columns; caption, label and split may be missing."""
+    table = read_csv(path, ACCEPTED)
+    if not table.rows:
         raise InputError(f"captions {path}: no rows below the column names; give one a clip")
-    return number_labels(rows, moved="path" not in columns)
+    return number_labels([_row_of(cells) for cells in table.rows], "path" not in table.columns, table.notes)
 
 
 def _row_of(cells: Mapping[str, str]) -> Row:
-    def cell(column: str) -> str:
-        return cells.get(column, "").strip()
-
-    label, split = cell("label"), cell("split")
+    label, split = cells.get("label", ""), cells.get("split", "")
     for column in ("path", "video"):
         if column in cells:
-            return Row(cell(column), cell("caption"), label, split)
-    return Row(f"{cell('page_dir')}/{cell('videoid')}.mp4", cell("name"), label, split)
+            return Row(cells[column], cells.get("caption", ""), label, split)
+    return Row(f"{cells['page_dir']}/{cells['videoid']}.mp4", cells["name"], label, split)
 
 
-def walk_classes(folder: Path) -> Annotations:
-    """Take the folders in a folder as classes, and their names as captions."""
-    paths = [path for path in sorted(folder.glob("*/**/*")) if path.suffix.lower().lstrip(".") in VIDEO_SUFFIXES]
-    if not paths:
+def read_folder(folder: Path) -> Annotations:
+    """Take the folders in a folder as classes, or its clips without classes where it has no folders with clips.
+
+    A caption is that of `{clip}.txt` or `{clip}.json` next to a clip, or else the name of its class in words.
+    """
+    found = [(place / name).relative_to(folder) for place, names in walk(folder) for name in names]
+    clips = sorted(path for path in found if path.suffix.lower().lstrip(".") in VIDEO_SUFFIXES)
+    if not clips:
         kinds = ", ".join("." + suffix for suffix in VIDEO_SUFFIXES)
-        raise InputError(f"videos {folder}: no class folders with clips ({kinds}); give them, or a captions table")
-    relative = [path.relative_to(folder) for path in paths]
-    return number_labels([Row(str(path), path.parts[0].replace("_", " "), path.parts[0]) for path in relative])
+        raise InputError(f"videos {folder}: no clips in it ({kinds}); give a folder of clips, or of class folders")
+    stems = {clip.with_suffix("") for clip in clips}
+    written = frozenset(path for path in found if path.suffix in (".txt", ".json") and path.with_suffix("") in stems)
+    classes = any(len(clip.parts) > 1 for clip in clips)
+    rows = []
+    for clip in clips:
+        label = clip.parts[0] if classes else ""
+        if len(clip.parts) > classes:  # what is next to class folders is of no class
+            caption = _written_caption(folder / clip) or label.replace("_", " ")
+            rows.append(Row(str(clip), caption, label))
+    notes = [f"videos {folder}: captions are read from {len(written)} .txt and .json files next to clips"]
+    return replace(number_labels(rows, notes=notes[: len(written)]), from_folder=True, read=written)
+
+
+def _written_caption(clip: Path) -> str:
+    """The caption in the files next to a clip; "" without any, or where they are damaged."""
+    files = {suffix: clip.with_suffix(f".{suffix}") for suffix in ("txt", "json")}
+    members = {suffix: path.read_bytes() for suffix, path in files.items() if path.is_file()}
+    try:
+        return read_caption(members, read_facts(members))
+    except BadSample:
+        return ""
 
 
 def with_prompts(annotations: Annotations, path: Path) -> Annotations:

@@ -3,11 +3,11 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cmd_lightning.data.cache import ShardCache
-from cmd_lightning.data.clips import LATENT_SUFFIX, BadSample, read_facts, read_label, video_of
+from cmd_lightning.data.clips import LATENT_SUFFIX, BadSample, read_caption, read_facts, read_label, video_of
 from cmd_lightning.data.index import Shard, expand, is_remote, place_of, scan, update_index
 from cmd_lightning.data.latent_clips import check_finite, read_latents
 from cmd_lightning.data.tar import read_samples
@@ -27,56 +27,97 @@ def check_shards(
 
     Returns:
         {"samples": good ones, "bad": {reason: number}, "frames": of the good videos, "seconds": the same,
-        "sizes": {"WxH": number of videos}}; of latents too "latents": {shapes: number of samples}.
+        "sizes": {"WxH": number of videos}}; where there are such also "empty_captions": number of good samples,
+        "interlaced", "hdr" and "transparent": numbers of videos, "latents": {shapes: number of samples}.
     """
     remote = remote or ShardCache()
     bad: Counter[str] = Counter()
-    all_videos: list[VideoInfo] = []
-    all_latents: list[str] = []
+    found = _Found()
     for url in expand(shards, allow_commands=remote.allow_commands):
-        shard, videos, latents = _check_shard(url, remote)
+        shard, here = _check_shard(url, remote)
         bad.update(shard.bad.values())
-        all_videos += videos
-        all_latents += latents
-        progress(f"{url}: {len(videos) + len(latents)} good, {len(shard.bad)} bad")
+        progress(f"{url}: {here.samples} good, {len(shard.bad)} bad{here.remark()}")
         folder = place_of(url).folder
         if not is_remote(url) and os.access(folder, os.W_OK):
-            update_index(folder, [shard])
+            update_index(folder, [shard], num_classes=here.num_classes)
         else:
             progress(f"{url}: the folder cannot be written, so its index.json stays as it is")
+        found.add(here)
     report = {
-        "samples": len(all_videos) + len(all_latents),
+        "samples": found.samples,
         "bad": dict(bad),
-        "frames": sum(video.frames for video in all_videos),
-        "seconds": round(sum(video.frames / video.fps for video in all_videos), 3),
-        "sizes": _counts(f"{video.width}x{video.height}" for video in all_videos),
+        "frames": sum(video.frames for video in found.videos),
+        "seconds": round(sum(video.frames / video.fps for video in found.videos), 3),
+        "sizes": _counts(f"{video.width}x{video.height}" for video in found.videos),
     }
-    return report | ({"latents": _counts(all_latents)} if all_latents else {})
+    if found.empty_captions:
+        report["empty_captions"] = found.empty_captions
+    for name, number, option in _choices(found.videos):
+        report[name] = number
+        progress(f"{number} good videos are {name}: consider {option} in training")
+    if found.latents:
+        report["latents"] = _counts(found.latents)
+    return report
+
+
+@dataclass
+class _Found:
+    """What good samples hold: videos, the shapes of latents, captions and classes."""
+
+    videos: list[VideoInfo] = field(default_factory=list)
+    latents: list[str] = field(default_factory=list)
+    empty_captions: int = 0
+    num_classes: int = 0
+
+    @property
+    def samples(self) -> int:
+        return len(self.videos) + len(self.latents)
+
+    def add(self, other: "_Found") -> None:
+        self.videos += other.videos
+        self.latents += other.latents
+        self.empty_captions += other.empty_captions
+        self.num_classes = max(self.num_classes, other.num_classes)
+
+    def remark(self) -> str:
+        return f", {self.empty_captions} without a caption" if self.empty_captions else ""
+
+
+def _choices(videos: Sequence[VideoInfo]) -> list[tuple[str, int, str]]:
+    """Where `Viewing` leaves a choice: what videos are, how many of them, and the option for them."""
+    options = {
+        "interlaced": "data.viewing.deinterlace",
+        "hdr": "data.viewing.tone_map",
+        "transparent": "data.viewing.background",
+    }
+    counts = {name: sum(getattr(video, name) for video in videos) for name in options}
+    return [(name, counts[name], option) for name, option in options.items() if counts[name]]
 
 
 def _counts(names: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(names).items()))
 
 
-def _check_shard(url: str, remote: ShardCache) -> tuple[Shard, list[VideoInfo], list[str]]:
-    """The shard with what is bad in it, its good videos, and the shapes of its good latents."""
+def _check_shard(url: str, remote: ShardCache) -> tuple[Shard, _Found]:
+    """The shard with what is bad in it, and its good samples."""
     bad: dict[str, str] = {}
-    videos: list[VideoInfo] = []
-    latents: list[str] = []
+    found = _Found()
     with Shard(url, 0).open(remote) as file:
         known = scan(url, file)
         for sample in read_samples(file, url):
             try:
                 members = sample.read()
                 facts = read_facts(members)
-                read_label(facts)
+                label = read_label(facts)
                 if LATENT_SUFFIX in members and members.keys().isdisjoint(VIDEO_SUFFIXES):
-                    latents.append(_check_latents(members, facts))
+                    found.latents.append(_check_latents(members, facts))
                 else:
-                    videos.append(_check_video(members))
+                    found.videos.append(_check_video(members))
+                found.empty_captions += not read_caption(members, facts)
+                found.num_classes = max(found.num_classes, label + 1)
             except BadSample as reason:
                 bad[sample.key] = str(reason)
-    return replace(known, bad=bad), videos, latents
+    return replace(known, bad=bad), found
 
 
 def _check_video(members: dict[str, Any]) -> VideoInfo:

@@ -11,9 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cmd_lightning.data.gif import has_pixels
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoReader
+from cmd_lightning.viewing import PLAIN, Viewing
+
+CAPTION_FACTS = ("caption", "captions", "text", "prompt", "description", "condition")
+"""Entries of a sample's json that may hold its caption, the first choice first."""
 
 LATENT_SUFFIX = "safetensors"
 """Of the member that holds the latents of a clip in place of its video."""
@@ -42,6 +47,7 @@ class ClipLoader:
         stride: Instead, take every stride-th frame of the source.
         random_start: Draw where the clip begins; otherwise at the first frame.
         random_crop: Draw where it is cropped; otherwise in the middle.
+        viewing: How frames are shown where the file leaves a choice.
     """
 
     num_frames: int
@@ -50,6 +56,7 @@ class ClipLoader:
     stride: int | None = None
     random_start: bool = False
     random_crop: bool = False
+    viewing: Viewing = PLAIN
 
     def __call__(self, sample: dict[str, Any], draw: int, epoch: int = 0) -> dict[str, Any]:
         """Decode a sample; see `SampleLoader`. The epoch does not matter, as each has another draw.
@@ -62,7 +69,7 @@ class ClipLoader:
         label = read_label(facts)
         data = video_of(sample)
         try:
-            reader = VideoReader(data)
+            reader = VideoReader(data, self.viewing)
             step = reader.fps / self.fps if self.fps else self.stride or 1
             times = reader.times if self.fps else None
             start = chance if self.random_start else None
@@ -147,9 +154,11 @@ def _crop(video: Tensor, height: int, width: int, at: tuple[float, float] | None
 
 
 def video_of(sample: dict[str, Any]) -> bytes:
-    """The bytes of a sample's video file; raises `BadSample` where there is none."""
+    """The bytes of a sample's video file; raises `BadSample` where there is none, or a GIF without any pixels."""
     for suffix in VIDEO_SUFFIXES:
         if suffix in sample:
+            if not has_pixels(sample[suffix]):
+                raise BadSample("empty file")
             return sample[suffix]
     raise BadSample("latents, for LatentDataModule" if LATENT_SUFFIX in sample else "no video")
 
@@ -175,17 +184,20 @@ def read_label(facts: dict[str, Any]) -> int:
 
 
 def read_caption(sample: dict[str, Any], facts: dict[str, Any]) -> str:
-    """The caption of a sample: its .txt, else what the facts say; "" where there is none."""
-    if "txt" in sample:
-        return sample["txt"].decode("utf-8-sig", "replace").strip()
-    caption = facts.get("caption")
-    if caption is None and isinstance(facts.get("condition"), str):  # as `generate` writes; a number is a class
-        caption = facts["condition"]
-    if isinstance(caption, list):  # of several that were written for the clip
-        caption = next((one for one in caption if isinstance(one, str)), None)
-    known = isinstance(caption, str | int | float) and not isinstance(caption, bool)
-    # JSON may hold half a character, which nothing could print or encode.
-    return str(caption).encode("utf-8", "replace").decode().strip() if known else ""
+    """The caption of a sample: its .txt, else the first of `CAPTION_FACTS` that says something; "" without any."""
+    if text := sample.get("txt", b"").decode("utf-8-sig", "replace").strip():
+        return text
+    for name in CAPTION_FACTS:
+        caption = facts.get(name)
+        if isinstance(caption, list):  # of several that were written for the clip
+            caption = next((one for one in caption if isinstance(one, str) and one.strip()), None)
+        if name == "condition" and not isinstance(caption, str):  # as `generate` writes; a number is a class
+            continue
+        known = isinstance(caption, str | int | float) and not isinstance(caption, bool)
+        # JSON may hold half a character, which nothing could print or encode.
+        if known and (text := str(caption).encode("utf-8", "replace").decode().strip()):
+            return text
+    return ""
 
 
 _NUMBERS = {"label": torch.int64, "fps": torch.float32}

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import BadSample, SampleLoader, collate, read_facts
-from cmd_lightning.data.index import Shard, load_index, place_of
+from cmd_lightning.data.index import Shard, load_index, place_of, shard_names
 from cmd_lightning.data.loader import leave_signals
 from cmd_lightning.data.plan import clip_draw
 from cmd_lightning.data.tar import read_samples
@@ -63,9 +63,11 @@ class WholeShards(IterableDataset):
     def _chunks(self, shard: Shard, bad: Counter[str]) -> Iterator[dict[str, Any]]:
         with shard.open(self.remote) as file:
             clips: list[dict[str, Any]] = []
-            for sample in read_samples(file, shard.url):
-                if sample.key in shard.bad:
+            [name] = shard_names([shard.url])
+            for found in read_samples(file, shard.url):
+                if found.key in shard.bad:
                     continue
+                sample = replace(found, key=f"{name}/{found.key}")  # as in training
                 try:
                     members = sample.read()
                     facts = json.dumps(read_facts(members), ensure_ascii=False)

@@ -25,9 +25,15 @@ class EvaluationData(LightningDataModule):
         real: Real clips.
         fake: Generated clips.
         captions: Of all clips of the source of `fake`, in its order; None for those that it has.
-        paired: Whether clip i of `fake` stands for clip i of `real`.
+        paired: Whether each clip of `fake` stands for one of `real`; see `pair`, which chooses the former anew.
         batch_size: Clips in a batch, per process.
         workers: Loader processes, per process.
+
+    Attributes:
+        by_order: Whether clips are paired by their order, since no name is on both sides.
+
+    Raises:
+        InputError: A clip has no partner.
     """
 
     def __init__(
@@ -42,14 +48,11 @@ class EvaluationData(LightningDataModule):
         super().__init__()
         self.real, self.fake, self.captions = real, fake, captions
         self.paired, self.batch_size, self.workers = paired, batch_size, workers
+        self.by_order = False
         if paired and fake is not None:
             if real is None:
                 raise InputError("metrics psnr, ssim, lpips: they compare pairs of clips; give real ones, too")
-            if real.of != fake.of or real.chosen != fake.chosen:
-                raise InputError(
-                    f"metrics psnr, ssim, lpips: {len(real)} of {real.of} real clips and {len(fake)} of {fake.of} "
-                    "generated ones are no pairs; give as many of both, paired by the order of their names"
-                )
+            self.by_order = not pair(real, fake)
 
         # A process may have no clip of a side: metrics put together what the others have.
         self.allow_zero_length_dataloader_with_multiple_devices = True
@@ -70,6 +73,42 @@ class EvaluationData(LightningDataModule):
             collate_fn=partial(read_batch, sources, self.captions),
             generator=torch.Generator(),  # starting workers must not move the global one
         )
+
+
+def pair(real: ClipSource, fake: ClipSource) -> bool:
+    """Chooses for each chosen clip of `real` its partner in `fake`, by name or else by order; whether it was by name.
+
+    Names are paths within a folder without suffix, or keys in shards. If no path is on both sides, but file names are,
+    these count.
+
+    Raises:
+        InputError: Some names are on both sides, and a clip of either side has no partner; or none is, and there are
+            more clips on one side.
+    """
+    for name_of in (str, lambda key: key.rpartition("/")[2]):
+        originals, places = ({name_of(key): i for i, key in enumerate(x.all_keys)} for x in (real, fake))
+        unique = len(originals) == real.of and len(places) == fake.of
+        if not (unique and originals.keys() & places.keys()):
+            continue
+        lonely = [
+            f"{len(names)} of {source.path} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for source, own, others in ((real, originals, places), (fake, places, originals))
+            if (names := [name for name in own if name not in others])
+        ]
+        if lonely:
+            raise InputError(
+                f"metrics psnr, ssim, lpips: clips are paired by name, and no partner is there for "
+                f"{' and '.join(lonely)}; rename them, or remove those without a partner"
+            )
+        fake.take([places[name_of(key)] for key in real.keys])
+        return True
+    if real.of != fake.of:
+        raise InputError(
+            f"metrics psnr, ssim, lpips: {real.of} real clips and {fake.of} generated ones are no pairs, and no name "
+            "is on both sides; give as many of both, or the same names"
+        )
+    fake.take(real.chosen)
+    return False
 
 
 def read_batch(
@@ -99,5 +138,5 @@ def _expect_one_size(clips: Sequence[dict[str, Any]]) -> None:
         if one != other:
             raise InputError(
                 f"{clips[0]['key']} is {one[3]}x{one[2]}, {clip['key']} is {other[3]}x{other[2]}: "
-                "give one size for all, as 64 or 64x96"
+                "give one size for all, as `size` 64"
             )

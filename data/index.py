@@ -1,7 +1,8 @@
 """The sidecar index: how many samples each shard holds and which of them are known to be bad.
 
 `index.json` is in the folder of the shards: {"shards": {"000000.tar": {"bytes", "samples", "bad": {key: reason}}},
-"classes": [names]}. `shards pack` and `shards check` write it, else the first use does from the tar headers.
+"classes": [names], "num_classes": 1 + the largest label}. `shards pack` and `shards check` write it, else the first
+use does from the tar headers, without the classes.
 """
 
 import json
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 
 from cmd_lightning.atomic_files import replaced
 from cmd_lightning.data.cache import ShardCache
+from cmd_lightning.data.plan import unique_names
 from cmd_lightning.data.tar import CUT, read_samples
 from cmd_lightning.errors import InputError
 
@@ -65,6 +67,11 @@ def place_of(url: str) -> Place:
     return Place(folder or separator or ".", name, url[len(path) :])
 
 
+def shard_names(urls: Sequence[str]) -> list[str]:
+    """A name for each shard, by which keys of its samples begin: that of its file, with a number where it repeats."""
+    return unique_names([place_of(url).name.removesuffix(".tar") for url in urls])
+
+
 def expand(shards: str | Sequence[str], option: str = "shards", *, allow_commands: bool = False) -> list[str]:
     """Resolve paths, globs, brace ranges ("{000000..000099}.tar"), folders of shards and http(s) addresses.
 
@@ -97,11 +104,29 @@ def expand(shards: str | Sequence[str], option: str = "shards", *, allow_command
                 pattern = os.path.join(url, "*.tar") if os.path.isdir(url) else url
                 matches = sorted(glob(pattern))
                 if not matches:
-                    raise InputError(f"{option} {url}: no such shard; check the path or run `shards pack`")
+                    raise InputError(f"{option} {url}: {_missing(url)}")
                 found.extend(matches)
     if not found:
         raise InputError(f"`{option}`: no shards given; name .tar files, e.g. 'clips/{{000000..000009}}.tar'")
     return found
+
+
+def _missing(path: str) -> str:
+    """What is wrong with a path without shards, and what there is near it."""
+    folder = Path(path).parent if ".tar" in Path(path).name else Path(path)
+    if folder.is_dir():
+        inside, beside = _splits(Path(path)), []
+    else:
+        inside, beside = [], _splits(folder.parent)
+    if inside:
+        return f"no shards in this folder, but in its splits; give {' or '.join(map(str, inside))}"
+    if beside:
+        return f"no such split; there are {' and '.join(map(str, beside))}"
+    return "no such shard; check the path or run `shards pack`"
+
+
+def _splits(folder: Path) -> list[Path]:
+    return sorted({shard.parent for shard in folder.glob("*/*.tar")})
 
 
 def load_index(urls: Sequence[str], *, write: bool = False, remote: ShardCache | None = None) -> list[Shard]:
@@ -147,9 +172,13 @@ def read_index(folder: str, remote: ShardCache | None = None, query: str = "") -
     try:
         found = json.loads((data or b"{}").decode())
         shards = {name: _entry(**entry) for name, entry in found["shards"].items()}
-        return {"shards": shards, "classes": list(found.get("classes", []))}
+        classes = list(map(str, found.get("classes", [])))
+        number = found.get("num_classes", 0)
+        if type(number) is not int:
+            raise ValueError(f"{number} classes")
+        return {"shards": shards, "classes": classes, "num_classes": max(number, len(classes))}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {"shards": {}, "classes": []}  # nobody's, or damaged: scanning puts it right
+        return {"shards": {}, "classes": [], "num_classes": 0}  # nobody's, or damaged: scanning puts it right
 
 
 def _entry(bytes: int, samples: int, bad: dict[str, str], **_: Any) -> dict[str, Any]:
@@ -159,14 +188,17 @@ def _entry(bytes: int, samples: int, bad: dict[str, str], **_: Any) -> dict[str,
     return {"bytes": bytes, "samples": samples, "bad": {key: str(reason) for key, reason in bad.items()}}
 
 
-def update_index(folder: str | Path, shards: Sequence[Shard], classes: Sequence[str] = ()) -> None:
-    """Put shards into the index of their folder; other entries stay as they are."""
+def update_index(
+    folder: str | Path, shards: Sequence[Shard], classes: Sequence[str] = (), num_classes: int = 0
+) -> None:
+    """Put shards into the index of their folder; other entries stay, and so do classes that are not given."""
     index = read_index(str(folder))
     for shard in shards:
         entry = {"bytes": os.path.getsize(shard.url), "samples": shard.samples, "bad": shard.bad}
         index["shards"][os.path.basename(shard.url)] = entry
     index["shards"] = dict(sorted(index["shards"].items()))
     index["classes"] = list(classes) or index["classes"]
+    index["num_classes"] = max(num_classes, len(index["classes"]), index["num_classes"])
     with replaced(Path(folder, INDEX_NAME)) as temporary:
         temporary.write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

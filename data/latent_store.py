@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cmd_lightning.atomic_files import is_same_file, replaced
+from cmd_lightning.data.classes import Classes
 from cmd_lightning.data.clips import LATENT_SUFFIX, BadSample
 from cmd_lightning.data.index import load_index, update_index
 from cmd_lightning.data.latent_clips import check_finite
@@ -48,10 +49,10 @@ def claim_folder(folder: Path, settings: dict[str, Any], about: dict[str, Any]) 
         raise InputError(f"out {folder}: its shards were made with {told}; give the same again, or another `out`")
 
 
-def index_latents(folder: Path, names: Sequence[str], classes: Sequence[str]) -> int:
+def index_latents(folder: Path, names: Sequence[str], classes: Classes) -> int:
     """Write the index of those of the named latent shards that are there; returns the number of their samples."""
     shards = load_index([str(folder / name) for name in names if (folder / name).exists()])
-    update_index(folder, shards, classes)
+    update_index(folder, shards, classes.names, classes.number)
     return sum(shard.good for shard in shards)
 
 
@@ -102,7 +103,8 @@ class LatentStore:
             if epoch == 0:  # the one before, if it lacks clips by now, is bad: its reader has counted it
                 own_text = {kind: tensor[texts] for kind, tensor in text.items()}
                 key, caption, facts, fps = (chunk[name][i] for name in ("key", "caption", "facts", "fps"))
-                part.sample = _Sample(key, caption, facts, fps, own_text)
+                own_key = key.partition("/")[2]  # without the name of the shard
+                part.sample = _Sample(own_key, caption, facts, fps, own_text)
                 texts += 1
             part.sample.clips.append({kind: tensor[i] for kind, tensor in latents.items()})
             if len(part.sample.clips) == self._clips_per_video:

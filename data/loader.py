@@ -121,7 +121,9 @@ class StreamLoader(DataLoader):
         epoch, first = 0, 0
         if self.position:
             epoch, first = self.position.begin(self.stream, self.num_workers, self.trainer)
-        self.stream.begin(epoch, first)
+        # `overfit_batches` asks for the same clips in every epoch; their noise is still that of the epoch.
+        overfit = bool(self.position and getattr(self.trainer, "overfit_batches", 0))
+        self.stream.begin(0 if overfit else epoch, first)
         last = len(self)
         if self.position and self.trainer:
             last = int(min(last, self.trainer.num_training_batches))  # `limit_train_batches`
@@ -139,15 +141,16 @@ class StreamLoader(DataLoader):
             self._judge(bad, max(seen, min(samples, _ENOUGH)))
             if done == last:
                 self._report(bad, seen)
-            yield batch
+            yield batch | {"epoch": epoch}
 
     def _judge(self, bad: list[Bad], samples: int) -> None:
         known = len(self.known) * samples / self.good if self.known else 0
         if len(bad) + known > self.max_bad_share * (samples + known):
+            listed = list_bad(bad + self.known, most=3)
             raise InputError(
                 f"data.max_bad_share {self.max_bad_share:g}: too many samples are bad, {len(bad)} of {samples}"
-                f"{f' and {len(self.known)} known before' if self.known else ''}: {list_bad(bad + self.known)}; "
-                "mend or remove them, or raise the share"
+                f"{f' and {len(self.known)} known before' if self.known else ''}: {listed}; fix or remove them, or "
+                "raise the share"
             )
 
     def _report(self, bad: list[Bad], seen: int) -> None:

@@ -2,18 +2,21 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cmd_lightning.data.annotations import Row, read_annotations
+from cmd_lightning.data.annotations import Annotations, Row, read_annotations
+from cmd_lightning.data.clips import BadSample, video_of
+from cmd_lightning.data.hold_out import check_share, held_out
 from cmd_lightning.data.shard_writer import ShardWriter, split_folder
+from cmd_lightning.data.walk import walk
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_file import VideoError
-from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoReader
+from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoInfo, VideoReader
 
 _TOLD = 10  # clips of a reason: of a part of OpenVid-1M a million others are missing
 
@@ -26,10 +29,11 @@ def pack_clips(
     prompts: str | Path | None = None,
     shard_size: int = 1000,
     split: str | None = None,
+    hold_out: float | None = None,
     seed: int = 0,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Pack the clips of a table, of a public data set or of class folders; unusable ones are left out and counted.
+    """Pack the clips of a table, of a public data set or of a folder; unusable ones are left out and counted.
 
     Labels that are all whole numbers are kept; names are numbered in the order of the alphabet, over all
     splits, those of UCF-101 as it numbers them.
@@ -37,71 +41,142 @@ def pack_clips(
     The arguments are those of the command `shards pack`; `progress` receives a line of text now and then.
 
     Returns:
-        {"samples": number packed, "bad": {reason: number}, "splits": {folder: number}, "classes": [names]}.
+        {"samples": number packed, "bad": {reason: number}, "splits": {folder: number}, "classes": [names],
+        "num_classes": 1 + the largest label, "empty_captions": number of packed clips without a caption, "notes":
+        [what a user should know of how the captions were read]}.
     """
     folder = Path(videos)
     if not folder.is_dir():
         raise InputError(f"videos {videos}: no such folder; name the folder that holds the clips")
+    if hold_out is not None:
+        check_share(hold_out)
+        if split is not None:
+            raise InputError(f"hold_out {hold_out} and split {split}: give one of the two")
     known = read_annotations(folder, Path(captions) if captions else None, Path(prompts) if prompts else None, seed)
-    rows = known.rows
-    if split is not None:
-        if not any(row.split for row in rows):  # one table for each split
-            rows = [replace(row, split=split) for row in rows]
-        rows = [row for row in rows if row.split == split]
-        if not rows:
-            there = ", ".join(sorted({row.split for row in known.rows if row.split}))
-            raise InputError(f"split {split}: no clip of {captions} is in it; give one of {there}")
+    rows = _of_split(known.rows, split, hold_out)
+    for note in known.notes:
+        progress(note)
 
     files = _ClipFolder(folder, known.moved)
-    bad: Counter[str] = Counter()
+    left_out = _LeftOut(progress)
+    for reason, path in files.unused(known, Path(out), [Path(path) for path in (captions, prompts) if path]):
+        left_out.add(reason, path)
+    clips = _usable(files, rows, left_out, progress)
+    if hold_out is not None:
+        clips = iter(_held_out(list(clips), hold_out, seed))
+    splits = ["train", "test"] if hold_out is not None else dict.fromkeys(row.split for row in rows)
     made: Counter[str] = Counter()
+    empty = 0
     with ExitStack() as stack:
         writers = {
-            name: stack.enter_context(ShardWriter(split_folder(out, name), shard_size, known.classes))
-            for name in dict.fromkeys(row.split for row in rows)
+            name: stack.enter_context(
+                ShardWriter(split_folder(out, name), shard_size, known.classes, known.num_classes)
+            )
+            for name in splits
         }
-        for number, row in enumerate(rows, 1):
-            if reason := _pack_one(files, row, known.labels, writers[row.split]):
-                bad[reason] += 1
-                if bad[reason] <= _TOLD:
-                    others = "; others for this reason are only counted" if bad[reason] == _TOLD else ""
-                    progress(f"left out, {reason}: {row.path}{others}")
-            else:
-                made[row.split] += 1
-            if number % 1000 == 0 or number == len(rows):
-                progress(f"{number} of {len(rows)} clips")
+        for clip in clips:
+            clip.write(writers[clip.row.split], known.labels)
+            made[clip.row.split] += 1
+            empty += not clip.row.caption
         if not made:
             raise InputError(
-                f"videos {videos}: not one of {len(rows)} clips is usable ({dict(bad)}); see the paths, {rows[0].path} "
-                "is the first"
+                f"videos {videos}: not one of {len(rows)} clips is usable ({dict(left_out.counts)}); see the paths, "
+                f"{rows[0].path} is the first"
             )
+    notes = [*known.notes, *_missing_notes(known, empty, sum(made.values()))]
+    for note in notes[len(known.notes) :]:
+        progress(note)
     return {
         "samples": sum(made.values()),
-        "bad": dict(bad),
-        "splits": {str(Path(out, name)): count for name, count in made.items()},
+        "bad": dict(left_out.counts),
+        "splits": {str(Path(out, name)): made[name] for name in splits if made[name]},
         "classes": known.classes,
+        "num_classes": known.num_classes,
+        "empty_captions": empty,
+        "notes": notes,
     }
 
 
-def _pack_one(files: "_ClipFolder", row: Row, labels: dict[str, int], writer: ShardWriter) -> str | None:
-    path = files.find(row.path)
-    suffix = path.suffix.lower().lstrip(".")
-    if suffix not in VIDEO_SUFFIXES:
-        return "unknown suffix"
-    if not path.is_file():
-        return "missing file"
-    data = path.read_bytes()
-    try:
-        info = VideoReader(data).info
-    except VideoError as error:
-        return error.reason
-    about: dict[str, Any] = {"label": labels.get(row.label, -1), "path": row.path}
-    if row.label:
-        about["class"] = row.label
-    if row.captions:
-        about["captions"] = list(row.captions)
-    writer.write(suffix, data, row.caption, about | asdict(info))
-    return None
+def _of_split(rows: list[Row], split: str | None, hold_out: float | None) -> list[Row]:
+    there = sorted({row.split for row in rows if row.split})
+    if hold_out is not None and there:
+        raise InputError(f"hold_out {hold_out}: the clips have splits already ({', '.join(there)}); leave it out")
+    if split is None:
+        return rows
+    if not there:  # one table for each split
+        return [replace(row, split=split) for row in rows]
+    if split not in there:
+        raise InputError(f"split {split}: no clip is in it; give one of {', '.join(there)}")
+    return [row for row in rows if row.split == split]
+
+
+def _missing_notes(known: Annotations, empty: int, samples: int) -> list[str]:
+    unlabelled = sum(not row.label for row in known.rows) if known.labels else 0
+    notes = [f"captions: {empty} of {samples} clips have none"] if empty else []
+    return notes + ([f"labels: {unlabelled} of {len(known.rows)} clips have none"] if unlabelled else [])
+
+
+@dataclass
+class _LeftOut:
+    """Counts what is left out, and names the first of each reason."""
+
+    progress: Callable[[str], None]
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, reason: str, path: str) -> None:
+        self.counts[reason] += 1
+        if self.counts[reason] <= _TOLD:
+            others = "; others for this reason are only counted" if self.counts[reason] == _TOLD else ""
+            self.progress(f"left out, {reason}: {path}{others}")
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """A usable clip: its row, its file and what the file holds."""
+
+    row: Row
+    path: Path
+    info: VideoInfo
+
+    def write(self, writer: ShardWriter, labels: dict[str, int]) -> None:
+        row = self.row
+        about: dict[str, Any] = {"label": labels.get(row.label, -1), "path": row.path}
+        if row.label:
+            about["class"] = row.label
+        if row.captions:
+            about["captions"] = list(row.captions)
+        suffix = self.path.suffix.lower().lstrip(".")
+        writer.write(suffix, self.path.read_bytes(), row.caption, about | asdict(self.info))
+
+
+def _usable(
+    files: "_ClipFolder", rows: Sequence[Row], left_out: _LeftOut, progress: Callable[[str], None]
+) -> Iterator[_Clip]:
+    """The clips of the rows that can be decoded, in their order."""
+    for number, row in enumerate(rows, 1):
+        path = files.find(row.path)
+        if path.suffix.lower().lstrip(".") not in VIDEO_SUFFIXES:
+            left_out.add("unknown suffix", row.path)
+        elif not path.is_file():
+            left_out.add("missing file", row.path)
+        else:
+            try:
+                data = video_of({path.suffix.lower().lstrip("."): path.read_bytes()})
+                yield _Clip(row, path, VideoReader(data).info)
+            except VideoError as error:
+                left_out.add(error.reason, row.path)
+            except BadSample as reason:
+                left_out.add(str(reason), row.path)
+        if number % 1000 == 0 or number == len(rows):
+            progress(f"{number} of {len(rows)} clips")
+
+
+def _held_out(clips: Sequence[_Clip], share: float, seed: int) -> list[_Clip]:
+    """The clips, each with the split train or test."""
+    rows = [clip.row for clip in clips]
+    chosen = held_out([row.path for row in rows], [row.label for row in rows], share, seed)
+    splits = ("test" if number in chosen else "train" for number in range(len(rows)))
+    return [replace(clip, row=replace(clip.row, split=split)) for clip, split in zip(clips, splits, strict=True)]
 
 
 @dataclass
@@ -123,6 +198,24 @@ class _ClipFolder:
                 "of one"
             )
         return self.folder / found[0] if found else place
+
+    def unused(self, known: Annotations, out: Path, used: Collection[Path]) -> Iterator[tuple[str, str]]:
+        """Files in the folder that become no sample, with the reason; of a table only clips that it does not name."""
+        listed = {self._name(self.folder / row.path) for row in known.rows}
+        skipped = {path.resolve() for path in used} | {(self.folder / path).resolve() for path in known.read}
+        no_row = "next to class folders" if known.from_folder else "not in the table"
+        for place, names in walk(self.folder):
+            for path in (place / name for name in names):
+                is_clip = path.suffix.lower().lstrip(".") in VIDEO_SUFFIXES
+                if self._name(path) in listed or not (is_clip or known.from_folder):
+                    continue
+                real = path.resolve()
+                if real not in skipped and out.resolve() not in real.parents:
+                    yield no_row if is_clip else "unknown suffix", str(path.relative_to(self.folder))
+
+    def _name(self, path: Path) -> str:
+        """What a file is found by."""
+        return path.stem if self.moved else os.path.normpath(path)
 
     @cached_property
     def _places(self) -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,16 @@ def stable_hash(*parts: object) -> int:
     """A 63-bit number that depends on nothing but the parts: the same in every process, on every machine."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """The names, each but the first of equal ones with a number: "a", "b", "a~2"."""
+    times: Counter[str] = Counter()
+    unique = []
+    for name in names:
+        times[name] += 1
+        unique.append(name if times[name] == 1 else f"{name}~{times[name]}")
+    return unique
 
 
 def clip_draw(seed: int, epoch: int, key: str, instead_of: str = "") -> int:

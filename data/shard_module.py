@@ -5,6 +5,8 @@ from abc import abstractmethod
 from typing import Any
 
 from cmd_lightning.data.cache import ShardCache
+from cmd_lightning.data.captions import some_captions
+from cmd_lightning.data.classes import read_classes
 from cmd_lightning.data.clips import SampleLoader
 from cmd_lightning.data.index import Shard, expand, load_index
 from cmd_lightning.data.loader import Split, StreamDataModule
@@ -68,12 +70,22 @@ class ShardDataModule(StreamDataModule):
     def clip_loader(self, *, training: bool) -> SampleLoader:
         """What makes a clip of a sample, in training or in evaluation."""
 
+    def num_classes(self) -> int:
+        """Number of classes of the shards that the Trainer's verb reads, by their indexes; 0 if these know none.
+
+        Raises:
+            InputError: Folders give the same label to different classes.
+        """
+        return read_classes([shard.url for option in self._used() for shard in self._find(option)], self.remote).number
+
+    def captions(self) -> list[str]:
+        """Captions of up to 1000 training samples; see `some_captions`."""
+        return some_captions(self._find("train_shards"), self.remote)
+
     def prepare_data(self) -> None:
         """Scan shards that have no index yet, once for all ranks: those that the Trainer's verb reads, else all."""
-        verb = self.trainer.state.fn if self.trainer else None
-        for option in _USED[verb.value] if verb else self.shards:
-            if self.shards[option]:
-                self._find(option)
+        for option in self._used():
+            self._find(option)
 
     def describe(self) -> dict[str, Any]:
         """What the test clips are, as plain data for the record of a result."""
@@ -98,6 +110,11 @@ class ShardDataModule(StreamDataModule):
             remote=self.remote,
         )
 
+    def _used(self) -> list[str]:
+        """The options of the shards that are given and that the Trainer's verb reads."""
+        verb = self.trainer.state.fn if self.trainer else None
+        return [option for option in (_USED[verb.value] if verb else self.shards) if self.shards[option]]
+
     def _find(self, option: str) -> list[Shard]:
         if option not in self._found:
             shards = self.shards[option]
@@ -106,7 +123,8 @@ class ShardDataModule(StreamDataModule):
             urls = expand(shards, option, allow_commands=self.remote.allow_commands)
             found = load_index(urls, write=True, remote=self.remote)
             if not sum(shard.good for shard in found):
-                raise InputError(f"{option} {shards}: no usable clip: {list_bad(known_bad(found))}")
+                why = list_bad(known_bad(found), most=3) if known_bad(found) else "no sample with a clip in it"
+                raise InputError(f"{option} {shards}: no usable clip: {why}; see them with `shards check`")
             if unknown := sum(not shard.exact for shard in found):
                 warnings.warn(
                     f"{option}: {unknown} remote shards have no index.json beside them, so their order and number "

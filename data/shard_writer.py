@@ -41,11 +41,15 @@ class ShardWriter:
         folder: Folder for the shards, created if needed; it must not hold shards yet.
         shard_size: Samples in a shard, at least 1.
         classes: Names of the classes by label, for the index.
+        num_classes: Number of classes, also where they have no names.
     """
 
-    def __init__(self, folder: str | Path, shard_size: int = 1000, classes: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: str | Path, shard_size: int = 1000, classes: Sequence[str] = (), num_classes: int = 0
+    ) -> None:
         check_positive(shard_size=shard_size)
-        self.folder, self.shard_size, self.classes = Path(folder), shard_size, classes
+        self.folder, self.shard_size = Path(folder), shard_size
+        self.classes, self.num_classes = classes, num_classes
         self.samples = 0
         self._counts: list[int] = []
         self._tar: tarfile.TarFile | None = None
@@ -92,7 +96,7 @@ class ShardWriter:
             path = self.folder / f"{number:06d}.tar"
             os.replace(self._hidden / path.name, path)
             shards.append(Shard(str(path), samples))
-        update_index(self.folder, shards, self.classes)
+        update_index(self.folder, shards, self.classes, self.num_classes)
 
     def _close(self) -> None:
         if self._tar is not None:

@@ -9,7 +9,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from itertools import islice
 from threading import Thread
 from typing import Any, BinaryIO, NamedTuple
@@ -20,7 +20,7 @@ from cmd_lightning.data.batch import BatchStream
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import BadSample, SampleLoader, collate
 from cmd_lightning.data.fetch import FetchError
-from cmd_lightning.data.index import Shard, is_remote
+from cmd_lightning.data.index import Shard, is_remote, shard_names
 from cmd_lightning.data.plan import Interval, assign, batch_sizes, clip_draw, stable_hash
 from cmd_lightning.data.tar import Sample, read_samples
 from cmd_lightning.data.watchdog import Watchdog
@@ -41,6 +41,7 @@ class Bad(NamedTuple):
 class ShardStream(BatchStream):
     """Batches of one rank, for a DataLoader with `batch_size=None` and any number of workers.
 
+    The key of a clip is that of its sample after the name of its shard, "000000/0001", so that it is unique.
     A bad sample is replaced: by the last good one of the eight before it, else by the first good one of the
     reader, else of all shards. `batch["bad"]` lists them.
     """
@@ -59,6 +60,7 @@ class ShardStream(BatchStream):
     def __post_init__(self) -> None:
         """Cut the epoch into batches."""
         self._sizes = batch_sizes(sum(shard.good for shard in self.shards), self.ranks, self.batch_size)[self.rank]
+        self._names = shard_names([shard.url for shard in self.shards])
         self._watchdog = Watchdog()
 
     def fingerprint(self, workers: int) -> str:
@@ -132,7 +134,7 @@ class ShardStream(BatchStream):
                     before = left
                     samples = (sample for sample in read_samples(file, shard.url) if sample.key not in shard.bad)
                     for sample in islice(samples, skip, skip + left):
-                        yield sample
+                        yield replace(sample, key=f"{self._names[interval.shard]}/{sample.key}")
                         left -= 1
                     if shard.exact or (skip == 0 and left == before):
                         break
@@ -197,7 +199,10 @@ class _Standby:
                     return sample
                 except BadSample as reason:
                     bad.append(Bad(str(reason), sample.place))
-        raise InputError(f"no usable clip among {len(bad)}: {list_bad(bad)}; run `shards check` on these shards")
+        remedy = "lower data.num_frames, or data.stride, or raise data.fps; or " if "too short" in dict(bad) else ""
+        raise InputError(
+            f"no usable clip among {len(bad)}: {list_bad(bad, most=1)}; {remedy}run `shards check` on these shards"
+        )
 
 
 def known_bad(shards: Sequence[Shard]) -> list[Bad]:
@@ -211,7 +216,10 @@ def describe(bad: dict[str, int]) -> str:
 
 
 def list_bad(bad: Sequence[Bad], most: int = 20) -> str:
-    """Counts by reason, and which they are: "2 too short, 1 no video (a.tar 0003; a.tar 0007; b.tar 0001)"."""
+    """Counts by reason, and which they are: "2 too short, 1 no video (a.tar 0003; a.tar 0007; b.tar 0001)".
+
+    At most `most` of them are named.
+    """
     places = list(dict.fromkeys(sample.place for sample in bad))
     more = f"; and {len(places) - most} more" if len(places) > most else ""
     return f"{describe(Counter(sample.reason for sample in bad))} ({'; '.join(places[:most])}{more})"

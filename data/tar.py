@@ -1,14 +1,15 @@
 """The samples of a tar file, found by their headers alone: what they hold is read when it is needed.
 
-Names are split into key and suffix as webdataset does. Its reader is not used: it loads every member whatever size it
-claims, unpacks compressed files, and cannot tell a shard that was cut off from a whole one.
+Names are split into key and suffix as webdataset does, at the first dot, unless the rest names a clip: `a.720p.mp4` is
+the clip `a.720p`. Its reader is not used: it loads every member whatever size it claims, unpacks compressed files, and
+cannot tell a shard that was cut off from a whole one.
 """
 
 import os
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -20,6 +21,13 @@ from cmd_lightning.video_io import VIDEO_SUFFIXES
 _CLIPS = frozenset({*VIDEO_SUFFIXES, LATENT_SUFFIX})
 SUFFIXES = _CLIPS | {"txt", "json"}
 """Of the members that are read; others are passed over."""
+
+OTHER_VIDEOS = frozenset(
+    {"mpg", "mpeg", "m2v", "mts", "m2ts", "ts", "vob", "wmv", "asf", "flv", "f4v", "ogv", "3gp", "3g2", "rm", "mxf"}
+)
+"""Suffixes of clips that are not read: a sample of them is bad, not passed over."""
+
+_SEEN = SUFFIXES | OTHER_VIDEOS
 
 MAX_MEMBER_BYTES = 0x7FFFF000
 """A larger member (2 GiB, the most that one call reads) is not loaded: it would have to fit into memory."""
@@ -46,12 +54,13 @@ class Sample:
     place: str = ""  # for people: the shard and the key
     file: BinaryIO | None = field(default=None, compare=False, repr=False)  # stays open while a sample refers to it
 
-    def read(self) -> dict[str, Any]:
-        """The bytes of its members by suffix, and "__key__"; the file's position stays where it is."""
+    def read(self, suffixes: Collection[str] = SUFFIXES) -> dict[str, Any]:
+        """The bytes of its members with these suffixes, and "__key__"; the file's position stays where it is."""
         if self.fault:
             raise BadSample(self.fault)
         found: dict[str, Any] = {"__key__": self.key}
-        for suffix, (offset, size) in self.members.items():
+        for suffix in self.members.keys() & suffixes:
+            offset, size = self.members[suffix]
             assert self.file is not None  # only a sample with a fault has none
             try:
                 found[suffix] = os.pread(self.file.fileno(), size, offset)
@@ -65,14 +74,14 @@ class Sample:
 def read_samples(file: BinaryIO, name: str = "") -> Iterator[Sample]:
     """Find the samples of an uncompressed tar file, in its order.
 
-    A sample with a fault comes too, so that all readers count alike: "no video" (nor latents), "member twice", "hostile
-    name" (leads out of its folder, or cannot be printed), "sparse member", "too large", and "truncated shard" for the
-    last one of a file that is cut off or damaged there. A file that is no tar file at all is one sample, "unreadable
-    shard". A key that comes again later in the file is another sample and gets a number. The file needs a descriptor;
-    `name` is what the samples' places call it.
+    A sample with a fault comes too, so that all readers count alike: "no video" (nor latents), "unknown suffix" (a
+    video of another format), "member twice", "hostile name" (leads out of its folder, or cannot be printed), "sparse
+    member", "too large", and "truncated shard" for the last one of a file that is cut off or damaged there. A file that
+    is no tar file at all is one sample, "unreadable shard". A key that comes again later in the file is another sample
+    and gets a number. The file needs a descriptor; `name` is what the samples' places call it.
     """
     times: Counter[str] = Counter()
-    for key, group in groupby(_members(file), itemgetter(0)):
+    for key, group in groupby(_with_dots(_members(file)), itemgetter(0)):
         members: dict[str, Member] = {}
         fault = ""
         for _, suffix, member in group:
@@ -83,17 +92,43 @@ def read_samples(file: BinaryIO, name: str = "") -> Iterator[Sample]:
             else:
                 members[suffix] = member
         if members.keys().isdisjoint(_CLIPS):
-            fault = fault or "no video"
+            fault = fault or ("no video" if members.keys().isdisjoint(OTHER_VIDEOS) else "unknown suffix")
+        members = {suffix: member for suffix, member in members.items() if suffix in SUFFIXES}
         times[key] += 1
         if times[key] > 1:
             key = f"{key}~{times[key]}"
         yield Sample(key, members, fault, f"{name} {key}", file)
 
 
-def _members(file: BinaryIO) -> Iterator[tuple[str, str, Member | str]]:
-    """Key, suffix, and the place of each member that is read, or why it cannot be; at the end a fault of the file."""
-    from webdataset.tariterators import base_plus_ext
+_Found = tuple[str, str, Member | str]
+"""Key, suffix, and the place of a member or why it cannot be read."""
 
+
+def _with_dots(members: Iterator[_Found]) -> Iterator[_Found]:
+    """Members with dots in their key where it names a clip: `a.720p.mp4` and `a.720p.txt` are a sample `a.720p`.
+
+    Other dotted names, such as `a.meta.json` next to `a.mp4`, are further members as webdataset knows them, and passed
+    over.
+    """
+    current: str | None = None
+    waiting: list[_Found] = []  # what comes before the clip that it may belong to
+    for found in members:
+        key, suffix, member = found
+        dotted = "." in key.rpartition("/")[2]
+        if not suffix and current is not None and key.startswith(f"{current}."):
+            yield current, suffix, member  # a fault of the file, in a member that is passed over
+        elif not dotted or suffix in _CLIPS | OTHER_VIDEOS or not suffix:
+            yield from (one for one in waiting if one[0] == key)
+            current, waiting = key, []
+            yield found
+        elif key == current:
+            yield found
+        else:
+            waiting = [*(one for one in waiting if one[0] == key), found][-len(SUFFIXES) :]
+
+
+def _members(file: BinaryIO) -> Iterator[_Found]:
+    """The members that are read, keyed by their name without its last suffix; at the end a fault of the file."""
     size = os.fstat(file.fileno()).st_size
     key: str | None = None
     member: Member | str
@@ -103,9 +138,11 @@ def _members(file: BinaryIO) -> Iterator[tuple[str, str, Member | str]]:
                 yield key or "file", "", header  # the last sample's other members may be missing
             return
         name = header.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        base, suffix = base_plus_ext(name)
-        if not header.isreg() or re.match(r"__[^/]*__($|/)", name) or (suffix or "").lower() not in SUFFIXES:
-            continue  # names like `__meta__/...` are webdataset's own
+        base, _, suffix = name.rpartition(".")
+        own = re.match(r"__[^/]*__($|/)", name)  # names like `__meta__/...` are webdataset's own
+        plain = not base.rpartition("/")[2].startswith(".")
+        if own or not header.isreg() or not base.rpartition("/")[2] or not plain or suffix.lower() not in _SEEN:
+            continue
         key, member = base, Member(header.offset_data, header.size)
         if name.startswith("/") or ".." in name.split("/") or len(name) > _MAX_NAME or not name.isprintable():
             key, member = base.encode("unicode_escape").decode()[:_MAX_NAME], "hostile name"

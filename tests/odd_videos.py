@@ -1,7 +1,9 @@
 """Videos made apart from the project's own encoder, whose frames say which they are, and files that are none."""
 
+import contextlib
 import io
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -25,6 +27,39 @@ def encode(pictures, kind="mp4", codec="libx264", pixels="yuv420p", ticks=None, 
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return buffer.getvalue()
+
+
+def as_ffmpeg_shows(source, *steps):
+    """What FFmpeg's own filters give, uint8 (3, T, H, W): these steps, then square pixels, as `ffmpeg -vf` would."""
+    with av.open(
+        str(source) if isinstance(source, Path) else io.BytesIO(source), metadata_errors="replace"
+    ) as container:
+        stream = container.streams.best("video")
+        graph, shown = av.filter.Graph(), []
+        for frame in container.decode(stream):
+            if not graph.configured:
+                buffer = graph.add(
+                    "buffer",
+                    f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base={stream.time_base}"
+                    f":pixel_aspect={stream.sample_aspect_ratio or 1}"
+                    f":colorspace={frame.colorspace}:range={frame.color_range}",
+                )
+                own = [("scale", "w=trunc(iw*max(sar\\,0.001)):h=ih:flags=bicubic"), ("format", "pix_fmts=rgb24")]
+                nodes = [graph.add(name, options) for name, options in (*steps, *own)]
+                graph.link_nodes(buffer, *nodes, graph.add("buffersink")).configure()
+            graph.vpush(frame)
+            shown += _pulled(graph)
+        graph.vpush(None)
+        shown += _pulled(graph)
+    return torch.from_numpy(np.stack(shown)).permute(3, 0, 1, 2)
+
+
+def _pulled(graph):
+    frames = []
+    with contextlib.suppress(BlockingIOError, EOFError):
+        while True:
+            frames.append(graph.vpull().to_ndarray())
+    return frames
 
 
 def numbered(count, height=16, width=64):

@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import torch
 import yaml
 
 import cmd_lightning
-from cmd_lightning.cli import VERBS, main, spelling
+from cmd_lightning import zoo
+from cmd_lightning.cli import TRAINING, VERBS, main, spelling
+from cmd_lightning.commands.completion import parser
 from cmd_lightning.errors import InputError
 
 CONFIGS = Path(cmd_lightning.__path__[0], "configs")
@@ -62,6 +65,54 @@ for verb in {sorted({*VERBS, *(v.split()[0] for v in VERBS)} | {""})!r}:
     assert "(default: outputs/generate)" in result.stdout
 
 
+def test_mistakes_are_found_before_torch_is_loaded(tmp_path):
+    """That takes seconds. One process for all, as above."""
+    words = [
+        *("generate shapes33 --prompt a", "generate shapes32 --prompt a --steps 0", "generate shapes32"),
+        *("generate shapes32 --prompt a --steps contents=3", "generate shapes32 --prompt a --guidance nan"),
+        *("generate shapes32 --prompts none.txt", "generate shapes32 --prompt a --image none.png", "generate empty"),
+        *("generate shapes32 --prompt a --lora none", "generate shapes32 --prompt a b --image c.png d.png e.png"),
+        *("evaluate --real none --fake empty --metrics psnr", "evaluate --real empty --fake empty --metrics fvdd"),
+        *("evaluate --real empty --fake empty --metrics psnr --frames 0", "evaluate --fake empty --metrics fvd"),
+        *("reconstruct shapes33 a.mp4", "reconstruct shapes32 none.mp4", "reconstruct shapes32 c.png --stride 0"),
+        *("export a.ckpt out", "export c.png c.png out", "export c.png c.png c.png out --steps 0"),
+        *("export c.png c.png c.png empty/..", "zoo show nothing", "zoo rank nothing", "zoo rank none.yaml"),
+        *("zoo rank MotionDiT --seeds 0", "shards encode none.tar --out x --vae a/b", "zoo list --kind none"),
+        "shards encode empty --out x --autoencoder none.ckpt",
+    ]
+    (tmp_path / "empty").mkdir()
+    for name in "cde":
+        (tmp_path / f"{name}.png").touch()
+    zoo.entries()  # the list of the zoo is in its cache now
+    script = f"""
+import sys
+from cmd_lightning.cli import main
+for words in {words!r}:
+    assert main(words.split()) == 2, words
+    assert "torch" not in sys.modules, words
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(cmd_lightning.__path__[0]).parent)}
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert run.returncode == 0, run.stderr
+    lines = run.stderr.splitlines()
+    assert len(lines) == len(words), run.stderr
+    assert all(line.startswith("cmd-lightning: ") for line in lines)
+
+
+def test_completion_knows_every_command_and_option():
+    """Of the parser that shtab reads."""
+    whole = parser()
+    assert whole.parse_args(["fit", "-c", "a.yaml"]).config == "a.yaml"
+    for words, told in (
+        ("generate shapes32 --prompt a --steps 3", {"prompt": ["a"], "steps": {"content": 3, "motion": 3}}),
+        ("zoo show MotionDiT", {"name": "MotionDiT"}),
+        ("shards pack --videos a --out b", {"videos": "a", "out": "b"}),
+    ):
+        assert vars(whole.parse_args(words.split())).items() >= told.items()
+    text = whole.format_help()
+    assert all(verb.split()[0] in text for verb in (*VERBS, *TRAINING))
+
+
 def test_overview_and_version(capsys):
     for arguments in ([], ["--help"], ["-h"]):
         assert main(arguments) == 0
@@ -94,7 +145,8 @@ def test_python_m_is_the_same_program(tmp_path):
         ("generate no/such/folder --prompt hello", "MODEL no/such/folder: there is no such folder"),
         ("generate", "MODEL"),
         ("reconstruct no/such/folder clip.mp4", "MODEL no/such/folder: there is no such folder"),
-        ("export no.ckpt no/out", "no.ckpt: there is no such file"),
+        ("export no.ckpt no/out", "CHECKPOINTS no.ckpt: there is no such file"),
+        ("export a.ckpt b.ckpt no.ckpt no/out", "CHECKPOINTS a.ckpt: there is no such file"),
         ("--import no_such_module generate m", "--import no_such_module"),
         ("fit -c no/such/config.yaml", "no/such/config.yaml"),
     ],
@@ -126,16 +178,18 @@ def test_pictures_that_cannot_be_read(fails, model, tmp_path):
     folder = model(None)
     (tmp_path / "noise.png").write_bytes(b"no picture")
     for name in ("noise.png", "none.png"):
-        assert f"--image {tmp_path / name}: it cannot be read" in fails("generate", folder, "--image", tmp_path / name)
+        told = "there is no such file" if name == "none.png" else "it cannot be read as an image"
+        assert f"--image {tmp_path / name}: {told}" in fails("generate", folder, "--image", tmp_path / name)
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         ("--prompt hello", "conditioned on labels: give class ids (--class), not a caption"),
-        ("", "conditioned on labels: give class ids (--class)"),
+        ("", "it needs to be told what to generate; give class ids (--class)"),
         ("--class 9", "class 9: the model knows classes 0 to 3"),
-        ("--class 1 --steps 0", "steps 0: the content model takes 1 to 1000"),
+        ("--class 1 --steps 0", "--steps 0: must be at least 1"),
+        ("--class 1 --steps 1001", "--steps 1001: the content model takes 1 to 1000"),
         ("--class 1 --steps contents=3", "no stage 'contents'"),
         ("--class 1 --guidance move=3", "no stage 'move'"),
     ],

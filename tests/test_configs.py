@@ -109,7 +109,7 @@ def checkpoints(tmp_path_factory, base):
 
 
 def test_folders_have_every_stage():
-    assert set(FOLDERS) == {"shapes32", "shapes64", "clips64", *LARGE}
+    assert set(FOLDERS) == {"shapes32", "shapes32v2", "shapes64", "clips64", *LARGE}
     for folder in FOLDERS:
         assert {file.stem for file in (CONFIGS / folder).glob("*.yaml")} >= {*STAGES, "cmd"}
 

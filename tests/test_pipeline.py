@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DPMSolverMultistepScheduler, UNet2DConditionModel
+from PIL import Image
 from stable_diffusion_folders import vae_of
 
 from cmd_lightning.diffusion import Diffusion
 from cmd_lightning.diffusion.sampling import per_stage
 from cmd_lightning.diffusion.solvers import SOLVERS
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, InputWarning
 from cmd_lightning.pipeline import GUIDANCE, STEPS, CMDPipeline
+from cmd_lightning.pipeline_input import fit_image
 from cmd_lightning.zoo.content.dit import ContentDiT
 
 FEW = {"num_inference_steps": {"content": 3, "motion": 4}, "guidance_scale": {"content": 2.0, "motion": 1.5}}
@@ -154,7 +156,7 @@ def test_model_of_classes(tiny_pipeline):
             r"on labels: give class ids \(`class_labels`\), not a caption",
         ),
         ("caption", {"class_labels": [1]}, r"conditioned on captions: give a prompt \(`prompt`\), not a label"),
-        ("caption", {}, r"conditioned on captions: give a prompt \(`prompt`\), not a number"),
+        ("caption", {}, r"conditioned on captions: give a prompt \(`prompt`\)$"),
         ("label", {"prompt": "a", "class_labels": 1}, "give one of the two"),
         ("caption", {"prompt": "a", "seeds": [1, 2]}, "2 given for 1 videos"),
         ("caption", {"prompt": "a", "output_type": "latent"}, "choose pt, np or pil"),
@@ -175,10 +177,39 @@ def test_a_picture_is_its_own_content_frame(tiny_pipeline):
     np.testing.assert_allclose(alone.frames[0], whole.frames[2], atol=1e-3)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 8, 12), (1, 3, 12, 8), (1, 1, 8, 12)])
+@pytest.mark.parametrize("shape", [(2, 3, 8, 12), (1, 1, 8, 12), (3, 8, 12), (0, 3, 8, 12), (1, 3, 0, 12)])
 def test_pictures_that_do_not_fit_are_told(tiny_pipeline, shape):
     with pytest.raises(InputError, match="image"):
         tiny_pipeline()(CAPTIONS[0], image=torch.zeros(shape), **FEW)
+
+
+@pytest.mark.parametrize("shape", [(16, 24), (9, 12), (8, 40), (33, 50), (3, 5)])
+def test_images_of_another_size_are_resized_and_reported(shape):
+    """Against Pillow, which resizes bytes with the same filter."""
+    height, width = shape
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
+    whole = (12 * width * 8 // (12 * height), 8) if 8 * width >= 12 * height else (12, height * 12 // width)
+    left, top = (whole[0] - 12) / 2, (whole[1] - 8) / 2
+    resized = image.resize(whole, Image.Resampling.BILINEAR)
+    expected = np.asarray(resized.crop((round(left), round(top), round(left) + 12, round(top) + 8)))
+    fitted, notes = fit_image(torch.from_numpy(np.array(image)).permute(2, 0, 1) / 127.5 - 1, (8, 12))
+    assert fitted.shape == (3, 8, 12)
+    np.testing.assert_allclose((fitted + 1).permute(1, 2, 0) * 127.5, expected, atol=1)
+    assert notes == [f"image of {width}x{height} pixels: resized and cropped to the model's 12x8"]
+
+
+def test_images_of_several_sizes(tiny_pipeline):
+    pipeline = tiny_pipeline()
+    images = [torch.rand(3, 8, 12), torch.rand(3, 16, 24)]
+    with pytest.warns(InputWarning, match="image of 24x16 pixels: resized and cropped to the model's 12x8") as caught:
+        output = pipeline(CAPTIONS[:2], image=images, seeds=[1, 2], **FEW)
+    assert caught[0].filename == __file__
+    assert output.frames.shape == (2, 3, 5, 8, 12)
+    assert [len(notes) for notes in output.warnings] == [0, 1]
+    torch.testing.assert_close(output.content[0], images[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(output.content[1], fit_image(images[1], (8, 12))[0], atol=1e-5, rtol=0)
+    with pytest.raises(InputError, match="uint8"):
+        pipeline(CAPTIONS[0], image=torch.zeros(1, 3, 8, 12, dtype=torch.uint8), **FEW)
 
 
 def test_output_types_show_the_same_video(tiny_pipeline):
@@ -192,7 +223,8 @@ def test_output_types_show_the_same_video(tiny_pipeline):
     np.testing.assert_allclose(pixels.permute(0, 2, 3, 4, 1), floats * 255, atol=0.501)
     assert (len(pictures), len(pictures[0]), pictures[0][0].size) == (2, 5, (12, 8))
     assert np.array_equal(np.asarray(pictures[1][4]), pixels[1, :, 4].permute(1, 2, 0))
-    frames, content, seeds = pipeline(num_videos_per_prompt=2, seeds=[1, 2], **FEW, return_dict=False)
+    frames, content, seeds, notes = pipeline(num_videos_per_prompt=2, seeds=[1, 2], **FEW, return_dict=False)
+    assert notes == [[], []]
     assert torch.equal(frames, pixels)
     assert (content.shape, seeds) == ((2, 3, 8, 12), [1, 2])
 

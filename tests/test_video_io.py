@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from odd_videos import as_ffmpeg_shows
 from PIL import Image
 
 from cmd_lightning.errors import InputError
@@ -92,7 +93,7 @@ def test_real_files(assets):
     folder = assets / "videos"
     paths = [*sorted((folder / "misc").iterdir()), *sorted((folder / "ucf101_playing_guitar").iterdir())]
     for path in [path for path in paths if path.suffix in {".mp4", ".avi"}]:
-        full = decode_all(path)
+        full = as_ffmpeg_shows(path) if path.name.startswith("carphone") else decode_all(path)  # those have wide pixels
         reader = VideoReader(path)
         assert reader.info.frames == full.shape[1]
         indices = [*range(8), full.shape[1] // 2, full.shape[1] - 1]

@@ -1,5 +1,6 @@
 """The model zoo: a file for each network that plugs into a component, nothing to register; and models that ship."""
 
+import json
 import os
 from pathlib import Path
 
@@ -49,12 +50,24 @@ def model_folder(model: str | os.PathLike[str]) -> Path:
         model: A folder, or else the name of a model that ships.
 
     Raises:
-        InputError: It is neither.
+        InputError: It is neither, or the folder holds no CMD pipeline.
     """
-    if Path(model).is_dir():
-        return Path(model)
+    folder = Path(model)
+    if folder.is_dir():
+        index = folder / "model_index.json"
+        if not index.is_file():
+            raise InputError(f"model {folder}: no model_index.json in this folder; make a model folder with `export`")
+        try:
+            name = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+        except (ValueError, AttributeError) as error:
+            raise InputError(f"model {folder}: its model_index.json is damaged; export it again") from error
+        if name != "CMDPipeline":
+            raise InputError(f"model {folder}: this is a {name}, not a CMDPipeline; make a model folder with `export`")
+        return folder
     if str(model) in models():
         return WEIGHTS / model
+    if folder.is_file():
+        raise InputError(f"model {folder}: this is a file; make a model folder of the three checkpoints by `export`")
     raise InputError(
         f"model {model}: there is no such folder, and the zoo has no model of that name; give a folder that "
         f"`cmd-lightning export` wrote, or a name of the zoo: {', '.join(models()) or 'none ships with this version'}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -29,6 +29,8 @@ FOLDERS: Mapping[Kind, str] = {
     "baseline": "baselines",
 }
 """The folder of each kind of network."""
+OTHERS: list[ModuleType] = []
+"""Modules of third parties, which `--import` names; their networks are listed like those of the zoo."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,12 @@ def modules(kind: Kind) -> Iterator[ModuleType]:
 
 
 def networks(kind: Kind) -> list[Entry]:
-    """The networks of a kind, by name.
+    """The networks of a kind, by name: those of the zoo, then those of `OTHERS`."""
+    return own_networks(kind) + found_in(OTHERS, kind) if OTHERS else own_networks(kind)
+
+
+def own_networks(kind: Kind) -> list[Entry]:
+    """The networks of a kind in the zoo's folder.
 
     Classes are found by importing the modules. That takes 5 s, and `zoo list` must answer within 3 s. So the names are
     kept in a file in `__pycache__`, and are read from it until a source file of the zoo or of `networks` changes.
@@ -98,9 +105,14 @@ def networks(kind: Kind) -> list[Entry]:
 
 
 def imported(kind: Kind) -> list[Entry]:
-    """The networks of a kind: classes that fulfil its contract and, for the content, factories of a stock U-Net.
+    """The networks of a kind in the zoo's folder, found by importing its modules."""
+    return found_in(modules(kind), kind)
 
-    Names that begin with an underscore stay private.
+
+def found_in(places: Iterable[ModuleType], kind: Kind) -> list[Entry]:
+    """The networks of a kind in some modules: classes that fulfil its contract, and factories of a stock U-Net.
+
+    Names that begin with an underscore stay private. A class counts where it is defined, or in a package that it is of.
     """
     from diffusers import UNet2DConditionModel
 
@@ -113,13 +125,18 @@ def imported(kind: Kind) -> list[Entry]:
         "baseline": (VideoDenoiser,),
     }
     found = {}
-    for module in modules(kind):
-        for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, contracts[kind]) and value.__module__ == module.__name__:
+    for place in places:
+        for value in vars(place).values():
+            if isinstance(value, type) and issubclass(value, contracts[kind]) and is_of(value.__module__, place):
                 name = getattr(value, "wrapped_function", value).__name__  # of jsonargparse's class of a factory
                 about = (value.__doc__ or "").partition("\n\n")[0]
-                found[name] = Entry(name, kind, module.__name__, " ".join(about.split()))
+                found[name] = Entry(name, kind, value.__module__, " ".join(about.split()))
     return [found[name] for name in sorted(found, key=str.lower) if not name.startswith("_")]
+
+
+def is_of(module: str, place: ModuleType) -> bool:
+    """Whether a module is this one or, where this is a package, within it."""
+    return module == place.__name__ or (hasattr(place, "__path__") and module.startswith(f"{place.__name__}."))
 
 
 def motion_configs() -> Mapping[str, str]:

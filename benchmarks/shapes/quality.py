@@ -22,6 +22,7 @@ from cmd_lightning.commands.files import open_model
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.latent_space import from_uint8, to_uint8
+from cmd_lightning.metrics.content_naturalness import ContentNaturalness
 from cmd_lightning.metrics.frechet import frechet_distance_from_features
 from cmd_lightning.metrics.kernel import kernel_distance
 from cmd_lightning.metrics.reconstruction import scores
@@ -64,6 +65,7 @@ class Quality:
         """Every cell by name, the cheap ones first."""
         return {
             "reader": self.reader_on_real_clips,
+            "content frames": self.content_frames,
             **{f"reconstruction/{value}": partial(self.reconstruction, **{key: value}) for key, value in FAILURES},
             "plain captions": self.plain_captions,
             **{f"generation/{value}": partial(self.generation, **{key: value}) for key, value in FAILURES},
@@ -78,6 +80,18 @@ class Quality:
             "reconstructions": joint_accuracy(self.reader.read(self.reconstruct(video)), expected),
             "chance": self.reader.chance,
         }
+
+    @torch.no_grad()
+    def content_frames(self) -> dict[str, float]:
+        """How natural the content frames of plain and of mixed clips are, and all frames of these clips."""
+        naturalness = ContentNaturalness()
+        for level in ("plain", "mixed"):
+            _, video = clips(self.pipeline, self.settings.num, level=level)
+            for part in video.split(BATCH):
+                content = self.pipeline.autoencoder.encode_content(from_uint8(part).to(self.pipeline.device))
+                naturalness.update(to_uint8(content).cpu(), real=False)
+            naturalness.update(video.transpose(1, 2).flatten(0, 1), real=True)
+        return {name: value.item() for name, value in naturalness.compute().items()}
 
     def reconstruction(self, **options: Any) -> dict[str, float]:
         """PSNR and SSIM of mixed clips beside those of still pictures, and the gain over the better of these."""

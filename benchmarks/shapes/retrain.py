@@ -8,28 +8,23 @@ export to outputs/NAME/model. Each stage is `cmd-lightning fit -c configs/NAME/S
 """
 
 import argparse
-import json
-import os
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-import torch
 import yaml
 
+from cmd_lightning.commands.stages import COMMAND, Stage, fit
 from cmd_lightning.errors import InputError, program
 
 ROUNDS = (("autoencoder",), ("content", "motion"))  # stages that train at the same time
 EXPORT = ("--half", "--steps", "50", "--guidance", "content=1.5,motion=4")  # as the models ship
 SHORTEST = 1.0  # minutes below which a call starts no further stage
-COMMAND = (sys.executable, "-m", "cmd_lightning")
 
 
 def main() -> int:
-    """Trains for as long as asked for; 0 when all is done or the time is up, else the code of a fit that failed."""
+    """Trains for as long as asked for; 0 when all is done or the time is up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="folder of configs/, e.g. shapes32")
     parser.add_argument("--minutes", type=float, default=8.0, help="of training; starting and writing come on top")
@@ -44,25 +39,16 @@ def main() -> int:
         )
     if options.minutes <= 0:
         raise InputError(f"--minutes {options.minutes}: give a positive number")
-    # Whoever ends this program ends the fits that it started.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     deadline = time.monotonic() + 60 * options.minutes
-    for stages in ROUNDS:
+    for names in ROUNDS:
+        stages = [stage_of(options.name, name) for name in names]
         left = deadline - time.monotonic()
-        pending = [stage for stage in stages if not Progress(options.name, stage).finished]
+        pending = [stage for stage in stages if stage.trained.steps < total(stage)]
         if pending and left > 60 * SHORTEST:
-            fits = [start(options.name, stage, left, options.threads, options.overrides) for stage in pending]
-            try:
-                codes = [fit.wait() for fit in fits]
-            finally:
-                for fit in fits:
-                    fit.terminate()
-            if any(codes):
-                return abs(next(filter(None, codes)))  # negative after a signal
-        progress = {stage: Progress(options.name, stage) for stage in stages}
-        for stage, done in progress.items():
-            print(f"{stage}: {done.steps} of {done.total} steps", flush=True)
-        if not all(done.finished for done in progress.values()):
+            fit(dict.fromkeys(pending, left), options.overrides, options.threads)
+        for stage in stages:
+            print(f"{stage.name}: {stage.trained.steps} of {total(stage)} steps", flush=True)
+        if any(stage.trained.steps < total(stage) for stage in stages):
             print("The time is up; the same command resumes from here.")
             return 0
     if code := export(options.name):
@@ -71,44 +57,21 @@ def main() -> int:
     return 0
 
 
-class Progress:
-    """How far a stage of a model has come.
-
-    Attributes:
-        total: Steps that its config asks for.
-        steps: Steps that are done.
-        seconds: Training time, in all calls so far.
-    """
-
-    def __init__(self, name: str, stage: str) -> None:
-        self.total: int = yaml.safe_load(Path("configs", name, f"{stage}.yaml").read_text())["trainer"]["max_steps"]
-        self.steps, self.seconds = 0, 0.0
-        checkpoint = Path("outputs", name, stage, "last.ckpt")
-        if checkpoint.is_file():
-            state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-            timer = state["callbacks"].get("Timer", {"time_elapsed": {}})
-            self.steps, self.seconds = state["global_step"], timer["time_elapsed"].get("train", 0.0)
-
-    @property
-    def finished(self) -> bool:
-        """Whether all steps are done."""
-        return self.steps >= self.total
+def stage_of(model: str, name: str) -> Stage:
+    """A stage of a model."""
+    return Stage(name, Path("configs", model, f"{name}.yaml"), Path("outputs", model, name))
 
 
-def start(name: str, stage: str, seconds: float, threads: int | None, overrides: list[str]) -> subprocess.Popen:
-    """Starts the fit of a stage, or resumes it."""
-    until = Progress(name, stage).seconds + seconds  # Lightning's max_time counts from the first call on
-    command = [*COMMAND, "fit", "-c", f"configs/{name}/{stage}.yaml", "--ckpt_path", "last"]
-    command += ["--trainer.max_time", json.dumps({"seconds": round(until)}), *overrides]
-    print("$", *command, flush=True)
-    return subprocess.Popen(command, env=os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {}))
+def total(stage: Stage) -> int:
+    """Steps that the config of a stage asks for."""
+    return yaml.safe_load(stage.config.read_text())["trainer"]["max_steps"]
 
 
 def export(name: str) -> int:
     """Writes outputs/NAME/model again."""
     folder = Path("outputs", name)
     shutil.rmtree(folder / "model", ignore_errors=True)
-    checkpoints = [str(folder / stage / "last.ckpt") for stages in ROUNDS for stage in stages]
+    checkpoints = [str(stage_of(name, stage).checkpoint) for stages in ROUNDS for stage in stages]
     return subprocess.run([*COMMAND, "export", *checkpoints, str(folder / "model"), *EXPORT]).returncode
 
 

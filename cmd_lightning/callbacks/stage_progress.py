@@ -72,7 +72,7 @@ class StageProgress(ProgressBar):
 
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
-    def on_train_end(self, *_: Any) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leaves the bar as it is."""
         self._close()
 

@@ -16,7 +16,7 @@ from cmd_lightning.video_io import write_video
 
 
 class VideoWriter(BasePredictionWriter):
-    """Writes `<folder>/<key>.mp4`, and beside it a `.json` with caption, label and seed.
+    """Writes `<folder>/<key>.mp4`, such as `videos/000000/0001.mp4`, and a `.json` with caption, label and seed.
 
     Args:
         folder: Where the videos go; relative to the trainer's `default_root_dir`.
@@ -25,7 +25,6 @@ class VideoWriter(BasePredictionWriter):
     def __init__(self, folder: str = "videos") -> None:
         super().__init__(write_interval="batch")
         self.folder = folder
-        self._written: set[str] = set()
 
     def write_on_batch_end(
         self,
@@ -41,13 +40,15 @@ class VideoWriter(BasePredictionWriter):
         folder = Path(trainer.default_root_dir, self.folder)
         folder.mkdir(parents=True, exist_ok=True)
         for i, key in enumerate(prediction["key"]):
-            name = re.sub(r"[^\w.-]+|^[.]+", "-", key)  # a key is a path inside a tar file, and a stranger chose it
-            if name in self._written:  # the same key in two shards
-                name = f"{name}-{batch_idx}-{i}"
-            self._written.add(name)
-            path = folder / f"{name}.mp4"
+            path = folder / f"{safe_path(key)}.mp4"
             fps: float = pl_module.fps  # type: ignore[assignment]  # torch types attributes as Tensor | Module
             write_video(path, prediction["video"][i].cpu(), fps)
-            about = {name: prediction[name][i] for name in ("caption", "seed")} | {"label": int(prediction["label"][i])}
+            about: dict[str, Any] = {name: prediction[name][i] for name in ("caption", "seed") if name in prediction}
+            about |= {"label": int(prediction["label"][i])} if "label" in prediction else {}
             with replaced(path.with_suffix(".json")) as draft:
                 draft.write_text(json.dumps(about, indent=2) + "\n")
+
+
+def safe_path(key: str) -> str:
+    """A key as a relative path within a folder, with a dash for what is unusual: a third party may have chosen it."""
+    return "/".join(re.sub(r"[^\w.~-]+|^[.]+", "-", part) or "-" for part in key.split("/"))

@@ -45,7 +45,8 @@ def explain(message: str, classes: Iterable[type]) -> str:
         return f"{place} {unknown}: {kind_of(by_name[name])} does not fit there; give another class"
     if wrong := re.search(compat.WRONG_CHOICE, line):
         types, value = wrong.groups()
-        choices = sorted(set(re.findall(r"[\w-]+", " ".join(re.findall(r"Literal\[([^]]*)\]", types)))))
+        literals = " ".join(re.findall(r"Literal\[([^]]*)\]", types))
+        choices: list[str] = sorted(set(re.findall(r"[\w-]+", literals)))
         names = re.findall(r"(?:<class '|^|, )([\w.]+)", types)
         what = choices or [name.rpartition(".")[2] for name in names if name not in ("NoneType", "typing.Literal")]
         return f"{place_of(line[: wrong.start()])} {value}: expected one of {', '.join(what)}"

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal
 from cmd_lightning.commands.files import pixels, report, tell
 from cmd_lightning.commands.processes import check_nodes, quiet_trainer
 from cmd_lightning.errors import InputError, check_at_least, check_positive
+from cmd_lightning.viewing import Viewing
 
 if TYPE_CHECKING:
-    from cmd_lightning.data.cache import ShardCache
     from cmd_lightning.latent_space import FrameLatents, LatentSpace
     from cmd_lightning.networks.contracts import AutoencoderNetwork
 
@@ -34,6 +34,9 @@ def encode(
     fps: float | None = None,
     stride: int | None = None,
     crop: Literal["center", "random"] = "center",
+    deinterlace: bool = False,
+    tone_map: bool = False,
+    background: str = "white",
     evaluation: bool = False,
     clips_per_video: int = 1,
     dtype: Literal["float16", "bfloat16", "float32"] = "float16",
@@ -66,6 +69,9 @@ def encode(
         fps: Frames per second at which clips are sampled, as data.fps in training.
         stride: Take every STRIDE-th frame instead, as data.stride in training (default: 1).
         crop: Where clips are cropped to the size; random draws it for each.
+        deinterlace: Rebuild the missing lines of frames that are flagged as interlaced.
+        tone_map: Map HDR frames (PQ and HLG) to ordinary video.
+        background: Colour behind transparent pixels, a name or #rrggbb.
         evaluation: Clips as validation and testing see them: from the first frame, cropped in the middle, and the mean
             of a VAE's posterior in place of a draw.
         clips_per_video: Clips of a video, for as many epochs before the first comes again.
@@ -82,6 +88,7 @@ def encode(
     check_positive(clips_per_video=clips_per_video, batch_size=batch_size, devices=devices, nodes=nodes)
     check_at_least(0, num_workers=num_workers)
     check_nodes(nodes)
+    viewing = Viewing(deinterlace, tone_map, background)
     if (autoencoder is None) == (vae is None):
         raise InputError("--autoencoder, --vae: give one of the two, a checkpoint of the first stage or an image VAE")
     if vae is None and (variant or revision):
@@ -90,11 +97,15 @@ def encode(
         raise InputError("--evaluation: there is one clip of a video then, cropped in the middle; leave out the others")
     if not 0 <= seed < 2**32:
         raise InputError(f"--seed {seed}: give a number from 0 to {2**32 - 1}")
+    for option, path in (*(("SHARDS", shard) for shard in shards), ("--autoencoder", autoencoder)):
+        if path and not re.search(r"[*?{[]|:", path) and not Path(path).exists():
+            raise InputError(f"{option} {path}: there is no such file or folder; check the path")
     from lightning import seed_everything
 
     from cmd_lightning.callbacks.latent_writer import LatentWriter
     from cmd_lightning.components.encoding import Encoding
     from cmd_lightning.data.cache import ShardCache
+    from cmd_lightning.data.classes import read_classes
     from cmd_lightning.data.encode import EncodingData, WholeShards
     from cmd_lightning.data.index import expand
     from cmd_lightning.data.latent_clips import DTYPES
@@ -105,7 +116,7 @@ def encode(
 
     remote = ShardCache(allow_commands=allow_commands)
     urls = expand(shards, allow_commands=allow_commands)
-    names, classes = names_of(urls), classes_of(urls, remote)
+    names, classes = names_of(urls), read_classes(urls, remote)
     seed_everything(seed, verbose=False)
     space: LatentSpace
     network: AutoencoderNetwork | None = None
@@ -121,12 +132,13 @@ def encode(
     encoders = {encoder.fingerprint: encoder for encoder in map(open_text_encoder, text or [])}
     # Checked, and read, as in training.
     videos = WebVidDataModule(
-        num_frames=16 if frames is None else frames, size=sides, fps=fps, stride=stride, crop=crop
+        num_frames=16 if frames is None else frames, size=sides, fps=fps, stride=stride, crop=crop, viewing=viewing
     )
     settings = made_by | {
         "text": sorted(encoders),
         **{"frames": videos.num_frames, "size": list(videos.size), "fps": videos.fps, "stride": videos.stride},
         **{"crop": crop, "evaluation": evaluation, "seed": seed, "clips_per_video": clips_per_video},
+        "viewing": viewing.describe().get("viewing"),
         **{"dtype": dtype, "precision": precision, "sources": names},
     }
     given = {"autoencoder": autoencoder, "vae": vae, "variant": variant, "revision": revision, "text": text}
@@ -207,12 +219,3 @@ def names_of(urls: Sequence[str]) -> list[str]:
             )
         names[name] = url
     return list(names)
-
-
-def classes_of(urls: Sequence[str], remote: ShardCache) -> Sequence[str]:
-    """The names of classes that the folders of the shards agree on; none where they do not."""
-    from cmd_lightning.data.index import place_of, read_index
-
-    folders = {(place.folder, place.query) for place in map(place_of, urls)}
-    classes = {tuple(read_index(folder, remote, query)["classes"]) for folder, query in folders}
-    return classes.pop() if len(classes) == 1 else ()

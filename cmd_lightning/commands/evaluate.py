@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
+from collections.abc import Collection
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cmd_lightning.commands.files import make_folder, pixels, write_json
-from cmd_lightning.commands.processes import check_nodes, quiet_trainer
+from cmd_lightning.commands.files import make_folder, pixels, read_prompts, tell, write_json
+from cmd_lightning.commands.processes import check_nodes, clip_bar, quiet_trainer
 from cmd_lightning.errors import InputError, check_at_least, check_positive
+from cmd_lightning.metric_names import DISTANCES, PAIRED, Asked
+from cmd_lightning.progress import progress
+from cmd_lightning.viewing import Viewing
 
 if TYPE_CHECKING:
     from cmd_lightning.data.sources import ClipSource
     from cmd_lightning.metrics.suite import MetricSuite
+
+
+BY_ORDER = "no name is on both sides, so clips are paired by the order of their names"
 
 
 def evaluate(
@@ -31,6 +39,9 @@ def evaluate(
     choose: Literal["random", "first"] = "random",
     random_start: bool = False,
     layout: str | None = None,
+    deinterlace: bool = False,
+    tone_map: bool = False,
+    background: str = "white",
     prompts: str | None = None,
     statistics: str | None = None,
     save_statistics: str | None = None,
@@ -63,7 +74,10 @@ def evaluate(
         choose: Which clips if there are more than num: drawn by the seed, or the first by name.
         random_start: Begin real clips at a frame drawn by the seed, not at the first.
         layout: Axes of an array, as NTHWC, where they cannot be told from its shape.
-        prompts: Text file with a caption a line for the generated clips, in order of their names.
+        deinterlace: Rebuild the missing lines of frames that are flagged as interlaced.
+        tone_map: Map HDR frames (PQ and HLG) to ordinary video.
+        background: Colour behind transparent pixels, a name or #rrggbb.
+        prompts: Text file with a caption per line for the generated clips, in order of their names.
         statistics: Statistics of real clips that --save-statistics wrote, in place of --real.
         save_statistics: Save those of the real clips to this .safetensors file.
         intervals: Keep all features, and tell each distance at a quarter and half of the clips too, extrapolated, and
@@ -76,57 +90,80 @@ def evaluate(
         seed: Of the choice of clips and of where they begin.
         json: Write the records to this file; - is standard output, with nothing else on it.
     """
+    given = {"frames": frames, "stride": stride, "num": num}
     check_positive(batch_size=batch_size, devices=devices, nodes=nodes)
+    check_positive(**{name: value for name, value in given.items() if value is not None})
     check_at_least(0, workers=workers)
     check_nodes(nodes)
-    from cmd_lightning.components.evaluation import Evaluation
-    from cmd_lightning.data.evaluation import EvaluationData
-    from cmd_lightning.data.sources import Selection, open_source
-    from cmd_lightning.metrics.statistics import describe_statistics
-    from cmd_lightning.metrics.suite import MetricSuite
-
-    names = list(filter(None, map(str.strip, metrics.split(","))))
-    ignored = warnings.catch_warnings(action="ignore", category=UserWarning)  # of weights: their records tell
-    with ignored, redirect_stdout(sys.stderr):
-        suite = MetricSuite(names, preset=preset, intervals=intervals, trust_torchscript=trust_torchscript)
-    check_inputs(suite, real, fake, prompts, statistics, save_statistics)
+    viewing = Viewing(deinterlace, tone_map, background)
+    asked = {text: Asked.parse(text) for text in filter(None, map(str.strip, metrics.split(",")))}
+    kinds = {one.kind for one in asked.values()}
+    paired = bool(kinds & PAIRED.keys())
+    check_inputs(list(asked), kinds, real, fake, prompts, statistics, save_statistics)
     check_targets(save_statistics, json)
-    if suite.paired and random_start:
+    if paired and random_start:
         raise InputError("--random-start: of pairs, for psnr, ssim and lpips, both clips begin at the same frame")
+    with progress("loading"):
+        from cmd_lightning.components.evaluation import Evaluation
+        from cmd_lightning.data.evaluation import EvaluationData
+        from cmd_lightning.data.sources import Selection, open_source
+        from cmd_lightning.metrics.statistics import describe_statistics
+        from cmd_lightning.metrics.suite import MetricSuite
+
     step = stride if fps else stride or 1
     reading: dict[str, Any] = {"frames": frames, "stride": step, "fps": fps, "size": pixels(size)}
     sources = {}
     for side, path in (("real", real), ("fake", fake)):
         if path is not None:
             starts = random_start and side == "real"
-            selection = Selection(**reading, num=num, choose=choose, random_start=starts, seed=seed, layout=layout)
+            selection = Selection(
+                **reading, viewing=viewing, num=num, choose=choose, random_start=starts, seed=seed, layout=layout
+            )
             sources[side] = open_source(path, selection)
+    captions = captions_of(prompts, sources.get("fake"))
+    ignored = warnings.catch_warnings(action="ignore", category=UserWarning)  # of weights: their records have them
+    with ignored, redirect_stdout(sys.stderr):
+        suite = MetricSuite(list(asked), None, preset, intervals, trust_torchscript, skip_missing=True)
+    for name, why in suite.missing.items():
+        tell(f"{name} is left out: {why}")
+    if save_statistics and not suite.distances:
+        raise InputError(f"--save-statistics {save_statistics}: {next(iter(suite.missing.values()))}")
     check_counts(suite, sources, devices * nodes)
-    captions = read_prompts(prompts, sources.get("fake"))
+    if not (suite.distances or suite.paired):
+        sources.pop("real", None)  # asked for by metrics that are left out
+    elif not suite.distances:
+        statistics = None
     about = {} if statistics is None else {"real": describe_statistics(statistics)}
     about |= {side: source.describe() for side, source in sources.items()}
+    check_sizes({side: tuple(facts["size"]) for side, facts in about.items()})
     rates = [side["fps"] for side in about.values() if side["fps"]]
     evaluation = Evaluation(
         suite,
-        reading,
+        reading | viewing.describe(),
         fps=rates[0] if rates and stride is None else None,
         load_from=statistics,
         save_to=save_statistics,
         about=about.get("real"),
     )
     data = EvaluationData(**sources, captions=captions, paired=suite.paired, batch_size=batch_size, workers=workers)
-    with quiet_trainer(devices, nodes) as trainer:
+    bar = clip_bar(sum(map(len, sources.values())))
+    with quiet_trainer(devices, nodes, callbacks=[bar], enable_progress_bar=False) as trainer:
         trainer.test(evaluation, data, verbose=False)
     if not trainer.is_global_zero:
         return
     if evaluation.error is not None:
         raise InputError(evaluation.error)
-    report(evaluation.records, about, evaluation.rates.union(rates), json)
+    notes = [BY_ORDER] if data.by_order else []
+    report(evaluation.records, about, evaluation.rates.union(rates), notes, json)
     if save_statistics:
-        print(f"statistics of {about['real']['clips']} real clips: {save_statistics}", file=sys.stderr)
+        tell(f"statistics of {about['real']['clips']} real clips: {save_statistics}")
+    if suite.missing:
+        raise InputError(f"--metrics: all but {', '.join(suite.missing)} are done; {'; '.join(suite.missing.values())}")
 
 
-def report(results: list[dict[str, Any]], about: dict[str, Any], rates: set[float], json: str | None) -> None:
+def report(
+    results: list[dict[str, Any]], about: dict[str, Any], rates: set[float], of_pairs: list[str], json: str | None
+) -> None:
     """Prints the results with their warnings, and writes them with all that they depend on."""
     from cmd_lightning.provenance import provenance
 
@@ -135,10 +172,11 @@ def report(results: list[dict[str, Any]], about: dict[str, Any], rates: set[floa
         notes = [f"clips have from {min(rates):g} to {max(rates):g} frames a second, and distances measure that too"]
     protocol = about | {"precision": "float32"} | provenance()
     records = [result | protocol for result in results]
+    width = max((len(record["metric"]) for record in records), default=0)
     for record in records:
-        if notes:
-            record["warnings"] = record.get("warnings", []) + notes
-        print(line_of(record), file=sys.stderr if json == "-" else sys.stdout)
+        if own := notes + (of_pairs if record["metric"] in PAIRED else []):
+            record["warnings"] = record.get("warnings", []) + own
+        print(line_of(record, width), file=sys.stderr if json == "-" else sys.stdout)
     for warning in dict.fromkeys(warning for record in records for warning in record.get("warnings", [])):
         print(f"warning: {warning}", file=sys.stderr)
     write_json(records, json)
@@ -151,6 +189,15 @@ def check_targets(save_statistics: str | None, json: str | None) -> None:
             make_folder(Path(target).parent, option)
             if Path(target).is_dir():
                 raise InputError(f"{option} {target}: it is a folder; give a file")
+
+
+def check_sizes(sizes: dict[str, tuple[int, int]]) -> None:
+    """Reject two sets of clips of different heights or widths."""
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"--{side} is of {height}x{width} pixels" for side, (height, width) in sizes.items())
+        height, width = map(min, zip(*sizes.values(), strict=True))
+        least = height if height == width else f"{height}x{width}"
+        raise InputError(f"{told}: bring both to one size first, as by --size {least}")
 
 
 def check_counts(suite: MetricSuite, sources: dict[str, ClipSource], processes: int) -> None:
@@ -166,7 +213,8 @@ def check_counts(suite: MetricSuite, sources: dict[str, ClipSource], processes: 
 
 
 def check_inputs(
-    suite: MetricSuite,
+    names: Collection[str],
+    kinds: Collection[str],
     real: str | None,
     fake: str | None,
     prompts: str | None,
@@ -174,31 +222,33 @@ def check_inputs(
     save_statistics: str | None,
 ) -> None:
     """Refuse what does not go together, and what would be ignored."""
-    asked = ", ".join(entry.label for entry in suite.entries)
-    if not suite.entries:
+    asked, distances = ", ".join(names), not DISTANCES.keys().isdisjoint(kinds)
+    of_both = distances or not PAIRED.keys().isdisjoint(kinds)
+    if not names:
         raise InputError("--metrics: none given; try fvd, or frechet:FEATURE")
-    if (suite.distances or suite.paired) and (real is None) == (statistics is None):
+    if of_both and (real is None) == (statistics is None):
         raise InputError("--real, --statistics: give one of the two, real clips or their saved statistics")
-    if not (suite.distances or suite.paired) and (real or statistics):
+    if not of_both and (real or statistics):
         raise InputError(f"--real, --statistics: {asked} is of generated clips alone; leave them out")
     if fake is None and save_statistics is None:
         raise InputError("--fake: give generated clips, or only --save-statistics FILE for those of the real ones")
-    if save_statistics is not None and not (real and suite.distances and save_statistics.endswith(".safetensors")):
+    if save_statistics is not None and not (real and distances and save_statistics.endswith(".safetensors")):
         raise InputError(
             f"--save-statistics {save_statistics}: give a name that ends in .safetensors, real clips by --real, and "
             "distances by --metrics"
         )
-    if prompts is not None and not suite.asks("clipsim"):
+    if prompts is not None and "clipsim" not in kinds:
         raise InputError(f"--prompts {prompts}: {asked} reads no captions; leave it out, or ask for clipsim too")
+    for option, path in (("--real", real), ("--fake", fake), ("--prompts", prompts), ("--statistics", statistics)):
+        if path and not re.search(r"[*?{[]|://", path) and not Path(path).exists():
+            raise InputError(f"{option} {path}: there is no such file or folder; check the path")
 
 
-def read_prompts(path: str | None, fake: ClipSource | None) -> list[str] | None:
+def captions_of(path: str | None, fake: ClipSource | None) -> list[str] | None:
     """Captions of all generated clips, in order of their names."""
     if path is None or fake is None:
         return None
-    from cmd_lightning.commands.generate import conditions
-
-    lines = conditions(None, path, None)
+    lines = read_prompts(path)
     if len(lines) != fake.of:
         raise InputError(
             f"--prompts {path}: {len(lines)} captions for {fake.of} clips of --fake; give one each, blank "
@@ -207,9 +257,9 @@ def read_prompts(path: str | None, fake: ClipSource | None) -> list[str] | None:
     return lines
 
 
-def line_of(record: dict[str, Any]) -> str:
-    """A result for people."""
-    text = f"{record['metric']}: {record['value']:.5g}"
+def line_of(record: dict[str, Any], width: int = 0) -> str:
+    """A result for people, in columns; `width` is that of the longest name."""
+    text = f"{record['metric'] + ':':{width + 1}} {record['value']:<8.5g}"
     if "standard_deviation" in record:
         text += f" ± {record['standard_deviation']:.3g} over {record['splits']} splits"
     clips = ", ".join(f"{number} {side}" for side, number in record["clips"].items())

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cmd_lightning.commands.files import check_new, check_sampling, new_folder
+from cmd_lightning.errors import InputError
+from cmd_lightning.zoo import models as shipped
 
 if TYPE_CHECKING:
     from cmd_lightning.pipeline import CMDPipeline
+
+EXAMPLES = ("a dog runs along the beach", "a red circle moves left")
+"""Prompts to try a model of captions with: the one of which it knows more words."""
 
 
 def export(
@@ -31,15 +40,16 @@ def export(
         steps: Denoising steps that the model takes where none are given, by default 50 for content and 100 for motion.
         guidance: Guidance scale that it takes where none is given, by default 4 for content and 1 for motion.
     """
-    from pathlib import Path
-
+    check_sampling(steps, guidance)
+    for path in checkpoints:
+        if not (Path(path).exists() or path in shipped()):
+            raise InputError(f"CHECKPOINTS {path}: there is no such file; give one that `fit` wrote")
+    check_new(Path(out), "OUT")
     from safetensors.torch import save_file
 
-    from cmd_lightning.commands.files import new_folder
     from cmd_lightning.components.checkpoints import PARTS as STAGES
     from cmd_lightning.components.checkpoints import is_model, stage_of
     from cmd_lightning.components.cmd import compose, load_stages
-    from cmd_lightning.errors import InputError
 
     models = [path for path in checkpoints if is_model(path)]
     trained = {stage_of(path): path for path in checkpoints if path not in models}
@@ -51,6 +61,9 @@ def export(
         )
     stages = load_stages(**by_stage)
     pipeline = compose(stages)
+    stage_names: tuple[Literal["content", "motion"], ...] = ("content", "motion")
+    for name in stage_names:
+        pipeline.sampling(name, steps, guidance)  # raises where the model does not take as many steps
     pipeline.register_to_config(steps=steps, guidance=guidance)
     if half:
         halve(pipeline)
@@ -59,14 +72,22 @@ def export(
         if adapters := stages["content"].adapters:
             (folder / "lora").mkdir()
             save_file(adapters, folder / "lora/pytorch_lora_weights.safetensors", {"format": "pt"})
-    print(f"wrote {out}; try: cmd-lightning generate {out} --help")
+    print(f"wrote {out}; try:\ncmd-lightning generate {shlex.quote(out)} {example(pipeline)}")
+
+
+def example(pipeline: CMDPipeline) -> str:
+    """Options of `generate` that suit a model."""
+    encoder = next((encoder for encoder in pipeline.encoders.values() if encoder is not None), None)
+    if encoder is None:
+        return "--num 4"
+    if encoder.field == "label":
+        return "--class 0 --num 4"
+    return f'--prompt "{min(EXAMPLES, key=lambda prompt: len(encoder.unseen(prompt)))}" --num 4'
 
 
 def halve(pipeline: CMDPipeline) -> None:
     """Casts every part to float16, which must leave every weight finite."""
     import torch
-
-    from cmd_lightning.errors import InputError
 
     for name, part in pipeline.components.items():
         if not isinstance(part, torch.nn.Module):

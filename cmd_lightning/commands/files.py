@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmd_lightning.errors import InputError, reason
+from cmd_lightning.errors import InputError, check_positive, reason
 from cmd_lightning.zoo import model_folder
 
 if TYPE_CHECKING:
@@ -21,12 +22,17 @@ def new_folder(path: Path, option: str) -> Iterator[Path]:
     """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not."""
     from cmd_lightning.atomic_files import replaced
 
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{option} {path}: it exists and is not empty; give a new folder, or remove it")
+    check_new(path, option)
     make_folder(path.parent, option)
     with replaced(path) as draft:
         draft.mkdir()
         yield draft
+
+
+def check_new(path: Path, option: str) -> None:
+    """Reject a path where something is."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{option} {path}: it exists and is not empty; give a new folder, or remove it")
 
 
 def make_folder(path: Path, option: str) -> Path:
@@ -46,6 +52,37 @@ def unused(path: Path, used: set[Path]) -> Path:
         choice = path.with_name(f"{path.stem}-{number}{path.suffix}")
     used.add(choice)
     return choice
+
+
+def read_prompts(path: str) -> list[str]:
+    """The captions in a text file, one per line; blank lines do not count.
+
+    Only line feeds and carriage returns end a line; other separators, such as U+2028, are part of a caption. Byte order
+    marks, which Windows editors write, are dropped wherever they are.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"--prompts {path}: there is no such file; give a text file with a caption per line")
+    try:
+        text = Path(path).read_text(encoding="utf-8")  # carriage returns become line feeds
+    except UnicodeDecodeError:
+        raise InputError(f"--prompts {path}: it is not UTF-8 text; save it as UTF-8") from None
+    lines = [line.strip() for line in text.replace("\ufeff", "").split("\n")]
+    if not any(lines):
+        raise InputError(f"--prompts {path}: the file has no caption; write one per line")
+    return [line for line in lines if line]
+
+
+def check_sampling(steps: dict[str, int] | None, guidance: dict[str, float] | None) -> None:
+    """Reject numbers that suit no model, before one is opened."""
+    check_positive(steps=min((steps or {"": 1}).values()))
+    for scale in (guidance or {}).values():
+        if not math.isfinite(scale):
+            raise InputError(f"--guidance {scale}: give a finite number")
+
+
+def warn(text: str) -> None:
+    """A warning, on standard error."""
+    tell(f"warning: {text}")
 
 
 def write_json(report: Any, target: str | None) -> None:
@@ -100,4 +137,11 @@ def open_model(model: str, dtype: str = "float32") -> CMDPipeline:
         raise
     except Exception as error:  # a damaged folder fails in many ways, deep in diffusers
         raise InputError(f"MODEL {model}: it cannot be opened ({reason(error)}); export it again") from error
-    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    return pipeline.to(best_device())
+
+
+def best_device() -> str:
+    """The GPU if there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

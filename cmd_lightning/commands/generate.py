@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cmd_lightning.errors import InputError, check_positive, reason
+from cmd_lightning.commands.files import (
+    check_sampling,
+    make_folder,
+    open_model,
+    read_prompts,
+    unused,
+    warn,
+)
+from cmd_lightning.errors import InputError, InputWarning, check_positive, reason
+from cmd_lightning.progress import progress
+from cmd_lightning.zoo import model_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +33,7 @@ def generate(
     prompts: str | None = None,
     class_: list[int] | None = None,
     image: list[str] | None = None,
+    background: str = "white",
     num: int = 1,
     seed: int = 0,
     steps: dict[str, int] | None = None,
@@ -39,9 +51,10 @@ def generate(
     Args:
         model: Model folder, as written by export, or a name of the zoo, e.g. shapes32.
         prompt: Captions.
-        prompts: Text file with a caption a line.
+        prompts: Text file with a caption per line; blank lines do not count.
         class_: Class ids, for a model of classes.
         image: Images to set in motion, resized and cropped to the model's size.
+        background: Colour behind transparent pixels of images, a name or #rrggbb.
         num: Videos for each prompt, class or image.
         seed: Seed of the first video of each; the others count up.
         steps: Denoising steps, by default the model's own, else 50 for content and 100 for motion.
@@ -57,16 +70,22 @@ def generate(
     """
     values = conditions(prompt, prompts, class_)
     check_positive(num=num, batch_size=batch_size)
+    check_sampling(steps, guidance)
     if not 0 <= seed < 2**62:
         raise InputError(f"--seed {seed}: give a whole number from 0 to 2**62 - 1")
-    from cmd_lightning import video_io
-    from cmd_lightning.commands.files import make_folder, open_model, unused
-    from cmd_lightning.pipeline import SCHEDULERS
-    from cmd_lightning.provenance import provenance, weights_sha256
-    from cmd_lightning.stable_diffusion import StableDiffusion
-    from cmd_lightning.zoo import model_folder
+    check_model(model, values, image is not None)
+    check_files(image or [], lora)
+    if image is not None and len(values) not in (1, len(image)):
+        raise InputError(f"--image: {len(image)} images for {len(values)} prompts; give as many, or one prompt")
+    folder = make_folder(Path(out), "--out")
+    with progress("loading the model"):
+        from cmd_lightning import video_io
+        from cmd_lightning.pipeline import SCHEDULERS
+        from cmd_lightning.pipeline_input import fit_image
+        from cmd_lightning.provenance import provenance, weights_sha256
+        from cmd_lightning.stable_diffusion import StableDiffusion
 
-    pipeline = open_model(model, dtype)
+        pipeline = open_model(model, dtype)
     if lora is not None:
         add_lora(pipeline, Path(lora))
     if solver is not None:
@@ -76,13 +95,10 @@ def generate(
         pipeline.use_frame_decoder(decoder.to(pipeline.dtype))
     if compile_:
         pipeline.compile_networks()
-    pictures = None if image is None else [read_picture(path, pipeline.size) for path in image]
-    if pictures is not None and len(values) not in (1, len(pictures)):
-        raise InputError(f"--image: {len(pictures)} pictures for {len(values)} prompts; give as many, or one prompt")
-    count = max(len(values), len(pictures or []))
+    fitted = [fit_image(read_picture(path, background), pipeline.size) for path in image or []]
+    count = max(len(values), len(fitted))
     jobs = [(i, seed + copy) for i in range(count) for copy in range(num)]
-    folder = make_folder(Path(out), "--out")
-    stages: tuple[Literal["content", "motion"], ...] = ("content", "motion") if pictures is None else ("motion",)
+    stages: tuple[Literal["content", "motion"], ...] = ("motion",) if fitted else ("content", "motion")
     sampling = {stage: pipeline.sampling(stage, steps, guidance) for stage in stages}
     steps = {stage: number for stage, (number, _) in sampling.items()}
     guidance = {stage: scale for stage, (_, scale) in sampling.items()}
@@ -96,38 +112,56 @@ def generate(
         "weights": weights_sha256(model_folder(model)) | ({} if lora is None else weights_sha256(lora)),
         "device": str(pipeline.device),
     } | provenance()
+    notes = [pipeline.remarks(value, stages) for value in values]
+    resized = [
+        [f"--image {path}: {text}" for text in texts] for path, (_, texts) in zip(image or [], fitted, strict=True)
+    ]
+    for text in dict.fromkeys(text for texts in (*notes, *resized) for text in texts):
+        warn(text)
     written: set[Path] = set()
     for start in range(0, len(jobs), batch_size):
         batch = jobs[start : start + batch_size]
         chosen = [values[i % len(values)] for i, _ in batch]
-        arguments = call_arguments(chosen, [pictures[i] for i, _ in batch] if pictures else None)
+        arguments = call_arguments(chosen, [fitted[i][0] for i, _ in batch] if fitted else None)
         arguments |= {"seeds": [s for _, s in batch], "num_inference_steps": steps, "guidance_scale": guidance}
-        result: Any = pipeline(**arguments)  # not a tuple, which only `return_dict=False` gives
+        with warnings.catch_warnings(action="ignore", category=InputWarning):  # reported above, for all batches at once
+            result: Any = pipeline(**arguments)  # not a tuple, which only `return_dict=False` gives
         for (i, used), value, video in zip(batch, chosen, result.frames, strict=True):
             name = slug(value, Path(image[i]).stem if image else "")
             path = unused(folder / f"{name}-{used}.mp4", written)
             video_io.write_video(path, video.cpu(), pipeline.config.fps)
-            record = {"model": model, "condition": value, "seed": used}
+            record = {"model": model, "condition": value, "image": image[i] if image else None, "seed": used}
+            record["warnings"] = [*notes[i % len(values)], *(resized[i] if image else [])]
             path.with_suffix(".json").write_text(json.dumps(record | about, indent=2) + "\n")
             print(path)
 
 
 def conditions(prompt: list[str] | None, prompts: str | None, classes: list[int] | None) -> list[Any]:
-    """What to generate from, one entry a video; a single None for an unconditional model."""
+    """What to generate from, one entry per video; a single None where neither a prompt nor a class is given."""
     given = [name for name, value in (("prompt", prompt), ("prompts", prompts), ("class", classes)) if value]
     if len(given) > 1:
         raise InputError(f"--{given[0]} and --{given[1]}: give one of the two")
-    if prompts is None:
-        return prompt or classes or [None]
-    if not Path(prompts).is_file():
-        raise InputError(f"--prompts {prompts}: there is no such file; give a text file with a caption a line")
-    try:
-        lines = [line.strip() for line in Path(prompts).read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError:
-        raise InputError(f"--prompts {prompts}: it is not UTF-8 text; save it as UTF-8") from None
-    if not any(lines):
-        raise InputError(f"--prompts {prompts}: the file has no caption; write one a line")
-    return [line for line in lines if line]
+    return read_prompts(prompts) if prompts is not None else prompt or classes or [None]
+
+
+def check_model(model: str, values: list[Any], given_images: bool) -> None:
+    """Reject conditions that a model does not take, from its index alone: opening the model takes seconds."""
+    index = json.loads((model_folder(model) / "model_index.json").read_text(encoding="utf-8"))
+    parts = ("motion_text_encoder",) if given_images else ("text_encoder", "motion_text_encoder")
+    classes = {(index.get(part) or [None, None])[1] for part in parts} - {None}
+    options = {"ClassEncoder": "class ids (--class)", "OpenCLIPTextEncoder": "a prompt (--prompt)"}
+    if classes and values == [None]:
+        wanted = options.get(classes.pop(), "a prompt (--prompt), or class ids (--class) if it was trained on classes")
+        raise InputError(f"MODEL {model}: it needs to be told what to generate; give {wanted}")
+
+
+def check_files(images: list[str], lora: str | None) -> None:
+    """Reject paths of nothing."""
+    for path in images:
+        if not Path(path).is_file():
+            raise InputError(f"--image {path}: there is no such file; give a PNG or JPEG")
+    if lora is not None and not Path(lora).exists():
+        raise InputError(f"--lora {lora}: there is no such file; give a .safetensors file, or its folder")
 
 
 def call_arguments(values: list[Any], pictures: list[Tensor] | None) -> dict[str, Any]:
@@ -161,21 +195,15 @@ def add_lora(pipeline: CMDPipeline, path: Path) -> None:
         raise InputError(f"--lora {path}: it holds no adapters for a Stable Diffusion U-Net; give another")
 
 
-def read_picture(path: str, size: tuple[int, int]) -> Tensor:
-    """A picture `(3, H, W)` in [-1, 1]: the shorter side resized, the middle cropped, to `size` (H, W)."""
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    from cmd_lightning.data.clips import resize_and_crop
+def read_picture(path: str, background: str = "white") -> Tensor:
+    """An image file as `(3, H, W)` in [-1, 1]."""
+    from cmd_lightning.image_io import read_image
     from cmd_lightning.latent_space import from_uint8
 
     try:
-        picture = Image.open(path).convert("RGB")
-    except OSError as error:
-        raise InputError(f"--image {path}: it cannot be read as a picture ({error}); give a PNG or JPEG") from error
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    return from_uint8(resize_and_crop(pixels[:, None], size)[:, 0])
+        return from_uint8(read_image(path, background))
+    except InputError as error:
+        raise InputError(f"--image {path}: it cannot be read as an image ({error}); give a PNG or JPEG") from error
 
 
 def slug(value: str | int | None, picture: str = "") -> str:

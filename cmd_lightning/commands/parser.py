@@ -13,6 +13,9 @@ import docstring_parser
 
 from cmd_lightning.errors import InputError, nearest
 
+STAGES = ("content", "motion")
+"""What options of sampling may differ by."""
+
 
 class Parser(argparse.ArgumentParser):
     """An argparse parser whose errors are `InputError`s that name the nearest option."""
@@ -55,8 +58,16 @@ def parser_of(function: Callable[..., Any], prog: str) -> Parser:
             if not required and parameter.default not in (None, False):
                 settings["help"] += f" (default: {parameter.default})"
         parser.spellings[name] = name.upper() if positional else flags[0]
-        parser.add_argument(*flags, **settings, **settings_of(hints[name], name))
+        action = parser.add_argument(*flags, **settings, **settings_of(hints[name], name))
+        if action.type is str and not action.choices:
+            complete_paths(action)
     return parser
+
+
+def complete_paths(action: argparse.Action) -> None:
+    """Let shtab complete the value of an option as a path."""
+    paths = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
+    action.complete = paths  # type: ignore[attr-defined]  # what shtab looks for
 
 
 def settings_of(hint: Any, name: str) -> dict[str, Any]:
@@ -81,8 +92,11 @@ def by_stage(number: type) -> Callable[[str], dict[str, Any]]:
 
     def read(text: str) -> dict[str, Any]:
         if "=" not in text:
-            return {"content": number(text), "motion": number(text)}
-        return {stage.strip(): number(value) for stage, value in (item.split("=") for item in text.split(","))}
+            return dict.fromkeys(STAGES, number(text))
+        values = {stage.strip(): number(value) for stage, value in (item.split("=") for item in text.split(","))}
+        if unknown := [stage for stage in values if stage not in STAGES]:
+            raise argparse.ArgumentTypeError(f"no stage {unknown[0]!r}; the stages are {', '.join(STAGES)}")
+        return values
 
     read.__name__ = number.__name__  # argparse names it in errors
     return read

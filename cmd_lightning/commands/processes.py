@@ -7,20 +7,45 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from cmd_lightning.errors import InputError, reason
+from cmd_lightning.progress import progress
 
 if TYPE_CHECKING:
-    from lightning import Trainer
+    from lightning import Callback, Trainer
 
 
 def check_nodes(nodes: int) -> None:
     """Refuse several nodes where nothing starts a process on each."""
     if nodes > 1 and not {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"} & set(os.environ):
         raise InputError(f"--nodes {nodes}: start it on each node by torchrun, or by SLURM's srun")
+
+
+def clip_bar(clips: int) -> Callback:
+    """A callback that shows how many clips of a `test` are done, on the first process, in a terminal."""
+    from lightning import Callback
+
+    class ClipBar(Callback):
+        def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+            self.open = ExitStack()
+            if trainer.is_global_zero:
+                total = -(-clips // trainer.world_size)  # rounded up
+                self.add = self.open.enter_context(progress("evaluating", total))
+
+        def on_test_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+            if trainer.is_global_zero:
+                self.add(sum(len(clips.get("key", ())) for clips in batch.values()))
+
+        def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+            self.open.close()
+
+        def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+            self.open.close()
+
+    return ClipBar()
 
 
 @contextmanager

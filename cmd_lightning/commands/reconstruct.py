@@ -2,41 +2,76 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from cmd_lightning.errors import check_positive
+from cmd_lightning.commands.files import (
+    best_device,
+    make_folder,
+    open_model,
+    unused,
+    write_json,
+)
+from cmd_lightning.errors import InputError, check_positive
+from cmd_lightning.progress import progress
+from cmd_lightning.viewing import Viewing
+from cmd_lightning.zoo import model_folder
+
+if TYPE_CHECKING:
+    from cmd_lightning.pipeline import CMDPipeline
 
 
 def reconstruct(
-    model: str, clips: list[str], *, out: str = "outputs/reconstruct", stride: int = 1, json: str | None = None
+    model: str,
+    clips: list[str],
+    *,
+    out: str = "outputs/reconstruct",
+    stride: int = 1,
+    deinterlace: bool = False,
+    tone_map: bool = False,
+    background: str = "white",
+    json: str | None = None,
 ) -> None:
     """Writes DIR/<clip>-reconstruction.mp4, and .gif beside original and content frame; prints the PSNR of each.
 
+    At the end it prints how natural the content frames are, next to real frames: see `metrics.ContentNaturalness`.
+
     Args:
-        model: Model folder, as written by export, or a name of the zoo, e.g. shapes32.
+        model: Checkpoint of the autoencoder stage; or a model folder, as written by export, or a name of the zoo, e.g.
+            shapes32.
         clips: Videos; the first frames of each are taken, resized and cropped to the model's size.
         out: Folder for the results.
         stride: Distance of the clip's frames in source frames.
+        deinterlace: Rebuild the missing lines of frames that are flagged as interlaced.
+        tone_map: Map HDR frames (PQ and HLG) to ordinary video.
+        background: Colour behind transparent pixels, a name or #rrggbb.
         json: Write the scores to this file; - is standard output, with nothing else on it.
     """
-    import sys
-    from pathlib import Path
-
-    import torch
-
-    from cmd_lightning import video_io
-    from cmd_lightning.commands.files import make_folder, open_model, unused, write_json
-    from cmd_lightning.data.clips import resize_and_crop
-    from cmd_lightning.latent_space import from_uint8, to_uint8
-    from cmd_lightning.metrics.reconstruction import scores
-
     check_positive(stride=stride)
-    pipeline = open_model(model)
+    viewing = Viewing(deinterlace, tone_map, background)
+    if not Path(model).is_file():
+        model_folder(model)
+    for clip in clips:
+        if not Path(clip).exists():
+            raise InputError(f"CLIPS {clip}: there is no such file; check the path")
+    folder = make_folder(Path(out), "--out")
+    with progress("loading the model"):
+        import torch
+
+        from cmd_lightning import video_io
+        from cmd_lightning.data.clips import resize_and_crop
+        from cmd_lightning.latent_space import from_uint8, to_uint8
+        from cmd_lightning.metrics.content_naturalness import REAL, ContentNaturalness
+        from cmd_lightning.metrics.reconstruction import scores
+
+        pipeline = open_autoencoder(model) if Path(model).is_file() else open_model(model)
     frames, space = pipeline.config.video_shape[1], pipeline.latent_space
+    naturalness, told = ContentNaturalness(), sys.stderr if json == "-" else sys.stdout
     rows: list[dict[str, Any]] = []
     written: set[Path] = set()
     for clip in clips:
-        source = video_io.read_video(clip, range(0, frames * stride, stride))
+        source = video_io.read_video(clip, range(0, frames * stride, stride), viewing)
         video = from_uint8(resize_and_crop(source, pipeline.size))[None].to(pipeline.device)
         with torch.no_grad():
             content, motion = pipeline.encode(video)
@@ -44,13 +79,30 @@ def reconstruct(
             picture = space.decode(content[:, :, None])
         row = {name: value.item() for name, value in scores(result, video).items()}
         rows.append({"clip": clip, **row})
-        path = unused(make_folder(Path(out), "--out") / f"{Path(clip).stem}-reconstruction.mp4", written)
+        path = unused(folder / f"{Path(clip).stem}-reconstruction.mp4", written)
         video_io.write_video(path, to_uint8(result)[0].cpu(), pipeline.config.fps)
         beside = torch.cat([video, picture.expand_as(video), result], dim=-1)
         video_io.write_video(f"{path.with_suffix('')}.gif", to_uint8(beside)[0].cpu(), pipeline.config.fps)
         print(
             f"{Path(clip).name}: {row['psnr']:.2f} dB, SSIM {row['ssim']:.3f} "
             f"(mean frame {row['psnr_of_mean_frame']:.2f} dB, best frame {row['psnr_of_best_frame']:.2f} dB)",
-            file=sys.stderr if json == "-" else sys.stdout,
+            file=told,
         )
+        naturalness.update(to_uint8(picture)[:, :, 0].cpu(), real=False)
+        naturalness.update(to_uint8(video)[0].transpose(0, 1).cpu(), real=True)
+    measures = {name: value.item() for name, value in naturalness.compute().items()}
+    parts = [f"{n.replace('_', ' ')} {v:.3f} ({measures[n + REAL]:.3f})" for n, v in measures.items() if REAL not in n]
+    print(f"content frames (and real frames): {', '.join(parts)}", file=told)
     write_json(rows, json)
+
+
+def open_autoencoder(checkpoint: str) -> CMDPipeline:
+    """The pipeline of the autoencoder in a checkpoint, which encodes and decodes and has no other parts."""
+    from cmd_lightning.components.checkpoints import load_stage
+    from cmd_lightning.pipeline import CMDPipeline
+
+    stage = load_stage(checkpoint, "autoencoder", "MODEL")
+    if not stage.video_shape:
+        raise InputError(f"MODEL {checkpoint}: it has seen no clip yet; train it first")
+    vae = stage.latent_space.vae
+    return CMDPipeline(stage.parts["network"], vae=vae, video_shape=stage.video_shape, fps=stage.fps).to(best_device())

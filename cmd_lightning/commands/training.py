@@ -69,7 +69,7 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses `args`, and not the process's own command line."""
-        self.words: list[str] = list(args or [])  # type: ignore[arg-type]  # a list, as `run` gives
+        self.words: list[str] = list(args or [])
         self.config = parser.parse_args(args)  # type: ignore[arg-type]  # a list, as `run` gives
         check_class_paths(self.config)
         verb = self.config.get("subcommand")

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cmd_lightning.commands.files import make_folder, tell, write_json
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, check_positive
+from cmd_lightning.markdown import aligned
 from cmd_lightning.zoo import Entry, entries, entry
 from cmd_lightning.zoo.card import Kind
 
@@ -59,7 +60,7 @@ def show(name: str, *, json: str | None = None) -> None:
     """
     found = entry(name)
     known = fields(found)
-    if known["parameters"] is None:
+    if known["parameters"] is None and (found.kind in ("motion", "autoencoder") or found.card.video):
         from cmd_lightning.zoo.sizes import count_parameters
 
         known["parameters"] = count_parameters(found)
@@ -71,7 +72,7 @@ def show(name: str, *, json: str | None = None) -> None:
     shown = {
         **{key: known[key] for key in ("name", "kind", "what", "source")},
         "class": f"{found.module}.{found.name}" if found.module else "",
-        "parameters": sizes(known["parameters"]),
+        "parameters": sizes(known["parameters"]) if known["parameters"] else "",
         "counted for": counted_for(found),
         "config": card.config,
         "weights": f"{weights} ({card.licence})" if card.licence else weights,
@@ -163,6 +164,12 @@ def rank(
         InputError: There is no such model, it does not fit, its numbers are not finite, samples are too few, or there
             is no card to save it in.
     """
+    check_positive(seeds=seeds, **{} if samples is None else {"samples": samples})
+    for path in (config, model if model.endswith((".yaml", ".yml")) else None):
+        if path is not None and not Path(path).is_file():
+            raise InputError(f"{'MODEL' if path == model else '--config'} {path}: there is no such file")
+    if model.isidentifier() and (kind := entry(model).kind) != "motion":
+        raise InputError(f"MODEL {model}: it is no motion model ({kind}); see `cmd-lightning zoo list`")
     from cmd_lightning.ranking import leaderboard
     from cmd_lightning.ranking.candidate import candidate
     from cmd_lightning.ranking.protocol import Protocol
@@ -183,6 +190,6 @@ def rank(
     result = ranked(found, protocol, seeds, make_folder(Path(out), "--out"), tell)
     write_json({"name": found.name, "ranking": result}, json)
     if json != "-":
-        print(leaderboard.table(leaderboard.ranked() | {found.name: result}, marked=found.name))
+        print(aligned(leaderboard.table(leaderboard.ranked() | {found.name: result}, marked=found.name)))
     if save and own is not None:
         tell(f"{leaderboard.save(result, own)}: written")

@@ -11,8 +11,9 @@ from torch.optim import Adam
 
 from cmd_lightning.components.base import Component, OptimizerFactory
 from cmd_lightning.components.checkpoints import Stage
+from cmd_lightning.components.latent_regulariser import LatentRegulariser
 from cmd_lightning.errors import InputError
-from cmd_lightning.latent_space import LatentSpace, content_row, from_uint8
+from cmd_lightning.latent_space import LatentSpace, content_row
 from cmd_lightning.metrics.reconstruction import scores
 from cmd_lightning.networks import AutoencoderNetwork
 
@@ -29,6 +30,7 @@ class VideoAutoencoder(Component):
         network: Makes the network.
         loss: "l2" is the paper's "simple reconstruction objective"; "l1" is what the authors ran on pixels.
         latent_space: The space that it works in, such as `FrameLatents` of Stable Diffusion's VAE; pixels by default.
+        regulariser: Makes the latents easier to learn, by noise, masks or scales; nothing by default, as in the paper.
         optimizer: Makes the optimiser from the trainable weights; by default the paper's.
         **kwargs: As for `Component`.
     """
@@ -41,20 +43,23 @@ class VideoAutoencoder(Component):
         network: Callable[[], AutoencoderNetwork],
         loss: Literal["l1", "l2"] = "l2",
         latent_space: LatentSpace | None = None,
+        regulariser: LatentRegulariser | None = None,
         optimizer: OptimizerFactory = adam,
         **kwargs: Any,
     ) -> None:
         super().__init__(optimizer, **kwargs)
         self.keep_frozen(latent_space=latent_space)
         self.network = network()
-        self.loss = loss
+        self.loss, self.regulariser = loss, regulariser or LatentRegulariser()
 
     @classmethod
     def arguments_of(cls, stage: Stage) -> dict[str, Any]:
-        return {"network": lambda: stage.parts["network"], "latent_space": stage.latent_space}
+        regulariser = LatentRegulariser(**stage.arguments.get("regulariser", {}))
+        network = {"network": lambda: stage.parts["network"], "latent_space": stage.latent_space}
+        return network | {"regulariser": regulariser}
 
     def arguments(self) -> dict[str, Any]:
-        return {"loss": self.loss}
+        return {"loss": self.loss, "regulariser": vars(self.regulariser)}
 
     def parts(self) -> dict[str, Any]:
         return {"latent_space": self._frozen["latent_space"], "network": self.network}
@@ -77,7 +82,9 @@ class VideoAutoencoder(Component):
         content, motion = self.network.encode(video)
         # The mean of all steps so far at first, then of about the last hundred.
         self.network.measure_motion(motion, momentum=min(0.99, self.global_step / (self.global_step + 1)))
-        loss = self.error(self.network.decode(content, motion), video)
+        disturbed = self.regulariser.disturb(content, motion, lambda name, shape: self.normal(batch, name)(shape))
+        loss = self.error(self.network.decode(*disturbed), video)
+        loss = loss + self.regulariser.extra_loss(self.network, video, content, self.error)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(video))
         return loss
 
@@ -87,7 +94,7 @@ class VideoAutoencoder(Component):
         self.log("val/loss", self.error(reconstruction, video), batch_size=len(video), sync_dist=True)
         if "video" not in batch:  # moments alone: there are no pixels to compare with
             return
-        pixels = from_uint8(batch["video"], self.dtype)
+        pixels = self.clip_range.pixels(batch["video"], self.dtype)
         for name, value in scores(self.latent_space.decode(reconstruction), pixels).items():
             self.log(f"val/{name}", value.mean(), prog_bar=name == "psnr", batch_size=len(video), sync_dist=True)
 

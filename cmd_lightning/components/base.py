@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NoReturn, Self
 
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -18,13 +18,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from cmd_lightning import compat
 from cmd_lightning.callbacks.skip_non_finite import SkipNonFinite
 from cmd_lightning.components import draws
+from cmd_lightning.components.batches import DEFAULT_FPS, ClipRange, complete
 from cmd_lightning.components.checkpoints import KEY, Stage, load_stage, located
 from cmd_lightning.components.frozen import FrozenParts
 from cmd_lightning.components.resumed_options import apply_changes, options_of
 from cmd_lightning.components.schedules import WarmupSchedule
 from cmd_lightning.components.sharding import shard
 from cmd_lightning.errors import InputError
-from cmd_lightning.latent_space import LatentSpace, Pixels, from_uint8, shape_text
+from cmd_lightning.latent_space import LatentSpace, Pixels, shape_text
 from cmd_lightning.networks.classes import describe
 from cmd_lightning.networks.compiling import compile_network
 
@@ -62,6 +63,7 @@ class Component(FrozenParts):
         self.gradient_checkpointing, self.compile_options = gradient_checkpointing, compile
         self.keep_frozen(latent_space=Pixels())
         self.lr: float | None = None
+        self.clip_range, self.has_keys = ClipRange(), True
         self._configured = False
         self._wanted: list[list[dict[str, Any]]] = []  # the options of each optimiser, before a checkpoint is restored
         self.video_shape: tuple[int, int, int, int] | None = None
@@ -164,8 +166,9 @@ class Component(FrozenParts):
             self.check_origin(batch)
             moments = batch["moments"].to(self.dtype)
         elif "video" in batch:
-            self.check_clip(*batch["video"].shape[2:])
-            moments = space.moments(from_uint8(batch["video"], self.dtype))
+            pixels = self.clip_range.pixels(batch["video"], self.dtype)
+            self.check_clip(*pixels.shape[2:])
+            moments = space.moments(pixels)
         else:
             raise InputError(
                 f"data: these shards hold no videos and no moments, which the {self.stage} stage needs; "
@@ -180,7 +183,11 @@ class Component(FrozenParts):
         if self.video_shape != shape:
             self.refuse(self.video_shape, shape_text(shape, space.factor))
         if self.fps is None and self.training:  # those of validation may have another rate
-            self.fps = float(batch["fps"].median())
+            if "fps" not in batch:
+                rank_zero_warn(
+                    f"data: batches have no `fps`, so generated videos get {DEFAULT_FPS:g} frames per second"
+                )
+            self.fps = float(torch.as_tensor(batch.get("fps", DEFAULT_FPS), dtype=torch.float32).median())
         return latent
 
     def check_clip(self, frames: int, height: int, width: int) -> None:
@@ -203,7 +210,11 @@ class Component(FrozenParts):
         """Raises InputError for a video shape that the networks cannot take; before the first batch is used."""
 
     def on_fit_start(self) -> None:
-        """Allows clipping with fused optimisers; not with a gradient scaler, as it scales until the step."""
+        """Takes up the seed of the run; allows clipping with fused optimisers.
+
+        Not with a gradient scaler, as it scales until the step.
+        """
+        draws.begin()
         self._wanted = [options_of(optimizer) for optimizer in self.trainer.optimizers]
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         for optimizer in self.trainer.optimizers:
@@ -257,10 +268,15 @@ class Component(FrozenParts):
         return {"latent_space": self._frozen["latent_space"].fingerprint} | autoencoder
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seeds the draws of this step, so that a resumed run repeats those of an uninterrupted one."""
+        """Completes the batch, and seeds its draws, so that a resumed run repeats those of an uninterrupted one."""
         compat.count_resumed_epoch(self.trainer)
+        self.has_keys = complete(batch, "train", self.trainer.global_rank, batch_idx)
         # The draws of the components belong to the samples; this is for networks that draw, as dropout does.
-        torch.manual_seed(draws.seed_of("train", self.global_step, batch_idx, self.trainer.global_rank))
+        draws.seed_step("train", self.global_step, batch_idx, self.trainer.global_rank)
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Completes the batch."""
+        complete(batch, "validate", self.trainer.global_rank, batch_idx)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the description that `load_stage` reads."""

@@ -126,7 +126,8 @@ def stage_of_model(model: str | Path, stage: str, option: str) -> Stage:
         parts["condition_encoder"] = pipeline.encoders[stage]  # type: ignore[index]  # one of the two
     if parts["network"] is None:
         raise InputError(f"{option} {model}: this model has no {stage} stage; give another, or a checkpoint")
-    trained_on = fingerprint(pipeline.autoencoder.state_dict())
+    shared = pipeline.autoencoder.content_source if stage == "content" else None
+    trained_on = shared or fingerprint(pipeline.autoencoder.state_dict())
     for part in parts.values():
         if isinstance(part, nn.Module):
             part.requires_grad_(False).eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from cmd_lightning.components.checkpoints import Stage, load_stage
 from cmd_lightning.components.video_model import VideoModel, seeds_of
 from cmd_lightning.conditioning import Values, values_of
 from cmd_lightning.diffusion.sampling import PerStage
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, InputWarning
 from cmd_lightning.latent_space import content_row, from_uint8, to_uint8
 from cmd_lightning.metrics.precision import OwnPrecision
 from cmd_lightning.metrics.reconstruction import SCORES, scores
@@ -90,7 +91,8 @@ class CMD(VideoModel):
             kind["prompt" if isinstance(condition[0], str) else "class_labels"] = list(condition)
         kind["num_inference_steps"] = self.steps if steps is None else steps
         kind["guidance_scale"] = self.guidance if guidance is None else guidance
-        [videos, *_] = self.pipeline(**kind, seeds=seeds, return_dict=False)
+        with warnings.catch_warnings(action="ignore", category=InputWarning):  # one per caption of a data set
+            [videos, *_] = self.pipeline(**kind, seeds=seeds, return_dict=False)
         return videos
 
     def values(self, batch: dict[str, Any]) -> list[str] | list[int] | int:
@@ -133,7 +135,7 @@ class CMD(VideoModel):
     @torch.no_grad()
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Originals, their content frames and reconstructions, true content with sampled motion, and full samples."""
-        video = from_uint8(batch["video"])
+        video = from_uint8(self.clips(batch))
         content, motion = self.pipeline.encode(video)
         seeds, values = range(len(video)), self.values(batch)
         moved = self.pipeline.generate_motion(content, values, seeds, self.steps, self.guidance)
@@ -154,9 +156,10 @@ def load_stages(autoencoder: str, content: str, motion: str) -> dict[str, Stage]
     """
     paths = {"autoencoder": autoencoder, "content": content, "motion": motion}
     stages = {name: load_stage(path, name, name) for name, path in paths.items()}
-    own = fingerprint(stages["autoencoder"].parts["network"].state_dict())
-    for name, path in (("content", content), ("motion", motion)):
-        if stages[name].trained_on != own:
+    network = stages["autoencoder"].parts["network"]
+    own = fingerprint(network.state_dict())
+    for name, path, fits in (("content", content, network.content_source or own), ("motion", motion, own)):
+        if stages[name].trained_on != fits:
             raise InputError(
                 f"{name} {path}: it was trained on the latents of another autoencoder than {autoencoder}; "
                 "give the one it was trained on, or train it again"

@@ -37,10 +37,16 @@ class ContentDiffusion(DiffusionStage):
         super().__init__(autoencoder, **kwargs)
         self.network = network(self.latent_spec, self.condition_dim)
 
+    @property
+    def learned_from(self) -> str | None:
+        """The source of key frames, which any autoencoder with the same key frame shares; else the fingerprint."""
+        return self.autoencoder.content_source or self.trained_on
+
     @torch.no_grad()
     def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:
-        content, _ = self.encoded(batch)
-        return CleanLatents(content)
+        if "content" in batch:
+            return CleanLatents(self.encoded(batch)[0])
+        return CleanLatents(self.autoencoder.encode_content(self.video(batch)))
 
     def predict(
         self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: Tensor | None = None

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Adam
 
 from cmd_lightning.components.base import Component, OptimizerFactory
+from cmd_lightning.components.batches import field_of
 from cmd_lightning.components.checkpoints import CARRIED, KEY, Stage, load_stage
-from cmd_lightning.conditioning import ConditionEncoder, replace_condition, values_of
+from cmd_lightning.conditioning import ClassEncoder, ConditionEncoder, replace_condition, values_of
 from cmd_lightning.diffusion import Diffusion, Objective
 from cmd_lightning.diffusion.objectives import objective_of
 from cmd_lightning.errors import InputError
@@ -52,6 +54,9 @@ class DiffusionStage(Component):
         objective: What is predicted and how it is weighted; the paper's noise prediction by default.
         cache_latents: Keep the latents of every training clip in memory, in half precision by its key, so that later
             epochs encode nothing; for data that fit, and that are the same in every epoch: no random crop or start.
+        noise_floor: Standard deviation of noise that belongs to the latents to learn, in the autoencoder's units: what
+            its decoder was trained with (see `LatentRegulariser`), so that samples have it too (Unified Latents, arXiv
+            2602.17270); 0 for none.
         optimizer: Makes the optimiser from the trainable weights; by default the paper's.
         **kwargs: As for `Component`.
 
@@ -75,12 +80,17 @@ class DiffusionStage(Component):
         condition_dropout: float = 0.1,
         objective: Objective | None = None,
         cache_latents: bool = False,
+        noise_floor: float = 0.0,
         optimizer: OptimizerFactory = adam,
         **kwargs: Any,
     ) -> None:
         super().__init__(optimizer, **kwargs)
         if not 0 <= condition_dropout <= 1:
             raise InputError(f"model.condition_dropout {condition_dropout}: give a probability from 0 to 1")
+        if noise_floor < 0:
+            raise InputError(f"model.noise_floor {noise_floor}: give a standard deviation of 0 or more")
+        self.noise_floor = noise_floor
+        self._captions_reported = False
         self._cache: dict[str, tuple[Tensor, ...]] | None = {} if cache_latents else None
         if condition is not None and condition.frozen:
             self.keep_frozen(condition_encoder=condition)
@@ -130,11 +140,69 @@ class DiffusionStage(Component):
 
     def adopt(self, stage: Stage, source: str) -> None:
         super().adopt(stage, source)
-        if self.trained_on != stage.trained_on:
+        if self.learned_from != stage.trained_on:
             raise InputError(
                 f"checkpoint_path {source}: it was trained on another autoencoder than {self.autoencoder_path}; "
                 "give `autoencoder`, the one that it was trained on"
             )
+
+    @property
+    def latent_scale(self) -> Tensor | float:
+        """What the autoencoder's latent was multiplied with to give the one that is learned."""
+        return 1.0
+
+    def setup(self, stage: str) -> None:
+        """Sizes a table of classes by the data, where the config leaves their number out."""
+        super().setup(stage)
+        encoder = self.condition_encoder
+        if isinstance(encoder, ClassEncoder) and encoder.num_classes is None:
+            encoder.set_classes(self.count_classes())
+
+    def on_fit_start(self) -> None:
+        """Looks at some captions of the training data, where the DataModule offers them without reading clips."""
+        super().on_fit_start()
+        captions = getattr(self.trainer.datamodule, "captions", None)  # type: ignore[attr-defined]  # set by Lightning
+        if self.condition_encoder is not None and self.condition_encoder.field == "caption" and captions:
+            some = captions()
+            if some and not any(some):
+                raise InputError(
+                    f"data: none of {len(some)} clips has a caption, which the {self.stage} stage is conditioned on; "
+                    "pack them with captions, or give model.condition null"
+                )
+            self.report_captions(some, "the training clips looked at")
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Looks at the captions of the first batch, where `on_fit_start` could not look at any."""
+        super().on_train_batch_start(batch, batch_idx)
+        if not self._captions_reported and isinstance(batch.get("caption"), list | tuple):
+            self.report_captions(batch["caption"], "the captions of the first batch")
+
+    def report_captions(self, captions: Sequence[str], of: str) -> None:
+        """Warns of empty captions and of those that the text encoder cuts."""
+        self._captions_reported, encoder = True, self.condition_encoder
+        if encoder is None or encoder.field != "caption":
+            return
+        empty, cut = sum(not caption for caption in captions), sum(bool(encoder.cut(caption)) for caption in captions)
+        if empty:
+            rank_zero_warn(f"{empty} of {len(captions)} of {of} have no caption.")
+        if cut:
+            rank_zero_warn(
+                f"{cut} of {len(captions)} of {of} have a caption longer than the {encoder.context_length} tokens that "
+                f"the {self.stage} stage's text encoder reads; their ends are not used."
+            )
+
+    def count_classes(self) -> int:
+        """The number of classes that the DataModule knows; `InputError` where it knows none."""
+        count = getattr(self.trainer.datamodule, "num_classes", None)  # type: ignore[attr-defined]  # set by Lightning
+        if count is None:
+            raise InputError("model.condition.num_classes: this data does not tell how many classes it has; give it")
+        if not (number := count()):
+            raise InputError(
+                f"data: the index of the shards knows no classes, which the {self.stage} stage is conditioned on; run "
+                "`shards check` on them, or pack clips with class folders or a column label; or give model.condition "
+                "null, or a text encoder"
+            )
+        return number
 
     @abstractmethod
     def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:
@@ -149,6 +217,9 @@ class DiffusionStage(Component):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Add noise to the clean latents at a random timestep, predict, and compare (paper equations 7 and 8)."""
         clean, content = self.training_latents(batch)
+        if self.noise_floor:
+            floor = self.normal(batch, "noise floor")(tuple(clean.shape[1:])).to(clean)
+            clean = clean + self.noise_floor * self.latent_scale * floor
         condition = self.condition(batch)
         if self.condition_encoder is not None and condition is not None and self.condition_dropout:
             dropped = self.uniform(batch, "dropout") < self.condition_dropout
@@ -195,6 +266,10 @@ class DiffusionStage(Component):
         """`clean_latents`, from the cache where it holds all of the batch."""
         if self._cache is None:
             return self.clean_latents(batch)
+        if not self.has_keys:
+            raise InputError(
+                "model.cache_latents true: batches have no `key` to keep latents by; add it, or give false"
+            )
         if not all(key in self._cache for key in batch["key"]):
             latents = [latent.half().cpu() for latent in self.clean_latents(batch) if latent is not None]
             if not all(latent.isfinite().all() for latent in latents):
@@ -210,7 +285,7 @@ class DiffusionStage(Component):
         if encoder is None:
             return None
         if not encoder.frozen or not batch.get("text"):
-            return encoder(batch[encoder.field])
+            return encoder(field_of(batch, encoder.field, self.stage))
         if (stored := batch["text"].get(encoder.fingerprint)) is None:
             raise InputError(
                 f"data: these latents come with text of other encoders ({', '.join(batch['text'])}) than the "
@@ -227,9 +302,14 @@ class DiffusionStage(Component):
         parts = {"network": self.network, "scheduler": self.objective.scheduler()}
         return parts | ({"condition_encoder": self.condition_encoder} if self.condition_encoder else {})
 
+    @property
+    def learned_from(self) -> str | None:
+        """What checkpoints say the latents were of: the fingerprint of the autoencoder, if there is one."""
+        return self.trained_on
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint[KEY]["trained_on"] = self.trained_on
+        checkpoint[KEY]["trained_on"] = self.learned_from
         if self.trained_on is not None and (self.autoencoder_path is None or self.carries):
             checkpoint[KEY]["parts"]["autoencoder"] = describe(self.autoencoder)
             weights = self.autoencoder.state_dict()
@@ -237,7 +317,14 @@ class DiffusionStage(Component):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        if checkpoint[KEY]["trained_on"] != self.trained_on:
+        if isinstance(self.condition_encoder, ClassEncoder):
+            kept = checkpoint[KEY]["parts"].get("condition_encoder", {"init_args": {}})["init_args"].get("num_classes")
+            if kept not in (None, own := self.condition_encoder.num_classes):
+                raise InputError(
+                    f"`ckpt_path`: it was trained on {kept} classes, this run has {own}; give the same data or "
+                    f"model.condition.num_classes {kept}, or train from scratch without `ckpt_path`"
+                )
+        if checkpoint[KEY]["trained_on"] != self.learned_from:
             raise InputError(
                 "model.autoencoder: the checkpoint was trained on the latents of another autoencoder; "
                 "give that one, or train from scratch without `ckpt_path`"

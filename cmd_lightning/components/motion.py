@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cmd_lightning.components.diffusion_stage import CleanLatents, DiffusionStage
+from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import content_row
 from cmd_lightning.networks import Condition, LatentSpec, MotionModel
 from cmd_lightning.networks.contracts import AutoencoderNetwork
@@ -22,7 +23,12 @@ class MotionDiffusion(DiffusionStage):
         network: Makes the motion model from the latents' shapes and the number of condition channels.
         autoencoder: Checkpoint of the autoencoder stage, a model (zoo name or exported folder) that has one, or the
             trained network itself.
+        content_noise: Largest standard deviation of noise that training adds to the content frame, so that the motion
+            model bears the errors of generated ones (Ho et al., arXiv 2106.15282); each sample draws its own, from 0.
         **kwargs: As for `DiffusionStage`.
+
+    Raises:
+        InputError: The noise is less than 0.
     """
 
     stage = "motion"
@@ -32,14 +38,32 @@ class MotionDiffusion(DiffusionStage):
         self,
         network: Callable[[LatentSpec, int], MotionModel],
         autoencoder: str | AutoencoderNetwork,
+        content_noise: float = 0.0,
         **kwargs: Any,
     ) -> None:
+        if content_noise < 0:
+            raise InputError(f"model.content_noise {content_noise}: give a standard deviation of 0 or more")
         super().__init__(autoencoder, **kwargs)
         self.network = network(self.latent_spec, self.condition_dim)
+        self.content_noise = content_noise
+
+    def arguments(self) -> dict[str, Any]:
+        return super().arguments() | {"content_noise": self.content_noise}
+
+    @property
+    def latent_scale(self) -> Tensor:
+        return 1 / self.autoencoder.motion_std.view(-1, 1, 1)
 
     @torch.no_grad()
     def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:
         content, motion = self.encoded(batch)
+        return CleanLatents(motion, content)
+
+    def training_latents(self, batch: dict[str, Any]) -> CleanLatents:
+        motion, content = super().training_latents(batch)
+        if self.content_noise and content is not None:
+            noise = self.normal(batch, "content noise")(tuple(content.shape[1:])).to(content)
+            content = content + self.content_noise * self.uniform(batch, "content level").view(-1, 1, 1, 1) * noise
         return CleanLatents(motion, content)
 
     def predict(

@@ -124,7 +124,7 @@ class VideoDiffusion(DiffusionStage, VideoModel):
     @torch.no_grad()
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         latent, _ = self.clean_latents(batch)
-        rows = {"original": from_uint8(batch["video"])} if "video" in batch else {}
+        rows = {"original": self.clip_range.pixels(batch["video"])} if "video" in batch else {}
         if not rows or self.trained_on is not None:
             rows["reconstruction"] = self.decode(latent)
         return rows | {"sample": from_uint8(self.sample(self.values(batch), seeds=range(len(latent))))}

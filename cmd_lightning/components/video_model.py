@@ -6,16 +6,20 @@ import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from lightning import LightningModule
 from torch import Tensor
 
 from cmd_lightning.atomic_files import replaced
+from cmd_lightning.components.batches import ClipRange, complete
 from cmd_lightning.conditioning import Values
 from cmd_lightning.diffusion.sampling import PerStage
 from cmd_lightning.errors import InputError
+from cmd_lightning.latent_space import to_uint8
 from cmd_lightning.metrics.suite import MetricSuite
 from cmd_lightning.provenance import provenance, weights_sha256
 
@@ -83,14 +87,28 @@ class VideoModel(LightningModule):
         """The clips of a test batch, `(B, C, T, H, W)`, uint8; they must have the shape of the model's."""
         if "video" not in batch:
             raise InputError("data: testing needs videos, these shards hold latents; give data.test_shards of videos")
-        return batch["video"]
+        video = batch["video"]
+        return video if video.dtype == torch.uint8 else to_uint8(self.clip_range.pixels(video))
+
+    @cached_property
+    def clip_range(self) -> ClipRange:
+        """The range of float clips."""
+        return ClipRange()
+
+    def on_test_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Completes the batch."""
+        complete(batch, self.trainer.global_rank, batch_idx)
+
+    def on_predict_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Completes the batch."""
+        complete(batch, self.trainer.global_rank, batch_idx)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Feeds the metrics with the clips and with what is generated for their captions or labels."""
         self.suite.update_real(self.clips(batch))
         if self.suite.asks(fake="generation"):
             video = self.sample(self.values(batch), seeds=seeds_of(batch))
-            self.suite.update(video, "generation", captions=batch["caption"])
+            self.suite.update(video, "generation", captions=batch.get("caption"))
 
     def results(self) -> dict[str, dict[str, Any]]:
         """What a test came to: a record for each number, by the name that it is logged under."""

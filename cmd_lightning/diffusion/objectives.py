@@ -14,14 +14,31 @@ from torch import Tensor
 
 from cmd_lightning.errors import InputError
 
+LEAST_SIGMA = 0.05
+"""Bounds the weight of a clean sample's error in the velocity loss, as in arXiv 2511.13720."""
+
 
 class Objective(ABC):
     """A way to train a denoiser, and the scheduler that samples from what it learns.
 
     Timesteps run from 0 (clean) to `num_train_timesteps` (noise), `(B,)`.
+
+    Attributes:
+        logit_normal: Mean and standard deviation of a normal distribution whose sigmoid is the share of the schedule at
+            which training looks (Esser et al., arXiv 2403.03206); None for a uniform one. (0, 1) looks most at the
+            middle.
     """
 
     num_train_timesteps: int
+    logit_normal: tuple[float, float] | None = None
+
+    def shares(self, quantile: Tensor) -> Tensor:
+        """Shares of the schedule, in [0, 1), at the given quantiles of the training distribution."""
+        if self.logit_normal is None:
+            return quantile
+        mean, deviation = self.logit_normal
+        share = torch.sigmoid(mean + deviation * torch.special.ndtri(quantile.double())).to(quantile.dtype)
+        return share.clamp_max(1 - torch.finfo(share.dtype).eps)
 
     @abstractmethod
     def scheduler(self) -> SchedulerMixin:
@@ -62,6 +79,9 @@ class Diffusion(Objective):
         clip_sample: Whether sampling clips the predicted clean sample to [-1, 1]; for pixels, not for latents.
         rescale_betas_zero_snr: Whether the last timestep is pure noise, as some v-prediction models were trained.
         min_snr_gamma: Bound of min-SNR weighting (5 is usual), or None for equal weights.
+        velocity_loss: Whether the error is weighted as that of the velocity that follows from the prediction, whatever
+            is predicted; with prediction "sample" this is x-prediction with v-loss (arXiv 2511.13720).
+        logit_normal: Mean and standard deviation, as for `Objective`.
     """
 
     def __init__(
@@ -74,13 +94,20 @@ class Diffusion(Objective):
         clip_sample: bool = False,
         rescale_betas_zero_snr: bool = False,
         min_snr_gamma: float | None = None,
+        velocity_loss: bool = False,
+        logit_normal: tuple[float, float] | None = None,
     ) -> None:
+        if velocity_loss and min_snr_gamma is not None:
+            raise InputError(
+                "objective.velocity_loss true, objective.min_snr_gamma: each is a weighting of its own; give one"
+            )
         if rescale_betas_zero_snr and prediction == "epsilon":
             raise InputError(
                 "objective.rescale_betas_zero_snr true: the last timestep is all noise then, and to predict that says "
                 "nothing; give prediction v_prediction"
             )
         self.prediction, self.min_snr_gamma = prediction, min_snr_gamma
+        self.velocity_loss, self.logit_normal = velocity_loss, logit_normal
         self.num_train_timesteps = num_train_timesteps
         self._scheduler = DDIMScheduler(
             num_train_timesteps=num_train_timesteps,
@@ -114,7 +141,7 @@ class Diffusion(Objective):
         return DDIMScheduler.from_config(self._scheduler.config)
 
     def timesteps(self, quantile: Tensor) -> Tensor:
-        return (quantile * self.num_train_timesteps).long()
+        return (self.shares(quantile) * self.num_train_timesteps).long()
 
     def corrupt(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
         return self._scheduler.add_noise(clean, noise, timestep)
@@ -127,9 +154,12 @@ class Diffusion(Objective):
         return self._scheduler.get_velocity(clean, noise, timestep)
 
     def weight(self, timestep: Tensor) -> Tensor:
-        if self.min_snr_gamma is None:
+        if self.min_snr_gamma is None and not self.velocity_loss:
             return super().weight(timestep)
         kept = self._scheduler.alphas_cumprod.to(timestep.device)[timestep]
+        if self.velocity_loss:  # an error e of the clean sample is one of e / sigma of the velocity, and so on
+            sigma = (1 - kept).sqrt().clamp_min(LEAST_SIGMA)
+            return {"sample": sigma**-2, "epsilon": 1 / kept, "v_prediction": torch.ones_like(kept)}[self.prediction]
         snr = kept / (1 - kept)
         # The weight min(SNR, gamma) belongs to the error of the clean sample; in terms of the other predictions'
         # errors it is divided by SNR (noise) and by SNR + 1 (velocity).
@@ -143,16 +173,23 @@ class FlowMatching(Objective):
     Args:
         shift: Moves timesteps towards noise, for large latents: sigma becomes shift·sigma / (1 + (shift - 1)·sigma).
         num_train_timesteps: Scale of the timestep that the network sees.
+        logit_normal: Mean and standard deviation, as for `Objective`; the shift comes after it.
     """
 
-    def __init__(self, shift: float = 1.0, num_train_timesteps: int = 1000) -> None:
-        self.shift, self.num_train_timesteps = shift, num_train_timesteps
+    def __init__(
+        self,
+        shift: float = 1.0,
+        num_train_timesteps: int = 1000,
+        logit_normal: tuple[float, float] | None = None,
+    ) -> None:
+        self.shift, self.num_train_timesteps, self.logit_normal = shift, num_train_timesteps, logit_normal
 
     def scheduler(self) -> FlowMatchEulerDiscreteScheduler:
         return FlowMatchEulerDiscreteScheduler(num_train_timesteps=self.num_train_timesteps, shift=self.shift)
 
     def timesteps(self, quantile: Tensor) -> Tensor:
-        sigma = self.shift * quantile / (1 + (self.shift - 1) * quantile)
+        share = self.shares(quantile)
+        sigma = self.shift * share / (1 + (self.shift - 1) * share)
         return sigma * self.num_train_timesteps
 
     def corrupt(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
@@ -174,7 +211,7 @@ def objective_of(scheduler: SchedulerMixin, name: str = "Diffusion", gamma: floa
     Raises:
         InputError: It is of a class of the user's own.
     """
-    config = dict(scheduler.config)
+    config: dict[str, Any] = dict(scheduler.config)  # type: ignore[attr-defined]  # all schedulers have it
     if name == "FlowMatching":
         return FlowMatching(config["shift"], config["num_train_timesteps"])
     if name != "Diffusion":

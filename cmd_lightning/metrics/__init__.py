@@ -2,6 +2,7 @@
 
 from cmd_lightning.compat import take_any_quantile
 from cmd_lightning.metrics.clip_similarity import CLIPSimilarity
+from cmd_lightning.metrics.content_naturalness import ContentNaturalness
 from cmd_lightning.metrics.feature_networks import open_feature
 from cmd_lightning.metrics.frechet import FrechetVideoDistance, frechet_distance, frechet_distance_from_features
 from cmd_lightning.metrics.i3d import I3D
@@ -20,6 +21,7 @@ __all__ = [
     "I3D",
     "PRESETS",
     "CLIPSimilarity",
+    "ContentNaturalness",
     "FrechetVideoDistance",
     "KernelVideoDistance",
     "MetricSuite",

@@ -25,6 +25,11 @@ from cmd_lightning.provenance import sha256
 Resize = Literal["crop", "stretch"]
 Tokenizer = Callable[[list[str]], Tensor]
 
+NOT_AT_HAND = (
+    "weights of {} are neither in the local cache nor to be downloaded ({}); open them once where there is a network, "
+    "or give pretrained= a file"
+)
+
 PICTURES = 256  # that go through the network at once
 
 
@@ -220,22 +225,42 @@ def open_clip_model(
             network = open_clip.create_model(model, pretrained_text=False)
             network.load_state_dict(_scripted_weights(file))
         else:
+            if tag:
+                expect_weights(model, str(pretrained))
             network = open_clip.create_model(model, pretrained=str(pretrained), weights_only=True)
         tokenizer = open_clip.get_tokenizer(model)
+    except InputError:
+        raise
     except Exception as error:  # of pickle, zipfile, safetensors, the Hub, the interpreter of TorchScript
-        if not tag:
-            message = f"no weights of {model} ({reason(error)}); check the file"
-        else:
-            message = (
-                f"weights of {model} are neither in the local cache nor to be downloaded ({reason(error)}); open them "
-                "once where there is a network, or give pretrained= a file"
-            )
-        raise InputError(f"pretrained {pretrained}: {message}") from error
+        problem = NOT_AT_HAND if tag else "no weights of {} ({}); check the file"
+        raise InputError(f"pretrained {pretrained}: {problem.format(model, reason(error))}") from error
     finally:
         logging.disable(before)
     if not tag:
         record["sha256"] = sha256(file)
     return network, tokenizer, record
+
+
+def expect_weights(model: str, tag: str) -> None:
+    """Check that the hub can be reached for published weights that are not in the local cache.
+
+    It is asked once: open_clip would try for a minute, and only after it has built the model.
+
+    Raises:
+        InputError: It cannot be reached, or has no such repository.
+    """
+    import open_clip
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+
+    repository, _, file = (open_clip.get_pretrained_cfg(model, tag) or {}).get("hf_hub", "").rpartition("/")
+    names = {file or HF_WEIGHTS_NAME, HF_SAFE_WEIGHTS_NAME, f"{Path(file).stem}.safetensors"}
+    if not repository or any(isinstance(try_to_load_from_cache(repository, name), str) for name in names):
+        return
+    try:
+        HfApi().model_info(repository, timeout=10)
+    except Exception as error:  # of many kinds, of the hub and of the network
+        raise InputError(f"pretrained {tag}: {NOT_AT_HAND.format(model, reason(error))}") from error
 
 
 def _scripted_weights(file: Path) -> dict[str, Tensor]:

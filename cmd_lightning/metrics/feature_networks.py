@@ -9,17 +9,10 @@ from typing import TypeVar
 from torch import nn
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.metrics.i3d_weights import PUBLISHED, open_i3d
+from cmd_lightning.metric_names import ALIASES, is_importable, takes_preset
+from cmd_lightning.metrics.i3d_weights import open_i3d
 from cmd_lightning.metrics.precision import Frozen
 from cmd_lightning.metrics.preparation import Preparation, Prepared
-
-WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
-
-ALIASES = {
-    "feature": {"shapes": "cmd_lightning.shapes.features.ShapesFeatures.from_pretrained"},
-    "clipsim": {"shapes": "cmd_lightning.shapes.sheets.SheetSimilarity.from_pretrained"},
-}
-"""Short names, by what is asked for."""
 
 Part = TypeVar("Part")
 
@@ -59,18 +52,6 @@ def open_feature(
 
         network = TransformersFeatures(name)
     return network if isinstance(network, Frozen) else Frozen(network)
-
-
-def takes_preset(name: str) -> bool:
-    """Whether a name stands for an I3D, which needs to be told how clips are prepared for it."""
-    return name in PUBLISHED or name.endswith(WEIGHT_SUFFIXES)
-
-
-def is_importable(name: str, role: str) -> bool:
-    """Whether a name is an alias for this role, or names something in a Python module, as "package.Class"."""
-    if name in ALIASES.get(role, {}):
-        return True
-    return "." in name and all(part.isidentifier() for part in name.split(".")) and not Path(name).exists()
 
 
 def import_part(name: str, role: str, kind: type[Part]) -> Part:

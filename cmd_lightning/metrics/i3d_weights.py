@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchmetrics.utilities import rank_zero_warn
 
 from cmd_lightning.errors import InputError, reason
+from cmd_lightning.metric_names import I3D_NAMES
 from cmd_lightning.metrics.i3d import I3D, check_clip
 from cmd_lightning.metrics.precision import Frozen
 from cmd_lightning.metrics.preparation import Preparation, Prepared
@@ -56,7 +57,7 @@ PUBLIC = {
 """Public files by git blob id. The addresses are those that other projects name; none was in reach when this was
 written, so none has been tried."""
 
-PUBLISHED = dict(zip(("i3d", "i3d-torchscript"), PUBLIC, strict=False))
+PUBLISHED = dict(zip(I3D_NAMES, PUBLIC, strict=False))
 """Names of the weights of published FVD, and their git blob ids: the same weights plain and as TorchScript."""
 
 TORCHSCRIPT_EPS = 1e-3  # of the batch norms of the published TorchScript, whose features are those of the original

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torchmetrics import Metric, SumMetric
 
 from cmd_lightning.errors import InputError
+from cmd_lightning.metric_names import DISTANCES, PAIRED, SHORT, SMALLEST, Asked
 from cmd_lightning.metrics.clip_similarity import CLIPSimilarity
 from cmd_lightning.metrics.feature_metric import FeatureDistance, FeatureMetric
 from cmd_lightning.metrics.inception_score import VideoInceptionScore
 from cmd_lightning.metrics.inputs import unit_range
-from cmd_lightning.metrics.names import DISTANCES, PAIRED, SHORT, Asked
+from cmd_lightning.metrics.names import build
 from cmd_lightning.metrics.per_frame import PerFrame
 from cmd_lightning.metrics.precision import OwnPrecision
 from cmd_lightning.metrics.reconstruction import psnr, ssim
@@ -57,6 +58,10 @@ class MetricSuite(nn.Module):
         intervals: Whether distances keep their features, and tell a curve over the number of clips, its extrapolation
             and an interval too.
         trust_torchscript: Whether to open TorchScript of unknown origin: see `open_i3d`.
+        skip_missing: Whether to leave out metrics whose network cannot be opened, unless that leaves none.
+
+    Attributes:
+        missing: What was left out, by name, and why.
 
     Raises:
         InputError: There is no such metric, no set takes it, its network cannot be opened, or the preset is for none.
@@ -69,10 +74,11 @@ class MetricSuite(nn.Module):
         preset: str | None = None,
         intervals: bool = False,
         trust_torchscript: bool = False,
+        skip_missing: bool = False,
     ) -> None:
         super().__init__()
-        fakes, asked = fakes or {"fake": None}, dict.fromkeys(map(Asked.parse, metrics))
-        for text, one in zip(metrics, map(Asked.parse, metrics), strict=True):
+        fakes, asked = fakes or {"fake": None}, {Asked.parse(text): text for text in metrics}
+        for one, text in asked.items():
             if not any(kinds is None or one.kind in kinds for kinds in fakes.values()):
                 kinds = sorted({kind for kinds in fakes.values() for kind in kinds or ()})
                 raise InputError(f"metrics {text}: it cannot be asked for here; what can is {', '.join(kinds)}")
@@ -80,12 +86,20 @@ class MetricSuite(nn.Module):
             raise InputError(f"preset {preset}: none of the metrics {', '.join(metrics)} is over the I3D; leave it out")
         self.intervals = intervals
         networks: dict[str, nn.Module] = {}
-        self.entries = [
-            SuiteMetric(one.kind, one.what, fake, one.build(networks, preset, intervals, trust_torchscript))
-            for fake, kinds in fakes.items()
-            for one in asked
-            if kinds is None or one.kind in kinds
-        ]
+        self.entries: list[SuiteMetric] = []
+        self.missing: dict[str, str] = {}
+        for one, text in asked.items():
+            try:
+                self.entries += [
+                    SuiteMetric(one.kind, one.what, fake, build(one, networks, preset, intervals, trust_torchscript))
+                    for fake, kinds in fakes.items()
+                    if kinds is None or one.kind in kinds
+                ]
+            except InputError as error:
+                if not skip_missing or len(self.missing) + 1 == len(asked):
+                    raise
+                self.missing[text] = str(error)
+        self.entries.sort(key=lambda entry: list(fakes).index(entry.fake))
         for fake in fakes:
             labels = [entry.label for entry in self.entries if entry.fake == fake]
             if twice := [label for label in labels if labels.count(label) > 1]:
@@ -149,6 +163,9 @@ class MetricSuite(nn.Module):
                 metric.update(video, captions)
             elif real is None:
                 raise InputError(f"real None: {entry.label} compares clips with the real ones; give them too")
+            elif min(video.shape[-2:]) < (least := SMALLEST.get(entry.kind, 1)):
+                sides = "x".join(map(str, video.shape[-2:]))
+                raise InputError(f"{entry.kind} of clips of {sides} pixels: needs at least {least}; give `size` 64")
             elif isinstance(metric, PerFrame):
                 metric.update(video, real)
             else:

@@ -124,7 +124,7 @@ class Network(Recorded, ModelMixin, ConfigMixin):
     gradient_checkpointing = False
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]  # diffusers names no types
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """As for any diffusers model: all of it has the `torch_dtype`, and torch's default type is left alone."""
         before = torch.get_default_dtype()
         try:
@@ -195,6 +195,18 @@ class AutoencoderNetwork(Network):
     @abstractmethod
     def encode(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, C, T, H, W)` to content frame `(B, C, H, W)` and motion latent `(B, D, T, S)`."""
+
+    @property
+    def content_source(self) -> str | None:
+        """What the content frame is if no weight has a say in it, such as "first frame"; None where weights do.
+
+        A content model trained on such frames fits every autoencoder with the same source.
+        """
+        return None
+
+    def encode_content(self, video: Tensor) -> Tensor:
+        """The content frame of `encode` alone, which some networks have for less."""
+        return self.encode(video)[0]
 
     @abstractmethod
     def decode(self, content: Tensor, motion: Tensor) -> Tensor:

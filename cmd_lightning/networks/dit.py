@@ -52,6 +52,8 @@ class DiT(Network):
         heads: Attention heads; must divide `width`.
         mlp_ratio: Hidden channels of the perceptrons over `width`.
         mixing: Makes what mixes the tokens in a block, from its number; attention of each to all by default.
+        long_skips: Whether the blocks of the second half also see the tokens of the first half, last in first out
+            (U-ViT, arXiv 2209.12152); they start without effect.
     """
 
     _supports_gradient_checkpointing = True
@@ -66,12 +68,14 @@ class DiT(Network):
         heads: int,
         mlp_ratio: float,
         mixing: Callable[[int], nn.Module | None] = lambda block: None,
+        long_skips: bool = False,
     ) -> None:
         super().__init__()
         self.width = width
         self.timestep = TimestepEmbedding(width)
         self.condition = nn.Linear(condition_dim, width) if condition_dim else None
         self.blocks = nn.ModuleList(DiTBlock(width, heads, mlp_ratio, mixing(i)) for i in range(depth))
+        self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(depth // 2 * long_skips))
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.Sequential(nn.SiLU(), zero(nn.Linear(width, 2 * width)))
         self.head = nn.Linear(width, outputs)
@@ -81,6 +85,9 @@ class DiT(Network):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         zero(self.head)
+        for skip in self.skips:
+            assert isinstance(skip, nn.Linear)
+            nn.init.eye_(skip.weight)  # of its left half: the tokens stay as they are
 
     def positions(self, tokens: Tensor, *sizes: int) -> Tensor:
         """Fixed positions `(N, width)` of the tokens of a grid, in the precision of `tokens`, to which they are added.
@@ -104,8 +111,14 @@ class DiT(Network):
         `context` has for each block what its mixing takes besides the tokens.
         """
         signal = embedded(self.timestep, self.condition, timestep, condition, x.dtype)
-        for block, more in zip(self.blocks, repeat(()) if context is None else context, strict=False):
+        kept: list[Tensor] = []
+        first, skips = len(self.blocks) - len(self.skips), iter(self.skips)
+        for i, (block, more) in enumerate(zip(self.blocks, repeat(()) if context is None else context, strict=False)):
+            if i >= first:
+                x = next(skips)(torch.cat([x, kept.pop()], dim=2))
             x = self.run_block(block, x, signal, *more)
+            if i < len(self.skips):
+                kept.append(x)
         shift, scale = self.modulation(signal)[:, None].chunk(2, dim=-1)
         return self.head(self.norm(x[:, :read]) * (1 + scale) + shift)
 

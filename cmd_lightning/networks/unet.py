@@ -16,22 +16,32 @@ from cmd_lightning.networks.embeddings import TimestepEmbedding
 
 
 class ResBlock(nn.Module):
-    """Two 3 × 3 convolutions with a signal added between them, and a residual; the second starts at zero."""
+    """Two 3 × 3 convolutions with a signal added between them, and a residual; the second starts at zero.
 
-    def __init__(self, inputs: int, outputs: int, signal: int) -> None:
+    An adaptive block scales and shifts the second norm by the signal instead (adaptive group norm, Dhariwal and Nichol,
+    arXiv 2105.05233).
+    """
+
+    def __init__(self, inputs: int, outputs: int, signal: int, adaptive: bool = False) -> None:
         super().__init__()
+        self.adaptive = adaptive
         self.norm1 = group_norm(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.signal = nn.Linear(signal, outputs)
+        self.signal = nn.Linear(signal, 2 * outputs if adaptive else outputs)
         self.norm2 = group_norm(outputs)
         self.conv2 = zero(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, signal: Tensor) -> Tensor:
         """`x` `(B * n, inputs, H, W)`, `signal` `(B, signal)`, shared by n pictures, to `(B * n, outputs, H, W)`."""
-        shift = self.signal(F.silu(signal)).repeat_interleave(len(x) // len(signal), dim=0)
-        hidden = self.conv1(F.silu(self.norm1(x))) + shift[:, :, None, None]
-        return self.skip(x) + self.conv2(F.silu(self.norm2(hidden)))
+        told = self.signal(F.silu(signal)).repeat_interleave(len(x) // len(signal), dim=0)[:, :, None, None]
+        hidden = self.conv1(F.silu(self.norm1(x)))
+        if self.adaptive:
+            scale, shift = told.chunk(2, dim=1)
+            hidden = self.norm2(hidden) * (1 + scale) + shift
+        else:
+            hidden = self.norm2(hidden + told)
+        return self.skip(x) + self.conv2(F.silu(hidden))
 
 
 class Level(nn.Module):
@@ -58,6 +68,7 @@ class UNet(Network):
             that of levels.
         mixer: Makes a mixing block from its channels. It is called with a list of pictures and the context, returns
             such a list, and should start as the identity.
+        adaptive: Whether the signal scales and shifts norms (see `ResBlock`).
 
     Raises:
         InputError: A size is less than 1, `width` is odd, or `heads` does not divide the channels where it attends.
@@ -77,10 +88,15 @@ class UNet(Network):
         heads: int,
         attends: Callable[[int], bool],
         mixer: Callable[[int], nn.Module],
+        adaptive: bool = False,
     ) -> None:
         check_sizes(width, multipliers, layers, heads, attends)
         super().__init__()
         signal = 4 * width
+
+        def block(inputs: int, outputs: int) -> ResBlock:
+            return ResBlock(inputs, outputs, signal, adaptive)
+
         self.timestep = TimestepEmbedding(signal, frequencies=width)
         self.stem = nn.Conv2d(channels, width, 3, padding=1)
         skips = [width]
@@ -88,20 +104,20 @@ class UNet(Network):
         self.down = nn.ModuleList()
         for level, multiplier in enumerate(multipliers):
             outputs = multiplier * width
-            blocks = [ResBlock(inputs, outputs, signal) for inputs in [skips[-1], *[outputs] * (layers - 1)]]
+            blocks = [block(inputs, outputs) for inputs in [skips[-1], *[outputs] * (layers - 1)]]
             mixers = [mixer(outputs) for _ in blocks if attends(level)]
             halve = nn.Conv2d(outputs, outputs, 3, stride=2, padding=1) if level < last else None
             self.down.append(Level(blocks, mixers, halve))
             skips += [outputs] * (layers + (halve is not None))
         current = skips[-1]
-        around = [ResBlock(current, current, signal) for _ in range(2)]
+        around = [block(current, current) for _ in range(2)]
         self.middle = Level(around, [mixer(current)] if attends(len(multipliers)) else [], None)
         self.up = nn.ModuleList()
         for level, multiplier in reversed([*enumerate(multipliers)]):
             outputs = multiplier * width
             blocks = []
             for _ in range(layers + 1):
-                blocks.append(ResBlock(current + skips.pop(), outputs, signal))
+                blocks.append(block(current + skips.pop(), outputs))
                 current = outputs
             mixers = [mixer(outputs) for _ in blocks if attends(level)]
             double = nn.Conv2d(outputs, outputs, 3, padding=1) if level else None
@@ -175,3 +191,18 @@ def zero(layer: nn.Module) -> nn.Module:
     for weight in layer.parameters():
         nn.init.zeros_(weight)
     return layer
+
+
+def velocity_of(noisy: Tensor, clean: Tensor, timestep: Tensor) -> Tensor:
+    """The velocity of flow matching that follows from a prediction of the clean sample (arXiv 2511.13720).
+
+    A network that predicts clean samples need not pass noise of full rank through its layers, and its squared error of
+    the velocity is that of the clean sample over the square of the noise level.
+
+    Args:
+        noisy: `(B, ...)`, `(1 - sigma) * clean + sigma * noise`.
+        clean: The prediction, in the same shape.
+        timestep: `(B,)`, 1000 times sigma; below 0.05, sigma counts as that.
+    """
+    sigma = (timestep / 1000).clamp_min(0.05).to(noisy.dtype)
+    return (noisy - clean) / sigma.view(-1, *[1] * (noisy.ndim - 1))

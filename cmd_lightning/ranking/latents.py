@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import from_uint8, to_uint8
 from cmd_lightning.networks import Condition
 from cmd_lightning.pipeline import CMDPipeline
+from cmd_lightning.progress import progress
 from cmd_lightning.provenance import fingerprint
 from cmd_lightning.ranking.protocol import Protocol, digest
 from cmd_lightning.shapes.drawing import draw_scene
@@ -174,10 +175,11 @@ def make(
 ) -> dict[str, Tensor]:
     """Renders, encodes and measures the clips of each split, and encodes the captions; see `Bench`."""
     tensors: dict[str, Tensor] = {}
-    for split, scenes in drawn.items():
-        batches = [scenes[first : first + BATCH] for first in range(0, len(scenes), BATCH)]
-        parts = [measured(split, rendered(batch, protocol), pipeline, features) for batch in batches]
-        tensors |= {f"{split}/{name}": torch.cat([part[name] for part in parts]) for name in parts[0]}
+    with progress("rendering and encoding", sum(map(len, drawn.values()))) as done:
+        for split, scenes in drawn.items():
+            batches = [scenes[first : first + BATCH] for first in range(0, len(scenes), BATCH)]
+            parts = [measured(split, rendered(batch, protocol), pipeline, features) for batch in counted(batches, done)]
+            tensors |= {f"{split}/{name}": torch.cat([part[name] for part in parts]) for name in parts[0]}
     encoder = pipeline.motion_text_encoder
     assert encoder is not None
     texts = [encoder(encoded[first : first + TEXTS]) for first in range(0, len(encoded), TEXTS)]
@@ -185,6 +187,13 @@ def make(
         value = torch.cat([getattr(text, name) for text in texts])
         tensors[f"text/{name}"] = value.half() if value.is_floating_point() else value
     return tensors
+
+
+def counted(batches: Sequence[Sequence[Scene]], done: Callable[[int], object]) -> Iterator[Sequence[Scene]]:
+    """The batches; reports the number of clips of each once the next one is asked for."""
+    for batch in batches:
+        yield batch
+        done(len(batch))
 
 
 def measured(split: str, video: Tensor, pipeline: CMDPipeline, features: ShapesFeatures) -> dict[str, Tensor]:

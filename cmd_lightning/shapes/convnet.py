@@ -17,7 +17,8 @@ def prepare(video: Tensor) -> Tensor:
     """Clips `(B, 3, T, H, W)`, square, T >= 8, uint8 or float in [0, 1], as float32 `(B, 3, T, 32, 32)` in [0, 1]."""
     if video.ndim != 5 or video.shape[1] != 3 or video.shape[2] < LEAST_FRAMES or video.shape[3] != video.shape[4]:
         shape = tuple(video.shape)
-        raise InputError(f"video {shape}: give (B, 3, T, H, W) with square pictures and T of at least {LEAST_FRAMES}")
+        wanted = f"(B, 3, T, H, W) with square images and T of at least {LEAST_FRAMES}"
+        raise InputError(f"video {shape}: give {wanted}; `size` 64 makes them square")
     video = unit_range(video).float()
     if video.shape[-1] == SIZE:
         return video

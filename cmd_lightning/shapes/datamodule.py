@@ -14,7 +14,10 @@ from cmd_lightning.data.loader import Split, StreamDataModule
 from cmd_lightning.data.plan import batch_sizes, stable_hash
 from cmd_lightning.errors import InputError, check_at_least, check_positive
 from cmd_lightning.shapes.painting import make_clip
-from cmd_lightning.shapes.scenes import Level, Motion
+from cmd_lightning.shapes.scenes import SHAPES, Level, Motion
+
+MOST_PIXELS = 4096
+"""A side of the largest clips, of which each frame takes 0.6 GB while it is drawn."""
 
 
 class SceneStream(BatchStream):
@@ -117,6 +120,10 @@ class ShapesDataModule(StreamDataModule):
         check_positive(train_clips=train_clips, test_clips=test_clips, num_frames=num_frames, batch_size=batch_size)
         check_at_least(0, val_clips=val_clips, num_workers=num_workers)
         check_at_least(8, size=size)
+        if size > MOST_PIXELS:
+            raise InputError(
+                f"size {size}: the world is drawn at up to {MOST_PIXELS} pixels a side; give a smaller one"
+            )
         if not 0 < fps < math.inf:
             raise InputError(f"fps {fps}: give a positive number of frames a second")
         self.clips = {"train": train_clips, "val": val_clips, "test": test_clips}
@@ -126,6 +133,10 @@ class ShapesDataModule(StreamDataModule):
     def describe(self) -> dict[str, Any]:
         """What the test clips are, as plain data for the record of a result."""
         return {"data": type(self).__name__, "split": "test", "seed": self.seed, **self.options}
+
+    def num_classes(self) -> int:
+        """Number of classes: the shapes."""
+        return len(SHAPES)
 
     def has(self, split: Split) -> bool:
         """Whether there are clips of a split."""

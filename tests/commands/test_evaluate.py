@@ -139,10 +139,95 @@ def test_pairs_in_order_of_their_names(sets, evaluate, tmp_path):
     assert some != evaluate(**options, num=7, seed=3)[0]["value"]
     first = evaluate(**options, num=3, choose="first")[0]["value"]
     assert first == pytest.approx((10 * torch.log10(255**2 / error[:3])).mean().item(), rel=1e-4)
-    assert "no pairs" in evaluate(real=folder / "real", fake=folder / "fake", metrics="psnr", fails=True)
+    told = evaluate(real=folder / "real", fake=folder / "fake", metrics="psnr", fails=True)
+    assert f"no partner is there for 2 of {folder / 'real'} (10, 11); rename them" in told
     assert "--random-start" in evaluate(**options, random_start=True, fails=True)
     (small,) = evaluate(**options | {"metrics": "psnr"}, size="16x24")
     assert small["fake"]["size"] == [16, 24]
+
+
+def psnr_of(one, other):
+    """Its formula, in double precision, with the floor of the metric."""
+    error = ((one.double() - other.double()) / 127.5).square().flatten(1).mean(1).clamp_min(1e-10)
+    return (10 * torch.log10(4 / error)).mean().item()
+
+
+NAMES = [f"clip{number}" for number in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("names", "order", "warned"),
+    [
+        (NAMES, [0, 1, 2, 3], False),
+        (["clip3", "clip1", "clip0", "clip2"], [3, 1, 0, 2], False),  # of the i-th original; by name all are equal
+        ([f"sub/{name}" for name in NAMES[::-1]], [3, 2, 1, 0], False),  # file names, where no path is on both sides
+        (["a", "b", "c", "d"], [0, 1, 2, 3], True),
+        (["sample-2", "sample-10", "sample-1", "sample-30"], [2, 0, 1, 3], True),  # 1, 2, 10, 30
+    ],
+)
+def test_pairs_by_name_else_by_order(evaluate, tmp_path, names, order, warned):
+    """Generated clip i, an original with its brightness changed by 10 i, is written under the i-th name."""
+    real = clips(4, 3) // 2
+    for name, clip in zip(NAMES, real, strict=True):
+        write_video(tmp_path / "real" / name, clip, 8.0)
+    fake = [real[int(name[-1])] if name[-5:-1] == "clip" else real[i] for i, name in enumerate(names)]
+    fake = torch.stack([clip + 10 * i for i, clip in enumerate(fake)])
+    for name, clip in zip(names, fake, strict=True):
+        write_video(tmp_path / "fake" / name, clip, 8.0)
+    (record,) = evaluate(real=tmp_path / "real", fake=tmp_path / "fake", metrics="psnr")
+    by_name = torch.stack([real[int(name[-1])] for name in names]) if not warned else real
+    expected = psnr_of(fake if not warned else fake[order], by_name)
+    assert record["value"] == pytest.approx(expected, rel=1e-5)
+    told = "no name is on both sides, so clips are paired by the order of their names"
+    assert record.get("warnings", []) == [told] * warned
+    some = evaluate(real=tmp_path / "real", fake=tmp_path / "fake", metrics="psnr", num=2)
+    assert some[0]["clips"] == {"fake": 2}
+
+
+@pytest.mark.parametrize(
+    ("real", "fake", "told"),
+    [
+        (NAMES, ["clip0", "clip2", "clip3", "clip9"], ["1 of {real} (clip1)", "1 of {fake} (clip9)"]),
+        (NAMES, NAMES[:3], ["1 of {real} (clip3)"]),
+        (NAMES[1:], NAMES, ["1 of {fake} (clip0)"]),
+        (["a/clip0", "b/clip0"], ["a/clip0", "c/clip0"], ["(b/clip0)", "(c/clip0)"]),
+        (NAMES, ["a", "b", "c"], ["4 real clips and 3 generated ones are no pairs"]),
+        ([f"{n}x" for n in range(9)], ["0x", "z"], ["8 of {real} (1x, 2x, 3x, ...)", "(z)"]),
+    ],
+)
+def test_a_missing_partner_is_an_error(evaluate, tmp_path, real, fake, told):
+    video = clips(1, 3, frames=8, size=8)[0]
+    for side, names in (("real", real), ("fake", fake)):
+        for name in names:
+            write_video(tmp_path / side / name, video, 8.0)
+    sides = {side: tmp_path / side for side in ("real", "fake")}
+    line = evaluate(**sides, metrics="psnr", fails=True)
+    for text in told:
+        assert text.format(**sides) in line
+
+
+def test_metrics_without_weights_are_named_at_the_end(sets, evaluate, tmp_path, monkeypatch, capsys):
+    """What can be computed is, to the same values, and is written before the exit with 2."""
+    folder, _, _ = sets
+    monkeypatch.setenv("CMD_I3D_WEIGHTS", str(tmp_path / "none.pt"))
+    options = {"real": folder / "real", "fake": folder / "fake"}
+    (alone,) = evaluate(**options, metrics="kernel:shapes")
+    (tmp_path / "prompts.txt").write_text("a caption\n" * 10)
+    words = [f"--{name}={value}" for name, value in options.items()]
+    words += ["--frames=8", "--workers=0", f"--json={tmp_path / 'found.json'}", f"--prompts={tmp_path / 'prompts.txt'}"]
+    clipsim = f"clipsim:ViT-B-32-quickgelu/{tmp_path / 'clip.pt'}"
+    assert main(["evaluate", *words, "--metrics", f"fvd,kernel:shapes,{clipsim}"]) == 2
+    told = capsys.readouterr()
+    assert told.out.startswith("kernel_distance(shapes): ")
+    last = told.err.splitlines()[-1]
+    assert last.startswith(f"cmd-lightning: --metrics: all but fvd, {clipsim} are done; ")
+    assert f"weights {tmp_path / 'none.pt'}: there is no such file" in last
+    assert f"fvd is left out: weights {tmp_path / 'none.pt'}" in told.err.splitlines()[0]
+    (record,) = json.loads((tmp_path / "found.json").read_text())
+    assert (record["metric"], record["value"]) == (alone["metric"], alone["value"])
+    words = [word for word in words if "prompts" not in word]
+    assert main(["evaluate", *words, "--metrics", "fvd"]) == 2
+    assert "all but" not in capsys.readouterr().err
 
 
 def test_captions(evaluate, tmp_path):
@@ -267,18 +352,23 @@ def test_mistakes_are_told_on_one_line(sets, evaluate, tmp_path):
     torch.save(nan, tmp_path / "nan.pt")
     torch.save(real[:1], tmp_path / "one.pt")
     torch.save(torch.zeros(4, 3, 8, 16, 16, dtype=torch.uint8), tmp_path / "small.pt")
+    torch.save(torch.zeros(2, 3, 8, 16, 24, dtype=torch.uint8), tmp_path / "wide.pt")
+    torch.save(torch.zeros(2, 3, 8, 10, 24, dtype=torch.uint8), tmp_path / "tiny.pt")
     write_folder(tmp_path / "mixed", [clips(1, 0, size=32)[0], clips(1, 1, size=16)[0]])
     (tmp_path / "prompts.txt").write_text("a caption")
     for changes, told in (
-        ({"real": tmp_path / "none"}, "none"),
+        ({"real": tmp_path / "none"}, "there is no such file or folder"),
         ({"fake": tmp_path / "grey.npy"}, "repeat a grey channel"),
         ({"fake": tmp_path / "alpha.npy"}, "alpha"),
         ({"fake": tmp_path / "three.npy", "frames": 3}, "layout"),
         ({"fake": tmp_path / "nan.pt"}, "NaN"),
         ({"fake": tmp_path / "nan.pt", "workers": 1}, "NaN"),
         ({"fake": tmp_path / "one.pt"}, "number of clips 1; kernel_distance(shapes) needs at least 2"),
-        ({"fake": tmp_path / "small.pt"}, "one size first"),
-        ({"fake": tmp_path / "mixed"}, "one size for all"),
+        ({"fake": tmp_path / "small.pt"}, "32x32 pixels, --fake is of 16x16 pixels: bring both to one size first"),
+        ({"fake": tmp_path / "small.pt"}, "as by --size 16"),
+        ({"fake": tmp_path / "mixed"}, "give one size for all, as --size 64"),
+        ({"fake": tmp_path / "wide.pt", "real": tmp_path / "wide.pt"}, "--size 64 makes them square"),
+        ({"fake": tmp_path / "tiny.pt", "real": tmp_path / "tiny.pt", "metrics": "ssim"}, "give --size 64"),
         ({"num": 2048}, "give --num 12"),
         ({"frames": 9}, "8 frames"),
         ({"metrics": "fvdd"}, "metrics fvdd: there is no such metric"),
@@ -297,7 +387,7 @@ def test_mistakes_are_told_on_one_line(sets, evaluate, tmp_path):
         ({"devices": 13}, "12 clips are too few"),
         ({"nodes": 2}, "by torchrun"),
         ({"metrics": "clipsim:ViT-B-32"}, "say model and weights"),
-        ({"metrics": "kernel:shapes, kernel:shapes,frechet:frechet"}, "checkpoint frechet"),
+        ({"metrics": "frechet:frechet, frechet:frechet"}, "checkpoint frechet"),
         ({"json": tmp_path}, "it is a folder"),
     ):
         assert told in evaluate(**good | changes, fails=True), changes

@@ -1,4 +1,5 @@
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,15 @@ FEW = {"num_inference_steps": 2, "guidance_scale": 2.0, "output_type": "np"}
 
 
 @pytest.mark.parametrize("condition", ["caption", "label", None])
-def test_exported_folder_has_the_weights_of_the_checkpoints(tiny_stages, tmp_path, condition, capsys):
+def test_exported_folder_has_the_weights_of_the_checkpoints(tiny_stages, tmp_path, condition, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     paths, components = tiny_stages(condition)
     shuffled = [str(paths[name]) for name in ("motion", "autoencoder", "content")]
-    assert main(["export", *shuffled, str(tmp_path / "model")]) == 0
-    assert "model" in capsys.readouterr().out
+    assert main(["export", *shuffled, str(tmp_path / "model"), "--steps", "2"]) == 0
+    program, *words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert program == "cmd-lightning"
+    assert main(words) == 0  # what it says to try
+    assert len(list((tmp_path / "outputs/generate").glob("*.mp4"))) == 4
     pipeline = CMDPipeline.from_pretrained(tmp_path / "model")
     assert (pipeline.config.video_shape, pipeline.config.fps) == ([3, 5, 8, 12], 7.0)
     content, motion = components["content"], components["motion"]
@@ -156,3 +161,11 @@ def test_weights_beyond_half_precision_are_refused(tiny_stages, tmp_path, save_c
         export(checkpoints, str(tmp_path / "model"), half=True)
     assert not (tmp_path / "model").exists()
     export(checkpoints, str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize("steps", [0, 1001])
+def test_steps_that_the_model_does_not_take_are_refused(tiny_stages, tmp_path, capsys, steps):
+    paths, _ = tiny_stages(None)
+    assert main(["export", *map(str, paths.values()), str(tmp_path / "model"), "--steps", str(steps)]) == 2
+    assert f"--steps {steps}: " in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()

@@ -44,7 +44,7 @@ def test_a_shipped_model_generates(shipped, tmp_path):
 
 
 def test_a_folder_goes_before_a_name(shipped, tmp_path):
-    (tmp_path / "tiny").mkdir()
+    shipped.save_pretrained(tmp_path / "tiny")
     assert model_folder("tiny").resolve() == tmp_path / "tiny"
 
 

@@ -17,6 +17,7 @@ from cmd_lightning.commands.generate import conditions, read_picture, slug
 from cmd_lightning.diffusion import FlowMatching
 from cmd_lightning.errors import InputError
 from cmd_lightning.pipeline import CMDPipeline
+from cmd_lightning.pipeline_input import fit_image
 from cmd_lightning.shapes.reader import ShapesReader
 from cmd_lightning.video_io import read_video
 
@@ -165,20 +166,29 @@ def test_pictures_are_set_in_motion(saved, written, tmp_path):
     assert close(written["b-4.mp4"], expected)
 
 
-def test_picture_is_resized_by_its_shorter_side_and_cropped_in_the_middle(tmp_path):
+def test_picture_is_resized_by_its_shorter_side_and_cropped_in_the_middle(saved, tmp_path, capsys):
+    """As the pipeline does, and reported: on standard error, and in the record."""
+    pipeline = saved(None, unet=None, scheduler=None)
     wide = np.zeros((20, 90, 3), np.uint8)
     wide[:, 25:65] = (255, 0, 0)  # the middle is red, of which 30 columns remain
     Image.fromarray(wide).save(tmp_path / "wide.png")
-    picture = read_picture(str(tmp_path / "wide.png"), (8, 12))
-    assert picture.shape == (3, 8, 12)
-    torch.testing.assert_close(picture, torch.tensor([1.0, -1, -1]).view(3, 1, 1).expand(3, 8, 12))
+    picture = read_picture(str(tmp_path / "wide.png"))
+    assert picture.shape == (3, 20, 90)
+    fitted, _ = fit_image(picture, pipeline.size)
+    torch.testing.assert_close(fitted, torch.tensor([1.0, -1, -1]).view(3, 1, 1).expand(3, 8, 12))
+    run(tmp_path, "--image", str(tmp_path / "wide.png"), "--num", "2")
+    told = f"--image {tmp_path / 'wide.png'}: image of 90x20 pixels: resized and cropped to the model's 12x8"
+    assert [line for line in capsys.readouterr().err.splitlines() if "warning" in line] == [f"warning: {told}"]
+    record = json.loads((tmp_path / "out" / "wide-1.json").read_text())
+    assert (record["image"], record["warnings"]) == (str(tmp_path / "wide.png"), [told])
 
 
 def test_picture_of_the_models_size_is_not_changed_whatever_its_mode(tmp_path):
     grey = np.arange(96, dtype=np.uint8).reshape(8, 12)
     Image.fromarray(grey).save(tmp_path / "grey.png")
-    picture = read_picture(str(tmp_path / "grey.png"), (8, 12))
+    picture = read_picture(str(tmp_path / "grey.png"))
     torch.testing.assert_close((picture[1] + 1) * 127.5, torch.from_numpy(grey).float(), atol=1e-4, rtol=0)
+    assert fit_image(picture, (8, 12))[0] is picture
 
 
 def test_pictures_and_prompts_go_together(saved, tmp_path):

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ def test_scores_are_those_of_the_clips(clips, tmp_path, capsys, stride):
     captured = capsys.readouterr()
     rows = json.loads(captured.out)  # nothing else on standard output
     assert "moving.mp4" in captured.err
+    assert re.search(r"content frames \(and real frames\): high frequency 0\.\d+ \(0\.\d+\), .*denoising", captured.err)
     assert [row["clip"] for row in rows] == clips
     frames = read_video(clips[0])[:, : 5 * stride : stride].float()
     mean = frames.mean(1, keepdim=True).expand_as(frames)
@@ -63,3 +65,17 @@ def test_clips_that_cannot_be_used_are_told(clips, tmp_path, capsys, kind):
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert clip.name in lines[0]
+
+
+def test_the_checkpoint_of_an_autoencoder_is_enough(tiny_stages, clips, tmp_path, capsys):
+    """It gives what a model folder with this autoencoder gives."""
+    paths, _ = tiny_stages("label")
+    assert main(["export", *map(str, paths.values()), str(tmp_path / "whole")]) == 0
+    rows = []
+    for model in (paths["autoencoder"], tmp_path / "whole"):
+        capsys.readouterr()
+        assert main(["reconstruct", str(model), *clips, "--out", str(tmp_path / "out"), "--json", "-"]) == 0
+        rows.append(json.loads(capsys.readouterr().out))
+    assert rows[0] == rows[1]
+    assert main(["reconstruct", str(paths["content"]), *clips]) == 2
+    assert "this checkpoint holds the content stage, not autoencoder" in capsys.readouterr().err

@@ -140,7 +140,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(clips, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     for action, words in (
         (lambda: shards.pack(videos=str(tmp_path / "none"), out=out), "no such folder"),
-        (lambda: shards.pack(videos=str(tmp_path / "empty"), out=out), "no class folders"),
+        (lambda: shards.pack(videos=str(tmp_path / "empty"), out=out), "no clips in it"),
         (lambda: shards.pack(videos=str(clips), captions="none.csv", out=out), "no such file"),
         (lambda: shards.pack(videos=str(clips), captions=str(tmp_path / "bad.csv"), out=out), "column 'path'"),
         (lambda: shards.pack(videos=str(clips), captions=missing, out=out), "not one of 1 clips"),

@@ -192,6 +192,70 @@ def test_list_imports_no_heavy_library():
     assert result.stdout.endswith("False\n"), result.stderr
 
 
+OTHER = {
+    "__init__.py": "from their_zoo.motion import Theirs\nfrom cmd_lightning.zoo.motion.dit import MotionDiT\n",
+    "motion.py": SOURCE + "class Hidden(_Base): ...\n",
+    "frames.py": """
+from torch import nn
+from cmd_lightning.networks import ContentModel, MotionModel
+
+class Perceptron(MotionModel):
+    \"\"\"One layer for all. More of it.\"\"\"
+
+    def __init__(self, latent_spec, condition_dim, width=8):
+        super().__init__()
+        self.layer = nn.Linear(latent_spec.motion[0], width)
+
+    def forward(self, motion, timestep, content, condition):
+        return motion
+
+class Frames(ContentModel):
+    \"\"\"Frames.\"\"\"
+""",
+}
+
+
+@pytest.fixture
+def their_zoo(tmp_path, monkeypatch):
+    """A package of someone's in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(discovery, "OTHERS", [])
+    (tmp_path / "their_zoo").mkdir()
+    for name, text in OTHER.items():
+        (tmp_path / "their_zoo" / name).write_text(text)
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "their_zoo"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("module", "listed"),
+    [
+        ("their_zoo.frames", {"Perceptron": "motion", "Frames": "content"}),
+        ("their_zoo.motion", {"Hidden": "motion", "Mine": "motion", "Theirs": "motion", "Content": "content",
+                              "Baseline": "baseline", "factory": "motion"}),
+        ("their_zoo", {"Theirs": "motion"}),  # what the package offers, and not what it only uses
+    ],
+)  # fmt: skip
+def test_classes_of_another_package_are_listed(capsys, their_zoo, module, listed):
+    own = {entry.name for entry in zoo.entries()}
+    found = {row["name"]: row for row in json.loads(run(capsys, "list", "--json", "-", "--import", module))}
+    assert {name: row["kind"] for name, row in found.items() if name not in own} == listed
+    assert all(found[name]["module"].startswith("their_zoo") for name in listed)
+    names = [line.split()[0] for line in run(capsys, "list", "--kind", "motion").splitlines()[1:]]
+    assert set(names) >= {name for name, kind in listed.items() if kind == "motion"}
+
+
+def test_classes_of_another_package_are_shown(capsys, their_zoo):
+    text = run(capsys, "show", "Perceptron", "--import", "their_zoo.frames")
+    assert "their_zoo.frames.Perceptron" in text
+    assert re.search(r"^parameters +72$", text, re.MULTILINE)  # 8 channels of shapes32 to 8, with bias
+    assert "parameters" not in run(capsys, "show", "Frames")  # for which latents is not known
+    assert main(["zoo", "show", "Perceptrom"]) == 2
+    assert "did you mean Perceptron?" in capsys.readouterr().err
+
+
 def test_show(capsys, narrow):
     text = run(capsys, "show", "ModelScope")
     assert max(map(len, text.splitlines())) <= 72
@@ -212,6 +276,12 @@ def test_show(capsys, narrow):
         ("show xyzzy", "there are shapes32, AlignedDiT"),
         ("list --kind motoin", "--kind: invalid choice: 'motoin'"),
         ("lits", "did you mean zoo list?"),
+        ("rank MotionDit", "MotionDit: the zoo has no such entry; did you mean MotionDiT?"),
+        ("rank LVDM", "MODEL LVDM: it is no motion model (baseline)"),
+        ("rank none.yaml", "MODEL none.yaml: there is no such file"),
+        ("rank MotionDiT --config none.yaml", "--config none.yaml: there is no such file"),
+        ("rank MotionDiT --seeds 0", "--seeds 0: must be at least 1"),
+        ("rank MotionDiT --samples 0", "--samples 0: must be at least 1"),
     ],
 )
 def test_mistakes_are_told(capsys, words, told):

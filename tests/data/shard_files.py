@@ -28,6 +28,11 @@ def sample(key, index=0, frames=6, **facts):
     }
 
 
+def plain(keys):
+    """Keys of a batch as they are in the shards: without the names of these."""
+    return [key.rpartition("/")[2] for key in keys]
+
+
 def serve_folder(folder):
     """The answers of an `http_server.Server` that serves the files of a folder."""
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from http_server import Server
-from shard_files import sample, serve_folder, write_tar
+from shard_files import plain, sample, serve_folder, write_tar
 
 from cmd_lightning.data import fetch, loader
 from cmd_lightning.data.cache import ShardCache
@@ -56,7 +56,7 @@ def test_two_ranks_get_every_sample_once_in_equal_batches(shards, workers, shard
     urls = expand(str(shards))[:shard_count]
     ranks = [batches(stream(urls, rank=rank, ranks=2, batch_size=2), workers)[0] for rank in (0, 1)]
     assert len(ranks[0]) == len(ranks[1]) == len(stream(urls, ranks=2, batch_size=2))
-    keys = [key for got in ranks for batch in got for key in batch["key"]]
+    keys = [key for got in ranks for batch in got for key in plain(batch["key"])]
     assert sorted(keys) == [f"{i:04d}" for i in range((4, 11, 0, 0, 23)[shard_count - 1])]
 
 
@@ -64,7 +64,7 @@ def test_order_changes_with_epoch_and_seed_and_stays_without_shuffle(shards):
     urls = expand(str(shards))
 
     def keys(**options):
-        return [key for batch in batches(stream(urls, **options))[0] for key in batch["key"]]
+        return [key for batch in batches(stream(urls, **options))[0] for key in plain(batch["key"])]
 
     assert keys() == keys()
     assert keys() != keys(epoch=2)
@@ -99,7 +99,7 @@ def spoiled(tmp_path_factory):
 def test_bad_samples_are_replaced_by_good_ones_and_counted(spoiled, workers):
     got, bad = batches(stream(spoiled), workers)
     assert bad == {"too short": 8, "unreadable video": 1}
-    keys = [key for batch in got for key in batch["key"]]
+    keys = [key for batch in got for key in plain(batch["key"])]
     good = {f"{i:04d}" for i in range(8, 21)} - {"0013"}
     assert len(keys) == 21
     assert set(keys) == good
@@ -130,7 +130,7 @@ def test_a_reader_without_good_samples_borrows_one(tmp_path, workers):
     options = {"shuffle": False, "shuffle_buffer": 0, "batch_size": 2}
     urls = [str(tmp_path / "0.tar")]
     got, bad = batches(stream(urls, **options), workers)
-    keys = [key for batch in got for key in batch["key"]]
+    keys = [key for batch in got for key in plain(batch["key"])]
     assert bad == {"too short": 6}
     assert len(keys) == 12
     assert set(keys) == {f"{i:04d}" for i in range(6)}
@@ -140,9 +140,10 @@ def test_a_reader_without_good_samples_borrows_one(tmp_path, workers):
 def test_all_bad_is_an_error_with_reasons(spoiled):
     made = ShardStream([Shard(spoiled[0], 8)], ClipLoader(4, (16, 16), stride=1), batch_size=2)
     for workers in (0, 2):
-        with pytest.raises(InputError, match="no usable clip among 8: 8 too short") as error:
+        with pytest.raises(InputError, match=r"no usable clip among 8: 8 too short .*lower data\.num_frames") as error:
             list(StreamLoader(made, num_workers=workers))
         assert "\n" not in str(error.value)
+        assert len(str(error.value)) < 200 + len(spoiled[0])
 
 
 def test_bad_samples_are_reported_at_the_end_of_an_epoch(spoiled, tmp_path):
@@ -166,7 +167,8 @@ def test_too_many_bad_samples_stop_the_run_with_the_list(spoiled):
         seen.extend(StreamLoader(stream(spoiled), max_bad_share=0.4))
     assert len(seen) < len(StreamLoader(stream(spoiled)))
     places = {f"{spoiled[0]} {i:04d}" for i in range(8)} | {f"{spoiled[1]} 0013"}
-    assert all(place in str(error.value) for place in places)
+    assert sum(place in str(error.value) for place in places) == 3
+    assert "; and 6 more)" in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -232,7 +234,7 @@ def test_known_bad_samples_are_left_out(spoiled):
     got, counted = batches(ShardStream(known, ClipLoader(4, (16, 16), stride=1), batch_size=5, ranks=2, rank=1))
     other, _ = batches(ShardStream(known, ClipLoader(4, (16, 16), stride=1), batch_size=5, ranks=2, rank=0))
     assert not counted
-    keys = [key for batch in other + got for key in batch["key"]]
+    keys = [key for batch in other + got for key in plain(batch["key"])]
     assert keys == [f"{i:04d}" for i in range(8, 21) if i != 13]
 
 
@@ -260,12 +262,14 @@ def test_remote_shards(server):
     urls = expand(server + "/with/{00000..00004}.tar")
     got, bad = batches(stream(urls, rank=0, ranks=1), workers=2)
     assert not bad
-    assert sorted(key for batch in got for key in batch["key"]) == [f"{i:04d}" for i in range(23)]
+    assert sorted(key for batch in got for key in plain(batch["key"])) == [f"{i:04d}" for i in range(23)]
     shards = load_index(expand(server + "/without/0000{0,1}.tar"))
     assert [(shard.samples, shard.exact) for shard in shards] == [(1000, False)] * 2
     made = ShardStream(shards, ClipLoader(4, (16, 16), stride=1), batch_size=4)
     seen = [next_batch["key"] for next_batch, _ in zip(made, range(6), strict=False)]
-    assert sorted({key for keys in seen for key in keys}) == [f"{i:04d}" for i in range(4)]  # read again and again
+    assert sorted({key for keys in seen for key in plain(keys)}) == [
+        f"{i:04d}" for i in range(4)
+    ]  # read again and again
 
 
 @pytest.mark.parametrize("reason", ["404", "refused"])

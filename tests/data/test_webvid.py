@@ -5,6 +5,7 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from shard_files import plain
 
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
@@ -148,12 +149,29 @@ def test_evaluation_is_fixed_and_complete(shards, workers):
     model, running = Model(), trainer()
     running.test(model, datamodule=data, verbose=False)
     once = [keys for _, keys in model.seen]
-    assert sorted(key for keys in once for key in keys) == [f"{i:04d}" for i in range(23)]
+    assert sorted(key for keys in once for key in plain(keys)) == [f"{i:04d}" for i in range(23)]
     assert running.predict(model, datamodule=data) == once
     if workers == 0:
-        assert once[0] == ["0000", "0001", "0002"]
+        assert plain(once[0]) == ["0000", "0001", "0002"]
     videos = [torch.cat([batch["video"] for batch in data.val_dataloader()]) for _ in range(2)]
     assert torch.equal(*videos)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_overfitting_sees_the_same_clips_in_every_epoch(shards, workers):
+    class Watching(Model):
+        def training_step(self, batch, batch_idx):
+            self.seen.append((batch_idx, batch["key"], batch["epoch"], batch["video"]))
+            return super().training_step(batch, batch_idx)
+
+    model = Watching()
+    trainer(overfit_batches=2, max_epochs=3).fit(model, datamodule=module(shards, num_workers=workers))
+    seen = [step for step in model.seen if len(step) == 4]
+    assert [(index, epoch) for index, _, epoch, _ in seen] == [(i, e) for e in range(3) for i in range(2)]
+    for index in range(2):
+        first, *others = seen[index::2]
+        assert all(other[1] == first[1] and torch.equal(other[3], first[3]) for other in others)
+    assert seen[0][1] != seen[1][1]
 
 
 def test_batches(shards):
@@ -243,5 +261,5 @@ def test_two_processes_see_every_sample_once(python, shards, tmp_path):
         assert len(ranks[0]) == len(ranks[1])
         steps = len(ranks[0]) // 2
         for epoch in (0, 1):
-            keys = [key for seen in ranks for _, batch in seen[epoch * steps :][:steps] for key in batch]
+            keys = [key for seen in ranks for _, batch in seen[epoch * steps :][:steps] for key in plain(batch)]
             assert sorted(keys) == [f"{i:04d}" for i in range(23 - samples, 23)]

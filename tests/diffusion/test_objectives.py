@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from cmd_lightning.diffusion import Diffusion, FlowMatching
+from cmd_lightning.errors import InputError
 
 STEPS = torch.tensor([0, 1, 250, 700, 999])
 
@@ -145,3 +146,48 @@ def test_scheduler_knows_what_is_predicted_and_is_fresh():
     scheduler.set_timesteps(4)
     assert scheduler.timesteps.tolist() == [999, 749, 499, 249]  # from pure noise, as trained
     assert objective.scheduler().num_inference_steps is None
+
+
+@pytest.mark.parametrize("objective", [Diffusion, FlowMatching])
+def test_logit_normal_timesteps(objective):
+    quantile = torch.arange(0.5, 2000) / 2000
+    drawn = objective(logit_normal=(-0.5, 0.8)).timesteps(quantile) / 1000
+    logits = torch.special.logit(drawn[50:-50].double())
+    uniform = torch.special.logit(objective().timesteps(quantile) / 1000)
+    # Quantiles of the normal distribution, by numpy: median, and one deviation to either side.
+    np.testing.assert_allclose(np.quantile(drawn, 0.5), 1 / (1 + math.exp(0.5)), atol=2e-3)
+    for share, deviations in ((0.158655, -1), (0.841345, 1)):
+        np.testing.assert_allclose(np.quantile(drawn, share), 1 / (1 + math.exp(0.5 - 0.8 * deviations)), atol=2e-3)
+    assert logits.std() < uniform[50:-50].std()
+    for extreme in (0.0, 1 - 2**-24):
+        timestep = objective(logit_normal=(0.0, 3.0)).timesteps(torch.tensor([extreme]))
+        assert 0 <= timestep.item() < 1000
+
+
+def test_shift_comes_after_the_logit_normal():
+    quantile = torch.tensor([0.1, 0.5, 0.9])
+    share = FlowMatching(logit_normal=(0.3, 1.0)).timesteps(quantile) / 1000
+    shifted = FlowMatching(shift=3.0, logit_normal=(0.3, 1.0)).timesteps(quantile) / 1000
+    torch.testing.assert_close(shifted, 3 * share / (1 + 2 * share))
+
+
+def test_velocity_loss_is_one_loss_however_it_is_predicted():
+    """A guess of the clean sample, told in any way, costs the squared error of the velocity that follows from it."""
+    timestep = torch.tensor([30, 250, 700, 900, 600])
+    clean, noise = pair()
+    guess = clean + 0.3 * torch.randn_like(clean)
+    a = wide(kept()[timestep]).float()
+    noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
+    told_noise = (noisy - a.sqrt() * guess) / (1 - a).sqrt()
+    told = {"epsilon": told_noise, "v_prediction": a.sqrt() * told_noise - (1 - a).sqrt() * guess, "sample": guess}
+    true_velocity = a.sqrt() * noise - (1 - a).sqrt() * clean
+    expected = (told["v_prediction"] - true_velocity).square().flatten(1).mean(1)
+    for prediction, output in told.items():
+        loss = Diffusion(prediction, velocity_loss=True).loss(output, clean, noise, timestep)
+        torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-2)
+
+
+def test_velocity_loss_is_bounded_where_there_is_next_to_no_noise():
+    assert Diffusion("sample", velocity_loss=True).weight(torch.tensor([0])).item() == pytest.approx(400)
+    with pytest.raises(InputError, match="velocity_loss true"):
+        Diffusion("sample", velocity_loss=True, min_snr_gamma=5.0)

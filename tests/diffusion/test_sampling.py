@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cmd_lightning.diffusion import Diffusion, FlowMatching
-from cmd_lightning.diffusion.sampling import guided, sample, seeded_noise
+from cmd_lightning.diffusion.sampling import autoguided, guided, sample, seeded_noise
 from cmd_lightning.diffusion.solvers import solver
 from cmd_lightning.networks import Condition
 
@@ -201,3 +201,42 @@ def test_no_step_waits_for_the_device(scheduler):
         result = sample(predict, scheduler, torch.empty(2, 3, 4, device="meta"), 6)
     assert result.device.type == "meta"
     assert len(crossings.found) == 1
+
+
+def test_autoguidance_leads_away_from_a_worse_model():
+    """The weighted sum of two denoisers under the same condition; at scale 1 the worse one is not called."""
+    own, worse = 2.0, 0.5
+    calls = []
+
+    def weak(noisy, timestep, condition):
+        calls.append((noisy, timestep, condition))
+        return torch.full_like(noisy, worse)
+
+    def strong(noisy, timestep, condition):
+        return torch.full_like(noisy, own) + condition.pooled
+
+    condition, noisy, timestep = Condition(torch.ones(3, 1)), torch.randn(3, 1), torch.full((3,), 7)
+    assert autoguided(strong, weak, 1.0) is strong
+    assert torch.equal(autoguided(strong, weak, 3.0)(noisy, timestep, condition), torch.full((3, 1), 0.5 + 3 * 2.5))
+    assert calls == [(noisy, timestep, condition)]
+
+
+def test_autoguidance_sharpens_a_blurred_model():
+    """The worse model has learned too wide a distribution; guidance away from it narrows that of the samples."""
+
+    def of_width(std):
+        def predict(noisy, timestep, condition):
+            a = KEPT[timestep.long()].view(-1, 1)
+            return (1 - a).sqrt() * (noisy - a.sqrt() * MEAN) / (a * std**2 + 1 - a)
+
+        return predict
+
+    noise = torch.randn(2000, 1)
+    widths = {}
+    for scale in (1.0, 2.0):
+        denoiser = autoguided(of_width(STD), of_width(2 * STD), scale)
+        result = sample(lambda x, t, net=denoiser: net(x, t, None), Diffusion().scheduler(), noise, 50)
+        widths[scale] = result.std().item()
+        assert abs(result.mean().item() - MEAN) < 0.03
+    assert widths[1.0] == pytest.approx(STD, abs=0.03)
+    assert widths[2.0] < 0.8 * STD

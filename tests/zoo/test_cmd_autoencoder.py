@@ -236,7 +236,7 @@ def test_cost_and_size_are_the_papers(width, tera):
 
 def test_defaults_are_those_of_table_5():
     config = CMDAutoencoder.__init__.__wrapped__.__defaults__
-    assert config == (3, 2, 384, 8, 12, 8, 64, True, False, "channel", "tanh")
+    assert config == (3, 2, 384, 8, 12, 8, 64, True, False, "channel", "tanh", 0.0, 1, False)
 
 
 @pytest.mark.parametrize("name", ["channels", "patch_size", "width", "motion_channels", "depth", "heads", "head_dim"])

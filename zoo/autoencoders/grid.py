@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
+from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder, Weights
 
 
 class GridAutoencoder(CMDAutoencoder):
@@ -32,6 +32,9 @@ class GridAutoencoder(CMDAutoencoder):
         weights: How frames are weighed in the content frame, as for `CMDAutoencoder`.
         output: "tanh" bounds the video to [-1, 1], "linear" does not.
         grid: Cells along height and width; at most the patches of a video.
+        residual: As for `CMDAutoencoder`.
+        motion_stride: As for `CMDAutoencoder`.
+        warp: As for `CMDAutoencoder`.
     """
 
     planes: ClassVar[tuple[str, ...]] = ("grid",)
@@ -47,13 +50,15 @@ class GridAutoencoder(CMDAutoencoder):
         head_dim: int = 64,
         rotary: bool = True,
         qkv_bias: bool = False,
-        weights: Literal["channel", "pixel", "mean"] = "channel",
+        weights: Weights = "channel",
         output: Literal["tanh", "linear"] = "tanh",
         grid: tuple[int, int] = (8, 8),
+        residual: float = 0.0,
+        motion_stride: int = 1,
+        warp: bool = False,
     ) -> None:
-        super().__init__(
-            channels, patch_size, width, motion_channels, depth, heads, head_dim, rotary, qkv_bias, weights, output
-        )
+        sizes = (channels, patch_size, width, motion_channels, depth, heads, head_dim)
+        super().__init__(*sizes, rotary, qkv_bias, weights, output, residual, motion_stride, warp)
         height, width = grid
         self.grid = (height, width)
 
@@ -63,7 +68,7 @@ class GridAutoencoder(CMDAutoencoder):
 
     def spread(self, planes: Tensor, motion: Tensor) -> Tensor:
         cells = self.grid_stem(motion).unflatten(3, self.grid)
-        return planes[:, :, None] + F.interpolate(cells, size=(motion.shape[2], *planes.shape[2:]))
+        return planes[:, :, None] + F.interpolate(cells, size=(cells.shape[2], *planes.shape[2:]))
 
     def slots(self, rows: int, columns: int) -> tuple[tuple[float, ...], ...]:
         height, width = self.grid

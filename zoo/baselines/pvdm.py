@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, LatentSpec, VideoDenoiser
-from cmd_lightning.networks.attention import Attention
 from cmd_lightning.networks.embeddings import coordinates_embedding, embedded, grid_coordinates
-from cmd_lightning.networks.unet import UNet, group_norm, zero
+from cmd_lightning.networks.mixing import PointAttention
+from cmd_lightning.networks.unet import UNet
 
 
 class TriplaneUNet(UNet, VideoDenoiser):
@@ -33,7 +33,7 @@ class TriplaneUNet(UNet, VideoDenoiser):
         InputError: As for `UNet`, or planes of unequal channels.
     """
 
-    _no_split_modules = ["ResBlock", "PlanesAttention"]  # type: ignore[assignment]  # noqa: RUF012 (diffusers' name, typed as None)
+    _no_split_modules = ["ResBlock", "PointAttention"]  # type: ignore[assignment]  # noqa: RUF012 (diffusers' name, typed as None)
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class TriplaneUNet(UNet, VideoDenoiser):
             )
 
         def mixer(channels: int) -> nn.Module:
-            return PlanesAttention(channels, heads)
+            return PointAttention(channels, heads)
 
         super().__init__(
             channels, width, multipliers, layers, heads, lambda level: level >= attention_from_level, mixer
@@ -77,19 +77,3 @@ class TriplaneUNet(UNet, VideoDenoiser):
         width = self.kinds.shape[1]
         place = coordinates_embedding(grid_coordinates(*size, device=plane.device), width).to(self.kinds.dtype)
         return (self.kinds[kind] + place).mT.unflatten(1, size)
-
-
-class PlanesAttention(nn.Module):
-    """Self-attention over the points of all planes together, with a residual; starts as the identity."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.norm = group_norm(width)
-        self.attention = Attention(width, heads, width // heads)
-        self.head = zero(nn.Conv2d(width, width, 1))
-
-    def forward(self, pictures: list[Tensor]) -> list[Tensor]:
-        """Pictures `(B, width, H, W)` of any sizes to the same shapes."""
-        tokens = [self.norm(x).flatten(2).mT for x in pictures]
-        mixed = self.attention(torch.cat(tokens, dim=1)).split([part.shape[1] for part in tokens], dim=1)
-        return [x + self.head(part.mT.unflatten(2, x.shape[2:])) for x, part in zip(pictures, mixed, strict=True)]

@@ -1,0 +1,324 @@
+"""What content frames, motion layouts and content models are worth: trained alike from scratch, judged by generation.
+
+    python -m benchmarks.shapes.content --minutes 60    # one thread; rerun until it reports completion
+    python -m benchmarks.shapes.content --table         # what is measured so far, as Markdown
+
+A cell is a variant with a seed. Its three stages are configs/shapes32v2 with other networks, the same number of samples
+for all, by `cmd-lightning fit`; an interrupted one resumes. Variants share stages: those of one autoencoder its motion
+model, those of key frames their content model. Then held-out captions are generated and read. CPU seconds are those of
+the fits, with loading and validation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import time
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from benchmarks.cells import Cell, Rows, closing, command_line, measure_cells, read
+from benchmarks.shapes.quality import Quality, Settings, clips, generate
+from cmd_lightning.commands.stages import COMMAND, trained
+from cmd_lightning.components.cmd import compose, load_stages
+from cmd_lightning.errors import InputError, program
+from cmd_lightning.latent_space import from_uint8
+from cmd_lightning.markdown import table
+from cmd_lightning.metrics.content_naturalness import REAL
+from cmd_lightning.metrics.reconstruction import psnr
+from cmd_lightning.pipeline import CMDPipeline
+from cmd_lightning.provenance import provenance
+from cmd_lightning.shapes.reader import Reading, joint_accuracy
+
+STAGES = ("autoencoder", "content", "motion")
+BASE = Path("configs/shapes32v2")
+RESULTS = Path("benchmarks/results/content.json")
+SAMPLES = {"autoencoder": 12_000, "content": 24_000, "motion": 16_000}
+"""Clips that a stage is trained on, at the batch size of its config."""
+FRAMES: Mapping[str, dict[str, Any]] = {
+    "softmax per pixel": {"weights": "pixel"},
+    "softmax per patch": {"weights": "patch"},
+    "softmax per frame": {"weights": "frame"},
+    "first frame": {"weights": "first"},
+    "middle frame": {"weights": "middle"},
+    "first frame, warped by the decoder": {"weights": "first", "warp": True},
+    "first frame and residual": {"weights": "first", "residual": 0.25},
+}
+KEY_FRAMES = ("first frame", "middle frame", "first frame, warped by the decoder")
+"""Whose content model does not depend on the autoencoder."""
+AXES = {"class_path": "PlanesUNet", "init_args": {"width": 48, "multipliers": [1, 1, 1], "blocks": 1}}
+GRID = {
+    "class_path": "GridUNet",
+    "init_args": {"width": 64, "multipliers": [1, 1], "layers": 1, "heads": 4, "frames": 4},
+}
+LAYOUTS: Mapping[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "axes": ("CMDAutoencoder", {"motion_channels": 8}, AXES),
+    "grid 8x8": ("GridAutoencoder", {"motion_channels": 8, "grid": [8, 8]}, GRID),
+    "grid 8x8, 2 channels": ("GridAutoencoder", {"motion_channels": 2, "grid": [8, 8]}, GRID),
+    "grid 4x4": ("GridAutoencoder", {"motion_channels": 8, "grid": [4, 4]}, GRID),
+    "grid 8x8, every 2nd frame": ("GridAutoencoder", {"motion_channels": 8, "grid": [8, 8], "motion_stride": 2}, GRID),
+}
+"""By name: the autoencoder's class and arguments, and the motion model."""
+UNET = {"width": 64, "multipliers": [1, 2], "layers": 1, "heads": 4, "attention_from_level": 1, "patch_size": 2}
+DIT = {"width": 128, "depth": 6, "heads": 4}
+MODELS: Mapping[str, dict[str, Any]] = {
+    "U-Net": {"class_path": "ContentUNet", "init_args": UNET},
+    "U-Net with tokens": {"class_path": "ContentUNet", "init_args": UNET | {"tokens": True}},
+    "DiT, patch 4": {"class_path": "ContentDiT", "init_args": DIT | {"width": 192, "heads": 6, "patch_size": 4}},
+    "DiT, patch 2, convolutions, skips": {
+        "class_path": "ContentDiT",
+        "init_args": DIT | {"patch_size": 2, "convolutional": 16, "long_skips": True},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to train the three stages.
+
+    Attributes:
+        frame: Of `FRAMES`.
+        layout: Of `LAYOUTS`.
+        model: Of `MODELS`.
+        predicted: Joint accuracy on generated plain captions that was predicted before anything was trained.
+    """
+
+    frame: str
+    layout: str
+    model: str
+    predicted: float
+
+    @property
+    def cell(self) -> dict[str, Any]:
+        """What sets it apart."""
+        return {"frame": self.frame, "layout": self.layout, "model": self.model}
+
+    def folder(self, stage: str, seed: int) -> Path:
+        """Where a stage lies, relative to all others: the same for variants that share it."""
+        shared = stage == "content" and self.frame in KEY_FRAMES
+        parts = [self.frame.partition(",")[0]] if shared else [self.frame, self.layout]
+        parts += [self.model] * (stage == "content")
+        return Path(stage, " - ".join(parts).replace(",", "").replace(" ", "_"), f"seed{seed}")
+
+
+VARIANTS = (
+    Variant("first frame", "grid 8x8", "U-Net", 0.48),
+    Variant("softmax per pixel", "axes", "U-Net", 0.18),
+    Variant("softmax per patch", "axes", "U-Net", 0.26),
+    Variant("first frame", "axes", "U-Net", 0.38),
+    Variant("first frame", "grid 8x8", "DiT, patch 4", 0.20),
+    Variant("first frame", "grid 8x8", "DiT, patch 2, convolutions, skips", 0.35),
+    Variant("first frame", "grid 8x8", "U-Net with tokens", 0.48),
+    Variant("first frame", "grid 8x8, 2 channels", "U-Net", 0.42),
+    Variant("first frame", "grid 4x4", "U-Net", 0.40),
+    Variant("first frame", "grid 8x8, every 2nd frame", "U-Net", 0.46),
+    Variant("middle frame", "grid 8x8", "U-Net", 0.45),
+    Variant("softmax per pixel", "grid 8x8", "U-Net", 0.22),
+    Variant("softmax per patch", "grid 8x8", "U-Net", 0.30),
+    Variant("softmax per frame", "grid 8x8", "U-Net", 0.40),
+    Variant("first frame and residual", "grid 8x8", "U-Net", 0.45),
+    Variant("first frame, warped by the decoder", "grid 8x8", "U-Net", 0.46),
+)
+"""In the order of measurement; the predictions are of 2026-11-30."""
+
+
+class TimeIsUp(Exception):
+    """A stage is not done yet."""
+
+
+def config(stage: str, variant: Variant, seed: int, root: Path, samples: Mapping[str, int]) -> dict[str, Any]:
+    """The config of a stage: that of `BASE` with the variant's network, seed, length and folder."""
+    made = deepcopy(yaml.safe_load((BASE / f"{stage}.yaml").read_text()))
+    options, data, trainer = made["model"]["init_args"], made["data"]["init_args"], made["trainer"]
+    folder = root / variant.folder(stage, seed)
+    kind, layout, motion = LAYOUTS[variant.layout]
+    if stage == "autoencoder":
+        common = {
+            key: value for key, value in options["network"]["init_args"].items() if key not in ("grid", "weights")
+        }
+        options["network"] = {"class_path": kind, "init_args": common | layout | FRAMES[variant.frame]}
+    else:
+        options["network"] = MODELS[variant.model] if stage == "content" else motion
+        options["autoencoder"] = str(root / variant.folder("autoencoder", seed) / "last.ckpt")
+    steps = samples[stage] // data["batch_size"]
+    options["schedule"]["init_args"] = {"warmup_steps": min(200, steps // 10), "decay": "cosine", "total_steps": steps}
+    if "cache_latents" in options:
+        data["train_clips"] = min(data["train_clips"], samples[stage])
+    made["seed_everything"] = seed
+    trainer |= {"max_steps": steps, "val_check_interval": max(1, steps // 4), "default_root_dir": str(folder)}
+    trainer["logger"]["init_args"]["save_dir"] = str(folder)
+    for callback in trainer["callbacks"]:
+        if callback["class_path"] == "LastCheckpoint":
+            callback["init_args"]["folder"] = str(folder)
+    return made
+
+
+class Trainings:
+    """Trains the stages of variants, each once.
+
+    Args:
+        root: The folder of all stages.
+        samples: Clips per stage.
+        deadline: `time.monotonic()` at which training stops.
+    """
+
+    def __init__(self, root: Path, samples: Mapping[str, int], deadline: float) -> None:
+        self.root, self.samples, self.deadline = root, samples, deadline
+
+    def finished(self, stage: str, variant: Variant, seed: int) -> tuple[Path, float]:
+        """The checkpoint of a stage, trained if it is not there yet, and its CPU seconds in all calls.
+
+        Raises:
+            TimeIsUp: It is not done at the deadline.
+            InputError: The training failed.
+        """
+        folder = self.root / variant.folder(stage, seed)
+        checkpoint, clock, path = folder / "last.ckpt", folder / "cpu_seconds.json", folder / "config.yaml"
+        made = config(stage, variant, seed, self.root, self.samples)
+        spent = json.loads(clock.read_text()) if clock.is_file() else 0.0
+        steps, seconds = trained(checkpoint)
+        if steps < made["trainer"]["max_steps"]:
+            left = self.deadline - time.monotonic()
+            if left <= 0:
+                raise TimeIsUp
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(yaml.safe_dump(made, sort_keys=False))
+            limit = ("--trainer.max_time", json.dumps({"seconds": round(seconds + left)}))
+            command = [*COMMAND, "fit", "-c", str(path), "--ckpt_path", "last", *limit]
+            print("$", *command, flush=True)
+            before = children()
+            code = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
+            spent += children() - before
+            clock.write_text(json.dumps(spent))
+            if code:
+                raise InputError(f"{path}: the training ended with code {code}; see its messages")
+            if trained(checkpoint).steps < made["trainer"]["max_steps"]:
+                raise TimeIsUp
+        return checkpoint, spent
+
+
+def children() -> float:
+    """CPU seconds of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def measure(cell: Cell, trainings: Trainings, settings: Settings, guidance: Mapping[str, float]) -> Rows:
+    """The row of a variant with a seed."""
+    [variant] = [variant for variant in VARIANTS if variant.cell.items() <= cell.items()]
+    stages = {stage: trainings.finished(stage, variant, cell["seed"]) for stage in STAGES}
+    pipeline = compose(load_stages(*(str(stages[stage][0]) for stage in STAGES)))
+    pipeline.register_to_config(steps=dict.fromkeys(guidance, settings.curve_steps), guidance=dict(guidance))
+    torch.set_num_threads(1)
+    row = figures(pipeline, settings)
+    row["cpu seconds"] = {stage: round(spent) for stage, (_, spent) in stages.items()}
+    return [row | {"predicted": variant.predicted}]
+
+
+@torch.no_grad()
+def figures(pipeline: CMDPipeline, settings: Settings) -> dict[str, Any]:
+    """What is measured of a trained variant, on held-out clips and captions."""
+    quality = Quality(pipeline, settings, BASE / "content.yaml")
+    natural = quality.content_frames()
+    row: dict[str, Any] = {name: value / natural[name + REAL] for name, value in natural.items() if REAL not in name}
+    for level in ("plain", "mixed"):
+        _, video = clips(pipeline, settings.num, level=level)
+        row[f"psnr {level}"] = psnr(from_uint8(quality.reconstruct(video)), from_uint8(video)).mean().item()
+    scenes, real = clips(pipeline, settings.num, level="plain")
+    captions, expected = [scene.caption for scene in scenes], list(map(Reading.of, scenes))
+    videos = {
+        "reconstructed": quality.reconstruct(real),
+        "true content": generate(pipeline, captions, of=real),
+        "generated": generate(pipeline, captions),
+    }
+    for name, video in videos.items():
+        readings = quality.reader.read(video)
+        row[name] = joint_accuracy(readings, expected)
+        for kind in (True, False):
+            chosen = [i for i, scene in enumerate(scenes) if scene.seen == kind]
+            if name == "generated" and chosen:
+                right = joint_accuracy([readings[i] for i in chosen], [expected[i] for i in chosen])
+                row["generated, seen" if kind else "generated, unseen"] = right
+    return row | {"mixed": quality.generation(motion="middle")}
+
+
+HEAD = (
+    *(
+        "content frame",
+        "motion",
+        "content model",
+        "seeds",
+        "PSNR mixed / plain, dB",
+        "denoising error, of real frames'",
+    ),
+    *("reader: reconstructed", "true content", "generated", "predicted", "Fréchet distance, mixed", "CPU min"),
+)
+
+
+def comparison(rows: Rows) -> str:
+    """The table of what is measured: means over seeds, with the largest deviation of what is generated."""
+    lines = []
+    for variant in VARIANTS:
+        if found := [row for row in rows if variant.cell.items() <= row.items()]:
+
+            def mean(*keys: str, found: Rows = found) -> float:
+                values = [row[keys[0]][keys[1]] if len(keys) > 1 else row[keys[0]] for row in found]
+                return sum(values) / len(values)
+
+            generated = mean("generated")
+            most = max(abs(row["generated"] - generated) for row in found)
+            frechet = sum(row["mixed"]["generated"]["shapes_frechet_distance"] for row in found) / len(found)
+            minutes = "+".join(f"{mean('cpu seconds', stage) / 60:.0f}" for stage in STAGES)
+            lines.append(
+                (
+                    *(variant.frame, variant.layout, variant.model, len(found)),
+                    f"{mean('psnr mixed'):.1f} / {mean('psnr plain'):.1f}",
+                    f"{mean('denoising_error'):.2f}",
+                    *(f"{mean(name):.0%}" for name in ("reconstructed", "true content")),
+                    f"{generated:.0%}" + (f" ± {most:.0%}" if len(found) > 1 else ""),
+                    *(f"{variant.predicted:.0%}", f"{frechet:.1f}", minutes),
+                )
+            )
+    return table(HEAD, lines)
+
+
+def main() -> int:
+    """The command line."""
+    parser = command_line(__doc__)
+    parser.add_argument("--minutes", type=float, default=8.0, help="of training (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds per variant, from 0 (default: %(default)s)")
+    parser.add_argument("--variants", type=int, default=len(VARIANTS), help="only the first ones (default: all)")
+    parser.add_argument("--root", type=Path, default=Path("outputs/content"), help="stages (default: %(default)s)")
+    parser.add_argument("--json", type=Path, default=RESULTS, help="results (default: %(default)s)")
+    parser.add_argument("--table", action="store_true", help="print what is measured; train nothing")
+    options = parser.parse_args()
+    if options.table:
+        print(comparison(read(options.json)["rows"]))
+        return 0
+    settings, guidance = Settings(num=128), {"content": 2.0, "motion": 2.0}
+    record = {"settings": {**vars(settings), "samples": SAMPLES, "guidance": guidance}} | provenance()
+    trainings = Trainings(options.root, SAMPLES, time.monotonic() + 60 * options.minutes)
+    cells = [
+        {**variant.cell, "seed": seed} for seed in range(options.seeds) for variant in VARIANTS[: options.variants]
+    ]
+    try:
+        result = measure_cells(
+            cells, lambda cell: measure(cell, trainings, settings, guidance), record, options.json, options.minutes
+        )
+    except TimeIsUp:
+        print("The time is up; the same command resumes from here.")
+        return 0
+    print(closing(cells, result["rows"]))
+    return 0
+
+
+if __name__ == "__main__":
+    program(main)

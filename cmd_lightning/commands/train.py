@@ -1,0 +1,204 @@
+"""`train`: from a folder of clips to a trained model, its samples and a report; the same command resumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cmd_lightning.errors import InputError, check_at_least
+
+RECORD = "train.json"
+"""What a run was started with, in its folder; a folder without it is not a run, and is left alone."""
+
+HOLD_OUT = 0.1
+"""The part of the clips that nothing is trained on."""
+
+SAMPLING = ("--steps", "50", "--guidance", "content=2,motion=1")
+"""How the model samples where nothing else is asked for."""
+
+SHOWN = 8
+"""Samples, and held-out clips, on the report."""
+
+
+def train(
+    clips: str,
+    *,
+    out: str,
+    captions: str | None = None,
+    classes: bool = False,
+    minutes: float | None = None,
+    steps: int | None = None,
+    size: int = 64,
+    seed: int = 0,
+) -> None:
+    """Train a model on your own clips: pack, train three stages, export, sample, score, and write OUT/report.html.
+
+    The same line resumes an interrupted run; with more --minutes or --steps it continues a finished one. A tenth of
+    the clips is held out for the scores. Each command is printed before it runs, and its config is in OUT, so that
+    you can run and change it yourself.
+
+    Args:
+        clips: Folder of clips (.mp4, .mov, .avi, .mkv, .webm, .gif), or of shards with the splits train and test.
+        out: Folder of the run.
+        captions: Table of the clips as for `shards pack`; the model then learns from its captions.
+        classes: Learn from the classes, not the captions: those of the table, or one per subfolder of CLIPS.
+        minutes: Training time, 60 by default; packing, scores and samples take a few minutes more.
+        steps: Training steps of each stage, in place of a time.
+        size: Side of the square frames in pixels, a multiple of 8.
+        seed: Seed for the choice of held-out clips, for training and for the samples.
+    """
+    if minutes is not None and steps is not None:
+        raise InputError(f"--minutes {minutes:g} and --steps {steps}: give one of the two")
+    if minutes is not None and not 0 < minutes < float("inf"):
+        raise InputError(f"--minutes {minutes:g}: give a positive number")
+    check_at_least(1, steps=1 if steps is None else steps)
+    if size < 16 or size % 8:
+        raise InputError(f"--size {size}: give a multiple of 8, at least 16")
+    if not Path(clips).is_dir():
+        raise InputError(f"CLIPS {clips}: no such folder; give the folder of your clips")
+    if captions is not None and not Path(captions).exists():
+        raise InputError(f"--captions {captions}: no such file; give a table of the clips, or leave it out")
+    settings = {"clips": clips, "captions": captions, "classes": classes, "size": size, "seed": seed}
+    run = open_run(Path(out), settings)
+    pack(run)
+
+    from cmd_lightning.commands.train_configs import write_configs
+    from cmd_lightning.commands.train_page import write_page
+
+    write_configs(run)
+    fit(run, None if steps else minutes or 60, steps)
+    sample(run)
+    print(write_page(run))
+
+
+class Run:
+    """A run: its folder and its record.
+
+    Attributes:
+        folder: All that it writes is in there.
+        settings: What it was started with, by option.
+        facts: What was found out about the clips, and how long its commands took.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], facts: dict[str, Any]) -> None:
+        self.folder, self.settings, self.facts = folder, settings, facts
+
+    def note(self, **facts: Any) -> None:
+        """Adds to the facts and writes the record."""
+        from cmd_lightning.atomic_files import replaced
+
+        self.facts |= facts
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with replaced(self.folder / RECORD) as draft:
+            draft.write_text(json.dumps({"settings": self.settings, "facts": self.facts}, indent=2) + "\n")
+
+    def call(self, *words: object) -> None:
+        """Prints a command, runs it in this process, and notes how long it took."""
+        from cmd_lightning.commands.calls import call
+
+        done = call(*words)
+        self.note(commands=[*self.facts["commands"], done])
+
+
+def open_run(folder: Path, settings: dict[str, Any]) -> Run:
+    """Begins a run in a new or empty folder, or continues one that was started with the same settings."""
+    path = folder / RECORD
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder}: this is a file; give a folder")
+    if not path.is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"--out {folder}: it holds something else than a run; give a new or empty folder")
+        run = Run(folder, settings, {"commands": []})
+        run.note()
+        return run
+    record = json.loads(path.read_text())
+    for name, value in record["settings"].items():
+        if settings[name] != value:
+            raise InputError(
+                f"`{name}` {settings[name]}: the run in {folder} was started with {value}; give that, or another --out"
+            )
+    print(f"{folder}: the run continues", flush=True)
+    return Run(folder, settings, record["facts"])
+
+
+def pack(run: Run) -> None:
+    """Packs the clips, once, and looks at what they are like."""
+    if "splits" in run.facts:
+        return
+    clips, shards = Path(run.settings["clips"]), run.folder / "shards"
+    folders = {"train": clips / "train", "test": clips / "test"}
+    if not all(any(folder.glob("*.tar")) for folder in folders.values()):
+        held_out = split_of(clips, run.settings["captions"])
+        folders = {"train": shards / "train", "test": shards / (held_out or "test")}
+        shutil.rmtree(shards, ignore_errors=True)  # what an interrupted run left
+        table = ("--captions", run.settings["captions"]) if run.settings["captions"] else ()
+        options = () if held_out else ("--hold-out", HOLD_OUT, "--seed", run.settings["seed"])
+        run.call("shards", "pack", "--videos", clips, *table, *options, "--out", shards)
+
+    from cmd_lightning.commands.train_configs import facts_of
+
+    run.note(splits={split: folder.as_posix() for split, folder in folders.items()}, **facts_of(folders, run.settings))
+
+
+def split_of(clips: Path, captions: str | None) -> str | None:
+    """The split of the table that holds clips out, or None where the table has no splits."""
+    from cmd_lightning.data.annotations import read_annotations
+
+    splits = {row.split for row in read_annotations(clips, Path(captions) if captions else None).rows} - {""}
+    if not splits:
+        return None
+    held_out = next((split for split in ("test", "val") if split in splits), None)
+    if held_out is None or "train" not in splits:
+        there = ", ".join(sorted(splits))
+        raise InputError(f"--captions {captions}: its splits are {there}; name them train and test, or give none")
+    return held_out
+
+
+def fit(run: Run, minutes: float | None, steps: int | None) -> None:
+    """Trains the stages: the autoencoder, then content and motion model side by side, or one by one on a GPU."""
+    import torch
+
+    from cmd_lightning.commands import stages
+    from cmd_lightning.commands.train_configs import ROUNDS, SHARES, stage_of
+
+    side_by_side = not torch.cuda.is_available() and (os.cpu_count() or 1) > 1
+    options: list[str] = []
+    if steps is not None:
+        trainer = {"max_steps": steps, "val_check_interval": min(200, steps), "log_every_n_steps": min(10, steps)}
+        options = [word for name, value in trainer.items() for word in (f"--trainer.{name}", str(value))]
+    for names in ROUNDS:
+        for group in [names] if side_by_side else [(name,) for name in names]:
+            pending = {}
+            for name in group:
+                stage, left = stage_of(run.folder, name), None
+                done = stage.trained
+                if minutes is not None:
+                    left = 60 * minutes * SHARES[name] / (1 if side_by_side or len(names) == 1 else 2) - done.seconds
+                started = name == "autoencoder" and stage_of(run.folder, "content").checkpoint.exists()
+                if not started and ((left or 0) > 1 if steps is None else done.steps < steps):
+                    pending[stage] = left
+            if pending:
+                threads = max(1, (os.cpu_count() or 1) // len(pending)) if side_by_side else None
+                run.note(commands=[*run.facts["commands"], *stages.fit(pending, options, threads)])
+
+
+def sample(run: Run) -> None:
+    """Exports the model, scores it on held-out clips, generates samples; those of an earlier call are replaced."""
+    folder, seed = run.folder, run.settings["seed"]
+    for name in ("model", "samples"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    checkpoints = [folder / stage / "last.ckpt" for stage in ("autoencoder", "content", "motion")]
+    run.call("export", *checkpoints, folder / "model", *SAMPLING)
+    run.call("test", "-c", folder / "cmd.yaml")
+    options: tuple[object, ...] = ("--num", SHOWN)
+    if run.facts["condition"] == "captions":
+        prompts = folder / "prompts.txt"
+        prompts.write_text("\n".join(run.facts["prompts"]) + "\n", encoding="utf-8")
+        options = ("--prompts", prompts, "--num", -(-SHOWN // len(run.facts["prompts"])))
+    elif run.facts["condition"] == "classes":
+        shown = run.facts["classes"][:SHOWN]
+        options = ("--class", *range(len(shown)), "--num", -(-SHOWN // len(shown)))
+    run.call("generate", folder / "model", *options, "--seed", seed, "--out", folder / "samples")

@@ -1,0 +1,183 @@
+"""The configs of a `train` run: those of configs/clips64, for the clips and the hardware that there are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cmd_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from cmd_lightning.commands.stages import Stage
+    from cmd_lightning.commands.train import Run
+
+BASE = "clips64"
+STAGES = {
+    "autoencoder": "clip <-> content frame (its first frame) and motion latent",
+    "content": "captions or classes -> content frame",
+    "motion": "content frame -> motion latent",
+}
+"""The stages, in order, and what each learns."""
+
+ROUNDS = (("autoencoder",), ("content", "motion"))
+"""Stages that may train at the same time."""
+
+SHARES = {"autoencoder": 0.3, "content": 0.7, "motion": 0.7}
+"""The part of the training time that a stage has, where those of a round train at the same time."""
+
+FRAMES, FPS = 16, 8.0
+"""Frames of a clip, and frames per second where the clips are long enough."""
+
+TESTED = 64
+"""Held-out clips that are scored."""
+
+SAMPLING_STEPS = 50
+
+GPU: dict[str, dict[str, Any]] = {
+    "autoencoder": {"width": 256, "depth": 4, "heads": 8, "head_dim": 32},
+    "content": {"width": 128, "multipliers": [1, 2, 3], "layers": 2},
+    "motion": {"width": 128, "layers": 2},
+}
+"""Arguments of the networks on a GPU, where they are larger."""
+
+MOST_TOKENS = 77
+"""Of a caption: what a longer one has beyond them is cut."""
+
+
+def stage_of(folder: Path, name: str) -> Stage:
+    """A stage of the run in `folder`."""
+    from cmd_lightning.commands.stages import Stage
+
+    return Stage(name, folder / f"{name}.yaml", folder / name)
+
+
+def facts_of(splits: Mapping[str, Path], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run has to know of its clips.
+
+    Returns:
+        "clips", how many were looked at; "condition", what videos are generated from: "captions", "classes" or
+        "nothing"; "classes", their names; "prompts", some captions of held-out clips; "tokens", of the longest caption;
+        "fps", at which clips are read.
+
+    Raises:
+        InputError: The clips are too short, or have no captions or classes where these are asked for.
+    """
+    from cmd_lightning.data.index import read_index
+    from cmd_lightning.data.survey import survey
+
+    seen, held_out = survey(str(splits["train"]), "CLIPS"), survey(str(splits["test"]), "CLIPS")
+    if seen.frames < FRAMES:
+        raise InputError(
+            f"CLIPS {settings['clips']}: more than a tenth have fewer than {FRAMES} frames; leave the short ones out"
+        )
+    index = read_index(str(splits["train"]))
+    classes = index["classes"] or [str(number) for number in range(index["num_classes"])]
+    if settings["classes"] and not classes:
+        raise InputError("--classes: the clips have no classes; give a table with labels, or a subfolder for each")
+    if settings["captions"] and not settings["classes"] and not (seen.captions or classes):
+        raise InputError(f"--captions {settings['captions']}: no clip has a caption or a label; give a table with some")
+    if settings["classes"] and len(seen.labels) < seen.clips:
+        raise InputError(f"--classes: {seen.clips - len(seen.labels)} of {seen.clips} clips have no class; label them")
+    asked = bool(settings["captions"] or not classes) and not settings["classes"]
+    labelled = classes and len(seen.labels) == seen.clips
+    condition = "captions" if asked and seen.captions else "classes" if labelled else "nothing"
+    return {
+        "clips": seen.clips,
+        "condition": condition,
+        "classes": classes,
+        "prompts": list(dict.fromkeys(held_out.captions or seen.captions))[:8],
+        "tokens": tokens(seen.captions) if condition == "captions" else 0,
+        # A clip is two seconds; of shorter ones as long as nine in ten are, of slow ones every frame.
+        "fps": round(min(seen.fps, max(FPS, FRAMES / seen.seconds)), 3),
+    }
+
+
+def tokens(captions: list[str]) -> int:
+    """Tokens of the longest caption, with the two marks at its ends, at most `MOST_TOKENS`."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    tokenizer = SimpleTokenizer()
+    return min(MOST_TOKENS, max(len(tokenizer.encode(caption)) for caption in set(captions)) + 2)
+
+
+def write_configs(run: Run) -> None:
+    """Writes the configs that are not there yet; one that you have changed stays as it is."""
+    import torch
+
+    from cmd_lightning.commands.derived_configs import write_config
+
+    gpu, folder = torch.cuda.is_available(), run.folder
+    for name, about in STAGES.items():
+        if not (folder / f"{name}.yaml").exists():
+            comments = [f"{name}: {about}", f"  cmd-lightning fit -c {folder.as_posix()}/{name}.yaml --ckpt_path last"]
+            write_config(folder, BASE, name, comments, stage_changes(run, name, gpu))
+    if not (folder / "cmd.yaml").exists():
+        command = f"  cmd-lightning test -c {folder.as_posix()}/cmd.yaml"
+        write_config(folder, BASE, "cmd", ["The three stages, scored on held-out clips.", command], test_changes(run))
+
+
+def stage_changes(run: Run, name: str, gpu: bool) -> dict[str, Any]:
+    """What differs from `BASE` in the config of a stage."""
+    size = run.settings["size"]
+    patch = 8 if size >= 64 else 4
+    patches = {
+        "autoencoder": {"patch_size": patch, "grid": [min(8, size // patch)] * 2},
+        "content": {"patch_size": patch // 2},
+        "motion": {"content_patch_size": patch},
+    }
+    model: dict[str, Any] = {"network": {"init_args": patches[name] | (GPU[name] if gpu else {})}}
+    if name != "autoencoder" and run.facts["condition"] != "classes":
+        model["condition"] = text_encoder(run.facts["tokens"]) if run.facts["condition"] == "captions" else None
+    data = data_of(run) | ({"batch_size": 32, "num_workers": min(8, os.cpu_count() or 1)} if gpu else {})
+    trainer = {
+        "max_steps": 1_000_000,
+        "limit_val_batches": 8,
+        "devices": 1,
+        "logger": [logger("CSVLogger", "log"), logger("TensorBoardLogger", "tensorboard")],
+    }
+    return {
+        "seed_everything": run.settings["seed"],
+        "model": {"init_args": model},
+        "data": {"init_args": data},
+        "trainer": trainer | ({"precision": "bf16-mixed"} if gpu else {}),
+    }
+
+
+def logger(kind: str, folder: str) -> dict[str, Any]:
+    """A logger that writes to a folder of the stage's."""
+    return {"class_path": f"lightning.pytorch.loggers.{kind}", "init_args": {"save_dir": None, "name": folder}}
+
+
+def text_encoder(tokens: int) -> dict[str, Any]:
+    """A small text encoder that learns with the model, for captions of up to so many tokens."""
+    text = {"context_length": tokens, "width": 64, "heads": 2, "layers": 2}
+    return {"class_path": "OpenCLIPTextEncoder", "init_args": {"text_cfg": text}}
+
+
+def data_of(run: Run) -> dict[str, Any]:
+    """The clips and how they are read."""
+    splits = run.facts["splits"]
+    return {
+        "train_shards": splits["train"],
+        "val_shards": splits["test"],
+        "test_shards": splits["test"],
+        "num_frames": FRAMES,
+        "size": run.settings["size"],
+        "stride": None,
+        "fps": run.facts["fps"],
+    }
+
+
+def test_changes(run: Run) -> dict[str, Any]:
+    """What differs from `BASE` in the config of the three stages together."""
+    data = data_of(run) | {"batch_size": 8}
+    trainer = {"limit_test_batches": TESTED // 8, "logger": False, "callbacks": [], "devices": 1}
+    sampling = {"steps": SAMPLING_STEPS}
+    return {
+        "seed_everything": run.settings["seed"],
+        "model": {"init_args": sampling},
+        "data": {"init_args": data},
+        "trainer": trainer,
+    }

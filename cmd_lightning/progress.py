@@ -1,0 +1,44 @@
+"""A line in a terminal that shows that work goes on, how far it is and how long it still takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+
+from tqdm import tqdm
+
+INTERVAL = 0.5
+"""Seconds between two renewals."""
+
+
+@contextmanager
+def progress(text: str, total: int | None = None) -> Iterator[Callable[[int], object]]:
+    """A progress bar on standard error, renewed twice per second however long a step takes; only in a terminal.
+
+    Args:
+        text: What is under way.
+        total: Number of steps; without it, only the time so far is shown.
+
+    Yields:
+        What to call with the number of steps that were done.
+    """
+    form = (
+        "{desc}: {elapsed}"
+        if total is None
+        else "{desc}: {percentage:3.0f} %|{bar}| {n_fmt}/{total_fmt}, {remaining} left"
+    )
+    with tqdm(total=total, desc=text, bar_format=form, leave=False, disable=None, dynamic_ncols=True) as bar:
+        ended = Event()
+
+        def renew() -> None:
+            while not ended.wait(INTERVAL):
+                bar.refresh()
+
+        thread = Thread(target=renew, daemon=True)
+        thread.start()
+        try:
+            yield bar.update
+        finally:
+            ended.set()
+            thread.join()

@@ -1,0 +1,45 @@
+"""Hold clips out of training: a share of each class, chosen by a seed."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from cmd_lightning.data.plan import stable_hash
+from cmd_lightning.errors import InputError
+
+
+def check_share(share: float) -> None:
+    """Raise `InputError` unless a share is between 0 and 1."""
+    if not 0 < share < 1:
+        raise InputError(f"hold_out {share}: give a share between 0 and 1, e.g. 0.1")
+
+
+def held_out(names: Sequence[str], classes: Sequence[str], share: float, seed: int) -> set[int]:
+    """Choose clips to hold out, at random and the same for each share of each class, to one clip.
+
+    Args:
+        names: A name for each clip, from which its place in the order of the draw follows: clips that are added later
+            change little of the choice. Rows with the same name are one clip.
+        classes: The class of each clip; "" for none.
+        share: Share of the clips, between 0 and 1.
+        seed: Seed of the choice.
+
+    Returns:
+        The numbers of the clips: at least one of all clips, and never all clips of a class that has several.
+
+    Raises:
+        InputError: There are fewer than two clips.
+    """
+    members: dict[str, list[str]] = defaultdict(list)
+    for name, kind in dict(zip(reversed(names), reversed(classes), strict=True)).items():
+        members[kind].append(name)
+    if (count := len(set(names))) < 2:
+        raise InputError(f"hold_out {share}: there is {count} usable clip; add some, or leave it out")
+    chosen: set[str] = set()
+    before = after = 0.5  # clips to hold out so far; the fraction is carried from class to class
+    for kind in sorted(members):
+        clips = members[kind] = sorted(members[kind], key=lambda name: stable_hash("hold out", seed, name))
+        before, after = after, after + share * len(clips)
+        chosen.update(clips[: min(int(after) - int(before), len(clips) - 1)])
+    if not chosen:
+        chosen = set(max(members.values(), key=len)[:1])
+    return {number for number, name in enumerate(names) if name in chosen}

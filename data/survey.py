@@ -1,0 +1,78 @@
+"""What the clips of shards are like, from a look at some of them: captions, labels, frame rates, lengths."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median, quantiles
+
+from cmd_lightning.data.cache import ShardCache
+from cmd_lightning.data.clips import BadSample, read_caption, read_facts, read_label, video_of
+from cmd_lightning.data.index import Shard, expand
+from cmd_lightning.data.tar import read_samples
+from cmd_lightning.errors import InputError
+from cmd_lightning.video_file import VideoError
+from cmd_lightning.video_io import VideoReader
+
+MOST = 500
+"""Clips that are looked at."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Facts about clips.
+
+    Attributes:
+        clips: Clips that were looked at.
+        captions: The captions that are not empty, in order.
+        labels: The labels, in order, of clips that have one.
+        fps: Median of the frame rates, in frames per second.
+        seconds: Nine of ten clips are at least this long.
+        frames: Nine of ten clips have at least this many frames.
+    """
+
+    clips: int
+    captions: list[str]
+    labels: list[int]
+    fps: float
+    seconds: float
+    frames: float
+
+
+def survey(shards: str | Sequence[str], option: str = "shards") -> Survey:
+    """Looks at the first `MOST` usable clips of shards, as `expand` takes them; nothing is decoded.
+
+    Raises:
+        InputError: There is no shard, or no usable clip in them. It names the `option`.
+    """
+    found = [look for _, look in zip(range(MOST), _looks(expand(shards, option)), strict=False)]
+    if not found:
+        raise InputError(f"{option} {shards}: no usable clip; `cmd-lightning shards check` counts the reasons")
+    captions, labels, rates, frames = zip(*found, strict=True)
+    seconds = [number / rate for number, rate in zip(frames, rates, strict=True)]
+    return Survey(
+        clips=len(found),
+        captions=[caption for caption in captions if caption],
+        labels=[label for label in labels if label >= 0],
+        fps=median(rates),
+        seconds=_tenth(seconds),
+        frames=_tenth(frames),
+    )
+
+
+def _looks(urls: Sequence[str]) -> Iterator[tuple[str, int, float, int]]:
+    """Caption, label, frames per second and frames of each usable clip."""
+    remote = ShardCache()
+    for url in urls:
+        with Shard(url, 0).open(remote) as file:
+            for sample in read_samples(file, url):
+                try:
+                    members = sample.read()
+                    facts = read_facts(members)
+                    info = VideoReader(video_of(members)).info
+                    yield read_caption(members, facts), read_label(facts), info.fps, info.frames
+                except (BadSample, VideoError):
+                    continue
+
+
+def _tenth(values: Sequence[float]) -> float:
+    """The value that nine of ten reach."""
+    return quantiles(values, n=10, method="inclusive")[0] if len(values) > 1 else values[0]

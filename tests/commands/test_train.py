@@ -1,0 +1,222 @@
+"""`train` at a tiny scale, through the command line: its files, its page, and what it does when called again."""
+
+import csv
+import json
+import math
+import shutil
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from pages import Page
+
+from cmd_lightning.cli import main
+from cmd_lightning.commands import stages, train, train_configs, train_page
+from cmd_lightning.commands.train_configs import facts_of
+from cmd_lightning.data.pack import pack_clips
+from cmd_lightning.video_io import write_video
+
+CAPTIONS = ("a square rises", "a square falls")
+STEPS = 2
+
+
+def write_clips(folder, number=10, frames=20, fps=8.0, size=16):
+    """Clips of a bright square that rises or falls, in turns."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(number):
+        video = torch.zeros(3, frames, size, size, dtype=torch.uint8)
+        for frame in range(frames):
+            row = (frame + index if index % 2 else -frame - index) % (size - 4)
+            video[:, frame, row : row + 4, 4:8] = 200
+        write_video(folder / f"{index}.mp4", video, fps)
+    return folder
+
+
+def write_table(path, number=10, **columns):
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", *columns])
+        writer.writerows([f"{index}.mp4", *(column[index] for column in columns.values())] for index in range(number))
+    return str(path)
+
+
+class InProcess:
+    """Runs the command of a stage at once, in this process, and looks like a process that has ended."""
+
+    commands: list = []  # noqa: RUF012
+
+    def __init__(self, command, stdout, **_):
+        self.commands.append(command)
+        self.returncode = main(command[len(stages.COMMAND) :])
+
+    def poll(self):
+        return self.returncode
+
+    def wait(self):
+        return self.returncode
+
+
+@pytest.fixture(scope="module")
+def in_process():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "subprocess", SimpleNamespace(Popen=InProcess, STDOUT=subprocess.STDOUT))
+        patch.setattr(train, "SAMPLING", ("--steps", "2", "--guidance", "content=2,motion=1"))
+        patch.setattr(train_configs, "SAMPLING_STEPS", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory, in_process):
+    """A folder with clips, their table, and a run of two steps a stage on them."""
+    folder = tmp_path_factory.mktemp("captioned")
+    write_clips(folder / "clips")
+    table = write_table(folder / "clips.csv", caption=[CAPTIONS[index % 2] for index in range(10)])
+    arguments = ["train", str(folder / "clips"), "--captions", table, "--out", str(folder / "run"), "--size", "16"]
+    InProcess.commands = []
+    assert main([*arguments, "--steps", str(STEPS)]) == 0
+    return folder, arguments
+
+
+def test_every_part_of_a_run_is_in_its_folder(captioned):
+    folder, _ = captioned
+    run = folder / "run"
+    assert sorted(path.name for path in folder.iterdir()) == ["clips", "clips.csv", "run"]
+    for name in ("report.html", "scores.json", "train.json", "model/model_index.json", "shards/train/000000.tar"):
+        assert (run / name).is_file(), name
+    for stage in ("autoencoder", "content", "motion"):
+        assert stages.trained(run / stage / "last.ckpt").steps == STEPS
+        assert (run / f"{stage}.yaml").read_text().startswith(f"# {stage}: ")
+    videos = sorted(path.name for path in (run / "samples").glob("*.mp4"))
+    assert len(videos) == train.SHOWN and all(name.startswith("a-square-") for name in videos)
+
+
+def test_the_commands_are_those_that_ran(captioned):
+    folder, _ = captioned
+    commands = [
+        entry["command"] for entry in json.loads((folder / "run" / "train.json").read_text())["facts"]["commands"]
+    ]
+    verbs = [command.split()[1] for command in commands]
+    assert verbs == ["shards", "fit", "fit", "fit", "export", "test", "generate"]
+    assert "--hold-out 0.1" in commands[0]
+    text = Page((folder / "run" / "report.html").read_text()).text
+    assert all(command in text for command in commands)
+
+
+def test_page_shows_scores_samples_and_clips(captioned):
+    run = captioned[0] / "run"
+    page = Page((run / "report.html").read_text())
+    fits, scores, _ = page.tables
+    assert [row[1] for row in fits[1:]] == [str(STEPS)] * 3
+    tests = {entry["metric"]: entry["value"] for entry in json.loads((run / "cmd" / "test.json").read_text())}
+    assert [row[1] for row in scores[1:]] == [
+        f"{tests[name]:.4g}" for name in ("psnr", "psnr_of_mean_frame", "psnr_of_best_frame")
+    ]
+    images = [attributes["src"] for tag, attributes in page.elements if tag == "img"]
+    assert len(images) == train.SHOWN + 1 and all(image.startswith("data:image/gif;base64,") for image in images)
+    assert any(f"{caption} (seed 0)" in page.text for caption in CAPTIONS)
+    labels = [attributes["aria-label"] for tag, attributes in page.elements if tag == "svg"]
+    assert [label.split(":")[0] for label in labels] == ["Autoencoder", "Content model", "Motion model"]
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.elements}
+
+
+def test_the_same_line_continues(captioned, capsys, monkeypatch):
+    folder, arguments = captioned
+    monkeypatch.setattr(train, "sample", lambda run: None)
+    monkeypatch.setattr(train_page, "write_page", lambda run: "")
+    packed = (folder / "run" / "shards" / "train" / "000000.tar").stat().st_mtime_ns
+    config = folder / "run" / "content.yaml"
+    config.write_text(config.read_text().replace("gradient_clip_val: 1.0", "gradient_clip_val: 0.5"))
+    before = len(InProcess.commands)
+    assert main([*arguments, "--steps", str(STEPS)]) == 0
+    assert len(InProcess.commands) == before  # all stages are trained
+    assert "the run continues" in capsys.readouterr().out
+    assert main([*arguments, "--steps", str(STEPS + 1)]) == 0
+    ran = [command[command.index("-c") + 1].rpartition("/")[2] for command in InProcess.commands[before:]]
+    assert ran == ["content.yaml", "motion.yaml"]  # another autoencoder would make them useless
+    assert stages.trained(folder / "run" / "motion" / "last.ckpt").steps == STEPS + 1
+    assert yaml.safe_load(config.read_text())["trainer"]["gradient_clip_val"] == 0.5
+    assert (folder / "run" / "shards" / "train" / "000000.tar").stat().st_mtime_ns == packed
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--size", "24"], "--size 24: the run in {run} was started with 16; give that, or another --out"),
+        (["--seed", "1"], "--seed 1: the run in {run} was started with 0"),
+        (["--minutes", "3", "--steps", "4"], "--minutes 3 and --steps 4: give one of the two"),
+        (["--minutes", "0"], "--minutes 0: give a positive number"),
+        (["--minutes", "nan"], "--minutes nan: give a positive number"),
+        (["--steps", "0"], "--steps 0: must be at least 1"),
+        (["--size", "30"], "--size 30: give a multiple of 8"),
+        (["--captions", "none.csv"], "--captions none.csv: no such file"),
+    ],
+)
+def test_wrong_options_change_nothing(captioned, capsys, options, error):
+    folder, arguments = captioned
+    before = (folder / "run" / "train.json").read_text()
+    assert main([*arguments, *options]) == 2
+    assert error.format(run=folder / "run") in capsys.readouterr().err
+    assert (folder / "run" / "train.json").read_text() == before
+
+
+def test_a_folder_with_something_else_is_left_alone(captioned, tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    arguments = captioned[1]
+    assert main([*arguments[:4], "--out", str(tmp_path)]) == 2
+    assert "--out" in capsys.readouterr().err and (tmp_path / "thesis.tex").exists()
+    assert main(["train", str(tmp_path / "none"), "--out", str(tmp_path / "run")]) == 2
+    assert "CLIPS" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def facts(folder, captions=None, classes=False, **options):
+    """What `train` finds out about the clips in a folder."""
+    pack_clips(folder / "clips", folder / "shards", captions, hold_out=0.2, **options)
+    splits = {split: folder / "shards" / split for split in ("train", "test")}
+    return facts_of(splits, {"clips": "clips", "captions": captions, "classes": classes})
+
+
+def test_class_folders_are_learned_as_classes(tmp_path):
+    for name in ("b", "a"):
+        write_clips(tmp_path / "clips" / name, 5)
+    found = facts(tmp_path)
+    assert (found["condition"], found["classes"], found["fps"]) == ("classes", ["a", "b"], 8.0)
+
+
+def test_a_table_with_both_is_learned_as_captions_unless_classes_are_asked_for(tmp_path):
+    write_clips(tmp_path / "clips")
+    table = write_table(tmp_path / "t.csv", caption=["one thing"] * 10, label=["x", "y"] * 5)
+    assert facts(tmp_path, table)["condition"] == "captions"
+    shutil.rmtree(tmp_path / "shards")
+    found = facts(tmp_path, table, classes=True)
+    assert (found["condition"], found["classes"]) == ("classes", ["x", "y"])
+
+
+def test_clips_without_captions_or_classes_are_learned_all_the_same(tmp_path):
+    write_clips(tmp_path / "clips")
+    assert facts(tmp_path)["condition"] == "nothing"
+
+
+@pytest.mark.parametrize(
+    ("frames", "fps", "expected"),
+    [
+        (20, 8.0, 8.0),  # every frame
+        (100, 25.0, 8.0),  # two seconds of each
+        (25, 25.0, 16.0),  # one second, all of it
+        (40, 4.0, 4.0),  # a slow clip is not repeated
+    ],
+)
+def test_clips_are_read_at_a_rate_that_fits(tmp_path, frames, fps, expected):
+    write_clips(tmp_path / "clips", 6, frames, fps)
+    assert math.isclose(facts(tmp_path)["fps"], expected)
+
+
+def test_clips_that_are_too_short_or_have_no_class_are_rejected(tmp_path):
+    write_clips(tmp_path / "clips", 6, frames=9)
+    with pytest.raises(ValueError, match="more than a tenth have fewer than 16 frames"):
+        facts(tmp_path)
+    write_clips(tmp_path / "more" / "clips", 10)
+    table = write_table(tmp_path / "t.csv", label=["x", ""] * 5)
+    with pytest.raises(ValueError, match="clips have no class"):
+        facts(tmp_path / "more", table, classes=True)
