@@ -258,7 +258,7 @@ def take_any_quantile() -> None:
             self.quantile = self.quantile.to(value)
         return compute(self)
 
-    BootStrapper.compute = cast  # type: ignore[method-assign]
+    BootStrapper.compute = cast  # type: ignore[method-assign]  # that is the patch
 
 
 # diffusers and transformers

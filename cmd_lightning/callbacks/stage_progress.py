@@ -48,7 +48,7 @@ class StageProgress(ProgressBar):
         if self._bars:
             bar = self._bars[0]
             figures = {name: value for name, value in self.get_metrics(trainer, pl_module).items() if name != "v_num"}
-            bar.set_postfix(figures, refresh=False)  # type: ignore[arg-type]  # tqdm formats numbers
+            bar.set_postfix(figures, refresh=False)
             bar.update(trainer.global_step - bar.n)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

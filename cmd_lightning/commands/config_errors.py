@@ -48,8 +48,8 @@ def explain(message: str, classes: Iterable[type]) -> str:
         literals = " ".join(re.findall(r"Literal\[([^]]*)\]", types))
         choices: list[str] = sorted(set(re.findall(r"[\w-]+", literals)))
         names = re.findall(r"(?:<class '|^|, )([\w.]+)", types)
-        what = choices or [name.rpartition(".")[2] for name in names if name not in ("NoneType", "typing.Literal")]
-        return f"{place_of(line[: wrong.start()])} {value}: expected one of {', '.join(what)}"
+        choices = choices or [name.rpartition(".")[2] for name in names if name not in ("NoneType", "typing.Literal")]
+        return f"{place_of(line[: wrong.start()])} {value}: expected one of {', '.join(choices)}"
     return line if len(line) <= LONGEST else line[:LONGEST] + " ..."
 
 
