@@ -118,8 +118,8 @@ class CMDAutoencoder(AutoencoderNetwork):
         weight = self.content_stem.weight
         if len(weight) < weight[0].numel():
             rotation = low_frequencies(self.channels, self.patch_size)[: len(weight)]
-        else:
-            rotation = nn.init.orthogonal_(torch.empty_like(weight.flatten(1)))
+        else:  # in float32: torch has no orthogonal matrices in half precision
+            rotation = nn.init.orthogonal_(torch.empty_like(weight.flatten(1), dtype=torch.float32))
         self.content_stem.weight.copy_(rotation.view_as(self.content_stem.weight))
         self.unpatchify.weight.copy_(rotation.view_as(self.unpatchify.weight))
 
@@ -225,7 +225,7 @@ class CMDAutoencoder(AutoencoderNetwork):
 
 
 def low_frequencies(channels: int, side: int) -> Tensor:
-    """An orthonormal basis of patches `(N, N)`, N = channels · side², low frequencies first: a discrete cosine transform.
+    """An orthonormal basis of patches `(N, N)`, N = channels · side², low frequencies first: a cosine transform.
 
     Over the channels it is a transform too, which for RGB yields the mean and two colour differences; these count as
     less visible, like a frequency that is half a patch higher.
