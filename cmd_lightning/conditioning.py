@@ -219,6 +219,48 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"[\w'-]+", text.lower())
 
 
+class PhraseEncoder(ConditionEncoder):
+    """A learned vector for each word of a small vocabulary in each phrase of a caption; what is pooled is their sum.
+
+    It is for captions of few words and no grammar, from scratch: the vectors tell captions apart from the first step
+    on, where a text tower first has to learn to. Commas separate phrases; words are told apart by their phrase, so that
+    "a red circle, a blue square" is not "a blue circle, a red square". Other words say nothing.
+
+    Args:
+        words: The vocabulary, in lower case.
+        phrases: Phrases with their own vectors; later ones share the last one's.
+        dim: Channels K of the vectors.
+
+    Raises:
+        InputError: A number is less than 1, or a word is given twice.
+    """
+
+    field = "caption"
+
+    def __init__(self, words: list[str], phrases: int = 4, dim: int = 64) -> None:
+        super().__init__()
+        check_positive(phrases=phrases, dim=dim)
+        if twice := [word for i, word in enumerate(words) if word in words[:i]]:
+            raise InputError(f"words {twice[0]}: given more than once; give each word once")
+        self.rows = {word: row for row, word in enumerate(words)}
+        self.phrases, self.dim = phrases, dim
+        self.table = nn.Embedding(phrases * len(words) + 1, dim, padding_idx=0)
+        with torch.no_grad():
+            self.table.weight[1:].normal_(std=0.3)
+
+    def forward(self, values: Sequence[str]) -> Condition:
+        found = [self.found(value) for value in values]
+        length = max(map(len, found), default=0)
+        index = torch.tensor([[*rows, *[0] * (length - len(rows))] for rows in found], device=self.device)
+        return Condition(self.table(index.long()).sum(1))
+
+    def found(self, caption: str) -> list[int]:
+        """The rows of the known words of a caption; 0 is the row of no word."""
+        numbered = enumerate(caption.lower().split(","))
+        words = [(min(i, self.phrases - 1), word) for i, phrase in numbered for word in phrase.split()]
+        return [1 + i * len(self.rows) + self.rows[word] for i, word in words if word in self.rows]
+
+
 def values_of(batch: Mapping[str, Any], encoder: ConditionEncoder | None) -> list[str] | list[int] | int:
     """What the samples of a batch are generated from: captions or labels, or without an encoder how many they are."""
     if encoder is None:
