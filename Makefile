@@ -5,10 +5,14 @@ RUN := $(VENV)/bin/python
 
 .PHONY: demo test test-all lint timings clean
 
-$(VENV)/.installed: setup.cfg pyproject.toml
+$(VENV)/.base: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("cmd-lightning needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; choose another: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet -e .
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.base
 	$(RUN) -m pip install --quiet -e ".[dev]"
 	@touch $@
 

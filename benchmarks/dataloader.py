@@ -86,7 +86,7 @@ def write_clips(folder: Path, settings: Settings, height: int, width: int) -> di
     with ShardWriter(folder, shard_size=50) as writer:
         for number in range(settings.clips):
             data = files[number % len(files)]
-            clips[f"{number // 50:06d}{number % 50:05d}"] = data
+            clips[f"{number // 50:06d}/{number // 50:06d}{number % 50:05d}"] = data  # as the DataModule calls them
             writer.write("mp4", data, f"pattern {number}", {"label": number % 4})
     return clips
 

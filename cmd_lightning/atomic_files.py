@@ -10,14 +10,33 @@ from pathlib import Path
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Give out a temporary name that becomes `path` when the block succeeds, and is removed if it fails."""
-    folder = Path(tempfile.mkdtemp(prefix=".part-", dir=path.parent))
+    """Give out a temporary name that becomes `path` when the block succeeds, and is removed if it fails.
+
+    A file keeps its permissions. A symbolic link stays, and what it leads to is replaced. What is neither a file nor a
+    folder, as a device or a pipe, is never replaced: the bytes are written into it.
+    """
+    through = is_channel(path)
+    target = path if through else Path(os.path.realpath(path))
+    folder = Path(tempfile.mkdtemp(prefix=".part-", dir=None if through else target.parent))
     try:
         temporary = folder / path.name
         yield temporary
-        os.replace(temporary, path)
+        if through:
+            with open(temporary, "rb") as source, open(target, "wb") as channel:
+                shutil.copyfileobj(source, channel)
+            return
+        if target.is_file():
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_channel(path: Path) -> bool:
+    """Whether what is at `path` is written into, and not replaced: a device, a pipe, a socket, an open file."""
+    if path.absolute().parts[:2] in (("/", "dev"), ("/", "proc")):  # /dev/stdout is what it leads to, a file too
+        return True
+    return path.exists() and not (path.is_file() or path.is_dir())
 
 
 def is_same_file(path: Path, descriptor: int) -> bool:

@@ -98,6 +98,9 @@ def train(verb: str, arguments: list[str]) -> None:
         text = files("cmd_lightning").joinpath("templates/training_help.txt").read_text(encoding="utf-8")
         print(text.format(program=PROGRAM, verb=verb, about=TRAINING[verb].capitalize(), config=config), end="")
         return
+    from cmd_lightning.commands.early_checks import check
+
+    check(verb, arguments[1:])
     from cmd_lightning.commands.training import run
 
     with spelling({"ckpt_path": "--ckpt_path"}):

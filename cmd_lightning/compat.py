@@ -8,11 +8,14 @@ The libraries are imported within the functions: `metrics` uses this file, and n
 
 from __future__ import annotations
 
+import functools
 import inspect
+import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -112,6 +115,24 @@ def optional_save_dir() -> Iterator[None]:
     finally:
         for logger, values in before.items():
             logger.__init__.__defaults__ = values
+
+
+@contextmanager
+def without_tips() -> Iterator[None]:
+    """Within the context, Lightning (2.6) does not advertise other products, nor write into our progress bar.
+
+    There is no option for either.
+    """
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith(("💡 Tip:", "`Trainer.fit` stopped: "))
+
+    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    log.addFilter(keep)
+    try:
+        yield
+    finally:
+        log.removeFilter(keep)
 
 
 NO_LENGTH = "Your `IterableDataset` has `__len__` defined"
@@ -221,6 +242,25 @@ def torchmetrics_frechet(mean: Tensor, cov: Tensor, other_mean: Tensor, other_co
     return _compute_fid(mean, cov, other_mean, other_cov)
 
 
+def take_any_quantile() -> None:
+    """Have `BootStrapper` take a tensor of quantiles of any precision.
+
+    torchmetrics (1.9) gives it to `torch.quantile`, which wants the precision of the values; ours are double.
+    """
+    from torchmetrics.wrappers import BootStrapper
+
+    compute = BootStrapper.compute
+
+    @functools.wraps(compute)
+    def cast(self: Any) -> Any:
+        value = self.metrics[0].compute()
+        if isinstance(self.quantile, Tensor) and isinstance(value, Tensor):
+            self.quantile = self.quantile.to(value)
+        return compute(self)
+
+    BootStrapper.compute = cast  # type: ignore[method-assign]  # that is the patch
+
+
 # diffusers and transformers
 
 REPEATED = "_repeated_blocks"
@@ -277,11 +317,17 @@ MISSING_ARGUMENT = r"class_path '([\w.]+)': the following arguments are required
 NESTED_KEY = r'Parser key "([\w.]+)"'
 """Pattern that captures the option that an inner complaint is about."""
 
-WRONG_VALUE = r"Parser key \"(\w+)\": Expected an? (.+?)\. Got value: (.+?)(?: - Expected|$)"
+WRONG_VALUE = r"Parser key \"([\w.]+)\": Expected an? (.+?)\. Got value: (.+?)(?: - Expected|\. Got value|$)"
 """Pattern that captures an option, what it takes, and what was given."""
 
+WRONG_CHOICE = (
+    r"Subtypes: \[((?:(?!Subtypes: ).)+?)\] Errors: (?:(?!Subtypes: ).)+? Given value: (.+?)(?: - Expected|$)"
+)
+"""Pattern that captures the types of which an option takes one, and what was given."""
 
 # PyAV
+
+_PRINTING = Lock()  # the level is of the process
 
 
 def container_crop(container: Any, index: int) -> tuple[int, int, int, int]:
@@ -292,12 +338,13 @@ def container_crop(container: Any, index: int) -> tuple[int, int, int, int]:
     """
     import av.logging
 
-    level = av.logging.get_level()
-    av.logging.set_level(av.logging.INFO)
-    try:
-        text = container.dumps_format()
-    finally:
-        av.logging.set_level(level)
+    with _PRINTING:
+        level = av.logging.get_level()
+        av.logging.set_level(av.logging.INFO)
+        try:
+            text = container.dumps_format()
+        finally:
+            av.logging.set_level(level)
     # Metadata of a file may be any text, but its lines begin otherwise.
     printed = re.split(r"^  Stream #\d+:(\d+)", text, flags=re.MULTILINE)
     own = dict(zip(printed[1::2], printed[2::2], strict=True)).get(str(index), "")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cmd_lightning.compat import container_crop
 from cmd_lightning.errors import InputError, reason
+from cmd_lightning.video_start import Mark, lead_of, without_lost
 from cmd_lightning.viewing import PLAIN, Screen, Viewing, deinterlaced
 
 MAX_DECODED_PIXELS = 2**34  # in a read, wanted or not: half a minute of one core for H.264, five minutes of 1080p
@@ -59,14 +60,6 @@ class _Run(NamedTuple):
     last: int
 
 
-class _Mark(NamedTuple):
-    """What is known of a packet without decoding it."""
-
-    pts: int | None
-    is_key: bool
-    hidden: bool  # decoded for others alone
-
-
 class VideoFile:
     """A video file, open, of which any frames can be decoded.
 
@@ -78,6 +71,7 @@ class VideoFile:
         fps: Mean frame rate in frames per second.
         times: Seconds of each frame from the first where the rate varies; None where frame n is at n / fps, as it
             is taken to be in AVI and in files without times.
+        seen: What is known of the frames that were decoded so far.
 
     Args:
         source: A file that exists, or the bytes of one.
@@ -93,11 +87,13 @@ class VideoFile:
     def __init__(self, source: Path | bytes, name: str, viewing: Viewing = PLAIN) -> None:
         self.name, self._source, self._viewing = name, source, viewing
         self._container: Any = None
+        self._lead = 0  # packets at the start that may build on frames that were cut off
         if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
             raise VideoError(name, "empty file")
         with self._errors("unreadable video"):
             self._open()
             self._screen = Screen(viewing, *self._shape())
+            self.seen = self._screen.seen
             self._walk()
             self._set_rate()
 
@@ -151,16 +147,6 @@ class VideoFile:
                     break
             else:
                 raise VideoError(self.name, "damaged frames", f"{len(left)} cannot be decoded")
-
-    @property
-    def interlaced(self) -> bool:
-        """Whether a frame that was decoded so far is flagged as interlaced."""
-        return self._screen.interlaced
-
-    @property
-    def hdr(self) -> bool:
-        """Whether a frame that was decoded so far is HDR: PQ or HLG."""
-        return self._screen.hdr
 
     def count(self) -> int:
         """Number of frames that can be decoded, by decoding all of them.
@@ -224,7 +210,7 @@ class VideoFile:
     def _walk(self) -> None:
         """Find the frames that can be decoded, their times, and the key frames."""
         marks = [
-            _Mark(packet.pts, packet.is_keyframe, packet.is_discard)
+            Mark(packet.pts, packet.is_keyframe, packet.is_discard)
             for packet in self._container.demux(self._stream)
             if packet.size
         ]
@@ -232,37 +218,23 @@ class VideoFile:
         # AVI keeps no times of presentation; FFmpeg's guesses are wrong where there are B-frames. A GIF's frames build
         # on each other whatever their flags say: it is always read from its start.
         timed = kind != "avi"
-        lead = 0 if kind == "gif" else _lead(marks, timed)
+        self._lead = lead = 0 if kind == "gif" else lead_of(marks, timed)
         if lead * self._pixels > MAX_DECODED_PIXELS:
             raise VideoError(self.name, "too costly", f"{lead} frames would be decoded to find the first")
         if lead and timed:
-            marks = self._without_lost(marks, lead)
+            marks = without_lost(marks, lead, (frame.pts for frame in self._decoded(_START)))
         shown = [mark for mark in marks if not mark.hidden]
         places = {mark.pts: place for place, mark in enumerate(shown)}
         self._places: dict[Any, int] = places if timed and None not in places and len(places) == len(shown) else {}
         self._ticks = sorted(self._places)
         self.frames = self.count() if lead and not self._ticks else len(shown)
+        if lead and not self.frames:
+            raise VideoError(self.name, "damaged frames", "none can be decoded")
         if not self.frames:
             raise VideoError(self.name, "unreadable video", "without frames")
         self._keys = [_START]
         if self._ticks and kind != "gif":
-            self._keys += sorted(_Key(mark.pts, place) for place, mark in enumerate(shown) if mark.is_key)
-
-    def _without_lost(self, marks: list[_Mark], lead: int) -> list[_Mark]:
-        """The packets but for those at the start that cannot be decoded, as they build on frames that were cut off."""
-        first = next((mark.pts for mark in marks if mark.is_key), None)
-        found = set()
-        for frame in self._decoded(_START):
-            if frame.pts is None:
-                continue
-            first = frame.pts if first is None else first
-            if frame.pts >= first:
-                break
-            found.add(frame.pts)
-        kept = [
-            mark for mark in marks[:lead] if mark.pts in found or (None not in (mark.pts, first) and mark.pts >= first)
-        ]
-        return kept + marks[lead:]
+            self._keys += sorted(_Key(time, places[time]) for time in self._ticks if shown[places[time]].is_key)
 
     def _set_rate(self) -> None:
         stream, ticks = self._stream, self._ticks
@@ -327,10 +299,16 @@ class VideoFile:
             else:
                 self._container.seek(key.time, stream=self._stream)
                 self._decoder.flush_buffers()
-            for packet in self._container.demux(self._stream):
+            for place, packet in enumerate(self._container.demux(self._stream)):
                 if wanted and self._decoder.name == "h264":
                     self._decoder.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-                yield from self._decoder.decode(packet)
+                try:
+                    frames = self._decoder.decode(packet)
+                except ValueError:  # PyAV's InvalidDataError
+                    if key is not _START or place >= self._lead:
+                        raise
+                    continue  # it builds on frames that were cut off
+                yield from frames
 
     @contextmanager
     def _errors(self, reason_: Reason) -> Iterator[None]:
@@ -346,19 +324,6 @@ class VideoFile:
 
 def _pixels(stream: Any) -> int:
     return stream.codec_context.width * stream.codec_context.height
-
-
-def _lead(marks: Sequence[_Mark], timed: bool) -> int:
-    """Number of packets at the start of which some may build on frames from before; 0 where none does.
-
-    Those are packets before the first key frame, or, right after it, of frames that are shown before it.
-    """
-    first = next((place for place, mark in enumerate(marks) if mark.is_key), len(marks))
-    end = first + 1
-    if timed and end < len(marks) and (time := marks[first].pts) is not None:
-        while end < len(marks) and ((pts := marks[end].pts) is None or pts < time):
-            end += 1
-    return min(end, len(marks)) if end > 1 else 0
 
 
 def _is_image(source: Path | bytes) -> bool:

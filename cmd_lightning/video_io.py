@@ -14,18 +14,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cmd_lightning.atomic_files import replaced
 from cmd_lightning.errors import InputError
+from cmd_lightning.image_io import read_image
 from cmd_lightning.video_file import VideoError, VideoFile
-from cmd_lightning.viewing import PLAIN, Viewing, over
+from cmd_lightning.viewing import PLAIN, Seen, Viewing
 
 VIDEO_SUFFIXES = ("mp4", "avi", "mkv", "webm", "gif", "mov", "m4v")
 GIF_FPS = 50
-_FRAME_SUFFIXES = (("png",), ("tif", "tiff"))
+FRAME_SUFFIXES = ("png", "tif", "tiff")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class VideoInfo:
         height: Height in pixels, as it is shown.
         interlaced: Whether frames are flagged as interlaced, of those decoded so far.
         hdr: Whether frames are HDR (PQ or HLG), of those decoded so far.
+        transparent: Whether frames have transparent pixels, of those read so far.
     """
 
     frames: int
@@ -47,6 +48,7 @@ class VideoInfo:
     height: int
     interlaced: bool = False
     hdr: bool = False
+    transparent: bool = False
 
 
 class VideoReader:
@@ -86,7 +88,8 @@ class VideoReader:
             VideoError: The first frame cannot be decoded.
         """
         _, _, height, width = self.read([0]).shape
-        return VideoInfo(self.frames, self.fps, width, height, self._file.interlaced, self._file.hdr)
+        seen = self._file.seen
+        return VideoInfo(self.frames, self.fps, width, height, seen.interlaced, seen.hdr, seen.transparent)
 
     def read(
         self, indices: Sequence[int] | None = None, transform: Callable[[Tensor], Tensor] = lambda frame: frame
@@ -127,7 +130,7 @@ class _ImageFolder:
     """A folder of PNG or TIFF frames in natural order, with the interface of a `VideoFile`."""
 
     fps, times = 0.0, None
-    interlaced = hdr = False
+    seen = Seen()
 
     def __init__(self, folder: Path, viewing: Viewing) -> None:
         self._paths, self._viewing = frames_in(folder), viewing
@@ -146,34 +149,8 @@ class _ImageFolder:
 def frames_in(folder: Path) -> list[Path]:
     """The PNG frames of a folder in natural order of their names; where it has none, the TIFF frames."""
     named = sorted(folder.iterdir(), key=lambda path: natural_key(path.name))
-    groups = ([path for path in named if path.suffix[1:] in suffixes] for suffixes in _FRAME_SUFFIXES)
+    groups = ([path for path in named if path.suffix[1:] == suffix] for suffix in FRAME_SUFFIXES)
     return next(filter(None, groups), [])
-
-
-def read_image(path: str | Path, background: str = PLAIN.background) -> Tensor:
-    """Read a still image as it is shown: uint8 RGB (3, H, W), turned as its EXIF data say.
-
-    Args:
-        path: A file in any format that Pillow reads, with 8 or 16 bits or a palette.
-        background: What is behind transparent pixels, as in `Viewing`.
-
-    Raises:
-        VideoError: It cannot be read.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            if image.mode.startswith("I;16"):  # which Pillow would cut off at 255
-                image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
-            if image.mode in ("I", "F"):
-                raise VideoError(str(path), "damaged frames", "32 bits per value; save it with 8 or 16")
-            transparent = image.has_transparency_data
-            shown = over(image.convert("RGBA"), background) if transparent else image.convert("RGB")
-    except (OSError, SyntaxError) as error:  # Pillow's UnidentifiedImageError is the first
-        raise VideoError(str(path), "damaged frames", "not readable as an image") from error
-    return torch.from_numpy(np.array(shown)).permute(2, 0, 1)
 
 
 def natural_key(path: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ filters, and tone mapping is FFmpeg's too.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -18,8 +18,7 @@ from torch import Tensor
 from cmd_lightning.errors import InputError
 
 HDR_TRANSFERS = (16, 18)  # PQ (SMPTE ST 2084) and HLG (ARIB STD-B67), as H.273 numbers them
-_BT2020 = 9  # primaries
-_LATTICE = 33  # points on a side of the table of colours
+_LEVEL = 6  # of a Hald image: 36 levels of red, green and blue
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,10 @@ class Viewing:
         """Check the colour."""
         colour_of(self.background)
 
+    def describe(self) -> dict[str, Any]:
+        """What differs from the default, as plain data for the record of a result: {"viewing": ...}, or nothing."""
+        return {} if self == Viewing() else {"viewing": asdict(self)}
+
 
 def colour_of(name: str) -> tuple[int, int, int]:
     """The red, green and blue of a colour's name or of #rrggbb, each from 0 to 255; `InputError` for others."""
@@ -68,12 +71,26 @@ def over(image: Any, background: str) -> Any:
     return Image.alpha_composite(behind, image).convert("RGB")
 
 
+@dataclass
+class Seen:
+    """What was found in the frames of a stream so far.
+
+    Attributes:
+        interlaced: Whether one was flagged as interlaced.
+        hdr: Whether one had a transfer function of HDR, PQ or HLG.
+        transparent: Whether one that was shown had transparent pixels.
+    """
+
+    interlaced: bool = False
+    hdr: bool = False
+    transparent: bool = False
+
+
 class Screen:
     """Shows decoded frames of one stream.
 
     Attributes:
-        interlaced: Whether a frame so far was flagged as interlaced.
-        hdr: Whether one had a transfer function of HDR, PQ or HLG.
+        seen: What was found in them so far.
 
     Args:
         viewing: What is chosen.
@@ -85,15 +102,16 @@ class Screen:
         import av
 
         self.viewing, self._crop, self._aspect = viewing, crop, aspect
-        self.interlaced = self.hdr = False
+        self.seen = Seen()
         self._reformatter = av.video.reformatter.VideoReformatter()  # one for all frames: each sets up tables
         self._graph: tuple[Any, Any] | None = None
+        self._shown = 0
         self._turn: tuple[bool, list[int]] | None = None
 
     def note(self, frame: Any) -> None:
         """Note what a decoded frame is flagged as."""
-        self.interlaced = self.interlaced or frame.interlaced_frame
-        self.hdr = self.hdr or frame.color_trc in HDR_TRANSFERS
+        self.seen.interlaced |= frame.interlaced_frame
+        self.seen.hdr |= frame.color_trc in HDR_TRANSFERS
 
     def show(self, frame: Any) -> Tensor:
         """A decoded frame as it is shown: uint8 RGB (3, H, W)."""
@@ -108,36 +126,42 @@ class Screen:
         return image.flip(flipped) if flipped else image
 
     def _to_rgb(self, frame: Any, transposed: bool) -> np.ndarray:
-        hdr = self.viewing.tone_map and frame.color_trc in HDR_TRANSFERS
-        table = tone_table(frame.color_trc, frame.color_primaries) if hdr else None
         layout = "rgba" if _may_be_transparent(frame.format) else "rgb24"
-        if any(self._crop) or self._aspect != 1:
-            frame = self._resized(frame, transposed, layout)
+        mapped = self.viewing.tone_map and frame.color_trc in HDR_TRANSFERS
+        if mapped or any(self._crop) or self._aspect != 1:
+            frame = self._filtered(frame, transposed, layout, mapped)
         pixels = self._reformatter.reformat(frame, format=layout, threads=1).to_ndarray()
-        if layout == "rgba":
-            pixels = pixels[..., :3] if pixels[..., 3].min() == 255 else self._over(pixels)
-        return pixels if table is None else _mapped(pixels, table)
+        if layout == "rgb24":
+            return pixels
+        opaque = pixels[..., 3].min() == 255
+        self.seen.transparent |= not opaque
+        return pixels[..., :3] if opaque else self._over(pixels)
 
     def _over(self, pixels: np.ndarray) -> np.ndarray:
         from PIL import Image
 
         return np.array(over(Image.fromarray(pixels), self.viewing.background))
 
-    def _resized(self, frame: Any, transposed: bool, layout: str) -> Any:
-        """The frame cropped, and stretched to square pixels: its width, or its height where it is shown transposed."""
-        kind = _kind_of(frame)
+    def _filtered(self, frame: Any, transposed: bool, layout: str, mapped: bool) -> Any:
+        """The frame cropped, mapped, and stretched to square pixels: in width, or in height where it is transposed."""
+        kind = (*_kind_of(frame), mapped)
         if self._graph is None or self._graph[0] != kind:
             left, right, top, bottom = self._crop
             width, height = frame.width - left - right, frame.height - top - bottom
             shown = (width, int(height / self._aspect)) if transposed else (int(width * self._aspect), height)
-            steps = [
-                ("crop", f"w={width}:h={height}:x={left}:y={top}:exact=1"),
-                ("scale", f"w={max(1, shown[0])}:h={max(1, shown[1])}:flags=bicubic"),
-                ("format", f"pix_fmts={layout}"),
-            ]
-            self._graph = kind, _graph_of(frame, steps)
+            table = tone_table(frame.color_trc, frame.color_primaries) if mapped else None
+            steps = []
+            if any(self._crop):  # of RGB, of which any pixel may be the first
+                steps += [("format", f"pix_fmts={layout}"), ("crop", f"w={width}:h={height}:x={left}:y={top}")]
+            if mapped:
+                steps += [("format", "pix_fmts=rgb48"), ("haldclut", "clut=first")]
+            steps += [("scale", f"w={max(1, shown[0])}:h={max(1, shown[1])}:flags=bicubic")]
+            steps += [("format", f"pix_fmts={layout}")]
+            self._graph = kind, _graph_of(frame, steps, table)
         graph = self._graph[1]
-        graph.vpush(frame)
+        self._shown += 1
+        frame.pts = self._shown  # filters with a table want ascending times
+        graph.push(frame, 0)
         return graph.vpull()
 
 
@@ -178,20 +202,30 @@ def _kind_of(frame: Any) -> tuple[Any, ...]:
     return frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range
 
 
-def _graph_of(frame: Any, steps: Sequence[tuple[str, str]]) -> Any:
-    """A graph of filters, with their options, for frames of the kind of this one."""
+def _graph_of(frame: Any, steps: Sequence[tuple[str, str]], table: Any = None) -> Any:
+    """A graph of filters, with their options, for frames of the kind of this one; haldclut reads the table."""
     import av
 
-    width, height, layout, matrix, extent = _kind_of(frame)
     graph = av.filter.Graph()
     graph.threads = 1
-    source = graph.add(
-        "buffer",
-        f"video_size={width}x{height}:pix_fmt={layout}:time_base=1/1000:colorspace={matrix}:range={extent}",
-    )
-    graph.link_nodes(source, *(graph.add(name, options) for name, options in steps), graph.add("buffersink"))
+    source = _source_of(graph, frame)
+    filters = [graph.add(name, options) for name, options in steps]
+    graph.link_nodes(source, *filters, graph.add("buffersink"))
+    if table is not None:
+        colours = _source_of(graph, table)
+        colours.link_to(filters[[name for name, _ in steps].index("haldclut")], 0, 1)
     graph.configure()
+    if table is not None:
+        colours.push(table)
+        colours.push(None)
     return graph
+
+
+def _source_of(graph: Any, frame: Any) -> Any:
+    width, height, layout, matrix, extent = _kind_of(frame)
+    return graph.add(
+        "buffer", f"video_size={width}x{height}:pix_fmt={layout}:time_base=1/1000:colorspace={matrix}:range={extent}"
+    )
 
 
 def _may_be_transparent(layout: Any) -> bool:
@@ -200,32 +234,27 @@ def _may_be_transparent(layout: Any) -> bool:
 
 @cache
 def tone_table(transfer: int, primaries: int) -> Any:
-    """FFmpeg's tone mapping to BT.709 as a table, for Pillow, of RGB in a transfer function and primaries.
+    """FFmpeg's tone mapping to BT.709, as the frame of colours that its filter haldclut takes.
 
-    FFmpeg (libswscale) computes such a table for each size of frames, for seconds; this one is for all. The peak is
-    that of the transfer function, whatever a file says of its mastering, so that the same light gets the same level in
-    all clips.
+    FFmpeg (libswscale) computes a table for each size of frames, for seconds; this one is for all. The peak is that of
+    the transfer function, whatever a file says of its mastering: the same light gets the same level in all clips.
+
+    Args:
+        transfer: Transfer function of what is mapped, one of `HDR_TRANSFERS`.
+        primaries: Its primaries, as H.273 numbers them; BT.2020 where they are unspecified.
     """
     import av
-    from PIL.ImageFilter import Color3DLUT
 
-    levels = np.linspace(0, 65535, _LATTICE).round().astype(np.uint16)
-    blue, green, red = np.meshgrid(levels, levels, levels, indexing="ij")  # red fastest, as Pillow wants it
-    points = np.stack([red, green, blue], -1).reshape(_LATTICE, -1, 3)
+    levels = np.linspace(0, 65535, _LEVEL**2).round().astype(np.uint16)
+    blue, green, red = np.meshgrid(levels, levels, levels, indexing="ij")  # red fastest
+    points = np.stack([red, green, blue], -1).reshape(_LEVEL**3, _LEVEL**3, 3)
     frame = av.VideoFrame.from_ndarray(points, format="rgb48le")
-    frame.color_range, frame.color_trc = 2, transfer
-    frame.color_primaries = primaries if primaries not in (0, 2) else _BT2020  # reserved, unspecified
+    frame.pts, frame.color_range, frame.color_trc = 0, 2, transfer
+    frame.color_primaries = primaries if primaries not in (0, 2) else 9  # reserved and unspecified; BT.2020
     mapping = "out_primaries=bt709:out_transfer=bt709:intent=perceptual"
-    graph = _graph_of(frame, [("scale", mapping), ("format", "pix_fmts=rgb48le")])
-    graph.vpush(frame)
-    mapped = graph.vpull().to_ndarray().reshape(-1, 3).astype(np.float32) / 65535
-    return Color3DLUT(_LATTICE, mapped.ravel(), target_mode="RGB")
-
-
-def _mapped(pixels: np.ndarray, table: Any) -> np.ndarray:
-    from PIL import Image
-
-    return np.array(Image.fromarray(pixels).filter(table))
+    graph = _graph_of(frame, [("scale", mapping), ("format", "pix_fmts=rgb48")])
+    graph.push(frame)
+    return graph.vpull()
 
 
 def _turn_of(frame: Any) -> tuple[bool, list[int]]:

@@ -28,7 +28,7 @@ def check_shards(
     Returns:
         {"samples": good ones, "bad": {reason: number}, "frames": of the good videos, "seconds": the same,
         "sizes": {"WxH": number of videos}}; where there are such also "empty_captions": number of good samples,
-        "latents": {shapes: number of samples}.
+        "interlaced", "hdr" and "transparent": numbers of videos, "latents": {shapes: number of samples}.
     """
     remote = remote or ShardCache()
     bad: Counter[str] = Counter()
@@ -52,6 +52,9 @@ def check_shards(
     }
     if found.empty_captions:
         report["empty_captions"] = found.empty_captions
+    for name, number, option in _choices(found.videos):
+        report[name] = number
+        progress(f"{number} good videos are {name}: consider {option} in training")
     if found.latents:
         report["latents"] = _counts(found.latents)
     return report
@@ -78,6 +81,17 @@ class _Found:
 
     def remark(self) -> str:
         return f", {self.empty_captions} without a caption" if self.empty_captions else ""
+
+
+def _choices(videos: Sequence[VideoInfo]) -> list[tuple[str, int, str]]:
+    """Where `Viewing` leaves a choice: what videos are, how many of them, and the option for them."""
+    options = {
+        "interlaced": "data.viewing.deinterlace",
+        "hdr": "data.viewing.tone_map",
+        "transparent": "data.viewing.background",
+    }
+    counts = {name: sum(getattr(video, name) for video in videos) for name in options}
+    return [(name, counts[name], option) for name, option in options.items() if counts[name]]
 
 
 def _counts(names: Iterable[str]) -> dict[str, int]:

@@ -15,7 +15,8 @@ from cmd_lightning.data.index import load_index, shard_names
 from cmd_lightning.data.tar import Sample, read_samples
 from cmd_lightning.data.walk import walk
 from cmd_lightning.errors import InputError
-from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoReader, natural_key
+from cmd_lightning.video_io import FRAME_SUFFIXES, VIDEO_SUFFIXES, VideoReader, frames_in, natural_key
+from cmd_lightning.viewing import PLAIN, Viewing
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class ShardFiles(Clips):
 
     kind = "shards"
 
-    def __init__(self, urls: Sequence[str]) -> None:
+    def __init__(self, urls: Sequence[str], viewing: Viewing = PLAIN) -> None:
+        self._viewing = viewing
         skipped: Counter[str] = Counter()
         self._samples: list[tuple[str, Sample]] = []
         for shard in load_index(list(dict.fromkeys(urls))):
@@ -82,7 +84,7 @@ class ShardFiles(Clips):
                 members = replace(sample, file=file).read()
             except BadSample as reason:
                 raise InputError(f"{self.title(index)}: {reason}; fetch or make the shard anew") from reason
-        reader = self._named(index, VideoReader, video_of(members))
+        reader = self._named(index, partial(VideoReader, viewing=self._viewing), video_of(members))
         read = partial(self._named, index, reader.read)
         return OpenClip(reader.frames, reader.fps, read, members, reader.times)
 
@@ -95,16 +97,16 @@ class ShardFiles(Clips):
 
 
 class VideoFolder(Clips):
-    """Video files and folders of PNG frames at any depth; hidden ones and other files are ignored.
+    """Video files and folders of PNG or TIFF frames at any depth; hidden ones and other files are ignored.
 
-    A folder that holds PNGs and no videos is one clip. Clips, like the frames of one, are in natural order (2 before
+    A folder that holds frames and no videos is one clip. Clips, like the frames of one, are in natural order (2 before
     10) of their paths. Two that have the same name but for the suffix are an error: one clip would count twice.
     """
 
     kind = "videos"
 
-    def __init__(self, folder: Path) -> None:
-        self.skipped = {}
+    def __init__(self, folder: Path, viewing: Viewing = PLAIN) -> None:
+        self._viewing, self.skipped = viewing, {}
         found: dict[str, Path] = {}
         for path in _clips_below(folder):
             stem = path if path.is_dir() else path.with_suffix("")
@@ -120,11 +122,11 @@ class VideoFolder(Clips):
 
     def frames(self, index: int) -> int | None:
         path = self._paths[index]
-        return sum(1 for _ in path.glob("*.png")) if path.is_dir() else None  # as VideoReader counts them
+        return len(frames_in(path)) if path.is_dir() else None  # as VideoReader counts them
 
     def open(self, index: int) -> OpenClip:
         path = self._paths[index]
-        reader = VideoReader(path)
+        reader = VideoReader(path, self._viewing)
         stem = path if path.is_dir() else path.with_suffix("")
         companions = {suffix: Path(f"{stem}.{suffix}") for suffix in ("txt", "json")}
         members = {suffix: file.read_bytes() for suffix, file in companions.items() if file.is_file()}
@@ -137,5 +139,5 @@ def _clips_below(folder: Path) -> Iterator[Path]:
         videos = [path for path in here if path.suffix[1:].lower() in VIDEO_SUFFIXES]
         if videos:
             yield from videos
-        elif any(path.suffix == ".png" for path in here):
+        elif any(path.suffix[1:] in FRAME_SUFFIXES for path in here):
             yield place

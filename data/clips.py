@@ -15,6 +15,7 @@ from cmd_lightning.data.gif import has_pixels
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoReader
+from cmd_lightning.viewing import PLAIN, Viewing
 
 CAPTION_FACTS = ("caption", "captions", "text", "prompt", "description", "condition")
 """Entries of a sample's json that may hold its caption, the first choice first."""
@@ -46,6 +47,7 @@ class ClipLoader:
         stride: Instead, take every stride-th frame of the source.
         random_start: Draw where the clip begins; otherwise at the first frame.
         random_crop: Draw where it is cropped; otherwise in the middle.
+        viewing: How frames are shown where the file leaves a choice.
     """
 
     num_frames: int
@@ -54,6 +56,7 @@ class ClipLoader:
     stride: int | None = None
     random_start: bool = False
     random_crop: bool = False
+    viewing: Viewing = PLAIN
 
     def __call__(self, sample: dict[str, Any], draw: int, epoch: int = 0) -> dict[str, Any]:
         """Decode a sample; see `SampleLoader`. The epoch does not matter, as each has another draw.
@@ -66,7 +69,7 @@ class ClipLoader:
         label = read_label(facts)
         data = video_of(sample)
         try:
-            reader = VideoReader(data)
+            reader = VideoReader(data, self.viewing)
             step = reader.fps / self.fps if self.fps else self.stride or 1
             times = reader.times if self.fps else None
             start = chance if self.random_start else None

@@ -18,7 +18,7 @@ def held_out(names: Sequence[str], classes: Sequence[str], share: float, seed: i
 
     Args:
         names: A name for each clip, from which its place in the order of the draw follows: clips that are added later
-            change little of the choice.
+            change little of the choice. Rows with the same name are one clip.
         classes: The class of each clip; "" for none.
         share: Share of the clips, between 0 and 1.
         seed: Seed of the choice.
@@ -29,18 +29,17 @@ def held_out(names: Sequence[str], classes: Sequence[str], share: float, seed: i
     Raises:
         InputError: There are fewer than two clips.
     """
-    if len(names) < 2:
-        raise InputError(f"hold_out {share}: there is {len(names)} usable clip; add some, or leave it out")
-    members: dict[str, list[int]] = defaultdict(list)
-    for number, name in enumerate(classes):
-        members[name].append(number)
-    chosen: set[int] = set()
-    before = after = 0.5  # clips to hold out so far, of which the fraction is carried from class to class
-    for name in sorted(members):
-        clips = sorted(members[name], key=lambda number: stable_hash("hold out", seed, names[number]))
+    members: dict[str, list[str]] = defaultdict(list)
+    for name, kind in dict(zip(reversed(names), reversed(classes), strict=True)).items():
+        members[kind].append(name)
+    if (count := len(set(names))) < 2:
+        raise InputError(f"hold_out {share}: there is {count} usable clip; add some, or leave it out")
+    chosen: set[str] = set()
+    before = after = 0.5  # clips to hold out so far; the fraction is carried from class to class
+    for kind in sorted(members):
+        clips = members[kind] = sorted(members[kind], key=lambda name: stable_hash("hold out", seed, name))
         before, after = after, after + share * len(clips)
         chosen.update(clips[: min(int(after) - int(before), len(clips) - 1)])
     if not chosen:
-        largest = max(sorted(members), key=lambda name: len(members[name]))
-        chosen = {min(members[largest], key=lambda number: stable_hash("hold out", seed, names[number]))}
-    return chosen
+        chosen = set(max(members.values(), key=len)[:1])
+    return {number for number, name in enumerate(names) if name in chosen}

@@ -113,10 +113,14 @@ def expand(shards: str | Sequence[str], option: str = "shards", *, allow_command
 
 def _missing(path: str) -> str:
     """What is wrong with a path without shards, and what there is near it."""
-    inside, beside = _splits(Path(path)), _splits(Path(path).parent)
+    folder = Path(path).parent if ".tar" in Path(path).name else Path(path)
+    if folder.is_dir():
+        inside, beside = _splits(Path(path)), []
+    else:
+        inside, beside = [], _splits(folder.parent)
     if inside:
         return f"no shards in this folder, but in its splits; give {' or '.join(map(str, inside))}"
-    if beside and not Path(path).suffix:
+    if beside:
         return f"no such split; there are {' and '.join(map(str, beside))}"
     return "no such shard; check the path or run `shards pack`"
 

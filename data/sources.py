@@ -22,10 +22,11 @@ from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.stream import describe
 from cmd_lightning.errors import InputError, check_positive
 from cmd_lightning.video_io import VIDEO_SUFFIXES, natural_key
+from cmd_lightning.viewing import PLAIN, Viewing
 
 KINDS = (
     f".tar shards (path, glob, {{000..009}} or folder), a folder of videos ({', '.join(VIDEO_SUFFIXES)}) "
-    f"or of folders of PNG frames, an array ({', '.join(ARRAY_SUFFIXES)})"
+    f"or of folders of PNG or TIFF frames, an array ({', '.join(ARRAY_SUFFIXES)})"
 )
 
 
@@ -44,6 +45,7 @@ class Selection:
             path), which is what StyleGAN-V takes (of UCF-101 they show 15 of the 101 classes).
         seed: Of the choice and of the beginnings.
         layout: Axes of an array, "NTHWC", "NCTHW" or "NTCHW"; None finds them by the one of size 3.
+        viewing: How interlaced, HDR and transparent frames are shown.
 
     Raises:
         InputError: A value is out of range, or stride and fps are both given.
@@ -58,6 +60,7 @@ class Selection:
     choose: Literal["random", "first"] = "random"
     seed: int = 0
     layout: str | None = None
+    viewing: Viewing = PLAIN
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -182,7 +185,7 @@ class ClipSource(Dataset):
             "random_start": asked.random_start,
             "seed": asked.seed,
             "skipped": dict(self.skipped),
-        }
+        } | asked.viewing.describe()
 
     def _load(self, index: int) -> dict[str, Any]:
         key, title, clip = self._clips.keys[index], self._clips.title(index), self._clips.open(index)
@@ -205,7 +208,7 @@ def open_source(path: str | Path, selection: Selection) -> ClipSource:
 
     Args:
         path: Local shards (a .tar, glob, brace range, or folder that holds some); a folder with videos and folders of
-            PNG frames at any depth, or of PNG frames; an array of clips (.npy, or .pt and .pth with a tensor).
+            frames (PNG or TIFF) at any depth, or of frames; an array of clips (.npy, or .pt and .pth with a tensor).
         selection: Which clips and frames.
 
     Raises:
@@ -218,8 +221,9 @@ def open_source(path: str | Path, selection: Selection) -> ClipSource:
     if place.suffix in ARRAY_SUFFIXES and place.is_file():
         return ClipSource(text, selection, ArrayFile(place, selection.layout))
     if place.is_dir() and not any(place.glob("*.tar")):
-        return ClipSource(text, selection, VideoFolder(place))
+        return ClipSource(text, selection, VideoFolder(place, selection.viewing))
     if place.is_dir() or ".tar" in place.name:
-        return ClipSource(text, selection, ShardFiles(sorted(expand(text), key=natural_key)))
+        urls = sorted(expand(text), key=natural_key)
+        return ClipSource(text, selection, ShardFiles(urls, selection.viewing))
     problem = "cannot be read as clips" if place.exists() else "no such file or folder"
     raise InputError(f"{text}: {problem}; there are {KINDS}")

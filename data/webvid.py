@@ -8,6 +8,7 @@ from cmd_lightning.data.clips import ClipLoader
 from cmd_lightning.data.shard_module import ShardDataModule
 from cmd_lightning.errors import InputError, check_positive
 from cmd_lightning.video_file import MAX_FRAME_PIXELS
+from cmd_lightning.viewing import PLAIN, Viewing
 
 
 class WebVidDataModule(ShardDataModule):
@@ -25,6 +26,7 @@ class WebVidDataModule(ShardDataModule):
         fps: Frames per second at which clips are sampled; give this or stride.
         stride: Distance of a clip's frames in source frames; 1 if fps is not given either.
         crop: Where training crops to the size; "random" draws it for each clip.
+        viewing: How interlaced, HDR and transparent frames are shown.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class WebVidDataModule(ShardDataModule):
         shuffle_buffer: int = 100,
         max_bad_share: float = 0.1,
         remote: ShardCache | None = None,
+        viewing: Viewing = PLAIN,
     ) -> None:
         super().__init__(
             train_shards, val_shards, test_shards, batch_size, num_workers, seed, shuffle_buffer, max_bad_share, remote
@@ -62,6 +65,7 @@ class WebVidDataModule(ShardDataModule):
             )
         self.num_frames, self.size, self.crop = num_frames, (sides[0], sides[1]), crop
         self.fps, self.stride = fps, stride or (None if fps else 1)
+        self.viewing = viewing
 
     def clip_loader(self, *, training: bool) -> ClipLoader:
         """Decodes a clip: drawn in training, else the first frames and the middle."""
@@ -72,9 +76,10 @@ class WebVidDataModule(ShardDataModule):
             stride=self.stride,
             random_start=training,
             random_crop=training and self.crop == "random",
+            viewing=self.viewing,
         )
 
     def describe(self) -> dict[str, Any]:
         """What the test clips are, as plain data for the record of a result."""
         clip = {"frames": self.num_frames, "size": list(self.size), "stride": self.stride, "fps": self.fps}
-        return super().describe() | clip | {"start": "first frame"}
+        return super().describe() | clip | {"start": "first frame"} | self.viewing.describe()

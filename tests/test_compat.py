@@ -1,11 +1,13 @@
 """Each test shows a fault of a library, or what it offers only privately: when it fails, the workaround can go."""
 
 import inspect
+import io
 import os
 import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
 
+import av
 import pytest
 import torch
 from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
@@ -30,6 +32,7 @@ from transformers import PreTrainedModel
 
 from cmd_lightning import compat
 from cmd_lightning.commands.config_errors import first_match
+from cmd_lightning.video_io import mp4_bytes
 
 
 def trainer(folder, **options):
@@ -372,3 +375,18 @@ def test_jsonargparse_complains_in_text(kind, given, pattern, found):
         parser.parse_args(given)
     assert first_match([pattern], " ".join(str(caught.value).split())) == found
     assert set(vars(caught.value)) == {"argument_name", "message"}
+
+
+# PyAV
+
+
+def test_pyav_tells_of_a_containers_crop_in_print_alone():
+    """That what is printed is read right is shown in test_frame_geometry.py."""
+    named = public(av.VideoStream) + public(av.video.codeccontext.VideoCodecContext) + public(av.VideoFrame)
+    assert not [name for name in named if "crop" in name]
+    assert "side_data" not in public(av.VideoStream)
+    level = av.logging.get_level()
+    with av.open(io.BytesIO(mp4_bytes(torch.zeros(3, 2, 16, 16, dtype=torch.uint8), 8))) as container:
+        assert compat.container_crop(container, 0) == (0, 0, 0, 0)
+        assert "Stream #0:0" not in container.dumps_format()  # without the level
+    assert av.logging.get_level() == level

@@ -49,6 +49,7 @@ class LastCheckpoint(Checkpoint):
         self.folder = folder
         self.every_n_steps = every_n_steps
         self._own: Path | None = None  # the file that is of this fit
+        self._trainer: Trainer | None = None
         self._saved = 0
         self._last_step = 0
         self._whole = True  # no gradients wait for a step that is still to come
@@ -59,8 +60,16 @@ class LastCheckpoint(Checkpoint):
         """The file that the callback writes in a run of `trainer`."""
         return Path(self.folder or trainer.default_root_dir, "last.ckpt")
 
+    @property
+    def best_model_path(self) -> str:
+        """The path of `ckpt_path: best`, which Lightning asks the first checkpoint callback for: another one's."""
+        callbacks = getattr(self._trainer, "checkpoint_callbacks", ())
+        found = (getattr(other, "best_model_path", "") for other in callbacks if other is not self)
+        return next((path for path in found if path), "")
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Has the Trainer write and read whole checkpoints; strategies with files of their own keep theirs."""
+        self._trainer = trainer
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpointIO()
         self._signal = 0

@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from cmd_lightning.atomic_files import replaced
 from cmd_lightning.video_io import write_video
 
 
@@ -42,9 +43,10 @@ class VideoWriter(BasePredictionWriter):
             path = folder / f"{safe_path(key)}.mp4"
             fps: float = pl_module.fps  # type: ignore[assignment]  # torch types attributes as Tensor | Module
             write_video(path, prediction["video"][i].cpu(), fps)
-            about = {name: prediction[name][i] for name in ("caption", "seed") if name in prediction}
+            about: dict[str, Any] = {name: prediction[name][i] for name in ("caption", "seed") if name in prediction}
             about |= {"label": int(prediction["label"][i])} if "label" in prediction else {}
-            path.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")
+            with replaced(path.with_suffix(".json")) as draft:
+                draft.write_text(json.dumps(about, indent=2) + "\n")
 
 
 def safe_path(key: str) -> str:

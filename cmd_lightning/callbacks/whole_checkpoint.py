@@ -43,7 +43,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         if storage_options is not None or not isinstance(get_filesystem(path), LocalFileSystem):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        path = Path(path)
+        path = Path(os.path.realpath(path))  # a link stays, and leads to the new file
         part = path.with_name(f".{path.name}.part")
         before = f"the one before is intact: `ckpt_path` {path}; " if path.is_file() else ""
         try:

@@ -33,11 +33,36 @@ def explain(message: str, classes: Iterable[type]) -> str:
         return f"{path}: {owner.rpartition('.')[2]} needs it, and none is given; add --{path} with {what}"
     if wrong := re.search(compat.WRONG_VALUE, line):
         key, expected, value = wrong.groups()
-        return f"{key} {value}: expected {re.sub(r'typing[.]|<class |>', '', expected)}"
-    if (unknown := first_match(compat.UNKNOWN_CLASS, line)) and unknown.rpartition(".")[2] not in by_name:
-        own = "a class of your own needs its module: --import my_package.module"
-        return f"class_path {unknown}: there is no such class; {nearest(unknown.rpartition('.')[2], by_name, own)}"
+        return (
+            f"{place_of(line[: wrong.start()], key)} {value}: expected {re.sub(r'typing[.]|<class |>', '', expected)}"
+        )
+    if unknown := first_match(compat.UNKNOWN_CLASS, line):
+        name = unknown.rpartition(".")[2]
+        if name not in by_name:
+            own = "a class of your own needs its module: --import my_package.module"
+            return f"class_path {unknown}: there is no such class; {nearest(name, by_name, own)}"
+        place = place_of(line.partition(unknown)[0])
+        return f"{place} {unknown}: {kind_of(by_name[name])} does not fit there; give another class"
+    if wrong := re.search(compat.WRONG_CHOICE, line):
+        types, value = wrong.groups()
+        literals = " ".join(re.findall(r"Literal\[([^]]*)\]", types))
+        choices: list[str] = sorted(set(re.findall(r"[\w-]+", literals)))
+        names = re.findall(r"(?:<class '|^|, )([\w.]+)", types)
+        choices = choices or [name.rpartition(".")[2] for name in names if name not in ("NoneType", "typing.Literal")]
+        return f"{place_of(line[: wrong.start()])} {value}: expected one of {', '.join(choices)}"
     return line if len(line) <= LONGEST else line[:LONGEST] + " ..."
+
+
+def place_of(text: str, *more: str) -> str:
+    """The option that the complaints of `text` are about, each within the one before."""
+    return ".".join([*re.findall(compat.NESTED_KEY, text), *more])
+
+
+def kind_of(cls: type) -> str:
+    """What a class is, for people: a contract that it fulfils, or itself."""
+    contracts = [base.__name__ for base in cls.__mro__[1:] if base.__module__.endswith(".contracts")]
+    kind = contracts[0] if contracts else cls.__name__
+    return f"{'an' if kind[0] in 'AEIOU' else 'a'} {kind}"
 
 
 def first_match(patterns: Iterable[str], line: str) -> str | None:

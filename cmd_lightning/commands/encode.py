@@ -33,6 +33,9 @@ def encode(
     fps: float | None = None,
     stride: int | None = None,
     crop: Literal["center", "random"] = "center",
+    deinterlace: bool = False,
+    tone_map: bool = False,
+    background: str = "white",
     evaluation: bool = False,
     clips_per_video: int = 1,
     dtype: Literal["float16", "bfloat16", "float32"] = "float16",
@@ -65,6 +68,9 @@ def encode(
         fps: Frames per second at which clips are sampled, as data.fps in training.
         stride: Take every STRIDE-th frame instead, as data.stride in training (default: 1).
         crop: Where clips are cropped to the size; random draws it for each.
+        deinterlace: Rebuild the missing lines of frames that are flagged as interlaced.
+        tone_map: Map HDR frames (PQ and HLG) to ordinary video.
+        background: Colour behind transparent pixels, a name or #rrggbb.
         evaluation: Clips as validation and testing see them: from the first frame, cropped in the middle, and the mean
             of a VAE's posterior in place of a draw.
         clips_per_video: Clips of a video, for as many epochs before the first comes again.
@@ -105,7 +111,9 @@ def encode(
     from cmd_lightning.data.webvid import WebVidDataModule
     from cmd_lightning.pretrained_text import open_text_encoder
     from cmd_lightning.provenance import fingerprint, provenance
+    from cmd_lightning.viewing import Viewing
 
+    viewing = Viewing(deinterlace, tone_map, background)
     remote = ShardCache(allow_commands=allow_commands)
     urls = expand(shards, allow_commands=allow_commands)
     names, classes = names_of(urls), read_classes(urls, remote)
@@ -124,12 +132,13 @@ def encode(
     encoders = {encoder.fingerprint: encoder for encoder in map(open_text_encoder, text or [])}
     # Checked, and read, as in training.
     videos = WebVidDataModule(
-        num_frames=16 if frames is None else frames, size=sides, fps=fps, stride=stride, crop=crop
+        num_frames=16 if frames is None else frames, size=sides, fps=fps, stride=stride, crop=crop, viewing=viewing
     )
     settings = made_by | {
         "text": sorted(encoders),
         **{"frames": videos.num_frames, "size": list(videos.size), "fps": videos.fps, "stride": videos.stride},
         **{"crop": crop, "evaluation": evaluation, "seed": seed, "clips_per_video": clips_per_video},
+        "viewing": viewing.describe().get("viewing"),
         **{"dtype": dtype, "precision": precision, "sources": names},
     }
     given = {"autoencoder": autoencoder, "vae": vae, "variant": variant, "revision": revision, "text": text}

@@ -38,6 +38,9 @@ def evaluate(
     choose: Literal["random", "first"] = "random",
     random_start: bool = False,
     layout: str | None = None,
+    deinterlace: bool = False,
+    tone_map: bool = False,
+    background: str = "white",
     prompts: str | None = None,
     statistics: str | None = None,
     save_statistics: str | None = None,
@@ -70,6 +73,9 @@ def evaluate(
         choose: Which clips if there are more than num: drawn by the seed, or the first by name.
         random_start: Begin real clips at a frame drawn by the seed, not at the first.
         layout: Axes of an array, as NTHWC, where they cannot be told from its shape.
+        deinterlace: Rebuild the missing lines of frames that are flagged as interlaced.
+        tone_map: Map HDR frames (PQ and HLG) to ordinary video.
+        background: Colour behind transparent pixels, a name or #rrggbb.
         prompts: Text file with a caption per line for the generated clips, in order of their names.
         statistics: Statistics of real clips that --save-statistics wrote, in place of --real.
         save_statistics: Save those of the real clips to this .safetensors file.
@@ -101,14 +107,18 @@ def evaluate(
         from cmd_lightning.data.sources import Selection, open_source
         from cmd_lightning.metrics.statistics import describe_statistics
         from cmd_lightning.metrics.suite import MetricSuite
+        from cmd_lightning.viewing import Viewing
 
     step = stride if fps else stride or 1
+    viewing = Viewing(deinterlace, tone_map, background)
     reading: dict[str, Any] = {"frames": frames, "stride": step, "fps": fps, "size": pixels(size)}
     sources = {}
     for side, path in (("real", real), ("fake", fake)):
         if path is not None:
             starts = random_start and side == "real"
-            selection = Selection(**reading, num=num, choose=choose, random_start=starts, seed=seed, layout=layout)
+            selection = Selection(
+                **reading, viewing=viewing, num=num, choose=choose, random_start=starts, seed=seed, layout=layout
+            )
             sources[side] = open_source(path, selection)
     captions = captions_of(prompts, sources.get("fake"))
     ignored = warnings.catch_warnings(action="ignore", category=UserWarning)  # of weights: their records have them
@@ -129,7 +139,7 @@ def evaluate(
     rates = [side["fps"] for side in about.values() if side["fps"]]
     evaluation = Evaluation(
         suite,
-        reading,
+        reading | viewing.describe(),
         fps=rates[0] if rates and stride is None else None,
         load_from=statistics,
         save_to=save_statistics,

@@ -33,6 +33,7 @@ def generate(
     prompts: str | None = None,
     class_: list[int] | None = None,
     image: list[str] | None = None,
+    background: str = "white",
     num: int = 1,
     seed: int = 0,
     steps: dict[str, int] | None = None,
@@ -53,6 +54,7 @@ def generate(
         prompts: Text file with a caption per line; blank lines do not count.
         class_: Class ids, for a model of classes.
         image: Images to set in motion, resized and cropped to the model's size.
+        background: Colour behind transparent pixels of images, a name or #rrggbb.
         num: Videos for each prompt, class or image.
         seed: Seed of the first video of each; the others count up.
         steps: Denoising steps, by default the model's own, else 50 for content and 100 for motion.
@@ -93,7 +95,7 @@ def generate(
         pipeline.use_frame_decoder(decoder.to(pipeline.dtype))
     if compile_:
         pipeline.compile_networks()
-    fitted = [fit_image(read_picture(path), pipeline.size) for path in image or []]
+    fitted = [fit_image(read_picture(path, background), pipeline.size) for path in image or []]
     count = max(len(values), len(fitted))
     jobs = [(i, seed + copy) for i in range(count) for copy in range(num)]
     stages: tuple[Literal["content", "motion"], ...] = ("motion",) if fitted else ("content", "motion")
@@ -195,8 +197,8 @@ def add_lora(pipeline: CMDPipeline, path: Path) -> None:
 
 def read_picture(path: str, background: str = "white") -> Tensor:
     """An image file as `(3, H, W)` in [-1, 1]."""
+    from cmd_lightning.image_io import read_image
     from cmd_lightning.latent_space import from_uint8
-    from cmd_lightning.video_io import read_image
 
     try:
         return from_uint8(read_image(path, background))

@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 
 
 def reconstruct(
-    model: str, clips: list[str], *, out: str = "outputs/reconstruct", stride: int = 1, json: str | None = None
+    model: str,
+    clips: list[str],
+    *,
+    out: str = "outputs/reconstruct",
+    stride: int = 1,
+    deinterlace: bool = False,
+    tone_map: bool = False,
+    background: str = "white",
+    json: str | None = None,
 ) -> None:
     """Writes DIR/<clip>-reconstruction.mp4, and .gif beside original and content frame; prints the PSNR of each.
 
@@ -34,6 +42,9 @@ def reconstruct(
         clips: Videos; the first frames of each are taken, resized and cropped to the model's size.
         out: Folder for the results.
         stride: Distance of the clip's frames in source frames.
+        deinterlace: Rebuild the missing lines of frames that are flagged as interlaced.
+        tone_map: Map HDR frames (PQ and HLG) to ordinary video.
+        background: Colour behind transparent pixels, a name or #rrggbb.
         json: Write the scores to this file; - is standard output, with nothing else on it.
     """
     check_positive(stride=stride)
@@ -51,14 +62,16 @@ def reconstruct(
         from cmd_lightning.latent_space import from_uint8, to_uint8
         from cmd_lightning.metrics.content_naturalness import REAL, ContentNaturalness
         from cmd_lightning.metrics.reconstruction import scores
+        from cmd_lightning.viewing import Viewing
 
+        viewing = Viewing(deinterlace, tone_map, background)
         pipeline = open_autoencoder(model) if Path(model).is_file() else open_model(model)
     frames, space = pipeline.config.video_shape[1], pipeline.latent_space
     naturalness, told = ContentNaturalness(), sys.stderr if json == "-" else sys.stdout
     rows: list[dict[str, Any]] = []
     written: set[Path] = set()
     for clip in clips:
-        source = video_io.read_video(clip, range(0, frames * stride, stride))
+        source = video_io.read_video(clip, range(0, frames * stride, stride), viewing)
         video = from_uint8(resize_and_crop(source, pipeline.size))[None].to(pipeline.device)
         with torch.no_grad():
             content, motion = pipeline.encode(video)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pydoc
+import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,20 +15,23 @@ from diffusers import ConfigMixin
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
 from lightning.pytorch.accelerators import Accelerator
-from lightning.pytorch.callbacks import Callback, LambdaCallback
+from lightning.pytorch.callbacks import Callback, LambdaCallback, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import LayerSync, Precision
 from lightning.pytorch.profilers import Profiler
-from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import nn, optim
 
 from cmd_lightning import callbacks, components, conditioning, diffusion, latent_space, pretrained_text, zoo
 from cmd_lightning.callbacks import LastCheckpoint
-from cmd_lightning.commands.config_errors import explain
-from cmd_lightning.compat import NoOptionsFromCheckpoint, optional_save_dir, worker_died
+from cmd_lightning.callbacks.stage_progress import StageProgress, count, stage_name
+from cmd_lightning.cli import PROGRAM
+from cmd_lightning.commands.config_errors import explain, place_of
+from cmd_lightning.commands.next_steps import next_commands
+from cmd_lightning.compat import TREESPEC, NoOptionsFromCheckpoint, optional_save_dir, without_tips, worker_died
 from cmd_lightning.components import checkpoints, schedules
 from cmd_lightning.conditioning import ConditionEncoder
 from cmd_lightning.data import latents, webvid
@@ -60,10 +65,11 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Sets defaults that hold for every config."""
-        parser.set_defaults({"seed_everything": 0})
+        parser.set_defaults({"seed_everything": 0, "trainer.enable_model_summary": False})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses `args`, and not the process's own command line."""
+        self.words: list[str] = list(args or [])
         self.config = parser.parse_args(args)  # type: ignore[arg-type]  # a list, as `run` gives
         check_class_paths(self.config)
         verb = self.config.get("subcommand")
@@ -84,9 +90,21 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
         super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The Trainer, with a callback that saves the config as it was given."""
+        """The Trainer, with our progress bar, and a callback that saves the config as it was given."""
         self.config = self.given
-        return super().instantiate_trainer(**kwargs)
+        options = self._get(self.config_init, "trainer")
+        given = options.callbacks if isinstance(options.callbacks, list) else [options.callbacks]
+        self.validated = Validated()
+        added: list[Callback] = [self.validated]
+        if options.enable_progress_bar is not False and not any(isinstance(made, ProgressBar) for made in given):
+            added.append(StageProgress())
+        callbacks = [made for made in given if made is not None] + added
+        try:
+            return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise trainer_error(options, error) from error
 
     @property
     def callbacks(self) -> list[Callback]:
@@ -124,7 +142,30 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, from `ckpt_path` on if it is given; `last` begins where there is no last checkpoint yet."""
-        self.trainer.fit(**self.resolve_last(kwargs, needed=False), weights_only=True)
+        kwargs = self.resolve_last(kwargs, needed=False)
+        self.trainer.fit(**kwargs, weights_only=True)
+        fast = self.trainer.fast_dev_run  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
+        if not fast:
+            self.finish()
+
+    def finish(self) -> None:
+        """Ends a fit: validates the weights that it ends with, and reports what there is and what to run next."""
+        trainer, step = self.trainer, self.trainer.global_step
+        whole = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)  # others cannot set up twice
+        if self.validated.step != step and whole and count(trainer.num_val_batches):
+            trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+        figures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if "loss_at" not in name)
+        log_dir = trainer.log_dir  # on every process: it is broadcast
+        if not trainer.is_global_zero:
+            return
+        last = self.last_checkpoint
+        tell(f"{last or trainer.default_root_dir} after step {step}{': ' * bool(told)}{told}")
+        if images := list(Path(log_dir or ".", "videos").glob(f"*-step{step}.gif")):
+            tell(f"images: {images[0]}")
+        if last is not None:
+            for command in next_commands(self.model, self.words, last):
+                tell(f"next: {command}")
 
     def validate(self, **kwargs: Any) -> None:
         """One pass over the validation data."""
@@ -144,8 +185,7 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
         if kwargs.get("ckpt_path") != "last" or last is None:
             return kwargs
         if not needed and not last.exists():
-            note = f"--ckpt_path last: there is no {last} yet; the fit begins at step 0"
-            rank_zero_only(print)(note, file=sys.stderr)
+            tell(f"--ckpt_path last: there is no {last} yet; the fit begins at step 0")
             return kwargs | {"ckpt_path": None}
         checkpoints.read(
             last, "--ckpt_path last", "give another checkpoint, or `fit` with this one removed to start from scratch"
@@ -159,9 +199,53 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
         return {verb: skipped | fixed for verb, skipped in LightningCLI.subcommands().items()}
 
 
+class Validated(Callback):
+    """Reports the start of a fit, and notes the step of the last validation."""
+
+    step: int | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says what is trained, and where the run is."""
+        weights = sum(weight.numel() for weight in pl_module.parameters() if weight.requires_grad)
+        tell(f"fit {stage_name(pl_module)}: {weights:,} weights to train, in {trainer.default_root_dir}")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes it, unless only a few batches were tried before the fit."""
+        if not trainer.sanity_checking:
+            self.step = trainer.global_step
+
+
+@rank_zero_only
+def tell(text: str) -> None:
+    """A line for the user, on standard error, of one process."""
+    print(f"{PROGRAM}: {text}", file=sys.stderr, flush=True)
+
+
+def trainer_error(options: jsonargparse.Namespace, error: Exception) -> InputError:
+    """What Lightning says of options of the Trainer, with those that it says it of."""
+    text = " ".join(str(error).split())
+    named = {name: value for name, value in vars(options).items() if isinstance(value, str | int) and value != ""}
+    culprits = [
+        f"trainer.{name} {value}"
+        for name, value in named.items()
+        if value not in (True, False, "auto") and re.search(rf"(?<![\w.-]){re.escape(str(value))}(?![\w-])", text)
+    ]
+    if not culprits and options.accelerator != "auto":
+        culprits = [f"trainer.accelerator {options.accelerator}"]
+    hint = "; give cpu, or auto for what there is" if "accelerator" in str(culprits) else ""
+    return InputError(f"{', '.join(culprits) or 'trainer'}: {reason(error).rstrip('!.')}{hint}")
+
+
 def run(arguments: Sequence[str]) -> None:
     """Runs LightningCLI on the command line `fit|validate|test|predict ...`."""
     zoo.import_all()
+    with warnings.catch_warnings(), without_tips():
+        warnings.filterwarnings("ignore", message=TREESPEC)
+        run_cli(arguments)
+
+
+def run_cli(arguments: Sequence[str]) -> None:
+    """The same, with all warnings; a user's mistake becomes an `InputError`."""
     strict = {"exit_on_error": False, "allow_abbrev": False}
     try:
         CMDCLI(
@@ -188,9 +272,20 @@ def run(arguments: Sequence[str]) -> None:
             cause = cause.__cause__
         if cause is not None:
             raise InputError(str(cause)) from error
+        if missing := missing_package(error):
+            owner = re.findall(r"given class_path '([\w.]+)'", str(error))
+            place = place_of(" ".join(str(error).split())) or "trainer.logger"
+            raise InputError(f"{place} {owner[-1].rpartition('.')[2] if owner else ''}: {reason(missing)}") from error
         if isinstance(error, jsonargparse.ArgumentError):
             raise InputError(explain(str(error), known_classes())) from error
         raise
+
+
+def missing_package(error: BaseException | None) -> ModuleNotFoundError | None:
+    """The error of an import behind another one, as of a logger whose library is not installed."""
+    while error is not None and not isinstance(error, ModuleNotFoundError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def check_class_paths(config: Any) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from cmd_lightning.components.base import Component, OptimizerFactory
+from cmd_lightning.components.checkpoints import Stage
 from cmd_lightning.components.latent_regulariser import LatentRegulariser
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import LatentSpace, content_row
@@ -50,6 +51,15 @@ class VideoAutoencoder(Component):
         self.keep_frozen(latent_space=latent_space)
         self.network = network()
         self.loss, self.regulariser = loss, regulariser or LatentRegulariser()
+
+    @classmethod
+    def arguments_of(cls, stage: Stage) -> dict[str, Any]:
+        regulariser = LatentRegulariser(**stage.arguments.get("regulariser", {}))
+        network = {"network": lambda: stage.parts["network"], "latent_space": stage.latent_space}
+        return network | {"regulariser": regulariser}
+
+    def arguments(self) -> dict[str, Any]:
+        return {"loss": self.loss, "regulariser": vars(self.regulariser)}
 
     def parts(self) -> dict[str, Any]:
         return {"latent_space": self._frozen["latent_space"], "network": self.network}

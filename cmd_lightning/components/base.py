@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, NoReturn
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn, Self
 
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -17,8 +19,9 @@ from cmd_lightning import compat
 from cmd_lightning.callbacks.skip_non_finite import SkipNonFinite
 from cmd_lightning.components import draws
 from cmd_lightning.components.batches import DEFAULT_FPS, ClipRange, complete
-from cmd_lightning.components.checkpoints import KEY, located
+from cmd_lightning.components.checkpoints import KEY, Stage, load_stage, located
 from cmd_lightning.components.frozen import FrozenParts
+from cmd_lightning.components.resumed_options import apply_changes, options_of
 from cmd_lightning.components.schedules import WarmupSchedule
 from cmd_lightning.components.sharding import shard
 from cmd_lightning.errors import InputError
@@ -38,6 +41,9 @@ class Component(FrozenParts):
         schedule: Makes the learning-rate schedule, stepped with every optimiser step.
         gradient_checkpointing: Whether the network recomputes its activations in the backward pass, to save memory.
         compile: Whether torch.compile compiles the network; or its arguments.
+
+    Attributes:
+        lr: Learning rate in place of the optimiser's own; None, unless `Tuner.lr_find` or the user sets it.
     """
 
     stage: ClassVar[str]
@@ -56,10 +62,59 @@ class Component(FrozenParts):
         self.optimizer_factory, self.schedule_factory = optimizer, schedule
         self.gradient_checkpointing, self.compile_options = gradient_checkpointing, compile
         self.keep_frozen(latent_space=Pixels())
+        self.lr: float | None = None
         self.clip_range, self.has_keys = ClipRange(), True
         self._configured = False
+        self._wanted: list[list[dict[str, Any]]] = []  # the options of each optimiser, before a checkpoint is restored
         self.video_shape: tuple[int, int, int, int] | None = None
         self.fps: float | None = None
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's is the same but for what it returns
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """The component of a checkpoint that `fit` wrote, with averaged weights where there are some.
+
+        Checkpoints describe themselves, so no argument is needed; no code in them runs.
+
+        Args:
+            checkpoint_path: The checkpoint.
+            map_location: Device to move the component to.
+            hparams_file: Not used; as for `strict` and `weights_only`, Lightning's method has it.
+            strict: Not used: all weights must be there.
+            weights_only: Not used: checkpoints are always read so.
+            **kwargs: Arguments of the component in place of those that it was trained with. The optimiser and its
+                schedule are not recorded: the defaults, or these.
+
+        Raises:
+            InputError: As for `load_stage`.
+        """
+        stage = load_stage(checkpoint_path, cls.stage, "checkpoint_path")
+        component = cls(**stage.arguments | cls.arguments_of(stage) | kwargs)
+        component.adopt(stage, str(checkpoint_path))
+        return component if map_location is None else component.to(map_location)
+
+    @classmethod
+    @abstractmethod
+    def arguments_of(cls, stage: Stage) -> dict[str, Any]:
+        """The arguments of the component that follow from the parts of a trained stage."""
+
+    def adopt(self, stage: Stage, source: str) -> None:
+        """Takes over what a trained stage knows beside its parts; they learn on, as after a fit."""
+        self.video_shape, self.fps = stage.video_shape or None, stage.fps
+        for part in self.parts().values():
+            if isinstance(part, nn.Module) and part not in self._frozen.values():
+                part.requires_grad_(True).train()
+
+    def arguments(self) -> dict[str, Any]:
+        """What `load_from_checkpoint` needs beside the parts, as plain data."""
+        return {}
 
     @abstractmethod
     def parts(self) -> dict[str, Any]:
@@ -78,6 +133,9 @@ class Component(FrozenParts):
     def configure_optimizers(self) -> Any:
         """The optimiser over the trainable weights, with its schedule."""
         optimizer = self.optimizer_factory([p for p in self.parameters() if p.requires_grad])
+        if self.lr is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.schedule_factory(optimizer), "interval": "step"},
@@ -157,6 +215,7 @@ class Component(FrozenParts):
         Not with a gradient scaler, as it scales until the step.
         """
         draws.begin()
+        self._wanted = [options_of(optimizer) for optimizer in self.trainer.optimizers]
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         for optimizer in self.trainer.optimizers:
             if not compat.is_fused(optimizer):
@@ -168,6 +227,16 @@ class Component(FrozenParts):
                     f"trainer.precision {self.trainer.precision}: gradients of a fused optimiser cannot be clipped; "
                     "set model.optimizer.fused false, trainer.gradient_clip_val null, or precision bf16-mixed"
                 )
+
+    def on_train_start(self) -> None:
+        """Has options of the optimiser that changed since the checkpoint hold, and reports them."""
+        if not self.trainer.ckpt_path:
+            return
+        for optimizer, wanted in zip(self.trainer.optimizers, self._wanted, strict=True):
+            configs = self.trainer.lr_scheduler_configs
+            schedules = [made.scheduler for made in configs if made.scheduler.optimizer is optimizer]
+            for change in apply_changes(optimizer, wanted, schedules):
+                rank_zero_only(print)(f"cmd-lightning: {change}", file=sys.stderr)
 
     def normal(self, batch: dict[str, Any], name: str) -> Callable[[tuple[int, ...]], Tensor]:
         """From the shape of one sample to standard normal values for a batch, the samples' own under this name."""
@@ -219,6 +288,7 @@ class Component(FrozenParts):
             "frozen": {name: self._frozen[name].fingerprint for name in frozen},
             "video_shape": list(self.video_shape or ()),
             "fps": self.fps,
+            "arguments": self.arguments(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

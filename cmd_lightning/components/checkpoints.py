@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class Stage:
         trained_on: Fingerprint of the autoencoder whose latents it learned; None where it learned none's.
         adapters: What was trained of the network in the public layout of LoRA; empty where all of it was.
         averaged: Whether the checkpoint holds averaged weights; then they are what was opened.
+        arguments: Other arguments of the component that was trained, as plain data.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Stage:
     trained_on: str | None
     adapters: dict[str, Tensor]
     averaged: bool
+    arguments: dict[str, Any] = field(default_factory=dict)
 
     @property
     def latent_space(self) -> LatentSpace:
@@ -102,12 +104,13 @@ def load_stage(path: str | Path, stage: str, option: str) -> Stage:
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
     shape, averaged = tuple(about["video_shape"]), bool(checkpoint.get("ema"))
-    return Stage(stage, parts, shape, about["fps"], about.get("trained_on"), adapters, averaged)
+    arguments = about.get("arguments", {})
+    return Stage(stage, parts, shape, about["fps"], about.get("trained_on"), adapters, averaged, arguments)
 
 
 def is_model(path: str | Path) -> bool:
     """Whether `path` is a model folder or a name of the zoo, and so no checkpoint."""
-    return Path(path).is_dir() or str(path) in models()
+    return Path(path, "model_index.json").is_file() or str(path) in models()
 
 
 def stage_of_model(model: str | Path, stage: str, option: str) -> Stage:
@@ -123,7 +126,8 @@ def stage_of_model(model: str | Path, stage: str, option: str) -> Stage:
         parts["condition_encoder"] = pipeline.encoders[stage]  # type: ignore[index]  # one of the two
     if parts["network"] is None:
         raise InputError(f"{option} {model}: this model has no {stage} stage; give another, or a checkpoint")
-    trained_on = fingerprint(pipeline.autoencoder.state_dict())
+    shared = pipeline.autoencoder.content_source if stage == "content" else None
+    trained_on = shared or fingerprint(pipeline.autoencoder.state_dict())
     for part in parts.values():
         if isinstance(part, nn.Module):
             part.requires_grad_(False).eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -14,11 +14,13 @@ from torch.optim import Adam
 
 from cmd_lightning.components.base import Component, OptimizerFactory
 from cmd_lightning.components.batches import field_of
-from cmd_lightning.components.checkpoints import KEY, load_stage
+from cmd_lightning.components.checkpoints import CARRIED, KEY, Stage, load_stage
 from cmd_lightning.conditioning import ClassEncoder, ConditionEncoder, replace_condition, values_of
 from cmd_lightning.diffusion import Diffusion, Objective
+from cmd_lightning.diffusion.objectives import objective_of
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import AutoencoderNetwork, Condition, LatentSpec
+from cmd_lightning.networks.classes import describe
 from cmd_lightning.provenance import fingerprint
 
 
@@ -64,6 +66,7 @@ class DiffusionStage(Component):
         trained_on: Fingerprint of the autoencoder's weights; None without one.
     """
 
+    carries: ClassVar[bool] = False  # checkpoints hold the autoencoder too, also where it is from a file
     autoencoder: AutoencoderNetwork
     video_shape: tuple[int, int, int, int]
     condition_encoder: ConditionEncoder | None
@@ -96,7 +99,9 @@ class DiffusionStage(Component):
         self.condition_dim = condition.dim if condition else 0
         self.condition_dropout = condition_dropout
         self.objective = objective or Diffusion()
+        self.autoencoder_path: str | None = None
         if isinstance(autoencoder, str | Path):
+            self.autoencoder_path = str(Path(autoencoder).resolve() if Path(autoencoder).exists() else autoencoder)
             trained = load_stage(autoencoder, "autoencoder", "model.autoencoder")
             network: AutoencoderNetwork | None = trained.parts["network"]
             video_shape, self.fps = video_shape or trained.video_shape, trained.fps
@@ -115,6 +120,31 @@ class DiffusionStage(Component):
             self.keep_frozen(autoencoder=network)
             self.latent_spec = network.latent_spec(self.video_shape)
             self.trained_on = fingerprint(network.state_dict())
+
+    @classmethod
+    def arguments_of(cls, stage: Stage) -> dict[str, Any]:
+        return {
+            "network": lambda *_: stage.parts["network"],
+            "autoencoder": stage.parts.get("autoencoder") or stage.arguments.get("autoencoder"),
+            "video_shape": stage.video_shape,
+            "condition": stage.parts.get("condition_encoder"),
+            "objective": objective_of(stage.parts["scheduler"], **stage.arguments.get("objective", {})),
+        }
+
+    def arguments(self) -> dict[str, Any]:
+        """What `load_from_checkpoint` needs beside the parts; the path of an autoencoder that came from a file."""
+        path = {} if self.autoencoder_path is None else {"autoencoder": self.autoencoder_path}
+        objective = {"name": type(self.objective).__name__, "gamma": getattr(self.objective, "min_snr_gamma", None)}
+        kept = {"condition_dropout": self.condition_dropout, "cache_latents": self._cache is not None}
+        return path | kept | {"objective": objective}
+
+    def adopt(self, stage: Stage, source: str) -> None:
+        super().adopt(stage, source)
+        if self.learned_from != stage.trained_on:
+            raise InputError(
+                f"checkpoint_path {source}: it was trained on another autoencoder than {self.autoencoder_path}; "
+                "give `autoencoder`, the one that it was trained on"
+            )
 
     @property
     def latent_scale(self) -> Tensor | float:
@@ -280,6 +310,10 @@ class DiffusionStage(Component):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint[KEY]["trained_on"] = self.learned_from
+        if self.trained_on is not None and (self.autoencoder_path is None or self.carries):
+            checkpoint[KEY]["parts"]["autoencoder"] = describe(self.autoencoder)
+            weights = self.autoencoder.state_dict()
+            checkpoint[CARRIED] = {f"autoencoder.{name}": weight for name, weight in weights.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

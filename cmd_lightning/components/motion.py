@@ -47,6 +47,9 @@ class MotionDiffusion(DiffusionStage):
         self.network = network(self.latent_spec, self.condition_dim)
         self.content_noise = content_noise
 
+    def arguments(self) -> dict[str, Any]:
+        return super().arguments() | {"content_noise": self.content_noise}
+
     @property
     def latent_scale(self) -> Tensor:
         return 1 / self.autoencoder.motion_std.view(-1, 1, 1)

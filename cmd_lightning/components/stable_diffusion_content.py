@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusers import UNet2DConditionModel
 
-from cmd_lightning.components.checkpoints import KEY
+from cmd_lightning.components.checkpoints import KEY, Stage
 from cmd_lightning.components.content import ContentDiffusion
 from cmd_lightning.diffusion import Diffusion, Objective
 from cmd_lightning.errors import InputError
@@ -61,6 +61,17 @@ class StableDiffusionContent(ContentDiffusion):
         self._objective_of_base = objective is None
         self._base_fingerprint: str | None = None
         self._prepared = False
+
+    @classmethod
+    def arguments_of(cls, stage: Stage) -> dict[str, Any]:
+        given = super().arguments_of(stage)
+        text = given.pop("condition").config
+        return given | {"text_width": text["width"]} | {name: text[name] for name in ("base", "variant", "revision")}
+
+    def adopt(self, stage: Stage, source: str) -> None:
+        """Takes over what a trained stage knows; its adapters are folded into the U-Net."""
+        super().adopt(stage, source)
+        self._prepared = True
 
     def setup(self, stage: str) -> None:
         """Reads what `base` gives, and adds the adapters."""

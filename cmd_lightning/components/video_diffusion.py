@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cmd_lightning.components.checkpoints import CARRIED, KEY, load_stage
+from cmd_lightning.components.checkpoints import Stage
 from cmd_lightning.components.diffusion_stage import CleanLatents, DiffusionStage
 from cmd_lightning.components.video_model import VideoModel
 from cmd_lightning.conditioning import Values, count_videos, encode_condition
@@ -17,7 +16,6 @@ from cmd_lightning.diffusion.sampling import PerStage, chosen, denoise, seeded_n
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import LatentSpace, from_uint8, to_uint8
 from cmd_lightning.networks import Condition, LatentSpec, VideoDenoiser
-from cmd_lightning.networks.classes import describe
 from cmd_lightning.networks.contracts import AutoencoderNetwork
 
 
@@ -44,6 +42,7 @@ class VideoDiffusion(DiffusionStage, VideoModel):
     """
 
     stage = "video"
+    carries = True  # it samples without other files
 
     def __init__(
         self,
@@ -75,23 +74,16 @@ class VideoDiffusion(DiffusionStage, VideoModel):
         self.scheduler = self.objective.scheduler()
 
     @classmethod
-    def load(cls, path: str | Path, option: str = "model") -> VideoDiffusion:
-        """The model of a checkpoint, with averaged weights where there are some, to sample and test.
+    def arguments_of(cls, stage: Stage) -> dict[str, Any]:
+        return super().arguments_of(stage) | {"latent_space": stage.latent_space}
 
-        Args and errors as of `load_stage`; it needs no other file, but those of pretrained parts.
-        """
-        stage = load_stage(path, "video", option)
-        parts = stage.parts
-        model = cls(
-            lambda latent, condition_dim: parts["network"],
-            latent_space=stage.latent_space,
-            autoencoder=parts.get("autoencoder"),
-            video_shape=stage.video_shape,
-            condition=parts.get("condition_encoder"),
-        )
-        model.scheduler, model.fps = parts["scheduler"], stage.fps
-        model.sources, model.averaged = [str(path)], stage.averaged
-        return model.eval()
+    def arguments(self) -> dict[str, Any]:
+        own = {"steps": self.steps, "guidance": self.guidance, "metrics": list(self.metrics), "preset": self.preset}
+        return {name: value for name, value in super().arguments().items() if name != "autoencoder"} | own
+
+    def adopt(self, stage: Stage, source: str) -> None:
+        super().adopt(stage, source)
+        self.scheduler, self.sources, self.averaged = stage.parts["scheduler"], [source], stage.averaged
 
     @torch.no_grad()
     def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:
@@ -166,13 +158,6 @@ class VideoDiffusion(DiffusionStage, VideoModel):
     def on_train_end(self) -> None:
         """Notes that the weights are trained, and from no file."""
         self.sources = [f"trained in this process, {self.global_step} steps"]
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        if self.trained_on is not None:
-            checkpoint[KEY]["parts"]["autoencoder"] = describe(self.autoencoder)
-            weights = self.autoencoder.state_dict()
-            checkpoint[CARRIED] = {f"autoencoder.{name}": weight for name, weight in weights.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

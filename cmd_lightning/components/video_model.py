@@ -14,6 +14,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
+from cmd_lightning.atomic_files import replaced
 from cmd_lightning.components.batches import ClipRange, complete
 from cmd_lightning.conditioning import Values
 from cmd_lightning.diffusion.sampling import PerStage
@@ -130,7 +131,8 @@ class VideoModel(LightningModule):
         if self.trainer.is_global_zero:
             path = Path(self.trainer.default_root_dir, "test.json")
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps([result | protocol for result in results.values()], indent=2) + "\n")
+            with replaced(path) as draft:
+                draft.write_text(json.dumps([result | protocol for result in results.values()], indent=2) + "\n")
 
 
 def seeds_of(batch: dict[str, Any]) -> list[int]:

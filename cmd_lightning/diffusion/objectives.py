@@ -198,3 +198,24 @@ class FlowMatching(Objective):
 
     def target(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
         return noise - clean
+
+
+def objective_of(scheduler: SchedulerMixin, name: str = "Diffusion", gamma: float | None = None) -> Objective:
+    """The objective that a model was trained with.
+
+    Args:
+        scheduler: Its `scheduler()`.
+        name: Its class.
+        gamma: Its `min_snr_gamma`.
+
+    Raises:
+        InputError: It is of a class of the user's own.
+    """
+    config: dict[str, Any] = dict(scheduler.config)  # type: ignore[attr-defined]  # all schedulers have it
+    if name == "FlowMatching":
+        return FlowMatching(config["shift"], config["num_train_timesteps"])
+    if name != "Diffusion":
+        raise InputError(f"objective {name}: a checkpoint does not say how to build it; build the component with it")
+    names = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps", "clip_sample", "rescale_betas_zero_snr")
+    same = {option: config[option] for option in names}
+    return Diffusion(prediction=config["prediction_type"], min_snr_gamma=gamma, **same)

@@ -1,5 +1,6 @@
 """Video metrics: a leaf that imports no other room but video_io, and neither lightning nor diffusers."""
 
+from cmd_lightning.compat import take_any_quantile
 from cmd_lightning.metrics.clip_similarity import CLIPSimilarity
 from cmd_lightning.metrics.content_naturalness import ContentNaturalness
 from cmd_lightning.metrics.feature_networks import open_feature
@@ -13,6 +14,8 @@ from cmd_lightning.metrics.preparation import PRESETS, Preparation
 from cmd_lightning.metrics.statistics import load_statistics, save_statistics
 from cmd_lightning.metrics.suite import MetricSuite
 from cmd_lightning.metrics.transformers_features import TransformersFeatures
+
+take_any_quantile()
 
 __all__ = [
     "I3D",

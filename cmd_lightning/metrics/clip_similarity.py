@@ -174,7 +174,7 @@ def normalised(visual: Any, pictures: Tensor, resize: Resize = "crop") -> Tensor
     elif pictures.shape[-2:] != size:
         pictures = interpolate(pictures, size, mode="bicubic", antialias=True).clamp(0, 1)
     mean, std = (
-        torch.tensor(getattr(visual, name, None) or default, device=pictures.device).view(3, 1, 1)
+        torch.tensor(getattr(visual, name, None) or default, dtype=torch.float32, device=pictures.device).view(3, 1, 1)
         for name, default in (("image_mean", OPENAI_DATASET_MEAN), ("image_std", OPENAI_DATASET_STD))
     )
     return (pictures - mean) / std

@@ -169,10 +169,10 @@ def _resize(video: Tensor, preparation: Preparation) -> Tensor:
 
 def _legacy(old: int, new: int) -> Tensor:
     """Linear interpolation of `old` pixels to `new` ones on the grid of TensorFlow 1, as a matrix `(new, old)`."""
-    place = torch.arange(new) * (old / new)
+    place = torch.arange(new, dtype=torch.float32) * (old / new)
     below = place.floor().long()
     share = (place - below)[:, None]
-    pixels = torch.eye(old)
+    pixels = torch.eye(old, dtype=torch.float32)
     return pixels[below] * (1 - share) + pixels[(below + 1).clamp_max(old - 1)] * share
 
 

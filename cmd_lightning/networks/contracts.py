@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
@@ -121,6 +122,30 @@ class Network(Recorded, ModelMixin, ConfigMixin):
     """
 
     gradient_checkpointing = False
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As for any diffusers model: all of it has the `torch_dtype`, and torch's default type is left alone."""
+        before = torch.get_default_dtype()
+        try:
+            opened = super().from_pretrained(*args, **kwargs)
+        finally:
+            torch.set_default_dtype(before)  # diffusers leaves its own there after an error
+        dtype = kwargs.get("torch_dtype", kwargs.get("dtype"))
+        if isinstance(dtype, torch.dtype) and "quantization_config" not in kwargs:
+            nn.Module.to(opened[0] if isinstance(opened, tuple) else opened, dtype)  # tables that are made in float32
+        return opened
+
+    def __call__(self, *inputs: Any, return_dict: bool | None = None, **named: Any) -> Any:
+        """The output of `forward`.
+
+        With `return_dict` as networks of diffusers give it: in an object with a `sample` for True, in a tuple for
+        False.
+        """
+        sample = super().__call__(*inputs, **named)
+        if return_dict is None:
+            return sample
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
     def run_block(self, block: nn.Module, *inputs: Any) -> Any:
         """`block(*inputs)`, with its activations recomputed in the backward pass where that is switched on."""
@@ -238,7 +263,27 @@ def mean_and_variance(values: Tensor, dim: Sequence[int]) -> tuple[Tensor, Tenso
     return whole, (share * (variance + (mean - whole).square())).sum(dim=0)
 
 
-class ContentModel(Network):
+class Denoiser(Network):
+    """A network that is called with a noisy sample `(B, ...)`, a timestep, and more."""
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """As `Network`; the timestep may also be one for all samples: a number, `()` or `(1,)`."""
+        noisy = inputs[0] if inputs else named[next(iter(inspect.signature(self.forward).parameters))]
+        if len(inputs) > 1:
+            inputs = (inputs[0], for_each(inputs[1], noisy), *inputs[2:])
+        elif "timestep" in named:
+            named["timestep"] = for_each(named["timestep"], noisy)
+        return super().__call__(*inputs, **named)
+
+
+def for_each(timestep: Tensor | float, noisy: Tensor) -> Tensor:
+    """A timestep `(B,)` for each of the samples, on their device; one that is so already stays as it is."""
+    if isinstance(timestep, Tensor) and timestep.shape == noisy.shape[:1]:
+        return timestep
+    return torch.as_tensor(timestep, device=noisy.device).expand(len(noisy))
+
+
+class ContentModel(Denoiser):
     """Predicts what its objective asks for (the noise, by default) of a noisy content frame."""
 
     @abstractmethod
@@ -246,7 +291,7 @@ class ContentModel(Network):
         """`content` `(B, C, H, W)` and `timestep` `(B,)` to the shape of `content`."""
 
 
-class MotionModel(Network):
+class MotionModel(Denoiser):
     """Predicts what its objective asks for (the noise, by default) of a noisy motion latent.
 
     Built as `factory(latent_spec, condition_dim)`: the constructor of a subclass takes the shapes of content frame and
@@ -277,7 +322,7 @@ class MotionModel(Network):
         return self(motion, timestep, self.prepare(content), condition)
 
 
-class VideoDenoiser(Network):
+class VideoDenoiser(Denoiser):
     """Predicts what its objective asks for (the noise, by default) of a noisy video: a baseline, all in one model.
 
     Built as `factory(latent, condition_dim)`: `latent` is the shape `(C, T, H, W)` of a video in its latent space, or,

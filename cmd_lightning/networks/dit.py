@@ -89,10 +89,14 @@ class DiT(Network):
             assert isinstance(skip, nn.Linear)
             nn.init.eye_(skip.weight)  # of its left half: the tokens stay as they are
 
-    def positions(self, *sizes: int) -> Tensor:
-        """Fixed positions of the tokens of a grid, `(N, width)`."""
-        like = self.head.weight  # the network's own `device` and `dtype` walk through all its modules, at every call
-        return coordinates_embedding(grid_coordinates(*sizes, device=like.device), self.width).to(like.dtype)
+    def positions(self, tokens: Tensor, *sizes: int) -> Tensor:
+        """Fixed positions `(N, width)` of the tokens of a grid, in the precision of `tokens`, to which they are added.
+
+        Under autocast that of the weights: tokens that come out of a layer have half of it.
+        """
+        autocast = torch.is_autocast_enabled(tokens.device.type)
+        dtype = self.head.weight.dtype if autocast else tokens.dtype
+        return coordinates_embedding(grid_coordinates(*sizes, device=tokens.device), self.width).to(dtype)
 
     def transform(
         self,
@@ -106,7 +110,7 @@ class DiT(Network):
 
         `context` has for each block what its mixing takes besides the tokens.
         """
-        signal = embedded(self.timestep, self.condition, timestep, condition)
+        signal = embedded(self.timestep, self.condition, timestep, condition, x.dtype)
         kept: list[Tensor] = []
         first, skips = len(self.blocks) - len(self.skips), iter(self.skips)
         for i, (block, more) in enumerate(zip(self.blocks, repeat(()) if context is None else context, strict=False)):

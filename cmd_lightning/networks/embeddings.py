@@ -46,12 +46,17 @@ class TimestepEmbedding(nn.Module):
         self.frequencies = frequencies
         self.mlp = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
 
-    def forward(self, timestep: Tensor) -> Tensor:
-        return self.mlp(sinusoid(timestep, self.frequencies).to(next(self.parameters()).dtype))
+    def forward(self, timestep: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """`dtype` is what the network computes in; that of the weights, unless these are stored in another one."""
+        return self.mlp(sinusoid(timestep, self.frequencies).to(dtype or next(self.parameters()).dtype))
 
 
 def embedded(
-    timestep_layer: nn.Module, condition_layer: nn.Module | None, timestep: Tensor, condition: Condition | None
+    timestep_layer: nn.Module,
+    condition_layer: nn.Module | None,
+    timestep: Tensor,
+    condition: Condition | None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Timestep `(B,)` and pooled condition `(B, K)` as one vector `(B, width)`, the sum of what their layers return.
 
@@ -60,11 +65,12 @@ def embedded(
         condition_layer: From the pooled condition; None for an unconditional network.
         timestep: The timesteps.
         condition: The condition; an unconditional network ignores it.
+        dtype: What the network computes in; a `TimestepEmbedding` gets it after the timestep.
 
     Raises:
         InputError: The network was built for a condition, and there is none.
     """
-    signal = timestep_layer(timestep)
+    signal = timestep_layer(timestep) if dtype is None else timestep_layer(timestep, dtype)
     if condition_layer is None:
         return signal
     if condition is None:

@@ -105,6 +105,6 @@ class SlotDiT(DiT, MotionModel):
         frames = motion.shape[2]
         tokens = self.stem(pad_to_multiple(motion, self.frames, 1)).permute(0, 2, 3, 1)  # (B, T / frames, S, width)
         rows = tokens.shape[1]
-        x = tokens + context[:, None] + self.positions(rows)[:, None]
+        x = tokens + context[:, None] + self.positions(tokens, rows)[:, None]
         x = self.transform(x.flatten(1, 2), timestep, condition)
         return unpatchify(x, (self.frames, 1), rows)[:, :, :frames]

@@ -1,12 +1,24 @@
 """`fit` and its sisters as a user runs them: where files go, and what is reported."""
 
+import importlib.util
+import shlex
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.demos.boring_classes import BoringModel
 
+import cmd_lightning
+from cmd_lightning.callbacks import LastCheckpoint, StageProgress
 from cmd_lightning.cli import main
+from cmd_lightning.commands.next_steps import next_commands
+
+CONFIGS = Path(cmd_lightning.__path__[0], "configs").resolve()
 
 AUTOENCODER = {"patch_size": 4, "width": 16, "depth": 1, "heads": 2, "head_dim": 8}
 CONFIG = {
@@ -104,3 +116,205 @@ def test_a_trial_run_leaves_the_trained_checkpoint_alone(run):
     run("fit", "--trainer.logger=false", "--trainer.max_steps=2", "--ckpt_path=last")
     assert torch.load("out/last.ckpt", weights_only=True)["global_step"] == 2
     assert sorted(path.name for path in Path("out").glob("*.ckpt")) == ["last-1.ckpt", "last.ckpt"]
+
+
+WRONG = {
+    "--ckpt_path=best": "--ckpt_path best: there is no best checkpoint",
+    "--ckpt_path=none.ckpt": "--ckpt_path none.ckpt: there is no such file",
+    "--trainer.max_steps=0": "--trainer.max_steps 0: nothing would be trained",
+    "--trainer.max_epochs=0": "--trainer.max_epochs 0: nothing would be trained",
+    "--model.autoencoder=shapes33": "model.autoencoder shapes33: there is no such file",
+    "-c none.yaml": "-c none.yaml: there is no such file; did you mean one.yaml?",
+    "-c folder": "-c folder: this is a folder; give one of its files: motion.yaml",
+}
+
+
+@pytest.mark.parametrize("option", WRONG)
+def test_cheap_checks_come_before_the_libraries(run, monkeypatch, option):
+    Path("folder").mkdir()
+    Path("folder/motion.yaml").touch()
+    Path("one.yaml").touch()
+    monkeypatch.setitem(sys.modules, "cmd_lightning.commands.training", None)  # cannot be imported
+    code, told = run("fit", *option.split())
+    assert code == 2 and len(told) == 1
+    assert told[0].startswith(f"cmd-lightning: {WRONG[option]}")
+    assert not Path("out").exists()
+
+
+def test_a_fit_without_a_config_is_told(run, capsys):
+    for words in ([], ["config.yaml"]):
+        assert main(["fit", *words]) == 2
+        assert "fit: no config; give one, such as -c configs/shapes32/autoencoder.yaml" in capsys.readouterr().err
+
+
+LATE = {
+    "--trainer.accelerator=gpu": "trainer.accelerator gpu: ",
+    "--trainer.accelerator=tpu": "trainer.accelerator tpu: ",
+    "--trainer.strategy=none": "trainer.strategy none: ",
+    "--trainer.max_steps=-5": "trainer.max_steps -5: ",
+    "--trainer.max_steps=ten": "trainer.max_steps ten: expected 'int'",
+    "--trainer.precision=banana": "trainer.precision banana: expected one of 16, 16-mixed, ",
+    "--trainer.logger=WandbLogger": "trainer.logger WandbLogger: ",
+    "--model.network=MotionDiT": "model.network MotionDiT: a MotionModel does not fit there",
+    "--model.optimizer=CMDAutoencoder": "model.optimizer CMDAutoencoder: an AutoencoderNetwork does not fit there",
+    "--data.size=abc": "data.size abc: expected 'int'",
+    "--model=Nothing": "class_path Nothing: there is no such class",
+}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
+@pytest.mark.parametrize("option", LATE)
+def test_a_mistake_is_told_on_one_line(run, option):
+    if "Wandb" in option and importlib.util.find_spec("wandb"):
+        pytest.skip("wandb is installed")
+    code, told = run("fit", option, "--seed_everything=false")
+    assert code == 2
+    assert [line.startswith(f"cmd-lightning: {LATE[option]}") for line in told] == [True], told
+    assert len(told[0]) < 300
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_best_is_that_of_model_checkpoint_whatever_the_order(tmp_path, first):
+    """Case 09."""
+
+    class Falling(BoringModel):
+        def validation_step(self, batch, batch_idx):
+            self.log("loss", float(abs(self.global_step - 2)))  # best after two steps
+
+    best, last = ModelCheckpoint(tmp_path, "{step}", monitor="loss"), LastCheckpoint(str(tmp_path))
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = Trainer(
+        max_steps=4, val_check_interval=2, limit_val_batches=1, limit_test_batches=1, num_sanity_val_steps=0,
+        callbacks=[best, last] if first else [last, best], **quiet,
+    )  # fmt: skip
+    trainer.fit(model := Falling())
+    trainer.test(model, ckpt_path="best", verbose=False, weights_only=True)
+    assert trainer.ckpt_path == best.best_model_path == str(tmp_path / "step=2.ckpt")
+    without = Trainer(callbacks=[LastCheckpoint(str(tmp_path / "other"))], max_steps=1, **quiet)
+    without.fit(model)
+    with pytest.raises(ValueError, match="not configured to save the best model"):
+        without.test(model, ckpt_path="best", verbose=False)
+
+
+def rates(path):
+    """Learning rate of the optimiser, and the peak of its schedule, in a checkpoint."""
+    checkpoint = torch.load(path, weights_only=True)
+    [group] = checkpoint["optimizer_states"][0]["param_groups"]
+    return group["lr"], checkpoint["lr_schedulers"][0]["base_lrs"]
+
+
+def test_a_learning_rate_changed_at_a_resume_holds_and_is_told(run):
+    """Case 15."""
+    quick = ["--trainer.logger=false", "--trainer.limit_val_batches=0"]
+    run("fit", *quick, "--trainer.max_steps=2")
+    assert rates("out/last.ckpt") == (1e-3, [1e-3])
+    resume = [*quick, "--ckpt_path=last", "--trainer.max_steps=3"]
+    code, told = run("fit", *resume, "--model.optimizer.lr=1e-5")
+    assert code == 0
+    assert any("model.optimizer.lr 1e-05: the checkpoint was trained with 0.001" in line for line in told), told
+    assert rates("out/last.ckpt") == (1e-5, [1e-5])
+    code, told = run("fit", *quick, "--ckpt_path=last", "--trainer.max_steps=4", "--model.optimizer.lr=1e-5")
+    assert not any("model.optimizer" in line for line in told)
+
+
+def test_a_run_ends_with_a_validation_images_and_the_next_command(run):
+    shapes = files_of("shapes32")
+    for name in ("autoencoder", "content", "motion"):
+        Path(f"{name}.yaml").write_text(shapes[name])
+    small = ["--trainer.limit_val_batches=1", "--trainer.enable_progress_bar=false", "--data.val_clips=2"]
+    small += ["--trainer.accelerator=cpu", "--trainer.max_steps=3", "--trainer.val_check_interval=2"]
+    small += ["--trainer.num_sanity_val_steps=0"]
+    network = "--model.network.init_args={patch_size: 8, width: 16, depth: 1, heads: 2, head_dim: 8, output: linear}"
+    code, told = run("fit", *small, network, "--trainer.default_root_dir=moved", config="autoencoder.yaml")
+    assert code == 0, told
+    [ended] = [line for line in told if "after step 3" in line]
+    assert ended.startswith("cmd-lightning: moved/last.ckpt after step 3: val/loss ") and "val/psnr " in ended
+    [image] = [line.partition("images: ")[2] for line in told if "images: " in line]
+    assert Path(image).stat().st_size > 1000 and image.startswith("moved/")
+    following = [line.partition("next: ")[2] for line in told if "next: " in line]
+    assert following == [
+        f"cmd-lightning fit -c {name}.yaml --model.autoencoder moved/last.ckpt --data.val_clips=2"
+        for name in ("content", "motion")
+    ]
+    _, *words = shlex.split(following[1])
+    assert main([*words, *small, "--model.network.init_args={width: 20, depth: 1, heads: 5, frames: 4}"]) == 0
+
+
+def files_of(folder):
+    return {path.stem: path.read_text() for path in Path(CONFIGS, folder).glob("*.yaml")}
+
+
+class Model:
+    def __init__(self, stage):
+        self.stage = stage
+
+
+def test_next_commands_of_every_shipped_config(tmp_path, monkeypatch):
+    (tmp_path / "configs").symlink_to(CONFIGS)
+    monkeypatch.chdir(tmp_path)
+    base = ["--model.latent_space.vae", "BASE"]
+
+    def told(path, stage, *more):
+        words = ["fit", "-c", f"configs/{path}.yaml", *more]
+        return next_commands(Model(stage), words, Path("outputs", path, "last.ckpt"))
+
+    for folder in ("shapes32", "shapes64", "clips64", "ucf101", "openvid256", "webvid_sd15", "webvid_sd21"):
+        stable = folder in ("openvid256", "webvid_sd15", "webvid_sd21")
+        needed = " --model.base BASE" if stable else ""
+        assert told(f"{folder}/autoencoder", "autoencoder", *(base if stable else [])) == [
+            f"cmd-lightning fit -c configs/{folder}/content.yaml{needed}",
+            f"cmd-lightning fit -c configs/{folder}/motion.yaml",
+        ]
+        assert told(f"{folder}/motion", "motion") == [f"cmd-lightning fit -c configs/{folder}/content.yaml{needed}"]
+        run_of = Path("outputs", folder, "content")
+        run_of.mkdir(parents=True)
+        (run_of / "last.ckpt").touch()
+        stages = " ".join(f"outputs/{folder}/{stage}/last.ckpt" for stage in ("autoencoder", "content", "motion"))
+        assert told(f"{folder}/motion", "motion") == [f"cmd-lightning export {stages} outputs/{folder}/model"]
+        Path("outputs", folder, "model").mkdir()
+        assert told(f"{folder}/content", "content")[0].startswith("cmd-lightning fit -c configs/")
+    assert told("baselines/pvdm_autoencoder", "autoencoder") == ["cmd-lightning fit -c configs/baselines/pvdm.yaml"]
+    for name in ("lvdm", "modelscope", "pvdm"):
+        assert told(f"baselines/{name}", "video", "--ckpt_path", "last") == [
+            f"cmd-lightning predict -c configs/baselines/{name}.yaml --ckpt_path last"
+        ]
+    mine = ["--model.autoencoder=shapes32", "-c", "configs/motion/dit.yaml"]
+    assert told("shapes32/motion", "motion", *mine) == [
+        "cmd-lightning export shapes32 outputs/shapes32/motion/last.ckpt outputs/shapes32/model-2"
+    ]
+    data = ["--data.train_shards", "a b", "--data.val_shards=c", "--data.batch_size", "2"]
+    assert told("clips64/autoencoder", "autoencoder", "-c", "configs/overrides/frames_24.yaml", *data)[0] == (
+        "cmd-lightning fit -c configs/clips64/content.yaml -c configs/overrides/frames_24.yaml "
+        "--data.train_shards 'a b' --data.val_shards=c"
+    )
+
+
+def test_a_run_is_quiet(run):
+    bar = "--trainer.enable_progress_bar=true"
+    code, told = run("fit", bar, "--trainer.logger=false", "--trainer.max_steps=2", "--trainer.num_sanity_val_steps=1")
+    text = "\n".join(told)
+    assert code == 0
+    for word in ("FLOPs", "/-2", "litlogger", "LeafSpec", "Trainer.fit` stopped"):
+        assert word not in text
+    assert "fit autoencoder: 100%" in text and "2/2" in text and "validate autoencoder: " in text
+
+
+class Slow(BoringModel):
+    def test_step(self, batch, batch_idx):
+        time.sleep(1.5)
+
+
+def test_a_bar_moves_while_a_batch_takes_long(tmp_path, capsys):
+    moves = []
+
+    class Watched(StageProgress):
+        def _open(self, *arguments, **options):
+            super()._open(*arguments, **options)
+            refresh = self._bars[-1].refresh
+            self._bars[-1].refresh = lambda *a, **k: (moves.append(time.monotonic()), refresh(*a, **k))
+
+    Trainer(
+        logger=False, accelerator="cpu", callbacks=[Watched()], limit_test_batches=1, enable_model_summary=False
+    ).test(Slow(), verbose=False)
+    assert len(moves) >= 1
+    assert "test Slow: 100%" in capsys.readouterr().err

@@ -164,7 +164,7 @@ def test_test_feeds_one_distance_three_ways(tiny_stages, shards, tmp_path):
 def test_predict_writes_a_video_a_sample(tiny_stages, shards, tmp_path):
     paths, _ = tiny_stages("caption")
     assert run(tmp_path, "predict", paths, shards) == 0
-    videos = sorted((tmp_path / "run" / "videos").glob("*.mp4"))
+    videos = sorted((tmp_path / "run" / "videos").rglob("*.mp4"))
     assert len(videos) == 5
     assert read_video(videos[0]).shape == (3, 5, 8, 12)
     about = json.loads(videos[0].with_suffix(".json").read_text())

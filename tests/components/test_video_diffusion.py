@@ -137,13 +137,13 @@ def test_a_baseline_from_its_config(name, tmp_path, monkeypatch, capsys):
 
     if name == "pvdm":  # the checkpoint stands by itself; a config names the autoencoder all the same
         kept = Path("outputs/baselines/pvdm_autoencoder/last.ckpt")
-        opened = VideoDiffusion.load(checkpoint)
+        opened = VideoDiffusion.load_from_checkpoint(checkpoint)
         assert stage_of(checkpoint) == "video"
         own = load_stage(kept, "autoencoder", "model").parts["network"].state_dict()
         assert all(torch.equal(weight, own[key]) for key, weight in opened.autoencoder.state_dict().items())
-    opened = VideoDiffusion.load(checkpoint)
+    opened = VideoDiffusion.load_from_checkpoint(checkpoint)
     assert opened.video_shape == SHAPE and opened.fps == 8.0
-    assert opened.averaged and not VideoDiffusion.load(without_average(checkpoint)).averaged
+    assert opened.averaged and not VideoDiffusion.load_from_checkpoint(without_average(checkpoint)).averaged
     averages = torch.load(checkpoint, weights_only=True)["ema"]
     assert all(torch.equal(weight, averages[f"network.{key}"]) for key, weight in opened.network.named_parameters())
 
@@ -259,11 +259,11 @@ def test_checkpoint_comes_back_without_other_files(model, autoencoder, batch, tm
         (model("label", small, autoencoder=autoencoder), model("caption", objective=objective), model(None))
     ):
         made.fps = 7.0
-        opened = VideoDiffusion.load(save_checkpoint(made, tmp_path / f"{number}.ckpt"))
+        opened = VideoDiffusion.load_from_checkpoint(save_checkpoint(made, tmp_path / f"{number}.ckpt"))
         values = made.values(batch)
         assert (opened.fps, opened.trained_on, opened.origin()) == (7.0, made.trained_on, made.origin())
         assert torch.equal(opened.sample(values, seeds=[1, 2], steps=3), made.sample(values, seeds=[1, 2], steps=3))
-        again = VideoDiffusion.load(save_checkpoint(opened, tmp_path / "again.ckpt"))
+        again = VideoDiffusion.load_from_checkpoint(save_checkpoint(opened, tmp_path / "again.ckpt"))
         assert torch.equal(again.sample(values, seeds=[1, 2], steps=3), made.sample(values, seeds=[1, 2], steps=3))
 
 
@@ -346,7 +346,10 @@ def test_wrong_inputs(model, tiny_autoencoder, batch, tmp_path, save_checkpoint)
         (lambda: model(None).clips(batch | {"video": batch["video"][:, :, :3]}), "data: videos of 3 frames, 8x8, but"),
         (lambda: model(None).clips({"key": ["0"]}), "data: testing needs videos, these shards hold latents"),
         (lambda: model(None).clean_latents({"key": ["0"]}), "no videos and no moments, which the video stage needs"),
-        (lambda: VideoDiffusion.load(path), "this checkpoint holds the autoencoder stage, not video; .*baselines"),
+        (
+            lambda: VideoDiffusion.load_from_checkpoint(path),
+            "this checkpoint holds the autoencoder stage, not video; .*baselines",
+        ),
     ]
     for call, message in cases:
         with pytest.raises(InputError, match=message) as caught:

@@ -43,6 +43,16 @@ def test_some_are_held_out_and_some_stay():
         held_out(["x"], [""], 0.1, 0)
 
 
+def test_rows_of_one_clip_stay_together():
+    """As of a table with several captions for each clip."""
+    rows = [name for name in names(50) for _ in range(3)]
+    chosen = held_out(rows, [""] * 150, 0.2, 0)
+    assert len(chosen) == 30
+    assert len({rows[number] for number in chosen}) == 10
+    with pytest.raises(InputError, match="there is 1 usable clip"):
+        held_out(["x", "x"], ["", ""], 0.5, 0)
+
+
 def facts(folder):
     index = json.loads((folder / "index.json").read_text())
     return sum(entry["samples"] for entry in index["shards"].values()), index["classes"], index["num_classes"]

@@ -310,6 +310,7 @@ def test_splits_are_listed(tmp_path, capsys):
     for place, words in (
         ("shards", "no shards in this folder, but in its splits; give {0}/shards/test or {0}/shards/train"),
         ("shards/val", "no such split; there are {0}/shards/test and {0}/shards/train"),
+        ("shards/val/*.tar", "no such split; there are {0}/shards/test and {0}/shards/train"),
         ("shards/train/1.tar", "no such shard"),
         ("other", "no such shard"),
     ):

@@ -108,13 +108,18 @@ class CMDAutoencoder(AutoencoderNetwork):
 
         The frame weights start equal, the transformers as identities, residual and motion planes at zero, and the way
         from the content frame's patches into the decoder and out of it is a rotation and its inverse, up to `output`.
-        Where the width is less than the values of a patch, it is a projection, and fine detail is missing at first.
+        Where the width is less than the values of a patch, it keeps the lowest frequencies, and fine detail is missing
+        at first.
         """
         stems = [self.get_submodule(f"{plane}_stem") for plane in self.planes]
         heads = [getattr(self, name) for name in ("content_head", "residual_head") if hasattr(self, name)]
         for layer in (*heads, *stems, self.content_stem, self.unpatchify):
             zero(layer)
-        rotation = nn.init.orthogonal_(torch.empty_like(self.content_stem.weight.flatten(1)))
+        weight = self.content_stem.weight
+        if len(weight) < weight[0].numel():
+            rotation = low_frequencies(self.channels, self.patch_size)[: len(weight)]
+        else:  # in float32: torch has no orthogonal matrices in half precision
+            rotation = nn.init.orthogonal_(torch.empty_like(weight.flatten(1), dtype=torch.float32))
         self.content_stem.weight.copy_(rotation.view_as(self.content_stem.weight))
         self.unpatchify.weight.copy_(rotation.view_as(self.unpatchify.weight))
 
@@ -217,3 +222,23 @@ class CMDAutoencoder(AutoencoderNetwork):
         """Kind and place of each motion slot, for a grid of patches."""
         places = [(0.0, (i + 0.5) / rows) for i in range(rows)] + [(1.0, (i + 0.5) / columns) for i in range(columns)]
         return tuple(places)
+
+
+def low_frequencies(channels: int, side: int) -> Tensor:
+    """An orthonormal basis of patches `(N, N)`, N = channels · side², low frequencies first: a cosine transform.
+
+    Over the channels it is a transform too, which for RGB yields the mean and two colour differences; these count as
+    less visible, like a frequency that is half a patch higher.
+    """
+    colour, line = cosines(channels), cosines(side)
+    basis = torch.einsum("ac,by,dx->abdcyx", colour, line, line).flatten(3).flatten(0, 2)
+    difference, down, across = torch.meshgrid(torch.arange(channels), *[torch.arange(side)] * 2, indexing="ij")
+    order = (down + across + (difference > 0) * (side // 2)).flatten().argsort(stable=True)
+    return basis[order]
+
+
+def cosines(number: int) -> Tensor:
+    """The discrete cosine transform (type II, orthonormal) of so many values, a frequency per row."""
+    frequency, place = torch.arange(number)[:, None], torch.arange(number)
+    waves = torch.cos(torch.pi / number * (place + 0.5) * frequency)
+    return waves / waves.norm(dim=1, keepdim=True)

@@ -58,7 +58,7 @@ class LVDM(UNet, VideoDenoiser):
             # Every frame projects a copy of the text, as for the authors: the paper's count has it 16 times.
             text = condition.sequence().to(latent.dtype).repeat_interleave(frames, dim=0)
         x = self.stem(latent.transpose(1, 2).flatten(0, 1))
-        (x,) = self.transform([x], self.timestep(timestep), frames, text)
+        (x,) = self.transform([x], self.timestep(timestep, latent.dtype), frames, text)
         return x.unflatten(0, (batch, frames)).transpose(1, 2)
 
 

@@ -64,7 +64,7 @@ class TriplaneUNet(UNet, VideoDenoiser):
         self.condition = nn.Linear(condition_dim, 4 * width) if condition_dim else None
 
     def forward(self, latent: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
-        signal = embedded(self.timestep, self.condition, timestep, condition)
+        signal = embedded(self.timestep, self.condition, timestep, condition, latent.dtype)
         content, motion = self.latent_spec.unpack(latent)
         planes = [content, *motion.split(self.slots, dim=3)]
         planes = [self.stem(plane) + self.position(kind, plane) for kind, plane in enumerate(planes)]

@@ -58,7 +58,8 @@ class ContentDiT(DiT, ContentModel):
         padded = pad_to_multiple(content, patch, patch)
         tokens = self.stem(self.enter(padded) if self.convolutional else padded)  # (B, width, H / patch, W / patch)
         rows, columns = tokens.shape[2:]
-        x = self.transform(tokens.flatten(2).mT + self.positions(rows, columns), timestep, condition)
+        x = tokens.flatten(2).mT + self.positions(tokens, rows, columns)
+        x = self.transform(x, timestep, condition)
         said = unpatchify(x, (patch, patch), rows)
         said = (self.leave(said) if self.convolutional else said)[:, :, :height, :width]
         return velocity_of(content, said, timestep) if self.clean else said

@@ -63,7 +63,7 @@ class ContentUNet(UNet, ContentModel):
 
     def forward(self, content: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
         height, width = content.shape[2:]
-        signal = embedded(self.timestep, self.condition, timestep, condition)
+        signal = embedded(self.timestep, self.condition, timestep, condition, content.dtype)
         context: tuple[Tensor | None, ...] = ()
         if self.tokens and condition is not None:
             tokens, mask = condition.tokens, condition.mask

@@ -59,5 +59,5 @@ class AlignedDiT(DiT, MotionModel):
         frames = motion.shape[2]
         tokens = self.stem(pad_to_multiple(motion, self.frames, 1))  # (B, width, T / frames, S)
         x = tokens.permute(0, 2, 3, 1) + context[:, None]
-        x = x.flatten(1, 2) + self.positions(*tokens.shape[2:])
+        x = x.flatten(1, 2) + self.positions(tokens, *tokens.shape[2:])
         return unpatchify(self.transform(x, timestep, condition), (self.frames, 1), tokens.shape[2])[:, :, :frames]

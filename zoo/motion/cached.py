@@ -57,7 +57,7 @@ class CachedDiT(DiT, MotionModel):
     def prepare(self, content: Tensor) -> Tensor:
         """Keys and values of the content frame's N patches for each block, `(depth, 2, B, heads, N, head_dim)`."""
         patches = self.content_stem(pad_to_multiple(content, self.content_patch_size, self.content_patch_size))
-        x = patches.flatten(2).mT + self.positions(*patches.shape[2:])
+        x = patches.flatten(2).mT + self.positions(patches, *patches.shape[2:])
         for block in self.content_blocks:
             x = self.run_block(block, x)
         keys_values = self.keys_values(self.content_norm(x))
@@ -67,7 +67,7 @@ class CachedDiT(DiT, MotionModel):
         frames = motion.shape[2]
         tokens = self.stem(pad_to_multiple(motion, self.frames, 1)).permute(0, 2, 3, 1)  # (B, T / frames, S, width)
         rows = tokens.shape[1]
-        x = tokens + self.place(self.slots) + self.positions(rows)[:, None]
+        x = tokens + self.place(self.slots) + self.positions(tokens, rows)[:, None]
         x = self.transform(x.flatten(1, 2), timestep, condition, context=context)
         return unpatchify(x, (self.frames, 1), rows)[:, :, :frames]
 

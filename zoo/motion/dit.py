@@ -49,6 +49,6 @@ class MotionDiT(DiT, MotionModel):
         tokens = self.motion_stem(pad_to_multiple(motion, patch, patch))  # (B, width, T / patch, S / patch)
         rows, columns = tokens.shape[2:]
         keys = self.content_stem(pad_to_multiple(context, key, key))
-        parts = [part.flatten(2).mT + self.positions(*part.shape[2:]) for part in (tokens, keys)]
+        parts = [part.flatten(2).mT + self.positions(part, *part.shape[2:]) for part in (tokens, keys)]
         x = self.transform(torch.cat(parts, dim=1), timestep, condition, read=rows * columns)
         return unpatchify(x, (patch, patch), rows)[:, :, :frames, :slots]

@@ -65,7 +65,7 @@ class GridUNet(UNet, MotionModel):
         return self.slots(content)
 
     def forward(self, motion: Tensor, timestep: Tensor, context: Tensor, condition: Condition | None) -> Tensor:
-        signal = embedded(self.timestep, self.condition, timestep, condition)
+        signal = embedded(self.timestep, self.condition, timestep, condition, motion.dtype)
         groups = pad_to_multiple(motion, self.frames, 1).unflatten(2, (-1, self.frames))
         length = groups.shape[2]  # (B, D, length, frames, S)
         noisy = self.to_pictures(groups.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1))

@@ -70,7 +70,7 @@ class PlanesUNet(MotionModel):
 
     def forward(self, motion: Tensor, timestep: Tensor, context: Tensor, condition: Condition | None) -> Tensor:
         batch, _, frames, _ = motion.shape
-        signal = embedded(self.timestep, self.condition, timestep, condition)
+        signal = embedded(self.timestep, self.condition, timestep, condition, motion.dtype)
         slots = context.mT[:, :, None]  # (B, width, 1, S)
         x = self.stem(self.to_planes(pad_to_multiple(motion, self.multiple, 1))) + self.to_planes(slots)
 

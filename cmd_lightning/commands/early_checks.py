@@ -1,0 +1,99 @@
+"""What is wrong with a command line of `fit` and its sisters, as far as it shows before the libraries are imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from cmd_lightning.errors import InputError, nearest
+
+STAGES = ("autoencoder", "content", "motion")
+
+
+def check(verb: str, words: Sequence[str]) -> None:
+    """Raises an InputError for a config, a checkpoint or a model that is not there, and for a fit of no steps."""
+    import yaml
+
+    given: dict[str, Any] = {}
+    typed: dict[str, Any] = {}  # what is not from a config
+    for name, value in pairs(words):
+        if name in ("-c", "--config"):
+            if not value or "{" in value or "\n" in value:
+                return  # a config itself, or a mistake that jsonargparse tells
+            check_config(Path(value))
+            try:
+                config = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+            except (yaml.YAMLError, UnicodeDecodeError):
+                return  # jsonargparse tells what is wrong with it
+            given |= flat(config)
+        elif name.startswith("--"):
+            typed[name[2:].replace(".init_args.", ".")] = value
+    if any(word.startswith("--print_config") or word.endswith((".help", "--help-all")) for word in words):
+        return
+    if not given and not typed:
+        raise InputError(f"{verb}: no config; give one, such as -c configs/shapes32/autoencoder.yaml")
+    check_numbers(verb, given | typed)
+    check_files(typed)
+
+
+def check_config(path: Path) -> None:
+    """Raises an InputError for a config that is no file."""
+    if path.is_file():
+        return
+    configs = sorted(file.name for file in (path if path.is_dir() else path.parent).glob("*.yaml"))
+    if path.is_dir():
+        raise InputError(f"-c {path}: this is a folder; give one of its files: {', '.join(configs) or 'it has none'}")
+    hint = nearest(path.name, configs) if configs else "give a file of configs/, or your own"
+    raise InputError(f"-c {path}: there is no such file; {hint}")
+
+
+def check_numbers(verb: str, given: dict[str, Any]) -> None:
+    """Raises an InputError for a fit of no steps."""
+    for option in ("trainer.max_steps", "trainer.max_epochs"):
+        if verb == "fit" and str(given.get(option)) == "0":
+            raise InputError(f"--{option} 0: nothing would be trained; give at least 1, or -1 for no limit")
+
+
+def check_files(given: dict[str, str]) -> None:
+    """Raises an InputError for a checkpoint or a model that is not there."""
+    from cmd_lightning.zoo import model_folder, models
+
+    checkpoint = given.get("ckpt_path")
+    if checkpoint == "best":
+        raise InputError(
+            "--ckpt_path best: there is no best checkpoint, a run knows only its own; "
+            "give the file that ModelCheckpoint wrote, or last"
+        )
+    if checkpoint is not None and checkpoint not in ("last", "hpc", "null") and not Path(checkpoint).exists():
+        raise InputError(f"--ckpt_path {checkpoint}: there is no such file; give one that `fit` wrote")
+    for stage in STAGES:
+        path = given.get(f"model.{stage}")
+        if path and not Path(path).exists() and path not in models() and not path.startswith("{"):
+            raise InputError(
+                f"model.{stage} {path}: there is no such file; give the checkpoint of "
+                f"`fit -c configs/.../{stage}.yaml`, a folder that `export` wrote, or a name of the zoo "
+                f"({', '.join(models())})"
+            )
+    if model := given.get("model.model"):
+        model_folder(model)
+
+
+def pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The options of a command line with their values; "" for one without."""
+    for word, following in pairwise([*words, "-"]):
+        if word.startswith("-"):
+            name, equals, value = word.partition("=")
+            yield name, value if equals else "" if following.startswith("-") else following
+
+
+def flat(config: Any, place: str = "") -> dict[str, Any]:
+    """The plain values of a config by the options that set them."""
+    if not isinstance(config, dict):
+        return {place: config}
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        inner = place if name == "init_args" else f"{place}.{name}" if place else str(name)
+        found |= flat(value, inner)
+    return found

@@ -1,0 +1,75 @@
+"""Options of the optimiser that a config has changed since the checkpoint that a fit resumes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+APPLIED = ("weight_decay", "betas", "eps", "momentum", "dampening", "nesterov", "alpha", "rho")
+"""Besides the learning rate: what an optimiser reads anew in each step, and its state does not depend on."""
+
+HOW = ("params", "foreach", "fused", "capturable", "differentiable")
+"""How an optimiser computes, not what."""
+
+
+def options_of(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """The options of each group of weights, the learning rate as it was given, before any schedule."""
+    groups = []
+    for group in optimizer.param_groups:
+        own = {name: value for name, value in group.items() if name not in (*HOW, "initial_lr")}
+        groups.append(own | {"lr": group.get("initial_lr", group["lr"])})
+    return groups
+
+
+def apply_changes(
+    optimizer: Optimizer, wanted: Sequence[Mapping[str, Any]], schedules: Sequence[LRScheduler] = ()
+) -> list[str]:
+    """Gives an optimiser, restored from a checkpoint, the options that the config asks for.
+
+    Args:
+        optimizer: The optimiser as restored; its learning rate is what its schedule has made of it.
+        wanted: The options of each of its groups, as `options_of` gave them before it was restored.
+        schedules: The schedules of its learning rate, as restored.
+
+    Returns:
+        A sentence for each option that differs.
+    """
+    told = []
+    restored = options_of(optimizer)
+    for index, (group, before, now) in enumerate(zip(optimizer.param_groups, restored, wanted, strict=True)):
+        for name in before.keys() & now.keys():
+            if plain(before[name]) == plain(now[name]):
+                continue
+            change = f"model.optimizer.{name} {plain(now[name])}: the checkpoint was trained with {plain(before[name])}"
+            if name == "lr":
+                change_rate(group, index, before[name], now[name], schedules)
+            elif name in APPLIED:
+                group[name] = now[name]
+            else:
+                told.append(f"{change}, which stays; start a new run to change it")
+                continue
+            told.append(f"{change}; the new value holds from here on")
+    return sorted(set(told))
+
+
+def change_rate(group: dict[str, Any], index: int, before: Any, now: Any, schedules: Sequence[LRScheduler]) -> None:
+    """Scales the learning rate of a group to another peak, at the same place in its schedules."""
+    factor = float(group["lr"]) / float(before) if before else 1.0
+    if hasattr(group["lr"], "fill_"):  # a tensor, whose address compiled code may hold
+        group["lr"].fill_(float(now) * factor)
+    else:
+        group["lr"] = now * factor
+    if "initial_lr" in group:
+        group["initial_lr"] = now
+    for schedule in schedules:
+        schedule.base_lrs[index] = now
+
+
+def plain(value: Any) -> Any:
+    """A value that compares and prints well."""
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return float(value) if hasattr(value, "item") else value

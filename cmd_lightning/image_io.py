@@ -1,0 +1,38 @@
+"""Read still images as they are shown, by Pillow."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cmd_lightning.video_file import VideoError
+from cmd_lightning.viewing import PLAIN, over
+
+
+def read_image(path: str | Path, background: str = PLAIN.background) -> Tensor:
+    """Read a still image as it is shown: uint8 RGB (3, H, W), turned as its EXIF data say.
+
+    Args:
+        path: A file in any format that Pillow reads, with 8 or 16 bits or a palette.
+        background: What is behind transparent pixels, as in `Viewing`.
+
+    Raises:
+        VideoError: It cannot be read.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        # As a file, not by its name: Pillow (13) maps TIFFs of one value per pixel, and garbles those that EXIF turns.
+        with open(path, "rb") as file, Image.open(file) as opened:
+            ImageOps.exif_transpose(opened, in_place=True)
+            image: Image.Image = opened
+            if image.mode.startswith("I;16"):  # which Pillow would cut off at 255
+                image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+            if image.mode in ("I", "F"):
+                raise VideoError(str(path), "damaged frames", "32 bits per value; save it with 8 or 16")
+            transparent = image.has_transparency_data
+            shown = over(image.convert("RGBA"), background) if transparent else image.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise VideoError(str(path), "damaged frames", "not readable as an image") from error
+    return torch.from_numpy(np.array(shown)).permute(2, 0, 1)
