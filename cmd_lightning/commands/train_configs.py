@@ -59,8 +59,8 @@ def facts_of(splits: Mapping[str, Path], settings: Mapping[str, Any]) -> dict[st
 
     Returns:
         "clips", how many were looked at; "condition", what videos are generated from: "captions", "classes" or
-        "nothing"; "classes", their names; "prompts", some captions of held-out clips; "words" of the captions; "fps", at
-        which clips are read.
+        "nothing"; "classes", their names; "prompts", some captions of held-out clips; "words" of the captions; "fps",
+        at which clips are read.
 
     Raises:
         InputError: The clips are too short, or have no captions or classes where these are asked for.
@@ -123,7 +123,7 @@ def stage_changes(run: Run, name: str, gpu: bool) -> dict[str, Any]:
     """What differs from `BASE` in the config of a stage."""
     size = run.settings["size"]
     patch = 8 if size >= 64 else 4
-    patches = {
+    patches: dict[str, dict[str, Any]] = {
         "autoencoder": {"patch_size": patch, "grid": [min(8, size // patch)] * 2},
         "content": {"patch_size": patch},
         "motion": {"content_patch_size": patch},
