@@ -410,7 +410,7 @@ def test_mistakes_are_told_on_one_line(videos, checkpoint, stable_diffusion, tmp
         ([videos, *good, "--seed", "-1"], "--seed -1"),
         ([videos, *good, "--frames", "0"], "was trained on"),
         ([videos, *vae, "--size", "16", "--frames", "0"], "--frames 0: must"),
-        ([videos / "none.tar", *good], "no such shard"),
+        ([videos / "none.tar", *good], "no such file"),
         ([videos, tmp_path / "copy", *good], "both are called 000000.tar"),
         (["http://host/shard?name=0.tar", *good], "let it end in NAME.tar"),
     ):
