@@ -228,6 +228,8 @@ class VideoFile:
         self._places: dict[Any, int] = places if timed and None not in places and len(places) == len(shown) else {}
         self._ticks = sorted(self._places)
         self.frames = self.count() if lead and not self._ticks else len(shown)
+        if lead and not self.frames:
+            raise VideoError(self.name, "damaged frames", "none can be decoded")
         if not self.frames:
             raise VideoError(self.name, "unreadable video", "without frames")
         self._keys = [_START]

@@ -3,9 +3,10 @@ import pytest
 import torch
 from open_clip.transformer import TextTransformer
 
-from cmd_lightning.conditioning import ClassEncoder, OpenCLIPTextEncoder, replace_condition
+from cmd_lightning.conditioning import ClassEncoder, OpenCLIPTextEncoder, PhraseEncoder, replace_condition
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition
+from cmd_lightning.networks.classes import build, describe
 
 CAPTIONS = ["a red circle moves left", "square", ""]
 TEXT = {"context_length": 12, "width": 16, "heads": 2, "layers": 2}
@@ -119,3 +120,51 @@ def test_conditions_without_tokens_can_be_dropped():
     own = Condition(torch.ones(3, 2))
     assert replace_condition(own, own.map(torch.zeros_like), torch.ones(3, dtype=torch.bool)).pooled.sum() == 0
     assert replace_condition(own, own.map(torch.zeros_like), torch.zeros(3, dtype=torch.bool)).tokens is None
+
+
+WORDS = ["red", "blue", "circle", "square"]
+
+
+def test_a_caption_is_the_sum_of_its_words_in_their_phrases():
+    encoder = PhraseEncoder(WORDS, phrases=2, dim=6)
+    first, second = encoder.table.weight[1:].split(len(WORDS))  # one vector for each word, phrase by phrase
+    captions = ["a red circle, a blue square", "a Blue  square ,a red circle", "red, , red", "", "a dog"]
+    condition = encoder(captions)
+    zero = torch.zeros(6)
+    expected = [
+        first[0] + first[2] + second[1] + second[3],
+        first[1] + first[3] + second[0] + second[2],
+        first[0] + second[0],  # the third phrase shares the vectors of the second
+        zero,
+        zero,
+    ]
+    torch.testing.assert_close(condition.pooled, torch.stack(expected))
+    assert condition.tokens is None and condition.mask is None
+    torch.testing.assert_close(encoder(captions[:1]).pooled[0], condition.pooled[0])  # neighbours do not matter
+    assert torch.equal(encoder.null(3).pooled, torch.zeros(3, 6))
+    assert len({tuple(row) for row in encoder.table.weight[1:].tolist()}) == 2 * len(WORDS)  # apart from the start
+
+
+def test_words_that_are_not_known_learn_nothing():
+    encoder = PhraseEncoder(WORDS, phrases=2, dim=6)
+    encoder(["a red dog", ""]).pooled.square().sum().backward()
+    moved = encoder.table.weight.grad.abs().sum(1)
+    assert moved.nonzero().flatten().tolist() == [1]
+
+
+def test_a_phrase_encoder_is_built_again_from_its_description():
+    encoder = PhraseEncoder(WORDS, phrases=3, dim=6)
+    again = build(describe(encoder))
+    again.load_state_dict(encoder.state_dict())
+    assert torch.equal(again(["a blue circle, red"]).pooled, encoder(["a blue circle, red"]).pooled)
+
+
+@pytest.mark.parametrize(("options", "name"), [({"phrases": 0}, "phrases 0"), ({"dim": -1}, "dim -1")])
+def test_a_phrase_encoder_needs_sizes(options, name):
+    with pytest.raises(InputError, match=name):
+        PhraseEncoder(WORDS, **options)
+
+
+def test_a_phrase_encoder_needs_each_word_once():
+    with pytest.raises(InputError, match="words red: given more than once"):
+        PhraseEncoder(["red", "blue", "red"])

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal
 from cmd_lightning.commands.files import pixels, report, tell
 from cmd_lightning.commands.processes import check_nodes, quiet_trainer
 from cmd_lightning.errors import InputError, check_at_least, check_positive
-from cmd_lightning.viewing import Viewing
 
 if TYPE_CHECKING:
     from cmd_lightning.latent_space import FrameLatents, LatentSpace
@@ -88,7 +87,6 @@ def encode(
     check_positive(clips_per_video=clips_per_video, batch_size=batch_size, devices=devices, nodes=nodes)
     check_at_least(0, num_workers=num_workers)
     check_nodes(nodes)
-    viewing = Viewing(deinterlace, tone_map, background)
     if (autoencoder is None) == (vae is None):
         raise InputError("--autoencoder, --vae: give one of the two, a checkpoint of the first stage or an image VAE")
     if vae is None and (variant or revision):
@@ -113,7 +111,9 @@ def encode(
     from cmd_lightning.data.webvid import WebVidDataModule
     from cmd_lightning.pretrained_text import open_text_encoder
     from cmd_lightning.provenance import fingerprint, provenance
+    from cmd_lightning.viewing import Viewing
 
+    viewing = Viewing(deinterlace, tone_map, background)
     remote = ShardCache(allow_commands=allow_commands)
     urls = expand(shards, allow_commands=allow_commands)
     names, classes = names_of(urls), read_classes(urls, remote)

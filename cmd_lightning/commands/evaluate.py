@@ -15,7 +15,6 @@ from cmd_lightning.commands.processes import check_nodes, clip_bar, quiet_traine
 from cmd_lightning.errors import InputError, check_at_least, check_positive
 from cmd_lightning.metric_names import DISTANCES, PAIRED, Asked
 from cmd_lightning.progress import progress
-from cmd_lightning.viewing import Viewing
 
 if TYPE_CHECKING:
     from cmd_lightning.data.sources import ClipSource
@@ -95,7 +94,6 @@ def evaluate(
     check_positive(**{name: value for name, value in given.items() if value is not None})
     check_at_least(0, workers=workers)
     check_nodes(nodes)
-    viewing = Viewing(deinterlace, tone_map, background)
     asked = {text: Asked.parse(text) for text in filter(None, map(str.strip, metrics.split(",")))}
     kinds = {one.kind for one in asked.values()}
     paired = bool(kinds & PAIRED.keys())
@@ -109,8 +107,10 @@ def evaluate(
         from cmd_lightning.data.sources import Selection, open_source
         from cmd_lightning.metrics.statistics import describe_statistics
         from cmd_lightning.metrics.suite import MetricSuite
+        from cmd_lightning.viewing import Viewing
 
     step = stride if fps else stride or 1
+    viewing = Viewing(deinterlace, tone_map, background)
     reading: dict[str, Any] = {"frames": frames, "stride": step, "fps": fps, "size": pixels(size)}
     sources = {}
     for side, path in (("real", real), ("fake", fake)):

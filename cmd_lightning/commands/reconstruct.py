@@ -15,7 +15,6 @@ from cmd_lightning.commands.files import (
 )
 from cmd_lightning.errors import InputError, check_positive
 from cmd_lightning.progress import progress
-from cmd_lightning.viewing import Viewing
 from cmd_lightning.zoo import model_folder
 
 if TYPE_CHECKING:
@@ -49,7 +48,6 @@ def reconstruct(
         json: Write the scores to this file; - is standard output, with nothing else on it.
     """
     check_positive(stride=stride)
-    viewing = Viewing(deinterlace, tone_map, background)
     if not Path(model).is_file():
         model_folder(model)
     for clip in clips:
@@ -64,7 +62,9 @@ def reconstruct(
         from cmd_lightning.latent_space import from_uint8, to_uint8
         from cmd_lightning.metrics.content_naturalness import REAL, ContentNaturalness
         from cmd_lightning.metrics.reconstruction import scores
+        from cmd_lightning.viewing import Viewing
 
+        viewing = Viewing(deinterlace, tone_map, background)
         pipeline = open_autoencoder(model) if Path(model).is_file() else open_model(model)
     frames, space = pipeline.config.video_shape[1], pipeline.latent_space
     naturalness, told = ContentNaturalness(), sys.stderr if json == "-" else sys.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,13 +38,13 @@ SAMPLING_STEPS = 50
 
 GPU: dict[str, dict[str, Any]] = {
     "autoencoder": {"width": 256, "depth": 4, "heads": 8, "head_dim": 32},
-    "content": {"width": 128, "multipliers": [1, 2, 3], "layers": 2},
+    "content": {"width": 512, "depth": 12, "heads": 8},
     "motion": {"width": 128, "layers": 2},
 }
 """Arguments of the networks on a GPU, where they are larger."""
 
-MOST_TOKENS = 77
-"""Of a caption: what a longer one has beyond them is cut."""
+MOST_WORDS = 1000
+"""Different words of the captions that are learned, the most frequent ones."""
 
 
 def stage_of(folder: Path, name: str) -> Stage:
@@ -58,8 +59,8 @@ def facts_of(splits: Mapping[str, Path], settings: Mapping[str, Any]) -> dict[st
 
     Returns:
         "clips", how many were looked at; "condition", what videos are generated from: "captions", "classes" or
-        "nothing"; "classes", their names; "prompts", some captions of held-out clips; "tokens", of the longest caption;
-        "fps", at which clips are read.
+        "nothing"; "classes", their names; "prompts", some captions of held-out clips; "words" of the captions; "fps", at
+        which clips are read.
 
     Raises:
         InputError: The clips are too short, or have no captions or classes where these are asked for.
@@ -88,18 +89,18 @@ def facts_of(splits: Mapping[str, Path], settings: Mapping[str, Any]) -> dict[st
         "condition": condition,
         "classes": classes,
         "prompts": list(dict.fromkeys(held_out.captions or seen.captions))[:8],
-        "tokens": tokens(seen.captions) if condition == "captions" else 0,
+        "words": words(seen.captions) if condition == "captions" else [],
         # A clip is two seconds; of shorter ones as long as nine in ten are, of slow ones every frame.
         "fps": round(min(seen.fps, max(FPS, FRAMES / seen.seconds)), 3),
     }
 
 
-def tokens(captions: list[str]) -> int:
-    """Tokens of the longest caption, with the two marks at its ends, at most `MOST_TOKENS`."""
-    from open_clip.tokenizer import SimpleTokenizer
+def words(captions: list[str]) -> list[str]:
+    """The words of captions, the most frequent first."""
+    from cmd_lightning.conditioning import words_of
 
-    tokenizer = SimpleTokenizer()
-    return min(MOST_TOKENS, max(len(tokenizer.encode(caption)) for caption in set(captions)) + 2)
+    counts = Counter(word for caption in captions for word in set(words_of(caption)))
+    return [word for word, _ in counts.most_common(MOST_WORDS)]
 
 
 def write_configs(run: Run) -> None:
@@ -124,12 +125,12 @@ def stage_changes(run: Run, name: str, gpu: bool) -> dict[str, Any]:
     patch = 8 if size >= 64 else 4
     patches = {
         "autoencoder": {"patch_size": patch, "grid": [min(8, size // patch)] * 2},
-        "content": {"patch_size": patch // 2},
+        "content": {"patch_size": patch},
         "motion": {"content_patch_size": patch},
     }
     model: dict[str, Any] = {"network": {"init_args": patches[name] | (GPU[name] if gpu else {})}}
     if name != "autoencoder" and run.facts["condition"] != "classes":
-        model["condition"] = text_encoder(run.facts["tokens"]) if run.facts["condition"] == "captions" else None
+        model["condition"] = text_encoder(run.facts["words"]) if run.facts["condition"] == "captions" else None
     data = data_of(run) | ({"batch_size": 32, "num_workers": min(8, os.cpu_count() or 1)} if gpu else {})
     trainer = {
         "max_steps": 1_000_000,
@@ -150,10 +151,9 @@ def logger(kind: str, folder: str) -> dict[str, Any]:
     return {"class_path": f"lightning.pytorch.loggers.{kind}", "init_args": {"save_dir": None, "name": folder}}
 
 
-def text_encoder(tokens: int) -> dict[str, Any]:
-    """A small text encoder that learns with the model, for captions of up to so many tokens."""
-    text = {"context_length": tokens, "width": 64, "heads": 2, "layers": 2}
-    return {"class_path": "OpenCLIPTextEncoder", "init_args": {"text_cfg": text}}
+def text_encoder(words: list[str]) -> dict[str, Any]:
+    """A vector for each word, which learns far faster from few captions than a text tower does."""
+    return {"class_path": "PhraseEncoder", "init_args": {"words": words, "dim": 64}}
 
 
 def data_of(run: Run) -> dict[str, Any]:

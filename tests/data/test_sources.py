@@ -419,7 +419,7 @@ def test_errors_come_as_one_line_from_workers_too(tmp_path, workers):
     write_video(tmp_path / "a.mp4", to_tensor(clips(1, 9, 16, 20)[0]), 8)
     write_video(tmp_path / "b.mp4", to_tensor(clips(1, 9, 24, 20)[0]), 8)
     source = open_source(tmp_path, Selection(frames=9))
-    with pytest.raises(InputError, match=r"^a is 20x16, b is 20x24: give one size for all, as 64 or 64x96$"):
+    with pytest.raises(InputError, match=r"^a is 20x16, b is 20x24: give one size for all, as `size` 64$"):
         list(batches(source, 2, workers=workers))
     sized = open_source(tmp_path, Selection(frames=9, size=(16, 16)))
     assert next(batches(sized, 2, workers=workers))["video"].shape == (2, 3, 9, 16, 16)
