@@ -15,10 +15,12 @@ from cmd_lightning.zoo.autoencoders.triplane import TriplaneAutoencoder
 from cmd_lightning.zoo.baselines.lvdm import LVDM
 from cmd_lightning.zoo.baselines.pvdm import TriplaneUNet
 from cmd_lightning.zoo.content.dit import ContentDiT
+from cmd_lightning.zoo.content.image_unet import ContentUNet
 from cmd_lightning.zoo.motion.aligned import AlignedDiT
 from cmd_lightning.zoo.motion.cached import CachedDiT
 from cmd_lightning.zoo.motion.dit import MotionDiT
 from cmd_lightning.zoo.motion.factorised import FactorisedDiT
+from cmd_lightning.zoo.motion.grid import GridUNet
 from cmd_lightning.zoo.motion.linear import LinearDiT
 from cmd_lightning.zoo.motion.mixer import MotionMixer
 from cmd_lightning.zoo.motion.unet import PlanesUNet
@@ -34,6 +36,8 @@ NETWORKS = {
     "TriplaneAutoencoder": lambda: TriplaneAutoencoder(3, **SMALL),
     "GridAutoencoder": lambda: GridAutoencoder(3, grid=(2, 2), **SMALL),
     "ContentDiT": lambda: ContentDiT(SPEC, 8, **DIT, patch_size=4),
+    "ContentUNet": lambda: ContentUNet(SPEC, 8, **UNET, layers=1, heads=2, tokens=True),
+    "GridUNet": lambda: GridUNet(SPEC, 8, **UNET, layers=1, heads=2),
     "MotionDiT": lambda: MotionDiT(SPEC, 8, **DIT),
     "AlignedDiT": lambda: AlignedDiT(SPEC, 8, **DIT, frames=2),
     "CachedDiT": lambda: CachedDiT(SPEC, 8, **DIT, frames=2, content_depth=1),
@@ -73,7 +77,8 @@ def inputs(name, dtype=torch.float32):
         return torch.randn(*shape, generator=generator).to(dtype)
 
     condition = Condition(values(2, 8), values(2, 5, 8))
-    shape = {"ContentDiT": SPEC.content, "TriplaneUNet": PLANES.packed}.get(name, SPEC.motion)
+    shapes = {"ContentDiT": SPEC.content, "ContentUNet": SPEC.content, "TriplaneUNet": PLANES.packed}
+    shape = shapes.get(name, SPEC.motion)
     noisy = values(2, *(CLIP if name == "LVDM" or name.endswith("Autoencoder") else shape))
     if name.endswith("Autoencoder"):
         return (noisy,)
