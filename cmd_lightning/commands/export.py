@@ -13,6 +13,7 @@ from cmd_lightning.zoo import models as shipped
 if TYPE_CHECKING:
     from cmd_lightning.pipeline import CMDPipeline
 
+GIVE = "give one each of autoencoder, content and motion, or a model in place of some, then the folder"
 EXAMPLES = ("a dog runs along the beach", "a red circle moves left")
 """Prompts to try a model of captions with: the one of which it knows more words."""
 
@@ -44,6 +45,8 @@ def export(
     for path in checkpoints:
         if not (Path(path).exists() or path in shipped()):
             raise InputError(f"CHECKPOINTS {path}: there is no such file; give one that `fit` wrote")
+    if len(checkpoints) != 3 and all(Path(path).is_file() for path in checkpoints):
+        raise InputError(f"CHECKPOINTS: {len(checkpoints)} given; {GIVE}")
     check_new(Path(out), "OUT")
     from safetensors.torch import save_file
 
@@ -55,10 +58,7 @@ def export(
     trained = {stage_of(path): path for path in checkpoints if path not in models}
     by_stage = dict.fromkeys(STAGES, models[0]) | trained if models else trained
     if len(models) > 1 or len(models) + len(trained) != len(checkpoints) or set(by_stage) != set(STAGES):
-        raise InputError(
-            f"CHECKPOINTS: these hold {', '.join([*trained, *models]) or 'no stage'}; "
-            f"give one each of autoencoder, content and motion, or a model in place of some, then the folder"
-        )
+        raise InputError(f"CHECKPOINTS: these hold {', '.join([*trained, *models]) or 'no stage'}; {GIVE}")
     stages = load_stages(**by_stage)
     pipeline = compose(stages)
     stage_names: tuple[Literal["content", "motion"], ...] = ("content", "motion")
