@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -121,6 +120,8 @@ def write_configs(run: Run) -> None:
 
 def stage_changes(run: Run, name: str, gpu: bool) -> dict[str, Any]:
     """What differs from `BASE` in the config of a stage."""
+    from cmd_lightning.threads import cores
+
     size = run.settings["size"]
     patch = 8 if size >= 64 else 4
     patches: dict[str, dict[str, Any]] = {
@@ -131,7 +132,7 @@ def stage_changes(run: Run, name: str, gpu: bool) -> dict[str, Any]:
     model: dict[str, Any] = {"network": {"init_args": patches[name] | (GPU[name] if gpu else {})}}
     if name != "autoencoder" and run.facts["condition"] != "classes":
         model["condition"] = text_encoder(run.facts["words"]) if run.facts["condition"] == "captions" else None
-    data = data_of(run) | ({"batch_size": 32, "num_workers": min(8, os.cpu_count() or 1)} if gpu else {})
+    data = data_of(run) | ({"batch_size": 32, "num_workers": min(8, cores())} if gpu else {})
     trainer = {
         "max_steps": 1_000_000,
         "limit_val_batches": 8,
