@@ -170,50 +170,6 @@ def remarks(encoders: Iterable[ConditionEncoder | None], caption: str) -> list[s
     return found
 
 
-class PhraseEncoder(ConditionEncoder):
-    """A learned vector for each word of a small vocabulary in each phrase of a caption; what is pooled is their sum.
-
-    It is for captions of few words and no grammar, from scratch: the vectors tell captions apart from the first step
-    on, where a text tower first has to learn to. Commas separate phrases; words are told apart by their phrase, so that
-    "a red circle, a blue square" is not "a blue circle, a red square". Other words say nothing.
-
-    Args:
-        words: The vocabulary.
-        phrases: Phrases that have vectors of their own; those that follow share the last one's.
-        dim: Channels K of the vectors.
-    """
-
-    field = "caption"
-
-    def __init__(self, words: list[str], phrases: int = 4, dim: int = 64) -> None:
-        super().__init__()
-        check_positive(phrases=phrases, dim=dim)
-        self.rows = {word: row for row, word in enumerate(words)}
-        self.phrases, self.dim = phrases, dim
-        self.table = nn.Embedding(phrases * len(words) + 1, dim, padding_idx=0)
-        with torch.no_grad():
-            self.table.weight[1:].normal_(std=0.3)
-
-    def forward(self, values: Sequence[str]) -> Condition:
-        found = [self.found(value) for value in values]
-        length = max(1, *map(len, found)) if found else 1
-        index = torch.tensor([[*rows, *[0] * (length - len(rows))] for rows in found], device=self.device)
-        tokens = self.table(index)
-        return Condition(tokens.sum(1), tokens, index > 0)
-
-    def null(self, count: int) -> Condition:
-        return self([""] * count)
-
-    def unseen(self, caption: str) -> list[str]:
-        return [word for word in dict.fromkeys(words_of(caption)) if word not in self.rows]
-
-    def found(self, caption: str) -> list[int]:
-        """The rows of the known words of a caption; 0 is the row of no word."""
-        phrases = enumerate(caption.split(","))
-        words = [(min(i, self.phrases - 1), word) for i, phrase in phrases for word in words_of(phrase)]
-        return [1 + i * len(self.rows) + self.rows[word] for i, word in words if word in self.rows]
-
-
 def words_of(text: str) -> list[str]:
     """The words of a text, in lower case and without punctuation."""
     return re.findall(r"[\w'-]+", text.lower())
@@ -254,10 +210,13 @@ class PhraseEncoder(ConditionEncoder):
         index = torch.tensor([[*rows, *[0] * (length - len(rows))] for rows in found], device=self.device)
         return Condition(self.table(index.long()).sum(1))
 
+    def unseen(self, caption: str) -> list[str]:
+        return [word for word in dict.fromkeys(words_of(caption)) if word not in self.rows]
+
     def found(self, caption: str) -> list[int]:
         """The rows of the known words of a caption; 0 is the row of no word."""
-        numbered = enumerate(caption.lower().split(","))
-        words = [(min(i, self.phrases - 1), word) for i, phrase in numbered for word in phrase.split()]
+        phrases = enumerate(caption.split(","))
+        words = [(min(i, self.phrases - 1), word) for i, phrase in phrases for word in words_of(phrase)]
         return [1 + i * len(self.rows) + self.rows[word] for i, word in words if word in self.rows]
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import re
+import sys
 from collections.abc import Iterator, Sequence
+from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,6 +39,8 @@ def check(verb: str, words: Sequence[str]) -> None:
     if not given and not typed:
         raise InputError(f"{verb}: no config; give one, such as -c configs/shapes32/autoencoder.yaml")
     check_numbers(verb, given | typed)
+    if "lightning" not in sys.modules:  # else there may be classes of the user's own, by `--import`
+        check_class((given | typed).get("model") or (given | typed).get("model.class_path"))
     check_files(typed)
 
 
@@ -54,6 +60,16 @@ def check_numbers(verb: str, given: dict[str, Any]) -> None:
     for option in ("trainer.max_steps", "trainer.max_epochs"):
         if verb == "fit" and str(given.get(option)) == "0":
             raise InputError(f"--{option} 0: nothing would be trained; give at least 1, or -1 for no limit")
+
+
+def check_class(name: Any) -> None:
+    """Raises an InputError for a component of no module that is not one of ours."""
+    source = files("cmd_lightning").joinpath("components", "__init__.py").read_text(encoding="utf-8")
+    [listed] = re.findall(r"__all__ = (\[.*?\])", source, flags=re.DOTALL)
+    known = ast.literal_eval(listed)
+    if isinstance(name, str) and name.isidentifier() and name not in known:
+        own = "a class of your own needs its module: --import my_package.module"
+        raise InputError(f"class_path {name}: there is no such class; {nearest(name, known, own)}")
 
 
 def check_files(given: dict[str, str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -163,8 +162,9 @@ def fit(run: Run, minutes: float | None, steps: int | None) -> None:
 
     from cmd_lightning.commands import stages
     from cmd_lightning.commands.train_configs import ROUNDS, SHARES, stage_of
+    from cmd_lightning.threads import cores
 
-    side_by_side = not torch.cuda.is_available() and (os.cpu_count() or 1) > 1
+    side_by_side = not torch.cuda.is_available() and cores() > 1
     options: list[str] = []
     if steps is not None:
         trainer = {"max_steps": steps, "val_check_interval": min(200, steps), "log_every_n_steps": min(10, steps)}
@@ -181,7 +181,7 @@ def fit(run: Run, minutes: float | None, steps: int | None) -> None:
                 if not started and ((left or 0) > 1 if steps is None else done.steps < steps):
                     pending[stage] = left
             if pending:
-                threads = max(1, (os.cpu_count() or 1) // len(pending)) if side_by_side else None
+                threads = max(1, cores() // len(pending)) if side_by_side else None
                 run.note(commands=[*run.facts["commands"], *stages.fit(pending, options, threads)])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,8 +58,8 @@ def facts_of(splits: Mapping[str, Path], settings: Mapping[str, Any]) -> dict[st
 
     Returns:
         "clips", how many were looked at; "condition", what videos are generated from: "captions", "classes" or
-        "nothing"; "classes", their names; "prompts", some captions of held-out clips; "words" of the captions; "fps", at
-        which clips are read.
+        "nothing"; "classes", their names; "prompts", some captions of held-out clips; "words" of the captions; "fps",
+        at which clips are read.
 
     Raises:
         InputError: The clips are too short, or have no captions or classes where these are asked for.
@@ -121,9 +120,11 @@ def write_configs(run: Run) -> None:
 
 def stage_changes(run: Run, name: str, gpu: bool) -> dict[str, Any]:
     """What differs from `BASE` in the config of a stage."""
+    from cmd_lightning.threads import cores
+
     size = run.settings["size"]
     patch = 8 if size >= 64 else 4
-    patches = {
+    patches: dict[str, dict[str, Any]] = {
         "autoencoder": {"patch_size": patch, "grid": [min(8, size // patch)] * 2},
         "content": {"patch_size": patch},
         "motion": {"content_patch_size": patch},
@@ -131,7 +132,7 @@ def stage_changes(run: Run, name: str, gpu: bool) -> dict[str, Any]:
     model: dict[str, Any] = {"network": {"init_args": patches[name] | (GPU[name] if gpu else {})}}
     if name != "autoencoder" and run.facts["condition"] != "classes":
         model["condition"] = text_encoder(run.facts["words"]) if run.facts["condition"] == "captions" else None
-    data = data_of(run) | ({"batch_size": 32, "num_workers": min(8, os.cpu_count() or 1)} if gpu else {})
+    data = data_of(run) | ({"batch_size": 32, "num_workers": min(8, cores())} if gpu else {})
     trainer = {
         "max_steps": 1_000_000,
         "limit_val_batches": 8,

@@ -16,7 +16,9 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 import cmd_lightning
 from cmd_lightning.callbacks import LastCheckpoint, StageProgress
 from cmd_lightning.cli import main
+from cmd_lightning.commands.early_checks import check_class
 from cmd_lightning.commands.next_steps import next_commands
+from cmd_lightning.errors import InputError
 
 CONFIGS = Path(cmd_lightning.__path__[0], "configs").resolve()
 
@@ -139,6 +141,14 @@ def test_cheap_checks_come_before_the_libraries(run, monkeypatch, option):
     assert code == 2 and len(told) == 1
     assert told[0].startswith(f"cmd-lightning: {WRONG[option]}")
     assert not Path("out").exists()
+
+
+def test_a_wrong_component_is_told_before_the_libraries_are_loaded():
+    check_class("MotionDiffusion")
+    check_class("my_package.Model")
+    check_class({"class_path": "X"})
+    with pytest.raises(InputError, match="class_path MotionDifusion: there is no such class; did you mean MotionDiff"):
+        check_class("MotionDifusion")
 
 
 def test_a_fit_without_a_config_is_told(run, capsys):

@@ -330,7 +330,7 @@ def test_wrong_inputs(model, tiny_autoencoder, batch, tmp_path, save_checkpoint)
         (lambda: VideoDiffusion(Mixer, planes.latent_space, path), "model.latent_space: .* leave it out"),
         (lambda: model("caption").sample([1], seeds=[0]), "the video model is conditioned on captions: .* not a label"),
         (lambda: model("label").sample(["a"], seeds=[0]), "the video model is conditioned on labels: .* a caption"),
-        (lambda: model("caption").sample(1, seeds=[0]), "the video model is conditioned on captions: .* not a number"),
+        (lambda: model("caption").sample(1, seeds=[0]), "the video model is conditioned on captions: give a prompt"),
         (
             lambda: model(None).sample(["a"], seeds=[0]),
             "'a': this model is unconditional; give .*, but how many videos",

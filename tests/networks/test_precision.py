@@ -15,10 +15,12 @@ from cmd_lightning.zoo.autoencoders.triplane import TriplaneAutoencoder
 from cmd_lightning.zoo.baselines.lvdm import LVDM
 from cmd_lightning.zoo.baselines.pvdm import TriplaneUNet
 from cmd_lightning.zoo.content.dit import ContentDiT
+from cmd_lightning.zoo.content.image_unet import ContentUNet
 from cmd_lightning.zoo.motion.aligned import AlignedDiT
 from cmd_lightning.zoo.motion.cached import CachedDiT
 from cmd_lightning.zoo.motion.dit import MotionDiT
 from cmd_lightning.zoo.motion.factorised import FactorisedDiT
+from cmd_lightning.zoo.motion.grid import GridUNet
 from cmd_lightning.zoo.motion.linear import LinearDiT
 from cmd_lightning.zoo.motion.mixer import MotionMixer
 from cmd_lightning.zoo.motion.unet import PlanesUNet
@@ -30,10 +32,12 @@ UNET = {"width": 8, "multipliers": (1, 2)}
 SPEC, PLANES = CMDAutoencoder(3, **SMALL).latent_spec(CLIP), TriplaneAutoencoder(3, **SMALL).latent_spec(CLIP)
 
 NETWORKS = {
-    "CMDAutoencoder": lambda: CMDAutoencoder(3, **SMALL),
+    "CMDAutoencoder": lambda: CMDAutoencoder(3, **SMALL | {"patch_size": 2}),  # begins with an orthogonal matrix
     "TriplaneAutoencoder": lambda: TriplaneAutoencoder(3, **SMALL),
     "GridAutoencoder": lambda: GridAutoencoder(3, grid=(2, 2), **SMALL),
     "ContentDiT": lambda: ContentDiT(SPEC, 8, **DIT, patch_size=4),
+    "ContentUNet": lambda: ContentUNet(SPEC, 8, **UNET, layers=1, heads=2, tokens=True),
+    "GridUNet": lambda: GridUNet(SPEC, 8, **UNET, layers=1, heads=2),
     "MotionDiT": lambda: MotionDiT(SPEC, 8, **DIT),
     "AlignedDiT": lambda: AlignedDiT(SPEC, 8, **DIT, frames=2),
     "CachedDiT": lambda: CachedDiT(SPEC, 8, **DIT, frames=2, content_depth=1),
@@ -73,7 +77,8 @@ def inputs(name, dtype=torch.float32):
         return torch.randn(*shape, generator=generator).to(dtype)
 
     condition = Condition(values(2, 8), values(2, 5, 8))
-    shape = {"ContentDiT": SPEC.content, "TriplaneUNet": PLANES.packed}.get(name, SPEC.motion)
+    shapes = {"ContentDiT": SPEC.content, "ContentUNet": SPEC.content, "TriplaneUNet": PLANES.packed}
+    shape = shapes.get(name, SPEC.motion)
     noisy = values(2, *(CLIP if name == "LVDM" or name.endswith("Autoencoder") else shape))
     if name.endswith("Autoencoder"):
         return (noisy,)
@@ -108,8 +113,7 @@ def test_opens_in_half_precision_with_and_without_accelerate(saved, monkeypatch,
 
 def test_torchs_default_type_is_left_alone_after_an_error_too(saved, monkeypatch):
     monkeypatch.setattr(diffusers_models, "is_accelerate_available", lambda: False)
-    monkeypatch.setattr(CMDAutoencoder, "latent_spec", None)
-    monkeypatch.setattr("torch.nn.init.orthogonal_", None)
+    monkeypatch.setattr(CMDAutoencoder, "initialize", None)
     with pytest.raises(TypeError):
         CMDAutoencoder.from_pretrained(saved("CMDAutoencoder"), torch_dtype=torch.bfloat16)
     assert torch.get_default_dtype() == torch.float32
