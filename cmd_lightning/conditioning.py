@@ -17,7 +17,7 @@ Values = Sequence[str] | Sequence[int] | int
 """What videos are generated from: captions, class ids, or for an unconditional model how many."""
 
 MAX_CLASSES = 1_000_000
-"""A larger label is an identifier, not the number of a class."""
+"""A larger label is taken as an identifier, not as a class."""
 
 
 class ConditionEncoder(Network):
@@ -160,7 +160,7 @@ def remarks(encoders: Iterable[ConditionEncoder | None], caption: str) -> list[s
     """What of a prompt the encoders of a model's stages do not use, a sentence each; nothing for most prompts."""
     own = [encoder for encoder in encoders if encoder is not None]
     if own and not caption.strip():
-        return ["the prompt is empty: the model is asked for nothing in particular"]
+        return ["the prompt is empty: generation is unconditional"]
     prompt = f"prompt {caption if len(caption) <= 60 else caption[:57] + '...'!r}"
     cut = {encoder.context_length: end for encoder in own if (end := encoder.cut(caption))}
     unseen = dict.fromkeys(word for encoder in own for word in encoder.unseen(caption))

@@ -307,7 +307,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         return output if return_dict else output.to_tuple()
 
     def remarks(self, value: str | int, stages: Sequence[StageName] = ("content", "motion")) -> list[str]:
-        """What of a prompt the stages do not use, a sentence each: what is cut, and words without training."""
+        """The parts of a prompt that the stages do not use, one sentence each: truncated text and unknown words."""
         return remarks((self.encoders[stage] for stage in stages), value) if isinstance(value, str) else []
 
     def _content_of(self, images: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ def number_labels(rows: list[Row], moved: bool = False, notes: Sequence[str] = (
         rows = [replace(row, label=called[row.label]) for row in rows]
         return Annotations(rows, {name: int(name) for name in called.values() if name}, [], moved, list(notes))
     if 0 < len(others) < len(names):
-        note = f"labels: '{others[0]}' is no whole number, so all are names, which are numbered in alphabetical order"
+        note = f"labels: '{others[0]}' is not a whole number, so labels are names, numbered in alphabetical order"
         notes = [*notes, note]
     return Annotations(rows, {name: number for number, name in enumerate(names)}, names, moved, list(notes))
 

@@ -1,4 +1,4 @@
-"""Hold clips out of training: a share of each class, chosen by a seed."""
+"""Hold clips out of training: a random share of each class."""
 
 from collections import defaultdict
 from collections.abc import Sequence

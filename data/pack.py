@@ -80,7 +80,7 @@ def pack_clips(
             empty += not clip.row.caption
         if not made:
             raise InputError(
-                f"videos {videos}: not one of {len(rows)} clips is usable ({dict(left_out.counts)}); see the paths, "
+                f"videos {videos}: none of {len(rows)} clips is usable ({dict(left_out.counts)}); check the paths, "
                 f"{rows[0].path} is the first"
             )
     notes = [*known.notes, *_missing_notes(known, empty, sum(made.values()))]

@@ -67,7 +67,9 @@ def model_folder(model: str | os.PathLike[str]) -> Path:
     if str(model) in models():
         return WEIGHTS / model
     if folder.is_file():
-        raise InputError(f"model {folder}: this is a file; make a model folder of the three checkpoints by `export`")
+        raise InputError(
+            f"model {folder}: this is a file; make a model folder from the three checkpoints with `export`"
+        )
     raise InputError(
         f"model {model}: there is no such folder, and the zoo has no model of that name; give a folder that "
         f"`cmd-lightning export` wrote, or a name of the zoo: {', '.join(models()) or 'none ships with this version'}"

@@ -1,4 +1,4 @@
-"""The one checkpoint to resume from: written now and then, and when a fit ends, however it ends its last step."""
+"""The checkpoint to resume from: written every few hundred steps, and when a fit ends or is interrupted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LastCheckpoint(Checkpoint):
     Lightning's `ModelCheckpoint` keeps several and chooses by a score, but none at the end of a fit that `max_steps`
     or `max_time` stops between two of its dates.
 
-    - A `last.ckpt` that this fit neither wrote nor resumed from is of another run: the first save keeps it as
+    - A `last.ckpt` that this fit neither wrote nor resumed from belongs to another run: the first save renames it to
       `last-1.ckpt`, or the next free number, and reports it.
     - This and all other checkpoints of the Trainer are whole files or not there, see `WholeCheckpointIO`.
     - SIGTERM, SIGUSR1 (under SLURM the `requeue_signal`) or Ctrl-C let the step that runs end, write the checkpoint and
@@ -86,7 +86,7 @@ class LastCheckpoint(Checkpoint):
         again = trainer.global_step and self._own == path  # a second fit of one Trainer
         self._own = path if continues or again else None
         if trainer.is_global_zero and path.exists() and not self._own:
-            _tell(f"{path} is of another run and will be kept under another name; --ckpt_path last would resume it")
+            _tell(f"{path} of another run will be renamed; to resume that run instead, give --ckpt_path last")
         self._stop_if_asked(trainer)  # a signal may have come since the sanity check
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:

@@ -1,4 +1,4 @@
-"""`demo`: the shipped model at work, and a page about what came out."""
+"""`demo`: runs the included model and writes a report."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ RECORD = "demo.json"
 
 
 def demo(*, out: str = "outputs/demo", seed: int = 0) -> None:
-    """Show the shipped model: write test clips, score, generate from captions, write a page. About a minute.
+    """Run the included model: write test clips, compute scores, generate videos, write a report. About a minute.
 
-    It runs the commands that you would, prints each, and leaves shards, configs, logs and videos in OUT, with
-    OUT/report.html to look at. `cmd-lightning train` does the same for a model of your own clips.
+    Each command is printed before it runs. Shards, configs, logs and videos are written to OUT, and the report to
+    OUT/report.html. `cmd-lightning train` does the same for a model of your own clips.
 
     Args:
         out: Folder for everything; an earlier demo in it is replaced.

@@ -13,7 +13,7 @@ from cmd_lightning.zoo import models as shipped
 if TYPE_CHECKING:
     from cmd_lightning.pipeline import CMDPipeline
 
-GIVE = "give one each of autoencoder, content and motion, or a model in place of some, then the folder"
+GIVE = "give one each of autoencoder, content and motion, or a model and the stages to replace, then the folder"
 EXAMPLES = ("a dog runs along the beach", "a red circle moves left")
 """Prompts to try a model of captions with: the one of which it knows more words."""
 
@@ -28,18 +28,18 @@ def export(
 ) -> None:
     """Writes a model folder from the checkpoints of the autoencoder, content and motion stages, in any order.
 
-    A model (folder or zoo name) among them gives the stages that no checkpoint holds.
+    A model (folder or zoo name) may replace checkpoints: it provides the stages that they do not hold.
 
-    Averaged weights are taken where a checkpoint has them. The folder opens with `CMDPipeline.from_pretrained`, and if
-    Stable Diffusion was fine-tuned its parts with `StableDiffusionPipeline`. Adapters are folded into the
-    U-Net, and lie beside it in `lora` for other base models.
+    Averaged weights are used where a checkpoint has them. `CMDPipeline.from_pretrained` opens the folder, and if Stable
+    Diffusion was fine-tuned, `StableDiffusionPipeline` opens its parts. Adapters are merged into the U-Net, and also
+    stored in `lora` for use with other base models.
 
     Args:
         checkpoints: The three checkpoints, or fewer and a model.
-        out: Folder to write; it must not exist or be empty.
+        out: Folder to write, new or empty.
         half: Store the weights in float16, half the size; the model still computes in float32.
-        steps: Denoising steps that the model takes where none are given, by default 50 for content and 100 for motion.
-        guidance: Guidance scale that it takes where none is given, by default 4 for content and 1 for motion.
+        steps: The model's default number of denoising steps; if not given, 50 for content and 100 for motion.
+        guidance: The model's default guidance scale; if not given, 4 for content and 1 for motion.
     """
     check_sampling(steps, guidance)
     for path in checkpoints:

@@ -1,4 +1,4 @@
-"""The command to run after a training run has ended, from what its config and the configs next to it name."""
+"""The command to run after a training run, found from its config and the configs next to it."""
 
 from __future__ import annotations
 

@@ -35,17 +35,17 @@ def train(
 ) -> None:
     """Train a model on your own clips: pack, train three stages, export, sample, score, and write OUT/report.html.
 
-    The same line resumes an interrupted run; with more --minutes or --steps it continues a finished one. A tenth of
-    the clips is held out for the scores. Each command is printed before it runs, and its config is in OUT, so that
-    you can run and change it yourself.
+    The same command resumes an interrupted run; with larger --minutes or --steps it trains a finished one longer. A
+    tenth of the clips is held out for the scores. Each command is printed before it runs, and its config is in OUT,
+    so you can change the config and run the command yourself.
 
     Args:
-        clips: Folder of clips (.mp4, .mov, .avi, .mkv, .webm, .gif), or of shards with the splits train and test.
+        clips: Folder of clips (.mp4, .mov, .m4v, .avi, .mkv, .webm, .gif), or of shards with the splits train and test.
         out: Folder of the run.
-        captions: Table of the clips as for `shards pack`; the model then learns from its captions.
-        classes: Learn from the classes, not the captions: those of the table, or one per subfolder of CLIPS.
-        minutes: Training time, 60 by default; packing, scores and samples take a few minutes more.
-        steps: Training steps of each stage, in place of a time.
+        captions: Table as for `shards pack`; the model is conditioned on its captions.
+        classes: Condition the model on classes, not captions: the labels of the table, or the subfolders of CLIPS.
+        minutes: Total training time, 60 by default; packing, scores and samples take a few minutes more.
+        steps: Training steps of each stage, instead of a time.
         size: Side of the square frames in pixels, a multiple of 8.
         seed: Seed for the choice of held-out clips, for training and for the samples.
     """
@@ -109,7 +109,7 @@ def open_run(folder: Path, settings: dict[str, Any]) -> Run:
         raise InputError(f"--out {folder}: this is a file; give a folder")
     if not path.is_file():
         if folder.is_dir() and any(folder.iterdir()):
-            raise InputError(f"--out {folder}: it holds something else than a run; give a new or empty folder")
+            raise InputError(f"--out {folder}: not empty and not a training run; give a new or empty folder")
         run = Run(folder, settings, {"commands": []})
         run.note()
         return run
@@ -119,7 +119,7 @@ def open_run(folder: Path, settings: dict[str, Any]) -> Run:
             raise InputError(
                 f"`{name}` {settings[name]}: the run in {folder} was started with {value}; give that, or another --out"
             )
-    print(f"{folder}: the run continues", flush=True)
+    print(f"{folder}: resuming the run", flush=True)
     return Run(folder, settings, record["facts"])
 
 
@@ -152,7 +152,7 @@ def split_of(clips: Path, captions: str | None) -> str | None:
     held_out = next((split for split in ("test", "val") if split in splits), None)
     if held_out is None or "train" not in splits:
         there = ", ".join(sorted(splits))
-        raise InputError(f"--captions {captions}: its splits are {there}; name them train and test, or give none")
+        raise InputError(f"--captions {captions}: splits {there}; name them train and test, or remove the column")
     return held_out
 
 

@@ -1,4 +1,4 @@
-"""The configs of a `train` run: those of configs/clips64, for the clips and the hardware that there are."""
+"""The configs of a `train` run: configs/clips64, adapted to the clips and the hardware."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def stage_of(folder: Path, name: str) -> Stage:
 
 
 def facts_of(splits: Mapping[str, Path], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run has to know of its clips.
+    """Facts about the clips of a run.
 
     Returns:
         "clips", how many were looked at; "condition", what videos are generated from: "captions", "classes" or
@@ -70,7 +70,7 @@ def facts_of(splits: Mapping[str, Path], settings: Mapping[str, Any]) -> dict[st
     seen, held_out = survey(str(splits["train"]), "CLIPS"), survey(str(splits["test"]), "CLIPS")
     if seen.frames < FRAMES:
         raise InputError(
-            f"CLIPS {settings['clips']}: more than a tenth have fewer than {FRAMES} frames; leave the short ones out"
+            f"CLIPS {settings['clips']}: more than a tenth have fewer than {FRAMES} frames; remove short clips"
         )
     index = read_index(str(splits["train"]))
     classes = index["classes"] or [str(number) for number in range(index["num_classes"])]

@@ -185,7 +185,7 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
         if kwargs.get("ckpt_path") != "last" or last is None:
             return kwargs
         if not needed and not last.exists():
-            tell(f"--ckpt_path last: there is no {last} yet; the fit begins at step 0")
+            tell(f"--ckpt_path last: there is no {last} yet; training begins at step 0")
             return kwargs | {"ckpt_path": None}
         checkpoints.read(
             last, "--ckpt_path last", "give another checkpoint, or `fit` with this one removed to start from scratch"
@@ -205,9 +205,9 @@ class Validated(Callback):
     step: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says what is trained, and where the run is."""
+        """Reports what is trained, and the run folder."""
         weights = sum(weight.numel() for weight in pl_module.parameters() if weight.requires_grad)
-        tell(f"fit {stage_name(pl_module)}: {weights:,} weights to train, in {trainer.default_root_dir}")
+        tell(f"fit {stage_name(pl_module)}: {weights:,} trainable parameters, run folder {trainer.default_root_dir}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes it, unless only a few batches were tried before the fit."""
@@ -232,7 +232,7 @@ def trainer_error(options: jsonargparse.Namespace, error: Exception) -> InputErr
     ]
     if not culprits and options.accelerator != "auto":
         culprits = [f"trainer.accelerator {options.accelerator}"]
-    hint = "; give cpu, or auto for what there is" if "accelerator" in str(culprits) else ""
+    hint = "; give cpu, or auto for the available hardware" if "accelerator" in str(culprits) else ""
     return InputError(f"{', '.join(culprits) or 'trainer'}: {reason(error).rstrip('!.')}{hint}")
 
 

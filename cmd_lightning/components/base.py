@@ -81,14 +81,14 @@ class Component(FrozenParts):
     ) -> Self:
         """The component of a checkpoint that `fit` wrote, with averaged weights where there are some.
 
-        Checkpoints describe themselves, so no argument is needed; no code in them runs.
+        Checkpoints contain all arguments, so none is needed; no code from the checkpoint is run.
 
         Args:
             checkpoint_path: The checkpoint.
             map_location: Device to move the component to.
             hparams_file: Not used; as for `strict` and `weights_only`, Lightning's method has it.
             strict: Not used: all weights must be there.
-            weights_only: Not used: checkpoints are always read so.
+            weights_only: Not used: checkpoints are always loaded with weights only.
             **kwargs: Arguments of the component in place of those that it was trained with. The optimiser and its
                 schedule are not recorded: the defaults, or these.
 

@@ -54,8 +54,8 @@ class DiffusionStage(Component):
         objective: What is predicted and how it is weighted; the paper's noise prediction by default.
         cache_latents: Keep the latents of every training clip in memory, in half precision by its key, so that later
             epochs encode nothing; for data that fit, and that are the same in every epoch: no random crop or start.
-        noise_floor: Standard deviation of noise that belongs to the latents to learn, in the autoencoder's units: what
-            its decoder was trained with (see `LatentRegulariser`), so that samples have it too (Unified Latents, arXiv
+        noise_floor: Standard deviation of noise added to the latents to learn, in the autoencoder's units: the noise
+            that its decoder was trained with (see `LatentRegulariser`), so that samples have it too (Unified Latents, arXiv
             2602.17270); 0 for none.
         optimizer: Makes the optimiser from the trainable weights; by default the paper's.
         **kwargs: As for `Component`.
@@ -159,7 +159,7 @@ class DiffusionStage(Component):
             encoder.set_classes(self.count_classes())
 
     def on_fit_start(self) -> None:
-        """Looks at some captions of the training data, where the DataModule offers them without reading clips."""
+        """Checks some captions of the training data, if the DataModule can give them without reading clips."""
         super().on_fit_start()
         captions = getattr(self.trainer.datamodule, "captions", None)  # type: ignore[attr-defined]  # set by Lightning
         if self.condition_encoder is not None and self.condition_encoder.field == "caption" and captions:
@@ -169,16 +169,16 @@ class DiffusionStage(Component):
                     f"data: none of {len(some)} clips has a caption, which the {self.stage} stage is conditioned on; "
                     "pack them with captions, or give model.condition null"
                 )
-            self.report_captions(some, "the training clips looked at")
+            self.report_captions(some, "the checked training clips")
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Looks at the captions of the first batch, where `on_fit_start` could not look at any."""
+        """Checks the captions of the first batch, if `on_fit_start` could not check any."""
         super().on_train_batch_start(batch, batch_idx)
         if not self._captions_reported and isinstance(batch.get("caption"), list | tuple):
             self.report_captions(batch["caption"], "the captions of the first batch")
 
     def report_captions(self, captions: Sequence[str], of: str) -> None:
-        """Warns of empty captions and of those that the text encoder cuts."""
+        """Warns of empty captions and of captions that the text encoder truncates."""
         self._captions_reported, encoder = True, self.condition_encoder
         if encoder is None or encoder.field != "caption":
             return
@@ -195,10 +195,10 @@ class DiffusionStage(Component):
         """The number of classes that the DataModule knows; `InputError` where it knows none."""
         count = getattr(self.trainer.datamodule, "num_classes", None)  # type: ignore[attr-defined]  # set by Lightning
         if count is None:
-            raise InputError("model.condition.num_classes: this data does not tell how many classes it has; give it")
+            raise InputError("model.condition.num_classes: the data do not provide the number of classes; give it")
         if not (number := count()):
             raise InputError(
-                f"data: the index of the shards knows no classes, which the {self.stage} stage is conditioned on; run "
+                f"data: the index of the shards has no classes, which the {self.stage} stage is conditioned on; run "
                 "`shards check` on them, or pack clips with class folders or a column label; or give model.condition "
                 "null, or a text encoder"
             )

@@ -99,7 +99,7 @@ class Diffusion(Objective):
     ) -> None:
         if velocity_loss and min_snr_gamma is not None:
             raise InputError(
-                "objective.velocity_loss true, objective.min_snr_gamma: each is a weighting of its own; give one"
+                "objective.velocity_loss true, objective.min_snr_gamma: both set the weights of the loss; give only one"
             )
         if rescale_betas_zero_snr and prediction == "epsilon":
             raise InputError(
@@ -215,7 +215,7 @@ def objective_of(scheduler: SchedulerMixin, name: str = "Diffusion", gamma: floa
     if name == "FlowMatching":
         return FlowMatching(config["shift"], config["num_train_timesteps"])
     if name != "Diffusion":
-        raise InputError(f"objective {name}: a checkpoint does not say how to build it; build the component with it")
+        raise InputError(f"objective {name}: checkpoints do not store custom objectives; build the component in code")
     names = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps", "clip_sample", "rescale_betas_zero_snr")
     same = {option: config[option] for option in names}
     return Diffusion(prediction=config["prediction_type"], min_snr_gamma=gamma, **same)

@@ -26,7 +26,7 @@ Resize = Literal["crop", "stretch"]
 Tokenizer = Callable[[list[str]], Tensor]
 
 NOT_AT_HAND = (
-    "weights of {} are neither in the local cache nor to be downloaded ({}); open them once where there is a network, "
+    "weights of {} are not in the local cache and cannot be downloaded ({}); load them once with network access, "
     "or give pretrained= a file"
 )
 

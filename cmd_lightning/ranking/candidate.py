@@ -143,7 +143,7 @@ def class_of(path: str) -> type[MotionModel]:
     if not module:
         found = entry(path)
         if found.kind != "motion":
-            raise InputError(f"model {path}: it is no motion model ({found.kind}); see `cmd-lightning zoo list`")
+            raise InputError(f"model {path}: this is not a motion model ({found.kind}); see `cmd-lightning zoo list`")
         return found.load()
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

@@ -131,7 +131,7 @@ def test_the_same_line_continues(captioned, capsys, monkeypatch):
     before = len(InProcess.commands)
     assert main([*arguments, "--steps", str(STEPS)]) == 0
     assert len(InProcess.commands) == before  # all stages are trained
-    assert "the run continues" in capsys.readouterr().out
+    assert "resuming the run" in capsys.readouterr().out
     assert main([*arguments, "--steps", str(STEPS + 1)]) == 0
     ran = [command[command.index("-c") + 1].rpartition("/")[2] for command in InProcess.commands[before:]]
     assert ran == ["content.yaml", "motion.yaml"]  # another autoencoder would make them useless

@@ -121,7 +121,7 @@ def test_a_trial_run_leaves_the_trained_checkpoint_alone(run):
 
 
 WRONG = {
-    "--ckpt_path=best": "--ckpt_path best: there is no best checkpoint",
+    "--ckpt_path=best": "--ckpt_path best: only the run that wrote a best checkpoint knows it",
     "--ckpt_path=none.ckpt": "--ckpt_path none.ckpt: there is no such file",
     "--trainer.max_steps=0": "--trainer.max_steps 0: nothing would be trained",
     "--trainer.max_epochs=0": "--trainer.max_epochs 0: nothing would be trained",

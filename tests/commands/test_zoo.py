@@ -277,7 +277,7 @@ def test_show(capsys, narrow):
         ("list --kind motoin", "--kind: invalid choice: 'motoin'"),
         ("lits", "did you mean zoo list?"),
         ("rank MotionDit", "MotionDit: the zoo has no such entry; did you mean MotionDiT?"),
-        ("rank LVDM", "MODEL LVDM: it is no motion model (baseline)"),
+        ("rank LVDM", "MODEL LVDM: this is not a motion model (baseline)"),
         ("rank none.yaml", "MODEL none.yaml: there is no such file"),
         ("rank MotionDiT --config none.yaml", "--config none.yaml: there is no such file"),
         ("rank MotionDiT --seeds 0", "--seeds 0: must be at least 1"),

@@ -209,8 +209,8 @@ def test_empty_and_cut_captions_are_reported(tiny_autoencoder):
     long = "a dog runs over the green grass and then it sits down for a while"
     module, plain = told(tiny_autoencoder(), [long, "", "a cat", "short"])
     assert module == [
-        "1 of 4 of the training clips looked at have no caption.",
-        "1 of 4 of the training clips looked at have a caption longer than the 12 tokens that the motion stage's text "
+        "1 of 4 of the checked training clips have no caption.",
+        "1 of 4 of the checked training clips have a caption longer than the 12 tokens that the motion stage's text "
         "encoder reads; their ends are not used.",
     ]
     assert [text[:43] for text in plain] == ["1 of 2 of the captions of the first batch h"] * 2

@@ -85,7 +85,7 @@ def test_names_of_rows(of_mine, name, told):
     ("model", "config", "told"),
     [
         ("MotionDit", None, "did you mean MotionDiT"),
-        ("ContentDiT", None, r"ContentDiT: it is no motion model \(content\)"),
+        ("ContentDiT", None, r"ContentDiT: this is not a motion model \(content\)"),
         ("my_pkg.MyMotoin", None, "did you mean MyMotion"),
         ("my_pkg.NoModel", None, "no MotionModel"),
         ("no_such_pkg.Model", None, "cannot be imported"),

@@ -14,7 +14,7 @@ from cmd_lightning.networks.unet import zero
 from cmd_lightning.networks.video_transformer import VideoTransformer
 
 Weights = Literal["channel", "pixel", "patch", "frame", "mean", "first", "middle"]
-"""How frames are weighed in the content frame; the last two take one frame as it is."""
+"""How frames are weighted in the content frame; "first" and "middle" use one frame unchanged."""
 KEY_FRAMES = ("first", "middle")
 
 
