@@ -48,7 +48,7 @@ class ConditionEncoder(Network):
         return ""
 
     def unseen(self, caption: str) -> list[str]:
-        """The words of a caption that the encoder never saw in training; [] also where the weights do not show it."""
+        """The words of a caption that the encoder never saw in training; [] if the weights do not show this."""
         return []
 
 
@@ -56,7 +56,7 @@ class ClassEncoder(ConditionEncoder):
     """A learned vector for each class, and one more for the null condition.
 
     Args:
-        num_classes: Number of classes; labels run from 0. None: as many as the data of the training run have.
+        num_classes: Number of classes; labels run from 0. None: the number in the training data.
         dim: Channels K of the vectors.
     """
 
@@ -176,11 +176,11 @@ def words_of(text: str) -> list[str]:
 
 
 class PhraseEncoder(ConditionEncoder):
-    """A learned vector for each word of a small vocabulary in each phrase of a caption; what is pooled is their sum.
+    """A learned vector for each word of a small vocabulary in each phrase of a caption; the pooled condition is their sum.
 
-    It is for captions of few words and no grammar, from scratch: the vectors tell captions apart from the first step
-    on, where a text tower first has to learn to. Commas separate phrases; words are told apart by their phrase, so that
-    "a red circle, a blue square" is not "a blue circle, a red square". Other words say nothing.
+    For short captions without grammar, trained from scratch: different captions have different vectors from the first
+    step on, which a text tower has to learn first. Commas separate phrases; a word has a different vector in each
+    phrase, so "a red circle, a blue square" is not "a blue circle, a red square". Other words are ignored.
 
     Args:
         words: The vocabulary, in lower case.

@@ -25,7 +25,7 @@ class EvaluationData(LightningDataModule):
         real: Real clips.
         fake: Generated clips.
         captions: Of all clips of the source of `fake`, in its order; None for those that it has.
-        paired: Whether each clip of `fake` stands for one of `real`; see `pair`, which chooses the former anew.
+        paired: Whether clips of `fake` and `real` are paired; `pair` then chooses the clips of `fake`.
         batch_size: Clips in a batch, per process.
         workers: Loader processes, per process.
 

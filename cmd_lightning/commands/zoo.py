@@ -16,7 +16,7 @@ from cmd_lightning.zoo import Entry, entries, entry
 from cmd_lightning.zoo.card import Kind
 
 TITLES: Mapping[Kind, str] = {
-    "model": "models that ship",
+    "model": "included models",
     "motion": "motion models",
     "content": "content models",
     "autoencoder": "autoencoders",

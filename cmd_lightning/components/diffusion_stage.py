@@ -55,8 +55,8 @@ class DiffusionStage(Component):
         cache_latents: Keep the latents of every training clip in memory, in half precision by its key, so that later
             epochs encode nothing; for data that fit, and that are the same in every epoch: no random crop or start.
         noise_floor: Standard deviation of noise added to the latents to learn, in the autoencoder's units: the noise
-            that its decoder was trained with (see `LatentRegulariser`), so that samples have it too (Unified Latents, arXiv
-            2602.17270); 0 for none.
+            that its decoder was trained with (see `LatentRegulariser`), so that samples have it too (Unified Latents,
+            arXiv 2602.17270); 0 for none.
         optimizer: Makes the optimiser from the trainable weights; by default the paper's.
         **kwargs: As for `Component`.
 
@@ -169,13 +169,13 @@ class DiffusionStage(Component):
                     f"data: none of {len(some)} clips has a caption, which the {self.stage} stage is conditioned on; "
                     "pack them with captions, or give model.condition null"
                 )
-            self.report_captions(some, "the checked training clips")
+            self.report_captions(some, "checked training clips")
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Checks the captions of the first batch, if `on_fit_start` could not check any."""
         super().on_train_batch_start(batch, batch_idx)
         if not self._captions_reported and isinstance(batch.get("caption"), list | tuple):
-            self.report_captions(batch["caption"], "the captions of the first batch")
+            self.report_captions(batch["caption"], "clips of the first batch")
 
     def report_captions(self, captions: Sequence[str], of: str) -> None:
         """Warns of empty captions and of captions that the text encoder truncates."""
@@ -184,10 +184,10 @@ class DiffusionStage(Component):
             return
         empty, cut = sum(not caption for caption in captions), sum(bool(encoder.cut(caption)) for caption in captions)
         if empty:
-            rank_zero_warn(f"{empty} of {len(captions)} of {of} have no caption.")
+            rank_zero_warn(f"{empty} of {len(captions)} {of} have no caption.")
         if cut:
             rank_zero_warn(
-                f"{cut} of {len(captions)} of {of} have a caption longer than the {encoder.context_length} tokens that "
+                f"{cut} of {len(captions)} {of} have a caption longer than the {encoder.context_length} tokens that "
                 f"the {self.stage} stage's text encoder reads; their ends are not used."
             )
 

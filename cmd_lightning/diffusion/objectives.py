@@ -24,9 +24,9 @@ class Objective(ABC):
     Timesteps run from 0 (clean) to `num_train_timesteps` (noise), `(B,)`.
 
     Attributes:
-        logit_normal: Mean and standard deviation of a normal distribution whose sigmoid is the share of the schedule at
-            which training looks (Esser et al., arXiv 2403.03206); None for a uniform one. (0, 1) looks most at the
-            middle.
+        logit_normal: Mean and standard deviation of a normal distribution whose sigmoid is the position in the schedule
+            that training samples (Esser et al., arXiv 2403.03206); None for uniform positions. (0, 1) samples the
+            middle most often.
     """
 
     num_train_timesteps: int
@@ -79,8 +79,8 @@ class Diffusion(Objective):
         clip_sample: Whether sampling clips the predicted clean sample to [-1, 1]; for pixels, not for latents.
         rescale_betas_zero_snr: Whether the last timestep is pure noise, as some v-prediction models were trained.
         min_snr_gamma: Bound of min-SNR weighting (5 is usual), or None for equal weights.
-        velocity_loss: Whether the error is weighted as that of the velocity that follows from the prediction, whatever
-            is predicted; with prediction "sample" this is x-prediction with v-loss (arXiv 2511.13720).
+        velocity_loss: Whether the loss is the error of the velocity computed from the prediction, for any type of
+            prediction; with prediction "sample" this is x-prediction with v-loss (arXiv 2511.13720).
         logit_normal: Mean and standard deviation, as for `Objective`.
     """
 

@@ -125,7 +125,7 @@ class Network(Recorded, ModelMixin, ConfigMixin):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As for any diffusers model: all of it has the `torch_dtype`, and torch's default type is left alone."""
+        """Load as any diffusers model, with all weights in `torch_dtype` and torch's default dtype unchanged."""
         before = torch.get_default_dtype()
         try:
             opened = super().from_pretrained(*args, **kwargs)
@@ -198,14 +198,14 @@ class AutoencoderNetwork(Network):
 
     @property
     def content_source(self) -> str | None:
-        """What the content frame is if no weight has a say in it, such as "first frame"; None where weights do.
+        """The name of a content frame that depends on no weights, such as "first frame"; None if it depends on weights.
 
         A content model trained on such frames fits every autoencoder with the same source.
         """
         return None
 
     def encode_content(self, video: Tensor) -> Tensor:
-        """The content frame of `encode` alone, which some networks have for less."""
+        """The content frame of `encode`; some networks compute it alone at lower cost."""
         return self.encode(video)[0]
 
     @abstractmethod

@@ -53,7 +53,7 @@ class DiT(Network):
         mlp_ratio: Hidden channels of the perceptrons over `width`.
         mixing: Makes what mixes the tokens in a block, from its number; attention of each to all by default.
         long_skips: Whether the blocks of the second half also see the tokens of the first half, last in first out
-            (U-ViT, arXiv 2209.12152); they start without effect.
+            (U-ViT, arXiv 2209.12152); initialised to have no effect.
     """
 
     _supports_gradient_checkpointing = True
