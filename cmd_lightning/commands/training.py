@@ -37,7 +37,7 @@ from cmd_lightning.conditioning import ConditionEncoder
 from cmd_lightning.data import latents, webvid
 from cmd_lightning.diffusion import Objective
 from cmd_lightning.errors import InputError, reason
-from cmd_lightning.networks.contracts import Network
+from cmd_lightning.networks.network import Network
 from cmd_lightning.shapes import datamodule
 
 KINDS = (

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError, check_positive
-from cmd_lightning.networks.contracts import Network
 from cmd_lightning.networks.embeddings import TimestepEmbedding
+from cmd_lightning.networks.network import Network
 
 
 class ResBlock(nn.Module):
