@@ -12,6 +12,7 @@ import yaml
 from lightning import LightningModule
 
 from cmd_lightning.cli import PROGRAM
+from cmd_lightning.commands.words import options, values_of
 from cmd_lightning.components.checkpoints import is_model
 
 OTHER = {"content": "motion", "motion": "content"}
@@ -97,27 +98,6 @@ def new_folder(checkpoint: Path) -> Path:
     """A folder for the model, next to those of the stages."""
     names = itertools.chain(["model"], (f"model-{number}" for number in itertools.count(2)))
     return next(path for name in names if not (path := checkpoint.parent.parent / name).exists())
-
-
-def values_of(words: Sequence[str], *names: str) -> list[str]:
-    """The values of an option that may be given several times."""
-    found = []
-    for pair in options(words):
-        name, equals, value = pair[0].partition("=")
-        if name in names:
-            found.append(value if equals else pair[-1])
-    return found
-
-
-def options(words: Sequence[str], without: Sequence[str] = ()) -> Iterator[list[str]]:
-    """The options of a command line, each with its values."""
-    group: list[str] = []
-    for word in [*words, "-"]:
-        if word.startswith("-") and not word[1:2].isdigit():
-            if group and group[0].startswith("-") and group[0].partition("=")[0] not in without:
-                yield group
-            group = []
-        group.append(word)
 
 
 def read(path: str | Path) -> dict[str, Any]:
