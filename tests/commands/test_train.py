@@ -62,7 +62,6 @@ class InProcess:
 def in_process():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "subprocess", SimpleNamespace(Popen=InProcess, STDOUT=subprocess.STDOUT))
-        patch.setattr(train, "SAMPLING", ("--steps", "2", "--guidance", "content=2,motion=1"))
         patch.setattr(train_configs, "SAMPLING_STEPS", 2)
         yield
 
