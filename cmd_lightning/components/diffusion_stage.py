@@ -18,7 +18,7 @@ from cmd_lightning.components.condition_data import count_classes, stored_condit
 from cmd_lightning.components.latent_cache import LatentCache
 from cmd_lightning.conditioning import ClassEncoder, ConditionEncoder, replace_condition, values_of
 from cmd_lightning.diffusion import Diffusion, Objective
-from cmd_lightning.diffusion.objectives import objective_of
+from cmd_lightning.diffusion.objectives import objective_of, recorded
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import AutoencoderNetwork, Condition, LatentSpec
 from cmd_lightning.networks.classes import describe
@@ -135,9 +135,12 @@ class DiffusionStage(Component):
     def arguments(self) -> dict[str, Any]:
         """What `load_from_checkpoint` needs beside the parts; the path of an autoencoder that came from a file."""
         path = {} if self.autoencoder_path is None else {"autoencoder": self.autoencoder_path}
-        objective = {"name": type(self.objective).__name__, "gamma": getattr(self.objective, "min_snr_gamma", None)}
-        kept = {"condition_dropout": self.condition_dropout, "cache_latents": self._cache is not None}
-        return path | kept | {"objective": objective}
+        return path | {
+            "condition_dropout": self.condition_dropout,
+            "objective": recorded(self.objective),
+            "cache_latents": self._cache is not None,
+            "noise_floor": self.noise_floor,
+        }
 
     def adopt(self, stage: Stage, source: str) -> None:
         super().adopt(stage, source)
