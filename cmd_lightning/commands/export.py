@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from cmd_lightning.commands.files import check_new, check_sampling, new_folder
 from cmd_lightning.errors import InputError
 from cmd_lightning.zoo import models as shipped
 
 if TYPE_CHECKING:
-    from cmd_lightning.pipeline import CMDPipeline
+    from cmd_lightning.pipeline import CMDPipeline, StageName
 
 GIVE = "give one each of autoencoder, content and motion, or a model in place of some, then the folder"
 EXAMPLES = ("a dog runs along the beach", "a red circle moves left")
@@ -61,7 +61,7 @@ def export(
         raise InputError(f"CHECKPOINTS: these hold {', '.join([*trained, *models]) or 'no stage'}; {GIVE}")
     stages = load_stages(**by_stage)
     pipeline = compose(stages)
-    stage_names: tuple[Literal["content", "motion"], ...] = ("content", "motion")
+    stage_names: tuple[StageName, ...] = ("content", "motion")
     for name in stage_names:
         pipeline.sampling(name, steps, guidance)  # raises where the model does not take as many steps
     pipeline.register_to_config(steps=steps, guidance=guidance)

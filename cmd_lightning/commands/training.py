@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,13 +19,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from cmd_lightning import zoo
 from cmd_lightning.callbacks import LastCheckpoint
 from cmd_lightning.callbacks.stage_progress import StageProgress, count, stage_name
-from cmd_lightning.cli import PROGRAM
 from cmd_lightning.commands.class_paths import check_class_paths, known_classes
 from cmd_lightning.commands.config_errors import explain, place_of
 from cmd_lightning.commands.next_steps import next_commands
 from cmd_lightning.compat import TREESPEC, NoOptionsFromCheckpoint, optional_save_dir, without_tips, worker_died
 from cmd_lightning.components import checkpoints
 from cmd_lightning.errors import InputError, reason
+from cmd_lightning.progress import notify
 
 
 class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
@@ -188,10 +187,8 @@ class Validated(Callback):
             self.step = trainer.global_step
 
 
-@rank_zero_only
-def tell(text: str) -> None:
-    """A line for the user, on standard error, of one process."""
-    print(f"{PROGRAM}: {text}", file=sys.stderr, flush=True)
+tell = rank_zero_only(notify)
+"""A line for the user from the first process alone."""
 
 
 def trainer_error(options: jsonargparse.Namespace, error: Exception) -> InputError:
