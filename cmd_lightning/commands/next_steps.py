@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from lightning import LightningModule
 
-from cmd_lightning.cli import PROGRAM
+from cmd_lightning.cli import PROGRAM, imports
 from cmd_lightning.components.checkpoints import is_model
 
 OTHER = {"content": "motion", "motion": "content"}
@@ -126,5 +126,5 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def command(*words: object) -> str:
-    """A command line of this program."""
-    return shlex.join([PROGRAM, *map(str, words)])
+    """A command line of this program, with the modules that this one imported."""
+    return shlex.join([PROGRAM, *map(str, words), *imports()])

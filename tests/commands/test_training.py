@@ -1,6 +1,8 @@
 """`fit` and its sisters as a user runs them: where files go, and what is reported."""
 
+import csv
 import importlib.util
+import json
 import shlex
 import sys
 import time
@@ -297,6 +299,17 @@ def test_next_commands_of_every_shipped_config(tmp_path, monkeypatch):
         "cmd-lightning fit -c configs/clips64/content.yaml -c configs/overrides/frames_24.yaml "
         "--data.train_shards 'a b' --data.val_shards=c"
     )
+
+
+def test_next_commands_import_what_this_one_did(monkeypatch, tmp_path):
+    monkeypatch.setattr("cmd_lightning.zoo.discovery.OTHERS", [json, csv, json])
+    config = f"{CONFIGS}/shapes32/motion.yaml"
+    words, made = ["fit", "-c", config, "--model.autoencoder=shapes32"], tmp_path / "motion/last.ckpt"
+    [told] = next_commands(Model("motion"), words, made)
+    assert told == f"cmd-lightning export shapes32 {made} {tmp_path}/model --import json --import csv"
+    config = config.replace("motion.yaml", "autoencoder.yaml")
+    told = next_commands(Model("autoencoder"), ["fit", "-c", config], tmp_path / "last.ckpt")
+    assert len(told) == 2 and all(" --import json --import csv --model.autoencoder " in line for line in told)
 
 
 def test_a_run_is_quiet(run):
