@@ -163,10 +163,10 @@ def import_asked(arguments: list[str]) -> list[str]:
 
 
 def imports() -> list[str]:
-    """The `--import` options that were given, for the commands that this one suggests."""
+    """The modules that `--import` named, for the commands that this one suggests."""
     from cmd_lightning.zoo.discovery import OTHERS
 
-    return [word for name in dict.fromkeys(module.__name__ for module in OTHERS) for word in ("--import", name)]
+    return list(dict.fromkeys(module.__name__ for module in OTHERS))
 
 
 def overview() -> str:

@@ -73,7 +73,7 @@ def export(
         if adapters := stages["content"].adapters:
             (folder / "lora").mkdir()
             save_file(adapters, folder / "lora/pytorch_lora_weights.safetensors", {"format": "pt"})
-    words = [shlex.quote(out), example(pipeline), *imports()]
+    words = [shlex.quote(out), example(pipeline), *(f"--import {module}" for module in imports())]
     print(f"wrote {out}; try:\ncmd-lightning generate {' '.join(words)}")
 
 

@@ -12,7 +12,9 @@ import yaml
 from lightning import LightningModule
 
 from cmd_lightning.cli import PROGRAM, imports
+from cmd_lightning.components.base import Component
 from cmd_lightning.components.checkpoints import is_model
+from cmd_lightning.networks.classes import TRUSTED
 
 OTHER = {"content": "motion", "motion": "content"}
 KEPT_BY_STAGE = ("--data.batch_size", "--data.num_workers")
@@ -27,6 +29,19 @@ def next_commands(model: LightningModule, words: Sequence[str], checkpoint: Path
         words: The command line after `cmd-lightning`.
         checkpoint: The file that was written.
     """
+    needed = dict.fromkeys([*imports(), *modules_of(model)])
+    added = "".join(f" --import {module}" for module in needed)
+    return [line + added for line in following(model, words, checkpoint)]
+
+
+def modules_of(model: LightningModule) -> list[str]:
+    """The modules of the parts of `model` that are other people's: they are not imported by themselves."""
+    modules = [type(part).__module__ for part in model.parts().values()] if isinstance(model, Component) else []
+    return [module for module in modules if module.partition(".")[0] not in TRUSTED]
+
+
+def following(model: LightningModule, words: Sequence[str], checkpoint: Path) -> list[str]:
+    """What to run next, without modules to import."""
     stage = getattr(model, "stage", None)
     configs = [Path(value) for value in values_of(words, "-c", "--config")]
     if stage == "video":
@@ -126,5 +141,5 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def command(*words: object) -> str:
-    """A command line of this program, with the modules that this one imported."""
-    return shlex.join([PROGRAM, *map(str, words), *imports()])
+    """A command line of this program."""
+    return shlex.join([PROGRAM, *map(str, words)])

@@ -20,7 +20,9 @@ from cmd_lightning.callbacks import LastCheckpoint, StageProgress
 from cmd_lightning.cli import main
 from cmd_lightning.commands.early_checks import check_class
 from cmd_lightning.commands.next_steps import next_commands
+from cmd_lightning.components import VideoAutoencoder
 from cmd_lightning.errors import InputError
+from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
 
 CONFIGS = Path(cmd_lightning.__path__[0], "configs").resolve()
 
@@ -309,7 +311,17 @@ def test_next_commands_import_what_this_one_did(monkeypatch, tmp_path):
     assert told == f"cmd-lightning export shapes32 {made} {tmp_path}/model --import json --import csv"
     config = config.replace("motion.yaml", "autoencoder.yaml")
     told = next_commands(Model("autoencoder"), ["fit", "-c", config], tmp_path / "last.ckpt")
-    assert len(told) == 2 and all(" --import json --import csv --model.autoencoder " in line for line in told)
+    assert len(told) == 2 and all(line.endswith(" --import json --import csv") for line in told)
+
+
+class OwnAutoencoder(CMDAutoencoder):
+    """A class of another package."""
+
+
+def test_next_commands_import_the_modules_of_the_parts():
+    made = VideoAutoencoder(lambda: OwnAutoencoder(3, **AUTOENCODER))
+    told = next_commands(made, ["fit", "-c", f"{CONFIGS}/shapes32/autoencoder.yaml"], Path("last.ckpt"))
+    assert len(told) == 2 and all(line.endswith(f" --import {__name__}") for line in told)
 
 
 def test_a_run_is_quiet(run):
