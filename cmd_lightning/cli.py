@@ -162,6 +162,13 @@ def import_asked(arguments: list[str]) -> list[str]:
     return rest
 
 
+def imports() -> list[str]:
+    """The modules that `--import` named, for the commands that this one suggests."""
+    from cmd_lightning.zoo.discovery import OTHERS
+
+    return list(dict.fromkeys(module.__name__ for module in OTHERS))
+
+
 def overview() -> str:
     """What `--help` prints."""
     verbs = "\n".join(f"  {verb:14} {about}" for verb, about in {**TRAINING, **VERBS}.items())

@@ -50,6 +50,7 @@ def export(
     check_new(Path(out), "OUT")
     from safetensors.torch import save_file
 
+    from cmd_lightning.cli import imports
     from cmd_lightning.components.checkpoints import PARTS as STAGES
     from cmd_lightning.components.checkpoints import is_model, stage_of
     from cmd_lightning.components.cmd import compose, load_stages
@@ -72,7 +73,8 @@ def export(
         if adapters := stages["content"].adapters:
             (folder / "lora").mkdir()
             save_file(adapters, folder / "lora/pytorch_lora_weights.safetensors", {"format": "pt"})
-    print(f"wrote {out}; try:\ncmd-lightning generate {shlex.quote(out)} {example(pipeline)}")
+    words = [shlex.quote(out), example(pipeline), *(f"--import {module}" for module in imports())]
+    print(f"wrote {out}; try:\ncmd-lightning generate {' '.join(words)}")
 
 
 def example(pipeline: CMDPipeline) -> str:

@@ -11,9 +11,11 @@ from typing import Any
 import yaml
 from lightning import LightningModule
 
-from cmd_lightning.cli import PROGRAM
+from cmd_lightning.cli import PROGRAM, imports
 from cmd_lightning.commands.words import options, values_of
+from cmd_lightning.components.base import Component
 from cmd_lightning.components.checkpoints import is_model
+from cmd_lightning.networks.classes import TRUSTED
 
 OTHER = {"content": "motion", "motion": "content"}
 KEPT_BY_STAGE = ("--data.batch_size", "--data.num_workers")
@@ -28,6 +30,19 @@ def next_commands(model: LightningModule, words: Sequence[str], checkpoint: Path
         words: The command line after `cmd-lightning`.
         checkpoint: The file that was written.
     """
+    needed = dict.fromkeys([*imports(), *modules_of(model)])
+    added = "".join(f" --import {module}" for module in needed)
+    return [line + added for line in following(model, words, checkpoint)]
+
+
+def modules_of(model: LightningModule) -> list[str]:
+    """The modules of the parts of `model` that are other people's: they are not imported by themselves."""
+    modules = [type(part).__module__ for part in model.parts().values()] if isinstance(model, Component) else []
+    return [module for module in modules if module.partition(".")[0] not in TRUSTED]
+
+
+def following(model: LightningModule, words: Sequence[str], checkpoint: Path) -> list[str]:
+    """What to run next, without modules to import."""
     stage = getattr(model, "stage", None)
     configs = [Path(value) for value in values_of(words, "-c", "--config")]
     if stage == "video":
