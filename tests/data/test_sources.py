@@ -164,6 +164,12 @@ def test_videos_in_class_folders_with_captions(videos, tmp_path):
     assert told == {"a": "a dog", "b": "a cat", "c.v1": "a cow", "d": "", "frames": "a bird"}
 
 
+def test_videos_of_other_formats_are_counted(videos):
+    for name in ("a/5.wmv", "a/6.TS", "7.mpg", "._8.flv", "notes.md"):
+        (videos / name).write_bytes(b"x")
+    assert open_source(videos, Selection(frames=5)).skipped == {"unknown suffix": 3}
+
+
 def test_clips_are_in_natural_order(tmp_path):
     for name in [f"{folder}{index}" for folder in ("", "class 9/", "class 10/") for index in range(11)]:
         write_video(tmp_path / "videos" / f"{name}.gif", torch.zeros(3, 1, 8, 8, dtype=torch.uint8), 8)
