@@ -23,7 +23,7 @@ ACCEPTED = (
     "(videoid,name,page_dir), the json of MSR-VTT, or the folder ucfTrainTestlist of UCF-101"
 )
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?(e\+?[0-9]{1,2})?", re.IGNORECASE)
-_MISSING = {"nan", "none", "null", "na", "n/a", "<na>"}  # of numbers, as libraries write it
+_MISSING = {"nan", "none", "null", "na", "n/a", "<na>", "-1", "-1.0"}  # of numbers, as libraries write it
 _UCF101_LIST = re.compile(r"(train|test)list\d+\.txt")
 _MSRVTT_SPLITS = {"validate": "val"}  # what we call them
 
@@ -80,7 +80,8 @@ def read_annotations(videos: Path, captions: Path | None, prompts: Path | None =
 def number_labels(rows: list[Row], moved: bool = False, notes: Sequence[str] = ()) -> Annotations:
     """Annotations whose labels keep their numbers if all are whole ones, and else count names in alphabetical order.
 
-    What pandas makes of whole numbers once one is missing, "10.0" and "nan", are whole numbers and no label.
+    What pandas makes of whole numbers once one is missing, "10.0" and "nan", are whole numbers and no label; -1 is none
+    too, as in the json of samples.
     """
     names = sorted({row.label for row in rows} - {""})
     numbers = {name: _whole_number(name) for name in names}

@@ -66,7 +66,7 @@ def pack_clips(
         clips = iter(_held_out(list(clips), hold_out, seed))
     splits = ["train", "test"] if hold_out is not None else dict.fromkeys(row.split for row in rows)
     made: Counter[str] = Counter()
-    empty = 0
+    empty = unreadable = 0
     with ExitStack() as stack:
         writers = {
             name: stack.enter_context(
@@ -78,12 +78,15 @@ def pack_clips(
             clip.write(writers[clip.row.split], known.labels)
             made[clip.row.split] += 1
             empty += not clip.row.caption
+            unreadable += "\ufffd" in clip.row.caption
         if not made:
             raise InputError(
                 f"videos {videos}: not one of {len(rows)} clips is usable ({dict(left_out.counts)}); see the paths, "
                 f"{rows[0].path} is the first"
             )
     notes = [*known.notes, *_missing_notes(known, empty, sum(made.values()))]
+    if unreadable:
+        notes.append(f"captions: {unreadable} have characters that cannot be read, \ufffd; save them as UTF-8")
     for note in notes[len(known.notes) :]:
         progress(note)
     return {

@@ -113,14 +113,21 @@ def open_run(folder: Path, settings: dict[str, Any]) -> Run:
         run = Run(folder, settings, {"commands": []})
         run.note()
         return run
-    record = json.loads(path.read_text())
-    for name, value in record["settings"].items():
-        if settings[name] != value:
+    try:
+        record = json.loads(path.read_text())
+        begun, facts = dict(record["settings"]), dict(record["facts"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"--out {folder}: its {RECORD} is not that of a run; give a new or empty folder") from error
+    if "splits" not in facts:  # the clips could not be packed: nothing is lost with other settings
+        return Run(folder, settings, {"commands": []})
+    for name, value in begun.items():
+        given = settings.get(name)
+        if given != value:
             raise InputError(
-                f"`{name}` {settings[name]}: the run in {folder} was started with {value}; give that, or another --out"
+                f"`{name}` {given}: the run in {folder} was started with {value}; give that, or another --out"
             )
     print(f"{folder}: the run continues", flush=True)
-    return Run(folder, settings, record["facts"])
+    return Run(folder, settings, facts)
 
 
 def pack(run: Run) -> None:
