@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_STREAMS = [["dev", name] for name in ("stdin", "stdout", "stderr")]
+
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """Give out a temporary name that becomes `path` when the block succeeds, and is removed if it fails.
 
     A file keeps its permissions. A symbolic link stays, and what it leads to is replaced. What is neither a file nor a
-    folder, as a device or a pipe, is never replaced: the bytes are written into it.
+    folder, as a device or a pipe, is never replaced: the bytes are written into it. An `OSError` without a file's name,
+    as that of a full disk, gets the one of `path`.
     """
     through = is_channel(path)
     target = path if through else Path(os.path.realpath(path))
@@ -28,13 +31,18 @@ def replaced(path: Path) -> Iterator[Path]:
         if target.is_file():
             shutil.copymode(target, temporary)
         os.replace(temporary, target)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_channel(path: Path) -> bool:
     """Whether what is at `path` is written into, and not replaced: a device, a pipe, a socket, an open file."""
-    if path.absolute().parts[:2] in (("/", "dev"), ("/", "proc")):  # /dev/stdout is what it leads to, a file too
+    _, *parts = path.absolute().parts
+    if parts[:1] == ["proc"] or parts[:2] == ["dev", "fd"] or parts in _STREAMS:  # what they lead to may be a file
         return True
     return path.exists() and not (path.is_file() or path.is_dir())
 

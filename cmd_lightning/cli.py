@@ -49,7 +49,19 @@ ALIASES = {"class_labels": "--class", "num_frames": "--frames"}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command, by default the process's own; gives the exit code, 2 for what the user can fix."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    code = execute(list(sys.argv[1:] if arguments is None else arguments))
+    try:
+        sys.stdout.flush()
+    except OSError as error:  # a full disk, or a reader that has left
+        if not code:
+            print(f"{PROGRAM}: standard output: {error.strerror or error}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python will flush again when it ends
+        return code or 2
+    return code
+
+
+def execute(arguments: list[str]) -> int:
+    """Runs one command; gives the exit code."""
     try:
         dispatch(import_asked(arguments))
         return 0
@@ -57,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a folder that cannot be written, a full disk: the machine's word, with the file
-        where = f" {error.filename}" if error.filename else ""
-        print(f"{PROGRAM}:{where}: {error.strerror or error}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{PROGRAM}: {where}{error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted", file=sys.stderr)
@@ -160,6 +172,13 @@ def import_asked(arguments: list[str]) -> list[str]:
 
         OTHERS.append(module)
     return rest
+
+
+def imports() -> list[str]:
+    """The modules that `--import` named, for the commands that this one suggests."""
+    from cmd_lightning.zoo.discovery import OTHERS
+
+    return list(dict.fromkeys(module.__name__ for module in OTHERS))
 
 
 def overview() -> str:

@@ -176,7 +176,7 @@ def words_of(text: str) -> list[str]:
 
 
 class PhraseEncoder(ConditionEncoder):
-    """A learned vector for each word of a small vocabulary in each phrase of a caption; the pooled condition is their sum.
+    """A learned vector for each word of a small vocabulary in each phrase of a caption; their sum is the condition.
 
     For short captions without grammar, trained from scratch: different captions have different vectors from the first
     step on, which a text tower has to learn first. Commas separate phrases; a word has a different vector in each

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cmd_lightning.errors import InputError
 from cmd_lightning.video_file import VideoError
 from cmd_lightning.viewing import PLAIN, over
 
@@ -33,6 +34,10 @@ def read_image(path: str | Path, background: str = PLAIN.background) -> Tensor:
                 raise VideoError(str(path), "damaged frames", "32 bits per value; save it with 8 or 16")
             transparent = image.has_transparency_data
             shown = over(image.convert("RGBA"), background) if transparent else image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except InputError:
+        raise
+    except (
+        Exception
+    ) as error:  # of many kinds: Pillow's plugins raise what they run into, and modes as LAB a ValueError
         raise VideoError(str(path), "damaged frames", "not readable as an image") from error
     return torch.from_numpy(np.array(shown)).permute(2, 0, 1)

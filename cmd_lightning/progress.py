@@ -1,7 +1,8 @@
-"""A progress bar in a terminal: elapsed time, and for a known total the remaining time."""
+"""Lines on standard error: what happens, and in a terminal how far it is and how long it still takes."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
@@ -10,6 +11,11 @@ from tqdm import tqdm
 
 INTERVAL = 0.5
 """Seconds between two refreshes."""
+
+
+def notify(text: str) -> None:
+    """A line for the user about a training run, on standard error."""
+    print(f"cmd-lightning: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager

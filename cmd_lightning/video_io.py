@@ -26,6 +26,7 @@ from cmd_lightning.viewing import PLAIN, Seen, Viewing
 VIDEO_SUFFIXES = ("mp4", "avi", "mkv", "webm", "gif", "mov", "m4v")
 GIF_FPS = 50
 FRAME_SUFFIXES = ("png", "tif", "tiff")
+"""Of frames in folders, in lower case; all are of the first kind that is there, and tif and tiff are one."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ class _ImageFolder:
 def frames_in(folder: Path) -> list[Path]:
     """The PNG frames of a folder in natural order of their names; where it has none, the TIFF frames."""
     named = sorted(folder.iterdir(), key=lambda path: natural_key(path.name))
-    groups = ([path for path in named if path.suffix[1:] == suffix] for suffix in FRAME_SUFFIXES)
+    shown = [path for path in named if not path.name.startswith(".")]  # macOS puts ._000.png next to 000.png
+    groups = ([path for path in shown if path.suffix[1:].lower() in kind] for kind in (("png",), ("tif", "tiff")))
     return next(filter(None, groups), [])
 
 

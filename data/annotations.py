@@ -14,7 +14,7 @@ from typing import Any
 from cmd_lightning.data.clips import BadSample, read_caption, read_facts
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.table import read_csv
-from cmd_lightning.data.walk import walk
+from cmd_lightning.data.walk import is_clip, walk
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_io import VIDEO_SUFFIXES
 
@@ -23,7 +23,7 @@ ACCEPTED = (
     "(videoid,name,page_dir), the json of MSR-VTT, or the folder ucfTrainTestlist of UCF-101"
 )
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?(e\+?[0-9]{1,2})?", re.IGNORECASE)
-_MISSING = {"nan", "none", "null", "na", "n/a", "<na>"}  # of numbers, as libraries write it
+_MISSING = {"nan", "none", "null", "na", "n/a", "<na>", "-1", "-1.0"}  # of numbers, as libraries write it
 _UCF101_LIST = re.compile(r"(train|test)list\d+\.txt")
 _MSRVTT_SPLITS = {"validate": "val"}  # what we call them
 
@@ -80,7 +80,8 @@ def read_annotations(videos: Path, captions: Path | None, prompts: Path | None =
 def number_labels(rows: list[Row], moved: bool = False, notes: Sequence[str] = ()) -> Annotations:
     """Annotations whose labels keep their numbers if all are whole ones, and else count names in alphabetical order.
 
-    What pandas makes of whole numbers once one is missing, "10.0" and "nan", are whole numbers and no label.
+    What pandas makes of whole numbers once one is missing, "10.0" and "nan", are whole numbers and no label; -1 is none
+    too, as in the json of samples.
     """
     names = sorted({row.label for row in rows} - {""})
     numbers = {name: _whole_number(name) for name in names}
@@ -124,7 +125,7 @@ def read_folder(folder: Path) -> Annotations:
     A caption is that of `{clip}.txt` or `{clip}.json` next to a clip, or else the name of its class in words.
     """
     found = [(place / name).relative_to(folder) for place, names in walk(folder) for name in names]
-    clips = sorted(path for path in found if path.suffix.lower().lstrip(".") in VIDEO_SUFFIXES)
+    clips = sorted(path for path in found if is_clip(path))
     if not clips:
         kinds = ", ".join("." + suffix for suffix in VIDEO_SUFFIXES)
         raise InputError(f"videos {folder}: no clips in it ({kinds}); give a folder of clips, or of class folders")

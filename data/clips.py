@@ -185,7 +185,8 @@ def read_label(facts: dict[str, Any]) -> int:
 
 def read_caption(sample: dict[str, Any], facts: dict[str, Any]) -> str:
     """The caption of a sample: its .txt, else the first of `CAPTION_FACTS` that says something; "" without any."""
-    if text := sample.get("txt", b"").decode("utf-8-sig", "replace").strip():
+    data = sample.get("txt", b"")
+    if text := data.decode(json.detect_encoding(data), "replace").strip():  # Windows editors write UTF-16 too
         return text
     for name in CAPTION_FACTS:
         caption = facts.get(name)

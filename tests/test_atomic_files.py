@@ -4,7 +4,9 @@ import errno
 import json
 import os
 import stat
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -114,3 +116,20 @@ def test_checkpoints_videos_and_folders_follow_links(tmp_path):
     with new_folder(tmp_path / "model", "out") as draft:
         (draft / "part").touch()
     assert (tmp_path / "model").is_symlink() and names(tmp_path / "disk" / "model") == ["part"]
+
+
+def test_a_disk_in_memory_is_a_disk(tmp_path):
+    shared = Path("/dev/shm")
+    if not os.access(shared, os.W_OK):
+        pytest.skip("no such disk here")
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
+        with new_folder(Path(folder, "model"), "--out") as draft:
+            (draft / "index.json").write_text("{}")
+        write_json({}, f"{folder}/model/index.json")
+        assert names(Path(folder, "model")) == ["index.json"] and names(Path(folder)) == ["model"]
+
+
+def test_errors_name_the_file(tmp_path):
+    with pytest.raises(OSError) as raised, replaced(tmp_path / "result.json"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert raised.value.filename == str(tmp_path / "result.json")

@@ -339,3 +339,15 @@ def test_errors_of_the_program_are_not_hidden(monkeypatch):
     monkeypatch.setattr("cmd_lightning.cli.dispatch", fail)
     with pytest.raises(ZeroDivisionError):
         main(["generate"])
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["fit", "--help"]])
+def test_a_full_standard_output_is_an_error(words):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no such device here")
+    root = Path(cmd_lightning.__path__[0]).parent
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "cmd_lightning", *words]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=root)
+    assert result.returncode == 2
+    assert result.stderr == "cmd-lightning: standard output: No space left on device\n"

@@ -11,6 +11,7 @@ from odd_videos import as_ffmpeg_shows, corners
 from PIL import Image
 from shown_videos import close, palette, ramps
 
+from cmd_lightning.data.clip_files import VideoFolder
 from cmd_lightning.image_io import read_image
 from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VideoReader, read_video
@@ -87,6 +88,25 @@ def test_a_folder_prefers_png_and_takes_tiff(tmp_path):
     assert read_video(tmp_path)[0, :, 0, 0].tolist() == [30]
     (tmp_path / "0.png").unlink()
     assert read_video(tmp_path)[0, :, 0, 0].tolist() == [10, 20]
+
+
+@pytest.mark.parametrize("names", [("0.PNG", "1.png", "2.Png"), ("0.tif", "1.tiff", "2.TIF"), ("0.TIFF", "1.TIFF")])
+def test_frames_are_found_in_any_spelling_of_their_suffix(tmp_path, names):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number, name in enumerate(names):
+        Image.new("L", (4, 4), 10 * number).save(folder / name)
+    (folder / f"._{names[0]}").write_bytes(b"what macOS writes next to a file")
+    assert read_video(folder)[0, :, 0, 0].tolist() == [10 * number for number in range(len(names))]
+    assert VideoFolder(tmp_path).keys == ["frames"]
+
+
+def test_images_that_pillow_fails_on_are_video_errors(tmp_path):
+    Image.new("LAB", (4, 4)).save(tmp_path / "0.tif")  # which Pillow does not convert to RGB
+    (tmp_path / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\1IHDR")
+    for path in tmp_path.iterdir():
+        with pytest.raises(VideoError, match="not readable as an image"):
+            read_image(path)
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])

@@ -32,15 +32,18 @@ def entries(kind: Kind | None = None) -> list[Entry]:
 
 
 def entry(name: str) -> Entry:
-    """The entry of a name.
+    """The entry of a name, or of a class by its full name.
 
     Raises:
         InputError: There is none; the message has the nearest name.
     """
     found = {entry.name: entry for entry in entries()}
-    if name not in found:
-        raise InputError(f"{name}: the zoo has no such entry; {nearest(name, found)}")
-    return found[name]
+    full = {f"{entry.module}.{entry.name}": entry for entry in found.values()}
+    if name in found or name in full:
+        return found.get(name) or full[name]
+    module, _, own = name.rpartition(".")
+    other = f"a class of your own needs `import {module}`" if module else None
+    raise InputError(f"{name}: the zoo has no such entry; {nearest(own, found, other)}")
 
 
 def model_folder(model: str | os.PathLike[str]) -> Path:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cmd_lightning.commands.calls import call
+from cmd_lightning.commands.derived_configs import write_config
 from cmd_lightning.errors import InputError
 
 MODEL = "shapes32"
@@ -41,7 +43,6 @@ def demo(*, out: str = "outputs/demo", seed: int = 0) -> None:
         out: Folder for everything; an earlier demo in it is replaced.
         seed: Seed of the test clips and of every video.
     """
-    from cmd_lightning.commands.calls import call
     from cmd_lightning.commands.demo_page import write_page
 
     folder = Path(out)
@@ -72,8 +73,6 @@ def clear(folder: Path) -> None:
 
 def commands(folder: Path, settings: dict[str, Any]) -> Iterator[Sequence[object]]:
     """The commands of the demo, each when what it reads is written."""
-    from cmd_lightning.commands.derived_configs import write_config
-
     for level in settings["levels"]:
         number = settings["evaluated"] // len(settings["levels"])
         options = ("--split", "test", "--level", level, "--num", number, "--size", 32, "--seed", settings["seed"])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from cmd_lightning.commands.words import pairs
 from cmd_lightning.errors import InputError, nearest
 
 STAGES = ("autoencoder", "content", "motion")
@@ -94,14 +94,6 @@ def check_files(given: dict[str, str]) -> None:
             )
     if model := given.get("model.model"):
         model_folder(model)
-
-
-def pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The options of a command line with their values; "" for one without."""
-    for word, following in pairwise([*words, "-"]):
-        if word.startswith("-"):
-            name, equals, value = word.partition("=")
-            yield name, value if equals else "" if following.startswith("-") else following
 
 
 def flat(config: Any, place: str = "") -> dict[str, Any]:

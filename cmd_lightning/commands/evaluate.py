@@ -105,6 +105,7 @@ def evaluate(
         from cmd_lightning.components.evaluation import Evaluation
         from cmd_lightning.data.evaluation import EvaluationData
         from cmd_lightning.data.sources import Selection, open_source
+        from cmd_lightning.data.stream import describe
         from cmd_lightning.metrics.statistics import describe_statistics
         from cmd_lightning.metrics.suite import MetricSuite
         from cmd_lightning.viewing import Viewing
@@ -120,6 +121,8 @@ def evaluate(
                 **reading, viewing=viewing, num=num, choose=choose, random_start=starts, seed=seed, layout=layout
             )
             sources[side] = open_source(path, selection)
+            if skipped := sources[side].skipped:
+                tell(f"--{side} {path}: not used: {describe(skipped)}")
     captions = captions_of(prompts, sources.get("fake"))
     ignored = warnings.catch_warnings(action="ignore", category=UserWarning)  # of weights: their records have them
     with ignored, redirect_stdout(sys.stderr):

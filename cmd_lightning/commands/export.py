@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from cmd_lightning.commands.files import check_new, check_sampling, new_folder
 from cmd_lightning.errors import InputError
 from cmd_lightning.zoo import models as shipped
 
 if TYPE_CHECKING:
-    from cmd_lightning.pipeline import CMDPipeline
+    from cmd_lightning.pipeline import CMDPipeline, StageName
 
 GIVE = "give one each of autoencoder, content and motion, or a model and the stages to replace, then the folder"
 EXAMPLES = ("a dog runs along the beach", "a red circle moves left")
@@ -50,6 +50,7 @@ def export(
     check_new(Path(out), "OUT")
     from safetensors.torch import save_file
 
+    from cmd_lightning.cli import imports
     from cmd_lightning.components.checkpoints import PARTS as STAGES
     from cmd_lightning.components.checkpoints import is_model, stage_of
     from cmd_lightning.components.cmd import compose, load_stages
@@ -61,7 +62,7 @@ def export(
         raise InputError(f"CHECKPOINTS: these hold {', '.join([*trained, *models]) or 'no stage'}; {GIVE}")
     stages = load_stages(**by_stage)
     pipeline = compose(stages)
-    stage_names: tuple[Literal["content", "motion"], ...] = ("content", "motion")
+    stage_names: tuple[StageName, ...] = ("content", "motion")
     for name in stage_names:
         pipeline.sampling(name, steps, guidance)  # raises where the model does not take as many steps
     pipeline.register_to_config(steps=steps, guidance=guidance)
@@ -72,7 +73,8 @@ def export(
         if adapters := stages["content"].adapters:
             (folder / "lora").mkdir()
             save_file(adapters, folder / "lora/pytorch_lora_weights.safetensors", {"format": "pt"})
-    print(f"wrote {out}; try:\ncmd-lightning generate {shlex.quote(out)} {example(pipeline)}")
+    words = [shlex.quote(out), example(pipeline), *(f"--import {module}" for module in imports())]
+    print(f"wrote {out}; try:\ncmd-lightning generate {' '.join(words)}")
 
 
 def example(pipeline: CMDPipeline) -> str:

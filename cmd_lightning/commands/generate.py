@@ -23,7 +23,7 @@ from cmd_lightning.zoo import model_folder
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cmd_lightning.pipeline import CMDPipeline
+    from cmd_lightning.pipeline import CMDPipeline, StageName
 
 
 def generate(
@@ -98,7 +98,7 @@ def generate(
     fitted = [fit_image(read_picture(path, background), pipeline.size) for path in image or []]
     count = max(len(values), len(fitted))
     jobs = [(i, seed + copy) for i in range(count) for copy in range(num)]
-    stages: tuple[Literal["content", "motion"], ...] = ("motion",) if fitted else ("content", "motion")
+    stages: tuple[StageName, ...] = ("motion",) if fitted else ("content", "motion")
     sampling = {stage: pipeline.sampling(stage, steps, guidance) for stage in stages}
     steps = {stage: number for stage, (number, _) in sampling.items()}
     guidance = {stage: scale for stage, (_, scale) in sampling.items()}

@@ -7,6 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from cmd_lightning.commands import stages, train_configs
+from cmd_lightning.commands.calls import call
+from cmd_lightning.commands.train_configs import stage_of
 from cmd_lightning.errors import InputError, check_at_least
 
 RECORD = "train.json"
@@ -15,11 +18,11 @@ RECORD = "train.json"
 HOLD_OUT = 0.1
 """The part of the clips that nothing is trained on."""
 
-SAMPLING = ("--steps", "50", "--guidance", "content=2,motion=1")
-"""How the model samples where nothing else is asked for."""
+GUIDANCE = "content=2,motion=1"
+"""Guidance scales of the model where none are given."""
 
 SHOWN = 8
-"""Samples, and held-out clips, on the report."""
+"""Samples that are generated."""
 
 
 def train(
@@ -64,10 +67,9 @@ def train(
     run = open_run(Path(out), settings)
     pack(run)
 
-    from cmd_lightning.commands.train_configs import write_configs
     from cmd_lightning.commands.train_page import write_page
 
-    write_configs(run)
+    train_configs.write_configs(run)
     fit(run, None if steps else minutes or 60, steps)
     sample(run)
     print(write_page(run))
@@ -96,8 +98,6 @@ class Run:
 
     def call(self, *words: object) -> None:
         """Prints a command, runs it in this process, and notes how long it took."""
-        from cmd_lightning.commands.calls import call
-
         done = call(*words)
         self.note(commands=[*self.facts["commands"], done])
 
@@ -113,14 +113,21 @@ def open_run(folder: Path, settings: dict[str, Any]) -> Run:
         run = Run(folder, settings, {"commands": []})
         run.note()
         return run
-    record = json.loads(path.read_text())
-    for name, value in record["settings"].items():
-        if settings[name] != value:
+    try:
+        record = json.loads(path.read_text())
+        begun, facts = dict(record["settings"]), dict(record["facts"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"--out {folder}: its {RECORD} is not that of a run; give a new or empty folder") from error
+    if "splits" not in facts:  # the clips could not be packed: nothing is lost with other settings
+        return Run(folder, settings, {"commands": []})
+    for name, value in begun.items():
+        given = settings.get(name)
+        if given != value:
             raise InputError(
-                f"`{name}` {settings[name]}: the run in {folder} was started with {value}; give that, or another --out"
+                f"`{name}` {given}: the run in {folder} was started with {value}; give that, or another --out"
             )
     print(f"{folder}: resuming the run", flush=True)
-    return Run(folder, settings, record["facts"])
+    return Run(folder, settings, facts)
 
 
 def pack(run: Run) -> None:
@@ -136,10 +143,8 @@ def pack(run: Run) -> None:
         table = ("--captions", run.settings["captions"]) if run.settings["captions"] else ()
         options = () if held_out else ("--hold-out", HOLD_OUT, "--seed", run.settings["seed"])
         run.call("shards", "pack", "--videos", clips, *table, *options, "--out", shards)
-
-    from cmd_lightning.commands.train_configs import facts_of
-
-    run.note(splits={split: folder.as_posix() for split, folder in folders.items()}, **facts_of(folders, run.settings))
+    facts = train_configs.facts_of(folders, run.settings)
+    run.note(splits={split: folder.as_posix() for split, folder in folders.items()}, **facts)
 
 
 def split_of(clips: Path, captions: str | None) -> str | None:
@@ -160,8 +165,6 @@ def fit(run: Run, minutes: float | None, steps: int | None) -> None:
     """Trains the stages: the autoencoder, then content and motion model side by side, or one by one on a GPU."""
     import torch
 
-    from cmd_lightning.commands import stages
-    from cmd_lightning.commands.train_configs import ROUNDS, SHARES, stage_of
     from cmd_lightning.threads import cores
 
     side_by_side = not torch.cuda.is_available() and cores() > 1
@@ -169,14 +172,15 @@ def fit(run: Run, minutes: float | None, steps: int | None) -> None:
     if steps is not None:
         trainer = {"max_steps": steps, "val_check_interval": min(200, steps), "log_every_n_steps": min(10, steps)}
         options = [word for name, value in trainer.items() for word in (f"--trainer.{name}", str(value))]
-    for names in ROUNDS:
+    for names in train_configs.ROUNDS:
         for group in [names] if side_by_side else [(name,) for name in names]:
             pending = {}
             for name in group:
                 stage, left = stage_of(run.folder, name), None
                 done = stage.trained
                 if minutes is not None:
-                    left = 60 * minutes * SHARES[name] / (1 if side_by_side or len(names) == 1 else 2) - done.seconds
+                    share = train_configs.SHARES[name] / (1 if side_by_side or len(names) == 1 else 2)
+                    left = 60 * minutes * share - done.seconds
                 started = name == "autoencoder" and stage_of(run.folder, "content").checkpoint.exists()
                 if not started and ((left or 0) > 1 if steps is None else done.steps < steps):
                     pending[stage] = left
@@ -190,8 +194,9 @@ def sample(run: Run) -> None:
     folder, seed = run.folder, run.settings["seed"]
     for name in ("model", "samples"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    checkpoints = [folder / stage / "last.ckpt" for stage in ("autoencoder", "content", "motion")]
-    run.call("export", *checkpoints, folder / "model", *SAMPLING)
+    checkpoints = [stage_of(folder, name).checkpoint for name in train_configs.STAGES]
+    sampling = ("--steps", train_configs.SAMPLING_STEPS, "--guidance", GUIDANCE)
+    run.call("export", *checkpoints, folder / "model", *sampling)
     run.call("test", "-c", folder / "cmd.yaml")
     options: tuple[object, ...] = ("--num", SHOWN)
     if run.facts["condition"] == "captions":

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmd_lightning.commands.stages import Stage
 from cmd_lightning.errors import InputError
 
 if TYPE_CHECKING:
-    from cmd_lightning.commands.stages import Stage
     from cmd_lightning.commands.train import Run
 
 BASE = "clips64"
@@ -34,6 +34,7 @@ TESTED = 64
 """Held-out clips that are scored."""
 
 SAMPLING_STEPS = 50
+"""Denoising steps of content frame and motion, in the model and in its test."""
 
 GPU: dict[str, dict[str, Any]] = {
     "autoencoder": {"width": 256, "depth": 4, "heads": 8, "head_dim": 32},
@@ -48,8 +49,6 @@ MOST_WORDS = 1000
 
 def stage_of(folder: Path, name: str) -> Stage:
     """A stage of the run in `folder`."""
-    from cmd_lightning.commands.stages import Stage
-
     return Stage(name, folder / f"{name}.yaml", folder / name)
 
 

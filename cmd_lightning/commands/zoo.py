@@ -14,6 +14,7 @@ from cmd_lightning.errors import InputError, check_positive
 from cmd_lightning.markdown import aligned
 from cmd_lightning.zoo import Entry, entries, entry
 from cmd_lightning.zoo.card import Kind
+from cmd_lightning.zoo.discovery import own_networks
 
 TITLES: Mapping[Kind, str] = {
     "model": "included models",
@@ -181,7 +182,7 @@ def rank(
             raise InputError(f"--samples {samples}: the leaderboard is of {protocol.samples}; leave it out, or --save")
         protocol = replace(protocol, samples=samples)
     found = candidate(model, config, name)
-    own = next((one for one in entries("motion") if one.name == found.name), None)
+    own = next((one for one in own_networks("motion") if one.name == found.name), None)
     if save and (own is None or found != candidate(own.name)):
         raise InputError(
             f"--save: cards are of the zoo's motion models as configs/motion has them, and {found.name} is none of "

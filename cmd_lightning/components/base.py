@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -28,6 +27,7 @@ from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import LatentSpace, Pixels, shape_text
 from cmd_lightning.networks.classes import describe
 from cmd_lightning.networks.compiling import compile_network
+from cmd_lightning.progress import notify
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 ScheduleFactory = Callable[[Optimizer], LRScheduler]
@@ -236,7 +236,7 @@ class Component(FrozenParts):
             configs = self.trainer.lr_scheduler_configs
             schedules = [made.scheduler for made in configs if made.scheduler.optimizer is optimizer]
             for change in apply_changes(optimizer, wanted, schedules):
-                rank_zero_only(print)(f"cmd-lightning: {change}", file=sys.stderr)
+                rank_zero_only(notify)(change)
 
     def normal(self, batch: dict[str, Any], name: str) -> Callable[[tuple[int, ...]], Tensor]:
         """From the shape of one sample to standard normal values for a batch, the samples' own under this name."""

@@ -200,22 +200,37 @@ class FlowMatching(Objective):
         return noise - clean
 
 
-def objective_of(scheduler: SchedulerMixin, name: str = "Diffusion", gamma: float | None = None) -> Objective:
+def recorded(objective: Objective) -> dict[str, Any]:
+    """What `objective_of` needs besides the scheduler, as plain data."""
+    options = {"gamma": getattr(objective, "min_snr_gamma", None), "logit_normal": objective.logit_normal}
+    return {"name": type(objective).__name__, "velocity_loss": getattr(objective, "velocity_loss", False)} | options
+
+
+def objective_of(
+    scheduler: SchedulerMixin,
+    name: str = "Diffusion",
+    gamma: float | None = None,
+    velocity_loss: bool = False,
+    logit_normal: tuple[float, float] | None = None,
+) -> Objective:
     """The objective that a model was trained with.
 
     Args:
         scheduler: Its `scheduler()`.
         name: Its class.
         gamma: Its `min_snr_gamma`.
+        velocity_loss: Its `velocity_loss`.
+        logit_normal: Its `logit_normal`.
 
     Raises:
         InputError: It is of a class of the user's own.
     """
     config: dict[str, Any] = dict(scheduler.config)  # type: ignore[attr-defined]  # all schedulers have it
     if name == "FlowMatching":
-        return FlowMatching(config["shift"], config["num_train_timesteps"])
+        return FlowMatching(config["shift"], config["num_train_timesteps"], logit_normal)
     if name != "Diffusion":
         raise InputError(f"objective {name}: checkpoints do not store custom objectives; build the component in code")
     names = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps", "clip_sample", "rescale_betas_zero_snr")
     same = {option: config[option] for option in names}
-    return Diffusion(prediction=config["prediction_type"], min_snr_gamma=gamma, **same)
+    weighting: dict[str, Any] = {"min_snr_gamma": gamma, "velocity_loss": velocity_loss, "logit_normal": logit_normal}
+    return Diffusion(prediction=config["prediction_type"], **weighting, **same)

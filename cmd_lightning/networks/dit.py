@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmd_lightning.networks.attention import Attention
-from cmd_lightning.networks.contracts import Condition, Network
 from cmd_lightning.networks.embeddings import TimestepEmbedding, coordinates_embedding, embedded, grid_coordinates
+from cmd_lightning.networks.latents import Condition
+from cmd_lightning.networks.network import Network
 from cmd_lightning.networks.unet import zero
 
 

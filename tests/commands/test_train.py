@@ -16,6 +16,7 @@ from cmd_lightning.cli import main
 from cmd_lightning.commands import stages, train, train_configs, train_page
 from cmd_lightning.commands.train_configs import facts_of
 from cmd_lightning.data.pack import pack_clips
+from cmd_lightning.errors import InputError
 from cmd_lightning.video_io import write_video
 
 CAPTIONS = ("a square rises", "a square falls")
@@ -62,7 +63,6 @@ class InProcess:
 def in_process():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "subprocess", SimpleNamespace(Popen=InProcess, STDOUT=subprocess.STDOUT))
-        patch.setattr(train, "SAMPLING", ("--steps", "2", "--guidance", "content=2,motion=1"))
         patch.setattr(train_configs, "SAMPLING_STEPS", 2)
         yield
 
@@ -168,6 +168,27 @@ def test_a_folder_with_something_else_is_left_alone(captioned, tmp_path, capsys)
     assert "--out" in capsys.readouterr().err and (tmp_path / "thesis.tex").exists()
     assert main(["train", str(tmp_path / "none"), "--out", str(tmp_path / "run")]) == 2
     assert "CLIPS" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_settings_count_once_clips_are_packed(captioned, tmp_path, capsys, monkeypatch):
+    folder, arguments = captioned
+    monkeypatch.setattr(train, "fit", lambda *_: (_ for _ in ()).throw(InputError("reached")))
+    (tmp_path / "wrong.csv").write_text("a,b\n1,2\n")
+    words = ["train", str(folder / "clips"), "--out", str(tmp_path / "run"), "--size", "16", "--steps", "2"]
+    assert main([*words, "--captions", str(tmp_path / "wrong.csv")]) == 2
+    assert "no column 'path'" in capsys.readouterr().err
+    assert main([*words, "--captions", arguments[3]]) == 2
+    assert capsys.readouterr().err.endswith("reached\n")
+    assert main([*words, "--captions", str(tmp_path / "wrong.csv")]) == 2
+    assert f"was started with {arguments[3]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"epochs": 3}', '{"settings": 1, "facts": {}}'])
+def test_a_record_of_something_else_is_left_alone(captioned, tmp_path, capsys, text):
+    (tmp_path / "train.json").write_text(text)
+    assert main([*captioned[1][:4], "--out", str(tmp_path), "--steps", "1"]) == 2
+    assert "train.json is not that of a run" in capsys.readouterr().err
+    assert (tmp_path / "train.json").read_text() == text
 
 
 def facts(folder, captions=None, classes=False, **options):

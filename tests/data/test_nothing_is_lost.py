@@ -166,6 +166,22 @@ def test_captions_next_to_clips(tmp_path):
     assert done["bad"] == {"unknown suffix": 1}
 
 
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_captions_next_to_clips_in_any_unicode(tmp_path, coding):
+    clips = folder_of(tmp_path / "clips", "a/1.mp4", ("a/1.txt", "ein grüner Kreis".encode(coding)))
+    done, found = packed(tmp_path, clips)
+    assert found == [("ein grüner Kreis", 0, "a/1.mp4")]
+    assert not any("cannot be read" in note for note in done["notes"])
+
+
+def test_unreadable_characters_of_captions_are_reported(tmp_path):
+    clips = folder_of(
+        tmp_path / "clips", "a/1.mp4", ("a/1.txt", "ein grüner Kreis".encode("cp1252")), "a/2.mp4", ("a/2.txt", b"red")
+    )
+    done, _ = packed(tmp_path, clips)
+    assert any(note.startswith("captions: 1 have characters that cannot be read") for note in done["notes"])
+
+
 # Labels
 
 
@@ -176,6 +192,8 @@ def test_captions_next_to_clips(tmp_path):
         (["0.0", "", "2.0"], [0, -1, 2], []),
         (["1", "nan", "12"], [1, -1, 12], []),
         (["3.", "1e1", "07"], [3, 10, 7], []),
+        (["-1", "10", "2"], [-1, 10, 2], []),
+        (["3.0", "-1.0", "12.0"], [3, -1, 12], []),
         (["0.5", "10.0", "2.0"], [0, 1, 2], ["0.5", "10.0", "2.0"]),
         (["cat", "10", "2"], [2, 0, 1], ["10", "2", "cat"]),
         (["none", "cat", "cat"], [1, 0, 0], ["cat", "none"]),
