@@ -1,4 +1,4 @@
-"""Lines on standard error: what happens, and in a terminal how far it is and how long it still takes."""
+"""Messages and progress bars on standard error."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def pack_clips(
             )
     notes = [*known.notes, *_missing_notes(known, empty, sum(made.values()))]
     if unreadable:
-        notes.append(f"captions: {unreadable} have characters that cannot be read, \ufffd; save them as UTF-8")
+        notes.append(f"captions: {unreadable} with unreadable characters (\ufffd); save them as UTF-8")
     for note in notes[len(known.notes) :]:
         progress(note)
     return {

@@ -58,9 +58,9 @@ def check_class_paths(config: Any) -> None:
             if key == "class_path" and isinstance(value, str):
                 found = pydoc.locate(value)
                 if not isinstance(found, type):
-                    raise InputError(f"class_path {value}: this is no class; give one")
+                    raise InputError(f"class_path {value}: this is not a class; give a class")
                 if not issubclass(found, KINDS) and not value.startswith("cmd_lightning."):
-                    raise InputError(f"class_path {value}: a config has no place for a class of this kind")
+                    raise InputError(f"class_path {value}: classes of this kind are not allowed in a config")
                 if found in CALLERS:
                     raise InputError(f"class_path {value}: calls whatever a config names; write a class of your own")
 

@@ -117,7 +117,7 @@ def open_run(folder: Path, settings: dict[str, Any]) -> Run:
         record = json.loads(path.read_text())
         begun, facts = dict(record["settings"]), dict(record["facts"])
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"--out {folder}: its {RECORD} is not that of a run; give a new or empty folder") from error
+        raise InputError(f"--out {folder}: its {RECORD} is damaged; give a new or empty folder") from error
     if "splits" not in facts:  # the clips could not be packed: nothing is lost with other settings
         return Run(folder, settings, {"commands": []})
     for name, value in begun.items():

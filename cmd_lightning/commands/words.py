@@ -1,4 +1,4 @@
-"""The options of a command line of `fit` and its sisters, read without knowing which there are."""
+"""The options on the command line of `fit`, `validate`, `test` and `predict`, read without a parser."""
 
 from __future__ import annotations
 

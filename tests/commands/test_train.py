@@ -187,7 +187,7 @@ def test_settings_count_once_clips_are_packed(captioned, tmp_path, capsys, monke
 def test_a_record_of_something_else_is_left_alone(captioned, tmp_path, capsys, text):
     (tmp_path / "train.json").write_text(text)
     assert main([*captioned[1][:4], "--out", str(tmp_path), "--steps", "1"]) == 2
-    assert "train.json is not that of a run" in capsys.readouterr().err
+    assert "train.json is damaged" in capsys.readouterr().err
     assert (tmp_path / "train.json").read_text() == text
 
 

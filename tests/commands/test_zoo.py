@@ -259,7 +259,7 @@ def test_classes_of_another_package_have_a_full_name(capsys, their_zoo):
     name = "their_zoo.frames.Perceptron"
     assert main(["zoo", "show", name]) == 2
     assert capsys.readouterr().err == (
-        f"cmd-lightning: {name}: the zoo has no such entry; a class of your own needs --import their_zoo.frames\n"
+        f"cmd-lightning: {name}: the zoo has no such entry; for your own class, add --import their_zoo.frames\n"
     )
     assert run(capsys, "show", name, "--import", "their_zoo.frames") == run(capsys, "show", "Perceptron")
     assert run(capsys, "show", "cmd_lightning.zoo.motion.dit.MotionDiT") == run(capsys, "show", "MotionDiT")

@@ -179,7 +179,7 @@ def test_unreadable_characters_of_captions_are_reported(tmp_path):
         tmp_path / "clips", "a/1.mp4", ("a/1.txt", "ein grüner Kreis".encode("cp1252")), "a/2.mp4", ("a/2.txt", b"red")
     )
     done, _ = packed(tmp_path, clips)
-    assert any(note.startswith("captions: 1 have characters that cannot be read") for note in done["notes"])
+    assert any(note.startswith("captions: 1 with unreadable characters") for note in done["notes"])
 
 
 # Labels
