@@ -42,7 +42,7 @@ def entry(name: str) -> Entry:
     if name in found or name in full:
         return found.get(name) or full[name]
     module, _, own = name.rpartition(".")
-    other = f"a class of your own needs `import {module}`" if module else None
+    other = f"for your own class, add `import {module}`" if module else None
     raise InputError(f"{name}: the zoo has no such entry; {nearest(own, found, other)}")
 
 
