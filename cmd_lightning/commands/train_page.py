@@ -49,7 +49,7 @@ def write_page(run: Run) -> str:
         run=run,
         scores=scores,
         about=about,
-        fits=[(TITLES[name], steps, seconds / 60) for name, (steps, seconds) in trained.items()],
+        fits=[(TITLES[name], steps, round(seconds / 60, 1)) for name, (steps, seconds) in trained.items()],
         sampling=json.loads((run.folder / "model" / "model_index.json").read_text()),
         samples=samples(run),
         strips=shown(run),
