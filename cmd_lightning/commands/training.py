@@ -31,6 +31,7 @@ from cmd_lightning.callbacks.stage_progress import StageProgress, count, stage_n
 from cmd_lightning.cli import PROGRAM
 from cmd_lightning.commands.config_errors import explain, place_of
 from cmd_lightning.commands.next_steps import next_commands
+from cmd_lightning.commands.processes import interruptible
 from cmd_lightning.compat import TREESPEC, NoOptionsFromCheckpoint, optional_save_dir, without_tips, worker_died
 from cmd_lightning.components import checkpoints, schedules
 from cmd_lightning.conditioning import ConditionEncoder
@@ -239,7 +240,7 @@ def trainer_error(options: jsonargparse.Namespace, error: Exception) -> InputErr
 def run(arguments: Sequence[str]) -> None:
     """Runs LightningCLI on the command line `fit|validate|test|predict ...`."""
     zoo.import_all()
-    with warnings.catch_warnings(), without_tips():
+    with warnings.catch_warnings(), without_tips(), interruptible():
         warnings.filterwarnings("ignore", message=TREESPEC)
         run_cli(arguments)
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import shlex
+import signal
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from cmd_lightning.callbacks import LastCheckpoint, StageProgress
 from cmd_lightning.cli import main
 from cmd_lightning.commands.early_checks import check_class
 from cmd_lightning.commands.next_steps import next_commands
+from cmd_lightning.components import VideoAutoencoder
 from cmd_lightning.errors import InputError
 
 CONFIGS = Path(cmd_lightning.__path__[0], "configs").resolve()
@@ -67,6 +69,19 @@ def run(tmp_path, monkeypatch, capsys):
 
 def files(folder="."):
     return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
+
+
+def test_ctrl_c_ends_every_verb_with_130(run, monkeypatch):
+    def interrupt(component):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VideoAutoencoder, "on_validation_start", interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        code, told = run("validate")
+    finally:
+        signal.signal(signal.SIGINT, before)  # which Lightning turns off
+    assert (code, told[-1]) == (130, "cmd-lightning: interrupted")
 
 
 LOGGERS = {
