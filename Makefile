@@ -16,7 +16,7 @@ $(VENV)/.installed: $(VENV)/.base
 	$(RUN) -m pip install --quiet -e ".[dev]"
 	@touch $@
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.base
 	$(RUN) -m cmd_lightning demo --out outputs/demo
 
 # Two processes of one thread take little more than half the time of one process of two threads. Files go to them in

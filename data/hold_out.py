@@ -33,7 +33,7 @@ def held_out(names: Sequence[str], classes: Sequence[str], share: float, seed: i
     for name, kind in dict(zip(reversed(names), reversed(classes), strict=True)).items():
         members[kind].append(name)
     if (count := len(set(names))) < 2:
-        raise InputError(f"hold_out {share}: there is {count} usable clip; add some, or leave it out")
+        raise InputError(f"hold_out {share}: at least 2 usable clips are needed, there are {count}; add some")
     chosen: set[str] = set()
     before = after = 0.5  # clips to hold out so far; the fraction is carried from class to class
     for kind in sorted(members):

@@ -27,6 +27,7 @@ class Survey:
         fps: Median of the frame rates, in frames per second.
         seconds: Nine of ten clips are at least this long.
         frames: Nine of ten clips have at least this many frames.
+        lengths: Number of frames, and frames per second, of each clip.
     """
 
     clips: int
@@ -35,6 +36,11 @@ class Survey:
     fps: float
     seconds: float
     frames: float
+    lengths: list[tuple[int, float]]
+
+    def too_short(self, frames: int, fps: float) -> int:
+        """Number of clips that end before a sample of `frames` frames at `fps` does, as `choose_frames` sees it."""
+        return sum((number - 0.5) / rate <= (frames - 1) / fps for number, rate in self.lengths)
 
 
 def survey(shards: str | Sequence[str], option: str = "shards") -> Survey:
@@ -55,6 +61,7 @@ def survey(shards: str | Sequence[str], option: str = "shards") -> Survey:
         fps=median(rates),
         seconds=_tenth(seconds),
         frames=_tenth(frames),
+        lengths=list(zip(frames, rates, strict=True)),
     )
 
 

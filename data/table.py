@@ -11,7 +11,7 @@ from pathlib import Path
 from cmd_lightning.errors import InputError
 
 COLUMNS = {
-    "path": ("path", "file_name", "filename", "file_path", "filepath", "video_path"),
+    "path": ("path", "file", "file_name", "filename", "file_path", "filepath", "video_path"),
     "video": ("video",),
     "caption": ("caption", "captions", "text", "prompt", "description", "sentence", "title"),
     "label": ("label", "class", "class_name", "category"),

@@ -138,7 +138,7 @@ def test_python_m_is_the_same_program(tmp_path):
         ("shards pck", "shards pck: there is no such command; did you mean shards pack?"),
         ("xyzzy", "xyzzy: there is no such command; see `cmd-lightning --help`"),
         ("generate m --promt hello", "--promt: there is no such option; did you mean --prompt?"),
-        ("generate m --steps ten --prompt hello", "--steps: invalid int value: 'ten'"),
+        ("generate m --steps ten --prompt hello", "--steps ten: give a whole number"),
         ("generate m --steps content=ten --prompt hello", "--steps"),
         ("generate m --num 0 --prompt hello", "num 0"),
         ("generate m --prompt a --class 1", "--prompt and --class: give one of the two"),

@@ -7,19 +7,18 @@ import time
 from typing import Any
 
 from cmd_lightning.cli import PROGRAM, main
-from cmd_lightning.errors import InputError
 
 
 def call(*words: object) -> dict[str, Any]:
     """Prints one command, runs it, and gives it with the seconds that it took.
 
     Raises:
-        InputError: It ended with another code than 0; its own message is printed above.
+        SystemExit: It ended with another code than 0; it has printed why.
     """
     arguments = [str(word) for word in words]
     command = shlex.join([PROGRAM, *arguments])
     print(f"\n$ {command}", flush=True)
     start = time.perf_counter()
     if code := main(arguments):
-        raise InputError(f"{command}: it ended with code {code}; its own message is above")
+        raise SystemExit(code)
     return {"command": command, "seconds": round(time.perf_counter() - start, 1)}

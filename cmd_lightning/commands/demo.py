@@ -32,6 +32,9 @@ PROMPTS = (
 RECORD = "demo.json"
 """Settings of the demo; a folder without it is not the demo's, and is left alone."""
 
+WRITTEN = ("shards", "cmd", "cmd.yaml", "prompts.txt", "samples", "scores.json", "report.html", RECORD)
+"""What a demo leaves in its folder."""
+
 
 def demo(*, out: str = "outputs/demo", seed: int = 0) -> None:
     """Run the included model: write test clips, compute scores, generate videos, write a report. About a minute.
@@ -40,7 +43,7 @@ def demo(*, out: str = "outputs/demo", seed: int = 0) -> None:
     OUT/report.html. `cmd-lightning train` does the same for a model of your own clips.
 
     Args:
-        out: Folder for everything; an earlier demo in it is replaced.
+        out: Folder for everything; an earlier demo in it is replaced, other files are kept.
         seed: Seed of the test clips and of every video.
     """
     from cmd_lightning.commands.demo_page import write_page
@@ -61,13 +64,18 @@ def demo(*, out: str = "outputs/demo", seed: int = 0) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Empties `folder`, or creates it, provided that only an earlier demo is lost."""
+    """Removes an earlier demo from `folder`, and nothing else, or creates the folder."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: this is a file; give a folder")
     if folder.is_dir() and any(folder.iterdir()):
         if not (folder / RECORD).is_file():
             raise InputError(f"--out {folder}: it holds something else than a demo; give a new folder, or empty it")
-        shutil.rmtree(folder.resolve())
+        for name in WRITTEN:
+            path = folder / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
 
 

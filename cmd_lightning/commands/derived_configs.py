@@ -7,6 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from cmd_lightning.atomic_files import replaced
+
 
 def write_config(folder: Path, base: str, name: str, comments: list[str], changes: dict[str, Any]) -> Path:
     """Writes FOLDER/NAME.yaml: configs/BASE/NAME.yaml with FOLDER in place of outputs/BASE, and with `changes`."""
@@ -17,7 +19,8 @@ def write_config(folder: Path, base: str, name: str, comments: list[str], change
     config = merged(json.loads(json.dumps(yaml.safe_load(text)).replace(f"outputs/{base}", here)), changes)
     path = folder / f"{name}.yaml"
     head = "".join(f"# {comment}\n" for comment in comments)
-    path.write_text(head + yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    with replaced(path) as draft:  # `train` takes a config that is there for one of yours
+        draft.write_text(head + yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return path
 
 

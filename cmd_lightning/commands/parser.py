@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -25,7 +26,12 @@ class Parser(argparse.ArgumentParser):
         self.spellings: dict[str, str] = {}  # of the verb's parameters on the command line, by name in Python
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(message)
+        if missing := re.fullmatch("the following arguments are required: (.*)", message):
+            raise InputError(f"{missing[1]}: missing; see `{self.prog} --help`")
+        if wrong := re.fullmatch(r"argument (\S+): invalid (int|float) value: '(.*)'", message):
+            wanted = {"int": "a whole number", "float": "a number"}[wrong[2]]
+            raise InputError(f"{wrong[1]} {wrong[3]}: give {wanted}")
+        raise InputError(message.removeprefix("argument "))
 
     def parse_all(self, arguments: Sequence[str]) -> dict[str, Any]:
         """The options by name; what nothing takes is an error with the nearest option."""

@@ -49,6 +49,17 @@ def clip_bar(clips: int) -> Callback:
 
 
 @contextmanager
+def interruptible() -> Iterator[None]:
+    """Lets Ctrl-C end a Trainer as `KeyboardInterrupt`, where Lightning would exit with code 1."""
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+
+
+@contextmanager
 def quiet_trainer(devices: int, nodes: int, **options: Any) -> Iterator[Trainer]:
     """A Trainer that logs and saves nothing and leaves the data to us; what it prints goes to standard error."""
     from lightning import Trainer
@@ -75,9 +86,5 @@ def quiet_trainer(devices: int, nodes: int, **options: Any) -> Iterator[Trainer]
             )
         except MisconfigurationException as error:
             raise InputError(f"--devices {devices}, --nodes {nodes}: {reason(error)}") from error
-        try:
+        with interruptible():
             yield trainer
-        except SystemExit as error:  # how Lightning ends on Ctrl-C
-            if isinstance(error.__context__, KeyboardInterrupt):
-                raise KeyboardInterrupt from None
-            raise

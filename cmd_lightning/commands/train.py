@@ -7,10 +7,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from cmd_lightning.atomic_files import replaced
 from cmd_lightning.commands import stages, train_configs
 from cmd_lightning.commands.calls import call
+from cmd_lightning.commands.files import read_prompts, tell
 from cmd_lightning.commands.train_configs import stage_of
 from cmd_lightning.errors import InputError, check_at_least
+
+STOPPED = (130, 143)
+"""Exit codes of a command that Ctrl-C or SIGTERM ended."""
 
 RECORD = "train.json"
 """What a run was started with, in its folder; a folder without it is not a run, and is left alone."""
@@ -20,6 +25,9 @@ HOLD_OUT = 0.1
 
 GUIDANCE = "content=2,motion=1"
 """Guidance scales of the model where none are given."""
+
+LARGEST = 512
+"""Side of frames beyond which learning pixels from scratch is hopeless, and memory runs out."""
 
 SHOWN = 8
 """Samples that are generated."""
@@ -40,16 +48,17 @@ def train(
 
     The same command resumes an interrupted run; with larger --minutes or --steps it trains a finished one longer. A
     tenth of the clips is held out for the scores. Each command is printed before it runs, and its config is in OUT,
-    so you can change the config and run the command yourself.
+    so you can change the config and run the command yourself; a config that you changed is kept. OUT/model,
+    OUT/samples and the report are written again in each call.
 
     Args:
         clips: Folder of clips (.mp4, .mov, .m4v, .avi, .mkv, .webm, .gif), or of shards with the splits train and test.
-        out: Folder of the run.
+        out: Folder of the run, not in CLIPS.
         captions: Table as for `shards pack`; the model is conditioned on its captions.
         classes: Condition the model on classes, not captions: the labels of the table, or the subfolders of CLIPS.
         minutes: Total training time, 60 by default; packing, scores and samples take a few minutes more.
         steps: Training steps of each stage, instead of a time.
-        size: Side of the square frames in pixels, a multiple of 8.
+        size: Side of the square frames in pixels, a multiple of 8 from 16 to 512.
         seed: Seed for the choice of held-out clips, for training and for the samples.
     """
     if minutes is not None and steps is not None:
@@ -57,22 +66,31 @@ def train(
     if minutes is not None and not 0 < minutes < float("inf"):
         raise InputError(f"--minutes {minutes:g}: give a positive number")
     check_at_least(1, steps=1 if steps is None else steps)
-    if size < 16 or size % 8:
-        raise InputError(f"--size {size}: give a multiple of 8, at least 16")
+    if not 16 <= size <= LARGEST or size % 8:
+        raise InputError(f"--size {size}: give a multiple of 8 from 16 to {LARGEST}")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed {seed}: give a whole number from 0 to 2**32 - 1")
     if not Path(clips).is_dir():
         raise InputError(f"CLIPS {clips}: no such folder; give the folder of your clips")
     if captions is not None and not Path(captions).exists():
         raise InputError(f"--captions {captions}: no such file; give a table of the clips, or leave it out")
+    if Path(clips).resolve() in [Path(out).resolve(), *Path(out).resolve().parents]:
+        raise InputError(f"--out {out}: it is in the folder of the clips; give one elsewhere")
     settings = {"clips": clips, "captions": captions, "classes": classes, "size": size, "seed": seed}
     run = open_run(Path(out), settings)
-    pack(run)
+    try:
+        pack(run)
 
-    from cmd_lightning.commands.train_page import write_page
+        from cmd_lightning.commands.train_page import write_page
 
-    train_configs.write_configs(run)
-    fit(run, None if steps else minutes or 60, steps)
-    sample(run)
-    print(write_page(run))
+        train_configs.write_configs(run)
+        fit(run, None if steps else minutes or 60, steps)
+        sample(run)
+        print(write_page(run))
+    except (KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, KeyboardInterrupt) or error.code in STOPPED:
+            tell(f"{out}: stopped; run the same command to resume")
+        raise
 
 
 class Run:
@@ -89,8 +107,6 @@ class Run:
 
     def note(self, **facts: Any) -> None:
         """Adds to the facts and writes the record."""
-        from cmd_lightning.atomic_files import replaced
-
         self.facts |= facts
         self.folder.mkdir(parents=True, exist_ok=True)
         with replaced(self.folder / RECORD) as draft:
@@ -103,7 +119,10 @@ class Run:
 
 
 def open_run(folder: Path, settings: dict[str, Any]) -> Run:
-    """Begins a run in a new or empty folder, or continues one that was started with the same settings."""
+    """Begins a run in a new or empty folder, or continues one that was started with the same settings.
+
+    Until its clips are packed nothing depends on the settings, so that a mistake in them can be corrected.
+    """
     path = folder / RECORD
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: this is a file; give a folder")
@@ -114,20 +133,25 @@ def open_run(folder: Path, settings: dict[str, Any]) -> Run:
         run.note()
         return run
     try:
-        record = json.loads(path.read_text())
-        begun, facts = dict(record["settings"]), dict(record["facts"])
-    except (ValueError, TypeError, KeyError) as error:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        started, facts = record["settings"], dict(record["facts"])
+        differing = [name for name, value in settings.items() if not same(value, started[name])]
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"--out {folder}: its {RECORD} is damaged; give a new or empty folder") from error
-    if "splits" not in facts:  # the clips could not be packed: nothing is lost with other settings
+    if "splits" not in facts:
         return Run(folder, settings, {"commands": []})
-    for name, value in begun.items():
-        given = settings.get(name)
-        if given != value:
-            raise InputError(
-                f"`{name}` {given}: the run in {folder} was started with {value}; give that, or another --out"
-            )
-    print(f"{folder}: resuming the run", flush=True)
+    for name in differing:
+        raise InputError(
+            f"`{name}` {settings[name]}: the run in {folder} was started with {started[name]}; give that, or another "
+            "--out"
+        )
+    print(f"{folder}: resuming the run, with the clips that it has packed", flush=True)
     return Run(folder, settings, facts)
+
+
+def same(value: Any, other: Any) -> bool:
+    """Whether two settings are the same; of a path, with or without a slash at its end."""
+    return Path(value) == Path(other) if isinstance(value, str) and isinstance(other, str) else value == other
 
 
 def pack(run: Run) -> None:
@@ -136,11 +160,15 @@ def pack(run: Run) -> None:
         return
     clips, shards = Path(run.settings["clips"]), run.folder / "shards"
     folders = {"train": clips / "train", "test": clips / "test"}
-    if not all(any(folder.glob("*.tar")) for folder in folders.values()):
-        held_out = split_of(clips, run.settings["captions"])
+    captions = run.settings["captions"]
+    if all(any(folder.glob("*.tar")) for folder in folders.values()):
+        if captions:
+            raise InputError(f"--captions {captions}: CLIPS {clips} are shards, which have theirs; leave it out")
+    else:
+        held_out = split_of(clips, captions)
         folders = {"train": shards / "train", "test": shards / (held_out or "test")}
         shutil.rmtree(shards, ignore_errors=True)  # what an interrupted run left
-        table = ("--captions", run.settings["captions"]) if run.settings["captions"] else ()
+        table = ("--captions", captions) if captions else ()
         options = () if held_out else ("--hold-out", HOLD_OUT, "--seed", run.settings["seed"])
         run.call("shards", "pack", "--videos", clips, *table, *options, "--out", shards)
     facts = train_configs.facts_of(folders, run.settings)
@@ -149,9 +177,11 @@ def pack(run: Run) -> None:
 
 def split_of(clips: Path, captions: str | None) -> str | None:
     """The split of the table that holds clips out, or None where the table has no splits."""
+    from cmd_lightning.cli import spelling
     from cmd_lightning.data.annotations import read_annotations
 
-    splits = {row.split for row in read_annotations(clips, Path(captions) if captions else None).rows} - {""}
+    with spelling({"videos": "CLIPS", "captions": "--captions"}):
+        splits = {row.split for row in read_annotations(clips, Path(captions) if captions else None).rows} - {""}
     if not splits:
         return None
     held_out = next((split for split in ("test", "val") if split in splits), None)
@@ -201,8 +231,10 @@ def sample(run: Run) -> None:
     options: tuple[object, ...] = ("--num", SHOWN)
     if run.facts["condition"] == "captions":
         prompts = folder / "prompts.txt"
-        prompts.write_text("\n".join(run.facts["prompts"]) + "\n", encoding="utf-8")
-        options = ("--prompts", prompts, "--num", -(-SHOWN // len(run.facts["prompts"])))
+        if not prompts.exists():  # else they may be your own
+            with replaced(prompts) as draft:
+                draft.write_text("\n".join(run.facts["prompts"]) + "\n", encoding="utf-8")
+        options = ("--prompts", prompts, "--num", -(-SHOWN // len(read_prompts(str(prompts)))))
     elif run.facts["condition"] == "classes":
         shown = run.facts["classes"][:SHOWN]
         options = ("--class", *range(len(shown)), "--num", -(-SHOWN // len(shown)))

@@ -61,8 +61,10 @@ def facts_of(splits: Mapping[str, Path], settings: Mapping[str, Any]) -> dict[st
         at which clips are read.
 
     Raises:
-        InputError: The clips are too short, or have no captions or classes where these are asked for.
+        InputError: The clips, or those held out, are too short, or have no captions or classes where these are asked
+            for.
     """
+    from cmd_lightning.commands.files import warn
     from cmd_lightning.data.index import read_index
     from cmd_lightning.data.survey import survey
 
@@ -82,14 +84,23 @@ def facts_of(splits: Mapping[str, Path], settings: Mapping[str, Any]) -> dict[st
     asked = bool(settings["captions"] or not classes) and not settings["classes"]
     labelled = classes and len(seen.labels) == seen.clips
     condition = "captions" if asked and seen.captions else "classes" if labelled else "nothing"
+    # A clip is two seconds; of shorter ones as long as nine in ten are, of slow ones every frame.
+    fps = round(min(seen.fps, max(FPS, FRAMES / seen.seconds)), 3)
+    length = f"shorter than {FRAMES} frames at {fps:g} per second"
+    if held_out.too_short(FRAMES, fps) == held_out.clips:
+        raise InputError(
+            f"CLIPS {settings['clips']}: the held-out clips ({held_out.clips}) are {length}; leave short clips out, or "
+            "choose others by another --seed"
+        )
+    if short := seen.too_short(FRAMES, fps) + held_out.too_short(FRAMES, fps):
+        warn(f"{short} of {seen.clips + held_out.clips} clips are {length}: they are not used")
     return {
         "clips": seen.clips,
         "condition": condition,
         "classes": classes,
-        "prompts": list(dict.fromkeys(held_out.captions or seen.captions))[:8],
+        "prompts": list(dict.fromkeys(" ".join(text.split()) for text in held_out.captions or seen.captions))[:8],
         "words": words(seen.captions) if condition == "captions" else [],
-        # A clip is two seconds; of shorter ones as long as nine in ten are, of slow ones every frame.
-        "fps": round(min(seen.fps, max(FPS, FRAMES / seen.seconds)), 3),
+        "fps": fps,
     }
 
 

@@ -22,6 +22,7 @@ from cmd_lightning.callbacks.stage_progress import StageProgress, count, stage_n
 from cmd_lightning.commands.class_paths import check_class_paths, known_classes
 from cmd_lightning.commands.config_errors import explain, place_of
 from cmd_lightning.commands.next_steps import next_commands
+from cmd_lightning.commands.processes import interruptible
 from cmd_lightning.compat import TREESPEC, NoOptionsFromCheckpoint, optional_save_dir, without_tips, worker_died
 from cmd_lightning.components import checkpoints
 from cmd_lightning.errors import InputError, reason
@@ -209,7 +210,7 @@ def trainer_error(options: jsonargparse.Namespace, error: Exception) -> InputErr
 def run(arguments: Sequence[str]) -> None:
     """Runs LightningCLI on the command line `fit|validate|test|predict ...`."""
     zoo.import_all()
-    with warnings.catch_warnings(), without_tips():
+    with warnings.catch_warnings(), without_tips(), interruptible():
         warnings.filterwarnings("ignore", message=TREESPEC)
         run_cli(arguments)
 

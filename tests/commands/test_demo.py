@@ -153,9 +153,15 @@ def test_a_demo_is_replaced_and_nothing_else(tmp_path, capsys):
     assert "--out" in capsys.readouterr().err
     assert (tmp_path / "thesis.tex").exists()
 
-    (tmp_path / "demo.json").write_text("{}")
+    for name in ("demo.json", "scores.json"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "samples").mkdir()
     demo.clear(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_what_a_demo_leaves_is_what_the_next_one_removes(shown):
+    assert {path.name for path in shown.iterdir()} == set(demo.WRITTEN)
 
 
 def test_config_keeps_what_the_demo_does_not_change(tmp_path):

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -149,7 +150,11 @@ def test_the_same_line_continues(captioned, capsys, monkeypatch):
         (["--minutes", "0"], "--minutes 0: give a positive number"),
         (["--minutes", "nan"], "--minutes nan: give a positive number"),
         (["--steps", "0"], "--steps 0: must be at least 1"),
-        (["--size", "30"], "--size 30: give a multiple of 8"),
+        (["--minutes", "soon"], "--minutes soon: give a number"),
+        (["--steps", "2.5"], "--steps 2.5: give a whole number"),
+        (["--size", "30"], "--size 30: give a multiple of 8 from 16 to 512"),
+        (["--size", "100000"], "--size 100000: give a multiple of 8 from 16 to 512"),
+        (["--seed", "-1"], "--seed -1: give a whole number from 0"),
         (["--captions", "none.csv"], "--captions none.csv: no such file"),
     ],
 )
@@ -168,6 +173,59 @@ def test_a_folder_with_something_else_is_left_alone(captioned, tmp_path, capsys)
     assert "--out" in capsys.readouterr().err and (tmp_path / "thesis.tex").exists()
     assert main(["train", str(tmp_path / "none"), "--out", str(tmp_path / "run")]) == 2
     assert "CLIPS" in capsys.readouterr().err and not (tmp_path / "run").exists()
+    for record in ("{", "[1]", '{"settings": {}, "facts": {}}', '{"settings": 3}'):
+        (tmp_path / "train.json").write_text(record)
+        assert main([*arguments[:4], "--out", str(tmp_path)]) == 2
+        assert "its train.json is damaged" in capsys.readouterr().err
+        assert (tmp_path / "train.json").read_text() == record
+    for inside in ("", "run", "a/run"):
+        assert main([*arguments[:2], "--out", str(Path(arguments[1], inside))]) == 2
+        assert "it is in the folder of the clips" in capsys.readouterr().err
+
+
+def test_a_mistake_can_be_corrected_until_the_clips_are_packed(tmp_path, capsys, monkeypatch):
+    write_clips(tmp_path / "clips", 4)
+    fits = []
+    monkeypatch.setattr(train, "fit", lambda run, *_: fits.append(run.settings))
+    monkeypatch.setattr(train, "sample", lambda run: None)
+    monkeypatch.setattr(train_page, "write_page", lambda run: "")
+    arguments = ["train", f"{tmp_path}/clips", "--out", f"{tmp_path}/run", "--steps", "1"]
+    empty = write_table(tmp_path / "empty.csv", 4, caption=[""] * 4)
+    good = write_table(tmp_path / "good.csv", 4, caption=["up, then down"] * 4)
+    assert main([*arguments, "--captions", empty]) == 2
+    assert "no clip has a caption or a label" in capsys.readouterr().err
+    assert main([*arguments, "--captions", write_table(tmp_path / "one.csv", 1, caption=["up"])]) == 2
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cmd-lightning: ")]
+    assert "at least 2 usable clips are needed, there are 1" in told
+    assert main([*arguments, "--captions", good, "--size", "16"]) == 0
+    slash = ["train", f"{tmp_path}/clips/", *arguments[2:]]  # as shells complete it
+    assert main([*slash, "--captions", good, "--size", "16"]) == 0
+    assert [(run["captions"], run["size"]) for run in fits] == [(good, 16)] * 2
+    assert len(json.loads((tmp_path / "run" / "train.json").read_text())["facts"]["commands"]) == 1
+    shards = ["train", f"{tmp_path}/run/shards", "--captions", good, "--out", f"{tmp_path}/other"]
+    assert main(shards) == 2
+    assert "are shards, which have theirs; leave it out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143), (SystemExit(2), 2)])
+@pytest.mark.parametrize("phase", ["pack", "fit", "sample"])
+def test_a_stopped_run_is_told_how_to_resume(tmp_path, capsys, monkeypatch, phase, stop, code):
+    from cmd_lightning.commands import calls
+
+    write_clips(tmp_path / "clips", 1)
+
+    def ends(*_):
+        raise stop
+
+    for name in ("pack", "fit", "sample"):
+        monkeypatch.setattr(train, name, ends if name == phase else lambda *_: None)
+    monkeypatch.setattr(train_configs, "write_configs", lambda run: None)
+    assert main(["train", f"{tmp_path}/clips", "--out", f"{tmp_path}/run"]) == code
+    assert ("run the same command to resume" in capsys.readouterr().err) == (code != 2)
+    monkeypatch.setattr("cmd_lightning.cli.main", lambda words: code)
+    with pytest.raises(SystemExit) as error:  # as a command in this process, that has printed why
+        calls.call("export")
+    assert error.value.code == code
 
 
 def test_settings_count_once_clips_are_packed(captioned, tmp_path, capsys, monkeypatch):
@@ -241,3 +299,26 @@ def test_clips_that_are_too_short_or_have_no_class_are_rejected(tmp_path):
     table = write_table(tmp_path / "t.csv", label=["x", ""] * 5)
     with pytest.raises(ValueError, match="clips have no class"):
         facts(tmp_path / "more", table, classes=True)
+
+
+def test_short_clips_are_counted_and_those_held_out_must_not_all_be(tmp_path, capsys):
+    write_clips(tmp_path / "clips", 30)
+    write_clips(tmp_path / "more", 1, frames=15)
+    shutil.copy(tmp_path / "more" / "0.mp4", tmp_path / "clips" / "short.mp4")
+    facts(tmp_path)
+    assert "1 of 31 clips are shorter than 16 frames at 8 per second: they are not used" in capsys.readouterr().err
+    pack_clips(tmp_path / "more", tmp_path / "shards" / "test", split="short")
+    splits = {"train": tmp_path / "shards" / "train", "test": tmp_path / "shards" / "test" / "short"}
+    with pytest.raises(ValueError, match=r"the held-out clips \(1\) are shorter than 16 frames"):
+        facts_of(splits, {"clips": "clips", "captions": None, "classes": False})
+
+
+def test_prompts_of_your_own_are_kept(tmp_path, monkeypatch):
+    calls = []
+    run = train.Run(tmp_path, {"seed": 0}, {"commands": [], "condition": "captions", "prompts": ["a", "b"]})
+    monkeypatch.setattr(train.Run, "call", lambda run, *words: calls.append(words))
+    train.sample(run)
+    assert (tmp_path / "prompts.txt").read_text() == "a\nb\n" and calls[-1][4:6] == ("--num", 4)
+    (tmp_path / "prompts.txt").write_text("mine\n")
+    train.sample(run)
+    assert (tmp_path / "prompts.txt").read_text() == "mine\n" and calls[-1][4:6] == ("--num", 8)

@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import shlex
+import signal
 import sys
 import time
 from pathlib import Path
@@ -71,6 +72,19 @@ def run(tmp_path, monkeypatch, capsys):
 
 def files(folder="."):
     return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
+
+
+def test_ctrl_c_ends_every_verb_with_130(run, monkeypatch):
+    def interrupt(component):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VideoAutoencoder, "on_validation_start", interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        code, told = run("validate")
+    finally:
+        signal.signal(signal.SIGINT, before)  # which Lightning turns off
+    assert (code, told[-1]) == (130, "cmd-lightning: interrupted")
 
 
 LOGGERS = {

@@ -39,7 +39,7 @@ def test_some_are_held_out_and_some_stay():
     assert len(held_out(names(2), ["", ""], 0.01, 0)) == 1
     assert len(held_out(names(3), ["", "", ""], 0.99, 0)) == 2
     assert held_out(names(5), ["a", "b", "c", "d", "d"], 0.5, 0) <= {3, 4}  # classes of one clip stay in training
-    with pytest.raises(InputError, match=r"hold_out 0\.1: there is 1 usable clip"):
+    with pytest.raises(InputError, match=r"hold_out 0\.1: at least 2 usable clips are needed, there are 1"):
         held_out(["x"], [""], 0.1, 0)
 
 
@@ -49,7 +49,7 @@ def test_rows_of_one_clip_stay_together():
     chosen = held_out(rows, [""] * 150, 0.2, 0)
     assert len(chosen) == 30
     assert len({rows[number] for number in chosen}) == 10
-    with pytest.raises(InputError, match="there is 1 usable clip"):
+    with pytest.raises(InputError, match="2 usable clips are needed, there are 1"):
         held_out(["x", "x"], ["", ""], 0.5, 0)
 
 
