@@ -86,7 +86,7 @@ def test_networks_that_a_metric_opens_are_the_same(default, tmp_path):
     open_clip.add_model_config(tmp_path)
     torch.manual_seed(0)
     torch.save(open_clip.create_model("tiny-clip").state_dict(), tmp_path / "tiny.pt")
-    video = torch.rand(6, 3, 4, 16, 16, dtype=torch.float32)
+    video = torch.rand(6, 3, 8, 16, 16, dtype=torch.float32)
 
     def values():
         distance = FrechetVideoDistance("shapes")
