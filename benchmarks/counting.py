@@ -24,9 +24,10 @@ from lightning import LightningDataModule, LightningModule
 from benchmarks.calls import Call, Shape, call_of, image_latents
 from benchmarks.cells import command_line
 from cmd_lightning import markdown, zoo
+from cmd_lightning.commands.class_paths import known_classes
 from cmd_lightning.commands.config_errors import explain
 from cmd_lightning.commands.parser import Parser
-from cmd_lightning.commands.training import CMDCLI, known_classes
+from cmd_lightning.commands.training import CMDCLI
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.networks import LatentSpec
 from cmd_lightning.networks.counting import Count

@@ -19,26 +19,26 @@ HINT = f"see `{PROGRAM} --help`"
 
 TRAINING = {
     "fit": "train a stage",
-    "validate": "validation losses of a stage",
+    "validate": "compute the validation losses of a stage",
     "test": "evaluate on the test data",
-    "predict": "generate over the test data",
+    "predict": "generate videos for the test data",
 }
 """LightningCLI's verbs."""
 
 VERBS = {
-    "train": "a folder of clips to a trained model and a report, resumable",
-    "demo": "the shipped model at work, with a report",
+    "train": "train a model on a folder of clips and write a report; resumable",
+    "demo": "run the included model and write a report",
     "shards synth": "write shards of captioned moving shapes",
     "shards pack": "write shards of your own clips",
-    "shards check": "count what is in shards, decode all of it, write the index",
+    "shards check": "decode all clips of shards, count bad ones, write the index",
     "shards encode": "encode shards once, so that training reads no video",
-    "generate": "videos from prompts, classes or images",
-    "reconstruct": "content frame, reconstruction and PSNR of clips",
-    "evaluate": "FVD, KVD, CLIPSIM and more of your clips against real ones",
-    "export": "checkpoints to a model folder",
-    "zoo list": "shipped models, networks that plug in, baselines",
-    "zoo show": "details of one of them",
-    "zoo rank": "train a motion model briefly on the shipped autoencoder's latents, and rank it",
+    "generate": "generate videos from prompts, classes or images",
+    "reconstruct": "write content frames and reconstructions of clips, and their PSNR",
+    "evaluate": "FVD, KVD, CLIPSIM and other metrics of your clips",
+    "export": "write a model folder from checkpoints",
+    "zoo list": "list the included models, networks and baselines",
+    "zoo show": "show details of one of them",
+    "zoo rank": "train a motion model briefly and compare it with the others",
 }
 """The other verbs; `a b` is the function `b` (or `b_`) in `commands/a.py`, `a` the function `a` there."""
 
@@ -172,6 +172,13 @@ def import_asked(arguments: list[str]) -> list[str]:
 
         OTHERS.append(module)
     return rest
+
+
+def imports() -> list[str]:
+    """The modules that `--import` named, for the commands that this one suggests."""
+    from cmd_lightning.zoo.discovery import OTHERS
+
+    return list(dict.fromkeys(module.__name__ for module in OTHERS))
 
 
 def overview() -> str:

@@ -17,7 +17,7 @@ Values = Sequence[str] | Sequence[int] | int
 """What videos are generated from: captions, class ids, or for an unconditional model how many."""
 
 MAX_CLASSES = 1_000_000
-"""A larger label is an identifier, not the number of a class."""
+"""A larger label is taken as an identifier, not as a class."""
 
 
 class ConditionEncoder(Network):
@@ -48,7 +48,7 @@ class ConditionEncoder(Network):
         return ""
 
     def unseen(self, caption: str) -> list[str]:
-        """The words of a caption that the encoder never saw in training; [] also where the weights do not show it."""
+        """The words of a caption that the encoder never saw in training; [] if the weights do not show this."""
         return []
 
 
@@ -56,7 +56,7 @@ class ClassEncoder(ConditionEncoder):
     """A learned vector for each class, and one more for the null condition.
 
     Args:
-        num_classes: Number of classes; labels run from 0. None: as many as the data of the training run have.
+        num_classes: Number of classes; labels run from 0. None: the number in the training data.
         dim: Channels K of the vectors.
     """
 
@@ -160,7 +160,7 @@ def remarks(encoders: Iterable[ConditionEncoder | None], caption: str) -> list[s
     """What of a prompt the encoders of a model's stages do not use, a sentence each; nothing for most prompts."""
     own = [encoder for encoder in encoders if encoder is not None]
     if own and not caption.strip():
-        return ["the prompt is empty: the model is asked for nothing in particular"]
+        return ["the prompt is empty: generation is unconditional"]
     prompt = f"prompt {caption if len(caption) <= 60 else caption[:57] + '...'!r}"
     cut = {encoder.context_length: end for encoder in own if (end := encoder.cut(caption))}
     unseen = dict.fromkeys(word for encoder in own for word in encoder.unseen(caption))
@@ -176,11 +176,11 @@ def words_of(text: str) -> list[str]:
 
 
 class PhraseEncoder(ConditionEncoder):
-    """A learned vector for each word of a small vocabulary in each phrase of a caption; what is pooled is their sum.
+    """A learned vector for each word of a small vocabulary in each phrase of a caption; their sum is the condition.
 
-    It is for captions of few words and no grammar, from scratch: the vectors tell captions apart from the first step
-    on, where a text tower first has to learn to. Commas separate phrases; words are told apart by their phrase, so that
-    "a red circle, a blue square" is not "a blue circle, a red square". Other words say nothing.
+    For short captions without grammar, trained from scratch: different captions have different vectors from the first
+    step on, which a text tower has to learn first. Commas separate phrases; a word has a different vector in each
+    phrase, so "a red circle, a blue square" is not "a blue circle, a red square". Other words are ignored.
 
     Args:
         words: The vocabulary, in lower case.

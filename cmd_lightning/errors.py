@@ -14,7 +14,7 @@ class InputError(ValueError):
 
 
 class InputWarning(UserWarning):
-    """What a user gave is not used as it was given: a prompt that is cut, an image that is resized."""
+    """An input is changed before use: a prompt is truncated, an image is resized."""
 
 
 def reason(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks.classes import build
-from cmd_lightning.networks.contracts import Recorded
+from cmd_lightning.networks.network import Recorded
 from cmd_lightning.provenance import fingerprint
 from cmd_lightning.stable_diffusion import StableDiffusion
 

@@ -50,15 +50,13 @@ class Asked:
         """Read "fvd", "frechet:shapes", "clipsim:ViT-L-14-quickgelu/openai" and the like."""
         kind, _, what = SHORT.get(text, text).partition(":")
         if kind in DISTANCES and not what:
-            raise InputError(f"metrics {text}: say on which features, as in {kind}:shapes; there are {GRAMMAR}")
+            raise InputError(f"metrics {text}: give the features, as in {kind}:shapes; metrics are {GRAMMAR}")
         if kind == "is" and not (takes_preset(what) or is_importable(what, kind)):
-            raise InputError(
-                f"metrics {text}: say which classifier gives the logits, as in is:i3d, or is:my_package.C3D"
-            )
+            raise InputError(f"metrics {text}: give the classifier, as in is:i3d or is:my_package.C3D")
         if kind == "clipsim" and not (is_importable(what, kind) or all(what.partition("/"))):
-            raise InputError(f"metrics {text}: say model and weights, as in clipsim:ViT-L-14-quickgelu/openai")
+            raise InputError(f"metrics {text}: give model and weights, as in clipsim:ViT-L-14-quickgelu/openai")
         if kind not in {*DISTANCES, *PAIRED, "is", "clipsim"} or (kind in PAIRED and what):
-            raise InputError(f"metrics {text}: there is no such metric; there are {GRAMMAR}")
+            raise InputError(f"metrics {text}: there is no such metric; metrics are {GRAMMAR}")
         return cls(kind, what)
 
     @property

@@ -166,6 +166,17 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
                     nn.Module.float(part)
         return pipeline
 
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As for any diffusers pipeline; classes of other packages are recorded with the full name of their module.
+
+        diffusers takes `my_package.dit.model` for a module of its own pipeline `dit`, and records that name.
+        """
+        for name, part in self.components.items():
+            module = type(part).__module__
+            if part is not None and module.partition(".")[0] not in ("diffusers", "torch", "transformers"):
+                self.register_to_config(**{name: (module, type(part).__name__)})
+        super().save_pretrained(save_directory, *args, **kwargs)
+
     @property
     def encoders(self) -> dict[StageName, ConditionEncoder | None]:
         """The condition encoder of each stage."""
@@ -307,7 +318,7 @@ class CMDPipeline(FasterSampling, DiffusionPipeline, StableDiffusionLoraLoaderMi
         return output if return_dict else output.to_tuple()
 
     def remarks(self, value: str | int, stages: Sequence[StageName] = ("content", "motion")) -> list[str]:
-        """What of a prompt the stages do not use, a sentence each: what is cut, and words without training."""
+        """The parts of a prompt that the stages do not use, one sentence each: truncated text and unknown words."""
         return remarks((self.encoders[stage] for stage in stages), value) if isinstance(value, str) else []
 
     def _content_of(self, images: Tensor) -> Tensor:

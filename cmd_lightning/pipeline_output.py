@@ -22,7 +22,7 @@ class CMDPipelineOutput(BaseOutput):
             for "np", a list of lists of pictures for "pil".
         content: The content frames, `(B, C, H, W)`, in the autoencoder's space.
         seeds: The seed of each video.
-        warnings: What of the prompt or image of each video was not used as it was given, in words; mostly nothing.
+        warnings: For each video, sentences on a truncated prompt, unknown words or a resized image; usually empty.
     """
 
     frames: Tensor | np.ndarray | list[list[Image]]

@@ -1,7 +1,8 @@
-"""A line in a terminal that shows that work goes on, how far it is and how long it still takes."""
+"""Messages and progress bars on standard error."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
@@ -9,19 +10,24 @@ from threading import Event, Thread
 from tqdm import tqdm
 
 INTERVAL = 0.5
-"""Seconds between two renewals."""
+"""Seconds between two refreshes."""
+
+
+def notify(text: str) -> None:
+    """A line for the user about a training run, on standard error."""
+    print(f"cmd-lightning: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def progress(text: str, total: int | None = None) -> Iterator[Callable[[int], object]]:
-    """A progress bar on standard error, renewed twice per second however long a step takes; only in a terminal.
+    """A progress bar on standard error, refreshed twice per second; only in a terminal.
 
     Args:
-        text: What is under way.
+        text: Description of the work.
         total: Number of steps; without it, only the time so far is shown.
 
     Yields:
-        What to call with the number of steps that were done.
+        A function to call with the number of steps done.
     """
     form = (
         "{desc}: {elapsed}"

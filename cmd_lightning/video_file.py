@@ -6,18 +6,17 @@ local files.
 """
 
 import io
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import numpy as np
 from torch import Tensor
 
 from cmd_lightning.compat import container_crop
 from cmd_lightning.errors import InputError, reason
+from cmd_lightning.video_index import START, FrameIndex, Key, Run
 from cmd_lightning.video_start import Mark, lead_of, without_lost
 from cmd_lightning.viewing import PLAIN, Screen, Viewing, deinterlaced
 
@@ -27,7 +26,6 @@ MAX_FRAME_PIXELS = 2**26  # 8192x8192: twice 8K
 Reason = Literal["empty file", "unreadable video", "still picture", "no video stream", "damaged frames", "too costly"]
 
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these leave transparency out
-_WORTH_A_SEEK = 8  # frames: fewer are decoded about as fast as a decoder restarts
 
 
 class VideoError(InputError):
@@ -40,24 +38,6 @@ class VideoError(InputError):
     def __init__(self, name: str, reason: Reason, detail: str = "") -> None:
         super().__init__(f"{name}: {reason}{f' ({detail})' if detail else ''}; replace or remove the file")
         self.reason = reason
-
-
-class _Key(NamedTuple):
-    """A key frame: its time of presentation, and its place in the order of decoding."""
-
-    time: float
-    place: int
-
-
-_START = _Key(-float("inf"), 0)
-
-
-class _Run(NamedTuple):
-    """Wanted frames that are decoded in one go, the key frame to begin at, and the place of the last one."""
-
-    key: _Key
-    wanted: list[int]
-    last: int
 
 
 class VideoFile:
@@ -94,8 +74,9 @@ class VideoFile:
             self._open()
             self._screen = Screen(viewing, *self._shape())
             self.seen = self._screen.seen
-            self._walk()
-            self._set_rate()
+            self._index = self._walk()
+            self.frames = self._index.frames
+            self.fps, self.times = self._index.rate(float(self._stream.average_rate or 0), self._stream.time_base)
 
     def __del__(self) -> None:
         """Closes the file: PyAV's objects refer to each other, and stay with their frames until Python finds such."""
@@ -127,12 +108,12 @@ class VideoFile:
 
     def _frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
         """The frames of these numbers, ascending, as they are stored."""
-        runs = self._plan(wanted)
+        runs = self._index.plan(wanted)
         self._expect_affordable(runs)
         pixels = 0
         for run in runs:
             left = set(run.wanted)
-            for key in dict.fromkeys((run.key, _START)):  # a seek that lands too late leaves gaps: once more from there
+            for key in dict.fromkeys((run.key, START)):  # a seek that lands too late leaves gaps: once more from there
                 self._expect_affordable([run._replace(key=key)])
                 for index, frame in self._numbered(key, run.wanted):
                     pixels += frame.width * frame.height  # may differ from what the header says
@@ -155,7 +136,7 @@ class VideoFile:
             VideoError: A frame cannot be decoded.
         """
         number = 0
-        for frame in self._decoded(_START):
+        for frame in self._decoded(START):
             self._screen.note(frame)
             number += 1
         return number
@@ -207,7 +188,7 @@ class VideoFile:
             crop = 0, 0, 0, 0
         return crop, aspect
 
-    def _walk(self) -> None:
+    def _walk(self) -> FrameIndex:
         """Find the frames that can be decoded, their times, and the key frames."""
         marks = [
             Mark(packet.pts, packet.is_keyframe, packet.is_discard)
@@ -222,78 +203,40 @@ class VideoFile:
         if lead * self._pixels > MAX_DECODED_PIXELS:
             raise VideoError(self.name, "too costly", f"{lead} frames would be decoded to find the first")
         if lead and timed:
-            marks = without_lost(marks, lead, (frame.pts for frame in self._decoded(_START)))
-        shown = [mark for mark in marks if not mark.hidden]
-        places = {mark.pts: place for place, mark in enumerate(shown)}
-        self._places: dict[Any, int] = places if timed and None not in places and len(places) == len(shown) else {}
-        self._ticks = sorted(self._places)
-        self.frames = self.count() if lead and not self._ticks else len(shown)
-        if lead and not self.frames:
+            marks = without_lost(marks, lead, (frame.pts for frame in self._decoded(START)))
+        index = FrameIndex([mark for mark in marks if not mark.hidden], timed, seekable=kind != "gif")
+        if lead and not index.ticks:
+            index.frames = self.count()
+        if lead and not index.frames:
             raise VideoError(self.name, "damaged frames", "none can be decoded")
-        if not self.frames:
+        if not index.frames:
             raise VideoError(self.name, "unreadable video", "without frames")
-        self._keys = [_START]
-        if self._ticks and kind != "gif":
-            self._keys += sorted(_Key(time, places[time]) for time in self._ticks if shown[places[time]].is_key)
+        return index
 
-    def _set_rate(self) -> None:
-        stream, ticks = self._stream, self._ticks
-        stated = float(stream.average_rate or 0)
-        self.fps, self.times = stated or 1.0, None
-        if len(ticks) < 2:
-            return
-        seconds, ticks = float(stream.time_base), np.array(ticks, dtype=float) - ticks[0]
-        mean = ticks[-1] / (len(ticks) - 1)
-        # Containers round times, and keep the rounding of those that they are copied from, down to milliseconds. A
-        # rate is constant if that explains all that differs from it.
-        allowed = min(max(1.0, 0.001 / seconds), mean / 4)
-        for rate in filter(None, (stated, 1 / (mean * seconds))):
-            self.fps = float(rate)
-            if abs(ticks - np.arange(len(ticks)) / (rate * seconds)).max() <= allowed:
-                return
-        self.times = (ticks * seconds).tolist()
-
-    def _plan(self, wanted: Sequence[int]) -> list[_Run]:
-        runs: list[_Run] = []
-        for index in wanted:
-            key, place = self._reach(index)
-            if runs and key.place <= runs[-1].last + _WORTH_A_SEEK:
-                runs[-1].wanted.append(index)
-                runs[-1] = runs[-1]._replace(last=max(runs[-1].last, place))
-            else:
-                runs.append(_Run(key, [index], place))
-        return runs
-
-    def _reach(self, index: int) -> tuple[_Key, int]:
-        """The last key frame that is shown no later than a frame, and the frame's place in the order of decoding."""
-        if not self._ticks:
-            return _START, index  # without times only counting from the start is exact
-        time = self._ticks[index]
-        return self._keys[bisect_right(self._keys, time, key=lambda key: key.time) - 1], self._places[time]
-
-    def _expect_affordable(self, runs: Sequence[_Run]) -> None:
+    def _expect_affordable(self, runs: Sequence[Run]) -> None:
         frames = sum(run.last - run.key.place + 1 for run in runs)
         if frames * self._pixels > MAX_DECODED_PIXELS:
             raise VideoError(self.name, "too costly", f"{frames} frames would be decoded")
 
-    def _numbered(self, key: _Key, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
+    def _numbered(self, key: Key, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
         """The decoded frames from a key frame to the last wanted one, with their numbers."""
-        number = {self._ticks[index]: index for index in wanted} if self._ticks else {}
-        last = self._ticks[wanted[-1]] if self._ticks else wanted[-1]
+        ticks = self._index.ticks
+        number = {ticks[index]: index for index in wanted} if ticks else {}
+        last = ticks[wanted[-1]] if ticks else wanted[-1]
         for count, frame in enumerate(self._decoded(key, number)):
-            at = frame.pts if self._ticks else count
+            at = frame.pts if ticks else count
             if at is not None and at > last:
                 break
-            yield number.get(at, -1) if self._ticks else count, frame
+            yield number.get(at, -1) if ticks else count, frame
 
-    def _decoded(self, key: _Key, wanted: Mapping[int, int] | None = None) -> Iterator[Any]:
+    def _decoded(self, key: Key, wanted: Mapping[int, int] | None = None) -> Iterator[Any]:
         """The frames from a key frame on, decoded, in order of presentation.
 
         Where times are given, H.264 frames of other times are left out if no other frame builds on them, as of most
         B-frames: they are half of what x264 writes.
         """
         with self._errors("damaged frames"):
-            if key is _START:
+            if key is START:
                 self._container.close()
                 self._open()
             else:
@@ -305,7 +248,7 @@ class VideoFile:
                 try:
                     frames = self._decoder.decode(packet)
                 except ValueError:  # PyAV's InvalidDataError
-                    if key is not _START or place >= self._lead:
+                    if key is not START or place >= self._lead:
                         raise
                     continue  # it builds on frames that were cut off
                 yield from frames

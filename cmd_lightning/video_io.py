@@ -62,7 +62,7 @@ class VideoReader:
 
     Args:
         source: A file, a folder of PNG or TIFF frames (in natural order of their names), or the bytes of a file.
-        viewing: How frames are shown where the file leaves a choice.
+        viewing: How interlaced, HDR and transparent frames are shown.
 
     Raises:
         InputError: The source is missing.
@@ -166,7 +166,7 @@ def read_video(source: str | Path | bytes, indices: Sequence[int] | None = None,
     Args:
         source: An mp4, avi, mkv, webm or gif file, a folder of PNG or TIFF frames, or the bytes of a file.
         indices: Numbers of the frames to read, from 0; None reads all.
-        viewing: How frames are shown where the file leaves a choice.
+        viewing: How interlaced, HDR and transparent frames are shown.
 
     Raises:
         InputError: The source is missing, or has fewer frames than requested.

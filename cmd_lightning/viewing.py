@@ -1,7 +1,7 @@
-"""Frames as they are meant to be seen: what a file says of them, and what is chosen where a file leaves a choice.
+"""Show frames as the file specifies, and choose how to show interlaced, HDR and transparent frames.
 
-FFmpeg's players crop, stretch and turn frames as containers say, and so does this module. Interlaced and HDR frames,
-and transparent ones, can be shown in more than one way: `Viewing` chooses. Scaling and deinterlacing are FFmpeg's
+Like FFmpeg's players, this module crops, scales and rotates frames as the container specifies. Interlaced, HDR and
+transparent frames can be shown in more than one way: `Viewing` chooses. Scaling and deinterlacing are FFmpeg's
 filters, and tone mapping is FFmpeg's too.
 """
 
@@ -23,14 +23,14 @@ _LEVEL = 6  # of a Hald image: 36 levels of red, green and blue
 
 @dataclass(frozen=True)
 class Viewing:
-    """How frames are shown where their file leaves a choice.
+    """How interlaced, HDR and transparent frames are shown.
 
     Attributes:
         deinterlace: Rebuild the missing lines of frames that are flagged as interlaced (FFmpeg's bwdif, one frame for
-            each). Otherwise both fields stay woven together, which shows as combs where something moves.
+            each). Otherwise both fields stay in one frame, which shows combs where something moves.
         tone_map: Map PQ and HLG frames to the range and primaries of ordinary video (BT.709), as FFmpeg's swscale does
             for viewing. Otherwise their code values are taken as they are, which looks flat.
-        background: What is behind transparent pixels: a name such as white, or #rrggbb.
+        background: Colour behind transparent pixels: a name such as white, or #rrggbb.
 
     Raises:
         InputError: The background is not a colour.

@@ -14,7 +14,7 @@ from typing import Any
 from cmd_lightning.data.clips import BadSample, read_caption, read_facts
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.table import read_csv
-from cmd_lightning.data.walk import walk
+from cmd_lightning.data.walk import is_clip, walk
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_io import VIDEO_SUFFIXES
 
@@ -91,7 +91,7 @@ def number_labels(rows: list[Row], moved: bool = False, notes: Sequence[str] = (
         rows = [replace(row, label=called[row.label]) for row in rows]
         return Annotations(rows, {name: int(name) for name in called.values() if name}, [], moved, list(notes))
     if 0 < len(others) < len(names):
-        note = f"labels: '{others[0]}' is no whole number, so all are names, which are numbered in alphabetical order"
+        note = f"labels: '{others[0]}' is not a whole number, so labels are names, numbered in alphabetical order"
         notes = [*notes, note]
     return Annotations(rows, {name: number for number, name in enumerate(names)}, names, moved, list(notes))
 
@@ -125,7 +125,7 @@ def read_folder(folder: Path) -> Annotations:
     A caption is that of `{clip}.txt` or `{clip}.json` next to a clip, or else the name of its class in words.
     """
     found = [(place / name).relative_to(folder) for place, names in walk(folder) for name in names]
-    clips = sorted(path for path in found if path.suffix.lower().lstrip(".") in VIDEO_SUFFIXES)
+    clips = sorted(path for path in found if is_clip(path))
     if not clips:
         kinds = ", ".join("." + suffix for suffix in VIDEO_SUFFIXES)
         raise InputError(f"videos {folder}: no clips in it ({kinds}); give a folder of clips, or of class folders")

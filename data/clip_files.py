@@ -13,9 +13,9 @@ from torch import Tensor
 from cmd_lightning.data.clips import BadSample, video_of
 from cmd_lightning.data.index import load_index, shard_names
 from cmd_lightning.data.tar import OTHER_VIDEOS, Sample, read_samples
-from cmd_lightning.data.walk import walk
+from cmd_lightning.data.walk import is_clip, walk
 from cmd_lightning.errors import InputError
-from cmd_lightning.video_io import FRAME_SUFFIXES, VIDEO_SUFFIXES, VideoReader, frames_in, natural_key
+from cmd_lightning.video_io import FRAME_SUFFIXES, VideoReader, frames_in, natural_key
 from cmd_lightning.viewing import PLAIN, Viewing
 
 
@@ -140,7 +140,7 @@ class VideoFolder(Clips):
 def _clips_below(folder: Path) -> Iterator[Path]:
     for place, names in walk(folder):
         here = [place / name for name in names]
-        videos = [path for path in here if path.suffix[1:].lower() in VIDEO_SUFFIXES]
+        videos = [path for path in here if is_clip(path)]
         if videos:
             yield from videos
         elif any(path.suffix[1:].lower() in FRAME_SUFFIXES for path in here):

@@ -47,7 +47,7 @@ class ClipLoader:
         stride: Instead, take every stride-th frame of the source.
         random_start: Draw where the clip begins; otherwise at the first frame.
         random_crop: Draw where it is cropped; otherwise in the middle.
-        viewing: How frames are shown where the file leaves a choice.
+        viewing: How interlaced, HDR and transparent frames are shown.
     """
 
     num_frames: int

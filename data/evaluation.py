@@ -25,7 +25,7 @@ class EvaluationData(LightningDataModule):
         real: Real clips.
         fake: Generated clips.
         captions: Of all clips of the source of `fake`, in its order; None for those that it has.
-        paired: Whether each clip of `fake` stands for one of `real`; see `pair`, which chooses the former anew.
+        paired: Whether clips of `fake` and `real` are paired; `pair` then chooses the clips of `fake`.
         batch_size: Clips in a batch, per process.
         workers: Loader processes, per process.
 
@@ -97,15 +97,15 @@ def pair(real: ClipSource, fake: ClipSource) -> bool:
         ]
         if lonely:
             raise InputError(
-                f"metrics psnr, ssim, lpips: clips are paired by name, and no partner is there for "
+                f"metrics psnr, ssim, lpips: clips are paired by name, and these have no partner: "
                 f"{' and '.join(lonely)}; rename them, or remove those without a partner"
             )
         fake.take([places[name_of(key)] for key in real.keys])
         return True
     if real.of != fake.of:
         raise InputError(
-            f"metrics psnr, ssim, lpips: {real.of} real clips and {fake.of} generated ones are no pairs, and no name "
-            "is on both sides; give as many of both, or the same names"
+            f"metrics psnr, ssim, lpips: {real.of} real clips and {fake.of} generated ones cannot be paired: no name "
+            "is on both sides; give equal numbers of clips, or the same names"
         )
     fake.take(real.chosen)
     return False

@@ -1,4 +1,4 @@
-"""Hold clips out of training: a share of each class, chosen by a seed."""
+"""Hold clips out of training: a random share of each class."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ def check_share(share: float) -> None:
 
 
 def held_out(names: Sequence[str], classes: Sequence[str], share: float, seed: int) -> set[int]:
-    """Choose clips to hold out, at random and the same for each share of each class, to one clip.
+    """Choose clips to hold out at random: the same share of each class, to within one clip.
 
     Args:
         names: A name for each clip, from which its place in the order of the draw follows: clips that are added later

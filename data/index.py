@@ -119,7 +119,7 @@ def _missing(path: str) -> str:
     else:
         inside, beside = [], _splits(folder.parent)
     if inside:
-        return f"no shards in this folder, but in its splits; give {' or '.join(map(str, inside))}"
+        return f"no shards in this folder itself; give one of its splits: {' or '.join(map(str, inside))}"
     if beside:
         return f"no such split; there are {' and '.join(map(str, beside))}"
     return "no such shard; check the path or run `shards pack`"

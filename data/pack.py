@@ -13,10 +13,10 @@ from cmd_lightning.data.annotations import Annotations, Row, read_annotations
 from cmd_lightning.data.clips import BadSample, video_of
 from cmd_lightning.data.hold_out import check_share, held_out
 from cmd_lightning.data.shard_writer import ShardWriter, split_folder
-from cmd_lightning.data.walk import walk
+from cmd_lightning.data.walk import is_clip, suffix_of, walk
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_file import VideoError
-from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoInfo, VideoReader
+from cmd_lightning.video_io import VideoInfo, VideoReader
 
 _TOLD = 10  # clips of a reason: of a part of OpenVid-1M a million others are missing
 
@@ -81,12 +81,12 @@ def pack_clips(
             unreadable += "\ufffd" in clip.row.caption
         if not made:
             raise InputError(
-                f"videos {videos}: not one of {len(rows)} clips is usable ({dict(left_out.counts)}); see the paths, "
+                f"videos {videos}: none of {len(rows)} clips is usable ({dict(left_out.counts)}); check the paths, "
                 f"{rows[0].path} is the first"
             )
     notes = [*known.notes, *_missing_notes(known, empty, sum(made.values()))]
     if unreadable:
-        notes.append(f"captions: {unreadable} have characters that cannot be read, \ufffd; save them as UTF-8")
+        notes.append(f"captions: {unreadable} with unreadable characters (\ufffd); save them as UTF-8")
     for note in notes[len(known.notes) :]:
         progress(note)
     return {
@@ -148,8 +148,7 @@ class _Clip:
             about["class"] = row.label
         if row.captions:
             about["captions"] = list(row.captions)
-        suffix = self.path.suffix.lower().lstrip(".")
-        writer.write(suffix, self.path.read_bytes(), row.caption, about | asdict(self.info))
+        writer.write(suffix_of(self.path), self.path.read_bytes(), row.caption, about | asdict(self.info))
 
 
 def _usable(
@@ -158,13 +157,13 @@ def _usable(
     """The clips of the rows that can be decoded, in their order."""
     for number, row in enumerate(rows, 1):
         path = files.find(row.path)
-        if path.suffix.lower().lstrip(".") not in VIDEO_SUFFIXES:
+        if not is_clip(path):
             left_out.add("unknown suffix", row.path)
         elif not path.is_file():
             left_out.add("missing file", row.path)
         else:
             try:
-                data = video_of({path.suffix.lower().lstrip("."): path.read_bytes()})
+                data = video_of({suffix_of(path): path.read_bytes()})
                 yield _Clip(row, path, VideoReader(data).info)
             except VideoError as error:
                 left_out.add(error.reason, row.path)
@@ -209,12 +208,11 @@ class _ClipFolder:
         no_row = "next to class folders" if known.from_folder else "not in the table"
         for place, names in walk(self.folder):
             for path in (place / name for name in names):
-                is_clip = path.suffix.lower().lstrip(".") in VIDEO_SUFFIXES
-                if self._name(path) in listed or not (is_clip or known.from_folder):
+                if self._name(path) in listed or not (is_clip(path) or known.from_folder):
                     continue
                 real = path.resolve()
                 if real not in skipped and out.resolve() not in real.parents:
-                    yield no_row if is_clip else "unknown suffix", str(path.relative_to(self.folder))
+                    yield no_row if is_clip(path) else "unknown suffix", str(path.relative_to(self.folder))
 
     def _name(self, path: Path) -> str:
         """What a file is found by."""
@@ -223,9 +221,7 @@ class _ClipFolder:
     @cached_property
     def _places(self) -> dict[str, list[str]]:
         places: dict[str, list[str]] = {}
-        for folder, _, names in os.walk(self.folder):
-            within = Path(folder).relative_to(self.folder)
-            for stem, suffix in map(os.path.splitext, names):
-                if suffix.lower().lstrip(".") in VIDEO_SUFFIXES:
-                    places.setdefault(stem, []).append(os.path.join(within, stem + suffix))
+        for place, names in walk(self.folder):
+            for path in filter(is_clip, (place / name for name in names)):
+                places.setdefault(path.stem, []).append(str(path.relative_to(self.folder)))
         return places

@@ -1,4 +1,4 @@
-"""What the clips of shards are like, from a look at some of them: captions, labels, frame rates, lengths."""
+"""Facts about the clips of shards, from a sample of them: captions, labels, frame rates, lengths."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -88,7 +88,7 @@ def _read(path: Path, lines: Iterator[str], delimiter: str, accepted: str) -> Ta
     if surplus:
         table.notes.append(
             f"captions {path}: {len(surplus)} rows have more cells than the header, the first is line {surplus[0]}; "
-            f"the surplus is not used; put texts that contain {_DELIMITERS[delimiter]} in quotation marks"
+            f"the extra cells are not used; put texts that contain {_DELIMITERS[delimiter]} in quotation marks"
         )
     return table
 

@@ -37,6 +37,12 @@ def same_threads():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def no_modules_of_others(monkeypatch):
+    """What a test has `--import` name is not suggested to the next test."""
+    monkeypatch.setattr("cmd_lightning.zoo.discovery.OTHERS", [])
+
+
 @pytest.fixture(autouse=True, scope="session")
 def no_network():
     """Connections that leave this machine raise."""

@@ -186,7 +186,7 @@ def test_pictures_that_cannot_be_read(fails, model, tmp_path):
     ("words", "told"),
     [
         ("--prompt hello", "conditioned on labels: give class ids (--class), not a caption"),
-        ("", "it needs to be told what to generate; give class ids (--class)"),
+        ("", "this model needs a condition; give class ids (--class)"),
         ("--class 9", "class 9: the model knows classes 0 to 3"),
         ("--class 1 --steps 0", "--steps 0: must be at least 1"),
         ("--class 1 --steps 1001", "--steps 1001: the content model takes 1 to 1000"),

@@ -1,5 +1,7 @@
+import importlib
 import inspect
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -299,30 +301,37 @@ class Drift(MotionModel):
 """
 
 
-def test_a_third_partys_motion_model_opens_once_it_is_imported(tiny_pipeline, tmp_path, monkeypatch):
-    (tmp_path / "drift_model.py").write_text(THIRD_PARTY)
+@pytest.mark.parametrize("module", ["drift_model", "drift_model.parts", "drift_model.dit.parts"])
+def test_a_third_partys_motion_model_opens_once_it_is_imported(tiny_pipeline, tmp_path, monkeypatch, module):
+    """Also one of a package that is called like a pipeline of diffusers."""
+    file = tmp_path / f"{module.replace('.', '/')}.py"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(THIRD_PARTY)
+    imported = file.with_name("imported")
     monkeypatch.syspath_prepend(tmp_path)
-    import drift_model
+    drift_model = importlib.import_module(module)
 
     try:
         spec = tiny_pipeline(None).autoencoder.latent_spec((3, 5, 8, 12))
         pipeline = tiny_pipeline(None, motion_model=drift_model.Drift(spec, 0))
         pipeline.save_pretrained(tmp_path / "model")
-        del sys.modules["drift_model"]
-        (tmp_path / "imported").unlink()
-        with pytest.raises(InputError, match=r"drift_model\.Drift.*import drift_model") as error:
+        del sys.modules[module]
+        imported.unlink()
+        with pytest.raises(InputError, match=rf"{re.escape(module)}\.Drift.*import {re.escape(module)}`") as error:
             CMDPipeline.from_pretrained(tmp_path / "model")
         assert "\n" not in str(error.value)
-        assert not (tmp_path / "imported").exists()
+        assert not imported.exists()
 
-        import drift_model
-
+        drift_model = importlib.import_module(module)
         again = CMDPipeline.from_pretrained(tmp_path / "model")
         assert type(again.motion_model) is drift_model.Drift
         again.set_progress_bar_config(disable=True)
         assert torch.equal(again(seeds=[5], **FEW).frames, pipeline(seeds=[5], **FEW).frames)
+        again.save_pretrained(tmp_path / "again")
+        assert (tmp_path / "again/model_index.json").read_text() == (tmp_path / "model/model_index.json").read_text()
     finally:
-        sys.modules.pop("drift_model", None)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "drift_model"]:
+            del sys.modules[name]
 
 
 def test_folders_that_are_no_model_are_told(tmp_path):

@@ -132,7 +132,7 @@ def test_what_cannot_be_had_is_told(weights, tmp_path):
             lambda: open_text_encoder("ViT-B-32:openai"),
             "^text ViT-B-32:openai: .* were trained with QuickGELU; use ViT-B-32-quickgelu",
         ),
-        (lambda: open_text_encoder("ViT-H-14:laion2b_s32b_b79k"), "neither in the local cache nor to be downloaded"),
+        (lambda: open_text_encoder("ViT-H-14:laion2b_s32b_b79k"), "not in the local cache and cannot be downloaded"),
         (lambda: open_text_encoder("some/where"), "^text some/where: it is no folder, and not to be had from the hub"),
         (
             lambda: StableDiffusionText(str(base), 16).open(),

@@ -32,15 +32,18 @@ def entries(kind: Kind | None = None) -> list[Entry]:
 
 
 def entry(name: str) -> Entry:
-    """The entry of a name.
+    """The entry of a name, or of a class by its full name.
 
     Raises:
         InputError: There is none; the message has the nearest name.
     """
     found = {entry.name: entry for entry in entries()}
-    if name not in found:
-        raise InputError(f"{name}: the zoo has no such entry; {nearest(name, found)}")
-    return found[name]
+    full = {f"{entry.module}.{entry.name}": entry for entry in found.values()}
+    if name in found or name in full:
+        return found.get(name) or full[name]
+    module, _, own = name.rpartition(".")
+    other = f"for your own class, add `import {module}`" if module else None
+    raise InputError(f"{name}: the zoo has no such entry; {nearest(own, found, other)}")
 
 
 def model_folder(model: str | os.PathLike[str]) -> Path:
@@ -67,7 +70,9 @@ def model_folder(model: str | os.PathLike[str]) -> Path:
     if str(model) in models():
         return WEIGHTS / model
     if folder.is_file():
-        raise InputError(f"model {folder}: this is a file; make a model folder of the three checkpoints by `export`")
+        raise InputError(
+            f"model {folder}: this is a file; make a model folder from the three checkpoints with `export`"
+        )
     raise InputError(
         f"model {model}: there is no such folder, and the zoo has no model of that name; give a folder that "
         f"`cmd-lightning export` wrote, or a name of the zoo: {', '.join(models()) or 'none ships with this version'}"

@@ -1,4 +1,4 @@
-"""The one checkpoint to resume from: written now and then, and when a fit ends, however it ends its last step."""
+"""The checkpoint to resume from: written every few hundred steps, and when a fit ends or is interrupted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import itertools
 import os
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from types import FrameType
@@ -22,6 +21,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from cmd_lightning.callbacks.whole_checkpoint import WholeCheckpointIO
 from cmd_lightning.compat import cluster_environment
 from cmd_lightning.errors import InputError
+from cmd_lightning.progress import notify
 
 
 class LastCheckpoint(Checkpoint):
@@ -30,7 +30,7 @@ class LastCheckpoint(Checkpoint):
     Lightning's `ModelCheckpoint` keeps several and chooses by a score, but none at the end of a fit that `max_steps`
     or `max_time` stops between two of its dates.
 
-    - A `last.ckpt` that this fit neither wrote nor resumed from is of another run: the first save keeps it as
+    - A `last.ckpt` that this fit neither wrote nor resumed from belongs to another run: the first save renames it to
       `last-1.ckpt`, or the next free number, and reports it.
     - This and all other checkpoints of the Trainer are whole files or not there, see `WholeCheckpointIO`.
     - SIGTERM, SIGUSR1 (under SLURM the `requeue_signal`) or Ctrl-C let the step that runs end, write the checkpoint and
@@ -86,7 +86,7 @@ class LastCheckpoint(Checkpoint):
         again = trainer.global_step and self._own == path  # a second fit of one Trainer
         self._own = path if continues or again else None
         if trainer.is_global_zero and path.exists() and not self._own:
-            _tell(f"{path} is of another run and will be kept under another name; --ckpt_path last would resume it")
+            notify(f"{path} of another run will be renamed; to resume that run instead, give --ckpt_path last")
         self._stop_if_asked(trainer)  # a signal may have come since the sanity check
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
@@ -138,7 +138,7 @@ class LastCheckpoint(Checkpoint):
             if self._own is None:
                 self._own = path
                 if trainer.is_global_zero and path.exists():
-                    _tell(f"{path} of another run is kept as {kept(path)}")
+                    notify(f"{path} of another run is kept as {kept(path)}")
                 trainer.strategy.barrier("LastCheckpoint")  # some strategies have every process write
             trainer.save_checkpoint(path, weights_only=False)  # the optimiser's state and all
 
@@ -156,7 +156,7 @@ class LastCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             path = self.path(trainer)
             told = f"{path} is written; resume with --ckpt_path last" if trainer.global_step else "nothing to save"
-            _tell(f"{signal.Signals(number).name} after step {trainer.global_step}: {told}")
+            notify(f"{signal.Signals(number).name} after step {trainer.global_step}: {told}")
             slurm = _slurm(trainer)
             if slurm and slurm.auto_requeue and number == slurm.requeue_signal:
                 _requeue()
@@ -180,10 +180,6 @@ def kept(path: Path) -> Path:
     raise AssertionError  # numbers do not end
 
 
-def _tell(text: str) -> None:
-    print(f"cmd-lightning: {text}", file=sys.stderr, flush=True)
-
-
 def _slurm(trainer: Trainer) -> SLURMEnvironment | None:
     environment = cluster_environment(trainer)
     return environment if isinstance(environment, SLURMEnvironment) else None
@@ -197,4 +193,4 @@ def _requeue() -> None:
     try:
         subprocess.run(["scontrol", "requeue", job], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        _tell(f"the job is not requeued ({error}); submit it again")
+        notify(f"the job is not requeued ({error}); submit it again")

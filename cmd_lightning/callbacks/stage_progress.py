@@ -1,4 +1,4 @@
-"""Progress bars of whole runs: which stage, which step of how many, and the time that is left."""
+"""Progress bars of whole runs: stage, step, total steps and remaining time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECONDS = 1.0  # at most between two moves of a bar
 
 
 class StageProgress(ProgressBar):
-    """A bar for the steps of a fit, from the first to the last of all epochs, and one for the batches of the rest.
+    """A progress bar for the steps of a whole fit, and one for the batches of validation, test and prediction.
 
     It is on standard error, and moves at least once per second, also while a batch takes longer.
     """

@@ -6,6 +6,7 @@ import shlex
 import time
 from typing import Any
 
+from cmd_lightning.cli import PROGRAM, main
 from cmd_lightning.errors import InputError
 
 
@@ -15,8 +16,6 @@ def call(*words: object) -> dict[str, Any]:
     Raises:
         InputError: It ended with another code than 0; its own message is printed above.
     """
-    from cmd_lightning.cli import PROGRAM, main
-
     arguments = [str(word) for word in words]
     command = shlex.join([PROGRAM, *arguments])
     print(f"\n$ {command}", flush=True)

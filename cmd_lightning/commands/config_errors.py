@@ -40,7 +40,7 @@ def explain(message: str, classes: Iterable[type]) -> str:
     if unknown := first_match(compat.UNKNOWN_CLASS, line):
         name = unknown.rpartition(".")[2]
         if name not in by_name:
-            own = "a class of your own needs its module: --import my_package.module"
+            own = "for your own class, add --import my_package.module"
             return f"class_path {unknown}: there is no such class; {nearest(name, by_name, own)}"
         place = place_of(line.partition(unknown)[0])
         return f"{place} {unknown}: {kind_of(by_name[name])} does not fit there; give another class"

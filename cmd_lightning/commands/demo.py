@@ -1,4 +1,4 @@
-"""`demo`: the shipped model at work, and a page about what came out."""
+"""`demo`: runs the included model and writes a report."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cmd_lightning.commands.calls import call
+from cmd_lightning.commands.derived_configs import write_config
 from cmd_lightning.errors import InputError
 
 MODEL = "shapes32"
@@ -32,16 +34,15 @@ RECORD = "demo.json"
 
 
 def demo(*, out: str = "outputs/demo", seed: int = 0) -> None:
-    """Show the shipped model: write test clips, score, generate from captions, write a page. About a minute.
+    """Run the included model: write test clips, compute scores, generate videos, write a report. About a minute.
 
-    It runs the commands that you would, prints each, and leaves shards, configs, logs and videos in OUT, with
-    OUT/report.html to look at. `cmd-lightning train` does the same for a model of your own clips.
+    Each command is printed before it runs. Shards, configs, logs and videos are written to OUT, and the report to
+    OUT/report.html. `cmd-lightning train` does the same for a model of your own clips.
 
     Args:
         out: Folder for everything; an earlier demo in it is replaced.
         seed: Seed of the test clips and of every video.
     """
-    from cmd_lightning.commands.calls import call
     from cmd_lightning.commands.demo_page import write_page
 
     folder = Path(out)
@@ -72,8 +73,6 @@ def clear(folder: Path) -> None:
 
 def commands(folder: Path, settings: dict[str, Any]) -> Iterator[Sequence[object]]:
     """The commands of the demo, each when what it reads is written."""
-    from cmd_lightning.commands.derived_configs import write_config
-
     for level in settings["levels"]:
         number = settings["evaluated"] // len(settings["levels"])
         options = ("--split", "test", "--level", level, "--num", number, "--size", 32, "--seed", settings["seed"])

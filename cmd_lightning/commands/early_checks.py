@@ -1,16 +1,16 @@
-"""What is wrong with a command line of `fit` and its sisters, as far as it shows before the libraries are imported."""
+"""Fast checks of the command line of `fit`, `validate`, `test` and `predict`, before libraries are imported."""
 
 from __future__ import annotations
 
 import ast
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from cmd_lightning.commands.words import pairs
 from cmd_lightning.errors import InputError, nearest
 
 STAGES = ("autoencoder", "content", "motion")
@@ -85,7 +85,7 @@ def check_class(name: Any) -> None:
     [listed] = re.findall(r"__all__ = (\[.*?\])", source, flags=re.DOTALL)
     known = ast.literal_eval(listed)
     if isinstance(name, str) and name.isidentifier() and name not in known:
-        own = "a class of your own needs its module: --import my_package.module"
+        own = "for your own class, add --import my_package.module"
         raise InputError(f"class_path {name}: there is no such class; {nearest(name, known, own)}")
 
 
@@ -99,7 +99,7 @@ def check_files(given: dict[str, str]) -> None:
     checkpoint = given.get("ckpt_path")
     if checkpoint == "best":
         raise InputError(
-            "--ckpt_path best: there is no best checkpoint, a run knows only its own; "
+            "--ckpt_path best: only the run that wrote a best checkpoint knows it; "
             "give the file that ModelCheckpoint wrote, or last"
         )
     if checkpoint is not None and checkpoint not in ("last", "hpc", "null") and not Path(checkpoint).exists():
@@ -114,14 +114,6 @@ def check_files(given: dict[str, str]) -> None:
             )
     if model := given.get("model.model"):
         model_folder(model)
-
-
-def pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The options of a command line with their values; "" for one without."""
-    for word, following in pairwise([*words, "-"]):
-        if word.startswith("-"):
-            name, equals, value = word.partition("=")
-            yield name, value if equals else "" if following.startswith("-") else following
 
 
 def flat(config: Any, place: str = "") -> dict[str, Any]:

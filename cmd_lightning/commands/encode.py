@@ -48,40 +48,40 @@ def encode(
     allow_commands: bool = False,
     json: str | None = None,
 ) -> None:
-    """Encode shards of videos once, for LatentDataModule: the diffusion stages then read no video at all.
+    """Encode shards of videos once, for LatentDataModule: the diffusion stages then read no video.
 
-    Keeps content frames and motion latents of --autoencoder, or the moments of --vae; a latent shard for each
-    shard, of the same name. Clip k of a video is the one that training with the same seed sees in epoch k. Give
-    the same command again to resume: shards that are complete are left as they are.
+    Stores content frames and motion latents of --autoencoder, or the moments of --vae, in one latent shard per
+    shard, with the same name. Clip k of a video is the one that training with the same seed sees in epoch k. Run
+    the same command again to resume: complete shards are kept.
 
     Args:
-        shards: .tar files: paths, globs, folders, brace ranges or http(s) addresses.
-        out: Folder for the latent shards, which all nodes see.
-        autoencoder: Checkpoint of the first stage; clips have the frames and size that it was trained on.
-        vae: Stable Diffusion folder or hub id, or that of an image autoencoder of diffusers.
-        variant: Of the VAE's weights, such as fp16.
-        revision: Of a hub id of the VAE: branch, tag or commit.
-        text: Encoders whose view of the captions is kept too: MODEL:WEIGHTS of open_clip, or a Stable Diffusion folder
-            or hub id.
+        shards: .tar files: paths, globs, folders, brace ranges or http(s) URLs.
+        out: Folder for the latent shards, shared by all nodes.
+        autoencoder: Checkpoint of the autoencoder stage; it sets the number of frames and the size.
+        vae: Folder or hub id of Stable Diffusion, or of an image autoencoder of diffusers.
+        variant: Variant of the VAE's weights, such as fp16.
+        revision: Branch, tag or commit of the VAE's hub id.
+        text: Text encoders whose output for the captions is stored too: MODEL:WEIGHTS of open_clip, or a Stable
+            Diffusion folder or hub id.
         frames: Frames of a clip (default: the checkpoint's, or 16).
-        size: Of a clip in pixels, SIDE or HEIGHTxWIDTH (default: the checkpoint's).
+        size: Size of a clip in pixels, SIDE or HEIGHTxWIDTH (default: the checkpoint's).
         fps: Frames per second at which clips are sampled, as data.fps in training.
-        stride: Take every STRIDE-th frame instead, as data.stride in training (default: 1).
-        crop: Where clips are cropped to the size; random draws it for each.
+        stride: Use every STRIDE-th frame instead, as data.stride in training (default: 1).
+        crop: Where clips are cropped: in the centre, or at a random place for each clip.
         deinterlace: Rebuild the missing lines of frames that are flagged as interlaced.
         tone_map: Map HDR frames (PQ and HLG) to ordinary video.
         background: Colour behind transparent pixels, a name or #rrggbb.
-        evaluation: Clips as validation and testing see them: from the first frame, cropped in the middle, and the mean
-            of a VAE's posterior in place of a draw.
-        clips_per_video: Clips of a video, for as many epochs before the first comes again.
-        dtype: In which latents are kept.
-        batch_size: Clips at once on a device.
-        num_workers: Processes that decode clips, for each device.
-        devices: GPUs, or processes where there is none, of each node.
+        evaluation: Encode clips as validation and testing use them: from the first frame, cropped in the centre, with
+            the mean of the VAE's posterior instead of a sample.
+        clips_per_video: Clips per video; training uses the next one in each epoch.
+        dtype: Data type of the stored latents.
+        batch_size: Clips per batch on each device.
+        num_workers: Decoding processes per device.
+        devices: GPUs per node; without GPUs, processes per node.
         nodes: Nodes, started by torchrun or SLURM.
-        precision: In which latents are computed.
-        seed: Of where clips begin and are cropped, as data.seed, and of the draws, as seed_everything in training.
-        allow_commands: Also take pipe:COMMAND, s3:// and the like, which run programs of yours.
+        precision: Precision in which latents are computed.
+        seed: Seed for start frames and crops, as data.seed, and for sampling, as seed_everything in training.
+        allow_commands: Also accept pipe:COMMAND, s3:// and similar, which run programs on this machine.
         json: Write the report to this file; - is standard output.
     """
     check_positive(clips_per_video=clips_per_video, batch_size=batch_size, devices=devices, nodes=nodes)

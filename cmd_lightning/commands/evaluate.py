@@ -53,40 +53,40 @@ def evaluate(
     seed: int = 0,
     json: str | None = None,
 ) -> None:
-    """Compares two sets of clips: shards (.tar), folders of videos or of PNG folders, arrays (.npy, .pt).
+    """Compare two sets of clips: shards (.tar), folders of videos or of PNG folders, arrays (.npy, .pt).
 
     Args:
         real: Real clips.
         fake: Generated clips.
-        metrics: Several with commas between: fvd, kvd, clipsim, psnr, ssim, lpips; over other features
+        metrics: One or several, separated by commas: fvd, kvd, clipsim, psnr, ssim, lpips; on other features
             frechet:FEATURE, kernel:FEATURE, is:CLASSIFIER, clipsim:MODEL/TAG. FEATURE is i3d, a file of I3D weights,
             an importable class as my_package.Network, an id or folder of a VideoMAE or V-JEPA 2 checkpoint, or shapes;
-            CLASSIFIER one of the first three. fvd and kvd take the I3D that CMD_I3D_WEIGHTS names, or download it.
-        preset: How clips are prepared for the I3D: stylegan-v, videogpt or tf, also with knobs set over it, as in
+            CLASSIFIER is one of the first three. fvd and kvd use the I3D file in CMD_I3D_WEIGHTS, or download it.
+        preset: How clips are prepared for the I3D: stylegan-v, videogpt or tf, optionally with changes, as in
             videogpt,antialias=true (default: stylegan-v).
-        num: Clips of either set (default: all); 2048 is usual.
+        num: Number of clips from each set (default: all); 2048 is usual.
         frames: Frames of a clip.
-        stride: Take every STRIDE-th frame of the files, whatever their rates (default: 1, of one rate).
-        fps: Sample the files at this many frames a second instead.
-        size: Bring clips to this many pixels first, SIDE or HEIGHTxWIDTH: scaled to cover it, then cropped (default:
-            their own size).
-        choose: Which clips if there are more than num: drawn by the seed, or the first by name.
-        random_start: Begin real clips at a frame drawn by the seed, not at the first.
-        layout: Axes of an array, as NTHWC, where they cannot be told from its shape.
+        stride: Use every STRIDE-th frame of the files, at any frame rates (default: 1, if all rates are equal).
+        fps: Sample the files at this many frames per second instead.
+        size: Resize clips first, to SIDE or HEIGHTxWIDTH pixels: scaled to cover it, then cropped (default: their own
+            size).
+        choose: Which clips are used if there are more than num: random ones, or the first by name.
+        random_start: Start real clips at a random frame, not at the first.
+        layout: Axes of an array, such as NTHWC, if its shape is ambiguous.
         deinterlace: Rebuild the missing lines of frames that are flagged as interlaced.
         tone_map: Map HDR frames (PQ and HLG) to ordinary video.
         background: Colour behind transparent pixels, a name or #rrggbb.
         prompts: Text file with a caption per line for the generated clips, in order of their names.
-        statistics: Statistics of real clips that --save-statistics wrote, in place of --real.
-        save_statistics: Save those of the real clips to this .safetensors file.
-        intervals: Keep all features, and tell each distance at a quarter and half of the clips too, extrapolated, and
-            with an interval.
-        trust_torchscript: Open torchscript weights that are not StyleGAN-V's own; torchscript is code.
-        batch_size: Clips at once on a device.
-        workers: Processes that decode clips, for each device.
-        devices: GPUs, or processes where there is none, of each node.
+        statistics: Statistics of real clips written by --save-statistics, instead of --real.
+        save_statistics: Save the statistics of the real clips to this .safetensors file.
+        intervals: Keep all features; also report each distance at a quarter and half of the clips, extrapolated to
+            infinitely many clips, and with a bootstrap interval.
+        trust_torchscript: Open TorchScript weights other than StyleGAN-V's; TorchScript files can run code.
+        batch_size: Clips per batch on each device.
+        workers: Decoding processes per device.
+        devices: GPUs per node; without GPUs, processes per node.
         nodes: Nodes, started by torchrun or SLURM.
-        seed: Of the choice of clips and of where they begin.
+        seed: Seed for choosing clips and start frames.
         json: Write the records to this file; - is standard output, with nothing else on it.
     """
     given = {"frames": frames, "stride": stride, "num": num}
@@ -197,10 +197,10 @@ def check_targets(save_statistics: str | None, json: str | None) -> None:
 def check_sizes(sizes: dict[str, tuple[int, int]]) -> None:
     """Reject two sets of clips of different heights or widths."""
     if len(set(sizes.values())) > 1:
-        told = ", ".join(f"--{side} is of {height}x{width} pixels" for side, (height, width) in sizes.items())
+        told = ", ".join(f"--{side} has {height}x{width} pixels" for side, (height, width) in sizes.items())
         height, width = map(min, zip(*sizes.values(), strict=True))
         least = height if height == width else f"{height}x{width}"
-        raise InputError(f"{told}: bring both to one size first, as by --size {least}")
+        raise InputError(f"{told}: the sizes must be equal; give --size {least}")
 
 
 def check_counts(suite: MetricSuite, sources: dict[str, ClipSource], processes: int) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from cmd_lightning.commands.files import check_new, check_sampling, new_folder
 from cmd_lightning.errors import InputError
 from cmd_lightning.zoo import models as shipped
 
 if TYPE_CHECKING:
-    from cmd_lightning.pipeline import CMDPipeline
+    from cmd_lightning.pipeline import CMDPipeline, StageName
 
-GIVE = "give one each of autoencoder, content and motion, or a model in place of some, then the folder"
+GIVE = "give one each of autoencoder, content and motion, or a model and the stages to replace, then the folder"
 EXAMPLES = ("a dog runs along the beach", "a red circle moves left")
 """Prompts to try a model of captions with: the one of which it knows more words."""
 
@@ -28,18 +28,18 @@ def export(
 ) -> None:
     """Writes a model folder from the checkpoints of the autoencoder, content and motion stages, in any order.
 
-    A model (folder or zoo name) among them gives the stages that no checkpoint holds.
+    A model (folder or zoo name) may replace checkpoints: it provides the stages that they do not hold.
 
-    Averaged weights are taken where a checkpoint has them. The folder opens with `CMDPipeline.from_pretrained`, and if
-    Stable Diffusion was fine-tuned its parts with `StableDiffusionPipeline`. Adapters are folded into the
-    U-Net, and lie beside it in `lora` for other base models.
+    Averaged weights are used where a checkpoint has them. `CMDPipeline.from_pretrained` opens the folder, and if Stable
+    Diffusion was fine-tuned, `StableDiffusionPipeline` opens its parts. Adapters are merged into the U-Net, and also
+    stored in `lora` for use with other base models.
 
     Args:
         checkpoints: The three checkpoints, or fewer and a model.
-        out: Folder to write; it must not exist or be empty.
+        out: Folder to write, new or empty.
         half: Store the weights in float16, half the size; the model still computes in float32.
-        steps: Denoising steps that the model takes where none are given, by default 50 for content and 100 for motion.
-        guidance: Guidance scale that it takes where none is given, by default 4 for content and 1 for motion.
+        steps: The model's default number of denoising steps; if not given, 50 for content and 100 for motion.
+        guidance: The model's default guidance scale; if not given, 4 for content and 1 for motion.
     """
     check_sampling(steps, guidance)
     for path in checkpoints:
@@ -50,6 +50,7 @@ def export(
     check_new(Path(out), "OUT")
     from safetensors.torch import save_file
 
+    from cmd_lightning.cli import imports
     from cmd_lightning.components.checkpoints import PARTS as STAGES
     from cmd_lightning.components.checkpoints import is_model, stage_of
     from cmd_lightning.components.cmd import compose, load_stages
@@ -61,7 +62,7 @@ def export(
         raise InputError(f"CHECKPOINTS: these hold {', '.join([*trained, *models]) or 'no stage'}; {GIVE}")
     stages = load_stages(**by_stage)
     pipeline = compose(stages)
-    stage_names: tuple[Literal["content", "motion"], ...] = ("content", "motion")
+    stage_names: tuple[StageName, ...] = ("content", "motion")
     for name in stage_names:
         pipeline.sampling(name, steps, guidance)  # raises where the model does not take as many steps
     pipeline.register_to_config(steps=steps, guidance=guidance)
@@ -72,7 +73,8 @@ def export(
         if adapters := stages["content"].adapters:
             (folder / "lora").mkdir()
             save_file(adapters, folder / "lora/pytorch_lora_weights.safetensors", {"format": "pt"})
-    print(f"wrote {out}; try:\ncmd-lightning generate {shlex.quote(out)} {example(pipeline)}")
+    words = [shlex.quote(out), example(pipeline), *(f"--import {module}" for module in imports())]
+    print(f"wrote {out}; try:\ncmd-lightning generate {' '.join(words)}")
 
 
 def example(pipeline: CMDPipeline) -> str:

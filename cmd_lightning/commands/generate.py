@@ -23,7 +23,7 @@ from cmd_lightning.zoo import model_folder
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cmd_lightning.pipeline import CMDPipeline
+    from cmd_lightning.pipeline import CMDPipeline, StageName
 
 
 def generate(
@@ -46,26 +46,26 @@ def generate(
     batch_size: int = 8,
     out: str = "outputs/generate",
 ) -> None:
-    """Writes DIR/<slug>-<seed>.mp4 and .json for each video.
+    """Write OUT/<slug>-<seed>.mp4 and .json for each video.
 
     Args:
         model: Model folder, as written by export, or a name of the zoo, e.g. shapes32.
         prompt: Captions.
         prompts: Text file with a caption per line; blank lines do not count.
-        class_: Class ids, for a model of classes.
-        image: Images to set in motion, resized and cropped to the model's size.
+        class_: Class ids, for a class-conditional model.
+        image: Images to animate, resized and cropped to the model's size.
         background: Colour behind transparent pixels of images, a name or #rrggbb.
         num: Videos for each prompt, class or image.
-        seed: Seed of the first video of each; the others count up.
+        seed: Seed of the first video for each prompt, class or image; the next videos use the next numbers.
         steps: Denoising steps, by default the model's own, else 50 for content and 100 for motion.
-        guidance: Guidance scale, 1 is none; by default the model's own, else 4 for content and 1 for motion.
+        guidance: Guidance scale, 1 disables it; by default the model's own, else 4 for content and 1 for motion.
         solver: Solver of both stages, by default the model's own; dpm++ and unipc are for few steps, such as 15.
-        lora: Adapters for the Stable Diffusion in a model: a .safetensors file in their public layout, or its folder.
-        frame_decoder: Image autoencoder that decodes the frames in the place of the model's, such as a tiny one for the
-            same latents: a folder in diffusers' layout, or a hub id.
-        dtype: What the networks compute in; bfloat16 is for GPUs.
-        compile_: Compile the networks first: minutes, which pay for many videos.
-        batch_size: Videos made at once; it changes nothing but speed and memory.
+        lora: LoRA adapters for the model's Stable Diffusion: a .safetensors file in the public layout, or its folder.
+        frame_decoder: Image autoencoder that decodes the frames instead of the model's, such as a tiny one for the same
+            latents: a folder in diffusers' layout, or a hub id.
+        dtype: Data type in which the networks compute; bfloat16 is for GPUs.
+        compile_: Compile the networks first; takes minutes, and is worth it for many videos.
+        batch_size: Videos generated at once; affects only speed and memory.
         out: Folder for the videos.
     """
     values = conditions(prompt, prompts, class_)
@@ -76,7 +76,7 @@ def generate(
     check_model(model, values, image is not None)
     check_files(image or [], lora)
     if image is not None and len(values) not in (1, len(image)):
-        raise InputError(f"--image: {len(image)} images for {len(values)} prompts; give as many, or one prompt")
+        raise InputError(f"--image: {len(image)} images for {len(values)} prompts; give one prompt, or one per image")
     folder = make_folder(Path(out), "--out")
     with progress("loading the model"):
         from cmd_lightning import video_io
@@ -98,7 +98,7 @@ def generate(
     fitted = [fit_image(read_picture(path, background), pipeline.size) for path in image or []]
     count = max(len(values), len(fitted))
     jobs = [(i, seed + copy) for i in range(count) for copy in range(num)]
-    stages: tuple[Literal["content", "motion"], ...] = ("motion",) if fitted else ("content", "motion")
+    stages: tuple[StageName, ...] = ("motion",) if fitted else ("content", "motion")
     sampling = {stage: pipeline.sampling(stage, steps, guidance) for stage in stages}
     steps = {stage: number for stage, (number, _) in sampling.items()}
     guidance = {stage: scale for stage, (_, scale) in sampling.items()}
@@ -152,11 +152,11 @@ def check_model(model: str, values: list[Any], given_images: bool) -> None:
     options = {"ClassEncoder": "class ids (--class)", "OpenCLIPTextEncoder": "a prompt (--prompt)"}
     if classes and values == [None]:
         wanted = options.get(classes.pop(), "a prompt (--prompt), or class ids (--class) if it was trained on classes")
-        raise InputError(f"MODEL {model}: it needs to be told what to generate; give {wanted}")
+        raise InputError(f"MODEL {model}: this model needs a condition; give {wanted}")
 
 
 def check_files(images: list[str], lora: str | None) -> None:
-    """Reject paths of nothing."""
+    """Reject paths of missing files."""
     for path in images:
         if not Path(path).is_file():
             raise InputError(f"--image {path}: there is no such file; give a PNG or JPEG")

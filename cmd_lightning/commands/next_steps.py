@@ -1,4 +1,4 @@
-"""The command to run after a training run has ended, from what its config and the configs next to it name."""
+"""The command to run after a training run, found from its config and the configs next to it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import Any
 import yaml
 from lightning import LightningModule
 
-from cmd_lightning.cli import PROGRAM
+from cmd_lightning.cli import PROGRAM, imports
+from cmd_lightning.commands.words import options, values_of
+from cmd_lightning.components.base import Component
 from cmd_lightning.components.checkpoints import is_model
+from cmd_lightning.networks.classes import TRUSTED
 
 OTHER = {"content": "motion", "motion": "content"}
 KEPT_BY_STAGE = ("--data.batch_size", "--data.num_workers")
@@ -27,6 +30,19 @@ def next_commands(model: LightningModule, words: Sequence[str], checkpoint: Path
         words: The command line after `cmd-lightning`.
         checkpoint: The file that was written.
     """
+    needed = dict.fromkeys([*imports(), *modules_of(model)])
+    added = "".join(f" --import {module}" for module in needed)
+    return [line + added for line in following(model, words, checkpoint)]
+
+
+def modules_of(model: LightningModule) -> list[str]:
+    """The modules of the parts of `model` that are other people's: they are not imported by themselves."""
+    modules = [type(part).__module__ for part in model.parts().values()] if isinstance(model, Component) else []
+    return [module for module in modules if module.partition(".")[0] not in TRUSTED]
+
+
+def following(model: LightningModule, words: Sequence[str], checkpoint: Path) -> list[str]:
+    """What to run next, without modules to import."""
     stage = getattr(model, "stage", None)
     configs = [Path(value) for value in values_of(words, "-c", "--config")]
     if stage == "video":
@@ -97,27 +113,6 @@ def new_folder(checkpoint: Path) -> Path:
     """A folder for the model, next to those of the stages."""
     names = itertools.chain(["model"], (f"model-{number}" for number in itertools.count(2)))
     return next(path for name in names if not (path := checkpoint.parent.parent / name).exists())
-
-
-def values_of(words: Sequence[str], *names: str) -> list[str]:
-    """The values of an option that may be given several times."""
-    found = []
-    for pair in options(words):
-        name, equals, value = pair[0].partition("=")
-        if name in names:
-            found.append(value if equals else pair[-1])
-    return found
-
-
-def options(words: Sequence[str], without: Sequence[str] = ()) -> Iterator[list[str]]:
-    """The options of a command line, each with its values."""
-    group: list[str] = []
-    for word in [*words, "-"]:
-        if word.startswith("-") and not word[1:2].isdigit():
-            if group and group[0].startswith("-") and group[0].partition("=")[0] not in without:
-                yield group
-            group = []
-        group.append(word)
 
 
 def read(path: str | Path) -> dict[str, Any]:

@@ -32,16 +32,16 @@ def reconstruct(
     background: str = "white",
     json: str | None = None,
 ) -> None:
-    """Writes DIR/<clip>-reconstruction.mp4, and .gif beside original and content frame; prints the PSNR of each.
+    """Write OUT/<clip>-reconstruction.mp4, and a .gif next to original and content frame; print the PSNR of each.
 
-    At the end it prints how natural the content frames are, next to real frames: see `metrics.ContentNaturalness`.
+    At the end it compares statistics of the content frames with those of real frames (`metrics.ContentNaturalness`).
 
     Args:
         model: Checkpoint of the autoencoder stage; or a model folder, as written by export, or a name of the zoo, e.g.
             shapes32.
-        clips: Videos; the first frames of each are taken, resized and cropped to the model's size.
+        clips: Videos; the first frames of each are used, resized and cropped to the model's size.
         out: Folder for the results.
-        stride: Distance of the clip's frames in source frames.
+        stride: Use every STRIDE-th frame of the videos.
         deinterlace: Rebuild the missing lines of frames that are flagged as interlaced.
         tone_map: Map HDR frames (PQ and HLG) to ordinary video.
         background: Colour behind transparent pixels, a name or #rrggbb.

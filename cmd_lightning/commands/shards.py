@@ -29,11 +29,11 @@ def synth(
     Args:
         out: Folder for the shards.
         num: Number of clips.
-        size: Side of the square picture in pixels.
+        size: Side of the square frames in pixels.
         frames: Frames of a clip.
         fps: Frames per second.
         seed: Any whole number.
-        split: Folder within OUT.
+        split: Folder in OUT.
         level: `plain` shows one shape on grey, seen by a still camera; `mixed` has one to three with textures,
             circling, spinning and growing, patterns behind, a bar before, and a moving camera.
         motion: Speed of shapes; at 64 pixels, middle is 1.5 to 3 pixels per frame and extreme four times that.
@@ -72,26 +72,25 @@ def pack(
     seed: int = 0,
     json: str | None = None,
 ) -> None:
-    """Pack clips into shards, as they are: a folder with a table, of a public data set, of clips or of class folders.
+    """Pack clips into shards without re-encoding them.
 
-    CAPTIONS is a CSV with the columns path (within VIDEOS) and, as wanted, caption, label and split; or, as
-    published: the CSV of OpenVid-1M or WebVid, a videodatainfo.json of MSR-VTT, or UCF-101's folder
-    ucfTrainTestlist, of which the first official split is taken (name trainlist02.txt, then testlist02.txt, for
-    the second). Clips with a split go to OUT/SPLIT. Without CAPTIONS every folder in VIDEOS is a class of that
-    name, or the clips have no class where VIDEOS has no folders; a CLIP.txt next to a clip is its caption. Files that
-    are not used are counted by reason.
+    CAPTIONS is a CSV with the column path (relative to VIDEOS) and optionally caption, label and split. It can also be
+    the list of a public data set: the CSV of OpenVid-1M or WebVid, videodatainfo.json of MSR-VTT, or the folder
+    ucfTrainTestlist of UCF-101 (its first official split; give trainlist02.txt, then testlist02.txt, for the second).
+    Clips with a split go to OUT/SPLIT. Without CAPTIONS, every subfolder of VIDEOS is a class, and CLIP.txt next to a
+    clip is its caption; without subfolders, clips have no class. Unused files are counted by reason.
 
     Args:
-        videos: Folder of the clips (.mp4, .mov, .m4v, .avi, .mkv, .webm, .gif); those of public data sets may be
-            anywhere in it.
+        videos: Folder of the clips (.mp4, .mov, .m4v, .avi, .mkv, .webm, .gif); clips of public data sets are found at
+            any depth.
         out: Folder for the shards.
         captions: File or folder with the captions and classes of the clips.
-        prompts: Captions by class in place of others, a CSV class,prompt or a text file with one a line in the
-            order of the classes.
+        prompts: Captions by class, which replace others: a CSV class,prompt or a text file with one line per class, in
+            order.
         shard_size: Clips in a shard.
-        split: Pack the clips of this split only; where none has a split, the folder within OUT for all.
+        split: Pack only the clips of this split; if no clip has a split, the folder in OUT for all clips.
         hold_out: Share of the clips of each class, such as 0.1, to write to OUT/test; the others go to OUT/train.
-        seed: Of the choice of a caption where a clip has several, as in MSR-VTT, and of the clips to hold out.
+        seed: Seed for choosing a caption if a clip has several, as in MSR-VTT, and for choosing held-out clips.
         json: Write a report to this file; - is standard output.
     """
     from cmd_lightning.data.pack import pack_clips
@@ -111,14 +110,14 @@ def pack(
 
 
 def check(shards: list[str], *, allow_bad: bool = False, allow_commands: bool = False, json: str | None = None) -> int:
-    """Decode every clip of the shards, count the good and the bad, and note them in the index next to the shards.
+    """Decode every clip of the shards, count good and bad ones, and record them in the index next to the shards.
 
     The exit code is 1 if a sample is bad.
 
     Args:
-        shards: .tar files: paths, globs, folders, brace ranges or http(s) addresses.
-        allow_bad: End with exit code 0 also if samples are bad.
-        allow_commands: Also take pipe:COMMAND, s3:// and the like, which run programs of yours.
+        shards: .tar files: paths, globs, folders, brace ranges or http(s) URLs.
+        allow_bad: Exit with code 0 even if samples are bad.
+        allow_commands: Also accept pipe:COMMAND, s3:// and similar, which run programs on this machine.
         json: Write the report to this file; - is standard output.
     """
     from cmd_lightning.data.cache import ShardCache

@@ -7,6 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from cmd_lightning.commands import stages, train_configs
+from cmd_lightning.commands.calls import call
+from cmd_lightning.commands.train_configs import stage_of
 from cmd_lightning.errors import InputError, check_at_least
 
 RECORD = "train.json"
@@ -15,11 +18,11 @@ RECORD = "train.json"
 HOLD_OUT = 0.1
 """The part of the clips that nothing is trained on."""
 
-SAMPLING = ("--steps", "50", "--guidance", "content=2,motion=1")
-"""How the model samples where nothing else is asked for."""
+GUIDANCE = "content=2,motion=1"
+"""Guidance scales of the model where none are given."""
 
 SHOWN = 8
-"""Samples, and held-out clips, on the report."""
+"""Samples that are generated."""
 
 
 def train(
@@ -35,17 +38,17 @@ def train(
 ) -> None:
     """Train a model on your own clips: pack, train three stages, export, sample, score, and write OUT/report.html.
 
-    The same line resumes an interrupted run; with more --minutes or --steps it continues a finished one. A tenth of
-    the clips is held out for the scores. Each command is printed before it runs, and its config is in OUT, so that
-    you can run and change it yourself.
+    The same command resumes an interrupted run; with larger --minutes or --steps it trains a finished one longer. A
+    tenth of the clips is held out for the scores. Each command is printed before it runs, and its config is in OUT,
+    so you can change the config and run the command yourself.
 
     Args:
-        clips: Folder of clips (.mp4, .mov, .avi, .mkv, .webm, .gif), or of shards with the splits train and test.
+        clips: Folder of clips (.mp4, .mov, .m4v, .avi, .mkv, .webm, .gif), or of shards with the splits train and test.
         out: Folder of the run.
-        captions: Table of the clips as for `shards pack`; the model then learns from its captions.
-        classes: Learn from the classes, not the captions: those of the table, or one per subfolder of CLIPS.
-        minutes: Training time, 60 by default; packing, scores and samples take a few minutes more.
-        steps: Training steps of each stage, in place of a time.
+        captions: Table as for `shards pack`; the model is conditioned on its captions.
+        classes: Condition the model on classes, not captions: the labels of the table, or the subfolders of CLIPS.
+        minutes: Total training time, 60 by default; packing, scores and samples take a few minutes more.
+        steps: Training steps of each stage, instead of a time.
         size: Side of the square frames in pixels, a multiple of 8.
         seed: Seed for the choice of held-out clips, for training and for the samples.
     """
@@ -64,10 +67,9 @@ def train(
     run = open_run(Path(out), settings)
     pack(run)
 
-    from cmd_lightning.commands.train_configs import write_configs
     from cmd_lightning.commands.train_page import write_page
 
-    write_configs(run)
+    train_configs.write_configs(run)
     fit(run, None if steps else minutes or 60, steps)
     sample(run)
     print(write_page(run))
@@ -96,8 +98,6 @@ class Run:
 
     def call(self, *words: object) -> None:
         """Prints a command, runs it in this process, and notes how long it took."""
-        from cmd_lightning.commands.calls import call
-
         done = call(*words)
         self.note(commands=[*self.facts["commands"], done])
 
@@ -109,7 +109,7 @@ def open_run(folder: Path, settings: dict[str, Any]) -> Run:
         raise InputError(f"--out {folder}: this is a file; give a folder")
     if not path.is_file():
         if folder.is_dir() and any(folder.iterdir()):
-            raise InputError(f"--out {folder}: it holds something else than a run; give a new or empty folder")
+            raise InputError(f"--out {folder}: not empty and not a training run; give a new or empty folder")
         run = Run(folder, settings, {"commands": []})
         run.note()
         return run
@@ -117,7 +117,7 @@ def open_run(folder: Path, settings: dict[str, Any]) -> Run:
         record = json.loads(path.read_text())
         begun, facts = dict(record["settings"]), dict(record["facts"])
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"--out {folder}: its {RECORD} is not that of a run; give a new or empty folder") from error
+        raise InputError(f"--out {folder}: its {RECORD} is damaged; give a new or empty folder") from error
     if "splits" not in facts:  # the clips could not be packed: nothing is lost with other settings
         return Run(folder, settings, {"commands": []})
     for name, value in begun.items():
@@ -126,7 +126,7 @@ def open_run(folder: Path, settings: dict[str, Any]) -> Run:
             raise InputError(
                 f"`{name}` {given}: the run in {folder} was started with {value}; give that, or another --out"
             )
-    print(f"{folder}: the run continues", flush=True)
+    print(f"{folder}: resuming the run", flush=True)
     return Run(folder, settings, facts)
 
 
@@ -143,10 +143,8 @@ def pack(run: Run) -> None:
         table = ("--captions", run.settings["captions"]) if run.settings["captions"] else ()
         options = () if held_out else ("--hold-out", HOLD_OUT, "--seed", run.settings["seed"])
         run.call("shards", "pack", "--videos", clips, *table, *options, "--out", shards)
-
-    from cmd_lightning.commands.train_configs import facts_of
-
-    run.note(splits={split: folder.as_posix() for split, folder in folders.items()}, **facts_of(folders, run.settings))
+    facts = train_configs.facts_of(folders, run.settings)
+    run.note(splits={split: folder.as_posix() for split, folder in folders.items()}, **facts)
 
 
 def split_of(clips: Path, captions: str | None) -> str | None:
@@ -159,7 +157,7 @@ def split_of(clips: Path, captions: str | None) -> str | None:
     held_out = next((split for split in ("test", "val") if split in splits), None)
     if held_out is None or "train" not in splits:
         there = ", ".join(sorted(splits))
-        raise InputError(f"--captions {captions}: its splits are {there}; name them train and test, or give none")
+        raise InputError(f"--captions {captions}: splits {there}; name them train and test, or remove the column")
     return held_out
 
 
@@ -167,8 +165,6 @@ def fit(run: Run, minutes: float | None, steps: int | None) -> None:
     """Trains the stages: the autoencoder, then content and motion model side by side, or one by one on a GPU."""
     import torch
 
-    from cmd_lightning.commands import stages
-    from cmd_lightning.commands.train_configs import ROUNDS, SHARES, stage_of
     from cmd_lightning.threads import cores
 
     side_by_side = not torch.cuda.is_available() and cores() > 1
@@ -176,14 +172,15 @@ def fit(run: Run, minutes: float | None, steps: int | None) -> None:
     if steps is not None:
         trainer = {"max_steps": steps, "val_check_interval": min(200, steps), "log_every_n_steps": min(10, steps)}
         options = [word for name, value in trainer.items() for word in (f"--trainer.{name}", str(value))]
-    for names in ROUNDS:
+    for names in train_configs.ROUNDS:
         for group in [names] if side_by_side else [(name,) for name in names]:
             pending = {}
             for name in group:
                 stage, left = stage_of(run.folder, name), None
                 done = stage.trained
                 if minutes is not None:
-                    left = 60 * minutes * SHARES[name] / (1 if side_by_side or len(names) == 1 else 2) - done.seconds
+                    share = train_configs.SHARES[name] / (1 if side_by_side or len(names) == 1 else 2)
+                    left = 60 * minutes * share - done.seconds
                 started = name == "autoencoder" and stage_of(run.folder, "content").checkpoint.exists()
                 if not started and ((left or 0) > 1 if steps is None else done.steps < steps):
                     pending[stage] = left
@@ -197,8 +194,9 @@ def sample(run: Run) -> None:
     folder, seed = run.folder, run.settings["seed"]
     for name in ("model", "samples"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    checkpoints = [folder / stage / "last.ckpt" for stage in ("autoencoder", "content", "motion")]
-    run.call("export", *checkpoints, folder / "model", *SAMPLING)
+    checkpoints = [stage_of(folder, name).checkpoint for name in train_configs.STAGES]
+    sampling = ("--steps", train_configs.SAMPLING_STEPS, "--guidance", GUIDANCE)
+    run.call("export", *checkpoints, folder / "model", *sampling)
     run.call("test", "-c", folder / "cmd.yaml")
     options: tuple[object, ...] = ("--num", SHOWN)
     if run.facts["condition"] == "captions":

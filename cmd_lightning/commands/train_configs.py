@@ -1,4 +1,4 @@
-"""The configs of a `train` run: those of configs/clips64, for the clips and the hardware that there are."""
+"""The configs of a `train` run: configs/clips64, adapted to the clips and the hardware."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmd_lightning.commands.stages import Stage
 from cmd_lightning.errors import InputError
 
 if TYPE_CHECKING:
-    from cmd_lightning.commands.stages import Stage
     from cmd_lightning.commands.train import Run
 
 BASE = "clips64"
@@ -34,6 +34,7 @@ TESTED = 64
 """Held-out clips that are scored."""
 
 SAMPLING_STEPS = 50
+"""Denoising steps of content frame and motion, in the model and in its test."""
 
 GPU: dict[str, dict[str, Any]] = {
     "autoencoder": {"width": 256, "depth": 4, "heads": 8, "head_dim": 32},
@@ -48,13 +49,11 @@ MOST_WORDS = 1000
 
 def stage_of(folder: Path, name: str) -> Stage:
     """A stage of the run in `folder`."""
-    from cmd_lightning.commands.stages import Stage
-
     return Stage(name, folder / f"{name}.yaml", folder / name)
 
 
 def facts_of(splits: Mapping[str, Path], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run has to know of its clips.
+    """Facts about the clips of a run.
 
     Returns:
         "clips", how many were looked at; "condition", what videos are generated from: "captions", "classes" or
@@ -70,7 +69,7 @@ def facts_of(splits: Mapping[str, Path], settings: Mapping[str, Any]) -> dict[st
     seen, held_out = survey(str(splits["train"]), "CLIPS"), survey(str(splits["test"]), "CLIPS")
     if seen.frames < FRAMES:
         raise InputError(
-            f"CLIPS {settings['clips']}: more than a tenth have fewer than {FRAMES} frames; leave the short ones out"
+            f"CLIPS {settings['clips']}: more than a tenth have fewer than {FRAMES} frames; remove short clips"
         )
     index = read_index(str(splits["train"]))
     classes = index["classes"] or [str(number) for number in range(index["num_classes"])]

@@ -49,7 +49,7 @@ def write_page(run: Run) -> str:
         run=run,
         scores=scores,
         about=about,
-        fits=[(TITLES[name], steps, seconds / 60) for name, (steps, seconds) in trained.items()],
+        fits=[(TITLES[name], steps, round(seconds / 60, 1)) for name, (steps, seconds) in trained.items()],
         sampling=json.loads((run.folder / "model" / "model_index.json").read_text()),
         samples=samples(run),
         strips=shown(run),
@@ -74,7 +74,7 @@ def next_commands(run: Run) -> list[str]:
     again = ["cmd-lightning train", shlex.quote(settings["clips"]), *options, f"--out {shlex.quote(folder)}"]
     asked = {"captions": '--prompt "..."', "classes": "--class 0", "nothing": "--num 8"}[run.facts["condition"]]
     return [
-        " ".join([*again, "--minutes 240    # train on"]),
+        " ".join([*again, "--minutes 240    # train longer: total minutes"]),
         f"cmd-lightning generate {shlex.quote(folder + '/model')} {asked} --out {shlex.quote(folder + '/videos')}",
         f"tensorboard --logdir {shlex.quote(folder)}",
     ]

@@ -2,58 +2,30 @@
 
 from __future__ import annotations
 
-import pydoc
 import re
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
-from diffusers import ConfigMixin
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
-from lightning.pytorch.accelerators import Accelerator
-from lightning.pytorch.callbacks import Callback, LambdaCallback, ProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins import LayerSync, Precision
-from lightning.pytorch.profilers import Profiler
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch import nn, optim
 
-from cmd_lightning import callbacks, components, conditioning, diffusion, latent_space, pretrained_text, zoo
+from cmd_lightning import zoo
 from cmd_lightning.callbacks import LastCheckpoint
 from cmd_lightning.callbacks.stage_progress import StageProgress, count, stage_name
-from cmd_lightning.cli import PROGRAM
+from cmd_lightning.commands.class_paths import check_class_paths, known_classes
 from cmd_lightning.commands.config_errors import explain, place_of, raised_in
 from cmd_lightning.commands.next_steps import next_commands
 from cmd_lightning.compat import TREESPEC, NoOptionsFromCheckpoint, optional_save_dir, without_tips, worker_died
-from cmd_lightning.components import checkpoints, schedules
-from cmd_lightning.conditioning import ConditionEncoder
-from cmd_lightning.data import latents, webvid
-from cmd_lightning.diffusion import Objective
+from cmd_lightning.components import checkpoints
 from cmd_lightning.errors import InputError, reason
-from cmd_lightning.networks.contracts import Network
-from cmd_lightning.shapes import datamodule
-
-KINDS = (
-    *(LightningModule, LightningDataModule, Callback, Logger, Profiler, Accelerator, Strategy, CheckpointIO),
-    *(ClusterEnvironment, LayerSync, Precision, nn.Module, optim.Optimizer, optim.lr_scheduler.LRScheduler),
-    *(ConditionEncoder, Objective, ConfigMixin),
-)
-"""What a config may make objects of: these, their subclasses, and the classes of this project."""
-CALLERS = (LambdaCallback, optim.lr_scheduler.LambdaLR, optim.lr_scheduler.MultiplicativeLR)
-"""Of these not, but their subclasses: their own arguments are functions, of any module."""
-
-# Imported for the class names that a config may use without a module.
-NAMED = (
-    *(callbacks, components, conditioning, pretrained_text, latent_space, diffusion, schedules),
-    *(webvid, latents, datamodule, optim),
-)
+from cmd_lightning.progress import notify
 
 
 class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
@@ -187,7 +159,7 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
         if kwargs.get("ckpt_path") != "last" or last is None:
             return kwargs
         if not needed and not last.exists():
-            tell(f"--ckpt_path last: there is no {last} yet; the fit begins at step 0")
+            tell(f"--ckpt_path last: there is no {last} yet; training begins at step 0")
             return kwargs | {"ckpt_path": None}
         checkpoints.read(
             last, "--ckpt_path last", "give another checkpoint, or `fit` with this one removed to start from scratch"
@@ -207,9 +179,9 @@ class Validated(Callback):
     step: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says what is trained, and where the run is."""
+        """Reports what is trained, and the run folder."""
         weights = sum(weight.numel() for weight in pl_module.parameters() if weight.requires_grad)
-        tell(f"fit {stage_name(pl_module)}: {weights:,} weights to train, in {trainer.default_root_dir}")
+        tell(f"fit {stage_name(pl_module)}: {weights:,} trainable parameters, run folder {trainer.default_root_dir}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes it, unless only a few batches were tried before the fit."""
@@ -217,10 +189,8 @@ class Validated(Callback):
             self.step = trainer.global_step
 
 
-@rank_zero_only
-def tell(text: str) -> None:
-    """A line for the user, on standard error, of one process."""
-    print(f"{PROGRAM}: {text}", file=sys.stderr, flush=True)
+tell = rank_zero_only(notify)
+"""A line for the user from the first process alone."""
 
 
 def trainer_error(options: jsonargparse.Namespace, error: Exception) -> InputError:
@@ -235,7 +205,7 @@ def trainer_error(options: jsonargparse.Namespace, error: Exception) -> InputErr
     ]
     if not culprits and options.accelerator != "auto":
         culprits = [f"trainer.accelerator {options.accelerator}"]
-    hint = "; give cpu, or auto for what there is" if "accelerator" in str(culprits) else ""
+    hint = "; give cpu, or auto for the available hardware" if "accelerator" in str(culprits) else ""
     return InputError(f"{', '.join(culprits) or 'trainer'}: {reason(error).rstrip('!.')}{hint}")
 
 
@@ -291,39 +261,3 @@ def missing_package(error: BaseException | None) -> ModuleNotFoundError | None:
     while error is not None and not isinstance(error, ModuleNotFoundError):
         error = error.__cause__ or error.__context__
     return error
-
-
-def check_class_paths(config: Any) -> None:
-    """Looks at each `class_path` of a parsed config before any object is made.
-
-    Where a factory is asked for (network, optimizer, schedule), jsonargparse would also call a function, any that can
-    be imported, and only then find that it is no factory; where an argument may be anything, it would make an object
-    of any class, such as one that starts a process.
-    """
-    if isinstance(config, list | tuple):
-        for item in config:
-            check_class_paths(item)
-    elif isinstance(config, dict | jsonargparse.Namespace):
-        for key, value in vars(config).items() if isinstance(config, jsonargparse.Namespace) else config.items():
-            check_class_paths(value)
-            if key == "class_path" and isinstance(value, str):
-                found = pydoc.locate(value)
-                if not isinstance(found, type):
-                    raise InputError(f"class_path {value}: this is no class; give one")
-                if not issubclass(found, KINDS) and not value.startswith("cmd_lightning."):
-                    raise InputError(f"class_path {value}: a config has no place for a class of this kind")
-                if found in CALLERS:
-                    raise InputError(f"class_path {value}: calls whatever a config names; write a class of your own")
-
-
-def known_classes() -> list[type]:
-    """The classes that a config may name without a module, and the Trainer."""
-    found: list[type] = [Trainer]
-    for module in NAMED:
-        found += [value for value in vars(module).values() if isinstance(value, type)]
-    pending: list[type] = [Network]
-    while pending:
-        subclasses: list[type] = pending.pop().__subclasses__()
-        found += subclasses
-        pending += subclasses
-    return found

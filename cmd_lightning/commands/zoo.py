@@ -14,9 +14,10 @@ from cmd_lightning.errors import InputError, check_positive
 from cmd_lightning.markdown import aligned
 from cmd_lightning.zoo import Entry, entries, entry
 from cmd_lightning.zoo.card import Kind
+from cmd_lightning.zoo.discovery import own_networks
 
 TITLES: Mapping[Kind, str] = {
-    "model": "models that ship",
+    "model": "included models",
     "motion": "motion models",
     "content": "content models",
     "autoencoder": "autoencoders",
@@ -25,7 +26,7 @@ TITLES: Mapping[Kind, str] = {
 
 
 def list_(*, kind: Kind | None = None, json: str | None = None) -> None:
-    """List what is in the zoo: models that ship, and networks that plug into a component by their names.
+    """List the zoo: included models, and networks that you can give to a component by name.
 
     Args:
         kind: Kind of the entries (default: all).
@@ -49,11 +50,11 @@ def list_(*, kind: Kind | None = None, json: str | None = None) -> None:
 
 
 def show(name: str, *, json: str | None = None) -> None:
-    """Show what is known of an entry of the zoo.
+    """Show details of an entry of the zoo.
 
     Args:
-        name: Of the entry, as `zoo list` has it.
-        json: Write it, with all that its card holds, to this file; - is standard output.
+        name: Name of the entry, as in `zoo list`.
+        json: Write it, with all fields of its card, to this file; - is standard output.
 
     Raises:
         InputError: There is no entry of that name.
@@ -143,20 +144,20 @@ def rank(
     save: bool = False,
     json: str | None = None,
 ) -> None:
-    """Rank a motion model: train it on cached latents, score it, and print its row among those of the zoo.
+    """Rank a motion model: train it on cached latents, score it, and print it in the zoo's ranking.
 
-    Every model gets the same clips, in the same order and with the same noise, and the same optimiser; it is scored
-    with true content frames. Seeds train in parallel, one per core; an interrupted call resumes with the others.
+    Every model is trained with the same optimiser on the same clips and noise, in the same order, and is scored with
+    true content frames. Seeds train in parallel, one per core; the same command resumes an interrupted run.
 
     Args:
-        model: Of the zoo (MotionDiT), a class of yours as my_pkg.MyMotion, importable from the working directory too,
-            or a config as in configs/motion.
-        config: Config as in configs/motion with the arguments of the class; without it a class of yours is built with
-            its defaults, one of the zoo as its own config says.
-        name: Of the row and the card; by default that of the class.
+        model: Name in the zoo (MotionDiT), your own class (my_pkg.MyMotion, may be in the working directory), or a
+            config as in configs/motion.
+        config: Config as in configs/motion with the arguments of the class (default: the zoo's config, or the
+            defaults of your class).
+        name: Name of the row and the card; by default that of the class.
         seeds: How many times to train, at most 10.
-        samples: Training samples of a seed, by default those of the leaderboard; with others there is no comparison.
-        out: Folder of the cached clips and of what is kept of each seed.
+        samples: Training samples per seed, by default those of the leaderboard; others cannot be compared with it.
+        out: Folder for cached latents and the result of each seed.
         save: Write the result into the card, zoo/cards/NAME.yaml.
         json: Write the result to this file; - is standard output, with nothing else on it.
 
@@ -169,7 +170,7 @@ def rank(
         if path is not None and not Path(path).is_file():
             raise InputError(f"{'MODEL' if path == model else '--config'} {path}: there is no such file")
     if model.isidentifier() and (kind := entry(model).kind) != "motion":
-        raise InputError(f"MODEL {model}: it is no motion model ({kind}); see `cmd-lightning zoo list`")
+        raise InputError(f"MODEL {model}: this is not a motion model ({kind}); see `cmd-lightning zoo list`")
     from cmd_lightning.ranking import leaderboard
     from cmd_lightning.ranking.candidate import candidate
     from cmd_lightning.ranking.protocol import Protocol
@@ -181,7 +182,7 @@ def rank(
             raise InputError(f"--samples {samples}: the leaderboard is of {protocol.samples}; leave it out, or --save")
         protocol = replace(protocol, samples=samples)
     found = candidate(model, config, name)
-    own = next((one for one in entries("motion") if one.name == found.name), None)
+    own = next((one for one in own_networks("motion") if one.name == found.name), None)
     if save and (own is None or found != candidate(own.name)):
         raise InputError(
             f"--save: cards are of the zoo's motion models as configs/motion has them, and {found.name} is none of "

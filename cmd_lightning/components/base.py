@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -28,6 +27,7 @@ from cmd_lightning.errors import InputError, reason
 from cmd_lightning.latent_space import LatentSpace, Pixels, shape_text
 from cmd_lightning.networks.classes import describe
 from cmd_lightning.networks.compiling import compile_network
+from cmd_lightning.progress import notify
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 ScheduleFactory = Callable[[Optimizer], LRScheduler]
@@ -81,14 +81,14 @@ class Component(FrozenParts):
     ) -> Self:
         """The component of a checkpoint that `fit` wrote, with averaged weights where there are some.
 
-        Checkpoints describe themselves, so no argument is needed; no code in them runs.
+        Checkpoints contain all arguments, so none is needed; no code from the checkpoint is run.
 
         Args:
             checkpoint_path: The checkpoint.
             map_location: Device to move the component to.
             hparams_file: Not used; as for `strict` and `weights_only`, Lightning's method has it.
             strict: Not used: all weights must be there.
-            weights_only: Not used: checkpoints are always read so.
+            weights_only: Not used: checkpoints are always loaded with weights only.
             **kwargs: Arguments of the component in place of those that it was trained with. The optimiser and its
                 schedule are not recorded: the defaults, or these.
 
@@ -240,7 +240,7 @@ class Component(FrozenParts):
             configs = self.trainer.lr_scheduler_configs
             schedules = [made.scheduler for made in configs if made.scheduler.optimizer is optimizer]
             for change in apply_changes(optimizer, wanted, schedules):
-                rank_zero_only(print)(f"cmd-lightning: {change}", file=sys.stderr)
+                rank_zero_only(notify)(change)
 
     def normal(self, batch: dict[str, Any], name: str) -> Callable[[tuple[int, ...]], Tensor]:
         """From the shape of one sample to standard normal values for a batch, the samples' own under this name."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.utils import logging
 from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError
@@ -117,10 +118,15 @@ def stage_of_model(model: str | Path, stage: str, option: str) -> Stage:
     """A stage of a model folder or of a model of the zoo."""
     names = PARTS[stage]
     others = {part for name, parts in PARTS.items() for part in parts.values() if name not in ("autoencoder", stage)}
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # of reading the parts, which takes a moment
     try:
         pipeline = CMDPipeline.from_pretrained(model, **dict.fromkeys(others))
     except InputError as error:
         raise InputError(f"{option} {model}: {error}") from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     parts: dict[str, Any] = {name: getattr(pipeline, part) for name, part in names.items()}
     if "condition_encoder" in parts:
         parts["condition_encoder"] = pipeline.encoders[stage]  # type: ignore[index]  # one of the two

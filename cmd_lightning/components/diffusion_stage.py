@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Adam
 
 from cmd_lightning.components.base import Component, OptimizerFactory
 from cmd_lightning.components.batches import field_of
 from cmd_lightning.components.checkpoints import CARRIED, KEY, Stage, load_stage
+from cmd_lightning.components.condition_data import count_classes, stored_condition, warn_of_captions
+from cmd_lightning.components.latent_cache import LatentCache
 from cmd_lightning.conditioning import ClassEncoder, ConditionEncoder, replace_condition, values_of
 from cmd_lightning.diffusion import Diffusion, Objective
-from cmd_lightning.diffusion.objectives import objective_of
+from cmd_lightning.diffusion.objectives import objective_of, recorded
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import AutoencoderNetwork, Condition, LatentSpec
 from cmd_lightning.networks.classes import describe
@@ -54,9 +55,9 @@ class DiffusionStage(Component):
         objective: What is predicted and how it is weighted; the paper's noise prediction by default.
         cache_latents: Keep the latents of every training clip in memory, in half precision by its key, so that later
             epochs encode nothing; for data that fit, and that are the same in every epoch: no random crop or start.
-        noise_floor: Standard deviation of noise that belongs to the latents to learn, in the autoencoder's units: what
-            its decoder was trained with (see `LatentRegulariser`), so that samples have it too (Unified Latents, arXiv
-            2602.17270); 0 for none.
+        noise_floor: Standard deviation of noise added to the latents to learn, in the autoencoder's units: the noise
+            that its decoder was trained with (see `LatentRegulariser`), so that samples have it too (Unified Latents,
+            arXiv 2602.17270); 0 for none.
         optimizer: Makes the optimiser from the trainable weights; by default the paper's.
         **kwargs: As for `Component`.
 
@@ -91,7 +92,7 @@ class DiffusionStage(Component):
             raise InputError(f"model.noise_floor {noise_floor}: give a standard deviation of 0 or more")
         self.noise_floor = noise_floor
         self._captions_reported = False
-        self._cache: dict[str, tuple[Tensor, ...]] | None = {} if cache_latents else None
+        self._cache = LatentCache() if cache_latents else None
         if condition is not None and condition.frozen:
             self.keep_frozen(condition_encoder=condition)
         else:
@@ -134,9 +135,12 @@ class DiffusionStage(Component):
     def arguments(self) -> dict[str, Any]:
         """What `load_from_checkpoint` needs beside the parts; the path of an autoencoder that came from a file."""
         path = {} if self.autoencoder_path is None else {"autoencoder": self.autoencoder_path}
-        objective = {"name": type(self.objective).__name__, "gamma": getattr(self.objective, "min_snr_gamma", None)}
-        kept = {"condition_dropout": self.condition_dropout, "cache_latents": self._cache is not None}
-        return path | kept | {"objective": objective}
+        return path | {
+            "condition_dropout": self.condition_dropout,
+            "objective": recorded(self.objective),
+            "cache_latents": self._cache is not None,
+            "noise_floor": self.noise_floor,
+        }
 
     def adopt(self, stage: Stage, source: str) -> None:
         super().adopt(stage, source)
@@ -156,10 +160,11 @@ class DiffusionStage(Component):
         super().setup(stage)
         encoder = self.condition_encoder
         if isinstance(encoder, ClassEncoder) and encoder.num_classes is None:
-            encoder.set_classes(self.count_classes())
+            datamodule = self.trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
+            encoder.set_classes(count_classes(datamodule, self.stage))
 
     def on_fit_start(self) -> None:
-        """Looks at some captions of the training data, where the DataModule offers them without reading clips."""
+        """Checks some captions of the training data, if the DataModule can give them without reading clips."""
         super().on_fit_start()
         captions = getattr(self.trainer.datamodule, "captions", None)  # type: ignore[attr-defined]  # set by Lightning
         if self.condition_encoder is not None and self.condition_encoder.field == "caption" and captions:
@@ -169,40 +174,19 @@ class DiffusionStage(Component):
                     f"data: none of {len(some)} clips has a caption, which the {self.stage} stage is conditioned on; "
                     "pack them with captions, or give model.condition null"
                 )
-            self.report_captions(some, "the training clips looked at")
+            self.report_captions(some, "checked training clips")
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Looks at the captions of the first batch, where `on_fit_start` could not look at any."""
+        """Checks the captions of the first batch, if `on_fit_start` could not check any."""
         super().on_train_batch_start(batch, batch_idx)
         if not self._captions_reported and isinstance(batch.get("caption"), list | tuple):
-            self.report_captions(batch["caption"], "the captions of the first batch")
+            self.report_captions(batch["caption"], "clips of the first batch")
 
     def report_captions(self, captions: Sequence[str], of: str) -> None:
-        """Warns of empty captions and of those that the text encoder cuts."""
+        """Warns of captions that say less to the encoder than they should, once."""
         self._captions_reported, encoder = True, self.condition_encoder
-        if encoder is None or encoder.field != "caption":
-            return
-        empty, cut = sum(not caption for caption in captions), sum(bool(encoder.cut(caption)) for caption in captions)
-        if empty:
-            rank_zero_warn(f"{empty} of {len(captions)} of {of} have no caption.")
-        if cut:
-            rank_zero_warn(
-                f"{cut} of {len(captions)} of {of} have a caption longer than the {encoder.context_length} tokens that "
-                f"the {self.stage} stage's text encoder reads; their ends are not used."
-            )
-
-    def count_classes(self) -> int:
-        """The number of classes that the DataModule knows; `InputError` where it knows none."""
-        count = getattr(self.trainer.datamodule, "num_classes", None)  # type: ignore[attr-defined]  # set by Lightning
-        if count is None:
-            raise InputError("model.condition.num_classes: this data does not tell how many classes it has; give it")
-        if not (number := count()):
-            raise InputError(
-                f"data: the index of the shards knows no classes, which the {self.stage} stage is conditioned on; run "
-                "`shards check` on them, or pack clips with class folders or a column label; or give model.condition "
-                "null, or a text encoder"
-            )
-        return number
+        if encoder is not None and encoder.field == "caption":
+            warn_of_captions(captions, of, encoder, self.stage)
 
     @abstractmethod
     def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:
@@ -263,21 +247,15 @@ class DiffusionStage(Component):
         return content, self.autoencoder.normalize_motion(motion)
 
     def training_latents(self, batch: dict[str, Any]) -> CleanLatents:
-        """`clean_latents`, from the cache where it holds all of the batch."""
+        """`clean_latents`, by way of the cache if there is one."""
         if self._cache is None:
             return self.clean_latents(batch)
         if not self.has_keys:
             raise InputError(
                 "model.cache_latents true: batches have no `key` to keep latents by; add it, or give false"
             )
-        if not all(key in self._cache for key in batch["key"]):
-            latents = [latent.half().cpu() for latent in self.clean_latents(batch) if latent is not None]
-            if not all(latent.isfinite().all() for latent in latents):
-                return self.clean_latents(batch)  # a fault of this step, which must not come again in every epoch
-            self._cache.update(zip(batch["key"], zip(*latents, strict=True), strict=True))
-        # What is kept is also what is used at first, so that a resumed run sees the same values.
-        kept = zip(*(self._cache[key] for key in batch["key"]), strict=True)
-        return CleanLatents(*(torch.stack(clips).to(self.device, self.dtype) for clips in kept))
+        latents = self._cache.latents(batch["key"], lambda: self.clean_latents(batch))
+        return CleanLatents(*(latent.to(self.device, self.dtype) for latent in latents))
 
     def condition(self, batch: dict[str, Any]) -> Condition | None:
         """The condition of a batch, without dropout; read from the shards that hold it, if its encoder is frozen."""
@@ -286,13 +264,8 @@ class DiffusionStage(Component):
             return None
         if not encoder.frozen or not batch.get("text"):
             return encoder(field_of(batch, encoder.field, self.stage))
-        if (stored := batch["text"].get(encoder.fingerprint)) is None:
-            raise InputError(
-                f"data: these latents come with text of other encoders ({', '.join(batch['text'])}) than the "
-                f"{self.stage} stage's ({encoder.fingerprint}); encode them again with its `text`, or with none"
-            )
-        pooled, tokens = (stored[name].to(self.device, self.dtype) for name in ("pooled", "tokens"))
-        return Condition(pooled, tokens, stored["mask"].to(self.device))
+        stored = stored_condition(batch["text"], encoder, self.stage)
+        return stored.map(lambda x: x.to(self.device, self.dtype if x.is_floating_point() else None))
 
     def values(self, batch: dict[str, Any]) -> list[str] | list[int] | int:
         """What the samples of a batch are generated from."""

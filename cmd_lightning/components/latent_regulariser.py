@@ -16,7 +16,7 @@ Draw = Callable[[str, tuple[int, ...]], Tensor]
 
 
 class LatentRegulariser:
-    """Disturbs the latents between encoder and decoder, and compares scales; all is off by default.
+    """Adds noise and masks to the latents between encoder and decoder, and a loss across scales; all off by default.
 
     Args:
         content_noise: Standard deviation of noise on the content frame before it is decoded, fixed as in Unified

@@ -23,8 +23,8 @@ class MotionDiffusion(DiffusionStage):
         network: Makes the motion model from the latents' shapes and the number of condition channels.
         autoencoder: Checkpoint of the autoencoder stage, a model (zoo name or exported folder) that has one, or the
             trained network itself.
-        content_noise: Largest standard deviation of noise that training adds to the content frame, so that the motion
-            model bears the errors of generated ones (Ho et al., arXiv 2106.15282); each sample draws its own, from 0.
+        content_noise: Largest standard deviation of the noise that training adds to the content frame, so that the
+            motion model tolerates errors of generated frames (Ho et al., arXiv 2106.15282); sampled per clip, from 0.
         **kwargs: As for `DiffusionStage`.
 
     Raises:

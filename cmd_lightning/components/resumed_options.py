@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 APPLIED = ("weight_decay", "betas", "eps", "momentum", "dampening", "nesterov", "alpha", "rho")
-"""Besides the learning rate: what an optimiser reads anew in each step, and its state does not depend on."""
+"""Besides the learning rate: what an optimiser reads in each step, and its state does not depend on."""
 
 HOW = ("params", "foreach", "fused", "capturable", "differentiable")
 """How an optimiser computes, not what."""
@@ -49,9 +49,9 @@ def apply_changes(
             elif name in APPLIED:
                 group[name] = now[name]
             else:
-                told.append(f"{change}, which stays; start a new run to change it")
+                told.append(f"{change}, which is kept; start a new run to change it")
                 continue
-            told.append(f"{change}; the new value holds from here on")
+            told.append(f"{change}; the new value is used from here on")
     return sorted(set(told))
 
 

@@ -24,9 +24,9 @@ class Objective(ABC):
     Timesteps run from 0 (clean) to `num_train_timesteps` (noise), `(B,)`.
 
     Attributes:
-        logit_normal: Mean and standard deviation of a normal distribution whose sigmoid is the share of the schedule at
-            which training looks (Esser et al., arXiv 2403.03206); None for a uniform one. (0, 1) looks most at the
-            middle.
+        logit_normal: Mean and standard deviation of a normal distribution whose sigmoid is the position in the schedule
+            that training samples (Esser et al., arXiv 2403.03206); None for uniform positions. (0, 1) samples the
+            middle most often.
     """
 
     num_train_timesteps: int
@@ -79,8 +79,8 @@ class Diffusion(Objective):
         clip_sample: Whether sampling clips the predicted clean sample to [-1, 1]; for pixels, not for latents.
         rescale_betas_zero_snr: Whether the last timestep is pure noise, as some v-prediction models were trained.
         min_snr_gamma: Bound of min-SNR weighting (5 is usual), or None for equal weights.
-        velocity_loss: Whether the error is weighted as that of the velocity that follows from the prediction, whatever
-            is predicted; with prediction "sample" this is x-prediction with v-loss (arXiv 2511.13720).
+        velocity_loss: Whether the loss is the error of the velocity computed from the prediction, for any type of
+            prediction; with prediction "sample" this is x-prediction with v-loss (arXiv 2511.13720).
         logit_normal: Mean and standard deviation, as for `Objective`.
     """
 
@@ -99,7 +99,7 @@ class Diffusion(Objective):
     ) -> None:
         if velocity_loss and min_snr_gamma is not None:
             raise InputError(
-                "objective.velocity_loss true, objective.min_snr_gamma: each is a weighting of its own; give one"
+                "objective.velocity_loss true, objective.min_snr_gamma: both set the weights of the loss; give only one"
             )
         if rescale_betas_zero_snr and prediction == "epsilon":
             raise InputError(
@@ -200,22 +200,37 @@ class FlowMatching(Objective):
         return noise - clean
 
 
-def objective_of(scheduler: SchedulerMixin, name: str = "Diffusion", gamma: float | None = None) -> Objective:
+def recorded(objective: Objective) -> dict[str, Any]:
+    """What `objective_of` needs besides the scheduler, as plain data."""
+    options = {"gamma": getattr(objective, "min_snr_gamma", None), "logit_normal": objective.logit_normal}
+    return {"name": type(objective).__name__, "velocity_loss": getattr(objective, "velocity_loss", False)} | options
+
+
+def objective_of(
+    scheduler: SchedulerMixin,
+    name: str = "Diffusion",
+    gamma: float | None = None,
+    velocity_loss: bool = False,
+    logit_normal: tuple[float, float] | None = None,
+) -> Objective:
     """The objective that a model was trained with.
 
     Args:
         scheduler: Its `scheduler()`.
         name: Its class.
         gamma: Its `min_snr_gamma`.
+        velocity_loss: Its `velocity_loss`.
+        logit_normal: Its `logit_normal`.
 
     Raises:
         InputError: It is of a class of the user's own.
     """
     config: dict[str, Any] = dict(scheduler.config)  # type: ignore[attr-defined]  # all schedulers have it
     if name == "FlowMatching":
-        return FlowMatching(config["shift"], config["num_train_timesteps"])
+        return FlowMatching(config["shift"], config["num_train_timesteps"], logit_normal)
     if name != "Diffusion":
-        raise InputError(f"objective {name}: a checkpoint does not say how to build it; build the component with it")
+        raise InputError(f"objective {name}: checkpoints do not store custom objectives; build the component in code")
     names = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps", "clip_sample", "rescale_betas_zero_snr")
     same = {option: config[option] for option in names}
-    return Diffusion(prediction=config["prediction_type"], min_snr_gamma=gamma, **same)
+    weighting: dict[str, Any] = {"min_snr_gamma": gamma, "velocity_loss": velocity_loss, "logit_normal": logit_normal}
+    return Diffusion(prediction=config["prediction_type"], **weighting, **same)

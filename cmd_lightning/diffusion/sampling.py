@@ -101,8 +101,8 @@ def autoguided(denoiser: Denoiser, weak: Denoiser, scale: float) -> Denoiser:
     """A denoiser guided by a worse version of itself (Karras et al., arXiv 2406.02507).
 
     Its prediction is `weak + scale * (own - weak)`, both under the same condition. The worse version is an earlier
-    checkpoint or a smaller network, trained on the same data. At scale 1 it is never called. Unlike `guided`, which may
-    come on top, it raises quality without narrowing the variety.
+    checkpoint or a smaller network, trained on the same data. At scale 1 it is never called. It can be combined
+    with `guided`; unlike `guided`, it improves quality without reducing diversity.
     """
     if scale == 1:
         return denoiser

@@ -16,7 +16,7 @@ from torchmetrics.utilities import rank_zero_warn
 from cmd_lightning import compat
 from cmd_lightning.errors import InputError, reason
 from cmd_lightning.metrics.inputs import check_rgb, covering, unit_range
-from cmd_lightning.metrics.precision import Frozen, KeepsPrecision, single_precision
+from cmd_lightning.metrics.precision import Frozen, KeepsPrecision, float32_weights, single_precision
 from cmd_lightning.metrics.torchscript import UNTRUSTED, is_torchscript, load_torchscript
 from cmd_lightning.provenance import sha256
 
@@ -26,7 +26,7 @@ Resize = Literal["crop", "stretch"]
 Tokenizer = Callable[[list[str]], Tensor]
 
 NOT_AT_HAND = (
-    "weights of {} are neither in the local cache nor to be downloaded ({}); open them once where there is a network, "
+    "weights of {} are not in the local cache and cannot be downloaded ({}); load them once with network access, "
     "or give pretrained= a file"
 )
 
@@ -180,6 +180,7 @@ def normalised(visual: Any, pictures: Tensor, resize: Resize = "crop") -> Tensor
     return (pictures - mean) / std
 
 
+@float32_weights()
 def open_clip_model(
     model: str, pretrained: str | Path, trust_torchscript: bool = False
 ) -> tuple[nn.Module, Tokenizer, dict[str, Any]]:

@@ -20,7 +20,7 @@ REAL = "_of_real_frames"
 
 
 class ContentNaturalness(Metric):
-    """Four measures of content frames next to those of real frames; alike means that an image model can learn them.
+    """Four statistics of content frames and of real frames; similar values mean that an image model can learn them.
 
     `compute` returns, for the content frames and with the suffix `_of_real_frames` for the real ones:
 
@@ -29,8 +29,8 @@ class ContentNaturalness(Metric):
     - `local_correlation`: correlation of neighbouring pixels, right and below; 0 for white noise.
     - `total_variation`: mean absolute difference of neighbouring pixels, in the value range [0, 1].
     - `denoising_error`: expected mean squared error of the best linear denoiser of 8 × 8 patches of the *real* frames
-      (a Wiener filter, in closed form) under Gaussian noise, over the variance of that noise. A content frame whose
-      patches real frames do not have is repaired wrongly.
+      (a Wiener filter, in closed form) under Gaussian noise, over the variance of that noise. The error is
+      larger for patches that do not occur in real frames.
 
     A halftone, in which neighbouring pixels come from different frames, raises all but the correlation.
 

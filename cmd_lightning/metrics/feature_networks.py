@@ -11,12 +11,13 @@ from torch import nn
 from cmd_lightning.errors import InputError
 from cmd_lightning.metric_names import ALIASES, is_importable, takes_preset
 from cmd_lightning.metrics.i3d_weights import open_i3d
-from cmd_lightning.metrics.precision import Frozen
+from cmd_lightning.metrics.precision import Frozen, float32_weights
 from cmd_lightning.metrics.preparation import Preparation, Prepared
 
 Part = TypeVar("Part")
 
 
+@float32_weights()
 def open_feature(
     feature: nn.Module | str | Path, preset: str | Preparation | None = None, trust_torchscript: bool = False
 ) -> nn.Module:

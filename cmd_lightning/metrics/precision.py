@@ -28,6 +28,17 @@ def single_precision(device: torch.device) -> Iterator[None]:
             unit.fp32_precision = precision
 
 
+@contextmanager
+def float32_weights() -> Iterator[None]:
+    """Within it networks are built in float32, whatever torch's default type is."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 class OwnPrecision(KeepsPrecision, nn.ModuleDict):
     """Modules by name that move with the module around them, and are not cast with it."""
 

@@ -1,13 +1,7 @@
 """The contracts of the parts and the building blocks that the framework owns."""
 
-from cmd_lightning.networks.contracts import (
-    AutoencoderNetwork,
-    Condition,
-    ContentModel,
-    LatentSpec,
-    MotionModel,
-    Network,
-    VideoDenoiser,
-)
+from cmd_lightning.networks.contracts import AutoencoderNetwork, ContentModel, MotionModel, VideoDenoiser
+from cmd_lightning.networks.latents import Condition, LatentSpec
+from cmd_lightning.networks.network import Network
 
 __all__ = ["AutoencoderNetwork", "Condition", "ContentModel", "LatentSpec", "MotionModel", "Network", "VideoDenoiser"]

@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from cmd_lightning.compat import REPEATED
 from cmd_lightning.errors import InputError, reason
-from cmd_lightning.networks.contracts import AutoencoderNetwork, Network
+from cmd_lightning.networks.contracts import AutoencoderNetwork
+from cmd_lightning.networks.network import Network
 
 
 def compile_network(network: nn.Module, options: bool | dict[str, Any], by_block: bool = False) -> None:

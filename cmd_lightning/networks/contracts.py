@@ -1,4 +1,4 @@
-"""What a network must offer to plug into a component, and how it remembers how it was built.
+"""What a network must offer to plug into a component.
 
 Axes are `(B, C, T, H, W)` everywhere. A motion latent is `(B, D, T, S)`: D channels for each of the S motion
 slots of each of the T frames. Nothing outside an autoencoder knows what a slot is.
@@ -6,171 +6,16 @@ slots of each of the T frames. Nothing outside an autoencoder knows what a slot 
 
 from __future__ import annotations
 
-import functools
 import inspect
-import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
-from diffusers.models.modeling_utils import ModelMixin
-from torch import Tensor, nn
+from torch import Tensor
 
-from cmd_lightning import compat
-from cmd_lightning.errors import InputError
-
-
-@dataclass(frozen=True)
-class LatentSpec:
-    """The shapes that an autoencoder gives one video; content and motion models are built from it.
-
-    Args:
-        content: Shape `(C, H, W)` of the content frame.
-        motion: Shape `(D, T, S)` of the motion latent: channels, frames, motion slots per frame.
-        slots: One coordinate tuple for each of the S slots; the first coordinate is the kind of the slot, the others
-            are positions in [0, 1] of the content frame. Kind 0 is a row, `(0, y)`; 1 a column, `(1, x)`; 2 a cell of a
-            grid, `(2, y, x)`; any other kind is about the whole frame, and its positions mean what they will.
-    """
-
-    content: tuple[int, int, int]
-    motion: tuple[int, int, int]
-    slots: tuple[tuple[float, ...], ...]
-
-    def __post_init__(self) -> None:
-        if len(self.slots) != self.motion[2]:
-            raise InputError(f"LatentSpec: {len(self.slots)} slot coordinates for {self.motion[2]} motion slots")
-
-    def to_dict(self) -> dict[str, Any]:
-        """This spec as plain data, for a config file."""
-        return asdict(self)
-
-    @classmethod
-    def of(cls, value: LatentSpec | dict[str, Any]) -> LatentSpec:
-        """A spec from itself or from the plain data of `to_dict`, lists or tuples."""
-        if isinstance(value, LatentSpec):
-            return value
-        slots = tuple(tuple(slot) for slot in value["slots"])
-        return cls(tuple(value["content"]), tuple(value["motion"]), slots)
-
-    @property
-    def packed(self) -> tuple[int, int]:
-        """The shape `(C, H * W + T * S)` of the packed latents of one video."""
-        return self.content[0], math.prod(self.content[1:]) + math.prod(self.motion[1:])
-
-    @staticmethod
-    def pack(content: Tensor, motion: Tensor) -> Tensor:
-        """Content frames `(B, C, H, W)` and motion latents `(B, C, T, S)` as one, `(B, C, H * W + T * S)`."""
-        return torch.cat([content.flatten(2), motion.flatten(2)], dim=2)
-
-    def unpack(self, planes: Tensor) -> tuple[Tensor, Tensor]:
-        """Undoes `pack`."""
-        points = math.prod(self.content[1:])
-        content, motion = planes.split([points, planes.shape[2] - points], dim=2)
-        return content.unflatten(2, self.content[1:]), motion.unflatten(2, self.motion[1:])
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What a sample is generated from, encoded; the null condition has the same shapes.
-
-    Args:
-        pooled: `(B, K)`.
-        tokens: `(B, L, K)`, or None where there is only a pooled vector.
-        mask: `(B, L)` bool, True for real tokens, or None where all are.
-    """
-
-    pooled: Tensor
-    tokens: Tensor | None = None
-    mask: Tensor | None = None
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> Condition:
-        """A condition with `function` applied to every tensor that is there."""
-        return Condition(**{name: function(x) for name, x in vars(self).items() if x is not None})
-
-    def combine(self, other: Condition, function: Callable[[Tensor, Tensor], Tensor]) -> Condition:
-        """A condition with `function(mine, other's)` for every tensor that is there."""
-        mine = {name: x for name, x in vars(self).items() if x is not None}
-        return Condition(**{name: function(x, getattr(other, name)) for name, x in mine.items()})
-
-    def sequence(self) -> Tensor:
-        """The tokens, or the pooled vector as the only one, `(B, L, K)`."""
-        return self.pooled[:, None] if self.tokens is None else self.tokens
-
-
-class Recorded:
-    """Records the arguments of its constructor in diffusers' config; comes before `ConfigMixin` among the bases."""
-
-    config_name: Any = "config.json"
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "__init__" in vars(cls):
-            cls.__init__ = _recorded(cls.__init__)  # type: ignore[method-assign]  # wrapped for every subclass
-
-
-class Network(Recorded, ModelMixin, ConfigMixin):
-    """A network that records its constructor's arguments, so that checkpoints and folders describe themselves.
-
-    A subclass writes a plain `__init__`; its arguments (plain data, or a `LatentSpec`) land in `self.config` and
-    `save_pretrained` / `from_pretrained` work as for any diffusers model. A network that offers gradient
-    checkpointing sets `_supports_gradient_checkpointing` and calls `self.run_block(block, ...)`; `_repeated_blocks`
-    names the classes of the blocks that are compiled and sharded one by one.
-    """
-
-    gradient_checkpointing = False
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As for any diffusers model: all of it has the `torch_dtype`, and torch's default type is left alone."""
-        before = torch.get_default_dtype()
-        try:
-            opened = super().from_pretrained(*args, **kwargs)
-        finally:
-            torch.set_default_dtype(before)  # diffusers leaves its own there after an error
-        dtype = kwargs.get("torch_dtype", kwargs.get("dtype"))
-        if isinstance(dtype, torch.dtype) and "quantization_config" not in kwargs:
-            nn.Module.to(opened[0] if isinstance(opened, tuple) else opened, dtype)  # tables that are made in float32
-        return opened
-
-    def __call__(self, *inputs: Any, return_dict: bool | None = None, **named: Any) -> Any:
-        """The output of `forward`.
-
-        With `return_dict` as networks of diffusers give it: in an object with a `sample` for True, in a tuple for
-        False.
-        """
-        sample = super().__call__(*inputs, **named)
-        if return_dict is None:
-            return sample
-        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
-
-    def run_block(self, block: nn.Module, *inputs: Any) -> Any:
-        """`block(*inputs)`, with its activations recomputed in the backward pass where that is switched on."""
-        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            return compat.run_checkpointed(self, block, *inputs)
-        return block(*inputs)
-
-
-def _recorded(init: Callable[..., None]) -> Callable[..., None]:
-    """`init`, with its arguments written to the config, and a `latent_spec` given as plain data made one."""
-    names = list(inspect.signature(init).parameters)[1:]
-
-    def build(self: Recorded, *args: Any, **kwargs: Any) -> None:
-        given = dict(zip(names, args, strict=False)) | kwargs
-        if "latent_spec" in given:
-            given["latent_spec"] = LatentSpec.of(given["latent_spec"])
-        init(self, **given)
-
-    recording = register_to_config(functools.wraps(init)(build))
-
-    @functools.wraps(init)
-    def wrapper(self: Recorded, *args: Any, **kwargs: Any) -> None:
-        (build if compat.is_recorded(self) else recording)(self, *args, **kwargs)
-
-    return wrapper
+from cmd_lightning.networks.latents import Condition, LatentSpec
+from cmd_lightning.networks.network import Network
 
 
 class AutoencoderNetwork(Network):
@@ -198,14 +43,14 @@ class AutoencoderNetwork(Network):
 
     @property
     def content_source(self) -> str | None:
-        """What the content frame is if no weight has a say in it, such as "first frame"; None where weights do.
+        """The name of a content frame that depends on no weights, such as "first frame"; None if it depends on weights.
 
         A content model trained on such frames fits every autoencoder with the same source.
         """
         return None
 
     def encode_content(self, video: Tensor) -> Tensor:
-        """The content frame of `encode` alone, which some networks have for less."""
+        """The content frame of `encode`; some networks compute it alone at lower cost."""
         return self.encode(video)[0]
 
     @abstractmethod

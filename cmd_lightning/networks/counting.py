@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from cmd_lightning.networks.contracts import Condition
+from cmd_lightning.networks.latents import Condition
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmd_lightning.networks.attention import Attention
-from cmd_lightning.networks.contracts import Condition, Network
 from cmd_lightning.networks.embeddings import TimestepEmbedding, coordinates_embedding, embedded, grid_coordinates
+from cmd_lightning.networks.latents import Condition
+from cmd_lightning.networks.network import Network
 from cmd_lightning.networks.unet import zero
 
 
@@ -53,7 +54,7 @@ class DiT(Network):
         mlp_ratio: Hidden channels of the perceptrons over `width`.
         mixing: Makes what mixes the tokens in a block, from its number; attention of each to all by default.
         long_skips: Whether the blocks of the second half also see the tokens of the first half, last in first out
-            (U-ViT, arXiv 2209.12152); they start without effect.
+            (U-ViT, arXiv 2209.12152); initialised to have no effect.
     """
 
     _supports_gradient_checkpointing = True

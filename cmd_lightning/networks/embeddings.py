@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.networks.contracts import Condition
+from cmd_lightning.networks.latents import Condition
 
 
 def sinusoid_angles(position: Tensor, number: int) -> Tensor:

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmd_lightning.networks.contracts import Condition, LatentSpec, MotionModel
+from cmd_lightning.networks.contracts import MotionModel
 from cmd_lightning.networks.dit import DiT, pad_to_multiple, unpatchify
 from cmd_lightning.networks.embeddings import coordinates_embedding
+from cmd_lightning.networks.latents import Condition, LatentSpec
 
 
 def slot_embedding(latent_spec: LatentSpec, width: int) -> Tensor:

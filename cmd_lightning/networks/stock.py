@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError, reason
 from cmd_lightning.networks.classes import plain
-from cmd_lightning.networks.contracts import Condition, ContentModel, Network
+from cmd_lightning.networks.contracts import ContentModel
+from cmd_lightning.networks.latents import Condition
+from cmd_lightning.networks.network import Network
 from cmd_lightning.pretrained import Repository
 
 

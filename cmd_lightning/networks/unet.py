@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError, check_positive
-from cmd_lightning.networks.contracts import Network
 from cmd_lightning.networks.embeddings import TimestepEmbedding
+from cmd_lightning.networks.network import Network
 
 
 class ResBlock(nn.Module):
@@ -62,7 +62,7 @@ class UNet(Network):
         channels: Channels of the pictures, in and out.
         width: Channels of the first level.
         multipliers: Channels of each level over `width`; each level halves the resolution of the one before.
-        layers: Residual blocks a level on the way down, and one more on the way up.
+        layers: Residual blocks per level of the encoder; the decoder has one more.
         heads: Attention heads of the mixing blocks.
         attends: Whether a level has mixing blocks, from its number; in the middle, after the last level, the number is
             that of levels.

@@ -15,8 +15,8 @@ import torch
 
 from cmd_lightning.errors import InputError, nearest, reason
 from cmd_lightning.networks import Condition, LatentSpec, MotionModel
-from cmd_lightning.zoo import entries, entry
-from cmd_lightning.zoo.discovery import ROOM, motion_configs, network_of
+from cmd_lightning.zoo import entry
+from cmd_lightning.zoo.discovery import ROOM, motion_configs, network_of, own_networks
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def candidate(model: str, config: str | None = None, name: str | None = None) ->
         InputError: There is no such model, it is not a motion model, the config is missing or of another model, or the
             name is invalid or that of another model of the zoo.
     """
-    zoo = {entry.name: entry.module for entry in entries("motion")}
+    zoo = {entry.name: entry.module for entry in own_networks("motion")}
     if Path(model).suffix in (".yaml", ".yml"):
         if config:
             raise InputError(f"config {config}: model {model} is a config already; give one of them")
@@ -143,7 +143,7 @@ def class_of(path: str) -> type[MotionModel]:
     if not module:
         found = entry(path)
         if found.kind != "motion":
-            raise InputError(f"model {path}: it is no motion model ({found.kind}); see `cmd-lightning zoo list`")
+            raise InputError(f"model {path}: this is not a motion model ({found.kind}); see `cmd-lightning zoo list`")
         return found.load()
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

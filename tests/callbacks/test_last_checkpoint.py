@@ -182,7 +182,7 @@ def test_the_checkpoint_of_another_run_is_kept_and_reported(fit, tmp_path, capsy
     assert reports(capsys) == []
     assert fit("run", max_steps=2) == last == folder / "last.ckpt"
     [warned, told] = reports(capsys)
-    assert f"{last} is of another run" in warned and "--ckpt_path last" in warned
+    assert f"{last} of another run will be renamed" in warned and "--ckpt_path last" in warned
     assert told.endswith(f"{last} of another run is kept as {folder / 'last-1.ckpt'}")
     (folder / "last-2.ckpt").write_text("the user's own")
     fit("run", max_steps=3)

@@ -140,7 +140,7 @@ def test_pairs_in_order_of_their_names(sets, evaluate, tmp_path):
     first = evaluate(**options, num=3, choose="first")[0]["value"]
     assert first == pytest.approx((10 * torch.log10(255**2 / error[:3])).mean().item(), rel=1e-4)
     told = evaluate(real=folder / "real", fake=folder / "fake", metrics="psnr", fails=True)
-    assert f"no partner is there for 2 of {folder / 'real'} (10, 11); rename them" in told
+    assert f"these have no partner: 2 of {folder / 'real'} (10, 11); rename them" in told
     assert "--random-start" in evaluate(**options, random_start=True, fails=True)
     (small,) = evaluate(**options | {"metrics": "psnr"}, size="16x24")
     assert small["fake"]["size"] == [16, 24]
@@ -191,7 +191,7 @@ def test_pairs_by_name_else_by_order(evaluate, tmp_path, names, order, warned):
         (NAMES, NAMES[:3], ["1 of {real} (clip3)"]),
         (NAMES[1:], NAMES, ["1 of {fake} (clip0)"]),
         (["a/clip0", "b/clip0"], ["a/clip0", "c/clip0"], ["(b/clip0)", "(c/clip0)"]),
-        (NAMES, ["a", "b", "c"], ["4 real clips and 3 generated ones are no pairs"]),
+        (NAMES, ["a", "b", "c"], ["4 real clips and 3 generated ones cannot be paired"]),
         ([f"{n}x" for n in range(9)], ["0x", "z"], ["8 of {real} (1x, 2x, 3x, ...)", "(z)"]),
     ],
 )
@@ -364,8 +364,8 @@ def test_mistakes_are_told_on_one_line(sets, evaluate, tmp_path):
         ({"fake": tmp_path / "nan.pt"}, "NaN"),
         ({"fake": tmp_path / "nan.pt", "workers": 1}, "NaN"),
         ({"fake": tmp_path / "one.pt"}, "number of clips 1; kernel_distance(shapes) needs at least 2"),
-        ({"fake": tmp_path / "small.pt"}, "32x32 pixels, --fake is of 16x16 pixels: bring both to one size first"),
-        ({"fake": tmp_path / "small.pt"}, "as by --size 16"),
+        ({"fake": tmp_path / "small.pt"}, "32x32 pixels, --fake has 16x16 pixels: the sizes must be equal"),
+        ({"fake": tmp_path / "small.pt"}, "give --size 16"),
         ({"fake": tmp_path / "mixed"}, "give one size for all, as --size 64"),
         ({"fake": tmp_path / "wide.pt", "real": tmp_path / "wide.pt"}, "--size 64 makes them square"),
         ({"fake": tmp_path / "tiny.pt", "real": tmp_path / "tiny.pt", "metrics": "ssim"}, "give --size 64"),
@@ -373,10 +373,10 @@ def test_mistakes_are_told_on_one_line(sets, evaluate, tmp_path):
         ({"frames": 9}, "8 frames"),
         ({"metrics": "fvdd"}, "metrics fvdd: there is no such metric"),
         ({"metrics": ","}, "--metrics: none given"),
-        ({"metrics": "frechet"}, "say on which features"),
+        ({"metrics": "frechet"}, "give the features"),
         ({"metrics": "frechet:nowhere/at-all"}, "nowhere/at-all"),
         ({"metrics": "frechet:no.such_network"}, "no.such_network"),
-        ({"metrics": "is:shapes"}, "say which classifier"),
+        ({"metrics": "is:shapes"}, "give the classifier"),
         ({"preset": "videogpt"}, "none of the metrics"),
         ({"size": "64by64"}, "--size 64by64"),
         ({"statistics": tmp_path / "x.safetensors"}, "give one of the two"),
@@ -386,7 +386,7 @@ def test_mistakes_are_told_on_one_line(sets, evaluate, tmp_path):
         ({"nodes": 0}, "--nodes 0"),
         ({"devices": 13}, "12 clips are too few"),
         ({"nodes": 2}, "by torchrun"),
-        ({"metrics": "clipsim:ViT-B-32"}, "say model and weights"),
+        ({"metrics": "clipsim:ViT-B-32"}, "give model and weights"),
         ({"metrics": "frechet:frechet, frechet:frechet"}, "checkpoint frechet"),
         ({"json": tmp_path}, "it is a folder"),
     ):

@@ -144,7 +144,7 @@ def test_the_pipeline_warns_and_returns_it(tiny_pipeline, trained):
         output = pipeline([RED, long, foreign, " "], num_videos_per_prompt=2, seeds=range(8), **few)
     cut = f"prompt '{long[:57]}...': longer than the 12 tokens that the model reads; cut: 'left , {RED}'"
     unseen = "prompt 'a purple circle': words that the model never saw in training: purple"
-    empty = "the prompt is empty: the model is asked for nothing in particular"
+    empty = "the prompt is empty: generation is unconditional"
     assert [str(warning.message) for warning in caught] == [cut, unseen, empty]  # each once
     assert output.warnings == [[], [], [cut], [cut], [unseen], [unseen], [empty], [empty]]
     with warnings.catch_warnings(action="error"):

@@ -232,6 +232,6 @@ def test_last_begins_goes_on_and_is_wanted_for_evaluation(tmp_path, capsys, monk
     for steps in (1, 3):
         assert main(["fit", "-c", "config.yaml", "--ckpt_path", "last", f"--trainer.max_steps={steps}"]) == 0
         assert torch.load("out/last.ckpt", weights_only=True)["global_step"] == steps
-        begins = "--ckpt_path last: there is no out/last.ckpt yet; the fit begins at step 0" in capsys.readouterr().err
+        begins = "--ckpt_path last: there is no out/last.ckpt yet; training begins at step 0" in capsys.readouterr().err
         assert begins == (steps == 1)
     assert main(["validate", "-c", "config.yaml", "--ckpt_path", "last"]) == 0

@@ -143,7 +143,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(clips, tmp_path):
         (lambda: shards.pack(videos=str(tmp_path / "empty"), out=out), "no clips in it"),
         (lambda: shards.pack(videos=str(clips), captions="none.csv", out=out), "no such file"),
         (lambda: shards.pack(videos=str(clips), captions=str(tmp_path / "bad.csv"), out=out), "column 'path'"),
-        (lambda: shards.pack(videos=str(clips), captions=missing, out=out), "not one of 1 clips"),
+        (lambda: shards.pack(videos=str(clips), captions=missing, out=out), "none of 1 clips"),
         (lambda: shards.pack(videos=str(clips), out=out, shard_size=0), "shard_size 0"),
         (lambda: shards.check([str(tmp_path / "none.tar")]), "no such shard"),
         (lambda: shards.synth(out=out, size=31), "size 31"),

@@ -63,7 +63,6 @@ class InProcess:
 def in_process():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "subprocess", SimpleNamespace(Popen=InProcess, STDOUT=subprocess.STDOUT))
-        patch.setattr(train, "SAMPLING", ("--steps", "2", "--guidance", "content=2,motion=1"))
         patch.setattr(train_configs, "SAMPLING_STEPS", 2)
         yield
 
@@ -132,7 +131,7 @@ def test_the_same_line_continues(captioned, capsys, monkeypatch):
     before = len(InProcess.commands)
     assert main([*arguments, "--steps", str(STEPS)]) == 0
     assert len(InProcess.commands) == before  # all stages are trained
-    assert "the run continues" in capsys.readouterr().out
+    assert "resuming the run" in capsys.readouterr().out
     assert main([*arguments, "--steps", str(STEPS + 1)]) == 0
     ran = [command[command.index("-c") + 1].rpartition("/")[2] for command in InProcess.commands[before:]]
     assert ran == ["content.yaml", "motion.yaml"]  # another autoencoder would make them useless
@@ -188,7 +187,7 @@ def test_settings_count_once_clips_are_packed(captioned, tmp_path, capsys, monke
 def test_a_record_of_something_else_is_left_alone(captioned, tmp_path, capsys, text):
     (tmp_path / "train.json").write_text(text)
     assert main([*captioned[1][:4], "--out", str(tmp_path), "--steps", "1"]) == 2
-    assert "train.json is not that of a run" in capsys.readouterr().err
+    assert "train.json is damaged" in capsys.readouterr().err
     assert (tmp_path / "train.json").read_text() == text
 
 

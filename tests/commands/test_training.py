@@ -1,6 +1,8 @@
 """`fit` and its sisters as a user runs them: where files go, and what is reported."""
 
+import csv
 import importlib.util
+import json
 import shlex
 import sys
 import time
@@ -18,7 +20,9 @@ from cmd_lightning.callbacks import LastCheckpoint, StageProgress
 from cmd_lightning.cli import main
 from cmd_lightning.commands.early_checks import check_class
 from cmd_lightning.commands.next_steps import next_commands
+from cmd_lightning.components import VideoAutoencoder
 from cmd_lightning.errors import InputError
+from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
 
 CONFIGS = Path(cmd_lightning.__path__[0], "configs").resolve()
 
@@ -121,7 +125,7 @@ def test_a_trial_run_leaves_the_trained_checkpoint_alone(run):
 
 
 WRONG = {
-    "--ckpt_path=best": "--ckpt_path best: there is no best checkpoint",
+    "--ckpt_path=best": "--ckpt_path best: only the run that wrote a best checkpoint knows it",
     "--ckpt_path=none.ckpt": "--ckpt_path none.ckpt: there is no such file",
     "--trainer.max_steps=0": "--trainer.max_steps 0: nothing would be trained",
     "--trainer.max_epochs=0": "--trainer.max_epochs 0: nothing would be trained",
@@ -315,6 +319,27 @@ def test_next_commands_of_every_shipped_config(tmp_path, monkeypatch):
         "cmd-lightning fit -c configs/clips64/content.yaml -c configs/overrides/frames_24.yaml "
         "--data.train_shards 'a b' --data.val_shards=c"
     )
+
+
+def test_next_commands_import_what_this_one_did(monkeypatch, tmp_path):
+    monkeypatch.setattr("cmd_lightning.zoo.discovery.OTHERS", [json, csv, json])
+    config = f"{CONFIGS}/shapes32/motion.yaml"
+    words, made = ["fit", "-c", config, "--model.autoencoder=shapes32"], tmp_path / "motion/last.ckpt"
+    [told] = next_commands(Model("motion"), words, made)
+    assert told == f"cmd-lightning export shapes32 {made} {tmp_path}/model --import json --import csv"
+    config = config.replace("motion.yaml", "autoencoder.yaml")
+    told = next_commands(Model("autoencoder"), ["fit", "-c", config], tmp_path / "last.ckpt")
+    assert len(told) == 2 and all(line.endswith(" --import json --import csv") for line in told)
+
+
+class OwnAutoencoder(CMDAutoencoder):
+    """A class of another package."""
+
+
+def test_next_commands_import_the_modules_of_the_parts():
+    made = VideoAutoencoder(lambda: OwnAutoencoder(3, **AUTOENCODER))
+    told = next_commands(made, ["fit", "-c", f"{CONFIGS}/shapes32/autoencoder.yaml"], Path("last.ckpt"))
+    assert len(told) == 2 and all(line.endswith(f" --import {__name__}") for line in told)
 
 
 def test_a_run_is_quiet(run):

@@ -220,7 +220,6 @@ def their_zoo(tmp_path, monkeypatch):
     """A package of someone's in the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(discovery, "OTHERS", [])
     (tmp_path / "their_zoo").mkdir()
     for name, text in OTHER.items():
         (tmp_path / "their_zoo" / name).write_text(text)
@@ -256,6 +255,18 @@ def test_classes_of_another_package_are_shown(capsys, their_zoo):
     assert "did you mean Perceptron?" in capsys.readouterr().err
 
 
+def test_classes_of_another_package_have_a_full_name(capsys, their_zoo):
+    name = "their_zoo.frames.Perceptron"
+    assert main(["zoo", "show", name]) == 2
+    assert capsys.readouterr().err == (
+        f"cmd-lightning: {name}: the zoo has no such entry; for your own class, add --import their_zoo.frames\n"
+    )
+    assert run(capsys, "show", name, "--import", "their_zoo.frames") == run(capsys, "show", "Perceptron")
+    assert run(capsys, "show", "cmd_lightning.zoo.motion.dit.MotionDiT") == run(capsys, "show", "MotionDiT")
+    assert main(["zoo", "show", "nothing like it"]) == 2
+    assert "there are shapes32, " in capsys.readouterr().err
+
+
 def test_show(capsys, narrow):
     text = run(capsys, "show", "ModelScope")
     assert max(map(len, text.splitlines())) <= 72
@@ -277,7 +288,7 @@ def test_show(capsys, narrow):
         ("list --kind motoin", "--kind: invalid choice: 'motoin'"),
         ("lits", "did you mean zoo list?"),
         ("rank MotionDit", "MotionDit: the zoo has no such entry; did you mean MotionDiT?"),
-        ("rank LVDM", "MODEL LVDM: it is no motion model (baseline)"),
+        ("rank LVDM", "MODEL LVDM: this is not a motion model (baseline)"),
         ("rank none.yaml", "MODEL none.yaml: there is no such file"),
         ("rank MotionDiT --config none.yaml", "--config none.yaml: there is no such file"),
         ("rank MotionDiT --seeds 0", "--seeds 0: must be at least 1"),

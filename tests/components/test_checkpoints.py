@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.utils import logging
 
 from cmd_lightning.callbacks.whole_checkpoint import WholeCheckpointIO
 from cmd_lightning.components.checkpoints import KEY, load_stage, stage_of
@@ -20,6 +21,17 @@ class Bomb:
 
     def __reduce__(self):
         return Path.touch, (Path(self.path),)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_stage_of_a_model_opens_without_a_progress_bar(capfd, shown):
+    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+    try:
+        load_stage("shapes32", "autoencoder", "model.autoencoder")
+        assert logging.is_progress_bar_enabled() == shown  # the user's choice stays
+    finally:
+        logging.enable_progress_bar()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_stage_comes_back_as_it_was(tiny_stages):

@@ -209,11 +209,11 @@ def test_empty_and_cut_captions_are_reported(tiny_autoencoder):
     long = "a dog runs over the green grass and then it sits down for a while"
     module, plain = told(tiny_autoencoder(), [long, "", "a cat", "short"])
     assert module == [
-        "1 of 4 of the training clips looked at have no caption.",
-        "1 of 4 of the training clips looked at have a caption longer than the 12 tokens that the motion stage's text "
+        "1 of 4 checked training clips have no caption.",
+        "1 of 4 checked training clips have a caption longer than the 12 tokens that the motion stage's text "
         "encoder reads; their ends are not used.",
     ]
-    assert [text[:43] for text in plain] == ["1 of 2 of the captions of the first batch h"] * 2
+    assert [text[:35] for text in plain] == ["1 of 2 clips of the first batch hav"] * 2
     assert told(tiny_autoencoder(), ["a cat", "a dog runs over the green grass now"[:30], "x", "y"]) == [[], []]
 
 

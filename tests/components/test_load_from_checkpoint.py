@@ -121,7 +121,7 @@ def test_a_changed_learning_rate_holds_from_the_resume_on_at_its_place_in_the_sc
     again.load_state_dict(first.state_dict())
     resumed.load_state_dict(schedule.state_dict())
     [told] = apply_changes(again, wanted, [resumed])
-    assert told.startswith("model.optimizer.lr 1e-05: the checkpoint was trained with 0.001; the new value holds")
+    assert told.startswith("model.optimizer.lr 1e-05: the checkpoint was trained with 0.001; the new value is used")
     for step in (3, 4, 5):
         assert again.param_groups[0]["lr"] == pytest.approx(1e-5 * formula(step), rel=1e-12)
         train(again, resumed, 1)

@@ -85,9 +85,9 @@ def test_data_without_classes_are_rejected(tmp_path, tiny_autoencoder):
     (tmp_path / "flat").mkdir()
     (tmp_path / "flat" / "a.mp4").write_bytes(CLIP)
     pack_clips(tmp_path / "flat", tmp_path / "shards")
-    with pytest.raises(InputError, match="the index of the shards knows no classes"):
+    with pytest.raises(InputError, match="the index of the shards has no classes"):
         fit(tiny_autoencoder(), tmp_path / "shards")
-    with pytest.raises(InputError, match=r"num_classes: this data does not tell"):
+    with pytest.raises(InputError, match=r"num_classes: the data do not provide"):
         fit(tiny_autoencoder(), None, data=lambda _: DataLoader([0]))
     with pytest.raises(InputError, match="not known yet"):
         ClassEncoder(dim=8)([0])

@@ -179,7 +179,7 @@ def test_unreadable_characters_of_captions_are_reported(tmp_path):
         tmp_path / "clips", "a/1.mp4", ("a/1.txt", "ein grüner Kreis".encode("cp1252")), "a/2.mp4", ("a/2.txt", b"red")
     )
     done, _ = packed(tmp_path, clips)
-    assert any(note.startswith("captions: 1 have characters that cannot be read") for note in done["notes"])
+    assert any(note.startswith("captions: 1 with unreadable characters") for note in done["notes"])
 
 
 # Labels
@@ -206,7 +206,7 @@ def test_whole_numbers_stay_labels(tmp_path, given, labels, classes):
     assert [label for _, label, _ in found] == labels
     assert done["classes"] == classes
     assert done["num_classes"] == max(labels) + 1
-    assert any("is no whole number, so all are names" in note for note in done["notes"]) == (
+    assert any("is not a whole number, so labels are names" in note for note in done["notes"]) == (
         "10.0" in classes or "10" in classes
     )
     assert any("labels: 1 of 3 clips have none" in note for note in done["notes"]) == (-1 in labels)
@@ -326,7 +326,7 @@ def test_splits_are_listed(tmp_path, capsys):
         (tmp_path / "shards" / split).mkdir(parents=True)
         write_tar(tmp_path / "shards" / split / "000000.tar", [{"a.mp4": CLIP}])
     for place, words in (
-        ("shards", "no shards in this folder, but in its splits; give {0}/shards/test or {0}/shards/train"),
+        ("shards", "no shards in this folder itself; give one of its splits: {0}/shards/test or {0}/shards/train"),
         ("shards/val", "no such split; there are {0}/shards/test and {0}/shards/train"),
         ("shards/val/*.tar", "no such split; there are {0}/shards/test and {0}/shards/train"),
         ("shards/train/1.tar", "no such shard"),

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from cmd_lightning.diffusion import Diffusion, FlowMatching
+from cmd_lightning.diffusion.objectives import objective_of, recorded
 from cmd_lightning.errors import InputError
 
 STEPS = torch.tensor([0, 1, 250, 700, 999])
@@ -191,3 +192,20 @@ def test_velocity_loss_is_bounded_where_there_is_next_to_no_noise():
     assert Diffusion("sample", velocity_loss=True).weight(torch.tensor([0])).item() == pytest.approx(400)
     with pytest.raises(InputError, match="velocity_loss true"):
         Diffusion("sample", velocity_loss=True, min_snr_gamma=5.0)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Diffusion(),
+        Diffusion(prediction="sample", velocity_loss=True, logit_normal=(0.2, 1.5)),
+        Diffusion(prediction="v_prediction", min_snr_gamma=5.0, beta_schedule="squaredcos_cap_v2"),
+        FlowMatching(shift=2.0, logit_normal=(-0.5, 0.8)),
+    ],
+)
+def test_a_checkpoint_gives_the_objective_back(objective):
+    again = objective_of(objective.scheduler(), **recorded(objective))
+    timestep = objective.timesteps(torch.rand(5, generator=torch.Generator().manual_seed(0)))
+    clean, noise = pair()
+    assert torch.equal(again.timesteps(torch.rand(5, generator=torch.Generator().manual_seed(0))), timestep)
+    assert torch.equal(again.loss(clean, clean, noise, timestep), objective.loss(clean, clean, noise, timestep))

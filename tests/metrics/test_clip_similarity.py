@@ -387,7 +387,7 @@ def test_weights_that_cannot_be_had(tmp_path, tiny_names, monkeypatch):
         return str(caught.value)
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert "neither in the local cache nor to be downloaded" in problem("ViT-B-32-quickgelu", "openai")
+    assert "not in the local cache and cannot be downloaded" in problem("ViT-B-32-quickgelu", "openai")
     assert "use ViT-B-32-quickgelu" in problem("ViT-B-32", "openai")
     assert "one of: openai, " in problem("ViT-B-32-quickgelu", "none.pt")
     other = tmp_path / "other.pt"

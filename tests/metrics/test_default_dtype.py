@@ -1,5 +1,8 @@
 """Metrics do not depend on torch's default type, and torchmetrics' wrappers take their values in double precision."""
 
+import json
+
+import open_clip
 import pytest
 import torch
 from torchmetrics.wrappers import BootStrapper
@@ -25,6 +28,11 @@ def default(request):
     torch.set_default_dtype(before)
 
 
+CONFIG = {
+    "embed_dim": 8,
+    "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8},
+    "text_cfg": {"context_length": 12, "width": 16, "heads": 2, "layers": 1},
+}
 VIDEO = torch.rand(2, 3, 4, 20, 26, dtype=torch.float32, generator=torch.Generator().manual_seed(0))
 
 
@@ -69,6 +77,31 @@ def test_clipsim_is_the_same(default, resize):
     with default:
         assert torch.equal(value(), wanted)
         assert torch.equal(normalised(Visual, VIDEO[:, :, 0], resize), pictures)
+
+
+@pytest.mark.filterwarnings("ignore:.*for 64 features", "ignore:.*features", "ignore:.*generated clips")
+def test_networks_that_a_metric_opens_are_the_same(default, tmp_path):
+    """Features from a file of weights, and a CLIP model from one."""
+    (tmp_path / "tiny-clip.json").write_text(json.dumps(CONFIG))
+    open_clip.add_model_config(tmp_path)
+    torch.manual_seed(0)
+    torch.save(open_clip.create_model("tiny-clip").state_dict(), tmp_path / "tiny.pt")
+    video = torch.rand(6, 3, 4, 16, 16, dtype=torch.float32)
+
+    def values():
+        distance = FrechetVideoDistance("shapes")
+        for real in (True, False):
+            distance.update(video[:3] if real else video[3:], real=real)
+        similarity = CLIPSimilarity("tiny-clip", pretrained=tmp_path / "tiny.pt")
+        similarity.update(video[:2], captions=["a", "red circle"])
+        return [distance.compute(), similarity.compute()]
+
+    wanted = values()
+    with default:
+        found, type_after = values(), torch.get_default_dtype()
+        assert type_after != torch.float32
+    assert [value.dtype for value in found] == [torch.float64] * 2
+    assert all(map(torch.equal, found, wanted))
 
 
 class Means(torch.nn.Module):

@@ -90,7 +90,7 @@ def test_any_importable_clip_similarity():
         MetricSuite(["clipsim:torch.nn.Flatten"])
     with pytest.raises(InputError, match=r"clipsim torch.nn.Linear: .*; give a class or function that makes a CLIPS"):
         MetricSuite(["clipsim:torch.nn.Linear"])
-    with pytest.raises(InputError, match="metrics clipsim:pixels: say model and weights"):
+    with pytest.raises(InputError, match="metrics clipsim:pixels: give model and weights"):
         MetricSuite(["clipsim:pixels"])
 
 

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from cmd_lightning.cli import import_asked, main
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, LatentSpec
 from cmd_lightning.ranking.candidate import Candidate, candidate
@@ -72,6 +73,16 @@ def test_a_third_partys_class_by_its_path(of_mine):
     assert candidate("my_pkg.MyMotion", config=str(config), name="Wide") == wide
 
 
+@pytest.mark.parametrize("model", ["MyMotion", "my_pkg.MyMotion"])
+def test_a_third_partys_class_that_was_imported(of_mine, model, capsys):
+    """With `--import` it is in the zoo's list, and still no model of the zoo."""
+    expected = candidate("my_pkg.MyMotion")
+    assert import_asked(["--import", "my_pkg"]) == []
+    assert candidate(model) == expected
+    assert main(["zoo", "rank", model, "--save"]) == 2
+    assert "MyMotion is none of these" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "told"), [("MotionDiT", "the zoo has a model of that name"), ("../mine", "give letters")]
 )
@@ -85,7 +96,7 @@ def test_names_of_rows(of_mine, name, told):
     ("model", "config", "told"),
     [
         ("MotionDit", None, "did you mean MotionDiT"),
-        ("ContentDiT", None, r"ContentDiT: it is no motion model \(content\)"),
+        ("ContentDiT", None, r"ContentDiT: this is not a motion model \(content\)"),
         ("my_pkg.MyMotoin", None, "did you mean MyMotion"),
         ("my_pkg.NoModel", None, "no MotionModel"),
         ("no_such_pkg.Model", None, "cannot be imported"),

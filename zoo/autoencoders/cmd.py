@@ -14,7 +14,7 @@ from cmd_lightning.networks.unet import zero
 from cmd_lightning.networks.video_transformer import VideoTransformer
 
 Weights = Literal["channel", "pixel", "patch", "frame", "mean", "first", "middle"]
-"""How frames are weighed in the content frame; the last two take one frame as it is."""
+"""How frames are weighted in the content frame; "first" and "middle" use one frame unchanged."""
 KEY_FRAMES = ("first", "middle")
 
 
@@ -43,7 +43,7 @@ class CMDAutoencoder(AutoencoderNetwork):
         output: "tanh" bounds the video to [-1, 1] as the authors do for pixels, "linear" does not.
         residual: Largest value of a learned image at the resolution of the patches that is upsampled and added to the
             content frame (after the residuals of DeCo-VAE, arXiv 2511.14530); 0 for none.
-        motion_stride: Frames of the video in a frame of the motion latent; must divide their number.
+        motion_stride: Video frames per frame of the motion latent; must divide the number of frames.
         warp: Whether the decoder sees the content frame warped for each frame, by a flow that the motion latent gives
             (as in LFDM, arXiv 2303.13744), rather than the same for all.
     """

@@ -1,4 +1,4 @@
-"""A small U-Net for content frames, for those who train from scratch on a small budget."""
+"""A small U-Net for content frames, for training from scratch on a small budget."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cmd_lightning.networks.unet import UNet, velocity_of
 class ContentUNet(UNet, ContentModel):
     """U-Net over the content frame, with the pooled condition in adaptive group norms; not in the paper.
 
-    Stable Diffusion's U-Net learns of its text by attention alone, which takes long from scratch. Here timestep and
+    Stable Diffusion's U-Net gets its text by attention alone, which takes long to learn from scratch. Here timestep and
     pooled condition scale and shift every block (Dhariwal and Nichol, arXiv 2105.05233), and attention to the tokens
     is an option. Groups of the norms have at least four channels.
 
@@ -24,10 +24,10 @@ class ContentUNet(UNet, ContentModel):
         condition_dim: Channels K of the condition; 0 for an unconditional model.
         width: Channels of the first level; even.
         multipliers: Channels of each level over `width`; each level halves the resolution of the one before.
-        layers: Residual blocks a level on the way down, and one more on the way up.
+        layers: Residual blocks per level of the encoder; the decoder has one more.
         heads: Attention heads; must divide the channels of the levels that attend.
         attention_from_level: The first level where points attend to each other; earlier ones only convolve.
-        patch_size: Side of a square of pixels that the first level has as one point.
+        patch_size: Side of the square pixel patches that are the points of the first level.
         tokens: Whether points attend to the tokens of the condition too.
         clean: Whether the layers predict the clean content frame, from which the velocity of `FlowMatching` follows
             (see `velocity_of`); for that objective only.

@@ -24,13 +24,13 @@ class GridUNet(UNet, MotionModel):
     condition scale and shift the norms.
 
     Args:
-        latent_spec: Shapes of content frame and motion latent, and where the slots lie; any layout.
+        latent_spec: Shapes of content frame and motion latent, and positions of the slots; any layout.
         condition_dim: Channels K of the pooled condition; 0 for an unconditional model.
         width: Channels of the first level; even.
         multipliers: Channels of each level over `width`; each level halves the grid of the one before, not time.
-        layers: Residual blocks a level on the way down, and one more on the way up.
+        layers: Residual blocks per level of the encoder; the decoder has one more.
         heads: Attention heads; must divide the channels of all levels.
-        frames: Frames in a picture.
+        frames: Frames stacked in the channels of one picture.
         content_patch_size: Side of a square patch of the content frame.
         clean: Whether the layers predict the clean motion latent, from which the velocity of `FlowMatching` follows
             (see `velocity_of`); for that objective only. The output then starts as the velocity of motion zero.

@@ -1,0 +1,78 @@
+"""The classes that a config may name, by their paths or without a module."""
+
+from __future__ import annotations
+
+import pydoc
+from typing import Any
+
+import jsonargparse
+from diffusers import ConfigMixin
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
+from lightning.pytorch.accelerators import Accelerator
+from lightning.pytorch.callbacks import Callback, LambdaCallback
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import LayerSync, Precision
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy
+from torch import nn, optim
+
+from cmd_lightning import callbacks, components, conditioning, diffusion, latent_space, pretrained_text
+from cmd_lightning.components import schedules
+from cmd_lightning.conditioning import ConditionEncoder
+from cmd_lightning.data import latents, webvid
+from cmd_lightning.diffusion import Objective
+from cmd_lightning.errors import InputError
+from cmd_lightning.networks.network import Network
+from cmd_lightning.shapes import datamodule
+
+KINDS = (
+    *(LightningModule, LightningDataModule, Callback, Logger, Profiler, Accelerator, Strategy, CheckpointIO),
+    *(ClusterEnvironment, LayerSync, Precision, nn.Module, optim.Optimizer, optim.lr_scheduler.LRScheduler),
+    *(ConditionEncoder, Objective, ConfigMixin),
+)
+"""What a config may make objects of: these, their subclasses, and the classes of this project."""
+CALLERS = (LambdaCallback, optim.lr_scheduler.LambdaLR, optim.lr_scheduler.MultiplicativeLR)
+"""Of these not, but their subclasses: their own arguments are functions, of any module."""
+
+# Imported for the class names that a config may use without a module.
+NAMED = (
+    *(callbacks, components, conditioning, pretrained_text, latent_space, diffusion, schedules),
+    *(webvid, latents, datamodule, optim),
+)
+
+
+def check_class_paths(config: Any) -> None:
+    """Looks at each `class_path` of a parsed config before any object is made.
+
+    Where a factory is asked for (network, optimizer, schedule), jsonargparse would also call a function, any that can
+    be imported, and only then find that it is no factory; where an argument may be anything, it would make an object
+    of any class, such as one that starts a process.
+    """
+    if isinstance(config, list | tuple):
+        for item in config:
+            check_class_paths(item)
+    elif isinstance(config, dict | jsonargparse.Namespace):
+        for key, value in vars(config).items() if isinstance(config, jsonargparse.Namespace) else config.items():
+            check_class_paths(value)
+            if key == "class_path" and isinstance(value, str):
+                found = pydoc.locate(value)
+                if not isinstance(found, type):
+                    raise InputError(f"class_path {value}: this is not a class; give a class")
+                if not issubclass(found, KINDS) and not value.startswith("cmd_lightning."):
+                    raise InputError(f"class_path {value}: classes of this kind are not allowed in a config")
+                if found in CALLERS:
+                    raise InputError(f"class_path {value}: calls whatever a config names; write a class of your own")
+
+
+def known_classes() -> list[type]:
+    """The classes that a config may name without a module, and the Trainer."""
+    found: list[type] = [Trainer]
+    for module in NAMED:
+        found += [value for value in vars(module).values() if isinstance(value, type)]
+    pending: list[type] = [Network]
+    while pending:
+        subclasses: list[type] = pending.pop().__subclasses__()
+        found += subclasses
+        pending += subclasses
+    return found

@@ -1,0 +1,90 @@
+"""What networks hand to each other: the shapes of latents, and encoded conditions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cmd_lightning.errors import InputError
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """The shapes that an autoencoder gives one video; content and motion models are built from it.
+
+    Args:
+        content: Shape `(C, H, W)` of the content frame.
+        motion: Shape `(D, T, S)` of the motion latent: channels, frames, motion slots per frame.
+        slots: One coordinate tuple for each of the S slots; the first coordinate is the kind of the slot, the others
+            are positions in [0, 1] of the content frame. Kind 0 is a row, `(0, y)`; 1 a column, `(1, x)`; 2 a cell of a
+            grid, `(2, y, x)`; any other kind is about the whole frame, and its positions mean what they will.
+    """
+
+    content: tuple[int, int, int]
+    motion: tuple[int, int, int]
+    slots: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.slots) != self.motion[2]:
+            raise InputError(f"LatentSpec: {len(self.slots)} slot coordinates for {self.motion[2]} motion slots")
+
+    def to_dict(self) -> dict[str, Any]:
+        """This spec as plain data, for a config file."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, value: LatentSpec | dict[str, Any]) -> LatentSpec:
+        """A spec from itself or from the plain data of `to_dict`, lists or tuples."""
+        if isinstance(value, LatentSpec):
+            return value
+        slots = tuple(tuple(slot) for slot in value["slots"])
+        return cls(tuple(value["content"]), tuple(value["motion"]), slots)
+
+    @property
+    def packed(self) -> tuple[int, int]:
+        """The shape `(C, H * W + T * S)` of the packed latents of one video."""
+        return self.content[0], math.prod(self.content[1:]) + math.prod(self.motion[1:])
+
+    @staticmethod
+    def pack(content: Tensor, motion: Tensor) -> Tensor:
+        """Content frames `(B, C, H, W)` and motion latents `(B, C, T, S)` as one, `(B, C, H * W + T * S)`."""
+        return torch.cat([content.flatten(2), motion.flatten(2)], dim=2)
+
+    def unpack(self, planes: Tensor) -> tuple[Tensor, Tensor]:
+        """Undoes `pack`."""
+        points = math.prod(self.content[1:])
+        content, motion = planes.split([points, planes.shape[2] - points], dim=2)
+        return content.unflatten(2, self.content[1:]), motion.unflatten(2, self.motion[1:])
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a sample is generated from, encoded; the null condition has the same shapes.
+
+    Args:
+        pooled: `(B, K)`.
+        tokens: `(B, L, K)`, or None where there is only a pooled vector.
+        mask: `(B, L)` bool, True for real tokens, or None where all are.
+    """
+
+    pooled: Tensor
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Condition:
+        """A condition with `function` applied to every tensor that is there."""
+        return Condition(**{name: function(x) for name, x in vars(self).items() if x is not None})
+
+    def combine(self, other: Condition, function: Callable[[Tensor, Tensor], Tensor]) -> Condition:
+        """A condition with `function(mine, other's)` for every tensor that is there."""
+        mine = {name: x for name, x in vars(self).items() if x is not None}
+        return Condition(**{name: function(x, getattr(other, name)) for name, x in mine.items()})
+
+    def sequence(self) -> Tensor:
+        """The tokens, or the pooled vector as the only one, `(B, L, K)`."""
+        return self.pooled[:, None] if self.tokens is None else self.tokens
