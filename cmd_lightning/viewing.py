@@ -126,7 +126,7 @@ class Screen:
         return image.flip(flipped) if flipped else image
 
     def _to_rgb(self, frame: Any, transposed: bool) -> np.ndarray:
-        layout = "rgba" if _may_be_transparent(frame) else "rgb24"
+        layout = "rgba" if _may_be_transparent(frame.format) else "rgb24"
         mapped = self.viewing.tone_map and frame.color_trc in HDR_TRANSFERS
         if mapped or any(self._crop) or self._aspect != 1:
             frame = self._filtered(frame, transposed, layout, mapped)
@@ -229,10 +229,8 @@ def _source_of(graph: Any, frame: Any) -> Any:
     )
 
 
-def _may_be_transparent(frame: Any) -> bool:
-    if frame.format.has_palette:  # all colours transparent: of a decoder that leaves alpha out, as QuickTime's grey
-        return bool((np.frombuffer(frame.planes[1], "=u4") >> 24).any())
-    return any(part.is_alpha for part in frame.format.components)
+def _may_be_transparent(layout: Any) -> bool:
+    return layout.has_palette or any(part.is_alpha for part in layout.components)
 
 
 @cache

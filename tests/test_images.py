@@ -28,7 +28,7 @@ DEEP = [
     ("avi", "rawvideo", "pal8"),
     ("avi", "zmbv", "pal8"),
     ("mov", "qtrle", "rgb555be"),
-    ("mov", "qtrle", "gray"),  # a palette without alpha
+    ("mov", "qtrle", "gray"),  # the palette comes with the first packet alone
     ("mov", "qtrle", "argb"),
     ("matroska", "ffv1", "yuv420p10le"),
     ("matroska", "ffv1", "yuv411p"),
