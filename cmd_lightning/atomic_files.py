@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_PREFIX = ".part-"
 _STREAMS = [["dev", name] for name in ("stdin", "stdout", "stderr")]
 
 
@@ -15,13 +16,14 @@ def replaced(path: Path) -> Iterator[Path]:
     """Give out a temporary name that becomes `path` when the block succeeds, and is removed if it fails.
 
     A file keeps its permissions. A symbolic link stays, and what it leads to is replaced. What is neither a file nor a
-    folder, as a device or a pipe, is never replaced: the bytes are written into it. An `OSError` without a file's name,
-    as that of a full disk, gets the one of `path`.
+    folder, as a device or a pipe, is never replaced: the bytes are written into it. Errors of the disk, as of a full
+    one or a folder that cannot be written, name `path`.
     """
     through = is_channel(path)
     target = path if through else Path(os.path.realpath(path))
-    folder = Path(tempfile.mkdtemp(prefix=".part-", dir=None if through else target.parent))
+    folder: Path | None = None
     try:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=None if through else target.parent))
         temporary = folder / path.name
         yield temporary
         if through:
@@ -32,11 +34,12 @@ def replaced(path: Path) -> Iterator[Path]:
             shutil.copymode(target, temporary)
         os.replace(temporary, target)
     except OSError as error:
-        if error.errno is not None and error.filename is None:
+        if error.errno is not None and (error.filename is None or _PREFIX in str(error.filename)):
             error.filename = str(path)
         raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_channel(path: Path) -> bool:

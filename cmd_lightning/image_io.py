@@ -36,8 +36,6 @@ def read_image(path: str | Path, background: str = PLAIN.background) -> Tensor:
             shown = over(image.convert("RGBA"), background) if transparent else image.convert("RGB")
     except InputError:
         raise
-    except (
-        Exception
-    ) as error:  # of many kinds: Pillow's plugins raise what they run into, and modes as LAB a ValueError
+    except Exception as error:  # of many kinds: Pillow's plugins raise what they run into
         raise VideoError(str(path), "damaged frames", "not readable as an image") from error
     return torch.from_numpy(np.array(shown)).permute(2, 0, 1)

@@ -204,7 +204,9 @@ class VideoFile:
             raise VideoError(self.name, "too costly", f"{lead} frames would be decoded to find the first")
         if lead and timed:
             marks = without_lost(marks, lead, (frame.pts for frame in self._decoded(START)))
-        index = FrameIndex([mark for mark in marks if not mark.hidden], timed, seekable=kind != "gif")
+        # A palette may come with the first packet alone, as QuickTime's does.
+        seekable = kind != "gif" and self._stream.codec_context.pix_fmt != "pal8"
+        index = FrameIndex([mark for mark in marks if not mark.hidden], timed, seekable)
         if lead and not index.ticks:
             index.frames = self.count()
         if lead and not index.frames:

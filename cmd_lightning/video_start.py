@@ -52,10 +52,11 @@ def without_lost(marks: Sequence[Mark], lead: int, decoded: Iterable[int | None]
             continue
         first = pts if first is None else first
         if pts >= first:
+            first = pts  # later than the key frame where that is one of a gradual refresh, complete after some frames
             break
         if not found or pts > found[-1]:  # like FFmpeg, which drops what comes late
             found.append(pts)
     if first is None:  # nothing is decoded
         return [*marks[lead:]]
-    known = [(mark, mark.pts) for mark in marks[:lead] if mark.pts is not None]
-    return [mark for mark, pts in known if pts in found or pts >= first] + [*marks[lead:]]
+    doubted = [mark for mark in marks[:lead] if mark.pts is not None]
+    return [mark for mark in (*doubted, *marks[lead:]) if mark.pts is None or mark.pts in found or mark.pts >= first]

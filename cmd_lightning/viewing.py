@@ -130,7 +130,8 @@ class Screen:
         mapped = self.viewing.tone_map and frame.color_trc in HDR_TRANSFERS
         if mapped or any(self._crop) or self._aspect != 1:
             frame = self._filtered(frame, transposed, layout, mapped)
-        pixels = self._reformatter.reformat(frame, format=layout, threads=1).to_ndarray()
+        # Bicubic, as FFmpeg's programs do: it shows where chroma is subsampled in other ways than most, or has 10 bits.
+        pixels = self._reformatter.reformat(frame, format=layout, interpolation="BICUBIC", threads=1).to_ndarray()
         if layout == "rgb24":
             return pixels
         opaque = pixels[..., 3].min() == 255

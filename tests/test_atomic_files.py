@@ -133,3 +133,7 @@ def test_errors_name_the_file(tmp_path):
     with pytest.raises(OSError) as raised, replaced(tmp_path / "result.json"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert raised.value.filename == str(tmp_path / "result.json")
+    for path in (tmp_path / "none" / "result.json", tmp_path):
+        with pytest.raises(OSError) as raised:
+            write(path, "{}")
+        assert raised.value.filename == str(path)

@@ -32,6 +32,7 @@ CUTS = [  # codec, options, first packet: key frames are about every tenth
     ("libx264", {"x264-params": OPEN}, 16),
     ("libx265", {"x265-params": OPEN + ":log-level=none"}, 10),
     ("libx265", {"x265-params": OPEN + ":log-level=none"}, 13),
+    ("libx264", {"x264-params": "intra-refresh=1:keyint=8"}, 3),  # complete only some frames after a key frame
     ("mpeg4", {"g": "10", "bf": "2"}, 4),
     ("mpeg2video", {"g": "10", "bf": "2", "sc_threshold": "1000000000"}, 10),
     ("libvpx-vp9", {"g": "10", "deadline": "realtime", "cpu-used": "8"}, 5),

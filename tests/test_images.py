@@ -28,6 +28,11 @@ DEEP = [
     ("avi", "rawvideo", "pal8"),
     ("avi", "zmbv", "pal8"),
     ("mov", "qtrle", "rgb555be"),
+    ("mov", "qtrle", "gray"),  # the palette comes with the first packet alone
+    ("mov", "qtrle", "argb"),
+    ("matroska", "ffv1", "yuv420p10le"),
+    ("matroska", "ffv1", "yuv411p"),
+    ("matroska", "ffv1", "yuv440p"),
     ("avi", "png", "monob"),
     ("avi", "mjpeg", "yuvj422p"),
 ]
@@ -102,8 +107,9 @@ def test_frames_are_found_in_any_spelling_of_their_suffix(tmp_path, names):
 
 
 def test_images_that_pillow_fails_on_are_video_errors(tmp_path):
-    Image.new("LAB", (4, 4)).save(tmp_path / "0.tif")  # which Pillow does not convert to RGB
-    (tmp_path / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\1IHDR")
+    (tmp_path / "0.ppm").write_bytes(b"P6 4x 4 255\n" + bytes(48))  # a ValueError of Pillow's
+    (tmp_path / "1.ppm").write_bytes(b"P6 0 4 255\n" + bytes(48))
+    (tmp_path / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\1IHDR")
     for path in tmp_path.iterdir():
         with pytest.raises(VideoError, match="not readable as an image"):
             read_image(path)

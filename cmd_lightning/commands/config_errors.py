@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import traceback
 from collections.abc import Iterable
 
 from cmd_lightning import compat
@@ -51,6 +52,12 @@ def explain(message: str, classes: Iterable[type]) -> str:
         choices = choices or [name.rpartition(".")[2] for name in names if name not in ("NoneType", "typing.Literal")]
         return f"{place_of(line[: wrong.start()])} {value}: expected one of {', '.join(choices)}"
     return line if len(line) <= LONGEST else line[:LONGEST] + " ..."
+
+
+def raised_in(error: BaseException, package: str) -> bool:
+    """Whether a function of the package raised an error, and none that it called."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_globals.get("__name__", "").partition(".")[0] == package
 
 
 def place_of(text: str, *more: str) -> str:

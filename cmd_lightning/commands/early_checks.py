@@ -14,6 +14,18 @@ from cmd_lightning.commands.words import pairs
 from cmd_lightning.errors import InputError, nearest
 
 STAGES = ("autoencoder", "content", "motion")
+NO_TRAINING = {
+    "trainer.max_steps": "at least 1, or -1 for no limit",
+    "trainer.max_epochs": "at least 1, or -1 for no limit",
+    "trainer.limit_train_batches": "a number of batches, or a share of them such as 0.5",
+}
+"""Options with which nothing is trained if they are 0, and what to give."""
+NOT_ZERO = {
+    "trainer.val_check_interval": "a number of batches, or a share of an epoch such as 0.5",
+    "trainer.check_val_every_n_epoch": "at least 1, or null to count batches only",
+    "trainer.accumulate_grad_batches": "at least 1",
+}
+"""Other options that must not be 0, and what to give."""
 
 
 def check(verb: str, words: Sequence[str]) -> None:
@@ -56,10 +68,15 @@ def check_config(path: Path) -> None:
 
 
 def check_numbers(verb: str, given: dict[str, Any]) -> None:
-    """Raises an InputError for a fit of no steps."""
-    for option in ("trainer.max_steps", "trainer.max_epochs"):
-        if verb == "fit" and str(given.get(option)) == "0":
-            raise InputError(f"--{option} 0: nothing would be trained; give at least 1, or -1 for no limit")
+    """Raises an InputError for a fit of no steps, and numbers that the Trainer takes and stumbles over."""
+    zero = {option for option, value in given.items() if re.fullmatch(r"0+(\.0*)?", str(value))}
+    if verb == "fit" and (options := [option for option in NO_TRAINING if option in zero]):
+        raise InputError(f"--{options[0]} 0: nothing would be trained; give {NO_TRAINING[options[0]]}")
+    if options := [option for option in NOT_ZERO if option in zero]:
+        raise InputError(f"--{options[0]} 0: give {NOT_ZERO[options[0]]}")
+    clip = str(given.get("trainer.gradient_clip_val"))
+    if clip.startswith("-"):
+        raise InputError(f"--trainer.gradient_clip_val {clip}: would turn gradients around; give a positive number")
 
 
 def check_class(name: Any) -> None:
@@ -76,6 +93,9 @@ def check_files(given: dict[str, str]) -> None:
     """Raises an InputError for a checkpoint or a model that is not there."""
     from cmd_lightning.zoo import model_folder, models
 
+    folder = given.get("trainer.default_root_dir")
+    if folder and Path(folder).is_file():
+        raise InputError(f"--trainer.default_root_dir {folder}: this is a file; give a folder")
     checkpoint = given.get("ckpt_path")
     if checkpoint == "best":
         raise InputError(

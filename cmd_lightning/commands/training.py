@@ -20,7 +20,7 @@ from cmd_lightning import zoo
 from cmd_lightning.callbacks import LastCheckpoint
 from cmd_lightning.callbacks.stage_progress import StageProgress, count, stage_name
 from cmd_lightning.commands.class_paths import check_class_paths, known_classes
-from cmd_lightning.commands.config_errors import explain, place_of
+from cmd_lightning.commands.config_errors import explain, place_of, raised_in
 from cmd_lightning.commands.next_steps import next_commands
 from cmd_lightning.commands.processes import interruptible
 from cmd_lightning.compat import TREESPEC, NoOptionsFromCheckpoint, optional_save_dir, without_tips, worker_died
@@ -74,7 +74,7 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
         callbacks = [made for made in given if made is not None] + added
         try:
             return super().instantiate_trainer(callbacks=callbacks, **kwargs)
-        except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
+        except (MisconfigurationException, TypeError, ValueError, ModuleNotFoundError) as error:
             if isinstance(error, InputError):
                 raise
             raise trainer_error(options, error) from error
@@ -124,6 +124,8 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
     def finish(self) -> None:
         """Ends a fit: validates the weights that it ends with, and reports what there is and what to run next."""
         trainer, step = self.trainer, self.trainer.global_step
+        if not step:
+            raise InputError("trainer: no step was trained; give it more time, or more clips than a batch has")
         whole = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)  # others cannot set up twice
         if self.validated.step != step and whole and count(trainer.num_val_batches):
             trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
@@ -199,7 +201,8 @@ def trainer_error(options: jsonargparse.Namespace, error: Exception) -> InputErr
     culprits = [
         f"trainer.{name} {value}"
         for name, value in named.items()
-        if value not in (True, False, "auto") and re.search(rf"(?<![\w.-]){re.escape(str(value))}(?![\w-])", text)
+        if value not in (True, False, "auto")
+        and (f"`{name}`" in text or re.search(rf"(?<![\w.-]){re.escape(str(value))}(?![\w-])", text))
     ]
     if not culprits and options.accelerator != "auto":
         culprits = [f"trainer.accelerator {options.accelerator}"]
@@ -237,7 +240,7 @@ def run_cli(arguments: Sequence[str]) -> None:
         ) from error
     except MisconfigurationException as error:
         raise InputError(" ".join(str(error).split())) from error
-    except (jsonargparse.ArgumentError, ValueError) as error:
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         cause: BaseException | None = error  # jsonargparse wraps what a constructor raises
         while cause is not None and not isinstance(cause, InputError):
             cause = cause.__cause__
@@ -249,6 +252,8 @@ def run_cli(arguments: Sequence[str]) -> None:
             raise InputError(f"{place} {owner[-1].rpartition('.')[2] if owner else ''}: {reason(missing)}") from error
         if isinstance(error, jsonargparse.ArgumentError):
             raise InputError(explain(str(error), known_classes())) from error
+        if raised_in(error, "lightning"):  # of options of the Trainer, as it reads the data
+            raise InputError(" ".join(str(error).split())) from error
         raise
 
 

@@ -23,7 +23,7 @@ from cmd_lightning.components.frozen import FrozenParts
 from cmd_lightning.components.resumed_options import apply_changes, options_of
 from cmd_lightning.components.schedules import WarmupSchedule
 from cmd_lightning.components.sharding import shard
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, reason
 from cmd_lightning.latent_space import LatentSpace, Pixels, shape_text
 from cmd_lightning.networks.classes import describe
 from cmd_lightning.networks.compiling import compile_network
@@ -132,7 +132,11 @@ class Component(FrozenParts):
 
     def configure_optimizers(self) -> Any:
         """The optimiser over the trainable weights, with its schedule."""
-        optimizer = self.optimizer_factory([p for p in self.parameters() if p.requires_grad])
+        trained = [p for p in self.parameters() if p.requires_grad]
+        try:
+            optimizer = self.optimizer_factory(trained)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"model.optimizer: {reason(error)}; give other values") from error
         if self.lr is not None:
             for group in optimizer.param_groups:
                 group["lr"] = self.lr

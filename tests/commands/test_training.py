@@ -143,6 +143,12 @@ WRONG = {
     "--ckpt_path=none.ckpt": "--ckpt_path none.ckpt: there is no such file",
     "--trainer.max_steps=0": "--trainer.max_steps 0: nothing would be trained",
     "--trainer.max_epochs=0": "--trainer.max_epochs 0: nothing would be trained",
+    "--trainer.limit_train_batches=0.0": "--trainer.limit_train_batches 0: nothing would be trained",
+    "--trainer.val_check_interval=0": "--trainer.val_check_interval 0: give a number of batches",
+    "--trainer.accumulate_grad_batches=0": "--trainer.accumulate_grad_batches 0: give at least 1",
+    "--trainer.check_val_every_n_epoch=0": "--trainer.check_val_every_n_epoch 0: give at least 1, or null",
+    "--trainer.default_root_dir=one.yaml": "--trainer.default_root_dir one.yaml: this is a file; give a folder",
+    "--trainer.gradient_clip_val=-1": "--trainer.gradient_clip_val -1: would turn gradients around",
     "--model.autoencoder=shapes33": "model.autoencoder shapes33: there is no such file",
     "-c none.yaml": "-c none.yaml: there is no such file; did you mean one.yaml?",
     "-c folder": "-c folder: this is a folder; give one of its files: motion.yaml",
@@ -180,6 +186,9 @@ LATE = {
     "--trainer.accelerator=tpu": "trainer.accelerator tpu: ",
     "--trainer.strategy=none": "trainer.strategy none: ",
     "--trainer.max_steps=-5": "trainer.max_steps -5: ",
+    "--trainer.devices=-3": "trainer.devices -3: ",
+    "--seed_everything=-1": "-1 is not in bounds, numpy accepts from 0",
+    "--model.optimizer.lr=-1": "model.optimizer: Invalid learning rate: -1.0; give other values",
     "--trainer.max_steps=ten": "trainer.max_steps ten: expected 'int'",
     "--trainer.precision=banana": "trainer.precision banana: expected one of 16, 16-mixed, ",
     "--trainer.logger=WandbLogger": "trainer.logger WandbLogger: ",
@@ -195,10 +204,19 @@ LATE = {
 def test_a_mistake_is_told_on_one_line(run, option):
     if "Wandb" in option and importlib.util.find_spec("wandb"):
         pytest.skip("wandb is installed")
-    code, told = run("fit", option, "--seed_everything=false")
+    code, told = run("fit", "--seed_everything=false", option)
     assert code == 2
     assert [line.startswith(f"cmd-lightning: {LATE[option]}") for line in told] == [True], told
     assert len(told[0]) < 300
+
+
+def test_what_the_trainer_finds_when_it_has_begun_is_told_in_the_last_line(run):
+    code, told = run("fit", "--trainer.check_val_every_n_epoch=1", "--trainer.val_check_interval=99999")
+    assert code == 2
+    assert told[-1].startswith("cmd-lightning: `val_check_interval` (99999) must be less than or equal to the number")
+    code, told = run("fit", "--trainer.max_time=00:00:00:00")
+    assert code == 2 and told[-1].startswith("cmd-lightning: trainer: no step was trained; ")
+    assert not any("last.ckpt" in line for line in told)
 
 
 @pytest.mark.parametrize("first", [True, False])
