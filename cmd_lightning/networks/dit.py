@@ -95,7 +95,8 @@ class DiT(Network):
 
         Under autocast that of the weights: tokens that come out of a layer have half of it.
         """
-        autocast = torch.is_autocast_enabled(tokens.device.type)
+        device = tokens.device.type
+        autocast = device != "meta" and torch.is_autocast_enabled(device)  # counting allocates nothing
         dtype = self.head.weight.dtype if autocast else tokens.dtype
         return coordinates_embedding(grid_coordinates(*sizes, device=tokens.device), self.width).to(dtype)
 

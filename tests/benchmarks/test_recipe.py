@@ -80,8 +80,8 @@ def shallow(tmp_path):
     """Files of few layers by stage, for a small folder: its tensors are gone through quickly."""
     few = {
         "autoencoder": "depth: 1",
-        "content": "block_out_channels: [32, 64], attention_from_level: 1",
-        "motion": "depth: 2",
+        "content": "depth: 2",
+        "motion": "layers: 1",
     }
     for stage, arguments in few.items():
         (tmp_path / f"{stage}.yaml").write_text(f"model: {{init_args: {{network: {{init_args: {{{arguments}}}}}}}}}")

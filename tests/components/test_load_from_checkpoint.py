@@ -159,5 +159,5 @@ def test_what_the_state_depends_on_stays_and_is_told():
     wanted = options_of(again)
     again.load_state_dict(first.state_dict())
     [told] = apply_changes(again, wanted)
-    assert "amsgrad True" in told and "stays" in told
+    assert "amsgrad True" in told and "is kept" in told
     train(again, ExponentialLR(again, 1.0), 1)
