@@ -201,7 +201,7 @@ def test_all_networks_are_optimised_alike():
         (["--counts", "--scale", "fifth"], "--counts takes no --scale; leave one of them out"),
         (["--counts", "--profile"], "--counts takes no --profile; leave one of them out"),
         (["--profile", "--rounds", "2"], "--profile takes no --rounds; leave one of them out"),
-        (["--device", "tpu"], "argument --device: invalid choice: 'tpu' .*"),
+        (["--device", "tpu"], "--device: invalid choice: 'tpu' .*"),
         (["--sizes", "64x64"], "unrecognized arguments: --sizes 64x64"),
     ],
 )

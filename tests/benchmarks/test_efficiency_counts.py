@@ -94,7 +94,7 @@ def test_parameters_are_shown_where_they_differ(rows):
     assert "| ModelScope | 1.411 | 1.7 | -17.0 % |" in table
     assert "| CMD | 1.588 | 1.6 | -0.7 % |" in table
     assert "| LVDM | 0.959 | 0.96 | -0.1 % |" in table
-    assert "| 16.7 | mean of the two baselines over CMD" in table
+    assert "| 16.7 | mean of the two baselines divided by CMD" in table
     line = next(line for line in headline_table(rows).splitlines() if line.startswith("| 16.7 |"))
     assert line.endswith("| 16.7 | 16.7 |")
 

@@ -222,7 +222,7 @@ def test_a_stopped_run_is_told_how_to_resume(tmp_path, capsys, monkeypatch, phas
     monkeypatch.setattr(train_configs, "write_configs", lambda run: None)
     assert main(["train", f"{tmp_path}/clips", "--out", f"{tmp_path}/run"]) == code
     assert ("run the same command to resume" in capsys.readouterr().err) == (code != 2)
-    monkeypatch.setattr("cmd_lightning.cli.main", lambda words: code)
+    monkeypatch.setattr(calls, "main", lambda words: code)
     with pytest.raises(SystemExit) as error:  # as a command in this process, that has printed why
         calls.call("export")
     assert error.value.code == code
