@@ -175,7 +175,7 @@ def test_generate_takes_a_lora(exported, tmp_path, capsys):
     (tmp_path / "broken.safetensors").write_bytes(b"no such thing")
     save_file({"unet.nothing.lora_A.weight": torch.zeros(4, 16)}, tmp_path / "other.safetensors")
     for name, message in (
-        ("gone", "there is no gone"),
+        ("gone", "gone: there is no such file"),
         ("broken.safetensors", "cannot be used"),
         ("other.safetensors", "--lora"),
     ):

@@ -106,7 +106,7 @@ def check_files(given: dict[str, str]) -> None:
         raise InputError(f"--ckpt_path {checkpoint}: there is no such file; give one that `fit` wrote")
     for stage in STAGES:
         path = given.get(f"model.{stage}")
-        if path and not Path(path).exists() and path not in models() and not path.startswith("{"):
+        if path and path != "null" and not Path(path).exists() and path not in models() and not path.startswith("{"):
             raise InputError(
                 f"model.{stage} {path}: there is no such file; give the checkpoint of "
                 f"`fit -c configs/.../{stage}.yaml`, a folder that `export` wrote, or a name of the zoo "

@@ -30,6 +30,8 @@ NOT_AT_HAND = (
     "or give pretrained= a file"
 )
 
+OTHER_ACTIVATION = "model {model}: weights {pretrained} were trained with QuickGELU; use {model}-quickgelu"
+
 PICTURES = 256  # that go through the network at once
 
 
@@ -213,7 +215,7 @@ def open_clip_model(
     quick = f"{model}-quickgelu"
     if quick in open_clip.list_models():
         if scripted or tag.get("quick_gelu"):
-            raise InputError(f"model {model}: weights {pretrained} were trained with QuickGELU; use {quick}")
+            raise InputError(OTHER_ACTIVATION.format(model=model, pretrained=pretrained))
         if not tag and "openai" in str(file.resolve()).lower():
             record["warning"] = f"model {model}: {file.name} seems to be OpenAI's, and those weights need {quick}"
             rank_zero_warn(record["warning"])
@@ -248,13 +250,16 @@ def expect_weights(model: str, tag: str) -> None:
     It is asked once: open_clip would try for a minute, and only after it has built the model.
 
     Raises:
-        InputError: It cannot be reached, or has no such repository.
+        InputError: It cannot be reached, or has no such repository; or the model has another activation function.
     """
     import open_clip
     from huggingface_hub import HfApi, try_to_load_from_cache
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
-    repository, _, file = (open_clip.get_pretrained_cfg(model, tag) or {}).get("hf_hub", "").rpartition("/")
+    config = open_clip.get_pretrained_cfg(model, tag) or {}
+    if config.get("quick_gelu") and f"{model}-quickgelu" in open_clip.list_models():
+        raise InputError(OTHER_ACTIVATION.format(model=model, pretrained=tag))
+    repository, _, file = config.get("hf_hub", "").rpartition("/")
     names = {file or HF_WEIGHTS_NAME, HF_SAFE_WEIGHTS_NAME, f"{Path(file).stem}.safetensors"}
     if not repository or any(isinstance(try_to_load_from_cache(repository, name), str) for name in names):
         return

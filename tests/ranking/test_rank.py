@@ -257,6 +257,9 @@ def test_the_command(prepared, small, tmp_path, monkeypatch, capsys):
     assert prepared == [0, 1]
     assert main(["zoo", "rank", "MotionMixr"]) == 2
     assert "did you mean MotionMixer" in capsys.readouterr().err
-    for words, told in (("--seeds 0", "--seeds 0: must be at least 1"), ("--config no.yaml", "--config no.yaml: there is no")):
+    for words, told in (
+        ("--seeds 0", "--seeds 0: must be at least 1"),
+        ("--config no.yaml", "--config no.yaml: there is no"),
+    ):
         assert main([*rank_mixer, *words.split()]) == 2
         assert told in capsys.readouterr().err
