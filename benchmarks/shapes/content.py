@@ -73,6 +73,13 @@ MODELS: Mapping[str, dict[str, Any]] = {
     "U-Net": {"class_path": "ContentUNet", "init_args": UNET},
     "U-Net with tokens": {"class_path": "ContentUNet", "init_args": UNET | {"tokens": True}},
     "DiT, patch 4": {"class_path": "ContentDiT", "init_args": DIT | {"width": 192, "heads": 6, "patch_size": 4}},
+    "DiT, patch 4, clean, convolutions, skips": {
+        "class_path": "ContentDiT",
+        "init_args": {
+            **{"width": 192, "depth": 6, "heads": 6, "patch_size": 4},
+            **{"convolutional": 8, "long_skips": True, "clean": True},
+        },
+    },
     "DiT, patch 2, convolutions, skips": {
         "class_path": "ContentDiT",
         "init_args": DIT | {"patch_size": 2, "convolutional": 16, "long_skips": True},
@@ -116,6 +123,7 @@ VARIANTS = (
     Variant("first frame", "axes", "U-Net", 0.38),
     Variant("first frame", "grid 8x8", "DiT, patch 4", 0.20),
     Variant("first frame", "grid 8x8", "DiT, patch 2, convolutions, skips", 0.35),
+    Variant("first frame", "grid 8x8", "DiT, patch 4, clean, convolutions, skips", 0.45),
     Variant("first frame", "grid 8x8", "U-Net with tokens", 0.48),
     Variant("first frame", "grid 8x8, 2 channels", "U-Net", 0.42),
     Variant("first frame", "grid 4x4", "U-Net", 0.40),
