@@ -55,7 +55,10 @@ def test_starts_as_a_still_clip_of_the_content_frame(layout, weights):
     torch.testing.assert_close(network.decode(content, motion), still, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("weights", FRAMES)
+@pytest.mark.parametrize(
+    "weights",
+    [pytest.param(weights, marks=[pytest.mark.slow] * (weights not in ("patch", "first"))) for weights in FRAMES],
+)
 def test_overfits(layout, weights):
     torch.manual_seed(0)
     network = layout(weights=weights, residual=0.25 if weights == "first" else 0.0)

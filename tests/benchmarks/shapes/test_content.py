@@ -24,7 +24,11 @@ def configs(variant, root, seed=0):
     return {stage: content.config(stage, variant, seed, root, SAMPLES) for stage in STAGES}
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: " ".join(variant.cell.values()))
+@pytest.mark.parametrize(
+    "variant",
+    [pytest.param(variant, marks=[pytest.mark.slow] * (number > 1)) for number, variant in enumerate(VARIANTS)],
+    ids=lambda variant: " ".join(variant.cell.values()),
+)
 def test_networks_of_a_variant_fit_together(variant, tmp_path):
     made = configs(variant, tmp_path, seed=3)
     with torch.device("meta"):
@@ -112,6 +116,7 @@ def test_nothing_begins_after_the_deadline_and_failures_are_told(trainings, monk
         trainings.finished("content", VARIANTS[0], 0)
 
 
+@pytest.mark.slow
 def test_figures_of_a_small_model(wake):
     made = configs(VARIANTS[0], content.Path("nowhere"))
     autoencoder = wake(built(made["autoencoder"]["model"]["init_args"]["network"]))
