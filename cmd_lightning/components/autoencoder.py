@@ -91,12 +91,12 @@ class VideoAutoencoder(Component):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         video = self.video(batch)
         reconstruction = self.network(video)
-        self.log("val/loss", self.error(reconstruction, video), batch_size=len(video), sync_dist=True)
+        self.log_mean("val/loss", self.error(reconstruction, video), len(video))
         if "video" not in batch:  # moments alone: there are no pixels to compare with
             return
         pixels = self.clip_range.pixels(batch["video"], self.dtype)
         for name, value in scores(self.latent_space.decode(reconstruction), pixels).items():
-            self.log(f"val/{name}", value.mean(), prog_bar=name == "psnr", batch_size=len(video), sync_dist=True)
+            self.log_mean(f"val/{name}", value.mean(), len(video), prog_bar=name == "psnr")
 
     def error(self, reconstruction: Tensor, video: Tensor) -> Tensor:
         """The reconstruction objective, a scalar in float32."""

@@ -242,6 +242,12 @@ class Component(FrozenParts):
             for change in apply_changes(optimizer, wanted, schedules):
                 rank_zero_only(notify)(change)
 
+    def log_mean(self, name: str, value: Tensor, clips: int, prog_bar: bool = False) -> None:
+        """Log the mean of a batch in validation, to be averaged over the clips of all processes."""
+        # Lightning (2.6) divides the number of clips of all processes by the number of processes, and rounds it down.
+        processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        self.log(name, value, prog_bar=prog_bar, batch_size=clips * processes, sync_dist=True)
+
     def normal(self, batch: dict[str, Any], name: str) -> Callable[[tuple[int, ...]], Tensor]:
         """From the shape of one sample to standard normal values for a batch, the samples' own under this name."""
         keys, time = batch["key"], self._time(batch)

@@ -227,8 +227,8 @@ class DiffusionStage(Component):
             noise = torch.randn(clean.shape, generator=generator).to(clean)
             prediction = self.predict(self.objective.corrupt(clean, noise, timestep), timestep, condition, content)
             losses.append(self.objective.loss(prediction, clean, noise, timestep).mean())
-            self.log(f"val/loss_at_{int(timestep[0])}", losses[-1], batch_size=len(clean), sync_dist=True)
-        self.log("val/loss", torch.stack(losses).mean(), prog_bar=True, batch_size=len(clean), sync_dist=True)
+            self.log_mean(f"val/loss_at_{int(timestep[0])}", losses[-1], len(clean))
+        self.log_mean("val/loss", torch.stack(losses).mean(), len(clean), prog_bar=True)
 
     def encoded(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """The content frames and normalised motion latents of a batch, from latent shards or by the autoencoder."""

@@ -8,10 +8,11 @@ import traceback
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
-from small_fits import CASES, adam, component, fit, mixed
+from small_fits import CASES, Clips, adam, component, fit, mixed, together
 from streams import speak_into
+from torch.utils.data import DataLoader
 
 from cmd_lightning.callbacks import EMA, LastCheckpoint, VideoLogger
 from cmd_lightning.components import draws
@@ -91,6 +92,21 @@ def moments(folder, strategy, rank, world):
     own = values[:3] if rank == 0 else values[3:] + 5  # far apart in their means
     found = mean_and_variance(own, dim=(0, 2))
     torch.save([found, torch.cat([values[:3], values[3:] + 5])], Path(folder, f"{rank}.pt"))
+
+
+def validated(folder, strategy, rank=0, world=1):
+    """Writes the validation figures of three clips, of which the first of two processes has two."""
+    clips = [Clips(1)[number] for number in range(3)]
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    trainer = Trainer(accelerator="cpu", devices=world, strategy=strategy, use_distributed_sampler=False, **quiet)
+    data = DataLoader(clips[rank::world], batch_size=1, collate_fn=together)
+    trainer.validate(component("autoencoder", pixels=True), data, verbose=False)
+    torch.save(dict(trainer.callback_metrics), Path(folder, f"validated-{rank}.pt"))
 
 
 def refused(folder, strategy, rank, world, checkpoint):

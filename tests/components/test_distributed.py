@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_fits import RESUMED, gradients, live, resumed, spoiled
+from distributed_fits import RESUMED, gradients, live, resumed, spoiled, validated
 from same import assert_same
 from small_fits import CASES, assert_near, assert_near_in_half
 
@@ -67,6 +67,7 @@ def alone(tmp_path_factory):
     resumed(folder / "whole", "auto")
     resumed(folder / "half", "auto", steps=2)
     spoiled(folder, "auto")
+    validated(folder, "auto")
     torch.set_num_threads(threads)
     return folder
 
@@ -93,6 +94,7 @@ def two(tmp_path_factory, processes, alone):
             ("sharded bf16-mixed", "half_precision", "sharded", {"precision": "bf16-mixed"}),
             ("sharded 16-mixed", "half_precision", "sharded", {"precision": "16-mixed"}),
             ("moments", "moments", None, {}),
+            ("ddp validated", "validated", "ddp", {}),
             ("refused", "refused", None, {"checkpoint": str(half / RESUMED[0] / "last.ckpt")}),
         ],
     )
@@ -151,6 +153,13 @@ def test_statistics_of_unequal_shares(two):
         (mean, variance), values = torch.load(two / "moments" / f"{rank}.pt")
         torch.testing.assert_close(mean, values.mean(dim=(0, 2)))
         torch.testing.assert_close(variance, values.var(dim=(0, 2), correction=0))
+
+
+def test_validation_of_unequal_shares(alone, two):
+    wanted = torch.load(alone / "validated-0.pt")
+    assert wanted.keys() >= {"val/loss", "val/psnr"}
+    for rank in range(2):
+        torch.testing.assert_close(torch.load(two / "ddp validated" / f"validated-{rank}.pt"), wanted)
 
 
 def checkpoint_of(folder, case):
