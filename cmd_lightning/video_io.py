@@ -160,6 +160,11 @@ def natural_key(path: str) -> tuple[str, str]:
     return re.sub(r"[0-9]+", lambda number: number[0].zfill(20), path), path
 
 
+def probe(source: str | Path | bytes, viewing: Viewing = PLAIN) -> VideoInfo:
+    """Frames, frame rate and shown size of a video file or a folder of frames; raises as `VideoReader`."""
+    return VideoReader(source, viewing).info
+
+
 def read_video(source: str | Path | bytes, indices: Sequence[int] | None = None, viewing: Viewing = PLAIN) -> Tensor:
     """Read a clip, or some of its frames, as uint8 RGB (C, T, H, W).
 
