@@ -87,7 +87,6 @@ ALPHA = [
     ("matroska", "ffv1", "rgba64le", {}, 2),
     ("mp4", "png", "rgba", {}, 2),
     ("mov", "qtrle", "argb", {}, 2),
-    ("mov", "prores_ks", "yuva444p10le", {"profile": "4444"}, 5),
     ("webm", "libvpx-vp9", "yuva420p", {"lossless": "1"}, 9),
     ("webm", "libvpx", "yuva420p", {"auto-alt-ref": "0", "crf": "4", "b": "1M"}, 9),
 ]

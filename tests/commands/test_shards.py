@@ -133,7 +133,7 @@ def test_pack_class_folders_then_check(clips, tmp_path, capsys):
 
 def test_bad_input_is_one_line_and_leaves_nothing(clips, tmp_path):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "bad.csv").write_text("file,caption\nx,y\n")
+    (tmp_path / "bad.csv").write_text("thing,caption\nx,y\n")
     missing = table(tmp_path / "c.csv", [("none.mp4", "x", "", "")])
     outside = table(tmp_path / "o.csv", [("dog/1.mp4", "x", "", "../esc")])
     out = str(tmp_path / "made" / "out")

@@ -350,7 +350,7 @@ def test_a_table_of_ones_own(tmp_path):
 def test_other_tables(tmp_path, capsys):
     call = {"videos": tmp_path, "out": tmp_path / "out"}
     for text, words in (
-        ("file,caption\nx,y\n", "no column 'path'"),
+        ("thing,caption\nx,y\n", "no column 'path'"),
         ("videoid,name,duration\n1,x,2\n", "no column 'path'"),
         ("", "no column 'path'"),
         ("path,caption\n", "no rows below the column names"),
