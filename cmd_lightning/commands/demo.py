@@ -37,7 +37,7 @@ WRITTEN = ("shards", "cmd", "cmd.yaml", "prompts.txt", "samples", "scores.json",
 
 
 def demo(*, out: str = "outputs/demo", seed: int = 0) -> None:
-    """Run the included model: write test clips, compute scores, generate videos, write a report. About a minute.
+    """Run the included model: write test clips, compute scores, generate videos, write a report. Some minutes.
 
     Each command is printed before it runs. Shards, configs, logs and videos are written to OUT, and the report to
     OUT/report.html. `cmd-lightning train` does the same for a model of your own clips.
