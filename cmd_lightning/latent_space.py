@@ -133,7 +133,7 @@ class FrameLatents(LatentSpace):
         weights = dict(self.vae.named_parameters())
         like = next(iter(weights.values()), torch.zeros(()))
         with torch.no_grad():
-            out = self.vae.encode(like.new_zeros(1, 3, PROBE, PROBE))
+            out = self.vae.encode(like.new_zeros(1, 3, PROBE, PROBE, dtype=self._computes_in(like)))
         self._posterior = hasattr(out, "latent_dist")
         self._scale = getattr(self.vae.config, "scaling_factor", None) or 1.0
         self._shift = getattr(self.vae.config, "shift_factor", None) or 0.0
@@ -179,9 +179,13 @@ class FrameLatents(LatentSpace):
         out = self.vae.decode(latents)
         return out if isinstance(out, Tensor) else out.sample
 
+    def _computes_in(self, like: Tensor) -> torch.dtype:
+        """The type that the VAE computes in: not that of its weights where layerwise casting stores them in another."""
+        return getattr(self.vae, "dtype", None) or like.dtype
+
     def _by_frame(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        own = next(self.vae.parameters(), x).dtype
-        frames = x.transpose(1, 2).flatten(0, 1).to(own)  # (B * T, C, H, W)
+        like = next(self.vae.parameters(), x)
+        frames = x.transpose(1, 2).flatten(0, 1).to(self._computes_in(like))  # (B * T, C, H, W)
         done = torch.cat([function(chunk) for chunk in frames.split(self.chunk_size)]).to(x.dtype)
         return done.unflatten(0, (len(x), -1)).transpose(1, 2)
 

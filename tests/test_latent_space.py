@@ -137,6 +137,22 @@ def test_half_precision_is_stored_and_not_computed_in(tmp_path):
     torch.testing.assert_close(space.encode(VIDEO), FrameLatents(vae_of()).encode(VIDEO), atol=1e-2, rtol=1e-2)
 
 
+@pytest.mark.parametrize("storage", [torch.float8_e4m3fn, torch.float16])
+def test_a_vae_under_layerwise_casting(storage):
+    """Against the same VAE with the weights rounded by hand, which is all that the storage type may change."""
+    rounded, cast = vae_of(), vae_of()
+    cast.enable_layerwise_casting(storage_dtype=storage, compute_dtype=torch.float32)
+    stored = {name for name, weight in cast.named_parameters() if weight.dtype == storage}
+    assert stored
+    for name, weight in rounded.named_parameters():
+        if name in stored:
+            weight.data = weight.data.to(storage).float()
+    wanted, found = FrameLatents(rounded), FrameLatents(cast)
+    latent = wanted.encode(VIDEO)
+    torch.testing.assert_close(found.encode(VIDEO), latent)
+    torch.testing.assert_close(found.decode(latent), wanted.decode(latent))
+
+
 @pytest.mark.parametrize("module", [False, True])
 def test_a_space_can_be_built_from_its_description(tmp_path, module):
     vae = tiny()
