@@ -74,8 +74,8 @@ def _looks(urls: Sequence[str]) -> Iterator[tuple[str, int, float, int]]:
                 try:
                     members = sample.read()
                     facts = read_facts(members)
-                    info = VideoReader(video_of(members)).info
-                    yield read_caption(members, facts), read_label(facts), info.fps, info.frames
+                    reader = VideoReader(video_of(members))
+                    yield read_caption(members, facts), read_label(facts), reader.fps, reader.frames
                 except (BadSample, VideoError):
                     continue
 
