@@ -19,7 +19,7 @@ from cmd_lightning.data.clips import LATENT_SUFFIX, BadSample
 from cmd_lightning.data.index import load_index, update_index
 from cmd_lightning.data.latent_clips import check_finite
 from cmd_lightning.data.shard_writer import add_members
-from cmd_lightning.data.stream import describe
+from cmd_lightning.data.bad_samples import describe
 from cmd_lightning.errors import InputError
 
 SETTINGS_NAME = "encode.json"

@@ -4,13 +4,14 @@ import warnings
 from abc import abstractmethod
 from typing import Any
 
+from cmd_lightning.data.bad_samples import known_bad, list_bad
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.captions import some_captions
 from cmd_lightning.data.classes import read_classes
 from cmd_lightning.data.clips import SampleLoader
 from cmd_lightning.data.index import Shard, expand, load_index
 from cmd_lightning.data.loader import Split, StreamDataModule
-from cmd_lightning.data.stream import ShardStream, known_bad, list_bad
+from cmd_lightning.data.stream import ShardStream
 from cmd_lightning.errors import InputError, check_at_least, check_positive
 
 _USED = {  # by the Trainer's verb

@@ -52,6 +52,7 @@ class Sample:
     members: dict[str, Member] = field(default_factory=dict)  # by suffix, in lower case
     fault: str = ""  # why it cannot be used, where the headers show a reason
     place: str = ""  # for people: the shard and the key
+    url: str = ""  # of the shard
     file: BinaryIO | None = field(default=None, compare=False, repr=False)  # stays open while a sample refers to it
 
     def read(self, suffixes: Collection[str] = SUFFIXES) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def read_samples(file: BinaryIO, name: str = "") -> Iterator[Sample]:
         times[key] += 1
         if times[key] > 1:
             key = f"{key}~{times[key]}"
-        yield Sample(key, members, fault, f"{name} {key}", file)
+        yield Sample(key, members, fault, f"{name} {key}", name, file)
 
 
 _Found = tuple[str, str, Member | str]
