@@ -60,8 +60,9 @@ class BadShare:
 
 
 def known_bad(shards: Sequence[Shard]) -> list[Bad]:
-    """What the index of the shards knows to be bad."""
-    return [Bad(reason, f"{shard.url} {key}") for shard in shards for key, reason in shard.bad.items()]
+    """What the index of the shards knows to be bad; a selection leaves out more, so it counts none."""
+    plain = [shard for shard in shards if shard.selection is None]
+    return [Bad(reason, f"{shard.url} {key}") for shard in plain for key, reason in shard.bad.items()]
 
 
 def describe(bad: dict[str, int]) -> str:

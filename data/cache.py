@@ -69,7 +69,7 @@ class ShardCache:
             InputError: It needs a command and these are not allowed; it is larger than all copies may be; or the
                 folder cannot be used, as where the disk is full.
         """
-        folder = self._folder()
+        folder = self.place()
         # A hash, then the name of the shard for people to read.
         base = re.sub(r"[^\w.-]+", "_", re.split(r"[?#]", url)[0].rpartition("/")[2], flags=re.ASCII)
         name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{base[-80:]}"
@@ -106,7 +106,8 @@ class ShardCache:
             url, put, size=size, attempts=self.attempts, timeout=self.timeout, allow_commands=self.allow_commands
         )
 
-    def _folder(self) -> Path:
+    def place(self) -> Path:
+        """The folder of the copies."""
         default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "cmd-lightning", "shards")
         folder = Path(self.folder) if self.folder else default
         try:

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import tarfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +13,12 @@ import torch
 from torch import Tensor
 
 from cmd_lightning.atomic_files import is_same_file, replaced
+from cmd_lightning.data.bad_samples import describe
 from cmd_lightning.data.classes import Classes
 from cmd_lightning.data.clips import LATENT_SUFFIX, BadSample
 from cmd_lightning.data.index import load_index, update_index
 from cmd_lightning.data.latent_clips import check_finite
-from cmd_lightning.data.shard_writer import add_members
-from cmd_lightning.data.bad_samples import describe
+from cmd_lightning.data.shard_writer import tar_writer
 from cmd_lightning.errors import InputError
 
 SETTINGS_NAME = "encode.json"
@@ -169,14 +168,14 @@ class _Part:
             self._file.close()
             raise InputError(f"out {path.parent}: another process is writing {path.name}; let it end")
         self._file.truncate(0)
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115  # by `close`
+        self._tar = tar_writer(self._file)
         self.samples = 0
         self.bad: Counter[str] = Counter()
 
     def write(self, made_by: dict[str, str | None]) -> None:
         """Write the sample, if its latents are good."""
         try:
-            add_members(self._tar, self.sample.key, self.sample.members(made_by))
+            self._tar.write({"__key__": self.sample.key} | self.sample.members(made_by))
             self.samples += 1
         except BadSample as why:
             self.bad[str(why)] += 1

@@ -9,7 +9,7 @@ from typing import Any
 from webdataset.writer import default_handlers, encode_based_on_extension1
 
 from cmd_lightning.data.clips import BadSample
-from cmd_lightning.data.tar import SUFFIXES, Sample
+from cmd_lightning.data.tar import READ, Sample
 from cmd_lightning.errors import InputError
 
 Stage = Callable[[Iterator[dict[str, Any]]], Iterable[dict[str, Any]]]
@@ -72,7 +72,7 @@ class _Staged(Sample):
 
     held: dict[str, Any] = field(default_factory=dict)
 
-    def read(self, suffixes: object = SUFFIXES) -> dict[str, Any]:
+    def read(self, suffixes: object = READ) -> dict[str, Any]:
         return self.held
 
 
@@ -122,10 +122,12 @@ def _staged(members: dict[str, Any]) -> Sample:
         )
     key = members["__key__"]
     held = {"__key__": key}
-    for name in members.keys() & SUFFIXES:
+    for name in members.keys() & READ:
         try:
             held[name] = encode_based_on_extension1(members[name], name, default_handlers)
         except Exception as error:  # of whatever makes bytes of this kind
             kind = type(members[name]).__name__
-            raise InputError(f"data.stages: {name} of {key} is a {kind}, which has no form as bytes; give bytes") from error
+            raise InputError(
+                f"data.stages: {name} of {key} is a {kind}, which has no form as bytes; give bytes"
+            ) from error
     return _Staged(key, place=f"{members.get('__url__', '')} {key}", held=held)

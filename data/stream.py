@@ -25,7 +25,7 @@ from cmd_lightning.data.index import Shard, is_remote, shard_names
 from cmd_lightning.data.plan import Interval, Part, assign, batch_sizes, clip_draw, stable_hash
 from cmd_lightning.data.stages import Stage, Stages
 from cmd_lightning.data.standby import Standby
-from cmd_lightning.data.tar import Sample, read_samples
+from cmd_lightning.data.tar import Sample
 from cmd_lightning.data.watchdog import Watchdog
 from cmd_lightning.errors import InputError
 
@@ -159,8 +159,7 @@ class ShardStream(BatchStream):
                 ahead = _open_ahead(following[0], self.remote) if following and is_remote(following[0].url) else None
                 while left:
                     before = left
-                    samples = (sample for sample in read_samples(file, shard.url) if sample.key not in shard.bad)
-                    for sample in islice(samples, skip, skip + left):
+                    for sample in islice(shard.usable(file), skip, skip + left):
                         yield replace(sample, key=f"{self._names[interval.shard]}/{sample.key}{again}")
                         left -= 1
                     if shard.exact or (skip == 0 and left == before):

@@ -15,7 +15,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, BinaryIO, NamedTuple
 
-from cmd_lightning.data.clips import LATENT_SUFFIX, BadSample
+from cmd_lightning.data.clips import IMAGE_SUFFIXES, LATENT_SUFFIX, BadSample
 from cmd_lightning.video_io import VIDEO_SUFFIXES
 
 _CLIPS = frozenset({*VIDEO_SUFFIXES, LATENT_SUFFIX})
@@ -27,7 +27,10 @@ OTHER_VIDEOS = frozenset(
 )
 """Suffixes of clips that are not read: a sample of them is bad, not passed over."""
 
-_SEEN = SUFFIXES | OTHER_VIDEOS
+READ = SUFFIXES.union(IMAGE_SUFFIXES)
+"""The same with those of still images."""
+
+NO_VIDEO = "no video"
 
 MAX_MEMBER_BYTES = 0x7FFFF000
 """A larger member (2 GiB, the most that one call reads) is not loaded: it would have to fit into memory."""
@@ -55,7 +58,7 @@ class Sample:
     url: str = ""  # of the shard
     file: BinaryIO | None = field(default=None, compare=False, repr=False)  # stays open while a sample refers to it
 
-    def read(self, suffixes: Collection[str] = SUFFIXES) -> dict[str, Any]:
+    def read(self, suffixes: Collection[str] = READ) -> dict[str, Any]:
         """The bytes of its members with these suffixes, and "__key__"; the file's position stays where it is."""
         if self.fault:
             raise BadSample(self.fault)
@@ -72,17 +75,18 @@ class Sample:
         return found
 
 
-def read_samples(file: BinaryIO, name: str = "") -> Iterator[Sample]:
+def read_samples(file: BinaryIO, name: str = "", images: bool = False) -> Iterator[Sample]:
     """Find the samples of an uncompressed tar file, in its order.
 
     A sample with a fault comes too, so that all readers count alike: "no video" (nor latents), "unknown suffix" (a
     video of another format), "member twice", "hostile name" (leads out of its folder, or cannot be printed), "sparse
     member", "too large", and "truncated shard" for the last one of a file that is cut off or damaged there. A file that
     is no tar file at all is one sample, "unreadable shard". A key that comes again later in the file is another sample
-    and gets a number. The file needs a descriptor; `name` is what the samples' places call it.
+    and gets a number. The file needs a descriptor; `name` is what the samples' places call it. With `images`, a still
+    image in place of a video is a sample, too.
     """
     times: Counter[str] = Counter()
-    for key, group in groupby(_with_dots(_members(file)), itemgetter(0)):
+    for key, group in groupby(_with_dots(_members(file, (READ if images else SUFFIXES) | OTHER_VIDEOS)), itemgetter(0)):
         members: dict[str, Member] = {}
         fault = ""
         for _, suffix, member in group:
@@ -92,9 +96,10 @@ def read_samples(file: BinaryIO, name: str = "") -> Iterator[Sample]:
                 fault = fault or "member twice"
             else:
                 members[suffix] = member
-        if members.keys().isdisjoint(_CLIPS):
-            fault = fault or ("no video" if members.keys().isdisjoint(OTHER_VIDEOS) else "unknown suffix")
-        members = {suffix: member for suffix, member in members.items() if suffix in SUFFIXES}
+        wanted = READ if members.keys().isdisjoint(_CLIPS) else SUFFIXES  # an image next to a video is its thumbnail
+        if members.keys().isdisjoint(_CLIPS.union(IMAGE_SUFFIXES)):
+            fault = fault or (NO_VIDEO if members.keys().isdisjoint(OTHER_VIDEOS) else "unknown suffix")
+        members = {suffix: member for suffix, member in members.items() if suffix in wanted}
         times[key] += 1
         if times[key] > 1:
             key = f"{key}~{times[key]}"
@@ -128,7 +133,7 @@ def _with_dots(members: Iterator[_Found]) -> Iterator[_Found]:
             waiting = [*(one for one in waiting if one[0] == key), found][-len(SUFFIXES) :]
 
 
-def _members(file: BinaryIO) -> Iterator[_Found]:
+def _members(file: BinaryIO, seen: Collection[str]) -> Iterator[_Found]:
     """The members that are read, keyed by their name without its last suffix; at the end a fault of the file."""
     size = os.fstat(file.fileno()).st_size
     key: str | None = None
@@ -142,7 +147,7 @@ def _members(file: BinaryIO) -> Iterator[_Found]:
         base, _, suffix = name.rpartition(".")
         own = re.match(r"__[^/]*__($|/)", name)  # names like `__meta__/...` are webdataset's own
         plain = not base.rpartition("/")[2].startswith(".")
-        if own or not header.isreg() or not base.rpartition("/")[2] or not plain or suffix.lower() not in _SEEN:
+        if own or not header.isreg() or not base.rpartition("/")[2] or not plain or suffix.lower() not in seen:
             continue
         key, member = base, Member(header.offset_data, header.size)
         if name.startswith("/") or ".." in name.split("/") or len(name) > _MAX_NAME or not name.isprintable():

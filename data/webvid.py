@@ -1,6 +1,7 @@
 """WebVidDataModule: shards of captioned video for a Trainer."""
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 from cmd_lightning.data.cache import ShardCache
@@ -27,11 +28,13 @@ class WebVidDataModule(ShardDataModule):
         stride: Distance of a clip's frames in source frames; 1 if fps is not given either.
         crop: Where training crops to the size; "random" draws it for each clip.
         viewing: How interlaced, HDR and transparent frames are shown.
+        images: What becomes of samples with a still image (jpg, png, webp) and no video: "still" makes clips of equal
+            frames of them, in training and validation; "forbid" does not read them, nor a shard of them alone.
     """
 
     def __init__(
         self,
-        train_shards: str | list[str] | None = None,
+        train_shards: str | list[str] | dict[str, float] | None = None,
         val_shards: str | list[str] | None = None,
         test_shards: str | list[str] | None = None,
         *,
@@ -45,12 +48,14 @@ class WebVidDataModule(ShardDataModule):
         seed: int = 0,
         shuffle_buffer: int = 100,
         max_bad_share: float = 0.1,
+        select: dict[str, dict[str, Any]] | str | Callable | None = None,
+        stages: list[str | Callable] | None = None,
+        images: Literal["forbid", "still"] = "forbid",
         remote: ShardCache | None = None,
         viewing: Viewing = PLAIN,
     ) -> None:
-        super().__init__(
-            train_shards, val_shards, test_shards, batch_size, num_workers, seed, shuffle_buffer, max_bad_share, remote
-        )
+        shards, loading = (train_shards, val_shards, test_shards), (batch_size, num_workers, seed, shuffle_buffer)
+        super().__init__(*shards, *loading, max_bad_share, select, stages, remote)
         if fps is not None and stride is not None:
             raise InputError(f"fps {fps} and stride {stride}: give one of the two")
         check_positive(num_frames=num_frames, stride=1 if stride is None else stride)
@@ -65,7 +70,7 @@ class WebVidDataModule(ShardDataModule):
             )
         self.num_frames, self.size, self.crop = num_frames, (sides[0], sides[1]), crop
         self.fps, self.stride = fps, stride or (None if fps else 1)
-        self.viewing = viewing
+        self.viewing, self.stills = viewing, images == "still"
 
     def clip_loader(self, *, training: bool) -> ClipLoader:
         """Decodes a clip: drawn in training, else the first frames and the middle."""
@@ -77,6 +82,7 @@ class WebVidDataModule(ShardDataModule):
             random_start=training,
             random_crop=training and self.crop == "random",
             viewing=self.viewing,
+            stills=self.stills,
         )
 
     def describe(self) -> dict[str, Any]:
