@@ -63,7 +63,8 @@ def importable(name: str | Callable[..., Any], option: str) -> Callable[..., Any
 def name_of(function: Callable[..., Any]) -> str:
     """What errors call a function, or an object that can be called, such as `webdataset.map(f)`."""
     inner = getattr(function, "f", function)  # of webdataset's own
-    return getattr(inner, "__qualname__", type(inner).__qualname__).lstrip("_")
+    known = inner if hasattr(inner, "__qualname__") else type(inner)
+    return f"{known.__module__}.{known.__qualname__}"
 
 
 @dataclass(frozen=True)
