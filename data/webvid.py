@@ -1,10 +1,8 @@
 """WebVidDataModule: shards of captioned video for a Trainer."""
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
-from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import ClipLoader
 from cmd_lightning.data.shard_module import ShardDataModule
 from cmd_lightning.errors import InputError, check_positive
@@ -30,6 +28,7 @@ class WebVidDataModule(ShardDataModule):
         viewing: How interlaced, HDR and transparent frames are shown.
         images: What becomes of samples with a still image (jpg, png, webp) and no video: "still" makes clips of equal
             frames of them, in training and validation; "forbid" does not read them, nor a shard of them alone.
+        **kwargs: As for `ShardDataModule`.
     """
 
     def __init__(
@@ -43,19 +42,11 @@ class WebVidDataModule(ShardDataModule):
         fps: float | None = None,
         stride: int | None = None,
         crop: Literal["center", "random"] = "center",
-        batch_size: int = 8,
-        num_workers: int = 0,
-        seed: int = 0,
-        shuffle_buffer: int = 100,
-        max_bad_share: float = 0.1,
-        select: dict[str, dict[str, Any]] | str | Callable | None = None,
-        stages: list[str | Callable] | None = None,
-        images: Literal["forbid", "still"] = "forbid",
-        remote: ShardCache | None = None,
         viewing: Viewing = PLAIN,
+        images: Literal["forbid", "still"] = "forbid",
+        **kwargs: Any,
     ) -> None:
-        shards, loading = (train_shards, val_shards, test_shards), (batch_size, num_workers, seed, shuffle_buffer)
-        super().__init__(*shards, *loading, max_bad_share, select, stages, remote)
+        super().__init__(train_shards, val_shards, test_shards, **kwargs)
         if fps is not None and stride is not None:
             raise InputError(f"fps {fps} and stride {stride}: give one of the two")
         check_positive(num_frames=num_frames, stride=1 if stride is None else stride)
