@@ -3,13 +3,14 @@
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, BinaryIO
 
 from cmd_lightning.data.clips import BadSample, read_caption, read_facts
 from cmd_lightning.data.plan import stable_hash
-from cmd_lightning.data.stages import importable, name_of
+from cmd_lightning.data.stages import name_of
 from cmd_lightning.data.tar import NO_VIDEO, Sample, read_samples
 from cmd_lightning.errors import InputError
 
@@ -31,14 +32,14 @@ class Selection:
     Attributes:
         where: Conditions on facts by name, of which a sample must meet all, `{"width": {"min": 512}}`: `min` and `max`
             of numbers, `equals`, `in` a list, `matches` a regular expression anywhere in the text. Or a function of all
-            facts, or its importable name. None takes every sample.
+            facts. None takes every sample.
         images: Whether samples with a still image and no video are samples, too.
 
     Raises:
-        InputError: A condition is unknown or cannot be checked, or there is no such function.
+        InputError: A condition is unknown or cannot be checked.
     """
 
-    where: Mapping[str, Mapping[str, Any]] | Callable[[Facts], bool] | str | None = None
+    where: Mapping[str, Mapping[str, Any]] | Callable[[Facts], bool] | None = None
     images: bool = False
 
     def __post_init__(self) -> None:
@@ -60,11 +61,10 @@ class Selection:
     def fingerprint(self) -> str:
         """What a choice that was made holds for: the conditions, or the source of the function."""
         where: Any = self.where
-        if where is not None and not isinstance(where, Mapping):
-            try:
-                where = name_of(self._meets), inspect.getsource(self._meets)
-            except (OSError, TypeError):  # made in a session, or an object
-                where = name_of(self._meets)
+        if callable(where):
+            where = [name_of(where)]
+            with suppress(OSError, TypeError):  # typed into a session, or an object
+                where.append(inspect.getsource(self.where))  # type: ignore[arg-type]
         return f"{stable_hash(where, self.images):016x}"
 
     def choose(self, file: BinaryIO, known_bad: Mapping[str, str]) -> list[bool]:
@@ -85,28 +85,19 @@ class Selection:
         return "no sample meets all conditions; loosen them"
 
     def _takes(self, sample: Sample) -> bool:
-        if self.where is None:
-            return True
-        facts = _facts(sample)
+        facts = {} if self.where is None else _facts(sample)
+        if facts is None or not callable(self.where):
+            return facts is not None and all(
+                name in facts and _MEETS[condition](facts[name], value)
+                for name, conditions in (self.where or {}).items()
+                for condition, value in conditions.items()
+            )
         try:
-            return facts is not None and bool(self._meets(facts))
+            return bool(self.where(facts))
         except Exception as error:  # of a user's function
             raise InputError(
-                f"data.select {name_of(self._meets)}: fails on {sample.key} ({error!r}); let it return true or false"
+                f"data.select {name_of(self.where)}: fails on {sample.key} ({error!r}); let it return true or false"
             ) from error
-
-    @cached_property
-    def _meets(self) -> Callable[[Facts], bool]:
-        if isinstance(self.where, Mapping):
-            return self._meets_conditions
-        return importable(self.where, "data.select")
-
-    def _meets_conditions(self, facts: Facts) -> bool:
-        return all(
-            name in facts and _MEETS[condition](facts[name], value)
-            for name, conditions in self.where.items()
-            for condition, value in conditions.items()
-        )
 
 
 def _facts(sample: Sample) -> Facts | None:

@@ -81,7 +81,11 @@ class ShardDataModule(StreamDataModule):
             raise InputError(f"max_bad_share {max_bad_share}: give a share from 0 to 1, e.g. 0.1")
         if isinstance(train_shards, dict):
             _check_weights(train_shards)
-        self.shards = {"train_shards": train_shards, "val_shards": val_shards, "test_shards": test_shards}
+        self.shards: dict[str, str | list[str] | dict[str, float] | None] = {
+            "train_shards": train_shards,
+            "val_shards": val_shards,
+            "test_shards": test_shards,
+        }
         self.batch_size, self.num_workers = batch_size, num_workers
         self.seed, self.shuffle_buffer = seed, shuffle_buffer
         self.max_bad_share, self.remote = max_bad_share, remote or ShardCache()
@@ -138,11 +142,12 @@ class ShardDataModule(StreamDataModule):
 
     def _parts(self, found: Sequence[Sequence[Shard]]) -> list[Part]:
         """The data sets of an epoch; none where there is only one."""
-        if len(found) == 1:
+        given = self.shards["train_shards"]
+        if len(found) == 1 or not isinstance(given, dict):
             return []
         ends = list(accumulate(map(len, found), initial=0))
         sizes = [sum(shard.good for shard in shards) for shards in found]
-        takes = portions(sizes, [weight for weight in self.shards["train_shards"].values() if weight])
+        takes = portions(sizes, [weight for weight in given.values() if weight])
         return [Part(range(*ends[number : number + 2]), take) for number, take in enumerate(takes)]
 
     def _used(self) -> list[str]:

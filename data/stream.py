@@ -78,8 +78,7 @@ class ShardStream(BatchStream):
             self.decoded,
             self.batched,
         )
-        options = {"ranks": ranks, "batch_size": batch_size, "seed": seed, "shuffle": shuffle, "parts": parts}
-        self._plan = partial(assign, good, **options)
+        self._plan = partial(assign, good, ranks=ranks, batch_size=batch_size, seed=seed, shuffle=shuffle, parts=parts)
         self._cut = (batch_size, ranks), (seed, shuffle_buffer), (*parts, *self.stages.names)
         self._names = shard_names([shard.url for shard in shards])
         self._watchdog = Watchdog()

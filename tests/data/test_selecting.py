@@ -50,7 +50,7 @@ CASES = [
     ({"score": {"min": 1, "max": 4}}, [2, 4, 5, 6, 7, 8]),
     ({"kind": {"equals": "even"}, "score": {"max": 5}}, [0, 2, 4, 6, 8, 10]),
     ({"label": {"in": [1, 2]}}, [i for i in GOOD if i % 4 in (1, 2) and i != 14]),
-    ({"caption": {"matches": "^a (red|blue) "}}, None),
+    ({"caption": {"matches": " (red|blue) "}}, None),
     ({"kind": {"min": 3}, "score": {"max": 100}}, "no sample meets all conditions"),
     ({"scores": {"min": 3}}, r"no sample has scores; there are caption, kind, label, score, size"),
 ]
@@ -73,7 +73,7 @@ def test_samples_that_meet_all_conditions_come_once(rated, select, expected, wor
             for batch in module(rated, None).train_dataloader()
             for key, caption in zip(plain(batch["key"]), batch["caption"], strict=True)
         }
-        expected = sorted(int(key) for key, caption in everything.items() if caption.startswith(("a red ", "a blue ")))
+        expected = sorted(int(key) for key, caption in everything.items() if " red " in caption or " blue " in caption)
         assert 0 < len(expected) < 18
     assert found == expected
     assert len(loader) == -(-len(expected) // 2)
