@@ -214,13 +214,13 @@ def test_stages_that_are_none_are_an_error_at_the_start(shards, user, stage, wor
 
 
 def test_what_a_stage_gives_is_checked(shards):
-    for change, words in (
-        (lambda one: one | {"txt": 3}, "txt of .* is a int, which has no form as bytes"),
-        (lambda one: one["mp4"], "gave a bytes without a text as __key__"),
-        (lambda one: {"mp4": b""}, "gave a dict without a text as __key__"),
+    for stage, words in (
+        (webdataset.map(lambda one: one | {"txt": 3}), "txt of .* is a int, which has no form as bytes"),
+        (webdataset.map(lambda one: one["mp4"]), "gave a bytes without a text as __key__"),
+        (lambda samples: ({"mp4": one["mp4"]} for one in samples), "gave a dict without a text as __key__"),
     ):
         with pytest.raises(InputError, match=words):
-            list(module(shards, webdataset.map(change)).train_dataloader())
+            list(module(shards, stage).train_dataloader())
     facts = webdataset.map(lambda one: one | {"json": {"label": 2}, "txt": "new"})
     for batch in module(shards, facts).train_dataloader():
         assert (set(batch["caption"]), set(batch["label"].tolist())) == ({"new"}, {2})
