@@ -85,11 +85,15 @@ class Selection:
         return "no sample meets all conditions; loosen them"
 
     def _takes(self, sample: Sample) -> bool:
-        facts = {} if self.where is None else _facts(sample)
-        if facts is None or not callable(self.where):
-            return facts is not None and all(
+        if self.where is None:
+            return True
+        facts = _facts(sample)
+        if facts is None:
+            return False
+        if isinstance(self.where, Mapping):
+            return all(
                 name in facts and _MEETS[condition](facts[name], value)
-                for name, conditions in (self.where or {}).items()
+                for name, conditions in self.where.items()
                 for condition, value in conditions.items()
             )
         try:
