@@ -62,9 +62,9 @@ class Selection:
         """What a choice that was made holds for: the conditions, or the source of the function."""
         where: Any = self.where
         if callable(where):
-            where = [name_of(where)]
+            function, where = where, name_of(where)
             with suppress(OSError, TypeError):  # typed into a session, or an object
-                where.append(inspect.getsource(self.where))  # type: ignore[arg-type]
+                where += inspect.getsource(function)
         return f"{stable_hash(where, self.images):016x}"
 
     def choose(self, file: BinaryIO, known_bad: Mapping[str, str]) -> list[bool]:
