@@ -6,6 +6,7 @@ import pytest
 from http_server import Server
 from shard_files import plain, sample, serve_folder, write_tar
 
+from cmd_lightning.data import shard_module
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.check import check_shards
 from cmd_lightning.data.index import load_index
@@ -181,12 +182,10 @@ def test_conditions_are_checked_at_the_start(rated, select, words):
     assert "\n" not in str(error.value)
 
 
-def test_the_number_is_printed_once(rated, caplog):
-    import logging
-
-    with caplog.at_level(logging.INFO):
-        data = module(rated, {"score": {"min": 5}})
-        data.prepare_data()
-        list(data.train_dataloader())
-    lines = [record.getMessage() for record in caplog.records if "data.select" in record.getMessage()]
+def test_the_number_is_printed_once(rated, monkeypatch):
+    lines = []
+    monkeypatch.setattr(shard_module, "rank_zero_info", lines.append)
+    data = module(rated, {"score": {"min": 5}})
+    data.prepare_data()
+    list(data.train_dataloader())
     assert lines == [f"train_shards {rated}: data.select takes 8 of 20 samples"]

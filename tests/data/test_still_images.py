@@ -3,16 +3,19 @@
 import io
 import json
 
+import lightning
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from shard_files import plain, sample, write_tar
 
+from cmd_lightning.components import MotionDiffusion
 from cmd_lightning.data.clips import ClipLoader, resize_and_crop
 from cmd_lightning.data.sources import Selection, open_source
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
+from cmd_lightning.zoo.motion.dit import MotionDiT
 
 KINDS = ("jpg", "png", "webp", "jpeg")
 
@@ -130,3 +133,16 @@ def test_an_evaluation_of_images_is_an_error(shards):
 def test_selected_images(shards):
     data = module(str(shards / "{videos,images,both}.tar"), select={"caption": {"matches": "^image [2-6]"}})
     assert sorted(batches(data.train_dataloader())) == [f"i{i}" for i in range(2, 7)]
+
+
+def test_a_motion_model_of_images_is_an_error(shards, tiny_autoencoder):
+    component = MotionDiffusion(
+        lambda spec, dim: MotionDiT(spec, dim, width=16, depth=1, heads=2),
+        tiny_autoencoder(),
+        video_shape=(3, 4, 16, 16),
+    )
+    running = lightning.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False, max_steps=1
+    )
+    with pytest.raises(InputError, match=r"data\.images still: the motion stage needs video"):
+        running.fit(component, datamodule=module(str(shards / "videos.tar")))
