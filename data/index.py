@@ -26,7 +26,7 @@ from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import IMAGE_SUFFIXES
 from cmd_lightning.data.plan import stable_hash, unique_names
 from cmd_lightning.data.selecting import Selection
-from cmd_lightning.data.tar import CUT, Sample, read_samples
+from cmd_lightning.data.tar import CUT, NO_VIDEO, Sample, read_samples
 from cmd_lightning.errors import InputError
 
 INDEX_NAME = "index.json"
@@ -66,12 +66,12 @@ class Shard:
             bits = np.packbits(selection.choose(file, counted.bad)).tobytes().hex()
         return replace(counted, selection=selection, chosen={**self.chosen, selection.fingerprint: bits})
 
-    def holds_images(self, remote: ShardCache) -> bool:
-        """Whether a still image is in the place of a video in any sample."""
+    def holds_images_alone(self, remote: ShardCache) -> bool:
+        """Whether still images are in the place of all videos; it is opened only if no sample has a video."""
+        if len(self.bad) < self.samples or not {NO_VIDEO}.issuperset(self.bad.values()):
+            return False
         with self.open(remote) as file:
-            return any(
-                not sample.members.keys().isdisjoint(IMAGE_SUFFIXES) for sample in read_samples(file, images=True)
-            )
+            return any(not one.members.keys().isdisjoint(IMAGE_SUFFIXES) for one in read_samples(file, images=True))
 
     def _taken(self) -> list[int]:
         assert self.selection is not None

@@ -18,7 +18,7 @@ from cmd_lightning.data.index import Shard, expand, load_index
 from cmd_lightning.data.loader import Split, StreamDataModule
 from cmd_lightning.data.plan import Part, portions
 from cmd_lightning.data.selecting import Selection
-from cmd_lightning.data.stages import importable
+from cmd_lightning.data.stages import importable, name_of
 from cmd_lightning.data.stream import ShardStream
 from cmd_lightning.errors import InputError, check_at_least, check_positive
 
@@ -81,7 +81,7 @@ class ShardDataModule(StreamDataModule):
             raise InputError(f"max_bad_share {max_bad_share}: give a share from 0 to 1, e.g. 0.1")
         if isinstance(train_shards, dict):
             _check_weights(train_shards)
-        self.shards: dict[str, str | list[str] | dict[str, float] | None] = {
+        self.shards: dict[str, Any] = {
             "train_shards": train_shards,
             "val_shards": val_shards,
             "test_shards": test_shards,
@@ -117,7 +117,9 @@ class ShardDataModule(StreamDataModule):
 
     def describe(self) -> dict[str, Any]:
         """What the test clips are, as plain data for the record of a result."""
-        return {"data": type(self).__name__, "shards": self.shards["test_shards"]}
+        select = self.select if self.select is None or isinstance(self.select, dict) else name_of(self.select)
+        about = {"data": type(self).__name__, "shards": self.shards["test_shards"]}
+        return about if select is None else about | {"select": select}
 
     def has(self, split: Split) -> bool:
         """Whether shards of the split are given."""
@@ -142,12 +144,11 @@ class ShardDataModule(StreamDataModule):
 
     def _parts(self, found: Sequence[Sequence[Shard]]) -> list[Part]:
         """The data sets of an epoch; none where there is only one."""
-        given = self.shards["train_shards"]
-        if len(found) == 1 or not isinstance(given, dict):
+        if len(found) == 1:
             return []
         ends = list(accumulate(map(len, found), initial=0))
         sizes = [sum(shard.good for shard in shards) for shards in found]
-        takes = portions(sizes, [weight for weight in given.values() if weight])
+        takes = portions(sizes, [weight for weight in self.shards["train_shards"].values() if weight])
         return [Part(range(*ends[number : number + 2]), take) for number, take in enumerate(takes)]
 
     def _used(self) -> list[str]:
@@ -184,7 +185,7 @@ class ShardDataModule(StreamDataModule):
                 raise InputError(f"data.select: nothing is left of {option} {shards}: {selection.why_none(files)}")
             rank_zero_info(f"{option} {shards}: data.select takes {good} of {there} samples")
         for shard in found:
-            if not shard.good and not selection.images and shard.holds_images(self.remote):
+            if not selection.images and shard.holds_images_alone(self.remote):
                 raise InputError(
                     f"{option} {shard.url}: holds still images, and video is needed; to train and validate an "
                     "autoencoder or content model on images as clips without motion, set data.images still"
