@@ -103,17 +103,13 @@ def _counted(name: str, stage: Stage, samples: Iterable[dict[str, Any]]) -> Iter
     for sample in made:
         taken += 1
         if taken > given:
-            raise _miscount(name, given, taken)
+            break
         yield sample
-    if taken < given:
-        raise _miscount(name, given, taken)
-
-
-def _miscount(name: str, given: int, taken: int) -> InputError:
-    return InputError(
-        f"data.stages {name}: gives {taken} samples for {given}, and a stage must keep their number; leave samples out "
-        "with data.select, repeat them with weights of data.train_shards"
-    )
+    if taken != given:
+        raise InputError(
+            f"data.stages {name}: gives {taken} samples for {given}, and a stage must keep their number; leave samples "
+            "out with data.select, repeat them with weights of data.train_shards"
+        )
 
 
 def _staged(members: dict[str, Any]) -> Sample:
