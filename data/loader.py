@@ -45,8 +45,9 @@ class Position:
             epoch, first = self._loaded["epoch"], self._loaded["batches"]
             if first and self._loaded["fingerprint"] != self._fingerprint:
                 rank_zero_warn(
-                    f"The checkpoint is {first} batches into epoch {epoch} of other data: shards, weights, select, stages, "
-                    "seed, batch_size, shuffle_buffer, num_workers or devices have changed. The epoch starts again."
+                    f"The checkpoint is {first} batches into epoch {epoch} of other data: shards, weights, select, "
+                    "stages, seed, batch_size, shuffle_buffer, num_workers or devices have changed. The epoch starts "
+                    "again."
                 )
                 first = 0
             elif first and trainer and not trainer.fit_loop.epoch_loop.batch_progress.current.ready:
