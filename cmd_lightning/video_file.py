@@ -6,7 +6,7 @@ local files.
 """
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -201,7 +201,7 @@ class VideoFile:
         # B-frames. Files that were put one after the other begin again at an earlier time. Frames of
         # animated images build on each other whatever their flags say: these are always read from their start.
         guessed = kind == "avi" or (kind == "asf" and self._decoder.has_b_frames)
-        timed = not guessed and (kind not in _WITHOUT_INDEX or _ascends(mark.dts for mark in marks))
+        timed = not guessed and (kind not in _WITHOUT_INDEX or _are_times_whole(marks))
         animated = kind in ("gif", "apng")
         self._lead = lead = 0 if animated else lead_of(marks, timed)
         if lead * self._pixels > MAX_DECODED_PIXELS:
@@ -286,9 +286,10 @@ class VideoFile:
             raise VideoError(self.name, reason_, detail) from error
 
 
-def _ascends(times: Iterable[int | None]) -> bool:
-    known = [time for time in times if time is not None]
-    return known == sorted(known)
+def _are_times_whole(marks: Sequence[Mark]) -> bool:
+    """Whether each packet has a time of presentation, and those of decoding never go back."""
+    decoding = [mark.dts for mark in marks if mark.dts is not None]
+    return decoding == sorted(decoding) and all(mark.pts is not None for mark in marks)
 
 
 def _pixels(stream: Any) -> int:
