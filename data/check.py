@@ -108,7 +108,7 @@ def _check_shard(url: str, remote: ShardCache) -> tuple[Shard, _Found]:
             try:
                 members = sample.read()
                 facts = read_facts(members)
-                label = read_label(facts)
+                label = read_label(members, facts)
                 if LATENT_SUFFIX in members and members.keys().isdisjoint(VIDEO_SUFFIXES):
                     found.latents.append(_check_latents(members, facts))
                 else:

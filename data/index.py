@@ -7,6 +7,7 @@ use does from the tar headers, without the classes.
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -24,6 +25,7 @@ from cmd_lightning.errors import InputError
 
 INDEX_NAME = "index.json"
 ASSUMED_SAMPLES = 1000  # what video2dataset puts into a shard, where the number is unknown
+_UNION = re.compile(r"::(?![^\[]*\])")  # webdataset's; "[::1]" is an address
 _MOST_SAMPLES = 2**20  # of a shard, by its index: an untrusted one must not make us count to 10 billion
 
 
@@ -73,7 +75,7 @@ def shard_names(urls: Sequence[str]) -> list[str]:
 
 
 def expand(shards: str | Sequence[str], option: str = "shards", *, allow_commands: bool = False) -> list[str]:
-    """Resolve paths, globs, brace ranges ("{000000..000099}.tar"), folders of shards and http(s) addresses.
+    """Resolve paths, globs, brace ranges ("{000000..000099}.tar"), folders, http(s) addresses, and unions of these, "a::b".
 
     They keep their order; those of a glob or a folder come in the order of their names. With `allow_commands`,
     "pipe:COMMAND" and the other addresses for which webdataset runs commands are accepted. Errors name the `option`.
@@ -81,7 +83,8 @@ def expand(shards: str | Sequence[str], option: str = "shards", *, allow_command
     from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]  # its stubs lack the error
 
     found: list[str] = []
-    for spec in [shards] if isinstance(shards, str) else shards:
+    given = [shards] if isinstance(shards, str) else shards
+    for spec in (part for text in given for part in ([text] if os.path.exists(text) else _UNION.split(text))):
         try:
             urls = list(braceexpand(spec))
         except UnbalancedBracesError as error:
