@@ -263,13 +263,17 @@ def test_remote_shards(server):
     got, bad = batches(stream(urls, rank=0, ranks=1), workers=2)
     assert not bad
     assert sorted(key for batch in got for key in plain(batch["key"])) == [f"{i:04d}" for i in range(23)]
-    shards = load_index(expand(server + "/without/0000{0,1}.tar"))
-    assert [(shard.samples, shard.exact) for shard in shards] == [(1000, False)] * 2
-    made = ShardStream(shards, ClipLoader(4, (16, 16), stride=1), batch_size=4)
-    seen = [next_batch["key"] for next_batch, _ in zip(made, range(6), strict=False)]
-    assert sorted({key for keys in seen for key in plain(keys)}) == [
-        f"{i:04d}" for i in range(4)
-    ]  # read again and again
+
+
+def test_remote_shards_without_an_index_are_counted_first(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.warns(UserWarning, match=r"without/00000\.tar: no index\.json") as warned:
+        shards = load_index(expand(server + "/without/0000{0,1}.tar"))
+    assert len(warned) == 1
+    assert [shard.samples for shard in shards] == [4, 7]
+    for training in (False, True):
+        made = ShardStream(shards, ClipLoader(4, (16, 16), stride=1), batch_size=4, shuffle=training)
+        assert sorted(key for batch in made for key in plain(batch["key"])) == [f"{i:04d}" for i in range(11)]
 
 
 @pytest.mark.parametrize("reason", ["404", "refused"])
