@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cmd_lightning.compat import container_crop
 from cmd_lightning.errors import InputError, reason
+from cmd_lightning.gif import has_pixels
 from cmd_lightning.video_index import START, FrameIndex, Key, Run
 from cmd_lightning.video_start import Mark, lead_of, without_lost
 from cmd_lightning.viewing import PLAIN, Screen, Viewing, deinterlaced
@@ -218,6 +219,10 @@ class VideoFile:
             raise VideoError(self.name, "damaged frames", "none can be decoded")
         if not index.frames:
             raise VideoError(self.name, "unreadable video", "without frames")
+        if kind == "gif" and not has_pixels(
+            self._source if isinstance(self._source, bytes) else self._source.read_bytes()
+        ):
+            raise VideoError(self.name, "empty file")
         return index
 
     def _expect_affordable(self, runs: Sequence[Run]) -> None:

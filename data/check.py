@@ -10,23 +10,24 @@ from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import LATENT_SUFFIX, BadSample, read_caption, read_facts, read_label, video_of
 from cmd_lightning.data.index import Shard, expand, is_remote, place_of, scan, update_index
 from cmd_lightning.data.latent_clips import check_finite, read_latents
-from cmd_lightning.data.sheet import ContactSheet
 from cmd_lightning.data.tar import read_samples
 from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoInfo, VideoReader
+
+Look = Callable[[str, VideoReader, str], object]
+"""Looks at a good video: its key, the open video and its caption."""
 
 
 def check_shards(
     shards: str | Sequence[str],
     *,
     remote: ShardCache | None = None,
-    sheet: ContactSheet | None = None,
+    look: Look = lambda key, video, caption: None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Decode every sample; the index of local shards then lists the bad ones, and streams leave them out.
 
-    The shards are given as for `expand`; the `sheet` shows some of the good videos; `progress` receives a line of text
-    for each shard.
+    The shards are given as for `expand`; `look` receives each good video, `progress` a line of text for each shard.
 
     Returns:
         {"samples": good ones, "bad": {reason: number}, "frames": of the good videos, "seconds": the same,
@@ -38,7 +39,7 @@ def check_shards(
     bad: Counter[str] = Counter()
     found = _Found()
     for url in expand(shards, allow_commands=remote.allow_commands):
-        shard, here = _check_shard(url, remote, sheet)
+        shard, here = _check_shard(url, remote, look)
         bad.update(shard.bad.values())
         progress(f"{url}: {here.samples} good, {len(shard.bad)} bad{here.remark()}")
         folder = place_of(url).folder
@@ -63,8 +64,6 @@ def check_shards(
         progress(f"{number} good videos are {name}: consider {option} in training")
     if found.latents:
         report["latents"] = dict(sorted(Counter(found.latents).items()))
-    if sheet is not None:
-        sheet.save()
     return report
 
 
@@ -115,7 +114,7 @@ def _amount(videos: Sequence[VideoInfo]) -> dict[str, float]:
     return {"frames": sum(video.frames for video in videos), "seconds": round(seconds, 3)}
 
 
-def _check_shard(url: str, remote: ShardCache, sheet: ContactSheet | None) -> tuple[Shard, _Found]:
+def _check_shard(url: str, remote: ShardCache, look: Look) -> tuple[Shard, _Found]:
     """The shard with what is bad in it, and its good samples."""
     bad: dict[str, str] = {}
     found = _Found()
@@ -129,7 +128,7 @@ def _check_shard(url: str, remote: ShardCache, sheet: ContactSheet | None) -> tu
                 if LATENT_SUFFIX in members and members.keys().isdisjoint(VIDEO_SUFFIXES):
                     found.latents.append(_check_latents(members, facts))
                 else:
-                    found.videos.append(_check_video(members, sheet, caption))
+                    found.videos.append(_check_video(members, look, caption))
                 found.empty_captions += not caption
                 found.num_classes = max(found.num_classes, label + 1)
             except BadSample as reason:
@@ -137,12 +136,11 @@ def _check_shard(url: str, remote: ShardCache, sheet: ContactSheet | None) -> tu
     return replace(known, bad=bad), found
 
 
-def _check_video(members: dict[str, Any], sheet: ContactSheet | None, caption: str) -> VideoInfo:
+def _check_video(members: dict[str, Any], look: Look, caption: str) -> VideoInfo:
     try:
         reader = VideoReader(video_of(members))
         reader.verify()
-        if sheet is not None:
-            sheet.add(members["__key__"], reader, caption)
+        look(members["__key__"], reader, caption)
     except VideoError as error:
         raise BadSample(error.reason) from error
     return reader.info

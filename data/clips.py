@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cmd_lightning.data.gif import has_pixels
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoReader
@@ -156,11 +155,9 @@ def _crop(video: Tensor, height: int, width: int, at: tuple[float, float] | None
 
 
 def video_of(sample: dict[str, Any]) -> bytes:
-    """The bytes of a sample's video file; raises `BadSample` where there is none, or a GIF without any pixels."""
+    """The bytes of a sample's video file; raises `BadSample` where there is none."""
     for suffix in VIDEO_SUFFIXES:
         if suffix in sample:
-            if not has_pixels(sample[suffix]):
-                raise BadSample("empty file")
             return sample[suffix]
     raise BadSample("latents, for LatentDataModule" if LATENT_SUFFIX in sample else "no video")
 

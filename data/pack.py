@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from cmd_lightning.data.annotations import Annotations, Row, read_annotations
-from cmd_lightning.data.clips import BadSample, video_of
 from cmd_lightning.data.hold_out import check_share, held_out
 from cmd_lightning.data.shard_writer import ShardWriter, split_folder
 from cmd_lightning.data.walk import clip_suffix, walk
@@ -159,16 +158,13 @@ def _usable(
         path = files.find(row.path)
         if not path.is_file():
             left_out.add("missing file", row.path)
-        elif not (suffix := clip_suffix(path)):
+        elif not clip_suffix(path):
             left_out.add("unknown suffix", row.path)
         else:
             try:
-                data = video_of({suffix: path.read_bytes()})
-                yield _Clip(row, path, VideoReader(data).info)
+                yield _Clip(row, path, VideoReader(path).info)
             except VideoError as error:
                 left_out.add(error.reason, row.path)
-            except BadSample as reason:
-                left_out.add(str(reason), row.path)
         if number % 1000 == 0 or number == len(rows):
             progress(f"{number} of {len(rows)} clips")
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cmd_lightning.commands.encode import encode
-from cmd_lightning.commands.files import make_folder, report, tell
+from cmd_lightning.commands.files import report, tell
 from cmd_lightning.shapes.scenes import Level, Motion
 
 __all__ = ["check", "encode", "pack", "synth"]
@@ -134,13 +134,14 @@ def check(
         allow_commands: Also accept pipe:COMMAND, s3:// and similar, which run programs on this machine.
         json: Write the report to this file; - is standard output.
     """
+    from cmd_lightning.commands.sheet import ContactSheet
     from cmd_lightning.data.cache import ShardCache
     from cmd_lightning.data.check import check_shards
-    from cmd_lightning.data.sheet import ContactSheet
 
     drawn = ContactSheet(Path(sheet), sheet_clips) if sheet else None
+    options = {"look": drawn.add} if drawn else {}
+    found = check_shards(shards, remote=ShardCache(allow_commands=allow_commands), **options, progress=tell)
     if drawn:
-        make_folder(drawn.path.parent, "--sheet")
-    found = check_shards(shards, remote=ShardCache(allow_commands=allow_commands), sheet=drawn, progress=tell)
+        drawn.save()
     report(found, json)
     return int(bool(found["bad"]) and not allow_bad)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from cmd_lightning.atomic_files import replaced
+from cmd_lightning.commands.files import make_folder
 from cmd_lightning.errors import InputError, check_positive
 from cmd_lightning.video_io import VideoReader
 
@@ -42,7 +43,8 @@ class ContactSheet:
         """Check the values."""
         check_positive(sheet_clips=self.clips)
         if self.path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-            raise InputError(f"sheet {self.path}: give a name that ends in .png, .jpg or .webp")
+            raise InputError(f"--sheet {self.path}: give a name that ends in .png, .jpg or .webp")
+        make_folder(self.path.parent, "--sheet")
 
     def add(self, key: str, reader: VideoReader, caption: str) -> None:
         """Add a clip; its frames are read if it may be shown. Raises `VideoError` if they are damaged."""
