@@ -219,10 +219,10 @@ class VideoFile:
             raise VideoError(self.name, "damaged frames", "none can be decoded")
         if not index.frames:
             raise VideoError(self.name, "unreadable video", "without frames")
-        if kind == "gif" and not has_pixels(
-            self._source if isinstance(self._source, bytes) else self._source.read_bytes()
-        ):
-            raise VideoError(self.name, "empty file")
+        if kind == "gif":
+            data = self._source if isinstance(self._source, bytes) else self._source.read_bytes()
+            if not has_pixels(data):
+                raise VideoError(self.name, "empty file")
         return index
 
     def _expect_affordable(self, runs: Sequence[Run]) -> None:

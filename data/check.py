@@ -17,6 +17,9 @@ from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoInfo, VideoReader
 Look = Callable[[str, VideoReader, str], object]
 """Looks at a good video: its key, the open video and its caption."""
 
+_CHOICES = {"interlaced": "deinterlace", "hdr": "tone_map", "transparent": "background"}
+"""What videos may be, and the option of `Viewing` that says how they are shown."""
+
 
 def check_shards(
     shards: str | Sequence[str],
@@ -59,9 +62,10 @@ def check_shards(
     }
     if found.empty_captions:
         report["empty_captions"] = found.empty_captions
-    for name, number, option in _choices(found.videos):
-        report[name] = number
-        progress(f"{number} good videos are {name}: consider {option} in training")
+    for name, option in _CHOICES.items():
+        if number := sum(getattr(video, name) for video in found.videos):
+            report[name] = number
+            progress(f"{number} good videos are {name}: consider data.viewing.{option} in training")
     if found.latents:
         report["latents"] = dict(sorted(Counter(found.latents).items()))
     return report
@@ -88,17 +92,6 @@ class _Found:
 
     def remark(self) -> str:
         return f", {self.empty_captions} without a caption" if self.empty_captions else ""
-
-
-def _choices(videos: Sequence[VideoInfo]) -> list[tuple[str, int, str]]:
-    """Where `Viewing` leaves a choice: what videos are, how many of them, and the option for them."""
-    options = {
-        "interlaced": "data.viewing.deinterlace",
-        "hdr": "data.viewing.tone_map",
-        "transparent": "data.viewing.background",
-    }
-    counts = {name: sum(getattr(video, name) for video in videos) for name in options}
-    return [(name, counts[name], option) for name, option in options.items() if counts[name]]
 
 
 def _amounts(videos: Sequence[VideoInfo], kind: Callable[[VideoInfo], Any], name: str) -> dict[str, dict[str, float]]:
