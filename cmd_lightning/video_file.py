@@ -27,7 +27,7 @@ MAX_FRAME_PIXELS = 2**26  # 8192x8192: twice 8K
 Reason = Literal["empty file", "unreadable video", "still picture", "no video stream", "damaged frames", "too costly"]
 
 _FORMATS = "mov,matroska,avi,gif,apng,mpegts,mpeg,asf,flv,ogg"  # of FFmpeg; mov is mp4 and 3gp too, matroska webm
-_WITHOUT_INDEX = ("mpegts", "mpeg", "flv", "ogg")
+_WITHOUT_INDEX = ("mpegts", "mpeg", "asf", "flv", "ogg")
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these leave transparency out
 
 
