@@ -84,8 +84,8 @@ def pack(
     counted by reason.
 
     Args:
-        videos: Folder of the clips (MP4, MOV, AVI, MKV, WebM, MPEG, WMV, FLV, GIF, animated WebP and PNG); clips of
-            public data sets are found at any depth.
+        videos: Folder of the clips (MP4, MOV, AVI, MKV, WebM, MPEG, WMV, FLV, Ogg, GIF, animated WebP and PNG); clips
+            of public data sets are found at any depth.
         out: Folder for the shards.
         captions: File or folder with the captions and classes of the clips.
         prompts: Captions by class, which replace others: a CSV class,prompt or a text file with one line per class, in

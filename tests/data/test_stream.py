@@ -16,6 +16,7 @@ from cmd_lightning.data.clips import ClipLoader
 from cmd_lightning.data.index import Shard, expand, load_index
 from cmd_lightning.data.loader import Position, StreamLoader
 from cmd_lightning.data.stream import ShardStream
+from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
 
 ONCE = ShardCache(attempts=1)
@@ -274,6 +275,14 @@ def test_remote_shards_without_an_index_are_counted_first(server, tmp_path, monk
     for training in (False, True):
         made = ShardStream(shards, ClipLoader(4, (16, 16), stride=1), batch_size=4, shuffle=training)
         assert sorted(key for batch in made for key in plain(batch["key"])) == [f"{i:04d}" for i in range(11)]
+
+
+def test_a_command_in_a_validation_set_gives_its_clips_once(shards, tmp_path):
+    remote = ShardCache(str(tmp_path / "cache"), allow_commands=True)
+    options = {"val_shards": [f"pipe:cat {shards}/00003.tar"], "num_frames": 4, "size": 16, "batch_size": 2}
+    with pytest.warns(UserWarning, match="fetched now to count"):
+        loader = WebVidDataModule(**options, remote=remote).val_dataloader()
+    assert [key for batch in loader for key in plain(batch["key"])] == [f"{i:04d}" for i in range(12, 17)]
 
 
 @pytest.mark.parametrize("reason", ["404", "refused"])
