@@ -56,7 +56,9 @@ def test_frames_are_those_of_a_plain_decode(kind, codec, options):
     for index in (39, 0, 13, 26, 12, 5):
         assert torch.equal(reader.read([index]), wanted[:, [index]])
     assert torch.equal(reader.read([30, 2, 17, 2]), wanted[:, [30, 2, 17, 2]])
-    if (kind, codec) not in {("mpeg", "libx264"), ("asf", "libx264")}:
+    counted = {("mpeg", "libx264"), ("asf", "libx264")}
+    assert (reader._file._index.ticks == []) == ((kind, codec) in counted)
+    if (kind, codec) not in counted:
         assert (reader.fps, reader.times) == (pytest.approx(25, rel=1e-3), None)
 
 
@@ -68,6 +70,19 @@ def test_decoding_begins_at_a_key_frame(kind, codec, options, monkeypatch):
     monkeypatch.setattr(video_file.VideoFile, "_open", lambda self: pytest.fail("read from the start"))
     for index in (99, 50, 31, 70):
         assert numbers_in(reader.read([index])) == [index]
+
+
+@pytest.mark.parametrize(("kind", "codec"), [("asf", "wmv2"), ("mpegts", "mpeg2video"), ("mpegts", "mpeg4")])
+@pytest.mark.parametrize("late", [-20, -1, 1, 4])
+def test_a_seek_that_lands_elsewhere_costs_time_only(kind, codec, late, monkeypatch):
+    """Decoders give frames after a missing key frame too, which look like others."""
+    data = made(kind, codec, {"g": "12"}, 60)
+    wanted = decoded(data)
+    reader = VideoReader(data)
+    ticks = reader._file._index.ticks
+    monkeypatch.setattr(video_file.VideoFile, "_place_of", lambda self, key: key.dts + late * (ticks[1] - ticks[0]))
+    for index in (59, 30, 45):
+        assert torch.equal(reader.read([index]), wanted[:, [index]])
 
 
 @pytest.mark.parametrize(("kind", "codec"), [("mpegts", "libx264"), ("mpegts", "mpeg2video"), ("mpeg", "mpeg2video")])
