@@ -350,5 +350,5 @@ def test_commands_are_run_only_if_allowed(shards, tmp_path):
 
 def test_a_page_that_is_no_shard_is_refused(server):
     assert check_shards(f"{server}/with/index.json")["bad"] == {"unreadable shard": 1}
-    with pytest.raises(InputError, match=r"unreadable shard \(.*index.json"):
-        list(StreamLoader(stream([f"{server}/without/../with/index.json"])))
+    with pytest.raises(InputError, match=r"no usable clip: 1 unreadable shard \(.*index.json"):
+        WebVidDataModule(test_shards=f"{server}/without/../with/index.json").test_dataloader()
