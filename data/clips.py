@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cmd_lightning.data.gif import has_pixels
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoReader
@@ -24,6 +24,7 @@ LATENT_SUFFIX = "safetensors"
 """Of the member that holds the latents of a clip in place of its video."""
 
 _ROUNDING = 1e-6  # of a frame: rounding errors where a time is midway between two frames
+_NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]*)?(e\+?[0-9]{1,2})?", re.IGNORECASE)
 _LONGEST = 16  # sides: what is further out in a long source is not scaled, only to be cropped
 
 
@@ -66,7 +67,7 @@ class ClipLoader:
         """
         chance = random.Random(draw)
         facts = read_facts(sample)
-        label = read_label(facts)
+        label = read_label(sample, facts)
         data = video_of(sample)
         try:
             reader = VideoReader(data, self.viewing)
@@ -154,11 +155,9 @@ def _crop(video: Tensor, height: int, width: int, at: tuple[float, float] | None
 
 
 def video_of(sample: dict[str, Any]) -> bytes:
-    """The bytes of a sample's video file; raises `BadSample` where there is none, or a GIF without any pixels."""
+    """The bytes of a sample's video file; raises `BadSample` where there is none."""
     for suffix in VIDEO_SUFFIXES:
         if suffix in sample:
-            if not has_pixels(sample[suffix]):
-                raise BadSample("empty file")
             return sample[suffix]
     raise BadSample("latents, for LatentDataModule" if LATENT_SUFFIX in sample else "no video")
 
@@ -173,14 +172,27 @@ def read_facts(sample: dict[str, Any]) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def read_label(facts: dict[str, Any]) -> int:
-    """The class in the facts, a whole number; -1 without one, `BadSample` if it is no int64 of at least -1."""
-    label = facts.get("label")
+def read_label(sample: dict[str, Any], facts: dict[str, Any]) -> int:
+    """The class of a sample: its .cls, else the label in its facts, as 3, "3" or 3.0.
+
+    It is -1 without one and where it is a name, and `BadSample` where it is a number that is no class.
+    """
+    label = sample["cls"].decode("ascii", "replace") if "cls" in sample else facts.get("label")
+    if isinstance(label, str | float):
+        label = whole_number(str(label).strip())
     if not isinstance(label, int):
         return -1
     if isinstance(label, bool) or not -1 <= label < 2**63:
         raise BadSample("bad label")
     return label
+
+
+def whole_number(text: str) -> int | None:
+    """The number that a text is, as "3", "3.0" or "3e0"; None for others, and where it is no int64 of at least 0."""
+    if not _NUMBER.fullmatch(text):
+        return None
+    number = int(text) if text.isdecimal() else float(text)
+    return int(number) if number < 2**63 and number == int(number) else None
 
 
 def read_caption(sample: dict[str, Any], facts: dict[str, Any]) -> str:

@@ -7,9 +7,9 @@ use does from the tar headers, without the classes.
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
@@ -23,7 +23,7 @@ from cmd_lightning.data.tar import CUT, read_samples
 from cmd_lightning.errors import InputError
 
 INDEX_NAME = "index.json"
-ASSUMED_SAMPLES = 1000  # what video2dataset puts into a shard, where the number is unknown
+_UNION = re.compile(r"::(?![^\[]*\])")  # webdataset's; "[::1]" is an address
 _MOST_SAMPLES = 2**20  # of a shard, by its index: an untrusted one must not make us count to 10 billion
 
 
@@ -35,7 +35,6 @@ class Shard:
     samples: int  # the bad ones included
     bad: dict[str, str] = field(default_factory=dict)  # reasons by the keys of the samples known to be bad
     bytes: int | None = None  # of the file, if known
-    exact: bool = True  # False where the number is assumed: a remote shard without an index
 
     @property
     def good(self) -> int:
@@ -73,7 +72,7 @@ def shard_names(urls: Sequence[str]) -> list[str]:
 
 
 def expand(shards: str | Sequence[str], option: str = "shards", *, allow_commands: bool = False) -> list[str]:
-    """Resolve paths, globs, brace ranges ("{000000..000099}.tar"), folders of shards and http(s) addresses.
+    """Resolve paths, globs, brace ranges ("{000000..000099}.tar"), folders, http(s) addresses and unions ("a::b").
 
     They keep their order; those of a glob or a folder come in the order of their names. With `allow_commands`,
     "pipe:COMMAND" and the other addresses for which webdataset runs commands are accepted. Errors name the `option`.
@@ -81,7 +80,8 @@ def expand(shards: str | Sequence[str], option: str = "shards", *, allow_command
     from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]  # its stubs lack the error
 
     found: list[str] = []
-    for spec in [shards] if isinstance(shards, str) else shards:
+    given = [shards] if isinstance(shards, str) else shards
+    for spec in (part for text in given for part in ([text] if os.path.exists(text) else _UNION.split(text))):
         try:
             urls = list(braceexpand(spec))
         except UnbalancedBracesError as error:
@@ -129,16 +129,20 @@ def _splits(folder: Path) -> list[Path]:
     return sorted({shard.parent for shard in folder.glob("*/*.tar")})
 
 
-def load_index(urls: Sequence[str], *, write: bool = False, remote: ShardCache | None = None) -> list[Shard]:
+def load_index(
+    urls: Sequence[str], *, count: bool = True, write: bool = False, remote: ShardCache | None = None
+) -> list[Shard]:
     """Look shards up in the indexes of their folders; scan those that are not there or have changed size.
 
-    Remote ones without an index are assumed to hold 1000 samples each and are marked as not exact. With `write`, what
-    was scanned is kept in the index, where the folder can be written. Raises `InputError` as `read_index`.
+    Remote ones without an index are fetched for that, with a warning; without `count`, none is scanned, and the shards
+    that no index knows have 0 samples. With `write`, what was scanned is kept in the index, where the folder can be
+    written. Raises `InputError` as `read_index`, and where a shard cannot be fetched.
     """
     remote = remote or ShardCache()
     folders: dict[str, dict[str, Any]] = {}
     scanned: dict[str, list[Shard]] = {}
-    shards = []
+    shards: list[Shard] = []
+    fetched: list[Shard] = []
     for url in urls:
         folder, name, query = place_of(url)
         if folder not in folders:
@@ -146,11 +150,18 @@ def load_index(urls: Sequence[str], *, write: bool = False, remote: ShardCache |
         entry = folders[folder]["shards"].get(name)
         if entry and (is_remote(url) or entry["bytes"] == os.path.getsize(url)):
             shards.append(Shard(url, entry["samples"], entry["bad"], entry["bytes"]))
-        elif is_remote(url):
-            shards.append(Shard(url, ASSUMED_SAMPLES, exact=False))
+        elif not count:
+            shards.append(Shard(url, 0))
         else:
-            shards.append(scan(url))
-            scanned.setdefault(folder, []).append(shards[-1])
+            if is_remote(url) and not fetched:
+                warnings.warn(
+                    f"{url}: no index.json next to it knows this shard, so it and others like it are fetched now to "
+                    "count their samples; run `shards check` where they are made",
+                    stacklevel=2,
+                )
+            with Shard(url, 0).open(remote) as file:
+                shards.append(scan(url, file))
+            (fetched if is_remote(url) else scanned.setdefault(folder, [])).append(shards[-1])
     if write:
         for folder, found in scanned.items():
             if os.access(folder, os.W_OK):
@@ -203,15 +214,13 @@ def update_index(
         temporary.write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def scan(url: str, file: BinaryIO | None = None) -> Shard:
-    """Count the samples of a shard, read from `file` or else its path, by its tar headers; nothing is decoded.
+def scan(url: str, file: BinaryIO) -> Shard:
+    """Count the samples of a shard by its tar headers; nothing is decoded.
 
     Of a shard that was cut off, with a warning, the last sample counts as bad: it may lack members.
     """
-    with open(url, "rb") if file is None else nullcontext(file) as opened:
-        faults = {sample.key: sample.fault for sample in read_samples(opened, url)}
-        size = os.fstat(opened.fileno()).st_size
+    faults = {sample.key: sample.fault for sample in read_samples(file, url)}
     bad = {key: fault for key, fault in faults.items() if fault}
     if CUT in bad.values():
         warnings.warn(f"{url}: cut off or damaged, samples are missing; fetch or make it anew", stacklevel=2)
-    return Shard(url, len(faults), bad, size)
+    return Shard(url, len(faults), bad, os.fstat(file.fileno()).st_size)

@@ -1,6 +1,5 @@
 """ShardDataModule: what DataModules over shards share."""
 
-import warnings
 from abc import abstractmethod
 from typing import Any
 
@@ -125,11 +124,5 @@ class ShardDataModule(StreamDataModule):
             if not sum(shard.good for shard in found):
                 why = list_bad(known_bad(found), most=3) if known_bad(found) else "no sample with a clip in it"
                 raise InputError(f"{option} {shards}: no usable clip: {why}; see them with `shards check`")
-            if unknown := sum(not shard.exact for shard in found):
-                warnings.warn(
-                    f"{option}: {unknown} remote shards have no index.json beside them, so their order and number "
-                    "are approximate: 1000 samples each are assumed. Run `shards check` where they are made.",
-                    stacklevel=2,
-                )
             self._found[option] = found
         return self._found[option]
