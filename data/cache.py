@@ -15,10 +15,11 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
+from cmd_lightning.atomic_files import held
 from cmd_lightning.data.fetch import STORES, FetchError, MissingError, Put, download
 from cmd_lightning.errors import InputError, reason
 
-_COPY, _PART, _LOCKS = "shard-", ".part-", ".locks"
+_COPY, _PART, _LOCK = "shard-", ".part-", ".lock"
 _OURS = re.compile(rf"({_COPY}|{re.escape(_PART)})[0-9a-f]{{16}}-[\w.-]*", re.ASCII)
 _MOST_IN_MEMORY = 2**28  # bytes: the index of a million shards
 _STEP = 2**24  # bytes; room for a file of unknown size is made in such steps, as each looks through the folder
@@ -83,8 +84,8 @@ class ShardCache:
         with _folder_errors(folder):
             if file := _reuse(copy, size):
                 return file
-            Path(folder, _LOCKS).mkdir(parents=True, exist_ok=True)
-            with _lock(folder, name):
+            folder.mkdir(parents=True, exist_ok=True)
+            with held(folder / f"{_LOCK}-{name}"):
                 return _reuse(copy, size) or self._fetch(url, size, copy, folder / f"{_PART}{name}")
 
     def read(self, url: str) -> bytes | None:
@@ -132,7 +133,7 @@ class ShardCache:
             with open(part, "wb", buffering=0) as file:  # what a killed process left is emptied
                 file.truncate(self._download(url, put, size))
                 os.fsync(file.fileno())
-            with _lock(part.parent):  # until it is open nobody removes it
+            with FileLock(part.with_name(_LOCK)):  # until it is open nobody removes it
                 os.replace(part, copy)
                 return open(copy, "rb")
         finally:
@@ -167,14 +168,15 @@ def _reuse(copy: Path, size: int | None) -> BinaryIO | None:
 
 def _make_room(own: Path, wanted: int, limit: int) -> None:
     """Make `own` as long as `wanted`; first remove copies, the least recently used first, until all fits."""
-    with _lock(own.parent):
+    with FileLock(own.with_name(_LOCK), poll_interval=0.02):
         used, copies = wanted, []
         for path in own.parent.iterdir():
             if path == own or not _OURS.fullmatch(path.name):
                 continue
             is_part = path.name.startswith(_PART)
             if is_part:  # what no process fetches is removed
-                with suppress(Timeout, PermissionError), _lock(own.parent, path.name.removeprefix(_PART), timeout=0):
+                lock = path.with_name(path.name.replace(_PART, f"{_LOCK}-", 1))
+                with suppress(Timeout, PermissionError), held(lock, timeout=0):
                     path.unlink(missing_ok=True)
             with suppress(FileNotFoundError):
                 facts = path.stat()
@@ -188,14 +190,6 @@ def _make_room(own: Path, wanted: int, limit: int) -> None:
                 path.unlink(missing_ok=True)
                 used -= size
         os.truncate(own, wanted)
-
-
-def _lock(folder: Path, name: str = "folder", timeout: float = -1) -> FileLock:
-    """The lock of the folder, or of a shard: one of 4096, so that their files do not add up.
-
-    The system releases it when the process ends, however that happens.
-    """
-    return FileLock(folder / _LOCKS / (name if name == "folder" else name[:3]), timeout, poll_interval=0.02)
 
 
 @contextmanager

@@ -115,9 +115,9 @@ def check(shards: list[str], *, allow_bad: bool = False, allow_commands: bool = 
     The exit code is 1 if a sample is bad.
 
     Args:
-        shards: .tar files: paths, globs, folders, brace ranges or http(s) URLs.
+        shards: .tar files: paths, globs, folders, brace ranges or URLs (http, https, s3, gs, az, hf).
         allow_bad: Exit with code 0 even if samples are bad.
-        allow_commands: Also accept pipe:COMMAND, s3:// and similar, which run programs on this machine.
+        allow_commands: Also accept pipe:COMMAND, which runs a program on this machine.
         json: Write the report to this file; - is standard output.
     """
     from cmd_lightning.data.cache import ShardCache

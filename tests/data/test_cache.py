@@ -15,6 +15,7 @@ import pytest
 from filelock import FileLock
 from http_server import Server
 
+from cmd_lightning.atomic_files import held
 from cmd_lightning.data import cache as cache_module
 from cmd_lightning.data import fetch
 from cmd_lightning.data.cache import ShardCache
@@ -43,8 +44,8 @@ def content(cache, url, size=None):
 
 
 def copies(folder):
-    """The copies there by the names of their shards; nothing but the locks may lie beside them."""
-    names = set(os.listdir(folder)) - {".locks"}
+    """The copies there by the names of their shards; nothing but the lock may lie beside them."""
+    names = set(os.listdir(folder)) - {".lock"}
     assert all(name.startswith("shard-") for name in names), names
     return {name.split("-", 2)[2]: os.path.getsize(folder / name) for name in sorted(names)}
 
@@ -125,15 +126,14 @@ def test_the_bound_holds_always(tmp_path, server):
 
     def watch():
         while not over.wait(0.001):
-            with FileLock(tmp_path / ".locks/folder", poll_interval=0.001):  # nothing is removed or grows meanwhile
+            with FileLock(tmp_path / ".lock", poll_interval=0.001):  # nothing is removed or grows meanwhile
                 sizes = {}
-                for entry in filter(os.DirEntry.is_file, os.scandir(tmp_path)):
+                for entry in os.scandir(tmp_path):
                     with contextlib.suppress(FileNotFoundError):  # it has its name by now
                         facts = entry.stat()
                         sizes[facts.st_ino] = facts.st_size
                 totals.append(sum(sizes.values()))
 
-    (tmp_path / ".locks").mkdir()
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
@@ -189,7 +189,7 @@ def test_files_of_others_are_left_alone(tmp_path, server):
     for number in range(3):
         content(cache, f"{server.url}/9000/{number}.tar")
     assert all((tmp_path / name).read_bytes() == BODY for name in theirs)
-    assert len(os.listdir(tmp_path)) == len(theirs) + 2  # one copy and the locks
+    assert len(os.listdir(tmp_path)) == len(theirs) + 2  # one copy and the lock
 
 
 def test_a_failure_leaves_nothing(tmp_path):
@@ -319,7 +319,7 @@ def test_a_copy_that_another_wants_to_remove_at_once(tmp_path, server, monkeypat
     original = os.replace
 
     def remove(copy):
-        with FileLock(tmp_path / ".locks/folder", poll_interval=0.001):
+        with FileLock(tmp_path / ".lock", poll_interval=0.001):
             os.unlink(copy)
 
     def robbed(part, copy):
@@ -344,8 +344,7 @@ def process(folder, url, gigabytes=1.0):
 
 
 def test_processes_make_room_one_after_the_other(tmp_path, server):
-    (tmp_path / ".locks").mkdir()
-    with FileLock(tmp_path / ".locks/folder"):
+    with FileLock(tmp_path / ".lock"):
         waiting = process(tmp_path, server.url + "/5000/0.tar")
         with pytest.raises(subprocess.TimeoutExpired):
             waiting.wait(0.3)
@@ -415,15 +414,19 @@ def test_nothing_of_what_a_killed_process_left_comes_out(tmp_path, server, size)
 
 def test_what_a_killed_process_left_makes_room(tmp_path, server):
     """A part that nobody holds goes; one that is being fetched counts as what it is going to be."""
-    left, held = (tmp_path / f".part-{digit * 16}-0.tar" for digit in "01")
+    left, held_part = (tmp_path / f".part-{digit * 16}-0.tar" for digit in "01")
     left.write_bytes(BODY)
-    held.write_bytes(BODY[:6000])
+    held_part.write_bytes(BODY[:6000])
     cache = ShardCache(str(tmp_path), gigabytes=10 * KB)
-    (tmp_path / ".locks").mkdir()
-    with FileLock(tmp_path / ".locks/111"):
+    with held(tmp_path / held_part.name.replace("part", "lock")):
         content(cache, server.url + "/3000/a")
         content(cache, server.url + "/2000/b")
-        assert sorted(path.name[-1] for path in tmp_path.iterdir()) == ["b", "r", "s"]  # the copy, the part and .locks
+        assert sorted(path.name[-1] for path in tmp_path.iterdir()) == [
+            "b",
+            "k",
+            "r",
+            "r",
+        ]  # the copy, .lock, the part and its lock
         content(cache, server.url + "/9000/c")  # all else is gone: it comes on top
     content(cache, server.url + "/1000/d")
     assert copies(tmp_path) == {"c": 9000, "d": 1000}

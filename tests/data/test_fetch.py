@@ -311,7 +311,14 @@ def test_addresses_that_are_none():
     for url in ("http://", "http://host:port/0.tar", "https://host/a b.tar", "http://[::1/0.tar"):
         with pytest.raises(FetchError, match="cannot be read"):
             get(url)
-    for url in ("file:///etc/hosts", "ftp://host/0.tar", "data:,abc", "ais://bucket/0.tar", "pipe:echo 1", "/etc/hosts"):
+    for url in (
+        "file:///etc/hosts",
+        "ftp://host/0.tar",
+        "data:,abc",
+        "ais://bucket/0.tar",
+        "pipe:echo 1",
+        "/etc/hosts",
+    ):
         with pytest.raises(InputError, match=r"data\.remote\.allow_commands false: .* stands for a command"):
             get(url)
 
