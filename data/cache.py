@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from cmd_lightning.atomic_files import held
 from cmd_lightning.data.fetch import STORES, FetchError, MissingError, Put, download
-from cmd_lightning.errors import InputError, reason
+from cmd_lightning.errors import InputError, check_positive, reason
 
 _COPY, _PART, _LOCK = "shard-", ".part-", ".lock"
 _OURS = re.compile(rf"({_COPY}|{re.escape(_PART)})[0-9a-f]{{16}}-[\w.-]*", re.ASCII)
@@ -55,15 +55,11 @@ class ShardCache:
     storage_options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 0 < self.gigabytes <= 1e9:
-            raise InputError(
-                f"remote.gigabytes {self.gigabytes}: must be above 0 and at most 1e9, and hold one shard at least"
-            )
-        if self.attempts < 1:
-            raise InputError(f"remote.attempts {self.attempts}: must be 1 or more")
-        if not 0 < self.timeout <= 86400:
-            raise InputError(f"remote.timeout {self.timeout}: must be above 0 and at most 86400 seconds")
-        for protocol in self.storage_options.keys() - STORES.keys():
+        check_positive(**{"remote.attempts": self.attempts})
+        for name, value, most in (("gigabytes", self.gigabytes, 10**9), ("timeout", self.timeout, 86400)):
+            if not 0 < value <= most:
+                raise InputError(f"remote.{name} {value}: must be above 0 and at most {most}")
+        for protocol in self.storage_options.keys() - set(STORES):
             raise InputError(f"remote.storage_options {protocol}: no such protocol; there are {', '.join(STORES)}")
 
     def open(self, url: str, size: int | None = None) -> BinaryIO:
@@ -154,16 +150,14 @@ class ShardCache:
 
 def _reuse(copy: Path, size: int | None) -> BinaryIO | None:
     """Open a copy and note that it was used; None if it is missing or of another size."""
-    try:
+    with suppress(FileNotFoundError):
         file = open(copy, "rb")  # noqa: SIM115  # handed out open
-    except FileNotFoundError:
-        return None
-    if size is not None and os.fstat(file.fileno()).st_size != size:
+        if size in (None, os.fstat(file.fileno()).st_size):
+            with suppress(OSError):  # removed, or in a folder that others fill
+                os.utime(copy)
+            return file
         file.close()
-        return None
-    with suppress(OSError):  # removed, or in a folder that others fill
-        os.utime(copy)
-    return file
+    return None
 
 
 def _make_room(own: Path, wanted: int, limit: int) -> None:

@@ -20,13 +20,11 @@ Put = Callable[[int, bytes, int | None], object]  # (at, data, total), see `down
 StorageOptions = Mapping[str, Mapping[str, Any]]  # by protocol
 
 WEB = ("http", "https")
-STORES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "hf": "huggingface_hub"}
-"""Protocols read through fsspec, and the package of each."""
+STORES = ("s3", "gs", "az", "hf")  # read through fsspec
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds; doubled from try to try
 STALL_BYTES = 1000  # fewer in the seconds given are a stall
 
-_SILENT = 3  # tries in a row that may fail before a word is said
 _chance = random.SystemRandom()  # not the seeded one, and another in each worker
 _pause = time.sleep
 
@@ -63,7 +61,7 @@ def download(
             ones ended, or 0 when the file comes from its start again; `total` is the size of the whole in bytes, None
             while it is unknown. What it raises ends the download, but an `OSError` counts as a failed try.
         size: Bytes that the index says it has; None where nothing is known.
-        attempts: Consecutive failures without 1 kB of progress after which it gives up.
+        attempts: Failures in a row without 1 kB of progress after which it gives up.
         timeout: Seconds of waiting in which at least 1 kB must come.
         allow_commands: Run commands.
         storage_options: Options for fsspec's file systems, by protocol.
@@ -85,7 +83,7 @@ def download(
             farthest = max(farthest, transfer.position)
             if failed >= attempts:
                 raise transfer.failure(error, failed) from error
-            if failed == _SILENT:
+            if failed == 3:
                 warnings.warn(f"{url}: {failed} tries failed ({reason(error)}); trying again", stacklevel=2)
             longest = min(FIRST_PAUSE * 2.0 ** min(failed - 1, 60), LONGEST_PAUSE)
             _pause(max(longest * _chance.uniform(0.5, 1), transfer.advice))
@@ -118,7 +116,7 @@ class Transfer(ABC):
     advice: float = 0.0  # seconds that it asks to wait before the next try
 
     @abstractmethod
-    def pieces(self) -> AsyncGenerator[bytes, None]:
+    def _pieces(self) -> AsyncGenerator[bytes, None]:
         """Give the bytes from `position`, or from 0 and set it to that; raises `FetchError` if no try can help."""
 
     async def run(self) -> None:
@@ -128,7 +126,7 @@ class Transfer(ABC):
         never fire on a server that gives a byte each second.
         """
         came, left, self.advice = 0, self.timeout, 0.0
-        async with aclosing(self.pieces()) as pieces:
+        async with aclosing(self._pieces()) as pieces:
             while True:
                 began = time.monotonic()
                 try:
@@ -150,7 +148,7 @@ class Transfer(ABC):
             raise self.outdated(self.position)
 
     def expect(self, total: int) -> None:
-        """Note the size of the whole, by the other side."""
+        """Note the size of the whole that the other side gives."""
         if self.size not in (None, total):
             raise self.outdated(total)
         self.total = total
@@ -175,8 +173,7 @@ class Command(Transfer):
     It is started by webdataset, but not read by it: that waits for ever and takes exit code 141 for success.
     """
 
-    async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """Run the command."""
+    async def _pieces(self) -> AsyncGenerator[bytes, None]:
         from webdataset.gopen import gopen
 
         try:

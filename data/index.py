@@ -77,56 +77,51 @@ def shard_names(urls: Sequence[str]) -> list[str]:
 def expand(shards: str | Sequence[str], option: str = "shards", remote: ShardCache | None = None) -> list[str]:
     """Resolve paths, globs, brace ranges ("{000000..000099}.tar"), folders, unions ("a::b") and addresses of shards.
 
-    They keep their order; those of a glob or a folder, here or in an object store, come in the order of their names.
-    "pipe:COMMAND" and other addresses for which webdataset runs commands need `remote.allow_commands`. Errors name the
-    `option`.
+    They keep their order; those of a glob or a folder, on a disk or in an object store, come in the order of their
+    names. "pipe:COMMAND" and other addresses for which webdataset runs commands need `remote.allow_commands`. Errors
+    name the `option`.
     """
+    from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]  # its stubs lack the error
+    from webdataset.shardlists import expand_urls
+
     remote = remote or ShardCache()
     found: list[str] = []
     for spec in [shards] if isinstance(shards, str) else shards:
-        for url in _expand_braces(spec, option):
-            protocol = protocol_of(url)
-            if protocol in WEB:
-                if "@" in urlsplit(url).netloc:
-                    raise InputError(
-                        f"`{option}`: addresses with user:password@ are not read; sign the address, or use pipe:COMMAND"
-                    )
-                matches = [url]
-            elif protocol in STORES:
-                from cmd_lightning.data.store import find_shards
-
-                matches = find_shards(url, remote.storage_options)
-            elif os.path.isdir(url):
-                matches = sorted(glob(os.path.join(url, "*.tar")))
-            elif re.match(r"[\w.+-]{2,}:", url) and not os.path.exists(url):  # C: is a drive
-                if not (remote.allow_commands and protocol):
-                    raise InputError(
-                        f"{option} {url}: only paths and addresses of {', '.join((*WEB, *STORES))} are read; commands "
-                        "and other addresses only with data.remote.allow_commands true (`shards check "
-                        "--allow-commands`)"
-                    )
-                matches = [url]
-            else:
-                matches = [url] if os.path.isfile(url) else sorted(glob(url))
-            if not matches:
-                raise InputError(f"{option} {url}: {_missing(url)}")
-            found.extend(matches)
+        try:  # webdataset would take code of the shell in a command for its own
+            urls = list(braceexpand(spec)) if spec.startswith("pipe:") else expand_urls(spec)
+        except UnbalancedBracesError as error:
+            raise InputError(f"{option} {spec}: a brace is left open; write {{000000..000009}}.tar") from error
+        except AssertionError as error:  # ${NAME}
+            raise InputError(f"{option} {spec}: {error}; set it, or write the path itself") from error
+        for url in urls:
+            found.extend(_resolve(url, option, remote))
     if not found:
         raise InputError(f"`{option}`: no shards given; name .tar files, e.g. 'clips/{{000000..000009}}.tar'")
     return found
 
 
-def _expand_braces(spec: str, option: str) -> list[str]:
-    """The names that webdataset makes of a specification; in a command, it would take code of the shell for its own."""
-    from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]  # its stubs lack the error
-    from webdataset.shardlists import expand_urls
+def _resolve(url: str, option: str, remote: ShardCache) -> list[str]:
+    protocol = protocol_of(url)
+    if protocol in WEB and "@" in urlsplit(url).netloc:
+        raise InputError(
+            f"`{option}`: addresses with user:password@ are not read; sign the address, or use pipe:COMMAND"
+        )
+    if protocol in STORES:
+        from cmd_lightning.data.store import find_shards
 
-    try:
-        return list(braceexpand(spec)) if spec.startswith("pipe:") else expand_urls(spec)
-    except UnbalancedBracesError as error:
-        raise InputError(f"{option} {spec}: a brace is left open; write {{000000..000009}}.tar") from error
-    except AssertionError as error:
-        raise InputError(f"{option} {spec}: {error}; set it, or write the path itself") from error
+        found = find_shards(url, remote.storage_options)
+    elif protocol in WEB or os.path.isfile(url) or (protocol and remote.allow_commands):
+        found = [url]
+    elif re.match(r"[\w.+-]{2,}:", url) and not os.path.exists(url):  # C: is a drive
+        raise InputError(
+            f"{option} {url}: only paths and addresses of {', '.join((*WEB, *STORES))} are read; commands and other "
+            "addresses only with data.remote.allow_commands true (`shards check --allow-commands`)"
+        )
+    else:
+        found = sorted(glob(os.path.join(url, "*.tar") if os.path.isdir(url) else url))
+    if not found:
+        raise InputError(f"{option} {url}: {_missing(url)}")
+    return found
 
 
 def _missing(path: str) -> str:

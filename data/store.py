@@ -8,7 +8,7 @@ from typing import Any
 
 from fsspec.core import url_to_fs
 
-from cmd_lightning.data.fetch import STORES, FetchError, MissingError, StorageOptions, Transfer, protocol_of
+from cmd_lightning.data.fetch import FetchError, MissingError, StorageOptions, Transfer, protocol_of
 from cmd_lightning.data.web import Web
 from cmd_lightning.errors import InputError, reason
 
@@ -21,8 +21,7 @@ class Store(Transfer):
 
     _version: Any = None  # of the bytes put so far
 
-    async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """Ask for the missing ranges."""
+    async def _pieces(self) -> AsyncGenerator[bytes, None]:
         fs, path = open_store(self.url, self.options, asynchronous=True)
         with _sorted_errors(self.url):
             facts = await fs._info(path)
@@ -44,8 +43,7 @@ class Store(Transfer):
 class Hub(Web):
     """A file of the Hugging Face Hub: a web server that huggingface_hub knows the addresses and the token for."""
 
-    async def address(self) -> tuple[str, dict[str, str]]:
-        """The address of the file, with the token."""
+    async def _address(self) -> tuple[str, dict[str, str]]:
         from huggingface_hub.utils import build_hf_headers
 
         fs, path = open_store(self.url, self.options)
@@ -78,17 +76,12 @@ def open_store(url: str, options: StorageOptions, **more: Any) -> tuple[Any, str
     Raises:
         InputError: A package is missing, or the address or an option is wrong.
     """
-    protocol = protocol_of(url)
     try:
-        return url_to_fs(url, **options.get(protocol, {}), **more)
-    except ImportError as error:
-        raise InputError(
-            f'{url}: the package {STORES[protocol]} is not installed; pip install "cmd-lightning[remote]"'
-        ) from error
+        return url_to_fs(url, **options.get(protocol_of(url), {}), **more)
     except Exception as error:  # of whatever library takes the options
-        raise InputError(
-            f"{url}: cannot be opened ({reason(error)}); check the address and data.remote.storage_options"
-        ) from error
+        missing = 'pip install "cmd-lightning[remote]"' if isinstance(error, ImportError) else ""
+        remedy = missing or "check the address and data.remote.storage_options"
+        raise InputError(f"{url}: cannot be opened ({reason(error)}); {remedy}") from error
 
 
 def _version(facts: dict[str, Any]) -> dict[str, Any]:

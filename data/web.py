@@ -5,14 +5,7 @@ import time
 from collections.abc import AsyncGenerator
 from email.utils import parsedate_to_datetime
 
-from aiohttp import (
-    ClientConnectorCertificateError,
-    ClientPayloadError,
-    ClientResponse,
-    ClientSession,
-    ClientTimeout,
-    NonHttpUrlClientError,
-)
+import aiohttp
 from yarl import URL
 
 from cmd_lightning import __version__
@@ -26,9 +19,8 @@ class Web(Transfer):
 
     _version: tuple[str | None, str | None] = (None, None)  # ETag and Last-Modified of the bytes put so far
 
-    async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """Ask for the missing bytes."""
-        url, headers = await self.address()
+    async def _pieces(self) -> AsyncGenerator[bytes, None]:
+        url, headers = await self._address()
         headers |= {"User-Agent": f"cmd-lightning/{__version__}", "Accept-Encoding": "identity"}
         if self.position:
             headers["Range"] = f"bytes={self.position}-"
@@ -36,12 +28,13 @@ class Web(Transfer):
             condition = modified if etag is None or etag.startswith("W/") else etag  # a weak one is not allowed here
             if condition:
                 headers["If-Range"] = condition
-        async with ClientSession(timeout=ClientTimeout(), trust_env=True, auto_decompress=False) as session:
+        no_limit = aiohttp.ClientTimeout()
+        async with aiohttp.ClientSession(timeout=no_limit, trust_env=True, auto_decompress=False) as session:
             try:
                 if not re.fullmatch(r"[!-~]+", url):
                     raise ValueError("a character in it must be written as %XX")
                 reply = await session.get(URL(url, encoded=True), headers=headers)
-            except (ValueError, NonHttpUrlClientError, ClientConnectorCertificateError) as error:
+            except (ValueError, aiohttp.NonHttpUrlClientError, aiohttp.ClientConnectorCertificateError) as error:
                 raise self.failure(error) from error
             async with reply:
                 self._accept(reply)
@@ -49,7 +42,7 @@ class Web(Transfer):
                 try:
                     async for piece in reply.content.iter_any():
                         yield piece
-                except ClientPayloadError:
+                except aiohttp.ClientPayloadError:
                     ended = False
         whole = self.total
         if whole is None:  # a chunked body shows its end; else only the size by the index tells whether this is all
@@ -58,11 +51,11 @@ class Web(Transfer):
         if self.position != whole:
             raise OSError(f"ended after {self.position} of {whole or '?'} bytes")
 
-    async def address(self) -> tuple[str, dict[str, str]]:
+    async def _address(self) -> tuple[str, dict[str, str]]:
         """The address to ask, and headers for it."""
         return self.url, {}
 
-    def _accept(self, reply: ClientResponse) -> None:
+    def _accept(self, reply: aiohttp.ClientResponse) -> None:
         """Note what comes: the rest of the file, or the file from its start; or raise what is wrong."""
         code, problem = reply.status, f"HTTP Error {reply.status}: {reply.reason}"
         version = reply.headers.get("ETag"), reply.headers.get("Last-Modified")
