@@ -9,15 +9,15 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
 from cmd_lightning.atomic_files import held
-from cmd_lightning.data.fetch import STORES, FetchError, MissingError, Put, download
-from cmd_lightning.errors import InputError, check_positive, reason
+from cmd_lightning.data.fetch import FetchError, FetchOptions, MissingError, download
+from cmd_lightning.errors import InputError, reason
 
 _COPY, _PART, _LOCK = "shard-", ".part-", ".lock"
 _OURS = re.compile(rf"({_COPY}|{re.escape(_PART)})[0-9a-f]{{16}}-[\w.-]*", re.ASCII)
@@ -26,7 +26,7 @@ _STEP = 2**24  # bytes; room for a file of unknown size is made in such steps, a
 
 
 @dataclass(frozen=True)
-class ShardCache:
+class ShardCache(FetchOptions):
     """How remote shards are fetched and where their copies are kept.
 
     Removing a copy leaves it to those who have it open, and several processes may fetch at once: while they do, more
@@ -36,12 +36,6 @@ class ShardCache:
         folder: Where the copies are; None is `cmd-lightning/shards` in $XDG_CACHE_HOME or ~/.cache. Other files in
             it are left alone.
         gigabytes: 10**9 bytes that the copies may take; the least recently used ones are removed first.
-        attempts: Consecutive failures without 1 kB of progress after which it gives up.
-        timeout: Seconds without 1 kB of progress after which a try is given up.
-        allow_commands: Also run `pipe:COMMAND`, and what webdataset runs a command for.
-        storage_options: Options of the file systems of fsspec by protocol (s3, gs, az, hf), such as
-            {"s3": {"endpoint_url": "https://minio.example"}}. Keys are better given as these libraries find them: in
-            the environment or a profile.
 
     Raises:
         InputError: A value is out of range.
@@ -49,18 +43,13 @@ class ShardCache:
 
     folder: str | None = None
     gigabytes: float = 50.0
-    attempts: int = 8
-    timeout: float = 30.0
-    allow_commands: bool = False
-    storage_options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_positive(**{"remote.attempts": self.attempts})
-        for name, value, most in (("gigabytes", self.gigabytes, 10**9), ("timeout", self.timeout, 86400)):
-            if not 0 < value <= most:
-                raise InputError(f"remote.{name} {value}: must be above 0 and at most {most}")
-        for protocol in self.storage_options.keys() - set(STORES):
-            raise InputError(f"remote.storage_options {protocol}: no such protocol; there are {', '.join(STORES)}")
+        super().__post_init__()
+        if not 0 < self.gigabytes <= 1e9:
+            raise InputError(
+                f"remote.gigabytes {self.gigabytes}: must be above 0 and at most 1e9, and hold one shard at least"
+            )
 
     def open(self, url: str, size: int | None = None) -> BinaryIO:
         """The local copy of a shard, opened for reading; it is fetched if there is none of this size.
@@ -94,7 +83,7 @@ class ShardCache:
             memory[at:] = data
 
         try:
-            return bytes(memory[: self._download(url, put)])
+            return bytes(memory[: download(url, put, self)])
         except MissingError:
             return None
 
@@ -127,17 +116,13 @@ class ShardCache:
         copy.unlink(missing_ok=True)  # of another size
         try:
             with open(part, "wb", buffering=0) as file:  # what a killed process left is emptied
-                file.truncate(self._download(url, put, size))
+                file.truncate(download(url, put, self, size))
                 os.fsync(file.fileno())
             with FileLock(part.with_name(_LOCK)):  # until it is open nobody removes it
                 os.replace(part, copy)
                 return open(copy, "rb")
         finally:
             part.unlink(missing_ok=True)
-
-    def _download(self, url: str, put: Put, size: int | None = None) -> int:
-        names = ("attempts", "timeout", "allow_commands", "storage_options")
-        return download(url, put, size=size, **{name: getattr(self, name) for name in names})
 
     def _folder(self) -> Path:
         default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "cmd-lightning", "shards")

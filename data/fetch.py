@@ -9,15 +9,14 @@ import random
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from cmd_lightning.errors import InputError, reason
+from cmd_lightning.errors import InputError, check_positive, reason
 
 Put = Callable[[int, bytes, int | None], object]  # (at, data, total), see `download`
-StorageOptions = Mapping[str, Mapping[str, Any]]  # by protocol
 
 WEB = ("http", "https")
 STORES = ("s3", "gs", "az", "hf")  # read through fsspec
@@ -43,28 +42,44 @@ def protocol_of(url: str) -> str:
     return "pipe" if url.startswith("pipe:") else protocol.lower() if separator else ""
 
 
-def download(
-    url: str,
-    put: Put,
-    *,
-    size: int | None = None,
-    attempts: int = 8,
-    timeout: float = 30.0,
-    allow_commands: bool = False,
-    storage_options: StorageOptions | None = None,
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class FetchOptions:
+    """How files are fetched.
+
+    Attributes:
+        attempts: Consecutive failures without 1 kB of progress after which it gives up.
+        timeout: Seconds without 1 kB of progress after which a try is given up.
+        allow_commands: Also run `pipe:COMMAND`, and what else webdataset runs a command for.
+        storage_options: Options of fsspec's file systems by protocol (s3, gs, az, hf), such as
+            {"s3": {"endpoint_url": "https://minio.example"}}. Secret keys belong into the environment or a profile.
+
+    Raises:
+        InputError: A value is out of range.
+    """
+
+    attempts: int = 8
+    timeout: float = 30.0
+    allow_commands: bool = False
+    storage_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_positive(**{"remote.attempts": self.attempts})
+        if not 0 < self.timeout <= 86400:
+            raise InputError(f"remote.timeout {self.timeout}: must be above 0 and at most 86400 seconds")
+        for protocol in self.storage_options.keys() - set(STORES):
+            raise InputError(f"remote.storage_options {protocol}: no such protocol; there are {', '.join(STORES)}")
+
+
+def download(url: str, put: Put, options: FetchOptions, size: int | None = None) -> int:
     """Fetch a file whole, in as many tries as it needs.
 
     Args:
-        url: An address of `WEB` or `STORES`; or `pipe:COMMAND`, and what else webdataset runs a command for.
+        url: An address of `WEB` or `STORES`; or a command.
         put: Takes the next bytes as `put(at, data, total)`: `at` is their place in the file, which is where the last
             ones ended, or 0 when the file comes from its start again; `total` is the size of the whole in bytes, None
             while it is unknown. What it raises ends the download, but an `OSError` counts as a failed try.
+        options: How.
         size: Bytes that the index says it has; None where nothing is known.
-        attempts: Failures in a row without 1 kB of progress after which it gives up.
-        timeout: Seconds of waiting in which at least 1 kB must come.
-        allow_commands: Run commands.
-        storage_options: Options for fsspec's file systems, by protocol.
 
     Returns:
         The size of the file in bytes. Bytes put beyond it are left from an earlier try.
@@ -72,7 +87,7 @@ def download(
     from aiohttp import ClientError
     from fsspec.asyn import get_loop, sync
 
-    transfer = _transfer(url, allow_commands)(url, put, size, timeout, storage_options or {})
+    transfer = _transfer(url, options)(url, put, options, size)
     failed = farthest = 0
     while True:
         try:
@@ -81,7 +96,7 @@ def download(
         except (OSError, ClientError) as error:
             failed = 1 if transfer.position >= farthest + STALL_BYTES else failed + 1
             farthest = max(farthest, transfer.position)
-            if failed >= attempts:
+            if failed >= options.attempts:
                 raise transfer.failure(error, failed) from error
             if failed == 3:
                 warnings.warn(f"{url}: {failed} tries failed ({reason(error)}); trying again", stacklevel=2)
@@ -89,12 +104,12 @@ def download(
             _pause(max(longest * _chance.uniform(0.5, 1), transfer.advice))
 
 
-def _transfer(url: str, allow_commands: bool) -> type["Transfer"]:
+def _transfer(url: str, options: FetchOptions) -> type["Transfer"]:
     from cmd_lightning.data.store import Hub, Store
     from cmd_lightning.data.web import Web
 
     found = dict.fromkeys(STORES, Store) | dict.fromkeys(WEB, Web) | {"hf": Hub}
-    if protocol_of(url) not in found and not allow_commands:
+    if protocol_of(url) not in found and not options.allow_commands:
         raise InputError(
             f"data.remote.allow_commands false: {url} stands for a command, which runs only where this is true; "
             f"else give an address that begins with one of {', '.join(found)}"
@@ -108,9 +123,8 @@ class Transfer(ABC):
 
     url: str
     put: Put
+    options: FetchOptions
     size: int | None
-    timeout: float
-    options: StorageOptions
     position: int = 0  # number of bytes put so far
     total: int | None = None  # bytes of the whole, if the other side gives it
     advice: float = 0.0  # seconds that it asks to wait before the next try
@@ -125,7 +139,7 @@ class Transfer(ABC):
         It fails if less than 1 kB comes in the seconds given, time in `put` not counted. The libraries' own time-outs
         never fire on a server that gives a byte each second.
         """
-        came, left, self.advice = 0, self.timeout, 0.0
+        came, left, self.advice = 0, self.options.timeout, 0.0
         async with aclosing(self._pieces()) as pieces:
             while True:
                 began = time.monotonic()
@@ -133,12 +147,12 @@ class Transfer(ABC):
                     async with asyncio.timeout(left):
                         piece = await anext(pieces, b"")
                 except TimeoutError as error:
-                    raise OSError(f"stalled: {came} bytes in {self.timeout:g} s") from error
+                    raise OSError(f"stalled: {came} bytes in {self.options.timeout:g} s") from error
                 if not piece:
                     break
                 came, left = came + len(piece), left - (time.monotonic() - began)
                 if came >= STALL_BYTES:
-                    came, left = 0, self.timeout
+                    came, left = 0, self.options.timeout
                 end = self.position + len(piece)
                 if self.size is not None and end > self.size:
                     raise self.outdated(f"more than {self.size}")

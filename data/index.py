@@ -109,7 +109,7 @@ def _resolve(url: str, option: str, remote: ShardCache) -> list[str]:
     if protocol in STORES:
         from cmd_lightning.data.store import find_shards
 
-        found = find_shards(url, remote.storage_options)
+        found = find_shards(url, remote)
     elif protocol in WEB or os.path.isfile(url) or (protocol and remote.allow_commands):
         found = [url]
     elif re.match(r"[\w.+-]{2,}:", url) and not os.path.exists(url):  # C: is a drive

@@ -28,7 +28,7 @@ class ShardDataModule(StreamDataModule):
     number of batches. Interrupted training resumes at the next batch.
 
     Args:
-        train_shards: .tar files for training: paths, globs, folders, brace ranges or URLs (http, https, s3, gs, az, hf).
+        train_shards: .tar files for training: paths, globs, folders, brace ranges or URLs (https, s3, gs, az, hf).
         val_shards: The same for validation.
         test_shards: The same for testing and prediction.
         batch_size: Clips in a batch, per device.

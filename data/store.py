@@ -8,7 +8,7 @@ from typing import Any
 
 from fsspec.core import url_to_fs
 
-from cmd_lightning.data.fetch import FetchError, MissingError, StorageOptions, Transfer, protocol_of
+from cmd_lightning.data.fetch import FetchError, FetchOptions, MissingError, Transfer, protocol_of
 from cmd_lightning.data.web import Web
 from cmd_lightning.errors import InputError, reason
 
@@ -51,7 +51,7 @@ class Hub(Web):
             return await asyncio.to_thread(fs.url, path), build_hf_headers(token=fs.token)
 
 
-def find_shards(url: str, options: StorageOptions) -> list[str]:
+def find_shards(url: str, options: FetchOptions) -> list[str]:
     """The shards that match a pattern, or are in a folder, by name; the address of one shard is not looked up.
 
     Raises:
@@ -70,14 +70,14 @@ def find_shards(url: str, options: StorageOptions) -> list[str]:
     return [f"{protocol_of(url)}://{name}" for name in sorted(found)]
 
 
-def open_store(url: str, options: StorageOptions, **more: Any) -> tuple[Any, str]:
+def open_store(url: str, options: FetchOptions, **more: Any) -> tuple[Any, str]:
     """The file system of an address, and the path in it.
 
     Raises:
         InputError: A package is missing, or the address or an option is wrong.
     """
     try:
-        return url_to_fs(url, **options.get(protocol_of(url), {}), **more)
+        return url_to_fs(url, **options.storage_options.get(protocol_of(url), {}), **more)
     except Exception as error:  # of whatever library takes the options
         missing = 'pip install "cmd-lightning[remote]"' if isinstance(error, ImportError) else ""
         remedy = missing or "check the address and data.remote.storage_options"
@@ -96,9 +96,10 @@ def _sorted_errors(url: str) -> Iterator[None]:
     except (FileNotFoundError, PermissionError) as error:
         what = "no such file" if isinstance(error, FileNotFoundError) else "no access"
         raise MissingError(f"{url}: {what} ({reason(error)}); check the address and the credentials") from error
-    except (OSError, InputError):
+    except InputError:
         raise
     except Exception as error:
-        if re.search("Credential|Auth", type(error).__name__):
+        code = getattr(getattr(error, "response", None), "status_code", None)
+        if code in (401, 403) or re.search("Credential|Auth", type(error).__name__):
             raise FetchError(f"{url}: no access ({reason(error)}); check the credentials") from error
         raise OSError(reason(error)) from error

@@ -55,7 +55,7 @@ def encode(
     the same command again to resume: complete shards are kept.
 
     Args:
-        shards: .tar files: paths, globs, folders, brace ranges or http(s) URLs.
+        shards: .tar files: paths, globs, folders, brace ranges or URLs (https, s3, gs, az, hf).
         out: Folder for the latent shards, shared by all nodes.
         autoencoder: Checkpoint of the autoencoder stage; it sets the number of frames and the size.
         vae: Folder or hub id of Stable Diffusion, or of an image autoencoder of diffusers.
