@@ -11,11 +11,13 @@ from urllib.parse import urlsplit
 import pytest
 from fsspec.asyn import AsyncFileSystem
 from http_server import Server
+from jsonargparse import ArgumentParser
 
 from cmd_lightning.data import fetch
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.fetch import FetchError, FetchOptions, MissingError, download
 from cmd_lightning.data.index import expand
+from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
 
 BODY = random.Random(1).randbytes(3_000_000)
@@ -159,6 +161,16 @@ def test_a_package_that_is_missing_and_options_that_are_wrong(monkeypatch, tmp_p
     monkeypatch.setitem(REGISTRY, "gs", type("Strict", (Faulty,), {"__init__": lambda self: None}))
     with pytest.raises(InputError, match=r"unexpected keyword argument 'colour'.*data\.remote\.storage_options"):
         get("gs://b/0.tar", storage_options={"gs": {"colour": "red"}})
+
+
+def test_storage_options_come_from_yaml():
+    parser = ArgumentParser()
+    parser.add_class_arguments(WebVidDataModule, "data")
+    text = (
+        "{data: {train_shards: 's3://b/t', remote: {gigabytes: 1, storage_options: {s3: {endpoint_url: 'http://x'}}}}}"
+    )
+    made = parser.instantiate(parser.parse_string(text)).data
+    assert made.remote == ShardCache(gigabytes=1, storage_options={"s3": {"endpoint_url": "http://x"}})
 
 
 SHARDS = {"data/0.tar": b"a" * 100_000, "data/1.tar": b"b" * 100, "data/index.json": b"{}", "README.md": b"#"}
