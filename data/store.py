@@ -22,7 +22,7 @@ class Store(Transfer):
     _version: Any = None  # of the bytes put so far
 
     async def _pieces(self) -> AsyncGenerator[bytes, None]:
-        fs, path = open_store(self.url, self.options, asynchronous=True)
+        fs, path = open_store(self.url, self.options)
         with _sorted_errors(self.url):
             facts = await fs._info(path)
             size, version, length = facts["size"], _version(facts), FIRST_RANGE
@@ -70,14 +70,14 @@ def find_shards(url: str, options: FetchOptions) -> list[str]:
     return [f"{protocol_of(url)}://{name}" for name in sorted(found)]
 
 
-def open_store(url: str, options: FetchOptions, **more: Any) -> tuple[Any, str]:
+def open_store(url: str, options: FetchOptions) -> tuple[Any, str]:
     """The file system of an address, and the path in it.
 
     Raises:
         InputError: A package is missing, or the address or an option is wrong.
     """
     try:
-        return url_to_fs(url, **options.storage_options.get(protocol_of(url), {}), **more)
+        return url_to_fs(url, **options.storage_options.get(protocol_of(url), {}))
     except Exception as error:  # of whatever library takes the options
         missing = 'pip install "cmd-lightning[remote]"' if isinstance(error, ImportError) else ""
         remedy = missing or "check the address and data.remote.storage_options"
