@@ -1,5 +1,6 @@
 """Files over http(s): each try asks for the bytes that are still missing, of the same version of the file."""
 
+import os
 import re
 import time
 from collections.abc import AsyncGenerator
@@ -36,6 +37,9 @@ class Web(Transfer):
                 reply = await session.get(URL(url, encoded=True), headers=headers)
             except (ValueError, aiohttp.NonHttpUrlClientError, aiohttp.ClientConnectorCertificateError) as error:
                 raise self.failure(error) from error
+            except aiohttp.ClientConnectorError as error:  # its words leave out the reason
+                code = error.errno or 0
+                raise OSError(os.strerror(code) if code > 0 else error.strerror) from error
             async with reply:
                 self._accept(reply)
                 ended = True
