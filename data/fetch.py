@@ -158,8 +158,7 @@ class Transfer(ABC):
                     raise self.outdated(f"more than {self.size}")
                 self.put(self.position, piece, self.size if self.total is None else self.total)
                 self.position = end
-        if self.size not in (None, self.position):
-            raise self.outdated(self.position)
+        self.expect(self.position)
 
     def expect(self, total: int) -> None:
         """Note the size of the whole that the other side gives."""

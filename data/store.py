@@ -61,12 +61,9 @@ def find_shards(url: str, options: FetchOptions) -> list[str]:
     if is_shard and not re.search(r"[*?[]", url):
         return [url]
     fs, path = open_store(url, options)
-    try:
-        with _sorted_errors(url):
-            fs.invalidate_cache()
-            found = fs.glob(path if is_shard else f"{path.rstrip('/')}/*.tar")
-    except OSError as error:
-        raise FetchError(f"{url}: cannot be listed ({reason(error)}); check the address and what answers it") from error
+    with _sorted_errors(url, final=True):
+        fs.invalidate_cache()
+        found = fs.glob(path if is_shard else f"{path.rstrip('/')}/*.tar")
     return [f"{protocol_of(url)}://{name}" for name in sorted(found)]
 
 
@@ -89,8 +86,8 @@ def _version(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _sorted_errors(url: str) -> Iterator[None]:
-    """Turns the errors of all libraries into final ones, and `OSError` where another try can help."""
+def _sorted_errors(url: str, *, final: bool = False) -> Iterator[None]:
+    """Turns the errors of all libraries into final ones, and `OSError` where another try can help if not all are."""
     try:
         yield
     except (FileNotFoundError, PermissionError) as error:
@@ -102,4 +99,8 @@ def _sorted_errors(url: str) -> Iterator[None]:
         code = getattr(getattr(error, "response", None), "status_code", None)
         if code in (401, 403) or re.search("Credential|Auth", type(error).__name__):
             raise FetchError(f"{url}: no access ({reason(error)}); check the credentials") from error
+        if final:
+            raise FetchError(
+                f"{url}: cannot be read ({reason(error)}); check the address and what answers it"
+            ) from error
         raise OSError(reason(error)) from error
