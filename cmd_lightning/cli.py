@@ -53,10 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         sys.stdout.flush()
     except OSError as error:  # a full disk, or a reader that has left
-        if not code:
+        if not code and not isinstance(error, BrokenPipeError):
             print(f"{PROGRAM}: standard output: {error.strerror or error}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python will flush again when it ends
-        return code or 2
+        return code or (1 if isinstance(error, BrokenPipeError) else 2)
     return code
 
 
@@ -68,6 +68,8 @@ def execute(arguments: list[str]) -> int:
     except InputError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever reads the output has left, as `| head` does: no fault to report
+        return 1
     except OSError as error:  # a folder that cannot be written, a full disk: the machine's word, with the file
         where = f"{error.filename}: " if error.filename else ""
         print(f"{PROGRAM}: {where}{error.strerror or error}", file=sys.stderr)

@@ -13,6 +13,7 @@ from cmd_lightning.data.annotations import Annotations, Row, read_annotations
 from cmd_lightning.data.clips import BadSample, video_of
 from cmd_lightning.data.hold_out import check_share, held_out
 from cmd_lightning.data.shard_writer import ShardWriter, split_folder
+from cmd_lightning.data.stream import describe
 from cmd_lightning.data.walk import is_clip, suffix_of, walk
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_file import VideoError
@@ -63,7 +64,8 @@ def pack_clips(
         left_out.add(reason, path)
     clips = _usable(files, rows, left_out, progress)
     if hold_out is not None:
-        clips = iter(_held_out(list(clips), hold_out, seed))
+        usable = list(clips)
+        clips = iter(_held_out(usable, hold_out, seed) if usable else ())
     splits = ["train", "test"] if hold_out is not None else dict.fromkeys(row.split for row in rows)
     made: Counter[str] = Counter()
     empty = unreadable = 0
@@ -81,7 +83,7 @@ def pack_clips(
             unreadable += "\ufffd" in clip.row.caption
         if not made:
             raise InputError(
-                f"videos {videos}: none of {len(rows)} clips is usable ({dict(left_out.counts)}); check the paths, "
+                f"videos {videos}: none of {len(rows)} clips is usable ({describe(left_out.counts)}); check the paths, "
                 f"{rows[0].path} is the first"
             )
     notes = [*known.notes, *_missing_notes(known, empty, sum(made.values()))]

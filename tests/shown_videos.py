@@ -69,13 +69,17 @@ def bright(transfer, codec="libx265", kind="matroska", primaries=9):
 
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=kind) as container:
-        options = {"libx265": {"x265-params": "lossless=1:log-level=none"}, "libx264": {"crf": "1"}}[codec]
+        # With more threads x265 now and then hands over a packet without a time.
+        alone = "pools=none:frame-threads=1:bframes=0"
+        options = {"libx265": {"x265-params": f"lossless=1:log-level=none:{alone}"}, "libx264": {"crf": "1"}}[codec]
         stream = container.add_stream(codec, rate=10, options=options)
         stream.height, stream.width, stream.pix_fmt = 16, picture.shape[1], "yuv444p10le"
         prepare(stream)
-        for _ in range(2):
+        for number in range(2):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb48le")
-            container.mux(stream.encode(frame.reformat(format="yuv444p10le", dst_colorspace=9, dst_color_range=1)))
+            frame = frame.reformat(format="yuv444p10le", dst_colorspace=9, dst_color_range=1)
+            frame.pts = number
+            container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return buffer.getvalue()
 

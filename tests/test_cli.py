@@ -352,3 +352,15 @@ def test_a_full_standard_output_is_an_error(unbuffered):
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=root, env=environment)
     assert result.returncode == 2
     assert result.stderr.endswith(": No space left on device\n") and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_leaves_ends_the_command_without_a_word(unbuffered):
+    end, start = os.pipe()
+    os.close(end)  # what `| head -1` does once it has its line
+    root = Path(cmd_lightning.__path__[0]).parent
+    command = [sys.executable, "-m", "cmd_lightning", "zoo", "list"]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    result = subprocess.run(command, stdout=start, stderr=subprocess.PIPE, text=True, cwd=root, env=environment)
+    os.close(start)
+    assert (result.returncode, result.stderr) == (1, "")

@@ -92,7 +92,8 @@ def reconstruct(
         naturalness.update(to_uint8(video)[0].transpose(0, 1).cpu(), real=True)
     measures = {name: value.item() for name, value in naturalness.compute().items()}
     parts = [f"{n.replace('_', ' ')} {v:.3f} ({measures[n + REAL]:.3f})" for n, v in measures.items() if REAL not in n]
-    print(f"content frames (and real frames): {', '.join(parts)}", file=told)
+    print(f"content frames, in brackets real frames: {', '.join(parts)}", file=told)
+    print(f"videos and pictures are in {folder}", file=told)
     write_json(rows, json)
 
 

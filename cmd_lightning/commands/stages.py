@@ -159,19 +159,21 @@ def _watch(
     """Shows a bar for each process, until all have ended or one has failed, which it returns with its code."""
     from tqdm import tqdm
 
-    limited = "{desc:11} {percentage:3.0f}%|{bar}| {remaining} left{postfix}"
+    limited = "{desc:11} {percentage:3.0f}%|{bar}| {unit}{postfix}"
+    before = {stage: stage.trained.seconds for stage, _ in running}
     with ExitStack() as stack:
         bars = [
             stack.enter_context(
                 tqdm(
                     desc=stage.name,
-                    total=seconds[stage],
+                    total=limit and before[stage] + limit,
                     position=place,
-                    bar_format=limited if seconds[stage] else "{desc:11} {elapsed}{postfix}",
+                    bar_format=limited if limit else "{desc:11} {elapsed}{postfix}",
                     disable=None,  # where no terminal shows them
                 )
             )
             for place, (stage, _) in enumerate(running)
+            for limit in [seconds[stage]]
         ]
         start = time.monotonic()
         while True:
@@ -181,7 +183,9 @@ def _watch(
                     return stage, code
                 if code is None:
                     passed = time.monotonic() - start
-                    bar.n = min(passed, bar.total or passed)
+                    if bar.total:
+                        bar.n = min(before[stage] + passed, bar.total)
+                        bar.unit = f"{bar.format_interval(bar.total - bar.n)} left"
                     bar.set_postfix_str(state(stage))
             if None not in codes:
                 return None

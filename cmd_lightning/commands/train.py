@@ -89,7 +89,7 @@ def train(
         print(write_page(run))
     except (KeyboardInterrupt, SystemExit) as error:
         if isinstance(error, KeyboardInterrupt) or error.code in STOPPED:
-            tell(f"{out}: stopped; run the same command to resume")
+            tell(f"{out}: stopped{so_far(run)}; run the same command to resume")
         raise
 
 
@@ -154,6 +154,13 @@ def same(value: Any, other: Any) -> bool:
     return Path(value) == Path(other) if isinstance(value, str) and isinstance(other, str) else value == other
 
 
+def so_far(run: Run) -> str:
+    """The steps that the checkpoints of a run have, for people."""
+    steps = {name: stage_of(run.folder, name).trained.steps for name in train_configs.STAGES}
+    kept = [f"{name} at step {done}" for name, done in steps.items() if done]
+    return f" ({', '.join(kept)})" if kept else ""
+
+
 def pack(run: Run) -> None:
     """Packs the clips, once, and looks at what they are like."""
     if "splits" in run.facts:
@@ -170,7 +177,8 @@ def pack(run: Run) -> None:
         shutil.rmtree(shards, ignore_errors=True)  # what an interrupted run left
         table = ("--captions", captions) if captions else ()
         options = () if held_out else ("--hold-out", HOLD_OUT, "--seed", run.settings["seed"])
-        run.call("shards", "pack", "--videos", clips, *table, *options, "--out", shards)
+        report = run.folder / "pack.json"
+        run.call("shards", "pack", "--videos", clips, *table, *options, "--out", shards, "--json", report)
     facts = train_configs.facts_of(folders, run.settings)
     run.note(splits={split: folder.as_posix() for split, folder in folders.items()}, **facts)
 
@@ -198,6 +206,7 @@ def fit(run: Run, minutes: float | None, steps: int | None) -> None:
     from cmd_lightning.threads import cores
 
     side_by_side = not torch.cuda.is_available() and cores() > 1
+    complete = True
     options: list[str] = []
     if steps is not None:
         trainer = {"max_steps": steps, "val_check_interval": min(200, steps), "log_every_n_steps": min(10, steps)}
@@ -215,8 +224,17 @@ def fit(run: Run, minutes: float | None, steps: int | None) -> None:
                 if not started and ((left or 0) > 1 if steps is None else done.steps < steps):
                     pending[stage] = left
             if pending:
+                complete = False
+                if len(pending) > 1:
+                    print(f"\n{' and '.join(stage.name for stage in pending)} are trained at the same time", flush=True)
                 threads = max(1, cores() // len(pending)) if side_by_side else None
-                run.note(commands=[*run.facts["commands"], *stages.fit(pending, options, threads)])
+                run.note(
+                    side_by_side=side_by_side,
+                    commands=[*run.facts["commands"], *stages.fit(pending, options, threads)],
+                )
+    if complete:
+        limit = f"--minutes {minutes:g}" if minutes else f"--steps {steps}"
+        print(f"all stages are trained for {limit} already; give more to train them longer", flush=True)
 
 
 def sample(run: Run) -> None:

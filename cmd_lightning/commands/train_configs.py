@@ -78,7 +78,10 @@ def facts_of(splits: Mapping[str, Path], settings: Mapping[str, Any]) -> dict[st
     if settings["classes"] and not classes:
         raise InputError("--classes: the clips have no classes; give a table with labels, or a subfolder for each")
     if settings["captions"] and not settings["classes"] and not (seen.captions or classes):
-        raise InputError(f"--captions {settings['captions']}: no clip has a caption or a label; give a table with some")
+        raise InputError(
+            f"--captions {settings['captions']}: no clip has a caption or a label; give a table with a "
+            "column caption (or text) or label"
+        )
     if settings["classes"] and len(seen.labels) < seen.clips:
         raise InputError(f"--classes: {seen.clips - len(seen.labels)} of {seen.clips} clips have no class; label them")
     asked = bool(settings["captions"] or not classes) and not settings["classes"]

@@ -58,7 +58,7 @@ def write_page(run: Run) -> str:
     )
     rows = [
         ("reconstruction", f"{scores['psnr']:.2f} dB", f"SSIM {scores['ssim']:.3f}"),
-        ("  the best still image", f"{scores['psnr_of_mean_frame']:.2f} dB", ""),
+        ("  the mean frame, still", f"{scores['psnr_of_mean_frame']:.2f} dB", ""),
         *((f"{name} steps", str(steps), "") for name, (steps, _) in trained.items()),
     ]
     table = "\n".join(f"  {name:26}{value:>10}  {remark}".rstrip() for name, value, remark in rows)

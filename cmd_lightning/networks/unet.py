@@ -133,6 +133,8 @@ class UNet(Network):
             signal: `(B, 4 * width)`, from `timestep` and what else all blocks shall know.
             *context: What the mixing blocks get after the pictures.
         """
+        # In this order of memory CPU convolutions take three quarters of the time, and GPU ones no longer.
+        pictures = [x.contiguous(memory_format=torch.channels_last) for x in pictures]
         skips = [pictures]
         for level in self.down:
             for i in range(len(level.blocks)):

@@ -100,6 +100,7 @@ def changed(tmp_path, shallow):
     return run
 
 
+@pytest.mark.slow
 def test_settings_of_a_config_count(changed):
     plain = changed("motion", "model: {init_args: {}}")
     assert plain.samples == 8000 * 8

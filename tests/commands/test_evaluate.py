@@ -280,6 +280,7 @@ def test_frame_rates_must_agree(evaluate, tmp_path):
     assert "give --fps 8" in evaluate(statistics=saved, fake=tmp_path / "slow", metrics="kernel:shapes", fails=True)
 
 
+@pytest.mark.slow
 def test_shards_and_several_processes(evaluate, tmp_path):
     """Two processes with uneven numbers of clips give the numbers of one."""
     for split, num in (("real", 11), ("fake", 8)):

@@ -31,7 +31,9 @@ def test_scores_are_those_of_the_clips(clips, tmp_path, capsys, stride):
     captured = capsys.readouterr()
     rows = json.loads(captured.out)  # nothing else on standard output
     assert "moving.mp4" in captured.err
-    assert re.search(r"content frames \(and real frames\): high frequency 0\.\d+ \(0\.\d+\), .*denoising", captured.err)
+    measures = r"content frames, in brackets real frames: high frequency 0\.\d+ \(0\.\d+\), .*denoising"
+    assert re.search(measures, captured.err)
+    assert str(tmp_path / "out") in captured.err.splitlines()[-1]
     assert [row["clip"] for row in rows] == clips
     frames = read_video(clips[0])[:, : 5 * stride : stride].float()
     mean = frames.mean(1, keepdim=True).expand_as(frames)

@@ -35,6 +35,14 @@ def two(tmp_path, monkeypatch):
     return [Stage(name, tmp_path / f"{name}.yaml", tmp_path / name) for name in ("content", "motion")]
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT interrupts, also where this process runs in the background of a shell, which makes it ignore that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def replace_training(monkeypatch, folder, seconds=0.0, code=0):
     (folder / "script.py").write_text(SCRIPT.format(seconds=seconds, code=code))
     monkeypatch.setattr(stages, "COMMAND", (sys.executable, str(folder / "script.py")))
@@ -69,7 +77,7 @@ def test_a_failed_stage_is_reported_and_the_other_one_saves(two, tmp_path, monke
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
-def test_on_a_signal_all_stages_save(two, tmp_path, monkeypatch, number, error):
+def test_on_a_signal_all_stages_save(two, tmp_path, monkeypatch, interruptible, number, error):
     replace_training(monkeypatch, tmp_path, seconds=60)
 
     def send():

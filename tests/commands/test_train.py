@@ -132,7 +132,9 @@ def test_the_same_line_continues(captioned, capsys, monkeypatch):
     before = len(InProcess.commands)
     assert main([*arguments, "--steps", str(STEPS)]) == 0
     assert len(InProcess.commands) == before  # all stages are trained
-    assert "resuming the run" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "resuming the run" in printed
+    assert f"all stages are trained for --steps {STEPS} already; give more" in printed
     assert main([*arguments, "--steps", str(STEPS + 1)]) == 0
     ran = [command[command.index("-c") + 1].rpartition("/")[2] for command in InProcess.commands[before:]]
     assert ran == ["content.yaml", "motion.yaml"]  # another autoencoder would make them useless
@@ -221,11 +223,15 @@ def test_a_stopped_run_is_told_how_to_resume(tmp_path, capsys, monkeypatch, phas
         monkeypatch.setattr(train, name, ends if name == phase else lambda *_: None)
     monkeypatch.setattr(train_configs, "write_configs", lambda run: None)
     assert main(["train", f"{tmp_path}/clips", "--out", f"{tmp_path}/run"]) == code
-    assert ("run the same command to resume" in capsys.readouterr().err) == (code != 2)
+    assert ("run: stopped; run the same command to resume" in capsys.readouterr().err) == (code != 2)
     monkeypatch.setattr(calls, "main", lambda words: code)
     with pytest.raises(SystemExit) as error:  # as a command in this process, that has printed why
         calls.call("export")
     assert error.value.code == code
+
+
+def test_a_stopped_run_tells_how_far_it_is(captioned):
+    assert train.so_far(train.Run(captioned[0] / "run", {}, {})).startswith(" (autoencoder at step 2, content at step")
 
 
 def test_settings_count_once_clips_are_packed(captioned, tmp_path, capsys, monkeypatch):

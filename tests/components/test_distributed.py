@@ -15,9 +15,10 @@ from same import assert_same
 from small_fits import CASES, assert_near, assert_near_in_half
 
 from cmd_lightning.components.checkpoints import load_stage
+from cmd_lightning.threads import one_thread
 
 FOREVER = 400  # seconds
-STRATEGIES = ["ddp", "sharded"]
+STRATEGIES = ["ddp", pytest.param("sharded", marks=pytest.mark.slow)]  # each also the fixture of its jobs
 
 
 @pytest.fixture(scope="module")
@@ -60,44 +61,66 @@ def processes():
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """What one process computes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("alone")
-    gradients(folder, "auto")
-    resumed(folder / "whole", "auto")
-    resumed(folder / "half", "auto", steps=2)
-    spoiled(folder, "auto")
-    validated(folder, "auto")
-    torch.set_num_threads(threads)
+    with one_thread():
+        gradients(folder, "auto")
+        spoiled(folder, "auto")
+        validated(folder, "auto")
     return folder
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory, processes, alone):
-    """What two processes compute, in the folders of the jobs."""
-    folder = tmp_path_factory.mktemp("two")
-    half = folder / "sharded half"
+def unbroken(tmp_path_factory):
+    """Fits of one process, with and without a break."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    with one_thread():
+        resumed(folder / "whole", "auto")
+        resumed(folder / "half", "auto", steps=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ddp(tmp_path_factory, processes):
+    """What two processes with all weights compute, in the folders of the jobs."""
+    return processes(
+        tmp_path_factory.mktemp("ddp"),
+        [
+            ("gradients", "gradients", "ddp", {}),
+            ("Lightning's own", "lightnings_own", None, {}),
+            ("draws by rank", "draws_by_rank", "ddp", {}),
+            ("spoiled", "spoiled", "ddp", {}),
+            ("moments", "moments", None, {}),
+            ("validated", "validated", "ddp", {}),
+        ],
+    )
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory, processes, unbroken):
+    """What two processes with shares of the weights compute, in the folders of the jobs."""
+    folder = tmp_path_factory.mktemp("sharded")
+    half = folder / "half"
     return processes(
         folder,
         [
-            ("ddp", "gradients", "ddp", {}),
-            ("sharded", "gradients", "sharded", {}),
-            ("Lightning's own", "lightnings_own", None, {}),
-            ("draws by rank", "draws_by_rank", "ddp", {}),
-            ("sharded whole", "resumed", "sharded", {}),
-            ("sharded half", "resumed", "sharded", {"steps": 2}),
-            ("sharded from sharded", "resumed", "sharded", {"half": str(half)}),
-            ("sharded from alone", "resumed", "sharded", {"half": str(alone / "half")}),
+            ("gradients", "gradients", "sharded", {}),
+            ("whole", "resumed", "sharded", {}),
+            ("half", "resumed", "sharded", {"steps": 2}),
+            ("from sharded", "resumed", "sharded", {"half": str(half)}),
+            ("from alone", "resumed", "sharded", {"half": str(unbroken / "half")}),
             ("ddp from sharded", "resumed", "ddp", {"half": str(half)}),
-            ("ddp spoiled", "spoiled", "ddp", {}),
-            ("sharded spoiled", "spoiled", "sharded", {}),
-            ("sharded bf16-mixed", "half_precision", "sharded", {"precision": "bf16-mixed"}),
-            ("sharded 16-mixed", "half_precision", "sharded", {"precision": "16-mixed"}),
-            ("moments", "moments", None, {}),
-            ("ddp validated", "validated", "ddp", {}),
+            ("spoiled", "spoiled", "sharded", {}),
+            ("bf16-mixed", "half_precision", "sharded", {"precision": "bf16-mixed"}),
+            ("16-mixed", "half_precision", "sharded", {"precision": "16-mixed"}),
             ("refused", "refused", None, {"checkpoint": str(half / RESUMED[0] / "last.ckpt")}),
         ],
     )
+
+
+@pytest.fixture
+def two(request, strategy):
+    """What two processes of a strategy compute."""
+    return request.getfixturevalue(strategy)
 
 
 def compare(alone, folder, case):
@@ -111,30 +134,31 @@ def compare(alone, folder, case):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_loss_and_gradients_are_those_of_one_process(alone, two, strategy, case):
-    compare(alone, two / strategy, case)
+    compare(alone, two / "gradients", case)
 
 
-def test_lightnings_own_strategy_works_as_well(alone, two):
-    compare(alone, two / "Lightning's own", "autoencoder")
+def test_lightnings_own_strategy_works_as_well(alone, ddp):
+    compare(alone, ddp / "Lightning's own", "autoencoder")
 
 
-def test_draws_that_depend_on_the_process_would_be_seen(alone, two):
+def test_draws_that_depend_on_the_process_would_be_seen(alone, ddp):
     with pytest.raises(AssertionError):
-        compare(alone, two / "draws by rank", "motion DiT, classes")
+        compare(alone, ddp / "draws by rank", "motion DiT, classes")
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_fault_of_one_process_skips_the_step_of_all(alone, two, strategy):
-    folder = two / f"{strategy} spoiled"
+    folder = two / "spoiled"
     assert_near(torch.load(folder / "step.pt"), torch.load(alone / "step.pt"))
     lines = [json.loads(line) for line in (folder / "non_finite.jsonl").read_text().splitlines()]
     told = {line["rank"]: (line["step"], line["loss"] == "nan", line["keys"]) for line in lines}
     assert told == {0: (0, False, ["clip0", "clip1"]), 1: (0, True, ["clip2", "clip3"])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
-def test_half_precision_in_shards(alone, two, precision):
-    ours = torch.load(two / f"sharded {precision}" / "steps.pt")[0]
+def test_half_precision_in_shards(alone, sharded, precision):
+    ours = torch.load(sharded / precision / "steps.pt")[0]
     assert_near_in_half(ours, torch.load(alone / "steps.pt")["motion DiT, classes"][0], precision)
 
 
@@ -148,18 +172,18 @@ def test_compiled_and_recomputed(alone, tmp_path, processes, strategy):
         compare(alone, folder / "compiled", case)
 
 
-def test_statistics_of_unequal_shares(two):
+def test_statistics_of_unequal_shares(ddp):
     for rank in range(2):
-        (mean, variance), values = torch.load(two / "moments" / f"{rank}.pt")
+        (mean, variance), values = torch.load(ddp / "moments" / f"{rank}.pt")
         torch.testing.assert_close(mean, values.mean(dim=(0, 2)))
         torch.testing.assert_close(variance, values.var(dim=(0, 2), correction=0))
 
 
-def test_validation_of_unequal_shares(alone, two):
+def test_validation_of_unequal_shares(alone, ddp):
     wanted = torch.load(alone / "validated-0.pt")
     assert wanted.keys() >= {"val/loss", "val/psnr"}
     for rank in range(2):
-        torch.testing.assert_close(torch.load(two / "ddp validated" / f"validated-{rank}.pt"), wanted)
+        torch.testing.assert_close(torch.load(ddp / "validated" / f"validated-{rank}.pt"), wanted)
 
 
 def checkpoint_of(folder, case):
@@ -169,26 +193,29 @@ def checkpoint_of(folder, case):
 PARTS = ("state_dict", "ema", "optimizer_states", "lr_schedulers")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", RESUMED)
-def test_a_resumed_fit_in_shards_is_that_of_one_without_a_break(two, case):
-    whole, half, other = (checkpoint_of(two / f"sharded {name}", case) for name in ("whole", "half", "from sharded"))
+def test_a_resumed_fit_in_shards_is_that_of_one_without_a_break(sharded, case):
+    whole, half, other = (checkpoint_of(sharded / name, case) for name in ("whole", "half", "from sharded"))
     for part in PARTS:
         assert_same(whole[part], other[part], part)
     assert any(not torch.equal(weight, half["ema"][name]) for name, weight in whole["ema"].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", RESUMED)
-@pytest.mark.parametrize("name", ["sharded whole", "sharded from alone", "ddp from sharded"])
-def test_checkpoints_do_not_depend_on_shards(alone, two, name, case):
-    ours, theirs = checkpoint_of(two / name, case), checkpoint_of(alone / "whole", case)
+@pytest.mark.parametrize("name", ["whole", "from alone", "ddp from sharded"])
+def test_checkpoints_do_not_depend_on_shards(unbroken, sharded, name, case):
+    ours, theirs = checkpoint_of(sharded / name, case), checkpoint_of(unbroken / "whole", case)
     for part in PARTS:
         torch.testing.assert_close(ours[part], theirs[part], rtol=1e-4, atol=1e-5)
     assert list(ours["state_dict"]) == list(theirs["state_dict"])
     assert ours["cmd"] == theirs["cmd"]
 
 
-def test_later_stages_read_them_and_pictures_are_shown(two):
-    folder = two / "sharded whole" / RESUMED[0]
+@pytest.mark.slow
+def test_later_stages_read_them_and_pictures_are_shown(sharded):
+    folder = sharded / "whole" / RESUMED[0]
     stage = load_stage(folder / "last.ckpt", "motion", "model.motion")
     average = torch.load(folder / "last.ckpt", weights_only=True)["ema"]
     assert torch.equal(stage.parts["network"].head.weight, average["network.head.weight"])
@@ -198,6 +225,7 @@ def test_later_stages_read_them_and_pictures_are_shown(two):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "told"),
     [
@@ -207,7 +235,7 @@ def test_later_stages_read_them_and_pictures_are_shown(two):
         ("damaged", r"checkpoint .*damaged.ckpt: it is damaged or no checkpoint .* remove it to start from scratch"),
     ],
 )
-def test_wrong_use_is_told_on_every_process(two, what, told):
+def test_wrong_use_is_told_on_every_process(sharded, what, told):
     for rank in range(2):
-        error = torch.load(two / "refused" / f"{rank}.pt")[what]
+        error = torch.load(sharded / "refused" / f"{rank}.pt")[what]
         assert re.match("InputError: " + told, error) and "\n" not in error, error

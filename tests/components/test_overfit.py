@@ -130,6 +130,7 @@ def test_autoencoder_overfits(autoencoder):
     assert value >= 35 > floor + 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["content", "motion"])
 def test_diffusion_overfits(stage, request):
     component, _, before = request.getfixturevalue(stage)
@@ -140,6 +141,7 @@ def test_diffusion_overfits(stage, request):
     assert after < 0.05 * before
 
 
+@pytest.mark.slow
 def test_overfitted_system_gives_the_clips_back(autoencoder, content, motion):
     pipeline = compose(load_stages(autoencoder[1], content[1], motion[1]))
     pipeline.set_progress_bar_config(disable=True)

@@ -354,7 +354,7 @@ def test_other_tables(tmp_path, capsys):
         ("videoid,name,duration\n1,x,2\n", "no column 'path'"),
         ("", "no column 'path'"),
         ("path,caption\n", "no rows below the column names"),
-        ("path\nx.mp4\n", "none of 1 clips is usable ({'missing file': 1})"),
+        ("path\nx.mp4\n", "none of 1 clips is usable (1 missing file)"),
         ('path,caption\nx.mp4,"y\nz.mp4,w\n', "t.csv, line 2: a quotation mark is opened and not closed"),
     ):
         (tmp_path / "t.csv").write_text(text)

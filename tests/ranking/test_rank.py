@@ -52,6 +52,7 @@ def test_what_a_cut_call_has_done_is_kept(prepared, small, shallow, tmp_path):
     assert longer["key"] != first["key"]
 
 
+@pytest.mark.slow
 def test_seeds_in_processes_give_what_they_give_in_one(bench, small, tmp_path, monkeypatch):
     """On one thread each, to the last bit; also on a bench that is open and that other seeds were scored with."""
     monkeypatch.setattr(cost, "ROUNDS", 1)
