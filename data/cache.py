@@ -61,7 +61,7 @@ class ShardCache(FetchOptions):
             InputError: It needs a command and these are not allowed; it is larger than all copies may be; or the
                 folder cannot be used, as where the disk is full.
         """
-        folder = self._folder()
+        folder = self.place()
         # A hash, then the name of the shard for people to read.
         base = re.sub(r"[^\w.-]+", "_", re.split(r"[?#]", url)[0].rpartition("/")[2], flags=re.ASCII)
         name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{base[-80:]}"
@@ -124,7 +124,8 @@ class ShardCache(FetchOptions):
         finally:
             part.unlink(missing_ok=True)
 
-    def _folder(self) -> Path:
+    def place(self) -> Path:
+        """The folder of the copies."""
         default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "cmd-lightning", "shards")
         folder = Path(self.folder) if self.folder else default
         try:

@@ -26,6 +26,7 @@ from cmd_lightning.errors import InputError
 
 INDEX_NAME = "index.json"
 ASSUMED_SAMPLES = 1000  # what video2dataset puts into a shard, where the number is unknown
+_UNION = re.compile(r"::(?![^\[]*\])")  # webdataset's; "[::1]" is an address
 _MOST_SAMPLES = 2**20  # of a shard, by its index: an untrusted one must not make us count to 10 billion
 
 
@@ -82,19 +83,16 @@ def expand(shards: str | Sequence[str], option: str = "shards", remote: ShardCac
     name the `option`.
     """
     from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]  # its stubs lack the error
-    from webdataset.shardlists import expand_urls
 
-    remote = remote or ShardCache()
     found: list[str] = []
-    for spec in [shards] if isinstance(shards, str) else shards:
-        try:  # webdataset would take code of the shell in a command for its own
-            urls = list(braceexpand(spec)) if spec.startswith("pipe:") else expand_urls(spec)
+    given = [shards] if isinstance(shards, str) else shards
+    for spec in (part for text in given for part in ([text] if os.path.exists(text) else _UNION.split(text))):
+        try:
+            urls = list(braceexpand(spec))
         except UnbalancedBracesError as error:
             raise InputError(f"{option} {spec}: a brace is left open; write {{000000..000009}}.tar") from error
-        except AssertionError as error:  # ${NAME}
-            raise InputError(f"{option} {spec}: {error}; set it, or write the path itself") from error
         for url in urls:
-            found.extend(_resolve(url, option, remote))
+            found.extend(_resolve(url, option, remote or ShardCache()))
     if not found:
         raise InputError(f"`{option}`: no shards given; name .tar files, e.g. 'clips/{{000000..000009}}.tar'")
     return found
