@@ -38,7 +38,7 @@ SAMPLING_STEPS = 50
 
 GPU: dict[str, dict[str, Any]] = {
     "autoencoder": {"width": 256, "depth": 4, "heads": 8, "head_dim": 32},
-    "content": {"width": 512, "depth": 12, "heads": 8},
+    "content": {"width": 128, "layers": 2, "heads": 8},
     "motion": {"width": 128, "layers": 2},
 }
 """Arguments of the networks on a GPU, where they are larger."""
@@ -139,7 +139,7 @@ def stage_changes(run: Run, name: str, gpu: bool) -> dict[str, Any]:
     patch = 8 if size >= 64 else 4
     patches: dict[str, dict[str, Any]] = {
         "autoencoder": {"patch_size": patch, "grid": [min(8, size // patch)] * 2},
-        "content": {"patch_size": patch},
+        "content": {"patch_size": patch // 2},
         "motion": {"content_patch_size": patch},
     }
     model: dict[str, Any] = {"network": {"init_args": patches[name] | (GPU[name] if gpu else {})}}
