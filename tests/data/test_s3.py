@@ -90,7 +90,13 @@ def test_what_is_not_there(shards, remote):
         with pytest.raises(MissingError, match=rf"^{url}: no such file"):
             remote().open(url)
     assert remote().read("s3://clips/none.json") is None
-    assert not load_index(["s3://clips/large/0.tar"], remote=remote())[0].exact
+
+
+def test_a_shard_without_an_index_is_counted(server, shards, remote):
+    server.put_object(Bucket="clips", Key="plain/9.tar", Body=(shards / "0.tar").read_bytes())
+    with pytest.warns(UserWarning, match="index"):
+        [shard] = load_index(["s3://clips/plain/9.tar"], remote=remote())
+    assert (shard.samples, shard.bad) == (3, {})
 
 
 def test_another_size_than_that_of_the_index(remote):
