@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cmd_lightning.compat import container_crop
 from cmd_lightning.errors import InputError, reason
+from cmd_lightning.gif import has_pixels
 from cmd_lightning.video_index import START, FrameIndex, Key, Run
 from cmd_lightning.video_start import Mark, lead_of, without_lost
 from cmd_lightning.viewing import PLAIN, Screen, Viewing, deinterlaced
@@ -25,6 +26,8 @@ MAX_FRAME_PIXELS = 2**26  # 8192x8192: twice 8K
 
 Reason = Literal["empty file", "unreadable video", "still picture", "no video stream", "damaged frames", "too costly"]
 
+_FORMATS = "mov,matroska,avi,gif,apng,mpegts,mpeg,asf,flv,ogg"  # of FFmpeg; mov is mp4 and 3gp too, matroska webm
+_WITHOUT_INDEX = ("mpegts", "mpeg", "asf", "flv", "ogg")
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these leave transparency out
 
 
@@ -144,13 +147,12 @@ class VideoFile:
     def _open(self) -> None:
         import av
 
-        # "file:" keeps a colon in a path from being taken for another protocol. In FFmpeg's list of formats, mov is mp4
-        # too, and matroska webm.
+        # "file:" keeps a colon in a path from being taken for another protocol.
         source = io.BytesIO(self._source) if isinstance(self._source, bytes) else f"file:{self._source}"
         try:
             self._container = av.open(
                 source,
-                container_options={"format_whitelist": "mov,matroska,avi,gif", "protocol_whitelist": "file"},
+                container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
                 options={"max_pixels": str(MAX_FRAME_PIXELS)},
                 metadata_errors="replace",  # titles that are not UTF-8 must not cost the clip
             )
@@ -191,28 +193,36 @@ class VideoFile:
     def _walk(self) -> FrameIndex:
         """Find the frames that can be decoded, their times, and the key frames."""
         marks = [
-            Mark(packet.pts, packet.is_keyframe, packet.is_discard)
+            Mark(packet.pts, packet.is_keyframe, packet.is_discard, packet.dts)
             for packet in self._container.demux(self._stream)
             if packet.size
         ]
         kind = self._container.format.name
-        # AVI keeps no times of presentation; FFmpeg's guesses are wrong where there are B-frames. A GIF's frames build
-        # on each other whatever their flags say: it is always read from its start.
-        timed = kind != "avi"
-        self._lead = lead = 0 if kind == "gif" else lead_of(marks, timed)
+        # AVI keeps no times of presentation, ASF only one for each frame: FFmpeg's guesses are wrong where there are
+        # B-frames. Files that were put one after the other begin again at an earlier time. Frames of
+        # animated images build on each other whatever their flags say: these are always read from their start.
+        guessed = kind == "avi" or (kind == "asf" and self._decoder.has_b_frames)
+        timed = not guessed and (kind not in _WITHOUT_INDEX or _are_times_whole(marks))
+        animated = kind in ("gif", "apng")
+        self._lead = lead = 0 if animated else lead_of(marks, timed)
         if lead * self._pixels > MAX_DECODED_PIXELS:
             raise VideoError(self.name, "too costly", f"{lead} frames would be decoded to find the first")
         if lead and timed:
             marks = without_lost(marks, lead, (frame.pts for frame in self._decoded(START)))
         # A palette may come with the first packet alone, as QuickTime's does.
-        seekable = kind != "gif" and self._stream.codec_context.pix_fmt != "pal8"
+        seekable = not animated and self._stream.codec_context.pix_fmt != "pal8"
         index = FrameIndex([mark for mark in marks if not mark.hidden], timed, seekable)
-        if lead and not index.ticks:
-            index.frames = self.count()
+        if (lead or kind in _WITHOUT_INDEX) and not index.ticks:
+            self._expect_affordable([Run(START, [], len(marks))])
+            index.frames = self.count()  # a packet may hold half a frame, a field
         if lead and not index.frames:
             raise VideoError(self.name, "damaged frames", "none can be decoded")
         if not index.frames:
             raise VideoError(self.name, "unreadable video", "without frames")
+        if kind == "gif":
+            data = self._source if isinstance(self._source, bytes) else self._source.read_bytes()
+            if not has_pixels(data):
+                raise VideoError(self.name, "empty file")
         return index
 
     def _expect_affordable(self, runs: Sequence[Run]) -> None:
@@ -242,9 +252,15 @@ class VideoFile:
                 self._container.close()
                 self._open()
             else:
-                self._container.seek(key.time, stream=self._stream)
+                self._container.seek(self._place_of(key), stream=self._stream)
                 self._decoder.flush_buffers()
+            begun = key is START
             for place, packet in enumerate(self._container.demux(self._stream)):
+                begun = begun or packet.pts == key.time
+                if not begun:  # a seek lands before the key frame, or, without an index in the file, anywhere near it
+                    if None not in (packet.dts, key.dts) and packet.dts > key.dts:
+                        return
+                    continue
                 if wanted and self._decoder.name == "h264":
                     self._decoder.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
                 try:
@@ -254,6 +270,14 @@ class VideoFile:
                         raise
                     continue  # it builds on frames that were cut off
                 yield from frames
+
+    def _place_of(self, key: Key) -> float:
+        """What to seek to for a key frame: files without an index are searched by times of decoding."""
+        kind = self._container.format.name
+        if key.dts is None or kind not in _WITHOUT_INDEX:
+            return key.time
+        # A packet of a program stream may begin with the frame before, so it begins a second earlier.
+        return key.dts - (round(1 / self._stream.time_base) if kind == "mpeg" else 0)
 
     @contextmanager
     def _errors(self, reason_: Reason) -> Iterator[None]:
@@ -265,6 +289,12 @@ class VideoFile:
         except Exception as error:
             detail = getattr(error, "strerror", None) or reason(error)
             raise VideoError(self.name, reason_, detail) from error
+
+
+def _are_times_whole(marks: Sequence[Mark]) -> bool:
+    """Whether each packet has a time of presentation, and those of decoding never go back."""
+    decoding = [mark.dts for mark in marks if mark.dts is not None]
+    return decoding == sorted(decoding) and all(mark.pts is not None for mark in marks)
 
 
 def _pixels(stream: Any) -> int:

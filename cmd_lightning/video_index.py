@@ -13,10 +13,11 @@ _WORTH_A_SEEK = 8  # frames: fewer are decoded about as fast as a decoder restar
 
 
 class Key(NamedTuple):
-    """A key frame: its time of presentation, and its place in the order of decoding."""
+    """A key frame: its time of presentation, its place in the order of decoding, and its time of decoding."""
 
     time: float
     place: int
+    dts: int | None = None
 
 
 START = Key(-float("inf"), 0)
@@ -51,7 +52,8 @@ class FrameIndex:
         self.ticks = sorted(self._places)
         self._keys = [START]
         if seekable:
-            self._keys += [Key(time, place) for time in self.ticks if marks[place := self._places[time]].is_key]
+            shown = ((time, self._places[time]) for time in self.ticks)
+            self._keys += [Key(time, place, marks[place].dts) for time, place in shown if marks[place].is_key]
 
     def rate(self, stated: float, duration: Fraction) -> tuple[float, list[float] | None]:
         """Frames per second, and the seconds of each frame from the first where the rate varies, else None.

@@ -1,7 +1,7 @@
-"""Read and write clips: mp4, avi, mkv, webm, gif and folders of frames, always as uint8 (C, T, H, W).
+"""Read and write clips: video files, animations and folders of frames, always as uint8 (C, T, H, W).
 
-Decoding (`video_file`) and encoding are PyAV's (FFmpeg), GIFs are written by Pillow; both are imported when first
-needed.
+Decoding (`video_file`) and encoding are PyAV's (FFmpeg); animated WebP is read (`animation`) and GIFs are written by
+Pillow. Both are imported when first needed.
 """
 
 import io
@@ -17,13 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cmd_lightning.animation import WebPFile, is_webp
 from cmd_lightning.atomic_files import replaced
 from cmd_lightning.errors import InputError
 from cmd_lightning.image_io import read_image
 from cmd_lightning.video_file import VideoError, VideoFile
 from cmd_lightning.viewing import PLAIN, Seen, Viewing
 
-VIDEO_SUFFIXES = ("mp4", "avi", "mkv", "webm", "gif", "mov", "m4v")
+VIDEO_SUFFIXES = (
+    *("mp4", "avi", "mkv", "webm", "gif", "mov", "m4v", "mpg", "mpeg", "vob", "ts", "mts", "m2ts", "wmv", "asf"),
+    *("flv", "f4v", "ogv", "3gp", "3g2", "apng", "webp"),
+)
+"""Of clips, in lower case; of the files of a sample the first in this order is its clip."""
 GIF_FPS = 50
 FRAME_SUFFIXES = ("png", "tif", "tiff")
 """Of frames in folders, in lower case; all are of the first kind that is there, and tif and tiff are one."""
@@ -74,11 +79,11 @@ class VideoReader:
         source = source if isinstance(source, bytes) else Path(source)
         if isinstance(source, Path) and not source.exists():
             raise InputError(f"{source}: no such video file or folder; check the path")
-        self._file: _ImageFolder | VideoFile = (
-            _ImageFolder(source, viewing)
-            if isinstance(source, Path) and source.is_dir()
-            else VideoFile(source, self._name, viewing)
-        )
+        self._file: _ImageFolder | WebPFile | VideoFile
+        if isinstance(source, Path) and source.is_dir():
+            self._file = _ImageFolder(source, viewing)
+        else:  # whatever its name says
+            self._file = (WebPFile if is_webp(source) else VideoFile)(source, self._name, viewing)
         self.frames, self.fps, self.times = self._file.frames, self._file.fps, self._file.times
 
     @cached_property
@@ -169,7 +174,7 @@ def read_video(source: str | Path | bytes, indices: Sequence[int] | None = None,
     """Read a clip, or some of its frames, as uint8 RGB (C, T, H, W).
 
     Args:
-        source: An mp4, avi, mkv, webm or gif file, a folder of PNG or TIFF frames, or the bytes of a file.
+        source: A file of one of `VIDEO_SUFFIXES`, a folder of PNG or TIFF frames, or the bytes of a file.
         indices: Numbers of the frames to read, from 0; None reads all.
         viewing: How interlaced, HDR and transparent frames are shown.
 

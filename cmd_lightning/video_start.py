@@ -15,11 +15,13 @@ class Mark(NamedTuple):
         pts: Time of presentation, in ticks.
         is_key: Whether its frame builds on no other.
         hidden: Whether it is decoded for others alone, and not shown.
+        dts: Time of decoding, in ticks.
     """
 
     pts: int | None
     is_key: bool
     hidden: bool
+    dts: int | None = None
 
 
 def lead_of(marks: Sequence[Mark], timed: bool) -> int:

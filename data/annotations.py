@@ -6,23 +6,25 @@ What cannot be read is an `InputError` that names the file and the fault.
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cmd_lightning.data.clips import BadSample, read_caption, read_facts
+from cmd_lightning.data.clips import BadSample, read_caption, read_facts, whole_number
 from cmd_lightning.data.plan import stable_hash
-from cmd_lightning.data.table import read_csv
-from cmd_lightning.data.walk import is_clip, walk
+from cmd_lightning.data.table import read_table
+from cmd_lightning.data.walk import clip_suffix, walk
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_io import VIDEO_SUFFIXES
 
 ACCEPTED = (
-    "give a CSV with the columns path,caption,label,split, or that of OpenVid-1M (video,caption) or of WebVid "
-    "(videoid,name,page_dir), the json of MSR-VTT, or the folder ucfTrainTestlist of UCF-101"
+    "give a CSV, .jsonl or .parquet with the columns path,caption,label,split, or that of OpenVid-1M (video,caption) "
+    "or of WebVid (videoid,name,page_dir), the json of MSR-VTT, or the folder ucfTrainTestlist of UCF-101"
 )
-_NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?(e\+?[0-9]{1,2})?", re.IGNORECASE)
+_WRITTEN = (".txt", ".json")  # files next to clips that may hold captions, the first choice first
 _MISSING = {"nan", "none", "null", "na", "n/a", "<na>", "-1", "-1.0"}  # of numbers, as libraries write it
 _UCF101_LIST = re.compile(r"(train|test)list\d+\.txt")
 _MSRVTT_SPLITS = {"validate": "val"}  # what we call them
@@ -73,7 +75,9 @@ def read_annotations(videos: Path, captions: Path | None, prompts: Path | None =
     elif captions.suffix.lower() == ".json":
         annotations = read_msrvtt(captions, seed)
     else:
-        annotations = read_table(captions)
+        table = read_table(captions, ACCEPTED)
+        rows = [_row_of(cells) for cells in table.rows]
+        annotations = number_labels(rows, "path" not in table.columns, table.notes)
     return annotations if prompts is None else with_prompts(annotations, prompts)
 
 
@@ -84,7 +88,7 @@ def number_labels(rows: list[Row], moved: bool = False, notes: Sequence[str] = (
     too, as in the json of samples.
     """
     names = sorted({row.label for row in rows} - {""})
-    numbers = {name: _whole_number(name) for name in names}
+    numbers = {name: whole_number(name) for name in names}
     others = [name for name in names if numbers[name] is None]
     if len(others) < len(names) and all(name.lower() in _MISSING for name in others):
         called = {name: "" if number is None else str(number) for name, number in numbers.items()} | {"": ""}
@@ -96,21 +100,6 @@ def number_labels(rows: list[Row], moved: bool = False, notes: Sequence[str] = (
     return Annotations(rows, {name: number for number, name in enumerate(names)}, names, moved, list(notes))
 
 
-def _whole_number(label: str) -> int | None:
-    if not _NUMBER.fullmatch(label):
-        return None
-    number = int(label) if label.isdecimal() else float(label)
-    return int(number) if number < 2**63 and number == int(number) else None
-
-
-def read_table(path: Path) -> Annotations:
-    """Read a CSV of ours, of OpenVid-1M or of WebVid, by its columns; caption, label and split may be missing."""
-    table = read_csv(path, ACCEPTED)
-    if not table.rows:
-        raise InputError(f"captions {path}: no rows below the column names; give one a clip")
-    return number_labels([_row_of(cells) for cells in table.rows], "path" not in table.columns, table.notes)
-
-
 def _row_of(cells: Mapping[str, str]) -> Row:
     label, split = cells.get("label", ""), cells.get("split", "")
     for column in ("path", "video"):
@@ -120,36 +109,42 @@ def _row_of(cells: Mapping[str, str]) -> Row:
 
 
 def read_folder(folder: Path) -> Annotations:
-    """Take the folders in a folder as classes, or its clips without classes where it has no folders with clips.
+    """Take the clips of a folder, at any depth; the folders in it that hold clips are their classes.
 
-    A caption is that of `{clip}.txt` or `{clip}.json` next to a clip, or else the name of its class in words.
+    Captions are those of `{clip}.txt` or `{clip}.json` next to clips; where no clip has such a file, the names of the
+    classes in words, and clips next to class folders are left out.
     """
     found = [(place / name).relative_to(folder) for place, names in walk(folder) for name in names]
-    clips = sorted(path for path in found if is_clip(path))
+    clips = sorted(path for path in found if clip_suffix(folder / path))
     if not clips:
-        kinds = ", ".join("." + suffix for suffix in VIDEO_SUFFIXES)
-        raise InputError(f"videos {folder}: no clips in it ({kinds}); give a folder of clips, or of class folders")
-    stems = {clip.with_suffix("") for clip in clips}
-    written = frozenset(path for path in found if path.suffix in (".txt", ".json") and path.with_suffix("") in stems)
+        known = ", ".join("." + suffix for suffix in VIDEO_SUFFIXES)
+        raise InputError(f"videos {folder}: no clips in it ({known}); give a folder of clips, or of class folders")
+    written = {clip: _written_caption(folder / clip) for clip in clips}
+    kinds = Counter(kind for _, kind in written.values() if kind)
     classes = any(len(clip.parts) > 1 for clip in clips)
-    rows = []
+    rows, notes = [], []
     for clip in clips:
-        label = clip.parts[0] if classes else ""
-        if len(clip.parts) > classes:  # what is next to class folders is of no class
-            caption = _written_caption(folder / clip) or label.replace("_", " ")
-            rows.append(Row(str(clip), caption, label))
-    notes = [f"videos {folder}: captions are read from {len(written)} .txt and .json files next to clips"]
-    return replace(number_labels(rows, notes=notes[: len(written)]), from_folder=True, read=written)
+        label = clip.parts[0] if len(clip.parts) > 1 else ""
+        if kinds or label or not classes:
+            rows.append(Row(str(clip), written[clip][0] if kinds else label.replace("_", " "), label))
+    if kinds:
+        files = " and ".join(f"{number} {kind} file{'s' * (number > 1)}" for kind, number in sorted(kinds.items()))
+        without = len(clips) - kinds.total()
+        notes = [f"videos {folder}: captions from {files}; {without} clip{'s' * (without != 1)} without"]
+    stems = {clip.with_suffix("") for clip in clips}
+    read = frozenset(path for path in found if path.suffix in _WRITTEN and path.with_suffix("") in stems)
+    return replace(number_labels(rows, notes=notes), from_folder=True, read=read)
 
 
-def _written_caption(clip: Path) -> str:
-    """The caption in the files next to a clip; "" without any, or where they are damaged."""
-    files = {suffix: clip.with_suffix(f".{suffix}") for suffix in ("txt", "json")}
-    members = {suffix: path.read_bytes() for suffix, path in files.items() if path.is_file()}
-    try:
-        return read_caption(members, read_facts(members))
-    except BadSample:
-        return ""
+def _written_caption(clip: Path) -> tuple[str, str]:
+    """The caption in the files next to a clip, and the suffix of the file; "" without any, or where it is damaged."""
+    for suffix in _WRITTEN:
+        if (path := clip.with_suffix(suffix)).is_file():
+            members = {suffix[1:]: path.read_bytes()}
+            with suppress(BadSample):
+                if caption := read_caption(members, read_facts(members)):
+                    return caption, suffix
+    return "", ""
 
 
 def with_prompts(annotations: Annotations, path: Path) -> Annotations:

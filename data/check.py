@@ -1,8 +1,8 @@
 """Decode what shards hold, all of it, and note in their index what is bad."""
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,27 +14,35 @@ from cmd_lightning.data.tar import read_samples
 from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoInfo, VideoReader
 
+Look = Callable[[str, VideoReader, str], object]
+"""Looks at a good video: its key, the open video and its caption."""
+
+_CHOICES = {"interlaced": "deinterlace", "hdr": "tone_map", "transparent": "background"}
+"""What videos may be, and the option of `Viewing` that says how they are shown."""
+
 
 def check_shards(
     shards: str | Sequence[str],
     *,
     remote: ShardCache | None = None,
+    look: Look = lambda key, video, caption: None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Decode every sample; the index of local shards then lists the bad ones, and streams leave them out.
 
-    The shards are given as for `expand`; `progress` receives a line of text for each.
+    The shards are given as for `expand`; `look` receives each good video, `progress` a line of text for each shard.
 
     Returns:
         {"samples": good ones, "bad": {reason: number}, "frames": of the good videos, "seconds": the same,
-        "sizes": {"WxH": number of videos}}; where there are such also "empty_captions": number of good samples,
-        "interlaced", "hdr" and "transparent": numbers of videos, "latents": {shapes: number of samples}.
+        "sizes": {"WxH": {"clips", "frames", "seconds"}}, "rates": the same by frames per second}; where there are such
+        also "empty_captions": number of good samples, "interlaced", "hdr" and "transparent": numbers of videos,
+        "latents": {shapes: number of samples}.
     """
     remote = remote or ShardCache()
     bad: Counter[str] = Counter()
     found = _Found()
-    for url in expand(shards, allow_commands=remote.allow_commands):
-        shard, here = _check_shard(url, remote)
+    for url in expand(shards, remote=remote):
+        shard, here = _check_shard(url, remote, look)
         bad.update(shard.bad.values())
         progress(f"{url}: {here.samples} good, {len(shard.bad)} bad{here.remark()}")
         folder = place_of(url).folder
@@ -43,20 +51,23 @@ def check_shards(
         else:
             progress(f"{url}: the folder cannot be written, so its index.json stays as it is")
         found.add(here)
+    total = _amount(found.videos)
     report = {
         "samples": found.samples,
         "bad": dict(bad),
-        "frames": sum(video.frames for video in found.videos),
-        "seconds": round(sum(video.frames / video.fps for video in found.videos), 3),
-        "sizes": _counts(f"{video.width}x{video.height}" for video in found.videos),
+        "frames": total["frames"],
+        "seconds": total["seconds"],
+        "sizes": _amounts(found.videos, lambda video: (video.width, video.height), "{0[0]}x{0[1]}"),
+        "rates": _amounts(found.videos, lambda video: round(video.fps, 2), "{0:g}"),
     }
     if found.empty_captions:
         report["empty_captions"] = found.empty_captions
-    for name, number, option in _choices(found.videos):
-        report[name] = number
-        progress(f"{number} good videos are {name}: consider {option} in training")
+    for name, option in _CHOICES.items():
+        if number := sum(getattr(video, name) for video in found.videos):
+            report[name] = number
+            progress(f"{number} good videos are {name}: consider data.viewing.{option} in training")
     if found.latents:
-        report["latents"] = _counts(found.latents)
+        report["latents"] = dict(sorted(Counter(found.latents).items()))
     return report
 
 
@@ -83,22 +94,20 @@ class _Found:
         return f", {self.empty_captions} without a caption" if self.empty_captions else ""
 
 
-def _choices(videos: Sequence[VideoInfo]) -> list[tuple[str, int, str]]:
-    """Where `Viewing` leaves a choice: what videos are, how many of them, and the option for them."""
-    options = {
-        "interlaced": "data.viewing.deinterlace",
-        "hdr": "data.viewing.tone_map",
-        "transparent": "data.viewing.background",
-    }
-    counts = {name: sum(getattr(video, name) for video in videos) for name in options}
-    return [(name, counts[name], option) for name, option in options.items() if counts[name]]
+def _amounts(videos: Sequence[VideoInfo], kind: Callable[[VideoInfo], Any], name: str) -> dict[str, dict[str, float]]:
+    """How much there is of each kind of videos, in the order of the kinds, each by its name."""
+    kinds: dict[Any, list[VideoInfo]] = defaultdict(list)
+    for video in videos:
+        kinds[kind(video)].append(video)
+    return {name.format(one): {"clips": len(kinds[one]), **_amount(kinds[one])} for one in sorted(kinds)}
 
 
-def _counts(names: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(names).items()))
+def _amount(videos: Sequence[VideoInfo]) -> dict[str, float]:
+    seconds = sum(video.frames / video.fps for video in videos)
+    return {"frames": sum(video.frames for video in videos), "seconds": round(seconds, 3)}
 
 
-def _check_shard(url: str, remote: ShardCache) -> tuple[Shard, _Found]:
+def _check_shard(url: str, remote: ShardCache, look: Look) -> tuple[Shard, _Found]:
     """The shard with what is bad in it, and its good samples."""
     bad: dict[str, str] = {}
     found = _Found()
@@ -108,22 +117,23 @@ def _check_shard(url: str, remote: ShardCache) -> tuple[Shard, _Found]:
             try:
                 members = sample.read()
                 facts = read_facts(members)
-                label = read_label(facts)
+                label, caption = read_label(members, facts), read_caption(members, facts)
                 if LATENT_SUFFIX in members and members.keys().isdisjoint(VIDEO_SUFFIXES):
                     found.latents.append(_check_latents(members, facts))
                 else:
-                    found.videos.append(_check_video(members))
-                found.empty_captions += not read_caption(members, facts)
+                    found.videos.append(_check_video(members, look, caption))
+                found.empty_captions += not caption
                 found.num_classes = max(found.num_classes, label + 1)
             except BadSample as reason:
                 bad[sample.key] = str(reason)
     return replace(known, bad=bad), found
 
 
-def _check_video(members: dict[str, Any]) -> VideoInfo:
+def _check_video(members: dict[str, Any], look: Look, caption: str) -> VideoInfo:
     try:
         reader = VideoReader(video_of(members))
         reader.verify()
+        look(members["__key__"], reader, caption)
     except VideoError as error:
         raise BadSample(error.reason) from error
     return reader.info

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from cmd_lightning.data.clips import BadSample, video_of
 from cmd_lightning.data.index import load_index, shard_names
-from cmd_lightning.data.tar import OTHER_VIDEOS, Sample, read_samples
-from cmd_lightning.data.walk import is_clip, walk
+from cmd_lightning.data.tar import Sample, read_samples
+from cmd_lightning.data.walk import clip_suffix, walk
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_io import FRAME_SUFFIXES, VideoReader, frames_in, natural_key
 from cmd_lightning.viewing import PLAIN, Viewing
@@ -99,8 +99,6 @@ class ShardFiles(Clips):
 class VideoFolder(Clips):
     """Video files and folders of PNG or TIFF frames at any depth; hidden ones and other files are ignored.
 
-    Videos of other formats are counted as skipped.
-
     A folder that holds frames and no videos is one clip. Clips, like the frames of one, are in natural order (2 before
     10) of their paths. Two that have the same name but for the suffix are an error: one clip would count twice.
     """
@@ -109,8 +107,7 @@ class VideoFolder(Clips):
 
     def __init__(self, folder: Path, viewing: Viewing = PLAIN) -> None:
         self._viewing = viewing
-        others = sum(Path(name).suffix[1:].lower() in OTHER_VIDEOS for _, names in walk(folder) for name in names)
-        self.skipped = {"unknown suffix": others} if others else {}
+        self.skipped = {}
         found: dict[str, Path] = {}
         for path in _clips_below(folder):
             stem = path if path.is_dir() else path.with_suffix("")
@@ -140,7 +137,7 @@ class VideoFolder(Clips):
 def _clips_below(folder: Path) -> Iterator[Path]:
     for place, names in walk(folder):
         here = [place / name for name in names]
-        videos = [path for path in here if is_clip(path)]
+        videos = [path for path in here if clip_suffix(path)]
         if videos:
             yield from videos
         elif any(path.suffix[1:].lower() in FRAME_SUFFIXES for path in here):

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cmd_lightning.data.gif import has_pixels
 from cmd_lightning.errors import InputError
 from cmd_lightning.image_io import read_image
 from cmd_lightning.video_file import VideoError
@@ -29,6 +29,7 @@ IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})
 
 _STILL_FPS = 8.0  # of a clip of a still image, where no rate is asked for
 _ROUNDING = 1e-6  # of a frame: rounding errors where a time is midway between two frames
+_NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]*)?(e\+?[0-9]{1,2})?", re.IGNORECASE)
 _LONGEST = 16  # sides: what is further out in a long source is not scaled, only to be cropped
 
 
@@ -73,7 +74,7 @@ class ClipLoader:
         """
         chance = random.Random(draw)
         facts = read_facts(sample)
-        label = read_label(facts)
+        label = read_label(sample, facts)
         try:
             video, fps = self._frames(video_of(sample, self.stills), chance)
         except VideoError as error:
@@ -173,11 +174,9 @@ def _crop(video: Tensor, height: int, width: int, at: tuple[float, float] | None
 
 
 def video_of(sample: dict[str, Any], stills: bool = False) -> bytes:
-    """The bytes of a sample's video file, with `stills` else of its image; `BadSample` without any, or any pixels."""
+    """The bytes of a sample's video file, with `stills` else of its image; `BadSample` without any."""
     for suffix in (*VIDEO_SUFFIXES, *(IMAGE_SUFFIXES if stills else ())):
         if suffix in sample:
-            if not has_pixels(sample[suffix]):
-                raise BadSample("empty file")
             return sample[suffix]
     raise BadSample("latents, for LatentDataModule" if LATENT_SUFFIX in sample else "no video")
 
@@ -192,14 +191,27 @@ def read_facts(sample: dict[str, Any]) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def read_label(facts: dict[str, Any]) -> int:
-    """The class in the facts, a whole number; -1 without one, `BadSample` if it is no int64 of at least -1."""
-    label = facts.get("label")
+def read_label(sample: dict[str, Any], facts: dict[str, Any]) -> int:
+    """The class of a sample: its .cls, else the label in its facts, as 3, "3" or 3.0.
+
+    It is -1 without one and where it is a name, and `BadSample` where it is a number that is no class.
+    """
+    label = sample["cls"].decode("ascii", "replace") if "cls" in sample else facts.get("label")
+    if isinstance(label, str | float):
+        label = whole_number(str(label).strip())
     if not isinstance(label, int):
         return -1
     if isinstance(label, bool) or not -1 <= label < 2**63:
         raise BadSample("bad label")
     return label
+
+
+def whole_number(text: str) -> int | None:
+    """The number that a text is, as "3", "3.0" or "3e0"; None for others, and where it is no int64 of at least 0."""
+    if not _NUMBER.fullmatch(text):
+        return None
+    number = int(text) if text.isdecimal() else float(text)
+    return int(number) if number < 2**63 and number == int(number) else None
 
 
 def read_caption(sample: dict[str, Any], facts: dict[str, Any]) -> str:

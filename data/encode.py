@@ -105,7 +105,7 @@ class EncodingData(LightningDataModule):
         own = self.urls[self.trainer.global_rank :: self.trainer.world_size]
         left = [url for url in own if not (self.out / place_of(url).name).exists()]
         return DataLoader(
-            replace(self.chunks, shards=load_index(left, remote=self.chunks.remote)),
+            replace(self.chunks, shards=load_index(left, count=False, remote=self.chunks.remote)),
             batch_size=None,
             num_workers=min(self.workers, len(left)),
             worker_init_fn=leave_signals,

@@ -11,7 +11,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from glob import glob
 from itertools import compress
@@ -24,13 +24,14 @@ import numpy as np
 from cmd_lightning.atomic_files import replaced
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import IMAGE_SUFFIXES
+from cmd_lightning.data.fetch import STORES, WEB, protocol_of
 from cmd_lightning.data.plan import stable_hash, unique_names
 from cmd_lightning.data.selecting import Selection
 from cmd_lightning.data.tar import CUT, NO_VIDEO, Sample, read_samples
 from cmd_lightning.errors import InputError
 
 INDEX_NAME = "index.json"
-ASSUMED_SAMPLES = 1000  # what video2dataset puts into a shard, where the number is unknown
+_UNION = re.compile(r"::(?![^\[]*\])")  # webdataset's; "[::1]" is an address
 _MOST_SAMPLES = 2**20  # of a shard, by its index: an untrusted one must not make us count to 10 billion
 
 
@@ -42,7 +43,6 @@ class Shard:
     samples: int  # the bad ones included
     bad: dict[str, str] = field(default_factory=dict)  # reasons by the keys of the samples known to be bad
     bytes: int | None = None  # of the file, if known
-    exact: bool = True  # False where the number is assumed: a remote shard without an index
     chosen: Mapping[str, str] = field(default_factory=dict)  # of each selection, as in the index
     selection: Selection | None = None  # that it is read by
 
@@ -62,9 +62,8 @@ class Shard:
         if selection.fingerprint in self.chosen:
             return replace(self, selection=selection)
         with self.open(remote) as file:
-            counted = self if self.exact else scan(self.url, file)
-            bits = np.packbits(selection.choose(file, counted.bad)).tobytes().hex()
-        return replace(counted, selection=selection, chosen={**self.chosen, selection.fingerprint: bits})
+            bits = np.packbits(selection.choose(file, self.bad)).tobytes().hex()
+        return replace(self, selection=selection, chosen={**self.chosen, selection.fingerprint: bits})
 
     def holds_images_alone(self, remote: ShardCache) -> bool:
         """Whether still images are in the place of all videos; it is opened only if no sample has a video."""
@@ -85,7 +84,7 @@ class Shard:
 
 def is_remote(url: str) -> bool:
     """Whether the shard is an address ("https://...") or a command ("pipe:...") and not a path."""
-    return "://" in url or url.startswith("pipe:")
+    return bool(protocol_of(url))
 
 
 class Place(NamedTuple):
@@ -108,42 +107,50 @@ def shard_names(urls: Sequence[str]) -> list[str]:
     return unique_names([place_of(url).name.removesuffix(".tar") for url in urls])
 
 
-def expand(shards: str | Sequence[str], option: str = "shards", *, allow_commands: bool = False) -> list[str]:
-    """Resolve paths, globs, brace ranges ("{000000..000099}.tar"), folders of shards and http(s) addresses.
+def expand(shards: str | Sequence[str], option: str = "shards", remote: ShardCache | None = None) -> list[str]:
+    """Resolve paths, globs, brace ranges ("{000000..000099}.tar"), folders, unions ("a::b") and addresses of shards.
 
-    They keep their order; those of a glob or a folder come in the order of their names. With `allow_commands`,
-    "pipe:COMMAND" and the other addresses for which webdataset runs commands are accepted. Errors name the `option`.
+    They keep their order; those of a glob or a folder, on a disk or in an object store, come in the order of their
+    names. "pipe:COMMAND" and other addresses for which webdataset runs commands need `remote.allow_commands`. Errors
+    name the `option`.
     """
     from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]  # its stubs lack the error
 
     found: list[str] = []
-    for spec in [shards] if isinstance(shards, str) else shards:
+    given = [shards] if isinstance(shards, str) else shards
+    for spec in (part for text in given for part in ([text] if os.path.exists(text) else _UNION.split(text))):
         try:
             urls = list(braceexpand(spec))
         except UnbalancedBracesError as error:
             raise InputError(f"{option} {spec}: a brace is left open; write {{000000..000009}}.tar") from error
         for url in urls:
-            is_web = url.startswith(("http://", "https://"))
-            plain = ":" not in url or os.path.exists(url) or is_web
-            if not plain and not (allow_commands and is_remote(url)):
-                raise InputError(
-                    f"{option} {url}: only paths and http(s) addresses are read; commands and other addresses only "
-                    "with data.remote.allow_commands true (`shards check --allow-commands`)"
-                )
-            if is_web and "@" in urlsplit(url).netloc:
-                raise InputError(
-                    f"`{option}`: addresses with user:password@ are not read; sign the address, or use pipe:COMMAND"
-                )
-            if is_remote(url) or os.path.isfile(url):
-                found.append(url)
-            else:
-                pattern = os.path.join(url, "*.tar") if os.path.isdir(url) else url
-                matches = sorted(glob(pattern))
-                if not matches:
-                    raise InputError(f"{option} {url}: {_missing(url)}")
-                found.extend(matches)
+            found.extend(_resolve(url, option, remote or ShardCache()))
     if not found:
         raise InputError(f"`{option}`: no shards given; name .tar files, e.g. 'clips/{{000000..000009}}.tar'")
+    return found
+
+
+def _resolve(url: str, option: str, remote: ShardCache) -> list[str]:
+    protocol = protocol_of(url)
+    if protocol in WEB and "@" in urlsplit(url).netloc:
+        raise InputError(
+            f"`{option}`: addresses with user:password@ are not read; sign the address, or use pipe:COMMAND"
+        )
+    if protocol in STORES:
+        from cmd_lightning.data.store import find_shards
+
+        found = find_shards(url, remote)
+    elif protocol in WEB or os.path.isfile(url) or (protocol and remote.allow_commands):
+        found = [url]
+    elif re.match(r"[\w.+-]{2,}:", url) and not os.path.exists(url):  # C: is a drive
+        raise InputError(
+            f"{option} {url}: only paths and addresses of {', '.join((*WEB, *STORES))} are read; commands and other "
+            "addresses only with data.remote.allow_commands true (`shards check --allow-commands`)"
+        )
+    else:
+        found = sorted(glob(os.path.join(url, "*.tar") if os.path.isdir(url) else url))
+    if not found:
+        raise InputError(f"{option} {url}: {_missing(url)}")
     return found
 
 
@@ -168,20 +175,23 @@ def _splits(folder: Path) -> list[Path]:
 def load_index(
     urls: Sequence[str],
     *,
+    count: bool = True,
     write: bool = False,
     remote: ShardCache | None = None,
     selection: Selection | None = None,
 ) -> list[Shard]:
     """Look shards up in the indexes of their folders; scan those that are not there or have changed size.
 
-    Remote ones without an index are assumed to hold 1000 samples each and are marked as not exact, but with a
-    `selection` they are fetched and counted. With `write`, what was scanned is kept in the index, where the folder can
-    be written; of remote shards, next to their copies. Raises `InputError` as `read_index`.
+    Remote ones without an index are fetched for that, with a warning; without `count`, none is scanned, and the shards
+    that no index knows have 0 samples. With `write`, what was scanned is kept in the index, where the folder can be
+    written; of remote shards, next to their copies. Raises `InputError` as `read_index`, and where a shard cannot be
+    fetched.
     """
     remote = remote or ShardCache()
     folders: dict[str, dict[str, Any]] = {}
     scanned: dict[str, list[Shard]] = {}
-    shards = []
+    shards: list[Shard] = []
+    fetched = False
     for url in urls:
         folder, name, query = place_of(url)
         own = str(remote.place() / f"index-{stable_hash(folder):016x}") if is_remote(url) else folder
@@ -194,10 +204,19 @@ def load_index(
         entry = folders[folder].get(name)
         if entry and (is_remote(url) or entry["bytes"] == os.path.getsize(url)):
             shard = known = Shard(url, entry["samples"], entry["bad"], entry["bytes"], chosen=entry.get("chosen", {}))
-        elif is_remote(url):
-            shard = known = Shard(url, ASSUMED_SAMPLES, exact=False)
+        elif not count:
+            shard = known = Shard(url, 0)
         else:
-            shard, known = scan(url), None
+            known = None
+            if is_remote(url) and not fetched:
+                fetched = True
+                warnings.warn(
+                    f"{url}: no index.json next to it knows this shard, so it and others like it are fetched now to "
+                    "count their samples; run `shards check` where they are made",
+                    stacklevel=2,
+                )
+            with Shard(url, 0).open(remote) as file:
+                shard = scan(url, file)
         if selection:
             shard = shard.under(selection, remote)
         if known is None or shard.chosen != known.chosen:
@@ -219,7 +238,7 @@ def read_index(folder: str, remote: ShardCache | None = None, query: str = "") -
     """
     path = Path(folder, INDEX_NAME)
     data = None
-    if folder.startswith(("http://", "https://")):
+    if protocol_of(folder) in (*WEB, *STORES):
         data = (remote or ShardCache()).read(f"{folder}/{INDEX_NAME}{query}")
     elif path.is_file():
         data = path.read_bytes()
@@ -264,15 +283,13 @@ def update_index(
         temporary.write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def scan(url: str, file: BinaryIO | None = None) -> Shard:
-    """Count the samples of a shard, read from `file` or else its path, by its tar headers; nothing is decoded.
+def scan(url: str, file: BinaryIO) -> Shard:
+    """Count the samples of a shard by its tar headers; nothing is decoded.
 
     Of a shard that was cut off, with a warning, the last sample counts as bad: it may lack members.
     """
-    with open(url, "rb") if file is None else nullcontext(file) as opened:
-        faults = {sample.key: sample.fault for sample in read_samples(opened, url)}
-        size = os.fstat(opened.fileno()).st_size
+    faults = {sample.key: sample.fault for sample in read_samples(file, url)}
     bad = {key: fault for key, fault in faults.items() if fault}
     if CUT in bad.values():
         warnings.warn(f"{url}: cut off or damaged, samples are missing; fetch or make it anew", stacklevel=2)
-    return Shard(url, len(faults), bad, size)
+    return Shard(url, len(faults), bad, os.fstat(file.fileno()).st_size)

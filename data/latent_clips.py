@@ -69,7 +69,7 @@ def check_finite(clips: dict[str, Tensor]) -> None:
 def load_latents(sample: dict[str, Any], draw: int, epoch: int = 0) -> dict[str, Any]:
     """Load clip `epoch % K` of a sample, a `SampleLoader`; the random choices were made when it was encoded."""
     facts = read_facts(sample)
-    label = read_label(facts)
+    label = read_label(sample, facts)
     latents = read_latents(sample, facts)
     clip = {name: tensor[epoch % latents.number] for name, tensor in latents.clips.items()}
     check_finite(clip)

@@ -11,10 +11,9 @@ from typing import Any
 
 from cmd_lightning.data.annotations import Annotations, Row, read_annotations
 from cmd_lightning.data.bad_samples import describe
-from cmd_lightning.data.clips import BadSample, video_of
 from cmd_lightning.data.hold_out import check_share, held_out
 from cmd_lightning.data.shard_writer import ShardWriter, split_folder
-from cmd_lightning.data.walk import is_clip, suffix_of, walk
+from cmd_lightning.data.walk import clip_suffix, walk
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VideoInfo, VideoReader
@@ -150,7 +149,7 @@ class _Clip:
             about["class"] = row.label
         if row.captions:
             about["captions"] = list(row.captions)
-        writer.write(suffix_of(self.path), self.path.read_bytes(), row.caption, about | asdict(self.info))
+        writer.write(clip_suffix(self.path), self.path.read_bytes(), row.caption, about | asdict(self.info))
 
 
 def _usable(
@@ -159,18 +158,15 @@ def _usable(
     """The clips of the rows that can be decoded, in their order."""
     for number, row in enumerate(rows, 1):
         path = files.find(row.path)
-        if not is_clip(path):
-            left_out.add("unknown suffix", row.path)
-        elif not path.is_file():
+        if not path.is_file():
             left_out.add("missing file", row.path)
+        elif not clip_suffix(path):
+            left_out.add("unknown suffix", row.path)
         else:
             try:
-                data = video_of({suffix_of(path): path.read_bytes()})
-                yield _Clip(row, path, VideoReader(data).info)
+                yield _Clip(row, path, VideoReader(path).info)
             except VideoError as error:
                 left_out.add(error.reason, row.path)
-            except BadSample as reason:
-                left_out.add(str(reason), row.path)
         if number % 1000 == 0 or number == len(rows):
             progress(f"{number} of {len(rows)} clips")
 
@@ -210,11 +206,11 @@ class _ClipFolder:
         no_row = "next to class folders" if known.from_folder else "not in the table"
         for place, names in walk(self.folder):
             for path in (place / name for name in names):
-                if self._name(path) in listed or not (is_clip(path) or known.from_folder):
+                if self._name(path) in listed or not (clip_suffix(path) or known.from_folder):
                     continue
                 real = path.resolve()
                 if real not in skipped and out.resolve() not in real.parents:
-                    yield no_row if is_clip(path) else "unknown suffix", str(path.relative_to(self.folder))
+                    yield no_row if clip_suffix(path) else "unknown suffix", str(path.relative_to(self.folder))
 
     def _name(self, path: Path) -> str:
         """What a file is found by."""
@@ -224,6 +220,6 @@ class _ClipFolder:
     def _places(self) -> dict[str, list[str]]:
         places: dict[str, list[str]] = {}
         for place, names in walk(self.folder):
-            for path in filter(is_clip, (place / name for name in names)):
+            for path in filter(clip_suffix, (place / name for name in names)):
                 places.setdefault(path.stem, []).append(str(path.relative_to(self.folder)))
         return places

@@ -1,7 +1,6 @@
 """ShardDataModule: what DataModules over shards share."""
 
 import math
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -37,9 +36,9 @@ class ShardDataModule(StreamDataModule):
     number of batches. Interrupted training resumes at the next batch.
 
     Args:
-        train_shards: .tar files for training: paths, globs, folders, brace ranges or http(s) URLs. Or data sets with
-            weights, as {a/: 0.7, b/: 0.3}: an epoch takes each sample of the one that is largest for its weight once,
-            and repeats the others in proportion.
+        train_shards: .tar files for training: paths, globs, folders, brace ranges or URLs (https, s3, gs, az, hf). Or
+            data sets with weights, as {a/: 0.7, b/: 0.3}: an epoch takes each sample of the one that is largest for its
+            weight once, and repeats the others in proportion.
         val_shards: The same for validation, without weights.
         test_shards: The same for testing and prediction.
         batch_size: Clips in a batch, per device.
@@ -164,19 +163,13 @@ class ShardDataModule(StreamDataModule):
                 raise InputError(f"{option}: none given; name .tar files, e.g. 'clips/{{000000..000009}}.tar'")
             sets = [one for one, weight in given.items() if weight] if isinstance(given, dict) else [given]
             self._found[option] = [self._index(option, one) for one in sets]
-            if unknown := sum(not shard.exact for found in self._found[option] for shard in found):
-                warnings.warn(
-                    f"{option}: {unknown} remote shards have no index.json beside them, so their order and number "
-                    "are approximate: 1000 samples each are assumed. Run `shards check` where they are made.",
-                    stacklevel=2,
-                )
         return self._found[option]
 
     def _index(self, option: str, shards: str | list[str]) -> list[Shard]:
         """The shards of a data set."""
         selection = Selection(self.select, images=self.stills and option != "test_shards")
         chosen = None if selection == Selection() else selection
-        urls = expand(shards, option, allow_commands=self.remote.allow_commands)
+        urls = expand(shards, option, self.remote)
         found = load_index(urls, write=True, remote=self.remote, selection=chosen)
         good, there = sum(shard.good for shard in found), sum(shard.samples for shard in found)
         if self.select is not None:

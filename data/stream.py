@@ -149,21 +149,16 @@ class ShardStream(BatchStream):
         ahead = None
         for number, interval in enumerate(intervals):
             shard = self.shards[interval.shard]
-            skip, left = interval.start, interval.stop - interval.start
+            left = interval.stop - interval.start
             problem = f"{shard.url}: holds fewer samples than its index says; run `shards check` on it"
             again = f"@{interval.again}" if interval.again else ""
             try:
                 file = ahead.result() if ahead else shard.open(self.remote)
                 following = [self.shards[other.shard] for other in intervals[number + 1 : number + 2]]
                 ahead = _open_ahead(following[0], self.remote) if following and is_remote(following[0].url) else None
-                while left:
-                    before = left
-                    for sample in islice(shard.usable(file), skip, skip + left):
-                        yield replace(sample, key=f"{self._names[interval.shard]}/{sample.key}{again}")
-                        left -= 1
-                    if shard.exact or (skip == 0 and left == before):
-                        break
-                    skip = 0  # an assumed number was too high: the shard is read again from its start
+                for sample in islice(shard.usable(file), interval.start, interval.stop):
+                    yield replace(sample, key=f"{self._names[interval.shard]}/{sample.key}{again}")
+                    left -= 1
             except FetchError as error:
                 problem, ahead = str(error), None
             except OSError as error:

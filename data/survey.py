@@ -75,7 +75,7 @@ def _looks(urls: Sequence[str]) -> Iterator[tuple[str, int, float, int]]:
                     members = sample.read()
                     facts = read_facts(members)
                     reader = VideoReader(video_of(members))
-                    yield read_caption(members, facts), read_label(facts), reader.fps, reader.frames
+                    yield read_caption(members, facts), read_label(members, facts), reader.fps, reader.frames
                 except (BadSample, VideoError):
                     continue
 

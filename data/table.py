@@ -1,14 +1,16 @@
-"""Read the captions of clips from a CSV file: columns by any common name, and a note on all that is not used."""
+"""Read the captions of clips from a table: columns by any common name, and a note on all that is not used."""
 
 import csv
+import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from cmd_lightning.errors import InputError
+from cmd_lightning.errors import InputError, reason
 
 COLUMNS = {
     "path": ("path", "file", "file_name", "filename", "file_path", "filepath", "video_path"),
@@ -25,7 +27,7 @@ COLUMNS = {
 LAYOUTS = (("path",), ("video",), ("videoid", "name", "page_dir"))
 """Columns of which a table must have all of one layout: ours, that of OpenVid-1M, that of WebVid."""
 
-_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
 _END = "end of the table"
 
 
@@ -44,33 +46,86 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
 
-def read_csv(path: Path, accepted: str) -> Table:
-    """Read a table in one of the `LAYOUTS`; cells are separated by commas, semicolons or tabs.
+def read_table(path: Path, accepted: str) -> Table:
+    """Read a table in one of the `LAYOUTS`.
 
     Args:
-        path: The file, in UTF-8.
+        path: The file: .parquet, .jsonl (or .ndjson) with an object per line, or else a CSV in UTF-8, its cells
+            separated by commas, semicolons, tabs or pipes.
         accepted: What to give instead, for errors.
 
     Raises:
-        InputError: It is not such a table.
+        InputError: It is not such a table, or pyarrow is needed and missing.
     """
+    kinds = {".parquet": _read_parquet, ".jsonl": _read_jsonl, ".ndjson": _read_jsonl}
+    table = kinds.get(path.suffix.lower(), _read_csv)(path, accepted)
+    if not table.rows:
+        raise InputError(f"captions {path}: no rows below the column names; give one a clip")
+    return table
+
+
+def _read_jsonl(path: Path, accepted: str) -> Table:
+    rows: list[Mapping[str, Any]] = []
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            rows.extend(dict(json.loads(line)) for line in file if line.strip())
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"captions {path}, object {len(rows) + 1}: not a JSON object in UTF-8; write one per line, as "
+            '{"path": "a.mp4", "caption": "..."}'
+        ) from error
+    return _of_objects(path, list(dict.fromkeys(name for row in rows for name in row)), lambda names: rows, accepted)
+
+
+def _read_parquet(path: Path, accepted: str) -> Table:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise InputError(
+            f"captions {path}: reading .parquet needs pyarrow; pip install 'cmd-lightning[parquet]', or save the table "
+            "as .csv"
+        ) from error
+    try:
+        file = parquet.ParquetFile(path)
+        return _of_objects(path, file.schema_arrow.names, lambda names: file.read(names).to_pylist(), accepted)
+    except (ArrowException, OSError) as error:
+        raise InputError(f"captions {path}: not readable as .parquet ({reason(error)}); write it again") from error
+
+
+def _of_objects(
+    path: Path, header: Sequence[str], read: Callable[[list[str]], Sequence[Mapping[str, Any]]], accepted: str
+) -> Table:
+    """The table of rows by the names in the header; `read` gives those with some of the names."""
+    places = _expect_places(path, header, accepted)
+    names = {column: header[place] for column, place in places.items()}
+    rows = [{column: _text(row.get(name)) for column, name in names.items()} for row in read(list(names.values()))]
+    return Table(set(places), rows, _notes(path, header, places, ","))
+
+
+def _text(value: Any) -> str:
+    """A value as the text of a cell; of several captions the first that is not empty."""
+    if isinstance(value, list):
+        return next(filter(None, map(_text, value)), "")
+    if value is None or value != value or isinstance(value, dict):  # NaN is not equal to itself
+        return ""
+    return str(value).encode("utf-8", "replace").decode().strip()  # JSON may hold half a character
+
+
+def _read_csv(path: Path, accepted: str) -> Table:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file, _long_cells():
             first = file.readline()
             delimiter = next((mark for mark in _DELIMITERS if _places(_header(first, mark))), ",")
             file.seek(0)
-            return _read(path, chain(file, ["\n", _END]), delimiter, accepted)
+            return _read_lines(path, chain(file, ["\n", _END]), delimiter, accepted)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"captions {path}: not a CSV in UTF-8 ({error}); save it as one") from error
 
 
-def _read(path: Path, lines: Iterator[str], delimiter: str, accepted: str) -> Table:
+def _read_lines(path: Path, lines: Iterator[str], delimiter: str, accepted: str) -> Table:
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     header = next((row for row in reader if any(row)), [])
-    places = _places(header)
-    if not places:
-        there = ", ".join(cell.strip() for cell in header if cell != _END) or "none"
-        raise InputError(f"captions {path}: no column 'path' (there are: {there[:200]}); {accepted}")
+    places = _expect_places(path, header, accepted)
     table = Table(set(places), notes=_notes(path, header, places, delimiter))
     surplus: list[int] = []
     last = begin = reader.line_num + 1
@@ -95,6 +150,14 @@ def _read(path: Path, lines: Iterator[str], delimiter: str, accepted: str) -> Ta
 
 def _header(line: str, delimiter: str) -> list[str]:
     return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
+
+
+def _expect_places(path: Path, header: Sequence[str], accepted: str) -> dict[str, int]:
+    places = _places(header)
+    if not places:
+        there = ", ".join(cell.strip() for cell in header if cell != _END) or "none"
+        raise InputError(f"captions {path}: no column 'path' (there are: {there[:200]}); {accepted}")
+    return places
 
 
 def _places(header: Sequence[str]) -> dict[str, int]:

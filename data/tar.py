@@ -1,8 +1,9 @@
 """The samples of a tar file, found by their headers alone: what they hold is read when it is needed.
 
-Names are split into key and suffix as webdataset does, at the first dot, unless the rest names a clip: `a.720p.mp4` is
-the clip `a.720p`. Its reader is not used: it loads every member whatever size it claims, unpacks compressed files, and
-cannot tell a shard that was cut off from a whole one.
+A name is `key.suffix` or `key.field.suffix`, where the field is one of `FIELDS`; any other dots are part of the key:
+`a.txt` and `a.caption.txt` are captions of the sample `a`, `a.720p.mp4` is the clip `a.720p`. webdataset, which ends a
+key at its first dot, agrees where keys have no dots. Its reader is not used: it loads every member whatever size it
+claims, unpacks compressed files, and cannot tell a shard that was cut off from a whole one.
 """
 
 import os
@@ -19,16 +20,18 @@ from cmd_lightning.data.clips import IMAGE_SUFFIXES, LATENT_SUFFIX, BadSample
 from cmd_lightning.video_io import VIDEO_SUFFIXES
 
 _CLIPS = frozenset({*VIDEO_SUFFIXES, LATENT_SUFFIX})
-SUFFIXES = _CLIPS | {"txt", "json"}
+SUFFIXES = _CLIPS | {"txt", "json", "cls"}
 """Of the members that are read; others are passed over."""
 
-OTHER_VIDEOS = frozenset(
-    {"mpg", "mpeg", "m2v", "mts", "m2ts", "ts", "vob", "wmv", "asf", "flv", "f4v", "ogv", "3gp", "3g2", "rm", "mxf"}
+FIELDS = (
+    *("video", "image", "caption", "text", "prompt", "label", "class", "meta", "metadata"),
+    *("thumbnail", "thumb", "preview"),
 )
-"""Suffixes of clips that are not read: a sample of them is bad, not passed over."""
+"""Names before a suffix that are not part of the key; of members with the same suffix the one without a field is taken,
+else the first in this order."""
 
 READ = SUFFIXES.union(IMAGE_SUFFIXES)
-"""The same with those of still images."""
+"""Of the members that are read where still images are asked for."""
 
 NO_VIDEO = "no video"
 
@@ -59,7 +62,7 @@ class Sample:
     file: BinaryIO | None = field(default=None, compare=False, repr=False)  # stays open while a sample refers to it
 
     def read(self, suffixes: Collection[str] = READ) -> dict[str, Any]:
-        """The bytes of its members with these suffixes, and "__key__"; the file's position stays where it is."""
+        """The bytes of its members with these suffixes, and "__key__"; moves the file's position."""
         if self.fault:
             raise BadSample(self.fault)
         found: dict[str, Any] = {"__key__": self.key}
@@ -67,7 +70,8 @@ class Sample:
             offset, size = self.members[suffix]
             assert self.file is not None  # only a sample with a fault has none
             try:
-                found[suffix] = os.pread(self.file.fileno(), size, offset)
+                self.file.seek(offset)
+                found[suffix] = self.file.read(size)
             except OSError as error:
                 raise BadSample("unreadable shard") from error
             if len(found[suffix]) < size:
@@ -78,28 +82,28 @@ class Sample:
 def read_samples(file: BinaryIO, name: str = "", images: bool = False) -> Iterator[Sample]:
     """Find the samples of an uncompressed tar file, in its order.
 
-    A sample with a fault comes too, so that all readers count alike: "no video" (nor latents), "unknown suffix" (a
-    video of another format), "member twice", "hostile name" (leads out of its folder, or cannot be printed), "sparse
-    member", "too large", and "truncated shard" for the last one of a file that is cut off or damaged there. A file that
-    is no tar file at all is one sample, "unreadable shard". A key that comes again later in the file is another sample
-    and gets a number. The file needs a descriptor; `name` is what the samples' places call it. With `images`, a still
-    image in place of a video is a sample, too.
+    A sample with a fault comes too, so that all readers count alike: "no video" (nor latents), "member twice", "hostile
+    name" (leads out of its folder, or cannot be printed), "sparse member", "too large", and "truncated shard" for the
+    last one of a file that is cut off or damaged there. A file that is no tar file at all is one sample, "unreadable
+    shard". A key that comes again later in the file is another sample and gets a number. The file needs a descriptor;
+    `name` is what the samples' places call it. With `images`, a still image in place of a video is a sample, too.
     """
     times: Counter[str] = Counter()
-    for key, group in groupby(_with_dots(_members(file, (READ if images else SUFFIXES) | OTHER_VIDEOS)), itemgetter(0)):
+    for key, group in groupby(_with_dots(_members(file, READ if images else SUFFIXES)), itemgetter(0)):
         members: dict[str, Member] = {}
         fault = ""
-        for _, suffix, member in group:
+        for _, rest, member in group:
             if isinstance(member, str):
                 fault = fault or member
-            elif suffix in members:
+            elif rest in members:
                 fault = fault or "member twice"
             else:
-                members[suffix] = member
-        wanted = READ if members.keys().isdisjoint(_CLIPS) else SUFFIXES  # an image next to a video is its thumbnail
-        if members.keys().isdisjoint(_CLIPS.union(IMAGE_SUFFIXES)):
-            fault = fault or (NO_VIDEO if members.keys().isdisjoint(OTHER_VIDEOS) else "unknown suffix")
-        members = {suffix: member for suffix, member in members.items() if suffix in wanted}
+                members[rest] = member
+        members = {suffix_of(rest): members[rest] for rest in sorted(members, key=_rank, reverse=True)}
+        if members.keys().isdisjoint(_CLIPS):
+            fault = fault or (NO_VIDEO if members.keys().isdisjoint(IMAGE_SUFFIXES) else "")
+        else:  # an image next to a video is its thumbnail
+            members = {suffix: member for suffix, member in members.items() if suffix in SUFFIXES}
         times[key] += 1
         if times[key] > 1:
             key = f"{key}~{times[key]}"
@@ -107,23 +111,33 @@ def read_samples(file: BinaryIO, name: str = "", images: bool = False) -> Iterat
 
 
 _Found = tuple[str, str, Member | str]
-"""Key, suffix, and the place of a member or why it cannot be read."""
+"""Key, the rest of the name as "mp4" or "video.mp4", and the place of a member or why it cannot be read."""
+
+
+def suffix_of(name: str) -> str:
+    """The suffix of a name in lower case and without its dot, as "mp4"; of a name without dots all of it."""
+    return name.rpartition(".")[2].lower()
+
+
+def _rank(rest: str) -> int:
+    name = rest.rpartition(".")[0]
+    return FIELDS.index(name) + 1 if name else 0
 
 
 def _with_dots(members: Iterator[_Found]) -> Iterator[_Found]:
     """Members with dots in their key where it names a clip: `a.720p.mp4` and `a.720p.txt` are a sample `a.720p`.
 
-    Other dotted names, such as `a.meta.json` next to `a.mp4`, are further members as webdataset knows them, and passed
+    Other dotted names, such as `a.mask.json` next to `a.mp4`, are further members as webdataset knows them, and passed
     over.
     """
     current: str | None = None
     waiting: list[_Found] = []  # what comes before the clip that it may belong to
     for found in members:
-        key, suffix, member = found
+        key, rest, member = found
         dotted = "." in key.rpartition("/")[2]
-        if not suffix and current is not None and key.startswith(f"{current}."):
-            yield current, suffix, member  # a fault of the file, in a member that is passed over
-        elif not dotted or suffix in _CLIPS | OTHER_VIDEOS or not suffix:
+        if not rest and current is not None and key.startswith(f"{current}."):
+            yield current, rest, member  # a fault of the file, in a member that is passed over
+        elif not dotted or suffix_of(rest) in _CLIPS or not rest:
             yield from (one for one in waiting if one[0] == key)
             current, waiting = key, []
             yield found
@@ -134,7 +148,7 @@ def _with_dots(members: Iterator[_Found]) -> Iterator[_Found]:
 
 
 def _members(file: BinaryIO, seen: Collection[str]) -> Iterator[_Found]:
-    """The members that are read, keyed by their name without its last suffix; at the end a fault of the file."""
+    """The members that are read, keyed by their name without suffix and field; at the end a fault of the file."""
     size = os.fstat(file.fileno()).st_size
     key: str | None = None
     member: Member | str
@@ -144,10 +158,13 @@ def _members(file: BinaryIO, seen: Collection[str]) -> Iterator[_Found]:
                 yield key or "file", "", header  # the last sample's other members may be missing
             return
         name = header.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        base, _, suffix = name.rpartition(".")
+        base, _, rest = name.rpartition(".")
+        stem, _, last = base.rpartition(".")
+        if last.lower() in FIELDS:
+            base, rest = stem, f"{last}.{rest}"
         own = re.match(r"__[^/]*__($|/)", name)  # names like `__meta__/...` are webdataset's own
         plain = not base.rpartition("/")[2].startswith(".")
-        if own or not header.isreg() or not base.rpartition("/")[2] or not plain or suffix.lower() not in seen:
+        if own or not header.isreg() or not base.rpartition("/")[2] or not plain or suffix_of(rest) not in seen:
             continue
         key, member = base, Member(header.offset_data, header.size)
         if name.startswith("/") or ".." in name.split("/") or len(name) > _MAX_NAME or not name.isprintable():
@@ -158,7 +175,7 @@ def _members(file: BinaryIO, seen: Collection[str]) -> Iterator[_Found]:
             member = CUT
         elif header.size > MAX_MEMBER_BYTES:
             member = "too large"
-        yield key, suffix.lower(), member
+        yield key, rest.lower(), member
 
 
 def _headers(file: BinaryIO) -> Iterator[tarfile.TarInfo | str]:

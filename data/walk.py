@@ -1,9 +1,10 @@
-"""Walk over a folder of a user's files, and tell clips from others."""
+"""Walk over a folder of a user's files, and find the clips among them."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from cmd_lightning.animation import is_animation
 from cmd_lightning.video_io import VIDEO_SUFFIXES
 
 
@@ -24,11 +25,9 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
         yield Path(place), sorted(name for name in names if not name.startswith("."))
 
 
-def suffix_of(path: Path) -> str:
-    """The suffix of a file in lower case and without its dot, as "mp4"."""
-    return path.suffix.lower().removeprefix(".")
-
-
-def is_clip(path: Path) -> bool:
-    """Whether a file is a clip, by its suffix."""
-    return suffix_of(path) in VIDEO_SUFFIXES
+def clip_suffix(path: Path) -> str:
+    """The suffix of a clip, as "mp4"; "" for other files. PNG and WebP are clips if animated: "apng" and "webp"."""
+    suffix = path.suffix.lower().removeprefix(".")
+    if suffix in ("png", "webp"):
+        return suffix.replace("png", "apng") if path.is_file() and is_animation(path) else ""
+    return suffix if suffix in VIDEO_SUFFIXES else ""

@@ -19,7 +19,7 @@ BEGIN, END = "<!-- begin rooms: python docs/rooms.py -->\n", "<!-- end rooms -->
 FILES = {
     "pipeline": ("pipeline", "pipeline_input", "pipeline_output", "faster_sampling"),
     "stable_diffusion": ("stable_diffusion", "pretrained_text"),
-    "video_io": ("video_io", "video_file", "video_index", "video_start", "image_io", "viewing"),
+    "video_io": ("video_io", "video_file", "video_index", "video_start", "animation", "gif", "image_io", "viewing"),
     "commands": ("cli", "report", "__main__"),
     "basics": (
         *("__init__", "__version__", "errors", "provenance", "compat", "atomic_files", "markdown", "threads"),

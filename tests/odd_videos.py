@@ -11,11 +11,13 @@ import torch
 from PIL import Image
 
 
-def encode(pictures, kind="mp4", codec="libx264", pixels="yuv420p", ticks=None, base=Fraction(1, 1000), **options):
+def encode(
+    pictures, kind="mp4", codec="libx264", pixels="yuv420p", ticks=None, base=Fraction(1, 1000), rate=10, **options
+):
     """An encoder apart from the project's: uint8 (T, H, W, 3), shown at these ticks of the base, to bytes."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=kind) as container:
-        stream = container.add_stream(codec, rate=Fraction(10), options={"crf": "10", **options})
+        stream = container.add_stream(codec, rate=Fraction(rate), options={"crf": "10", **options})
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = pixels
         if ticks is not None:

@@ -1,5 +1,7 @@
 """The verbs `shards synth`, `shards pack` and `shards check`; `shards encode` has a file of its own."""
 
+from pathlib import Path
+
 from cmd_lightning.commands.encode import encode
 from cmd_lightning.commands.files import report, tell
 from cmd_lightning.shapes.scenes import Level, Motion
@@ -74,15 +76,16 @@ def pack(
 ) -> None:
     """Pack clips into shards without re-encoding them.
 
-    CAPTIONS is a CSV with the column path (relative to VIDEOS) and optionally caption, label and split. It can also be
-    the list of a public data set: the CSV of OpenVid-1M or WebVid, videodatainfo.json of MSR-VTT, or the folder
-    ucfTrainTestlist of UCF-101 (its first official split; give trainlist02.txt, then testlist02.txt, for the second).
-    Clips with a split go to OUT/SPLIT. Without CAPTIONS, every subfolder of VIDEOS is a class, and CLIP.txt next to a
-    clip is its caption; without subfolders, clips have no class. Unused files are counted by reason.
+    CAPTIONS is a CSV, .jsonl or .parquet with the column path (relative to VIDEOS) and optionally caption, label and
+    split. It can also be the list of a public data set: the CSV of OpenVid-1M or WebVid, videodatainfo.json of MSR-VTT,
+    or the folder ucfTrainTestlist of UCF-101 (its first official split; give trainlist02.txt, then testlist02.txt, for
+    the second). Clips with a split go to OUT/SPLIT. Without CAPTIONS, every subfolder of VIDEOS is a class, and
+    CLIP.txt next to a clip, at any depth, is its caption; without subfolders, clips have no class. Unused files are
+    counted by reason.
 
     Args:
-        videos: Folder of the clips (.mp4, .mov, .m4v, .avi, .mkv, .webm, .gif); clips of public data sets are found at
-            any depth.
+        videos: Folder of the clips (MP4, MOV, AVI, MKV, WebM, MPEG, WMV, FLV, Ogg, GIF, animated WebP and PNG); clips
+            of public data sets are found at any depth.
         out: Folder for the shards.
         captions: File or folder with the captions and classes of the clips.
         prompts: Captions by class, which replace others: a CSV class,prompt or a text file with one line per class, in
@@ -109,20 +112,36 @@ def pack(
     report(packed, json)
 
 
-def check(shards: list[str], *, allow_bad: bool = False, allow_commands: bool = False, json: str | None = None) -> int:
+def check(
+    shards: list[str],
+    *,
+    sheet: str | None = None,
+    sheet_clips: int = 24,
+    allow_bad: bool = False,
+    allow_commands: bool = False,
+    json: str | None = None,
+) -> int:
     """Decode every clip of the shards, count good and bad ones, and record them in the index next to the shards.
 
-    The exit code is 1 if a sample is bad.
+    It reports frames and seconds by size and by frame rate. The exit code is 1 if a sample is bad.
 
     Args:
-        shards: .tar files: paths, globs, folders, brace ranges or http(s) URLs.
+        shards: .tar files: paths, globs, folders, brace ranges or URLs (http, https, s3, gs, az, hf).
+        sheet: Write a contact sheet to this image file (.png, .jpg): the first and the middle frame of some clips, with
+            the beginnings of their captions.
+        sheet_clips: Largest number of clips on it.
         allow_bad: Exit with code 0 even if samples are bad.
-        allow_commands: Also accept pipe:COMMAND, s3:// and similar, which run programs on this machine.
+        allow_commands: Also accept pipe:COMMAND, which runs a program on this machine.
         json: Write the report to this file; - is standard output.
     """
+    from cmd_lightning.commands.sheet import ContactSheet
     from cmd_lightning.data.cache import ShardCache
     from cmd_lightning.data.check import check_shards
 
-    found = check_shards(shards, remote=ShardCache(allow_commands=allow_commands), progress=tell)
+    drawn = ContactSheet(Path(sheet), sheet_clips) if sheet else None
+    options = {"look": drawn.add} if drawn else {}
+    found = check_shards(shards, remote=ShardCache(allow_commands=allow_commands), **options, progress=tell)
+    if drawn:
+        drawn.save()
     report(found, json)
     return int(bool(found["bad"]) and not allow_bad)

@@ -52,7 +52,8 @@ def train(
     OUT/samples and the report are written again in each call.
 
     Args:
-        clips: Folder of clips (.mp4, .mov, .m4v, .avi, .mkv, .webm, .gif), or of shards with the splits train and test.
+        clips: Folder of clips (MP4, MOV, AVI, MKV, WebM, MPEG, WMV, FLV, Ogg, GIF, animated WebP and PNG), or of shards
+            with the splits train and test.
         out: Folder of the run, not in CLIPS.
         captions: Table as for `shards pack`; the model is conditioned on its captions.
         classes: Condition the model on classes, not captions: the labels of the table, or the subfolders of CLIPS.

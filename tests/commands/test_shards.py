@@ -121,7 +121,8 @@ def test_pack_class_folders_then_check(clips, tmp_path, capsys):
         "bad": {"unreadable video": 1, "no video": 1},
         "frames": 4 + 5 + 6 + 7 + 8 + 9,
         "seconds": 39 / 8,
-        "sizes": {"16x16": 6},
+        "sizes": {"16x16": {"clips": 6, "frames": 39, "seconds": 39 / 8}},
+        "rates": {"8": {"clips": 6, "frames": 39, "seconds": 39 / 8}},
     }
     index = json.loads((out / "index.json").read_text())
     assert index["shards"]["000000.tar"]["samples"] == 8

@@ -17,6 +17,7 @@ import av
 import numpy as np
 import torch
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import save
 
 HEIGHT, WIDTH = 32, 48
@@ -39,10 +40,16 @@ CLIPS = {
     "mpeg4.avi": ("avi", "mpeg4", {"g": "4"}, {}, EVEN),
     "mjpeg.avi": ("avi", "mjpeg", {}, {}, EVEN),
     "palette.gif": ("gif", "gif", {}, {}, EVEN),
+    "palette.apng": ("apng", "apng", {}, {}, EVEN),
+    "h264.ts": ("mpegts", "libx264", {"preset": "veryfast", "g": "4", "bf": "2"}, {}, EVEN),
+    "mpeg2.mpg": ("mpeg", "mpeg2video", {"g": "4", "bf": "2", "strict": "-2"}, {}, EVEN),
+    "wmv2.wmv": ("asf", "wmv2", {"g": "4"}, {}, EVEN),
+    "flv1.flv": ("flv", "flv", {"g": "4"}, {}, EVEN),
+    "vp8.ogv": ("ogg", "libvpx", {"deadline": "realtime", "g": "4"}, {}, EVEN),
 }
 """Container, codec, its options, those of the container, and times of the frames in twelfths of a second."""
 
-PIXELS = {"mjpeg": "yuvj420p", "gif": "rgb8"}
+PIXELS = {"mjpeg": "yuvj420p", "gif": "rgb8", "apng": "rgb24"}
 AUDIO = {"mp4": "aac", "mov": "aac", "webm": "libopus", "matroska": "libopus", "avi": "mp2"}
 
 MARKS = [
@@ -51,6 +58,7 @@ MARKS = [
     *(b"idx1 00dc GIF89a NETSCAPE2.0 \x1a\x45\xdf\xa3 \x18\x53\x80\x67 \x15\x49\xa9\x66 \x16\x54\xae\x6b".split()),
     *(b"\x1f\x43\xb6\x75 \x1c\x53\xbb\x6b \x2a\xd7\xb1 \x42\x86 \x44\x87 \xae \xd7 \x83 \x86 \xb0 \xba \xe7".split()),
     *(b"\xa3 \xa0 \xa1 \xe0 \x63\xa2 \x53\x6e \x21\xf9\x04 \x21\xff \x2c\0\0\0 \0\0\1 \xff\xd8".split()),
+    *(b"VP8X ANIM ANMF VP8L acTL fcTL fdAT IDAT IHDR FLV OggS \0\0\1\xba \0\0\1\xe0 \x47\x41\0".split()),
 ]
 """Names of mp4 boxes and AVI chunks, EBML ids, and what blocks of a GIF, H.264 and JPEG begin with."""
 
@@ -134,9 +142,18 @@ def turned() -> bytes:
     return data[:at] + matrix + data[at + 36 :]
 
 
+@cache
+def webp() -> bytes:
+    """An animation that Pillow writes."""
+    images = [Image.fromarray(picture(number)) for number in EVEN]
+    buffer = io.BytesIO()
+    images[0].save(buffer, "WEBP", save_all=True, append_images=images[1:], duration=80)
+    return buffer.getvalue()
+
+
 def clips() -> list[bytes]:
     """All valid clips."""
-    return [turned(), *map(clip, CLIPS)]
+    return [turned(), webp(), *map(clip, CLIPS)]
 
 
 @cache

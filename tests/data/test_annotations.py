@@ -359,7 +359,9 @@ def test_other_tables(tmp_path, capsys):
     ):
         (tmp_path / "t.csv").write_text(text)
         told = refused(capsys, words, captions=tmp_path / "t.csv", **call)
-        assert ("give a CSV with the columns path,caption,label,split" in told) == ("column 'path'" in words)
+        assert ("give a CSV, .jsonl or .parquet with the columns path,caption,label,split" in told) == (
+            "column 'path'" in words
+        )
     (tmp_path / "t.csv").write_bytes("path,caption\nx,Stra\xdfe\n".encode("latin-1"))
     refused(capsys, "not a CSV in UTF-8", captions=tmp_path / "t.csv", **call)
     refused(capsys, "no such file or folder; give a CSV", captions=tmp_path / "none", **call)

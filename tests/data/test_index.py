@@ -35,10 +35,10 @@ def test_scan_counts_what_tarfile_lists(shards, tmp_path):
     for path in expand(str(shards)):
         with tarfile.open(path) as tar:
             keys = {name.split(".")[0] for name in tar.getnames()}
-        assert (scan(path).samples, scan(path).bad) == (len(keys), {})
+        assert (counted(path).samples, counted(path).bad) == (len(keys), {})
     odd = {"__meta__/info.json": b"{}", "e.txt": b"no clip", "f.mp4": b""}
     write_tar(tmp_path / "odd.tar", [sample("d"), odd])
-    found = scan(str(tmp_path / "odd.tar"))
+    found = counted(tmp_path / "odd.tar")
     assert (found.samples, found.bad) == (3, {"e": "no video"})  # an empty video is found when it is decoded
 
 
@@ -51,11 +51,16 @@ def test_cut_off_and_foreign_files(shards, tmp_path):
     for length, last in zip(sorted(lengths), ("0013", "0013", "0014"), strict=True):
         cut.write_bytes(whole[:length])
         with pytest.warns(UserWarning, match="cut off or damaged"):
-            found = scan(str(cut))
+            found = counted(cut)
         assert (found.samples, found.bad) == (int(last) - 11, {last: "truncated shard"})
     (tmp_path / "text.tar").write_text("no tar at all, but long enough" * 100)
-    found = scan(str(tmp_path / "text.tar"))
+    found = counted(tmp_path / "text.tar")
     assert (found.good, list(found.bad.values())) == (0, ["unreadable shard"])
+
+
+def counted(path):
+    with open(path, "rb") as file:
+        return scan(str(path), file)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +83,7 @@ def test_a_damaged_index_is_made_anew(shards, tmp_path, index):
     assert json.loads((tmp_path / "index.json").read_text())["shards"]["00002.tar"]["samples"] == 1
 
 
-def test_a_strangers_index_is_believed_within_reason(tmp_path):
+def test_a_strangers_index_is_believed_within_reason(shards, tmp_path):
     class Remote:
         def __init__(self, **entry):
             self.entry, self.asked = {"bytes": 10240, "samples": 2, "bad": {}} | entry, []
@@ -90,13 +95,15 @@ def test_a_strangers_index_is_believed_within_reason(tmp_path):
             self.asked.append(url)
             return json.dumps({"shards": {"0.tar": self.entry}}).encode()
 
+        def open(self, url, size):
+            return open(shards / "00002.tar", "rb")
+
     signed, remote = "https://host/set/0.tar?key=ab/cd", Remote()
-    assert [(shard.url, shard.samples, shard.exact) for shard in load_index([signed], remote=remote)] == [
-        (signed, 2, True)
-    ]
+    assert [(shard.url, shard.samples) for shard in load_index([signed], remote=remote)] == [(signed, 2)]
     assert remote.asked == ["https://host/set/index.json?key=ab/cd"]
-    (absurd,) = load_index([signed], remote=Remote(bytes=10**13, samples=10**10))
-    assert (absurd.samples, absurd.exact) == (1000, False)
+    with pytest.warns(UserWarning, match="no index.json next to it knows this shard"):
+        (absurd,) = load_index([signed], remote=Remote(bytes=10**13, samples=10**10))
+    assert (absurd.samples, absurd.bytes) == (1, (shards / "00002.tar").stat().st_size)
     with pytest.raises(InputError, match="password") as error:
         expand("https://me:secret@host/{0..3}.tar")
     assert "secret" not in str(error.value)
@@ -111,7 +118,7 @@ def test_the_index_is_written_used_and_renewed(shards, tmp_path, monkeypatch):
     import cmd_lightning.data.index as module
 
     scans = []
-    monkeypatch.setattr(module, "scan", lambda path: scans.append(path) or scan(path))
+    monkeypatch.setattr(module, "scan", lambda path, file: scans.append(path) or scan(path, file))
     assert load_index(urls) == first
     assert scans == []
     write_tar(folder / "00002.tar", [sample(f"x{i}") for i in range(9)])  # another size

@@ -230,7 +230,7 @@ def test_damaged_samples_are_replaced_and_counted(tmp_path):
 
 def test_a_check_counts_latents(latents, tmp_path):
     assert check_shards(str(latents)) == {
-        "samples": 13, "bad": {}, "frames": 0, "seconds": 0, "sizes": {},
+        "samples": 13, "bad": {}, "frames": 0, "seconds": 0, "sizes": {}, "rates": {},
         "latents": {"3 clips of content 4x2x3, motion 2x5x6": 13},
     }  # fmt: skip
     nan = torch.full((3, 4, 2, 3), torch.nan)
@@ -239,7 +239,7 @@ def test_a_check_counts_latents(latents, tmp_path):
     report = check_shards(str(tmp_path))
     assert report["samples"] == 2
     assert report["bad"] == {"latents not finite": 1, "unreadable latents": 1}
-    assert report["sizes"] == {"16x16": 1}
+    assert report["sizes"] == {"16x16": {"clips": 1, "frames": 6, "seconds": 0.75}}
     assert read_index(str(tmp_path))["shards"]["0.tar"]["bad"] == {
         "b": "latents not finite",
         "c": "unreadable latents",

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import struct
+import sys
 import tarfile
 
 import odd_videos
@@ -17,6 +18,7 @@ from cmd_lightning.data.pack import pack_clips
 from cmd_lightning.errors import InputError
 
 CLIP = odd_videos.encode(odd_videos.numbered(2), "mp4", "libx264")
+STILL = odd_videos.picture("WebP")
 
 
 def folder_of(place, *names):
@@ -58,6 +60,7 @@ def samples(folder):
         ("Path,Caption\na.mp4,hello\nb.mp4,world\n", "column 'Caption' is read as caption"),
         ("file_name,prompt\na.mp4,hello\nb.mp4,world\n", "column 'file_name' is read as path"),
         ("\ufeffpath;caption\na.mp4;hello\nb.mp4;world\n", "cells are separated by semicolons"),
+        ("path|caption\na.mp4|hello\nb.mp4|world\n", "cells are separated by pipes"),
         ("caption\tpath\nhello\ta.mp4\nworld\tb.mp4", "cells are separated by tabs"),
         ('"path" , "Description"\n"a.mp4", "hello"\n\n"b.mp4","world"\r\n', "is read as caption"),
         ("video,text\na.mp4,hello\nb.mp4,world\n", "column 'text' is read as caption"),
@@ -73,6 +76,70 @@ def test_captions_are_read_from_columns_of_many_names(tmp_path, text, note):
     assert done["empty_captions"] == 0
     assert done["bad"] == {}
     assert [note in one for one in done["notes"]].count(True) == 1 if note else done["notes"] == []
+
+
+OBJECTS = [
+    ([{"path": "a.mp4", "caption": "hello"}, {"path": "b.mp4", "caption": "world"}], None),
+    ([{"file_name": "a.mp4", "text": " hello "}, {"text": "world", "file_name": "b.mp4"}], "'text' is read as caption"),
+    ([{"video": "a.mp4", "captions": ["", "hello"]}, {"video": "b.mp4", "captions": ["world"]}], "read as caption"),
+    ([{"path": "a.mp4", "caption": "hello", "fps": 8}, {"path": "b.mp4", "caption": "world"}], "not used: 'fps'"),
+]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "NDJSON", "parquet"])
+@pytest.mark.parametrize(("objects", "note"), OBJECTS)
+def test_captions_are_read_from_objects_as_from_cells(tmp_path, objects, note, suffix):
+    clips = folder_of(tmp_path / "clips", "a.mp4", "b.mp4")
+    write_objects(tmp_path / f"t.{suffix}", objects)
+    done = pack_clips(clips, tmp_path / "out", tmp_path / f"t.{suffix}")
+    assert [caption for caption, *_ in samples(tmp_path / "out")] == ["hello", "world"]
+    assert [note in one for one in done["notes"]].count(True) == 1 if note else done["notes"] == []
+
+
+def write_objects(path, objects):
+    if path.suffix == ".parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(objects), path)
+    else:
+        path.write_text("\ufeff" + "\n\n".join(map(json.dumps, objects)) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_labels_and_splits_of_objects(tmp_path, suffix):
+    clips = folder_of(tmp_path / "clips", "a.mp4", "b.mp4", "c.mp4")
+    labels = [3, 2.0, None] if suffix == "jsonl" else [3.0, 2.0, None]
+    rows = [{"path": f"{one}.mp4", "label": label, "split": "x"} for one, label in zip("abc", labels, strict=True)]
+    write_objects(tmp_path / f"t.{suffix}", rows)
+    done = pack_clips(clips, tmp_path / "out", tmp_path / f"t.{suffix}")
+    assert [label for _, label, _ in samples(tmp_path / "out" / "x")] == [3, 2, -1]
+    assert done["num_classes"] == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("t.jsonl", b'{"path": "a.mp4"}\n{"path"', "object 2: not a JSON object"),
+        ("t.jsonl", b'["a.mp4"]', "object 1: not a JSON object"),
+        ("t.jsonl", b'{"caption": "x"}', "no column 'path' (there are: caption)"),
+        ("t.jsonl", b"\n", "no column 'path' (there are: none)"),
+        ("t.parquet", b"PAR1 and nothing else", "not readable as .parquet"),
+    ],
+)
+def test_other_objects_are_an_error(tmp_path, name, data, words):
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError) as error:
+        pack_clips(folder_of(tmp_path / "clips", "a.mp4"), tmp_path / "out", tmp_path / name)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"cmd-lightning\[parquet\]"):
+        pack_clips(folder_of(tmp_path / "clips", "a.mp4"), tmp_path / "out", tmp_path / "t.parquet")
 
 
 @pytest.mark.parametrize(
@@ -161,8 +228,8 @@ def test_captions_next_to_clips(tmp_path):
         ("c_d/4.txt", b"of no clip"),
     )
     done, found = packed(tmp_path, clips)
-    assert found == [("hello", 0, "a.b/1.mp4"), ("world", 0, "a.b/2.mp4"), ("c d", 1, "c_d/3.mp4")]
-    assert "captions are read from 2 .txt and .json files next to clips" in done["notes"][0]
+    assert found == [("hello", 0, "a.b/1.mp4"), ("world", 0, "a.b/2.mp4"), ("", 1, "c_d/3.mp4")]
+    assert "captions from 1 .json file and 1 .txt file; 1 clip without" in done["notes"][0]
     assert done["bad"] == {"unknown suffix": 1}
 
 
@@ -220,7 +287,11 @@ def test_whole_numbers_stay_labels(tmp_path, given, labels, classes):
     [
         (["cat/a.mp4", "cat/b.MOV", "dog/c.m4v", "dog/d.mkv"], 4, {}),
         (["cat/a.mp4", "dog/b.mp4", "c.mp4", "d.mov"], 2, {"next to class folders": 2}),
-        (["cat/a.mp4", "cat/b.wmv", "cat/c.MPG", ("dog/notes.txt", b"x")], 1, {"unknown suffix": 3}),
+        (
+            ["cat/a.mp4", "cat/b.WMV", "cat/c.rm", ("cat/d.webp", STILL), ("dog/notes.txt", b"x")],
+            2,
+            {"unknown suffix": 3},
+        ),
         (["a.mp4", "b.1.mp4", "b.2.v1.0.mp4"], 3, {}),
         (["a.mp4", ".hidden.mp4", ".git/x.mp4"], 1, {}),
         (["cat/deep/er/a.mp4", "dog/b.mp4", ("dog/x.mp4", b"")], 2, {"empty file": 1}),
@@ -288,6 +359,9 @@ def test_gifs_without_pixels_are_bad(tmp_path):
         (["b.1.json", "b.1.mp4", "b.1.txt", "b.2.json", "b.2.mp4"], {"b.1": 3, "b.2": 2}),
         (["a.mp4", "a.meta.json", "a.txt", "a.thumb.jpg", "a.json"], {"a": 3}),
         (["a.json", "a.meta.json", "a.mp4", "a.seg.txt", "b.mp4"], {"a": 2, "b": 1}),
+        (["a.video.mp4", "a.caption.txt", "a.label.cls", "a.Meta.JSON", "b.video.mp4"], {"a": 4, "b": 1}),
+        (["a.preview.mp4", "a.video.mp4", "a.thumb.webp", "a.text.txt", "a.caption.txt"], {"a": 3}),
+        (["a.1.caption.txt", "a.1.mp4", "a.2.video.mp4", "a.2.text.txt"], {"a.1": 2, "a.2": 2}),
         (["v2.0/a.mp4", "v2.0/a.txt", "v2.0/b.c.safetensors"], {"v2.0/a": 2, "v2.0/b.c": 1}),
     ],
     ids=str,
@@ -300,13 +374,6 @@ def test_names_with_dots_are_samples(tmp_path, names, keys):
         found = list(read_samples(file))
     assert {sample.key: len(sample.members) for sample in found} == keys
     assert not any(sample.fault for sample in found)
-
-
-def test_videos_of_other_formats_are_bad_samples(tmp_path):
-    write_tar(
-        tmp_path / "a.tar", [{"a.mp4": CLIP}, {"b.wmv": b"x", "b.txt": b"x"}, {"c.v2.mpg": b"x"}, {"d.jpg": b"x"}]
-    )
-    assert check_shards(str(tmp_path / "a.tar"))["bad"] == {"unknown suffix": 2}
 
 
 def test_check_exits_with_1_if_a_sample_is_bad(tmp_path, capsys):

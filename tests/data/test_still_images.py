@@ -45,8 +45,8 @@ def picture(number):
 def shards(tmp_path):
     """A shard of videos, one of images, and one of both with a thumbnail next to a video."""
     write_tar(tmp_path / "videos.tar", [sample(f"v{i}", i) for i in range(5)])
-    write_tar(tmp_path / "images.tar", [picture(i) for i in range(6)])
-    both = [sample("v5", 5) | {"v5.jpg": image(50, "jpg")}, picture(6), {"i7.png": b"junk"}, {"i8.txt": b"alone"}]
+    write_tar(tmp_path / "images.tar", [picture(i) for i in (0, 1, 3, 4, 5, 7)])
+    both = [sample("v5", 5) | {"v5.jpg": image(50, "jpg")}, picture(6), {"i9.png": b"junk"}, {"i8.txt": b"alone"}]
     write_tar(tmp_path / "both.tar", both)
     return tmp_path
 
@@ -75,8 +75,8 @@ def batches(loader):
 def test_images_are_clips_without_motion(shards, workers):
     data = module(str(shards / "{videos,images,both}.tar"), num_workers=workers, fps=8.5)
     seen = batches(data.train_dataloader())
-    assert sorted(seen) == [*(f"i{i}" for i in range(7)), *(f"v{i}" for i in range(6))]
-    for number in range(7):
+    assert sorted(seen) == [*(f"i{i}" for i in (0, 1, 3, 4, 5, 6, 7)), *(f"v{i}" for i in range(6))]
+    for number in (0, 1, 3, 4, 5, 6, 7):
         video, caption, label, fps = seen[f"i{number}"]
         assert video.shape == (3, 4, 16, 16)
         assert (caption, label, fps) == (f"image {number}", number % 4, 8.5)
@@ -132,7 +132,7 @@ def test_an_evaluation_of_images_is_an_error(shards):
 
 def test_selected_images(shards):
     data = module(str(shards / "{videos,images,both}.tar"), select={"caption": {"matches": "^image [2-6]"}})
-    assert sorted(batches(data.train_dataloader())) == [f"i{i}" for i in range(2, 7)]
+    assert sorted(batches(data.train_dataloader())) == [f"i{i}" for i in range(3, 7)]
 
 
 def test_a_motion_model_of_images_is_an_error(shards, tiny_autoencoder):

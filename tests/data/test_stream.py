@@ -16,6 +16,7 @@ from cmd_lightning.data.clips import ClipLoader
 from cmd_lightning.data.index import Shard, expand, load_index
 from cmd_lightning.data.loader import Position, StreamLoader
 from cmd_lightning.data.stream import ShardStream
+from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
 
 ONCE = ShardCache(attempts=1)
@@ -263,13 +264,25 @@ def test_remote_shards(server):
     got, bad = batches(stream(urls, rank=0, ranks=1), workers=2)
     assert not bad
     assert sorted(key for batch in got for key in plain(batch["key"])) == [f"{i:04d}" for i in range(23)]
-    shards = load_index(expand(server + "/without/0000{0,1}.tar"))
-    assert [(shard.samples, shard.exact) for shard in shards] == [(1000, False)] * 2
-    made = ShardStream(shards, ClipLoader(4, (16, 16), stride=1), batch_size=4)
-    seen = [next_batch["key"] for next_batch, _ in zip(made, range(6), strict=False)]
-    assert sorted({key for keys in seen for key in plain(keys)}) == [
-        f"{i:04d}" for i in range(4)
-    ]  # read again and again
+
+
+def test_remote_shards_without_an_index_are_counted_first(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.warns(UserWarning, match=r"without/00000\.tar: no index\.json") as warned:
+        shards = load_index(expand(server + "/without/0000{0,1}.tar"))
+    assert len(warned) == 1
+    assert [shard.samples for shard in shards] == [4, 7]
+    for training in (False, True):
+        made = ShardStream(shards, ClipLoader(4, (16, 16), stride=1), batch_size=4, shuffle=training)
+        assert sorted(key for batch in made for key in plain(batch["key"])) == [f"{i:04d}" for i in range(11)]
+
+
+def test_a_command_in_a_validation_set_gives_its_clips_once(shards, tmp_path):
+    remote = ShardCache(str(tmp_path / "cache"), allow_commands=True)
+    options = {"val_shards": [f"pipe:cat {shards}/00003.tar"], "num_frames": 4, "size": 16, "batch_size": 2}
+    with pytest.warns(UserWarning, match="fetched now to count"):
+        loader = WebVidDataModule(**options, remote=remote).val_dataloader()
+    assert [key for batch in loader for key in plain(batch["key"])] == [f"{i:04d}" for i in range(12, 17)]
 
 
 @pytest.mark.parametrize("reason", ["404", "refused"])
@@ -326,7 +339,7 @@ def test_commands_are_run_only_if_allowed(shards, tmp_path):
         expand(command)
     with pytest.raises(InputError, match="allow_commands"):
         check_shards(command)
-    for url in ("s3://bucket/0.tar", "file:///etc/0.tar", f"data:{shards}", "ftp://host/0.tar"):
+    for url in ("ais://bucket/0.tar", "file:///etc/0.tar", f"data:{shards}", "ftp://host/0.tar"):
         with pytest.raises(InputError, match="allow_commands"):
             expand(url)
     assert not (tmp_path / "ran").exists()
@@ -337,5 +350,5 @@ def test_commands_are_run_only_if_allowed(shards, tmp_path):
 
 def test_a_page_that_is_no_shard_is_refused(server):
     assert check_shards(f"{server}/with/index.json")["bad"] == {"unreadable shard": 1}
-    with pytest.raises(InputError, match=r"unreadable shard \(.*index.json"):
-        list(StreamLoader(stream([f"{server}/without/../with/index.json"])))
+    with pytest.raises(InputError, match=r"no usable clip: 1 unreadable shard \(.*index.json"):
+        WebVidDataModule(test_shards=f"{server}/without/../with/index.json").test_dataloader()
