@@ -173,6 +173,7 @@ class Dies(Dataset):
         os._exit(1)
 
 
+@pytest.mark.slow
 def test_the_death_of_a_worker_has_no_type():
     with pytest.raises(RuntimeError) as caught:
         next(iter(DataLoader(Dies(), num_workers=1)))

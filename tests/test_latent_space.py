@@ -112,6 +112,7 @@ def test_the_folder_of_a_model_gives_its_vae(tmp_path):
     assert len({whole.fingerprint, *(FrameLatents(other).fingerprint for other in others)}) == 4
 
 
+@pytest.mark.slow
 def test_what_the_hubs_cache_holds_needs_no_network(tmp_path):
     """A VAE whose part alone was downloaded once, as we download it, in a process without network."""
     model, commit = tmp_path / "models--owner--sd", "0123456789" * 4

@@ -33,7 +33,7 @@ def losses(folder):
         return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "content", "motion"])
+@pytest.mark.parametrize("stage", ["autoencoder", "motion", pytest.param("content", marks=pytest.mark.slow)])
 def test_latent_shards_give_the_fit_that_videos_give(made, stage, tmp_path, monkeypatch):
     results = {}
     for kind in ("videos", "latents"):
@@ -59,6 +59,7 @@ def test_latent_shards_give_the_fit_that_videos_give(made, stage, tmp_path, monk
         torch.testing.assert_close(weights[name], weight, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_latents_of_another_origin_are_refused(made, tmp_path, capsys):
     other = write_stable_diffusion(tmp_path / "sd", seed=9)
     argv = options("autoencoder", other, made / "videos/train", tmp_path, "1.5")
@@ -86,6 +87,7 @@ def test_latents_of_another_origin_are_refused(made, tmp_path, capsys):
     assert "these latents are of another autoencoder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_moments_serve_the_diffusion_stages_too(made, tmp_path):
     """Moments are read as videos are: the autoencoder makes the latents of them on the fly."""
     argv = [word for word in options("motion", "none", "none", made, "1.5") if not word.startswith("--data.")]

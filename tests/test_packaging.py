@@ -125,6 +125,7 @@ assert not taken, taken
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_metrics_are_quick_to_import():
     """CPU seconds of what they add to torch and torchmetrics, so that a busy machine does not matter."""
     script = """

@@ -406,6 +406,7 @@ def test_half_precision_makes_nearly_the_same_videos():
     assert 10 * torch.log10(255**2 / error) > 40  # 46 here
 
 
+@pytest.mark.slow
 def test_compiled_networks_make_the_same_video_and_are_compiled_once(tiny_pipeline, wake):
     """In one graph each, which a GPU replays at every step: timesteps, solvers' states and seeds are no constants."""
     pipeline = tiny_pipeline("caption", vae=tiny_image_autoencoder(3))

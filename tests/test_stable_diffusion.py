@@ -25,7 +25,7 @@ def shards(tmp_path_factory):
     return out / "train"
 
 
-@pytest.fixture(scope="module", params=["1.5", "2.1"])
+@pytest.fixture(scope="module", params=["1.5", pytest.param("2.1", marks=pytest.mark.slow)])
 def kind(request):
     return request.param
 

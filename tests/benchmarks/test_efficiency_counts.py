@@ -26,6 +26,7 @@ def the(rows, system, component, resolution="512x1024", **at):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("system", "component", "resolution", "tmacs"),
     [
@@ -116,6 +117,7 @@ def test_the_models_of_the_procedural_world_are_those_of_their_configs(name, par
     assert sum(part.params for part in networks(SHAPES32[name], (32, 32)).values()) == pytest.approx(params, rel=0.01)
 
 
+@pytest.mark.slow
 def test_results_are_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(program, "PAPER", {"LTX": PAPER["LTX"]})
     monkeypatch.setattr("sys.argv", ["efficiency", "--counts", "--json", str(tmp_path / "counts.json")])

@@ -72,6 +72,7 @@ def test_accuracy_tells_a_good_root_from_a_bad_one(rows):
     assert rows["accuracy"]["two sets"]["exact"] > 1
 
 
+@pytest.mark.slow
 def test_sums_do_not_grow_and_kept_features_do(monkeypatch):
     """Of 400 features in double precision; in a fresh process, so that nothing else grows."""
     monkeypatch.delitem(metrics.KEEPING, "kept features in batches of 8")  # it starts slowly

@@ -50,6 +50,7 @@ def test_a_step_of_one_layer_by_hand():
     assert kept - FLOAT * weight + copies <= peak <= kept + 2 * copies + 8 * FLOAT * batch * width
 
 
+@pytest.mark.slow
 def test_real_tensors_take_what_the_prediction_says():
     """The same steps with values, on the process's own tensors."""
     call = calls(read(CONFIGS / "clips64"))["motion"]
@@ -80,7 +81,7 @@ def shallow(tmp_path):
     """Files of few layers by stage, for a small folder: its tensors are gone through quickly."""
     few = {
         "autoencoder": "depth: 1",
-        "content": "depth: 2",
+        "content": "width: 16",
         "motion": "layers: 1",
     }
     for stage, arguments in few.items():
@@ -118,6 +119,7 @@ def test_settings_of_a_config_count(changed):
     assert changed("motion", "trainer: {callbacks: []}").ema == 0
 
 
+@pytest.mark.slow
 def test_adapters_alone_learn(monkeypatch, tmp_path):
     """Of a small U-Net in the place of Stable Diffusion's."""
     unet = tmp_path / "small.yaml"

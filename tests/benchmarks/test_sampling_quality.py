@@ -34,6 +34,7 @@ def test_table_compares_within_a_split():
     assert lines[2].startswith("| test | dpm++ | 10 | 1.000 ± 0.000 |  |")
 
 
+@pytest.mark.slow
 def test_settings_are_measured_once_and_go_into_one_file(tmp_path, monkeypatch, capsys):
     out = tmp_path / "sampling.json"
     words = ["sampling", "shapes32", "--num", "16", "--reference", "16", "--json", str(out)]

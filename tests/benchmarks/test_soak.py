@@ -23,6 +23,7 @@ def test_level_is_within_five_percent_after_the_first_fifth():
     assert not soak.judge(series([1000] * 15), 100)["level"], "nothing was read in most tenths"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_a_short_run_tells_each_role_and_trains_on_in_spite_of_bad_samples(tmp_path):
     settings = soak.Settings(minutes=0.2, every=0.1, clips=28, source=16, size=16, frames=4, validate_every=1)

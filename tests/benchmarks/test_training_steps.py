@@ -31,6 +31,7 @@ def result(tmp_path_factory):
     return path, run(TINY, path)
 
 
+@pytest.mark.slow
 def test_every_cell_is_measured_with_its_protocol(result):
     path, found = result
     assert json.loads(path.read_text()) == found
@@ -129,6 +130,7 @@ def test_settings_are_checked():
             Settings(device="cuda")
 
 
+@pytest.mark.slow
 def test_it_runs_where_little_is_installed():
     """The docstring says what it can do without."""
     script = f"""

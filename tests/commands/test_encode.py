@@ -335,6 +335,7 @@ def test_latents_beyond_the_type_are_left_out(videos, checkpoint, tmp_path, caps
     assert not [name for name in members(tmp_path / "out")["000001.tar"] if name.startswith("00000100001")]
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_shards(python, spoiled, checkpoint, tmp_path, capsys):
     """What they make, and what they tell once, is what one makes."""
     path, out = checkpoint("vae"), tmp_path / "two"

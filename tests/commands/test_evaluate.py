@@ -299,6 +299,7 @@ def test_shards_and_several_processes(evaluate, tmp_path):
     assert two.stdout.count("frechet_distance(shapes)") == 1
 
 
+@pytest.mark.slow
 def test_a_mistake_on_one_of_two_processes_is_told_once(python, tmp_path):
     """And a process that has no generated clip is none."""
     video = torch.rand(3, 3, 8, 32, 32)
@@ -316,6 +317,7 @@ def test_a_mistake_on_one_of_two_processes_is_told_once(python, tmp_path):
         assert run.stdout.count("kernel_distance(shapes)") == (not code)
 
 
+@pytest.mark.slow
 def test_only_published_weights_make_it_fvd(sets, evaluate, tmp_path, monkeypatch):
     folder, _, _ = sets
     path = tmp_path / "mine.pt"

@@ -26,6 +26,7 @@ def batch(assets):
     return {"video": video, "caption": ["", ""], "key": list(CLIPS), "fps": torch.full((2,), 8.0)}
 
 
+@pytest.mark.slow
 def test_real_clips_in_real_latents(assets, batch, tmp_path):
     seed_everything(0)
     space = FrameLatents(TAEF2(str(assets / "weights/taef2")), chunk_size=16)

@@ -73,7 +73,7 @@ def test_stopped_by_time_within_an_epoch_and_amid_accumulated_gradients(tmp_path
     compare(end, torch.load(resumed, weights_only=True), start)
 
 
-@pytest.mark.parametrize("limit", ["max_steps", "max_epochs=2"])
+@pytest.mark.parametrize("limit", ["max_steps", pytest.param("max_epochs=2", marks=pytest.mark.slow)])
 def test_stopped_by_max_steps_within_or_at_the_end_of_an_epoch(tmp_path, shards, limit):
     whole = fit(tmp_path / "whole", AUTOENCODER, shards, 0, 14, limit=limit)
     start, end = (torch.load(path, weights_only=True) for path in (whole.with_name("step=4.ckpt"), whole))
@@ -83,7 +83,7 @@ def test_stopped_by_max_steps_within_or_at_the_end_of_an_epoch(tmp_path, shards,
         compare(end, torch.load(path, weights_only=True), start)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_motion_with_random_draws_over_an_epoch_boundary(tmp_path, shards, workers):
     autoencoder = fit(tmp_path / "first", AUTOENCODER, shards, 0, 1)
     assert_resumes(tmp_path, motion(autoencoder), shards, workers, steps=9, stop=5)

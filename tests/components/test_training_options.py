@@ -32,7 +32,8 @@ def test_gradient_checkpointing(plain, tmp_path, case):
 
 
 @pytest.mark.parametrize(
-    ("case", "recomputed"), [*((case, True) for case in NETWORKS), ("motion DiT, captions", False)]
+    ("case", "recomputed"),
+    [*(pytest.param(case, True, marks=pytest.mark.slow) for case in NETWORKS), ("motion DiT, captions", False)],
 )
 def test_compiled(plain, tmp_path, case, recomputed):
     torch._dynamo.reset()
@@ -67,6 +68,7 @@ def test_a_unet_compiled_by_its_blocks(plain, tmp_path):
     assert counted["stats"]["unique_graphs"] == 2 and not counted["graph_break"], counted
 
 
+@pytest.mark.slow
 def test_compiled_with_average_and_checkpoints(tmp_path):
     """A fit that is compiled after a break, or was before it, ends as one that never was; so does its average."""
     torch._dynamo.reset()

@@ -124,7 +124,9 @@ def without_average(checkpoint):
     return "raw.ckpt"
 
 
-@pytest.mark.parametrize("name", ["lvdm", "modelscope", "pvdm"])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("lvdm", "modelscope")), "pvdm"]
+)
 def test_a_baseline_from_its_config(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     short = ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--trainer.val_check_interval=2"]

@@ -158,6 +158,7 @@ CODE = {
 """Files that a score depends on, of each folder some."""
 
 
+@pytest.mark.slow
 def test_edited_code_gives_another_key(small, tmp_path, monkeypatch):
     network, root = torch.nn.Linear(1, 1), Path(cmd_lightning.__path__[0])
     found = {pattern: [*root.glob(pattern)] for pattern in protocol.CODE}

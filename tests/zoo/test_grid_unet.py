@@ -46,6 +46,7 @@ def test_an_untouched_part_stays_where_it_is(frames, wake):
     assert torch.equal(columns, torch.tensor([[True] * 5] * 3))  # two convolutions of 3 x 3 about the middle
 
 
+@pytest.mark.slow
 def test_motion_is_learned_from_content_and_caption():
     """The motion is the content's brightness at each slot, more or less one, as the caption says."""
     torch.manual_seed(0)

@@ -200,6 +200,7 @@ WEAK = {
 """Where the shipped weights do not react clearly with so few clips; the proof tells how they do with more."""
 
 
+@pytest.mark.slow
 def test_every_metric_reacts_to_what_it_must_react_to(loaded, corrupted):
     found = reactions(loaded, corrupted)
     assert len(found) == 51
@@ -249,6 +250,7 @@ class OneFrame(nn.Module):
         return self.network.similarities(video[:, :, :1].expand_as(video), captions)
 
 
+@pytest.mark.slow
 def test_a_metric_that_stops_seeing_time_is_found_out(loaded, corrupted):
     broken = {name: OneFrame(loaded[name]) for name in ("features", "similarities")}
     found = reactions(broken, corrupted, set(broken), ("shuffle", "freeze", "speed"))
