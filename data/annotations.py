@@ -114,8 +114,9 @@ def _row_of(cells: Mapping[str, str]) -> Row:
 def read_folder(folder: Path, seed: int = 0) -> Annotations:
     """Take the clips of a folder, at any depth; the folders in it that hold clips are their classes.
 
-    Clips that are all named by the code points of emoji are read as such. Else captions are those of `{clip}.txt` or `{clip}.json` next to clips; where no clip has such a file, the names of the
-    classes in words, and clips next to class folders are left out.
+    Clips that are all named by the code points of emoji are read as such. Otherwise, captions are those of
+    `{clip}.txt` or `{clip}.json` next to clips; where no clip has such a file, the names of the classes in words, and
+    clips next to class folders are left out.
     """
     found = [(place / name).relative_to(folder) for place, names in walk(folder) for name in names]
     clips = sorted(path for path in found if clip_suffix(folder / path))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cmd_lightning.data.augmentation import OFF, Augmentation
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoReader
@@ -49,6 +50,7 @@ class ClipLoader:
         random_start: Draw where the clip begins; otherwise at the first frame.
         random_crop: Draw where it is cropped; otherwise in the middle.
         viewing: How interlaced, HDR and transparent frames are shown.
+        augment: What is changed at random in frames and captions.
     """
 
     num_frames: int
@@ -58,6 +60,7 @@ class ClipLoader:
     random_start: bool = False
     random_crop: bool = False
     viewing: Viewing = PLAIN
+    augment: Augmentation = OFF
 
     def __call__(self, sample: dict[str, Any], draw: int, epoch: int = 0) -> dict[str, Any]:
         """Decode a sample; see `SampleLoader`. The epoch does not matter, as each has another draw.
@@ -68,21 +71,25 @@ class ClipLoader:
         chance = random.Random(draw)
         facts = read_facts(sample)
         label = read_label(sample, facts)
+        caption = read_caption(sample, facts)
+        change = self.augment.draw(draw, caption)
         data = video_of(sample)
         try:
-            reader = VideoReader(data, self.viewing)
+            reader = VideoReader(data, change.view(self.viewing))
             step = reader.fps / self.fps if self.fps else self.stride or 1
             times = reader.times if self.fps else None
             start = chance if self.random_start else None
             indices = choose_frames(reader.frames, self.num_frames, step, start, times)
             at = (chance.random(), chance.random()) if self.random_crop else None
             # Each frame as it is decoded: 16 frames of 8K would be 1.6 GB.
-            video = reader.read(indices, lambda frame: resize_and_crop(frame[:, None], self.size, at)[:, 0])
+            video = reader.read(
+                indices, lambda frame: resize_and_crop(change.apply(frame)[:, None], self.size, at)[:, 0]
+            )
         except VideoError as error:
             raise BadSample(error.reason) from error
         return {
             "video": video,
-            "caption": read_caption(sample, facts),
+            "caption": change.caption(caption, reader.seen.transparent),
             "label": label,
             "key": sample["__key__"],
             "fps": reader.fps / step,

@@ -65,7 +65,7 @@ def find_names() -> tuple[str, Callable[[tuple[int, ...]], str]]:
     except ImportError:
         return f"Unicode {unicodedata.unidata_version} (for CLDR's, pip install emoji)", unicode_name
     known = {
-        text.replace(chr(_VARIATION), ""): about["en"].strip(":").replace("_", " ").replace("’", "'").lower()
+        text.replace(chr(_VARIATION), ""): about["en"].strip(":").replace("_", " ").replace("\u2019", "'").lower()
         for text, about in emoji.EMOJI_DATA.items()
     }
     return (

@@ -3,6 +3,7 @@
 import math
 from typing import Any, Literal
 
+from cmd_lightning.data.augmentation import OFF, Augmentation
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import ClipLoader
 from cmd_lightning.data.shard_module import ShardDataModule
@@ -27,6 +28,7 @@ class WebVidDataModule(ShardDataModule):
         stride: Distance of a clip's frames in source frames; 1 if fps is not given either.
         crop: Where training crops to the size; "random" draws it for each clip.
         viewing: How interlaced, HDR and transparent frames are shown.
+        augment: What training changes at random in frames and captions.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class WebVidDataModule(ShardDataModule):
         max_bad_share: float = 0.1,
         remote: ShardCache | None = None,
         viewing: Viewing = PLAIN,
+        augment: Augmentation = OFF,
     ) -> None:
         super().__init__(
             train_shards, val_shards, test_shards, batch_size, num_workers, seed, shuffle_buffer, max_bad_share, remote
@@ -65,7 +68,7 @@ class WebVidDataModule(ShardDataModule):
             )
         self.num_frames, self.size, self.crop = num_frames, (sides[0], sides[1]), crop
         self.fps, self.stride = fps, stride or (None if fps else 1)
-        self.viewing = viewing
+        self.viewing, self.augment = viewing, augment
 
     def clip_loader(self, *, training: bool) -> ClipLoader:
         """Decodes a clip: drawn in training, else the first frames and the middle."""
@@ -77,6 +80,7 @@ class WebVidDataModule(ShardDataModule):
             random_start=training,
             random_crop=training and self.crop == "random",
             viewing=self.viewing,
+            augment=self.augment if training else OFF,
         )
 
     def describe(self) -> dict[str, Any]:
