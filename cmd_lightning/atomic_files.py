@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PREFIX = ".part-"
@@ -50,9 +50,22 @@ def is_channel(path: Path) -> bool:
     return path.exists() and not (path.is_file() or path.is_dir())
 
 
-def is_same_file(path: Path, descriptor: int) -> bool:
-    """Whether the path leads to the open file, and not to another one or none."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
+@contextmanager
+def held(lock: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold a lock file, which no other process holds then; the system lets go of it when the process ends in any way.
+
+    Args:
+        lock: A file that is for this alone; it is removed in the end.
+        timeout: Seconds to wait; below 0 without end.
+
+    Raises:
+        filelock.Timeout: Another process holds it, or another thread; a `TimeoutError`.
+    """
+    from filelock import FileLock
+
+    with FileLock(lock, timeout, poll_interval=0.02):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows keeps it while it is open; who opened it before will not take it for held
+                lock.unlink()

@@ -1,10 +1,9 @@
 """Local copies of remote shards, in a folder of bounded size that any number of processes share.
 
-A copy is fetched as a hidden part file that its process holds locked, and gets its own name when it is whole. Another
+A copy is fetched as a hidden part file while its process holds a lock, and gets its own name when it is whole. Another
 process that wants the shard waits for the lock. A killed process leaves nothing that could pass for a shard.
 """
 
-import fcntl
 import hashlib
 import os
 import re
@@ -14,18 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from cmd_lightning.atomic_files import is_same_file
-from cmd_lightning.data.fetch import FetchError, MissingError, Put, download
+from filelock import FileLock, Timeout
+
+from cmd_lightning.atomic_files import held
+from cmd_lightning.data.fetch import FetchError, FetchOptions, MissingError, download
 from cmd_lightning.errors import InputError, reason
 
-_COPY, _PART = "shard-", ".part-"
+_COPY, _PART, _LOCK = "shard-", ".part-", ".lock"
 _OURS = re.compile(rf"({_COPY}|{re.escape(_PART)})[0-9a-f]{{16}}-[\w.-]*", re.ASCII)
 _MOST_IN_MEMORY = 2**28  # bytes: the index of a million shards
 _STEP = 2**24  # bytes; room for a file of unknown size is made in such steps, as each looks through the folder
 
 
 @dataclass(frozen=True)
-class ShardCache:
+class ShardCache(FetchOptions):
     """How remote shards are fetched and where their copies are kept.
 
     Removing a copy leaves it to those who have it open, and several processes may fetch at once: while they do, more
@@ -35,9 +36,6 @@ class ShardCache:
         folder: Where the copies are; None is `cmd-lightning/shards` in $XDG_CACHE_HOME or ~/.cache. Other files in
             it are left alone.
         gigabytes: 10**9 bytes that the copies may take; the least recently used ones are removed first.
-        attempts: Consecutive failures without 1 kB of progress after which it gives up.
-        timeout: Seconds without 1 kB of progress after which a try is given up.
-        allow_commands: Also run what `pipe:COMMAND` and addresses such as gs:// stand for.
 
     Raises:
         InputError: A value is out of range.
@@ -45,19 +43,13 @@ class ShardCache:
 
     folder: str | None = None
     gigabytes: float = 50.0
-    attempts: int = 8
-    timeout: float = 30.0
-    allow_commands: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.gigabytes <= 1e9:
             raise InputError(
                 f"remote.gigabytes {self.gigabytes}: must be above 0 and at most 1e9, and hold one shard at least"
             )
-        if self.attempts < 1:
-            raise InputError(f"remote.attempts {self.attempts}: must be 1 or more")
-        if not 0 < self.timeout <= 86400:
-            raise InputError(f"remote.timeout {self.timeout}: must be above 0 and at most 86400 seconds")
 
     def open(self, url: str, size: int | None = None) -> BinaryIO:
         """The local copy of a shard, opened for reading; it is fetched if there is none of this size.
@@ -69,26 +61,20 @@ class ShardCache:
             InputError: It needs a command and these are not allowed; it is larger than all copies may be; or the
                 folder cannot be used, as where the disk is full.
         """
-        folder = self._folder()
+        folder = self.place()
         # A hash, then the name of the shard for people to read.
         base = re.sub(r"[^\w.-]+", "_", re.split(r"[?#]", url)[0].rpartition("/")[2], flags=re.ASCII)
         name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{base[-80:]}"
-        copy, part = folder / f"{_COPY}{name}", folder / f"{_PART}{name}"
+        copy = folder / f"{_COPY}{name}"
         with _folder_errors(folder):
-            while (file := _reuse(copy, size)) is None:
-                folder.mkdir(parents=True, exist_ok=True)
-                with _locked(part) as descriptor:
-                    if descriptor is None:  # another process had it while this one waited
-                        continue
-                    if file := _reuse(copy, size):
-                        return file
-                    copy.unlink(missing_ok=True)  # of another size
-                    fetched = _Part(self, url, part, descriptor)
-                    return fetched.commit(self._download(url, fetched.put, size), copy)
-            return file
+            if file := _reuse(copy, size):
+                return file
+            folder.mkdir(parents=True, exist_ok=True)
+            with held(folder / f"{_LOCK}-{name}"):
+                return _reuse(copy, size) or self._fetch(url, size, copy, folder / f"{_PART}{name}")
 
     def read(self, url: str) -> bytes | None:
-        """A small file, in memory; None where the server says that it has none (404, 410; S3: 403)."""
+        """A small file, in memory; None where the server says that it has none, or does not give it."""
         memory = bytearray()
 
         def put(at: int, data: bytes, total: int | None) -> None:
@@ -97,16 +83,49 @@ class ShardCache:
             memory[at:] = data
 
         try:
-            return bytes(memory[: self._download(url, put)])
+            return bytes(memory[: download(url, put, self)])
         except MissingError:
             return None
 
-    def _download(self, url: str, put: Put, size: int | None = None) -> int:
-        return download(
-            url, put, size=size, attempts=self.attempts, timeout=self.timeout, allow_commands=self.allow_commands
-        )
+    def _fetch(self, url: str, size: int | None, copy: Path, part: Path) -> BinaryIO:
+        """Fetch a shard as the file `part`, which is as long as the room kept for it, so that others count with that.
 
-    def _folder(self) -> Path:
+        The caller holds its lock.
+        """
+        limit, room = round(self.gigabytes * 1e9), 0
+
+        def put(at: int, data: bytes, total: int | None) -> None:
+            nonlocal room
+            end = at + len(data)
+            if total is None:
+                total = max(end, min(end + _STEP, limit)) if end > room else room
+            if total > limit:
+                raise InputError(
+                    f"remote.gigabytes {self.gigabytes}: {url} alone has {total / 1e9:.3g} GB or more; "
+                    "raise it to hold some shards at a time"
+                )
+            with _folder_errors(part.parent):
+                if total != room:
+                    _make_room(part, total, limit)
+                    room = total
+                file.seek(at)
+                left = memoryview(data)
+                while left:
+                    left = left[file.write(left) :]
+
+        copy.unlink(missing_ok=True)  # of another size
+        try:
+            with open(part, "wb", buffering=0) as file:  # what a killed process left is emptied
+                file.truncate(download(url, put, self, size))
+                os.fsync(file.fileno())
+            with FileLock(part.with_name(_LOCK)):  # until it is open nobody removes it
+                os.replace(part, copy)
+                return open(copy, "rb")
+        finally:
+            part.unlink(missing_ok=True)
+
+    def place(self) -> Path:
+        """The folder of the copies."""
         default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "cmd-lightning", "shards")
         folder = Path(self.folder) if self.folder else default
         try:
@@ -115,71 +134,30 @@ class ShardCache:
             raise InputError(f"remote.folder {folder}: no home folder is known; name another") from error
 
 
-class _Part:
-    """A shard being fetched. Its file is as long as the room kept for it, so that other processes count with that."""
-
-    def __init__(self, cache: ShardCache, url: str, path: Path, descriptor: int) -> None:
-        self._gigabytes, self._limit = cache.gigabytes, round(cache.gigabytes * 1e9)
-        self._url, self._path, self._descriptor = url, path, descriptor
-        self._room = 0
-        os.ftruncate(descriptor, 0)  # what a killed process left
-
-    def put(self, at: int, data: bytes, total: int | None) -> None:
-        """Write the next bytes, as `download` hands them over."""
-        end = at + len(data)
-        with _folder_errors(self._path.parent):
-            if total is not None:
-                self._reserve(total)
-            elif end > self._room:
-                self._reserve(max(end, min(end + _STEP, self._limit)))
-            left = memoryview(data)
-            while left:
-                left = left[os.pwrite(self._descriptor, left, end - len(left)) :]
-
-    def commit(self, size: int, copy: Path) -> BinaryIO:
-        """Cut the file to its size, give it the name of the copy, and open that before others can remove it."""
-        os.ftruncate(self._descriptor, size)
-        os.fsync(self._descriptor)
-        os.replace(self._path, copy)
-        return os.fdopen(os.dup(self._descriptor), "rb")
-
-    def _reserve(self, room: int) -> None:
-        if room > self._limit:
-            raise InputError(
-                f"remote.gigabytes {self._gigabytes}: {self._url} alone has {room / 1e9:.3g} GB or more; "
-                "raise it to hold some shards at a time"
-            )
-        if room != self._room:
-            _make_room(self._path, room, self._limit)
-            self._room = room
-
-
 def _reuse(copy: Path, size: int | None) -> BinaryIO | None:
     """Open a copy and note that it was used; None if it is missing or of another size."""
-    try:
+    with suppress(FileNotFoundError):
         file = open(copy, "rb")  # noqa: SIM115  # handed out open
-    except FileNotFoundError:
-        return None
-    if size is not None and os.fstat(file.fileno()).st_size != size:
+        if size in (None, os.fstat(file.fileno()).st_size):
+            with suppress(OSError):  # removed, or in a folder that others fill
+                os.utime(copy)
+            return file
         file.close()
-        return None
-    with suppress(OSError):  # removed, or in a folder that others fill
-        os.utime(copy)
-    return file
+    return None
 
 
 def _make_room(own: Path, wanted: int, limit: int) -> None:
     """Make `own` as long as `wanted`; first remove copies, the least recently used first, until all fits."""
-    with open(own.parent / ".lock", "a") as folder_lock:
-        fcntl.flock(folder_lock, fcntl.LOCK_EX)
+    with FileLock(own.with_name(_LOCK), poll_interval=0.02):
         used, copies = wanted, []
         for path in own.parent.iterdir():
             if path == own or not _OURS.fullmatch(path.name):
                 continue
             is_part = path.name.startswith(_PART)
-            if is_part:
-                with suppress(PermissionError), _locked(path, wait=False):
-                    pass  # what no process holds is removed
+            if is_part:  # what no process fetches is removed
+                lock = path.with_name(path.name.replace(_PART, f"{_LOCK}-", 1))
+                with suppress(Timeout, PermissionError), held(lock, timeout=0):
+                    path.unlink(missing_ok=True)
             with suppress(FileNotFoundError):
                 facts = path.stat()
                 used += facts.st_size
@@ -192,26 +170,6 @@ def _make_room(own: Path, wanted: int, limit: int) -> None:
                 path.unlink(missing_ok=True)
                 used -= size
         os.truncate(own, wanted)
-
-
-@contextmanager
-def _locked(part: Path, *, wait: bool = True) -> Iterator[int | None]:
-    """Lock a part file, creating it if needed, for its descriptor; delete it on exit unless it was renamed.
-
-    The descriptor is None if another process holds the file, or held it while this one waited.
-    """
-    descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
-    held = False
-    try:
-        with suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            held = is_same_file(part, descriptor)
-        yield descriptor if held else None
-    finally:
-        if held and is_same_file(part, descriptor):
-            part.unlink()
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough where a child was forked meanwhile
-        os.close(descriptor)
 
 
 @contextmanager

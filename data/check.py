@@ -41,7 +41,7 @@ def check_shards(
     remote = remote or ShardCache()
     bad: Counter[str] = Counter()
     found = _Found()
-    for url in expand(shards, allow_commands=remote.allow_commands):
+    for url in expand(shards, remote=remote):
         shard, here = _check_shard(url, remote, look)
         bad.update(shard.bad.values())
         progress(f"{url}: {here.samples} good, {len(shard.bad)} bad{here.remark()}")

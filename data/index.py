@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from cmd_lightning.atomic_files import replaced
 from cmd_lightning.data.cache import ShardCache
+from cmd_lightning.data.fetch import STORES, WEB, protocol_of
 from cmd_lightning.data.plan import unique_names
 from cmd_lightning.data.tar import CUT, read_samples
 from cmd_lightning.errors import InputError
@@ -48,7 +49,7 @@ class Shard:
 
 def is_remote(url: str) -> bool:
     """Whether the shard is an address ("https://...") or a command ("pipe:...") and not a path."""
-    return "://" in url or url.startswith("pipe:")
+    return bool(protocol_of(url))
 
 
 class Place(NamedTuple):
@@ -71,11 +72,12 @@ def shard_names(urls: Sequence[str]) -> list[str]:
     return unique_names([place_of(url).name.removesuffix(".tar") for url in urls])
 
 
-def expand(shards: str | Sequence[str], option: str = "shards", *, allow_commands: bool = False) -> list[str]:
-    """Resolve paths, globs, brace ranges ("{000000..000099}.tar"), folders, http(s) addresses and unions ("a::b").
+def expand(shards: str | Sequence[str], option: str = "shards", remote: ShardCache | None = None) -> list[str]:
+    """Resolve paths, globs, brace ranges ("{000000..000099}.tar"), folders, unions ("a::b") and addresses of shards.
 
-    They keep their order; those of a glob or a folder come in the order of their names. With `allow_commands`,
-    "pipe:COMMAND" and the other addresses for which webdataset runs commands are accepted. Errors name the `option`.
+    They keep their order; those of a glob or a folder, on a disk or in an object store, come in the order of their
+    names. "pipe:COMMAND" and other addresses for which webdataset runs commands need `remote.allow_commands`. Errors
+    name the `option`.
     """
     from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]  # its stubs lack the error
 
@@ -87,27 +89,33 @@ def expand(shards: str | Sequence[str], option: str = "shards", *, allow_command
         except UnbalancedBracesError as error:
             raise InputError(f"{option} {spec}: a brace is left open; write {{000000..000009}}.tar") from error
         for url in urls:
-            is_web = url.startswith(("http://", "https://"))
-            plain = ":" not in url or os.path.exists(url) or is_web
-            if not plain and not (allow_commands and is_remote(url)):
-                raise InputError(
-                    f"{option} {url}: only paths and http(s) addresses are read; commands and other addresses only "
-                    "with data.remote.allow_commands true (`shards check --allow-commands`)"
-                )
-            if is_web and "@" in urlsplit(url).netloc:
-                raise InputError(
-                    f"`{option}`: addresses with user:password@ are not read; sign the address, or use pipe:COMMAND"
-                )
-            if is_remote(url) or os.path.isfile(url):
-                found.append(url)
-            else:
-                pattern = os.path.join(url, "*.tar") if os.path.isdir(url) else url
-                matches = sorted(glob(pattern))
-                if not matches:
-                    raise InputError(f"{option} {url}: {_missing(url)}")
-                found.extend(matches)
+            found.extend(_resolve(url, option, remote or ShardCache()))
     if not found:
         raise InputError(f"`{option}`: no shards given; name .tar files, e.g. 'clips/{{000000..000009}}.tar'")
+    return found
+
+
+def _resolve(url: str, option: str, remote: ShardCache) -> list[str]:
+    protocol = protocol_of(url)
+    if protocol in WEB and "@" in urlsplit(url).netloc:
+        raise InputError(
+            f"`{option}`: addresses with user:password@ are not read; sign the address, or use pipe:COMMAND"
+        )
+    if protocol in STORES:
+        from cmd_lightning.data.store import find_shards
+
+        found = find_shards(url, remote)
+    elif protocol in WEB or os.path.isfile(url) or (protocol and remote.allow_commands):
+        found = [url]
+    elif re.match(r"[\w.+-]{2,}:", url) and not os.path.exists(url):  # C: is a drive
+        raise InputError(
+            f"{option} {url}: only paths and addresses of {', '.join((*WEB, *STORES))} are read; commands and other "
+            "addresses only with data.remote.allow_commands true (`shards check --allow-commands`)"
+        )
+    else:
+        found = sorted(glob(os.path.join(url, "*.tar") if os.path.isdir(url) else url))
+    if not found:
+        raise InputError(f"{option} {url}: {_missing(url)}")
     return found
 
 
@@ -176,7 +184,7 @@ def read_index(folder: str, remote: ShardCache | None = None, query: str = "") -
     """
     path = Path(folder, INDEX_NAME)
     data = None
-    if folder.startswith(("http://", "https://")):
+    if protocol_of(folder) in (*WEB, *STORES):
         data = (remote or ShardCache()).read(f"{folder}/{INDEX_NAME}{query}")
     elif path.is_file():
         data = path.read_bytes()

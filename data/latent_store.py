@@ -1,19 +1,20 @@
 """Write latent shards, as `latent_clips` reads them: one a shard of videos, of the same name, whole or not at all."""
 
-import fcntl
 import json
 import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
+from filelock import Timeout
 from torch import Tensor
 
-from cmd_lightning.atomic_files import is_same_file, replaced
+from cmd_lightning.atomic_files import held, replaced
 from cmd_lightning.data.classes import Classes
 from cmd_lightning.data.clips import LATENT_SUFFIX, BadSample
 from cmd_lightning.data.index import load_index, update_index
@@ -164,11 +165,12 @@ class _Part:
 
     def __init__(self, path: Path) -> None:
         self._path, self._hidden = path, path.with_name(f".part-{path.stem}")
-        self._file = os.fdopen(os.open(self._hidden, os.O_RDWR | os.O_CREAT, 0o666), "wb")
-        if not _lock(self._file, self._hidden):
-            self._file.close()
-            raise InputError(f"out {path.parent}: another process is writing {path.name}; let it end")
-        self._file.truncate(0)
+        self._alone = ExitStack()
+        try:
+            self._alone.enter_context(held(path.with_name(f".lock-{path.stem}"), timeout=0))
+        except Timeout as error:
+            raise InputError(f"out {path.parent}: another process is writing {path.name}; let it end") from error
+        self._file = open(self._hidden, "wb")  # noqa: SIM115  # closed by `close`
         self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115  # by `close`
         self.samples = 0
         self.bad: Counter[str] = Counter()
@@ -183,25 +185,16 @@ class _Part:
 
     def close(self, *, keep: bool) -> None:
         """Give the file its name, or remove it."""
-        with self._file:
-            if not keep:
+        with self._alone:
+            with self._file:
+                if keep:
+                    self._tar.close()
+                    self._file.flush()
+                    os.fsync(self._file.fileno())
+            if keep:
+                os.replace(self._hidden, self._path)
+            else:
                 self._hidden.unlink(missing_ok=True)
-                return
-            self._tar.close()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            os.replace(self._hidden, self._path)
-
-
-def _lock(file: BinaryIO, path: Path) -> bool:
-    """Whether the file is this process's alone now, and still has that name; also where a system knows no locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return is_same_file(path, file.fileno())
 
 
 def _short(value: Any) -> str:

@@ -27,7 +27,7 @@ class ShardDataModule(StreamDataModule):
     number of batches. Interrupted training resumes at the next batch.
 
     Args:
-        train_shards: .tar files for training: paths, globs, folders, brace ranges or http(s) URLs.
+        train_shards: .tar files for training: paths, globs, folders, brace ranges or URLs (https, s3, gs, az, hf).
         val_shards: The same for validation.
         test_shards: The same for testing and prediction.
         batch_size: Clips in a batch, per device.
@@ -119,7 +119,7 @@ class ShardDataModule(StreamDataModule):
             shards = self.shards[option]
             if not shards:
                 raise InputError(f"{option}: none given; name .tar files, e.g. 'clips/{{000000..000009}}.tar'")
-            urls = expand(shards, option, allow_commands=self.remote.allow_commands)
+            urls = expand(shards, option, self.remote)
             found = load_index(urls, write=True, remote=self.remote)
             if not sum(shard.good for shard in found):
                 why = list_bad(known_bad(found), most=3) if known_bad(found) else "no sample with a clip in it"

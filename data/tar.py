@@ -56,7 +56,7 @@ class Sample:
     file: BinaryIO | None = field(default=None, compare=False, repr=False)  # stays open while a sample refers to it
 
     def read(self, suffixes: Collection[str] = SUFFIXES) -> dict[str, Any]:
-        """The bytes of its members with these suffixes, and "__key__"; the file's position stays where it is."""
+        """The bytes of its members with these suffixes, and "__key__"; moves the file's position."""
         if self.fault:
             raise BadSample(self.fault)
         found: dict[str, Any] = {"__key__": self.key}
@@ -64,7 +64,8 @@ class Sample:
             offset, size = self.members[suffix]
             assert self.file is not None  # only a sample with a fault has none
             try:
-                found[suffix] = os.pread(self.file.fileno(), size, offset)
+                self.file.seek(offset)
+                found[suffix] = self.file.read(size)
             except OSError as error:
                 raise BadSample("unreadable shard") from error
             if len(found[suffix]) < size:

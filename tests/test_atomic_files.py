@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cmd_lightning.atomic_files import replaced
+from cmd_lightning.atomic_files import held, replaced
 from cmd_lightning.callbacks.whole_checkpoint import WholeCheckpointIO
 from cmd_lightning.commands.files import new_folder, write_json
 from cmd_lightning.data.index import INDEX_NAME
@@ -38,6 +38,19 @@ def test_a_file_is_replaced_at_once_and_keeps_its_permissions(tmp_path):
         draft.write_text("half")
         raise ZeroDivisionError
     assert path.read_text() == "new" and names(tmp_path) == ["result.json"]
+
+
+def test_a_lock_is_held_by_one_and_leaves_nothing(tmp_path):
+    lock = tmp_path / "lock"
+    lock.touch()  # of a process that was killed
+    with held(lock):
+        with pytest.raises(TimeoutError), held(lock, timeout=0):
+            pass
+        assert names(tmp_path) == ["lock"]
+    assert names(tmp_path) == []
+    with pytest.raises(ZeroDivisionError), held(lock):
+        raise ZeroDivisionError
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("there", [True, False])

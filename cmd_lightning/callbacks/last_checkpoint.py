@@ -119,8 +119,8 @@ class LastCheckpoint(Checkpoint):
         fast = trainer.fast_dev_run  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
         if not fast and threading.current_thread() is threading.main_thread():  # others may not; Lightning's are set
             slurm = _slurm(trainer)
-            requeue = (slurm and slurm.requeue_signal) or signal.SIGUSR1
-            for number in (signal.SIGTERM, signal.SIGINT, requeue):
+            requeue = (slurm and slurm.requeue_signal) or getattr(signal, "SIGUSR1", None)  # None: on Windows
+            for number in filter(None, (signal.SIGTERM, signal.SIGINT, requeue)):
                 signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
 import sys
 import time
@@ -76,9 +75,13 @@ class Throughput(Callback):
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """The peak memory in 10^9 bytes under the name to log it by."""
+    """The peak memory in 10^9 bytes under the name to log it by; empty where the system does not tell it."""
     if device.type == "cuda":
         return {"throughput/peak_cuda_gb": torch.cuda.max_memory_allocated(device) / GIGABYTE}
+    try:
+        import resource
+    except ImportError:  # Windows does not tell it in this way
+        return {}
     unit = 1 if sys.platform == "darwin" else 1024  # kibibytes on Linux
     return {"throughput/peak_process_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIGABYTE}
 

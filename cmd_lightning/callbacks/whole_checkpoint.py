@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
+from filelock import Timeout
 from fsspec.implementations.local import LocalFileSystem
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning_utilities.core.apply_func import apply_to_collection
 
+from cmd_lightning.atomic_files import held
 from cmd_lightning.errors import InputError, reason
 
 GIGABYTE = 1e9
@@ -48,21 +49,23 @@ class WholeCheckpointIO(TorchCheckpointIO):
         before = f"the one before is intact: `ckpt_path` {path}; " if path.is_file() else ""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _alone(part) as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
+            with _alone(part):
+                with open(part, "wb") as file:
+                    torch.save(checkpoint, file)
+                    file.flush()
+                    os.fsync(file.fileno())
                 if fault := damage(part):
                     raise InputError(
                         f"checkpoint {path}: not written, it could not be read back ({fault}); {before}what is "
                         "added to checkpoints must be tensors and plain data, and the disk sound"
                     )
                 os.replace(part, path)
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # a file system may keep the file and forget its new name
-            finally:
-                os.close(folder)
+            if hasattr(os, "O_DIRECTORY"):  # not on Windows
+                folder = os.open(path.parent, os.O_RDONLY)
+                try:
+                    os.fsync(folder)  # a file system may keep the file and forget its new name
+                finally:
+                    os.close(folder)
         except InputError:
             raise
         except Exception as error:
@@ -107,19 +110,17 @@ def damage(path: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def _alone(part: Path) -> Iterator[BinaryIO]:
-    """Opens a file that no other process writes; removes it in the end, unless it got another name."""
-    with open(part, "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"{part}: another fit is writing it; give each fit a folder of its own") from error
-        try:
-            file.truncate(0)
-            yield file
-        finally:
-            with contextlib.suppress(OSError):  # a folder that does not let us: the error that is on its way says so
-                part.unlink(missing_ok=True)
+def _alone(part: Path) -> Iterator[None]:
+    """Keeps other processes from writing a file; removes it in the end, unless it got another name."""
+    try:
+        with held(part.with_suffix(".lock"), timeout=0):
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):  # a folder that does not let us: the error on its way says so
+                    part.unlink(missing_ok=True)
+    except Timeout as error:
+        raise InputError(f"{part}: another fit is writing it; give each fit a folder of its own") from error
 
 
 def _size(value: Any) -> int:

@@ -55,7 +55,7 @@ def encode(
     the same command again to resume: complete shards are kept.
 
     Args:
-        shards: .tar files: paths, globs, folders, brace ranges or http(s) URLs.
+        shards: .tar files: paths, globs, folders, brace ranges or URLs (https, s3, gs, az, hf).
         out: Folder for the latent shards, shared by all nodes.
         autoencoder: Checkpoint of the autoencoder stage; it sets the number of frames and the size.
         vae: Folder or hub id of Stable Diffusion, or of an image autoencoder of diffusers.
@@ -81,7 +81,7 @@ def encode(
         nodes: Nodes, started by torchrun or SLURM.
         precision: Precision in which latents are computed.
         seed: Seed for start frames and crops, as data.seed, and for sampling, as seed_everything in training.
-        allow_commands: Also accept pipe:COMMAND, s3:// and similar, which run programs on this machine.
+        allow_commands: Also accept pipe:COMMAND, which runs a program on this machine.
         json: Write the report to this file; - is standard output.
     """
     check_positive(clips_per_video=clips_per_video, batch_size=batch_size, devices=devices, nodes=nodes)
@@ -115,7 +115,7 @@ def encode(
 
     viewing = Viewing(deinterlace, tone_map, background)
     remote = ShardCache(allow_commands=allow_commands)
-    urls = expand(shards, allow_commands=allow_commands)
+    urls = expand(shards, remote=remote)
     names, classes = names_of(urls), read_classes(urls, remote)
     seed_everything(seed, verbose=False)
     space: LatentSpace

@@ -127,12 +127,12 @@ def check(
     It reports frames and seconds by size and by frame rate. The exit code is 1 if a sample is bad.
 
     Args:
-        shards: .tar files: paths, globs, folders, brace ranges or http(s) URLs.
+        shards: .tar files: paths, globs, folders, brace ranges or URLs (http, https, s3, gs, az, hf).
         sheet: Write a contact sheet to this image file (.png, .jpg): the first and the middle frame of some clips, with
             the beginnings of their captions.
         sheet_clips: Largest number of clips on it.
         allow_bad: Exit with code 0 even if samples are bad.
-        allow_commands: Also accept pipe:COMMAND, s3:// and similar, which run programs on this machine.
+        allow_commands: Also accept pipe:COMMAND, which runs a program on this machine.
         json: Write the report to this file; - is standard output.
     """
     from cmd_lightning.commands.sheet import ContactSheet

@@ -26,6 +26,9 @@ Log = dict[str, list[tuple[int, float]]]
 
 COMMAND = (sys.executable, "-m", "cmd_lightning")
 
+REPORTED = 60.0
+"""Seconds between two lines about a stage where no terminal shows bars, as in a log file."""
+
 OUTPUT = "output.txt"
 """What the process of a stage prints, in its folder."""
 
@@ -137,7 +140,8 @@ def _ending_on_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}  # Windows has only the first
+    before = {number: signal.signal(number, leave) for number in numbers}
     try:
         yield
     finally:
@@ -174,8 +178,10 @@ def _watch(
             for place, (stage, _) in enumerate(running)
             for limit in [seconds[stage]]
         ]
-        start = time.monotonic()
+        start = reported = time.monotonic()
         while True:
+            due = not sys.stderr.isatty() and time.monotonic() >= reported + REPORTED
+            reported = time.monotonic() if due else reported
             codes = [process.poll() for _, process in running]
             for (stage, _), code, bar in zip(running, codes, bars, strict=True):
                 if code:
@@ -186,6 +192,8 @@ def _watch(
                         bar.n = min(before[stage] + passed, bar.total)
                         bar.unit = f"{bar.format_interval(bar.total - bar.n)} left"
                     bar.set_postfix_str(state(stage))
+                    if due:
+                        print(f"{stage.name}: {state(stage)}", flush=True)
             if None not in codes:
                 return None
             time.sleep(0.5)

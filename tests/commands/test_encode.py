@@ -11,6 +11,7 @@ import pytest
 import torch
 from stable_diffusion_folders import write_stable_diffusion
 
+from cmd_lightning.atomic_files import held
 from cmd_lightning.cli import main
 from cmd_lightning.components import MotionDiffusion, VideoAutoencoder
 from cmd_lightning.components.encoding import Encoding
@@ -238,12 +239,9 @@ def test_what_is_complete_stays_and_the_rest_is_made_later(videos, checkpoint, t
 
 
 def test_another_process_at_the_same_shard_is_told(videos, checkpoint, tmp_path, capsys):
-    import fcntl
-
     out = tmp_path / "out"
     out.mkdir()
-    with open(out / ".part-000000", "wb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with held(out / ".lock-000000"):
         encode(videos, "--out", out, "--autoencoder", checkpoint(), code=2)
     assert "another process is writing 000000.tar" in capsys.readouterr().err
     assert not list(out.glob("*.tar"))

@@ -69,6 +69,15 @@ def test_commands_are_printed_run_and_returned(two, tmp_path, monkeypatch, capsy
     assert (two[0].folder / stages.OUTPUT).read_text() == "cmd-lightning: about content\n"
 
 
+def test_a_log_file_gets_lines_in_place_of_bars(two, tmp_path, monkeypatch, capsys):
+    replace_training(monkeypatch, tmp_path, seconds=0.8)
+    monkeypatch.setattr(stages, "REPORTED", 0.0)
+    fit({two[0]: 60.0, two[1]: 60.0})
+    printed = capsys.readouterr()
+    assert "content: starting\nmotion: starting\n" in printed.out
+    assert "starting" not in printed.err
+
+
 def test_a_failed_stage_is_reported_and_the_other_one_saves(two, tmp_path, monkeypatch):
     replace_training(monkeypatch, tmp_path, seconds="60 if name == 'content' else 0", code=2)
     with pytest.raises(InputError, match="motion: its training ended with code 2: about motion"):

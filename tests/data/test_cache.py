@@ -1,6 +1,6 @@
 import contextlib
 import errno
-import fcntl
+import io
 import os
 import pickle
 import random
@@ -12,8 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from http_server import Server
 
+from cmd_lightning.atomic_files import held
 from cmd_lightning.data import cache as cache_module
 from cmd_lightning.data import fetch
 from cmd_lightning.data.cache import ShardCache
@@ -124,8 +126,7 @@ def test_the_bound_holds_always(tmp_path, server):
 
     def watch():
         while not over.wait(0.001):
-            with open(tmp_path / ".lock", "a") as lock:  # nothing is removed or grows while it is counted
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with FileLock(tmp_path / ".lock", poll_interval=0.001):  # nothing is removed or grows meanwhile
                 sizes = {}
                 for entry in os.scandir(tmp_path):
                     with contextlib.suppress(FileNotFoundError):  # it has its name by now
@@ -226,7 +227,7 @@ def test_a_small_file_is_read_and_not_kept(tmp_path):
     with Server(lambda reply, _: reply.status(401, Content_Length=0)) as server, pytest.raises(FetchError, match="401"):
         cache.read(server.url + "/none")
     with pytest.raises(InputError, match="allow_commands"):
-        cache.read("gs://bucket/index.json")
+        cache.read("ais://bucket/index.json")
     assert not (tmp_path / "folder").exists()
 
 
@@ -267,17 +268,22 @@ def test_a_folder_that_cannot_be_used(tmp_path, server):
         ShardCache("~nobody-has-this-name").open(server.url + "/10/0.tar")
 
 
-@pytest.mark.parametrize("call", ["pwrite", "fsync"])
-def test_a_full_disk(tmp_path, server, call, monkeypatch):
-    """Found while writing, after some bytes went in, or only in the end."""
-    original = os.pwrite
+def no_space(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def full(descriptor, data=b"", offset=0):
-        if call == "pwrite" and offset < 50_000:
-            return original(descriptor, data[:50_000], offset)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, call, full)
+class FullDisk(io.FileIO):
+    def write(self, data):
+        return super().write(data[:50_000]) if self.tell() < 50_000 else no_space()
+
+
+@pytest.mark.parametrize("when", ["while writing, after some bytes went in", "in the end"])
+def test_a_full_disk(tmp_path, server, when, monkeypatch):
+    if when == "in the end":
+        monkeypatch.setattr(os, "fsync", no_space)
+    else:
+        monkeypatch.setattr(cache_module, "open", lambda path, mode, **_: FullDisk(path, mode), raising=False)
+        monkeypatch.setattr(cache_module, "_reuse", lambda *_: None)
     with pytest.raises(InputError, match=rf"^remote\.folder {tmp_path}: .*No space left on device.*remote\.gigabytes"):
         ShardCache(str(tmp_path)).open(server.url + "/100000/0.tar")
     assert copies(tmp_path) == {}
@@ -308,15 +314,25 @@ def test_a_shard_that_another_fetched_in_the_last_moment(tmp_path, server, monke
     assert copies(tmp_path / "folder") == {"0.tar": 5000}
 
 
-def test_a_copy_that_another_removes_at_once(tmp_path, server, monkeypatch):
+def test_a_copy_that_another_wants_to_remove_at_once(tmp_path, server, monkeypatch):
+    """It takes the lock of the folder for that, so the copy is open by then."""
     original = os.replace
+
+    def remove(copy):
+        with FileLock(tmp_path / ".lock", poll_interval=0.001):
+            os.unlink(copy)
 
     def robbed(part, copy):
         original(part, copy)
-        os.unlink(copy)
+        robber.append(threading.Thread(target=remove, args=[copy]))
+        robber[0].start()
+        time.sleep(0.02)
 
+    robber = []
     monkeypatch.setattr(os, "replace", robbed)
     assert content(ShardCache(str(tmp_path)), server.url + "/5000/0.tar") == BODY[:5000]
+    robber[0].join()
+    assert copies(tmp_path) == {}
     assert len(server.requests) == 1
 
 
@@ -328,8 +344,7 @@ def process(folder, url, gigabytes=1.0):
 
 
 def test_processes_make_room_one_after_the_other(tmp_path, server):
-    with open(tmp_path / ".lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(tmp_path / ".lock"):
         waiting = process(tmp_path, server.url + "/5000/0.tar")
         with pytest.raises(subprocess.TimeoutExpired):
             waiting.wait(0.3)
@@ -399,15 +414,19 @@ def test_nothing_of_what_a_killed_process_left_comes_out(tmp_path, server, size)
 
 def test_what_a_killed_process_left_makes_room(tmp_path, server):
     """A part that nobody holds goes; one that is being fetched counts as what it is going to be."""
-    left, held = (tmp_path / f".part-{digit * 16}-0.tar" for digit in "01")
+    left, held_part = (tmp_path / f".part-{digit * 16}-0.tar" for digit in "01")
     left.write_bytes(BODY)
-    held.write_bytes(BODY[:6000])
+    held_part.write_bytes(BODY[:6000])
     cache = ShardCache(str(tmp_path), gigabytes=10 * KB)
-    with open(held, "r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with held(tmp_path / held_part.name.replace("part", "lock")):
         content(cache, server.url + "/3000/a")
         content(cache, server.url + "/2000/b")
-        assert sorted(path.name[-1] for path in tmp_path.iterdir()) == ["b", "k", "r"]  # the copy, .lock and the part
+        assert sorted(path.name[-1] for path in tmp_path.iterdir()) == [
+            "b",
+            "k",
+            "r",
+            "r",
+        ]  # the copy, .lock, the part and its lock
         content(cache, server.url + "/9000/c")  # all else is gone: it comes on top
     content(cache, server.url + "/1000/d")
     assert copies(tmp_path) == {"c": 9000, "d": 1000}

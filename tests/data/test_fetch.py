@@ -6,7 +6,7 @@ import pytest
 from http_server import Server, http_date
 
 from cmd_lightning.data import fetch
-from cmd_lightning.data.fetch import FetchError, MissingError, download
+from cmd_lightning.data.fetch import FetchError, FetchOptions, MissingError, download
 from cmd_lightning.errors import InputError
 
 BODY = random.Random(1).randbytes(200_000)
@@ -20,14 +20,14 @@ def pauses(monkeypatch):
     return made
 
 
-def get(url, **options):
+def get(url, size=None, **options):
     memory = bytearray()
 
     def put(at, data, total):
         assert at in (0, len(memory))
         memory[at:] = data
 
-    size = download(url, put, **{"timeout": 5.0} | options)
+    size = download(url, put, FetchOptions(**{"timeout": 5.0} | options), size)
     return bytes(memory[:size])
 
 
@@ -311,7 +311,14 @@ def test_addresses_that_are_none():
     for url in ("http://", "http://host:port/0.tar", "https://host/a b.tar", "http://[::1/0.tar"):
         with pytest.raises(FetchError, match="cannot be read"):
             get(url)
-    for url in ("file:///etc/hosts", "ftp://host/0.tar", "data:,abc", "s3://bucket/0.tar", "pipe:echo 1", "/etc/hosts"):
+    for url in (
+        "file:///etc/hosts",
+        "ftp://host/0.tar",
+        "data:,abc",
+        "ais://bucket/0.tar",
+        "pipe:echo 1",
+        "/etc/hosts",
+    ):
         with pytest.raises(InputError, match=r"data\.remote\.allow_commands false: .* stands for a command"):
             get(url)
 
@@ -326,7 +333,7 @@ def test_a_command(tmp_path, pauses):
         get(command, allow_commands=True, size=199_999)
     with pytest.raises(FetchError, match="has 200000 bytes, 200001 by its index"):
         get(command, allow_commands=True, size=200_001)
-    with pytest.raises(InputError, match=r"webdataset runs no command for it .*write pipe:COMMAND instead"):
+    with pytest.raises(InputError, match=r"webdataset runs no command for it; write pipe:COMMAND instead"):
         get("nosuch://bucket/0.tar", allow_commands=True)
 
 
@@ -352,9 +359,9 @@ def test_a_command_that_stalls_is_ended(tmp_path):
     assert time.monotonic() - began < 3
 
 
-def totals(url, **options):
+def totals(url, size=None, **options):
     heard = []
-    download(url, lambda at, data, total: heard.append(total), **options)
+    download(url, lambda at, data, total: heard.append(total), FetchOptions(**options), size)
     return set(heard)
 
 
@@ -373,5 +380,5 @@ def test_what_put_raises_is_no_failed_try(pauses):
         raise InputError("full")
 
     with Server(lambda reply, _: reply.file(BODY)) as server, pytest.raises(InputError, match="full"):
-        download(server.url + "/0.tar", full)
+        download(server.url + "/0.tar", full, FetchOptions())
     assert pauses == []

@@ -339,7 +339,7 @@ def test_commands_are_run_only_if_allowed(shards, tmp_path):
         expand(command)
     with pytest.raises(InputError, match="allow_commands"):
         check_shards(command)
-    for url in ("s3://bucket/0.tar", "file:///etc/0.tar", f"data:{shards}", "ftp://host/0.tar"):
+    for url in ("ais://bucket/0.tar", "file:///etc/0.tar", f"data:{shards}", "ftp://host/0.tar"):
         with pytest.raises(InputError, match="allow_commands"):
             expand(url)
     assert not (tmp_path / "ran").exists()
