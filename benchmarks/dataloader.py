@@ -15,7 +15,7 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -131,7 +131,7 @@ def measure(settings: Settings, height: int, width: int, workers: int) -> dict[s
         numbers = {key: choose_frames(settings.frames, settings.num_frames, step, draws[key]) for key in clips}
         parts = [(key, clip, numbers[key]) for key, clip in clips.items()]
 
-        def loader() -> DataLoader:
+        def loader() -> Iterable[dict[str, Any]]:
             data.setup("fit")  # every pass is epoch 0
             return data.train_dataloader()
 
@@ -149,7 +149,7 @@ def measure(settings: Settings, height: int, width: int, workers: int) -> dict[s
     return {"rates": rates, **summary(rates)}
 
 
-def epoch(loader: DataLoader, *, keep: bool = False) -> tuple[float, dict[str, int]]:
+def epoch(loader: Iterable[dict[str, Any]], *, keep: bool = False) -> tuple[float, dict[str, int]]:
     """Seconds of a pass over a loader, and the sums that tell its clips apart, by key."""
     seen: dict[str, int] = {}
     begun = time.perf_counter()

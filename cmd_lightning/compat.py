@@ -135,9 +135,6 @@ def without_tips() -> Iterator[None]:
         log.removeFilter(keep)
 
 
-NO_LENGTH = "Your `IterableDataset` has `__len__` defined"
-"""Lightning (2.6) warns of every IterableDataset with a length, also of one whose length is right on all workers."""
-
 MID_EPOCH = "You're resuming from a checkpoint that ended before the epoch ended"
 """Lightning (2.6) warns of loaders without a `state_dict`; it does not see one of the DataModule."""
 

@@ -1,5 +1,6 @@
 """Read still images as they are shown, by Pillow."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from cmd_lightning.video_file import VideoError
 from cmd_lightning.viewing import PLAIN, over
 
 
-def read_image(path: str | Path, background: str = PLAIN.background) -> Tensor:
+def read_image(source: str | Path | bytes, background: str = PLAIN.background) -> Tensor:
     """Read a still image as it is shown: uint8 RGB (3, H, W), turned as its EXIF data say.
 
     Args:
-        path: A file in any format that Pillow reads, with 8 or 16 bits or a palette.
+        source: A file in any format that Pillow reads, or its bytes, with 8 or 16 bits or a palette.
         background: What is behind transparent pixels, as in `Viewing`.
 
     Raises:
@@ -24,15 +25,16 @@ def read_image(path: str | Path, background: str = PLAIN.background) -> Tensor:
     """
     from PIL import Image, ImageOps
 
+    name = "image in memory" if isinstance(source, bytes) else str(source)
     try:
         # As a file, not by its name: Pillow (13) maps TIFFs of one value per pixel, and garbles those that EXIF turns.
-        with open(path, "rb") as file, Image.open(file) as image:
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file, Image.open(file) as image:
             ImageOps.exif_transpose(image, in_place=True)
-            return shown(image, str(path), background)[0]
+            return shown(image, name, background)[0]
     except InputError:
         raise
     except Exception as error:  # of many kinds: Pillow's plugins raise what they run into
-        raise VideoError(str(path), "damaged frames", "not readable as an image") from error
+        raise VideoError(name, "damaged frames", "not readable as an image") from error
 
 
 def shown(image: Any, name: str, background: str) -> tuple[Tensor, bool]:

@@ -24,8 +24,8 @@ class Augmentation:
             repeated where the frame ends.
         scale: Largest change in size, below 1: 0.1 scales by 0.9 to 1.1.
         backgrounds: Colours to choose from for what is behind transparent frames, by the word that the caption gets:
-            {blue: "#1e90ff"} adds ", on a blue background". The empty word adds nothing. Without any, it is that of
-            `viewing`.
+            {blue: "#1e90ff"} adds ", on a blue background". The empty word adds nothing. Without any, and of still
+            images, it is that of `viewing`.
 
     Raises:
         InputError: A number is out of range, or a background is not a colour.

@@ -6,7 +6,6 @@ from itertools import islice
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import BadSample, read_caption, read_facts
 from cmd_lightning.data.index import Shard, is_remote
-from cmd_lightning.data.tar import read_samples
 
 MOST = 1000  # captions: the share of a kind of them is then known to 3 %
 _FILES = 32  # shards that are opened for them
@@ -24,8 +23,7 @@ def some_captions(shards: Sequence[Shard], remote: ShardCache) -> list[str]:
     captions = []
     for shard in chosen:
         with shard.open(remote) as file:
-            good = (sample for sample in read_samples(file, shard.url) if sample.key not in shard.bad)
-            for sample in islice(good, each):
+            for sample in islice(shard.usable(file), each):
                 try:
                     members = sample.read({"txt", "json"})
                     captions.append(read_caption(members, read_facts(members)))

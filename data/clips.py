@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cmd_lightning.data.augmentation import OFF, Augmentation
+from cmd_lightning.data.augmentation import OFF, Augmentation, Change
 from cmd_lightning.errors import InputError
+from cmd_lightning.image_io import read_image
 from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoReader
 from cmd_lightning.viewing import PLAIN, Viewing
@@ -24,6 +25,10 @@ CAPTION_FACTS = ("caption", "captions", "text", "prompt", "description", "condit
 LATENT_SUFFIX = "safetensors"
 """Of the member that holds the latents of a clip in place of its video."""
 
+IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})
+"""Of still images, which may stand in the place of a video where they are asked for."""
+
+_STILL_FPS = 8.0  # of a clip of a still image, where no rate is asked for
 _ROUNDING = 1e-6  # of a frame: rounding errors where a time is midway between two frames
 _NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]*)?(e\+?[0-9]{1,2})?", re.IGNORECASE)
 _LONGEST = 16  # sides: what is further out in a long source is not scaled, only to be cropped
@@ -51,6 +56,7 @@ class ClipLoader:
         random_crop: Draw where it is cropped; otherwise in the middle.
         viewing: How interlaced, HDR and transparent frames are shown.
         augment: What is changed at random in frames and captions.
+        stills: Whether a still image is a clip of equal frames.
     """
 
     num_frames: int
@@ -61,6 +67,7 @@ class ClipLoader:
     random_crop: bool = False
     viewing: Viewing = PLAIN
     augment: Augmentation = OFF
+    stills: bool = False
 
     def __call__(self, sample: dict[str, Any], draw: int, epoch: int = 0) -> dict[str, Any]:
         """Decode a sample; see `SampleLoader`. The epoch does not matter, as each has another draw.
@@ -73,27 +80,38 @@ class ClipLoader:
         label = read_label(sample, facts)
         caption = read_caption(sample, facts)
         change = self.augment.draw(draw, caption)
-        data = video_of(sample)
         try:
-            reader = VideoReader(data, change.view(self.viewing))
-            step = reader.fps / self.fps if self.fps else self.stride or 1
-            times = reader.times if self.fps else None
-            start = chance if self.random_start else None
-            indices = choose_frames(reader.frames, self.num_frames, step, start, times)
-            at = (chance.random(), chance.random()) if self.random_crop else None
-            # Each frame as it is decoded: 16 frames of 8K would be 1.6 GB.
-            video = reader.read(
-                indices, lambda frame: resize_and_crop(change.apply(frame)[:, None], self.size, at)[:, 0]
-            )
+            video, fps, transparent = self._frames(video_of(sample, self.stills), chance, change)
         except VideoError as error:
             raise BadSample(error.reason) from error
         return {
             "video": video,
-            "caption": change.caption(caption, reader.seen.transparent),
+            "caption": change.caption(caption, transparent),
             "label": label,
             "key": sample["__key__"],
-            "fps": reader.fps / step,
+            "fps": fps,
         }
+
+    def _frames(self, data: bytes, chance: random.Random, change: Change) -> tuple[Tensor, float, bool]:
+        """The frames, their rate, and whether they show the background that was chosen."""
+        try:
+            reader = VideoReader(data, change.view(self.viewing))
+        except VideoError as error:
+            if not self.stills or error.reason != "still picture":
+                raise
+            frame = self._fit(chance, change)(read_image(data, self.viewing.background))
+            return frame[:, None].expand(-1, self.num_frames, -1, -1), self.fps or _STILL_FPS, False
+        step = reader.fps / self.fps if self.fps else self.stride or 1
+        times = reader.times if self.fps else None
+        start = chance if self.random_start else None
+        indices = choose_frames(reader.frames, self.num_frames, step, start, times)
+        # Each frame as it is decoded: 16 frames of 8K would be 1.6 GB.
+        return reader.read(indices, self._fit(chance, change)), reader.fps / step, reader.seen.transparent
+
+    def _fit(self, chance: random.Random, change: Change) -> Callable[[Tensor], Tensor]:
+        """What changes, scales and crops a frame (C, H, W), each of a clip at the same place."""
+        at = (chance.random(), chance.random()) if self.random_crop else None
+        return lambda frame: resize_and_crop(change.apply(frame)[:, None], self.size, at)[:, 0]
 
 
 def choose_frames(
@@ -161,9 +179,9 @@ def _crop(video: Tensor, height: int, width: int, at: tuple[float, float] | None
     return video[:, :, top : top + height, left : left + width]
 
 
-def video_of(sample: dict[str, Any]) -> bytes:
-    """The bytes of a sample's video file; raises `BadSample` where there is none."""
-    for suffix in VIDEO_SUFFIXES:
+def video_of(sample: dict[str, Any], stills: bool = False) -> bytes:
+    """The bytes of a sample's video file, with `stills` else of its image; `BadSample` without any."""
+    for suffix in (*VIDEO_SUFFIXES, *(IMAGE_SUFFIXES if stills else ())):
         if suffix in sample:
             return sample[suffix]
     raise BadSample("latents, for LatentDataModule" if LATENT_SUFFIX in sample else "no video")

@@ -1,26 +1,33 @@
 """The sidecar index: how many samples each shard holds and which of them are known to be bad.
 
-`index.json` is in the folder of the shards: {"shards": {"000000.tar": {"bytes", "samples", "bad": {key: reason}}},
-"classes": [names], "num_classes": 1 + the largest label}. `shards pack` and `shards check` write it, else the first
-use does from the tar headers, without the classes.
+`index.json` is in the folder of the shards: {"shards": {"000000.tar": {"bytes", "samples", "bad": {key: reason},
+"chosen": {fingerprint of a selection: a bit for each sample, in hexadecimal}}}, "classes": [names], "num_classes": 1 +
+the largest label}. `shards pack` and `shards check` write it, else the first use does from the tar headers, without the
+classes. What is counted of remote shards is kept in such a file with their copies.
 """
 
 import json
 import os
 import re
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from glob import glob
+from itertools import compress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from cmd_lightning.atomic_files import replaced
 from cmd_lightning.data.cache import ShardCache
+from cmd_lightning.data.clips import IMAGE_SUFFIXES
 from cmd_lightning.data.fetch import STORES, WEB, protocol_of
-from cmd_lightning.data.plan import unique_names
-from cmd_lightning.data.tar import CUT, read_samples
+from cmd_lightning.data.plan import stable_hash, unique_names
+from cmd_lightning.data.selecting import Selection
+from cmd_lightning.data.tar import CUT, NO_VIDEO, Sample, read_samples
 from cmd_lightning.errors import InputError
 
 INDEX_NAME = "index.json"
@@ -36,11 +43,39 @@ class Shard:
     samples: int  # the bad ones included
     bad: dict[str, str] = field(default_factory=dict)  # reasons by the keys of the samples known to be bad
     bytes: int | None = None  # of the file, if known
+    chosen: Mapping[str, str] = field(default_factory=dict)  # of each selection, as in the index
+    selection: Selection | None = None  # that it is read by
 
     @property
     def good(self) -> int:
-        """Samples not known to be bad."""
-        return self.samples - len(self.bad)
+        """Samples that are read: those of the selection, or all that are not known to be bad."""
+        return self.samples - len(self.bad) if self.selection is None else sum(self._taken())
+
+    def usable(self, file: BinaryIO) -> Iterator[Sample]:
+        """The samples that are read, in the order of the file."""
+        if self.selection is not None:
+            return compress(read_samples(file, self.url, self.selection.images), self._taken())
+        return (sample for sample in read_samples(file, self.url) if sample.key not in self.bad)
+
+    def under(self, selection: Selection, remote: ShardCache) -> "Shard":
+        """The shard as it is read by a selection; it is opened if the index does not know which samples these are."""
+        if selection.fingerprint in self.chosen:
+            return replace(self, selection=selection)
+        with self.open(remote) as file:
+            bits = np.packbits(selection.choose(file, self.bad)).tobytes().hex()
+        return replace(self, selection=selection, chosen={**self.chosen, selection.fingerprint: bits})
+
+    def holds_images_alone(self, remote: ShardCache) -> bool:
+        """Whether still images are in the place of all videos; it is opened only if no sample has a video."""
+        if len(self.bad) < self.samples or not {NO_VIDEO}.issuperset(self.bad.values()):
+            return False
+        with self.open(remote) as file:
+            return any(not one.members.keys().isdisjoint(IMAGE_SUFFIXES) for one in read_samples(file, images=True))
+
+    def _taken(self) -> list[int]:
+        assert self.selection is not None
+        bits = bytes.fromhex(self.chosen[self.selection.fingerprint])
+        return np.unpackbits(np.frombuffer(bits, np.uint8)).tolist()
 
     def open(self, remote: ShardCache) -> BinaryIO:
         """The file, or the local copy of a remote shard; raises `OSError`, or `InputError` if it cannot be fetched."""
@@ -138,40 +173,59 @@ def _splits(folder: Path) -> list[Path]:
 
 
 def load_index(
-    urls: Sequence[str], *, count: bool = True, write: bool = False, remote: ShardCache | None = None
+    urls: Sequence[str],
+    *,
+    count: bool = True,
+    write: bool = False,
+    remote: ShardCache | None = None,
+    selection: Selection | None = None,
 ) -> list[Shard]:
     """Look shards up in the indexes of their folders; scan those that are not there or have changed size.
 
     Remote ones without an index are fetched for that, with a warning; without `count`, none is scanned, and the shards
     that no index knows have 0 samples. With `write`, what was scanned is kept in the index, where the folder can be
-    written. Raises `InputError` as `read_index`, and where a shard cannot be fetched.
+    written; of remote shards, next to their copies. Raises `InputError` as `read_index`, and where a shard cannot be
+    fetched.
     """
     remote = remote or ShardCache()
     folders: dict[str, dict[str, Any]] = {}
     scanned: dict[str, list[Shard]] = {}
     shards: list[Shard] = []
-    fetched: list[Shard] = []
+    fetched = False
     for url in urls:
         folder, name, query = place_of(url)
+        own = str(remote.place() / f"index-{stable_hash(folder):016x}") if is_remote(url) else folder
         if folder not in folders:
-            folders[folder] = read_index(folder, remote, query)
-        entry = folders[folder]["shards"].get(name)
+            folders[folder] = read_index(folder, remote, query)["shards"]
+            if own != folder:  # what was counted earlier holds as long as the index says nothing else
+                given, counted = folders[folder], read_index(own)["shards"]
+                newer = {n: e for n, e in given.items() if {**e, "chosen": 0} != {**counted.get(n, {}), "chosen": 0}}
+                folders[folder] = counted | newer
+        entry = folders[folder].get(name)
         if entry and (is_remote(url) or entry["bytes"] == os.path.getsize(url)):
-            shards.append(Shard(url, entry["samples"], entry["bad"], entry["bytes"]))
+            shard = known = Shard(url, entry["samples"], entry["bad"], entry["bytes"], chosen=entry.get("chosen", {}))
         elif not count:
-            shards.append(Shard(url, 0))
+            shard = known = Shard(url, 0)
         else:
+            known = None
             if is_remote(url) and not fetched:
+                fetched = True
                 warnings.warn(
                     f"{url}: no index.json next to it knows this shard, so it and others like it are fetched now to "
                     "count their samples; run `shards check` where they are made",
                     stacklevel=2,
                 )
             with Shard(url, 0).open(remote) as file:
-                shards.append(scan(url, file))
-            (fetched if is_remote(url) else scanned.setdefault(folder, [])).append(shards[-1])
+                shard = scan(url, file)
+        if selection:
+            shard = shard.under(selection, remote)
+        if known is None or shard.chosen != known.chosen:
+            scanned.setdefault(own, []).append(shard)
+        shards.append(shard)
     if write:
         for folder, found in scanned.items():
+            with suppress(OSError):
+                os.makedirs(folder, exist_ok=True)
             if os.access(folder, os.W_OK):
                 update_index(folder, found)
     return shards
@@ -200,11 +254,17 @@ def read_index(folder: str, remote: ShardCache | None = None, query: str = "") -
         return {"shards": {}, "classes": [], "num_classes": 0}  # nobody's, or damaged: scanning puts it right
 
 
-def _entry(bytes: int, samples: int, bad: dict[str, str], **_: Any) -> dict[str, Any]:
-    whole = type(bytes) is type(samples) is int
-    if not (whole and len(bad) <= samples <= min(bytes // 512 + 1, _MOST_SAMPLES)):  # a header takes 512 bytes
+def _entry(
+    bytes: int, samples: int, bad: dict[str, str], chosen: Mapping[str, str] | None = None, **_: Any
+) -> dict[str, Any]:
+    whole, most = type(bytes) is type(samples) is int, min(bytes // 512 + 1, _MOST_SAMPLES)  # a header takes 512 bytes
+    if not (whole and len(bad) <= samples <= most):
         raise ValueError(f"{samples} samples in {bytes} bytes, {len(bad)} bad")
-    return {"bytes": bytes, "samples": samples, "bad": {key: str(reason) for key, reason in bad.items()}}
+    entry = {"bytes": bytes, "samples": samples, "bad": {key: str(reason) for key, reason in bad.items()}}
+    bits = {
+        name: one for name, one in (chosen or {}).items() if re.fullmatch("([0-9a-f]{2})*", one) and len(one) <= most
+    }
+    return entry | ({"chosen": bits} if bits else {})
 
 
 def update_index(
@@ -213,8 +273,9 @@ def update_index(
     """Put shards into the index of their folder; other entries stay, and so do classes that are not given."""
     index = read_index(str(folder))
     for shard in shards:
-        entry = {"bytes": os.path.getsize(shard.url), "samples": shard.samples, "bad": shard.bad}
-        index["shards"][os.path.basename(shard.url)] = entry
+        size = os.path.getsize(shard.url) if shard.bytes is None else shard.bytes
+        entry = {"bytes": size, "samples": shard.samples, "bad": shard.bad}
+        index["shards"][place_of(shard.url).name] = entry | ({"chosen": dict(shard.chosen)} if shard.chosen else {})
     index["shards"] = dict(sorted(index["shards"].items()))
     index["classes"] = list(classes) or index["classes"]
     index["num_classes"] = max(num_classes, len(index["classes"]), index["num_classes"])

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tarfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,12 +14,12 @@ from filelock import Timeout
 from torch import Tensor
 
 from cmd_lightning.atomic_files import held, replaced
+from cmd_lightning.data.bad_samples import describe
 from cmd_lightning.data.classes import Classes
 from cmd_lightning.data.clips import LATENT_SUFFIX, BadSample
 from cmd_lightning.data.index import load_index, update_index
 from cmd_lightning.data.latent_clips import check_finite
-from cmd_lightning.data.shard_writer import add_members
-from cmd_lightning.data.stream import describe
+from cmd_lightning.data.shard_writer import tar_writer
 from cmd_lightning.errors import InputError
 
 SETTINGS_NAME = "encode.json"
@@ -171,14 +170,14 @@ class _Part:
         except Timeout as error:
             raise InputError(f"out {path.parent}: another process is writing {path.name}; let it end") from error
         self._file = open(self._hidden, "wb")  # noqa: SIM115  # closed by `close`
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115  # by `close`
+        self._tar = tar_writer(self._file)
         self.samples = 0
         self.bad: Counter[str] = Counter()
 
     def write(self, made_by: dict[str, str | None]) -> None:
         """Write the sample, if its latents are good."""
         try:
-            add_members(self._tar, self.sample.key, self.sample.members(made_by))
+            self._tar.write({"__key__": self.sample.key} | self.sample.members(made_by))
             self.samples += 1
         except BadSample as why:
             self.bad[str(why)] += 1

@@ -1,28 +1,26 @@
-"""The DataLoader over a stream, the position in it that a checkpoint keeps, and the DataModule that has both."""
+"""The loader of a stream, the position in it that a checkpoint keeps, and the DataModule that has both."""
 
 import ctypes
 import signal
 import sys
 import warnings
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch.utils.data import DataLoader
+from webdataset import WebLoader
 
 from cmd_lightning import compat
+from cmd_lightning.data.bad_samples import BadShare
 from cmd_lightning.data.batch import BatchStream
-from cmd_lightning.data.stream import Bad, describe, known_bad, list_bad
 from cmd_lightning.errors import InputError
 
 Split = Literal["train", "val", "test"]
 
 _PR_SET_PDEATHSIG = 1
-_ENOUGH = 10_000  # samples: that many tell the share of bad ones, though these are often together, in a bad shard
 
 
 class Position:
@@ -47,8 +45,9 @@ class Position:
             epoch, first = self._loaded["epoch"], self._loaded["batches"]
             if first and self._loaded["fingerprint"] != self._fingerprint:
                 rank_zero_warn(
-                    f"The checkpoint is {first} batches into epoch {epoch} of other data: shards, seed, batch_size, "
-                    "shuffle_buffer, num_workers or devices have changed. The epoch starts again."
+                    f"The checkpoint is {first} batches into epoch {epoch} of other data: shards, weights, select, "
+                    "stages, seed, batch_size, shuffle_buffer, num_workers or devices have changed. The epoch starts "
+                    "again."
                 )
                 first = 0
             elif first and trainer and not trainer.fit_loop.epoch_loop.batch_progress.current.ready:
@@ -85,39 +84,45 @@ class Position:
         self._loaded = dict(state) or None
 
 
-class StreamLoader(DataLoader):
-    """Loads a stream with its workers, adds up the bad samples, and reports them at the end of a pass.
+class StreamLoader(WebLoader):
+    """Webdataset's loader over a stream, which keeps the position and counts bad samples, see `BadShare`.
 
-    The share of bad samples to accept is that of a pass, or of as much of it as is seen once that is 10,000 samples.
-    Those that are known count as if they lay evenly among the others. Training begins at the position and updates it;
-    without one every pass is the whole of epoch 0.
+    Training begins at the position and updates it; without one every pass is the whole of epoch 0.
     """
 
     def __init__(
         self,
-        dataset: BatchStream,
+        stream: BatchStream,
         *,
         max_bad_share: float = 1.0,
         position: Position | None = None,
         trainer: Trainer | None = None,
         num_workers: int = 0,
-        **options: Any,
     ) -> None:
-        # Lightning creates the loader of `predict` a second time, with all options of DataLoader.
-        options |= {"batch_size": None, "pin_memory": torch.cuda.is_available()}
-        # A generator of its own: starting an epoch must not move the global one, where models draw noise.
-        options["generator"] = torch.Generator().manual_seed(dataset.seed)
-        options |= {"num_workers": num_workers, "worker_init_fn": leave_signals}
-        super().__init__(dataset, **options)
-        self.stream, self.position, self.trainer = dataset, position, trainer
-        self.max_bad_share = max_bad_share
-        self.good, self.known = sum(shard.good for shard in dataset.shards), known_bad(dataset.shards)
-        for message in (compat.NO_LENGTH, compat.MID_EPOCH):
-            # Lightning's advice where a stream is not cut by worker or cannot resume; this one is and can.
-            warnings.filterwarnings("ignore", message=message)
+        super().__init__(
+            stream,
+            batch_size=None,
+            pin_memory=torch.cuda.is_available(),
+            # A generator of its own: starting an epoch must not move the global one, where models draw noise.
+            generator=torch.Generator().manual_seed(stream.seed),
+            num_workers=num_workers,
+            worker_init_fn=leave_signals,
+        )
+        self.stream, self.num_workers, self.max_bad_share = stream, num_workers, max_bad_share
+        self.position, self.trainer = position, trainer
+        self.loader, self.pipeline[0] = self.pipeline[0], self.batches
+        # Lightning's advice where a loader cannot resume; this one can.
+        warnings.filterwarnings("ignore", message=compat.MID_EPOCH)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # torch names its private iterator
-        """Yield batches, from the position on. As a generator it begins at the first batch, when all is restored."""
+    def __len__(self) -> int:
+        """Batches in a whole epoch."""
+        return len(self.stream)
+
+    def batches(self) -> Iterator[dict[str, Any]]:
+        """Yield the batches of a pass. As a generator it asks for the position at the first one, when all is restored.
+
+        The first stage of this pipeline.
+        """
         epoch, first = 0, 0
         if self.position:
             epoch, first = self.position.begin(self.stream, self.num_workers, self.trainer)
@@ -127,38 +132,16 @@ class StreamLoader(DataLoader):
         last = len(self)
         if self.position and self.trainer:
             last = int(min(last, self.trainer.num_training_batches))  # `limit_train_batches`
-        samples = self.stream.count(last)
-        bad: list[Bad] = []
-        seen = 0
-        self._judge(bad, samples)
-        for done, batch in enumerate(super().__iter__(), first + 1):
+        share = BadShare(self.max_bad_share, self.stream.shards, self.stream.count(last))
+        for done, batch in enumerate(self.loader, first + 1):
             if "error" in batch:  # raised in a worker it would come with the worker's traceback
                 raise InputError(batch["error"])
-            bad += batch.pop("bad")
-            seen += len(batch["key"])
             if self.position:
                 self.position.advance()
-            self._judge(bad, max(seen, min(samples, _ENOUGH)))
+            share.add(len(batch["key"]), batch.pop("bad"))
             if done == last:
-                self._report(bad, seen)
+                share.report()
             yield batch | {"epoch": epoch}
-
-    def _judge(self, bad: list[Bad], samples: int) -> None:
-        known = len(self.known) * samples / self.good if self.known else 0
-        if len(bad) + known > self.max_bad_share * (samples + known):
-            listed = list_bad(bad + self.known, most=3)
-            raise InputError(
-                f"data.max_bad_share {self.max_bad_share:g}: too many samples are bad, {len(bad)} of {samples}"
-                f"{f' and {len(self.known)} known before' if self.known else ''}: {listed}; fix or remove them, or "
-                "raise the share"
-            )
-
-    def _report(self, bad: list[Bad], seen: int) -> None:
-        if bad:
-            warnings.warn(f"{len(bad)} of {seen} samples were bad and replaced: {list_bad(bad, most=5)}", stacklevel=3)
-        if self.known:
-            known = describe(Counter(sample.reason for sample in self.known))
-            rank_zero_warn(f"{len(self.known)} samples known to be bad were left out: {known}")
 
 
 class StreamDataModule(LightningDataModule):

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from cmd_lightning.data.annotations import Annotations, Row, read_annotations
+from cmd_lightning.data.bad_samples import describe
 from cmd_lightning.data.hold_out import check_share, held_out
 from cmd_lightning.data.shard_writer import ShardWriter, split_folder
-from cmd_lightning.data.stream import describe
 from cmd_lightning.data.walk import clip_suffix, walk
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_file import VideoError

@@ -4,18 +4,25 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cmd_lightning.errors import InputError
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """Good samples `start` to `stop` (exclusive) of a shard, counted from 0 in the order of the file."""
 
     shard: int
     start: int
     stop: int
+    again: int = 0  # how often its data set has begun again within the epoch
+
+
+class Part(NamedTuple):
+    """A data set among those of an epoch: its shards, and how many samples of it an epoch takes."""
+
+    shards: range
+    samples: int
 
 
 def stable_hash(*parts: object) -> int:
@@ -59,8 +66,25 @@ def batch_sizes(samples: int, ranks: int, batch_size: int) -> list[list[int]]:
     return [[batch_size] * (full - 1) + _shares(share, 2) for share in shares]
 
 
+def portions(counts: Sequence[int], weights: Sequence[float]) -> list[int]:
+    """Samples of each data set in an epoch of several, in the proportion of their weights.
+
+    Of the one that is largest for its weight, an epoch takes every sample once; of the others more than they have.
+    """
+    size, weight = max(zip(counts, weights, strict=True), key=lambda one: one[0] / one[1])
+    return [max(1, round(size * own / weight)) for own in weights]
+
+
 def assign(
-    counts: Sequence[int], *, ranks: int, workers: int, batch_size: int, seed: int, epoch: int, shuffle: bool
+    counts: Sequence[int],
+    *,
+    ranks: int,
+    workers: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    shuffle: bool,
+    parts: Sequence[Part] = (),
 ) -> list[list[list[Interval]]]:
     """Give every good sample of an epoch to exactly one reader.
 
@@ -68,16 +92,42 @@ def assign(
     epoch), and the line is cut into one piece for each reader: shards are read in sequence, and shared where there are
     more readers than shards. Every rank has W workers (0 counts as 1) and full batches of `batch_size`.
 
+    With `parts` there is a line for each data set, and every reader gets the same proportion of each. A line does not
+    end: after its last shard the data set begins again, in another order, and an epoch continues where the one before
+    it stopped. So over the epochs each sample of a data set is read equally often.
+
     Returns:
-        `plan[rank][worker]`, the intervals to read one after the other. Worker w serves batches w, w + W, ...
+        `plan[rank][worker]`, the intervals to read, of one data set after the other. Worker w serves batches w,
+        w + W, ...
     """
     workers = max(workers, 1)
-    order = list(range(len(counts)))
-    if shuffle:
-        random.Random(stable_hash("shards", seed, epoch)).shuffle(order)
-    line = [Interval(shard, 0, counts[shard]) for shard in reversed(order) if counts[shard]]
-    sizes = batch_sizes(sum(counts), ranks, batch_size)
-    return [[_take(line, sum(sizes[rank][worker::workers])) for worker in range(workers)] for rank in range(ranks)]
+    parts = parts or [Part(range(len(counts)), sum(counts))]
+    left = [part.samples for part in parts]
+    sizes = batch_sizes(sum(left), ranks, batch_size)
+    lines = [_line(counts, part, seed, epoch, shuffle) for part in parts]
+    plan: list[list[list[Interval]]] = []
+    for rank in range(ranks):
+        plan.append([])
+        for worker in range(workers):
+            shares = _in_proportion(sum(sizes[rank][worker::workers]), left)
+            left = [before - share for before, share in zip(left, shares, strict=True)]
+            plan[rank].append([one for line, share in zip(lines, shares, strict=True) for one in _take(line, share)])
+    return plan
+
+
+def _line(counts: Sequence[int], part: Part, seed: int, epoch: int, shuffle: bool) -> list[Interval]:
+    """What an epoch takes of a data set, and the rest of its last round; the head is the last item."""
+    size = sum(counts[shard] for shard in part.shards)
+    first, skipped = divmod(epoch * part.samples, size)
+    line: list[Interval] = []
+    for again in range(-(-(skipped + part.samples) // size)):
+        order = list(part.shards)
+        if shuffle:
+            random.Random(stable_hash("shards", seed, first + again)).shuffle(order)
+        line += [Interval(shard, 0, counts[shard], again) for shard in order if counts[shard]]
+    line.reverse()
+    _take(line, skipped)
+    return line
 
 
 def _take(line: list[Interval], samples: int) -> list[Interval]:
@@ -86,11 +136,21 @@ def _take(line: list[Interval], samples: int) -> list[Interval]:
     while samples:
         head = line.pop()
         stop = min(head.stop, head.start + samples)
-        taken.append(Interval(head.shard, head.start, stop))
+        taken.append(head._replace(stop=stop))
         samples -= stop - head.start
         if stop < head.stop:
-            line.append(Interval(head.shard, stop, head.stop))
+            line.append(head._replace(start=stop))
     return taken
+
+
+def _in_proportion(total: int, left: Sequence[int]) -> list[int]:
+    """Cut a total into whole shares in proportion to what is left of each; none is more than that."""
+    whole = max(sum(left), 1)
+    shares = [total * one // whole for one in left]
+    largest = sorted(range(len(left)), key=lambda index: -(total * left[index] % whole))
+    for index in largest[: total - sum(shares)]:
+        shares[index] += 1
+    return shares
 
 
 def _shares(total: int, parts: int) -> list[int]:

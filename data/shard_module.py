@@ -1,15 +1,24 @@
 """ShardDataModule: what DataModules over shards share."""
 
+import math
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from cmd_lightning.data.bad_samples import known_bad, list_bad
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.captions import some_captions
 from cmd_lightning.data.classes import read_classes
 from cmd_lightning.data.clips import SampleLoader
 from cmd_lightning.data.index import Shard, expand, load_index
 from cmd_lightning.data.loader import Split, StreamDataModule
-from cmd_lightning.data.stream import ShardStream, known_bad, list_bad
+from cmd_lightning.data.plan import Part, portions
+from cmd_lightning.data.selecting import Selection
+from cmd_lightning.data.stages import importable, name_of
+from cmd_lightning.data.stream import ShardStream
 from cmd_lightning.errors import InputError, check_at_least, check_positive
 
 _USED = {  # by the Trainer's verb
@@ -27,8 +36,10 @@ class ShardDataModule(StreamDataModule):
     number of batches. Interrupted training resumes at the next batch.
 
     Args:
-        train_shards: .tar files for training: paths, globs, folders, brace ranges or URLs (https, s3, gs, az, hf).
-        val_shards: The same for validation.
+        train_shards: .tar files for training: paths, globs, folders, brace ranges or URLs (https, s3, gs, az, hf). Or
+            data sets with weights, as {a/: 0.7, b/: 0.3}: an epoch takes each sample of the one that is largest for its
+            weight once, and repeats the others in proportion.
+        val_shards: The same for validation, without weights.
         test_shards: The same for testing and prediction.
         batch_size: Clips in a batch, per device.
         num_workers: Loader processes, per device.
@@ -36,15 +47,21 @@ class ShardDataModule(StreamDataModule):
         shuffle_buffer: Samples, per worker, not read yet, among which the next one is drawn in training.
         max_bad_share: The largest share of bad samples to accept, from 0 to 1. They are replaced and counted; more of
             them, or of those that the index lists, end the run with a list.
+        select: Conditions on the metadata of samples, as {width: {min: 512}, caption: {matches: "dog"}}, with min, max,
+            equals, in, matches; or the name of a function of the json and the caption that returns true or false.
+        stages: Names of webdataset stages that training samples pass before they are decoded: functions from an
+            iterator over samples, dictionaries of bytes by suffix, to another of as many.
         remote: How shards at addresses are fetched and kept.
 
     Raises:
-        InputError: A number is out of range.
+        InputError: A value is out of range, or a function cannot be imported.
     """
+
+    stills = False  # whether still images are read as clips, in training and validation
 
     def __init__(
         self,
-        train_shards: str | list[str] | None = None,
+        train_shards: str | list[str] | dict[str, float] | None = None,
         val_shards: str | list[str] | None = None,
         test_shards: str | list[str] | None = None,
         batch_size: int = 8,
@@ -52,6 +69,8 @@ class ShardDataModule(StreamDataModule):
         seed: int = 0,
         shuffle_buffer: int = 100,
         max_bad_share: float = 0.1,
+        select: dict[str, dict[str, Any]] | str | Callable | None = None,
+        stages: list[str | Callable] | None = None,
         remote: ShardCache | None = None,
     ) -> None:
         super().__init__()
@@ -59,11 +78,19 @@ class ShardDataModule(StreamDataModule):
         check_at_least(0, num_workers=num_workers, shuffle_buffer=shuffle_buffer)
         if not 0 <= max_bad_share <= 1:
             raise InputError(f"max_bad_share {max_bad_share}: give a share from 0 to 1, e.g. 0.1")
-        self.shards = {"train_shards": train_shards, "val_shards": val_shards, "test_shards": test_shards}
+        if isinstance(train_shards, dict):
+            _check_weights(train_shards)
+        self.shards: dict[str, Any] = {
+            "train_shards": train_shards,
+            "val_shards": val_shards,
+            "test_shards": test_shards,
+        }
         self.batch_size, self.num_workers = batch_size, num_workers
         self.seed, self.shuffle_buffer = seed, shuffle_buffer
         self.max_bad_share, self.remote = max_bad_share, remote or ShardCache()
-        self._found: dict[str, list[Shard]] = {}
+        self.select = select if isinstance(select, dict) or select is None else importable(select, "data.select")
+        self.stages = [importable(stage, "data.stages") for stage in stages or ()]
+        self._found: dict[str, list[list[Shard]]] = {}
 
     @abstractmethod
     def clip_loader(self, *, training: bool) -> SampleLoader:
@@ -75,11 +102,12 @@ class ShardDataModule(StreamDataModule):
         Raises:
             InputError: Folders give the same label to different classes.
         """
-        return read_classes([shard.url for option in self._used() for shard in self._find(option)], self.remote).number
+        urls = [shard.url for option in self._used() for found in self._find(option) for shard in found]
+        return read_classes(urls, self.remote).number
 
     def captions(self) -> list[str]:
         """Captions of up to 1000 training samples; see `some_captions`."""
-        return some_captions(self._find("train_shards"), self.remote)
+        return some_captions([shard for found in self._find("train_shards") for shard in found], self.remote)
 
     def prepare_data(self) -> None:
         """Scan shards that have no index yet, once for all ranks: those that the Trainer's verb reads, else all."""
@@ -88,17 +116,19 @@ class ShardDataModule(StreamDataModule):
 
     def describe(self) -> dict[str, Any]:
         """What the test clips are, as plain data for the record of a result."""
-        return {"data": type(self).__name__, "shards": self.shards["test_shards"]}
+        select = self.select if self.select is None or isinstance(self.select, dict) else name_of(self.select)
+        about = {"data": type(self).__name__, "shards": self.shards["test_shards"]}
+        return about if select is None else about | {"select": select}
 
     def has(self, split: Split) -> bool:
         """Whether shards of the split are given."""
         return bool(self.shards[f"{split}_shards"])
 
     def stream(self, split: Split) -> ShardStream:
-        """Batches of the shards of a split: shuffled in training, else in fixed order."""
-        training = split == "train"
+        """Batches of the shards of a split: shuffled and through the user's stages in training, else in fixed order."""
+        training, found = split == "train", self._find(f"{split}_shards")
         return ShardStream(
-            self._find(f"{split}_shards"),
+            [shard for shards in found for shard in shards],
             self.clip_loader(training=training),
             batch_size=self.batch_size,
             rank=self.trainer.global_rank if self.trainer else 0,
@@ -106,23 +136,62 @@ class ShardDataModule(StreamDataModule):
             seed=self.seed,
             shuffle_buffer=self.shuffle_buffer if training else 0,
             shuffle=training,
+            parts=self._parts(found),
+            stages=self.stages if training else (),
             remote=self.remote,
         )
+
+    def _parts(self, found: Sequence[Sequence[Shard]]) -> list[Part]:
+        """The data sets of an epoch; none where there is only one."""
+        if len(found) == 1:
+            return []
+        ends = list(accumulate(map(len, found), initial=0))
+        sizes = [sum(shard.good for shard in shards) for shards in found]
+        takes = portions(sizes, [weight for weight in self.shards["train_shards"].values() if weight])
+        return [Part(range(*ends[number : number + 2]), take) for number, take in enumerate(takes)]
 
     def _used(self) -> list[str]:
         """The options of the shards that are given and that the Trainer's verb reads."""
         verb = self.trainer.state.fn if self.trainer else None
         return [option for option in (_USED[verb.value] if verb else self.shards) if self.shards[option]]
 
-    def _find(self, option: str) -> list[Shard]:
+    def _find(self, option: str) -> list[list[Shard]]:
+        """The shards of an option, of each data set; indexed at the first call."""
         if option not in self._found:
-            shards = self.shards[option]
-            if not shards:
+            given = self.shards[option]
+            if not given:
                 raise InputError(f"{option}: none given; name .tar files, e.g. 'clips/{{000000..000009}}.tar'")
-            urls = expand(shards, option, self.remote)
-            found = load_index(urls, write=True, remote=self.remote)
-            if not sum(shard.good for shard in found):
-                why = list_bad(known_bad(found), most=3) if known_bad(found) else "no sample with a clip in it"
-                raise InputError(f"{option} {shards}: no usable clip: {why}; see them with `shards check`")
-            self._found[option] = found
+            sets = [one for one, weight in given.items() if weight] if isinstance(given, dict) else [given]
+            self._found[option] = [self._index(option, one) for one in sets]
         return self._found[option]
+
+    def _index(self, option: str, shards: str | list[str]) -> list[Shard]:
+        """The shards of a data set."""
+        selection = Selection(self.select, images=self.stills and option != "test_shards")
+        chosen = None if selection == Selection() else selection
+        urls = expand(shards, option, self.remote)
+        found = load_index(urls, write=True, remote=self.remote, selection=chosen)
+        good, there = sum(shard.good for shard in found), sum(shard.samples for shard in found)
+        if self.select is not None:
+            if not good:
+                files = (shard.open(self.remote) for shard in found)
+                raise InputError(f"data.select: nothing is left of {option} {shards}: {selection.why_none(files)}")
+            rank_zero_info(f"{option} {shards}: data.select takes {good} of {there} samples")
+        for shard in found:
+            if not selection.images and shard.holds_images_alone(self.remote):
+                raise InputError(
+                    f"{option} {shard.url}: holds still images, and video is needed; to train and validate an "
+                    "autoencoder or content model on images as clips without motion, set data.images still"
+                )
+        if not good:
+            why = list_bad(known_bad(found), most=3) if known_bad(found) else "no sample with a clip in it"
+            raise InputError(f"{option} {shards}: no usable clip: {why}; see them with `shards check`")
+        return found
+
+
+def _check_weights(sets: dict[str, float]) -> None:
+    for shards, weight in sets.items():
+        if not 0 <= weight < math.inf:
+            raise InputError(f"train_shards {shards}: the weight {weight} must be a number from 0 up, e.g. 0.5")
+    if not sum(sets.values()):
+        raise InputError(f"train_shards {sets}: the weights sum to zero; give one data set more than 0, e.g. 1")

@@ -1,15 +1,15 @@
 """Write shards: samples go into numbered tar files with an index, all of them or none."""
 
-import io
 import json
 import os
 import shutil
-import tarfile
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from webdataset import TarWriter
 
 from cmd_lightning.data.index import Shard, update_index
 from cmd_lightning.errors import InputError, check_positive
@@ -22,13 +22,9 @@ def split_folder(out: str | Path, split: str) -> Path:
     return Path(out, split)
 
 
-def add_members(tar: tarfile.TarFile, key: str, members: Mapping[str, bytes]) -> None:
-    """Add a sample to an open shard: the bytes of its members by suffix, in their order."""
-    for suffix, data in members.items():
-        member = tarfile.TarInfo(f"{key}.{suffix}")  # time, owner and mode stay at their constants
-        member.size = len(data)
-        tar.addfile(member, io.BytesIO(data))
-        tar.members = []  # type: ignore[attr-defined]  # headers of a long shard need not be kept
+def tar_writer(file: BinaryIO) -> TarWriter:
+    """Webdataset's writer of a shard, which gives the same bytes for the same samples."""
+    return TarWriter(file, user="", group="", mode=0o644, mtime=0, encoder=False)
 
 
 class ShardWriter:
@@ -52,7 +48,7 @@ class ShardWriter:
         self.classes, self.num_classes = classes, num_classes
         self.samples = 0
         self._counts: list[int] = []
-        self._tar: tarfile.TarFile | None = None
+        self._file: BinaryIO | None = None
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.glob("*.tar"))):
             raise InputError(f"{folder}: holds shards already, or is a file; choose another folder or remove them")
 
@@ -65,14 +61,14 @@ class ShardWriter:
 
     def write(self, suffix: str, video: bytes, caption: str, about: dict[str, Any]) -> None:
         """Add a sample: a video file's suffix ("mp4", ...) and bytes, the caption, and further facts for the .json."""
-        if self._tar is None or self._counts[-1] == self.shard_size:
+        if self._file is None or self._counts[-1] == self.shard_size:
             self._close()
-            path = self._hidden / f"{len(self._counts):06d}.tar"
-            self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  # closed by _close
+            self._file = open(self._hidden / f"{len(self._counts):06d}.tar", "wb")  # noqa: SIM115  # closed by _close
+            self._tar = tar_writer(self._file)
             self._counts.append(0)
         key = f"{len(self._counts) - 1:06d}{self._counts[-1]:05d}"
         text = json.dumps({"key": key, "caption": caption, **about}, ensure_ascii=False)
-        add_members(self._tar, key, {suffix: video, "txt": caption.encode(), "json": text.encode()})
+        self._tar.write({"__key__": key, suffix: video, "txt": caption.encode(), "json": text.encode()})
         self._counts[-1] += 1
         self.samples += 1
 
@@ -99,6 +95,7 @@ class ShardWriter:
         update_index(self.folder, shards, self.classes, self.num_classes)
 
     def _close(self) -> None:
-        if self._tar is not None:
-            self._tar.close()
-            self._tar = None
+        if self._file is not None:
+            with self._file:
+                self._tar.close()
+            self._file = None

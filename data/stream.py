@@ -6,102 +6,133 @@ alone, never on what was read before it.
 """
 
 import random
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from threading import Thread
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
-from torch.utils.data import get_worker_info
+import webdataset
 
+from cmd_lightning.data.bad_samples import Bad
 from cmd_lightning.data.batch import BatchStream
 from cmd_lightning.data.cache import ShardCache
-from cmd_lightning.data.clips import BadSample, SampleLoader, collate
+from cmd_lightning.data.clips import SampleLoader, collate
 from cmd_lightning.data.fetch import FetchError
 from cmd_lightning.data.index import Shard, is_remote, shard_names
-from cmd_lightning.data.plan import Interval, assign, batch_sizes, clip_draw, stable_hash
-from cmd_lightning.data.tar import Sample, read_samples
+from cmd_lightning.data.plan import Interval, Part, assign, batch_sizes, clip_draw, stable_hash
+from cmd_lightning.data.stages import Stage, Stages
+from cmd_lightning.data.standby import Standby
+from cmd_lightning.data.tar import Sample
 from cmd_lightning.data.watchdog import Watchdog
 from cmd_lightning.errors import InputError
 
-_STANDBY = 8  # samples kept to stand in for a bad one
-_SEARCHED = 1000  # samples tried for one that can stand in where none of these can
 
-
-class Bad(NamedTuple):
-    """A sample that could not be used: the reason it is counted under, and where it is."""
-
-    reason: str
-    place: str
-
-
-@dataclass(eq=False)
 class ShardStream(BatchStream):
-    """Batches of one rank, for a DataLoader with `batch_size=None` and any number of workers.
+    """Batches of one rank: planned shards, samples from tar, shuffle, the user's stages, decode, batches.
 
     The key of a clip is that of its sample after the name of its shard, "000000/0001", so that it is unique.
-    A bad sample is replaced: by the last good one of the eight before it, else by the first good one of the
-    reader, else of all shards. `batch["bad"]` lists them.
+    A bad sample is replaced, see `Standby`; `batch["bad"]` lists them.
+
+    Args:
+        shards: What is read.
+        clips: Loads a clip from the members of a sample.
+        batch_size: Samples in a batch, per rank.
+        rank: This process, of `ranks`.
+        ranks: Number of processes.
+        seed: Of the order and of every random choice.
+        shuffle_buffer: Undecoded samples among which the next one is drawn; 0 keeps the order of the shards.
+        shuffle: Whether each epoch has another order of the shards.
+        parts: Data sets that the shards belong to, if an epoch takes them in a proportion of their own.
+        stages: The user's, see `Stages`.
+        remote: Fetches a shard while the one before it is read.
     """
 
-    shards: Sequence[Shard]
-    clips: SampleLoader
-    _: KW_ONLY
-    batch_size: int  # per rank
-    rank: int = 0
-    ranks: int = 1
-    seed: int = 0  # of the order and of every random choice
-    shuffle_buffer: int = 0  # undecoded samples among which the next one is drawn; 0 keeps the order of the shards
-    shuffle: bool = False  # each epoch has another order of the shards
-    remote: ShardCache = field(default_factory=ShardCache)  # fetches a shard while the one before it is read
-
-    def __post_init__(self) -> None:
-        """Cut the epoch into batches."""
-        self._sizes = batch_sizes(sum(shard.good for shard in self.shards), self.ranks, self.batch_size)[self.rank]
-        self._names = shard_names([shard.url for shard in self.shards])
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        clips: SampleLoader,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        ranks: int = 1,
+        seed: int = 0,
+        shuffle_buffer: int = 0,
+        shuffle: bool = False,
+        parts: Sequence[Part] = (),
+        stages: Sequence[Stage] = (),
+        remote: ShardCache | None = None,
+    ) -> None:
+        self.shards, self.clips, self.rank, self.seed = shards, clips, rank, seed
+        self.shuffle_buffer, self.parts, self.remote = shuffle_buffer, parts, remote or ShardCache()
+        good = [shard.good for shard in shards]
+        self.stages = Stages(stages)
+        super().__init__(
+            batch_sizes(sum(part.samples for part in parts) or sum(good), ranks, batch_size)[rank],
+            self.planned_shards,
+            self.tar_samples,
+            self.shuffled,
+            self.stages,
+            self.decoded,
+            self.batched,
+        )
+        self._plan = partial(assign, good, ranks=ranks, batch_size=batch_size, seed=seed, shuffle=shuffle, parts=parts)
+        self._cut = (batch_size, ranks), (seed, shuffle_buffer), (*parts, *self.stages.names)
+        self._names = shard_names([shard.url for shard in shards])
         self._watchdog = Watchdog()
 
     def fingerprint(self, workers: int) -> str:
         shards = [(shard.url.rpartition("/")[2], shard.good) for shard in self.shards]
-        cut = (self.batch_size, self.ranks, max(workers, 1), self.seed, self.shuffle_buffer)
-        return f"{stable_hash(shards, cut):016x}"
+        first, last, own = self._cut
+        return f"{stable_hash(shards, (*first, max(workers, 1), *last), *own):016x}"
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield the batches of this worker: v, v + W, ... counted from the first batch of the pass.
+    def planned_shards(self) -> Iterator[Interval]:
+        """The parts of shards that this worker reads: webdataset's splitters give whole ones, so some have more."""
+        reader, workers = self.reader()
+        yield from self._plan(workers=workers, epoch=self._epoch)[self.rank][reader]
+
+    def tar_samples(self, intervals: Iterable[Interval]) -> Iterator[Sample]:
+        """Samples by the headers of their shards: webdataset's reader loads each, and does not know how many come.
+
+        Those of several data sets are drawn in turn, with a chance in proportion to what is left of each.
+        """
+        planned = list(intervals)
+        sets = [[one for one in planned if one.shard in part.shards] for part in self.parts] or [planned]
+        left = [sum(one.stop - one.start for one in own) for own in sets]
+        samples = [self.read(own) for own in sets]
+        chance = self._chance("sets")
+        while any(left):
+            [chosen] = chance.choices(range(len(sets)), left) if len(sets) > 1 else [0]
+            left[chosen] -= 1
+            yield next(samples[chosen])
+
+    def shuffled(self, samples: Iterator[Sample]) -> Iterator[Sample]:
+        """Samples in the order of webdataset's shuffle, drawn by the seed."""
+        size = self.shuffle_buffer + 1
+        return webdataset.shuffle(size, initial=size, rng=self._chance("buffer"))(samples)
+
+    def decoded(self, samples: Iterator[Sample]) -> Iterator[tuple[dict[str, Any], list[Bad]]]:
+        """Clips from the first batch of the pass on, each with what it replaces: webdataset's decoder unpickles."""
+        reader, workers = self.reader()
+        standby = Standby(self)
+        standby.before.extend(islice(samples, sum(self._sizes[reader : self._first : workers])))
+        yield from map(standby.decode, samples)
+
+    def batched(self, clips: Iterator[tuple[dict[str, Any], list[Bad]]]) -> Iterator[dict[str, Any]]:
+        """Batches as they are planned, the last ones of an epoch in part; webdataset's have one size.
 
         The last one is {"error": message} where the run cannot continue.
         """
+        reader, workers = self.reader()
         try:
-            yield from self._batches()
+            for size in self._sizes[self._first + (reader - self._first) % workers :: workers]:
+                own = list(islice(clips, size))
+                bad = [one for _, listed in own for one in listed]
+                yield collate([clip for clip, _ in own]) | {"epoch": self._epoch, "bad": bad}
         except InputError as error:
             yield {"error": str(error)}
-
-    def _batches(self) -> Iterator[dict[str, Any]]:
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        # Batch i of an epoch is served by reader i % W, whichever worker process plays it after a resume.
-        reader = (self._first + worker) % workers
-        plan = assign(
-            [shard.good for shard in self.shards],
-            ranks=self.ranks,
-            workers=workers,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            epoch=self._epoch,
-            shuffle=self.shuffle,
-        )
-        intervals = plan[self.rank][reader]
-        samples = self._mixed(self._read(intervals), reader)
-        standby = _Standby(self, intervals)
-        for batch in range(reader, len(self._sizes), workers):
-            if batch < self._first:
-                standby.before.extend(islice(samples, self._sizes[batch]))
-            else:
-                bad: list[Bad] = []
-                clips = [standby.decode(next(samples), bad) for _ in range(self._sizes[batch])]
-                yield collate(clips) | {"epoch": self._epoch, "bad": bad}
 
     def decode(self, sample: Sample, instead_of: str = "") -> dict[str, Any]:
         """Read and decode one sample with the draws that belong to it in this epoch; raises `BadSample`."""
@@ -109,30 +140,24 @@ class ShardStream(BatchStream):
         with self._watchdog.watch(sample.place):
             return self.clips(sample.read(), draw, self._epoch)
 
-    def _mixed(self, samples: Iterator[Sample], reader: int) -> Iterator[Sample]:
-        chance = random.Random(stable_hash("buffer", self.seed, self._epoch, self.rank, reader))
-        buffer: list[Sample] = []
-        for sample in samples:
-            buffer.append(sample)
-            if len(buffer) > self.shuffle_buffer:
-                yield _draw(buffer, chance)
-        while buffer:
-            yield _draw(buffer, chance)
+    def everything(self) -> Iterator[Interval]:
+        """All shards."""
+        return (Interval(number, 0, shard.good) for number, shard in enumerate(self.shards))
 
-    def _read(self, intervals: Sequence[Interval]) -> Iterator[Sample]:
+    def read(self, intervals: Sequence[Interval]) -> Iterator[Sample]:
         """Exactly as many samples as the intervals promise; those that a shard fails to give come with that fault."""
         ahead = None
         for number, interval in enumerate(intervals):
             shard = self.shards[interval.shard]
             left = interval.stop - interval.start
             problem = f"{shard.url}: holds fewer samples than its index says; run `shards check` on it"
+            again = f"@{interval.again}" if interval.again else ""
             try:
                 file = ahead.result() if ahead else shard.open(self.remote)
                 following = [self.shards[other.shard] for other in intervals[number + 1 : number + 2]]
                 ahead = _open_ahead(following[0], self.remote) if following and is_remote(following[0].url) else None
-                good = (sample for sample in read_samples(file, shard.url) if sample.key not in shard.bad)
-                for sample in islice(good, interval.start, interval.stop):
-                    yield replace(sample, key=f"{self._names[interval.shard]}/{sample.key}")
+                for sample in islice(shard.usable(file), interval.start, interval.stop):
+                    yield replace(sample, key=f"{self._names[interval.shard]}/{sample.key}{again}")
                     left -= 1
             except FetchError as error:
                 problem, ahead = str(error), None
@@ -141,6 +166,9 @@ class ShardStream(BatchStream):
             for missing in range(left):
                 key = f"{shard.url} {interval.stop - missing}"
                 yield Sample(key, fault="unreadable shard", place=problem)
+
+    def _chance(self, purpose: str) -> random.Random:
+        return random.Random(stable_hash(purpose, self.seed, self._epoch, self.rank, self.reader()[0]))
 
 
 def _open_ahead(shard: Shard, remote: ShardCache) -> Future[BinaryIO]:
@@ -155,72 +183,3 @@ def _open_ahead(shard: Shard, remote: ShardCache) -> Future[BinaryIO]:
 
     Thread(target=run, daemon=True).start()  # unlike an executor's, a process that ends does not wait for it
     return opened
-
-
-class _Standby:
-    """Decodes the samples of a reader and finds a stand-in for a bad one, the same one wherever a resume began."""
-
-    def __init__(self, stream: ShardStream, intervals: Sequence[Interval]) -> None:
-        self._stream, self._intervals = stream, intervals
-        self.before: deque[Sample] = deque(maxlen=_STANDBY)
-        self._first_good: Sample | None = None
-
-    def decode(self, sample: Sample, bad: list[Bad]) -> dict[str, Any]:
-        try:
-            return self._stream.decode(sample)
-        except BadSample as reason:
-            bad.append(Bad(str(reason), sample.place))
-            return self._replace(sample.key)
-        finally:
-            self.before.append(sample)
-
-    def _replace(self, key: str) -> dict[str, Any]:
-        for candidate in reversed(self.before):
-            try:
-                return self._stream.decode(candidate, instead_of=key)
-            except BadSample:
-                continue
-        if self._first_good is None:
-            self._first_good = self._find_first_good()
-        return self._stream.decode(self._first_good, instead_of=key)
-
-    def _find_first_good(self) -> Sample:
-        everything = [Interval(number, 0, shard.good) for number, shard in enumerate(self._stream.shards)]
-        for intervals in (self._intervals, everything):
-            bad = []
-            for sample in islice(self._stream._read(intervals), _SEARCHED):
-                try:
-                    self._stream.decode(sample)
-                    return sample
-                except BadSample as reason:
-                    bad.append(Bad(str(reason), sample.place))
-        remedy = "lower data.num_frames, or data.stride, or raise data.fps; or " if "too short" in dict(bad) else ""
-        raise InputError(
-            f"no usable clip among {len(bad)}: {list_bad(bad, most=1)}; {remedy}run `shards check` on these shards"
-        )
-
-
-def known_bad(shards: Sequence[Shard]) -> list[Bad]:
-    """What the index of the shards knows to be bad."""
-    return [Bad(reason, f"{shard.url} {key}") for shard in shards for key, reason in shard.bad.items()]
-
-
-def describe(bad: dict[str, int]) -> str:
-    """Counts by reason in words: "3 too short, 1 unreadable video"."""
-    return ", ".join(f"{number} {reason}" for reason, number in sorted(bad.items()))
-
-
-def list_bad(bad: Sequence[Bad], most: int = 20) -> str:
-    """Counts by reason, and which they are: "2 too short, 1 no video (a.tar 0003; a.tar 0007; b.tar 0001)".
-
-    At most `most` of them are named.
-    """
-    places = list(dict.fromkeys(sample.place for sample in bad))
-    more = f"; and {len(places) - most} more" if len(places) > most else ""
-    return f"{describe(Counter(sample.reason for sample in bad))} ({'; '.join(places[:most])}{more})"
-
-
-def _draw(buffer: list[Sample], chance: random.Random) -> Sample:
-    chosen = chance.randrange(len(buffer))
-    buffer[chosen], buffer[-1] = buffer[-1], buffer[chosen]
-    return buffer.pop()

@@ -16,7 +16,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, BinaryIO, NamedTuple
 
-from cmd_lightning.data.clips import LATENT_SUFFIX, BadSample
+from cmd_lightning.data.clips import IMAGE_SUFFIXES, LATENT_SUFFIX, BadSample
 from cmd_lightning.video_io import VIDEO_SUFFIXES
 
 _CLIPS = frozenset({*VIDEO_SUFFIXES, LATENT_SUFFIX})
@@ -29,6 +29,11 @@ FIELDS = (
 )
 """Names before a suffix that are not part of the key; of members with the same suffix the one without a field is taken,
 else the first in this order."""
+
+READ = SUFFIXES.union(IMAGE_SUFFIXES)
+"""Of the members that are read where still images are asked for."""
+
+NO_VIDEO = "no video"
 
 MAX_MEMBER_BYTES = 0x7FFFF000
 """A larger member (2 GiB, the most that one call reads) is not loaded: it would have to fit into memory."""
@@ -53,9 +58,10 @@ class Sample:
     members: dict[str, Member] = field(default_factory=dict)  # by suffix, in lower case
     fault: str = ""  # why it cannot be used, where the headers show a reason
     place: str = ""  # for people: the shard and the key
+    url: str = ""  # of the shard
     file: BinaryIO | None = field(default=None, compare=False, repr=False)  # stays open while a sample refers to it
 
-    def read(self, suffixes: Collection[str] = SUFFIXES) -> dict[str, Any]:
+    def read(self, suffixes: Collection[str] = READ) -> dict[str, Any]:
         """The bytes of its members with these suffixes, and "__key__"; moves the file's position."""
         if self.fault:
             raise BadSample(self.fault)
@@ -73,17 +79,17 @@ class Sample:
         return found
 
 
-def read_samples(file: BinaryIO, name: str = "") -> Iterator[Sample]:
+def read_samples(file: BinaryIO, name: str = "", images: bool = False) -> Iterator[Sample]:
     """Find the samples of an uncompressed tar file, in its order.
 
     A sample with a fault comes too, so that all readers count alike: "no video" (nor latents), "member twice", "hostile
     name" (leads out of its folder, or cannot be printed), "sparse member", "too large", and "truncated shard" for the
     last one of a file that is cut off or damaged there. A file that is no tar file at all is one sample, "unreadable
     shard". A key that comes again later in the file is another sample and gets a number. The file needs a descriptor;
-    `name` is what the samples' places call it.
+    `name` is what the samples' places call it. With `images`, a still image in place of a video is a sample, too.
     """
     times: Counter[str] = Counter()
-    for key, group in groupby(_with_dots(_members(file)), itemgetter(0)):
+    for key, group in groupby(_with_dots(_members(file, READ if images else SUFFIXES)), itemgetter(0)):
         members: dict[str, Member] = {}
         fault = ""
         for _, rest, member in group:
@@ -95,11 +101,13 @@ def read_samples(file: BinaryIO, name: str = "") -> Iterator[Sample]:
                 members[rest] = member
         members = {suffix_of(rest): members[rest] for rest in sorted(members, key=_rank, reverse=True)}
         if members.keys().isdisjoint(_CLIPS):
-            fault = fault or "no video"
+            fault = fault or (NO_VIDEO if members.keys().isdisjoint(IMAGE_SUFFIXES) else "")
+        else:  # an image next to a video is its thumbnail
+            members = {suffix: member for suffix, member in members.items() if suffix in SUFFIXES}
         times[key] += 1
         if times[key] > 1:
             key = f"{key}~{times[key]}"
-        yield Sample(key, members, fault, f"{name} {key}", file)
+        yield Sample(key, members, fault, f"{name} {key}", name, file)
 
 
 _Found = tuple[str, str, Member | str]
@@ -139,7 +147,7 @@ def _with_dots(members: Iterator[_Found]) -> Iterator[_Found]:
             waiting = [*(one for one in waiting if one[0] == key), found][-len(SUFFIXES) :]
 
 
-def _members(file: BinaryIO) -> Iterator[_Found]:
+def _members(file: BinaryIO, seen: Collection[str]) -> Iterator[_Found]:
     """The members that are read, keyed by their name without suffix and field; at the end a fault of the file."""
     size = os.fstat(file.fileno()).st_size
     key: str | None = None
@@ -156,7 +164,7 @@ def _members(file: BinaryIO) -> Iterator[_Found]:
             base, rest = stem, f"{last}.{rest}"
         own = re.match(r"__[^/]*__($|/)", name)  # names like `__meta__/...` are webdataset's own
         plain = not base.rpartition("/")[2].startswith(".")
-        if own or not header.isreg() or not base.rpartition("/")[2] or not plain or suffix_of(rest) not in SUFFIXES:
+        if own or not header.isreg() or not base.rpartition("/")[2] or not plain or suffix_of(rest) not in seen:
             continue
         key, member = base, Member(header.offset_data, header.size)
         if name.startswith("/") or ".." in name.split("/") or len(name) > _MAX_NAME or not name.isprintable():

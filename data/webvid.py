@@ -4,7 +4,6 @@ import math
 from typing import Any, Literal
 
 from cmd_lightning.data.augmentation import OFF, Augmentation
-from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import ClipLoader
 from cmd_lightning.data.shard_module import ShardDataModule
 from cmd_lightning.errors import InputError, check_positive
@@ -29,11 +28,14 @@ class WebVidDataModule(ShardDataModule):
         crop: Where training crops to the size; "random" draws it for each clip.
         viewing: How interlaced, HDR and transparent frames are shown.
         augment: What training changes at random in frames and captions.
+        images: What becomes of samples with a still image (jpg, png, webp) and no video: "still" makes clips of equal
+            frames of them, in training and validation; "forbid" does not read them, nor a shard of them alone.
+        **kwargs: As for `ShardDataModule`.
     """
 
     def __init__(
         self,
-        train_shards: str | list[str] | None = None,
+        train_shards: str | list[str] | dict[str, float] | None = None,
         val_shards: str | list[str] | None = None,
         test_shards: str | list[str] | None = None,
         *,
@@ -42,18 +44,12 @@ class WebVidDataModule(ShardDataModule):
         fps: float | None = None,
         stride: int | None = None,
         crop: Literal["center", "random"] = "center",
-        batch_size: int = 8,
-        num_workers: int = 0,
-        seed: int = 0,
-        shuffle_buffer: int = 100,
-        max_bad_share: float = 0.1,
-        remote: ShardCache | None = None,
         viewing: Viewing = PLAIN,
         augment: Augmentation = OFF,
+        images: Literal["forbid", "still"] = "forbid",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            train_shards, val_shards, test_shards, batch_size, num_workers, seed, shuffle_buffer, max_bad_share, remote
-        )
+        super().__init__(train_shards, val_shards, test_shards, **kwargs)
         if fps is not None and stride is not None:
             raise InputError(f"fps {fps} and stride {stride}: give one of the two")
         check_positive(num_frames=num_frames, stride=1 if stride is None else stride)
@@ -68,7 +64,7 @@ class WebVidDataModule(ShardDataModule):
             )
         self.num_frames, self.size, self.crop = num_frames, (sides[0], sides[1]), crop
         self.fps, self.stride = fps, stride or (None if fps else 1)
-        self.viewing, self.augment = viewing, augment
+        self.viewing, self.augment, self.stills = viewing, augment, images == "still"
 
     def clip_loader(self, *, training: bool) -> ClipLoader:
         """Decodes a clip: drawn in training, else the first frames and the middle."""
@@ -81,6 +77,7 @@ class WebVidDataModule(ShardDataModule):
             random_crop=training and self.crop == "random",
             viewing=self.viewing,
             augment=self.augment if training else OFF,
+            stills=self.stills,
         )
 
     def describe(self) -> dict[str, Any]:

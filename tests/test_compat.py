@@ -21,10 +21,9 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import ModelParallelStrategy, SingleDeviceStrategy
-from lightning.pytorch.utilities.data import has_len_all_ranks
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics import Metric, SumMetric
 from torchmetrics.image import fid
@@ -134,14 +133,6 @@ def test_options_come_from_a_checkpoint(tmp_path):
     assert not asked(type("Safe", (compat.NoOptionsFromCheckpoint, LightningCLI), {}))
 
 
-class Stream(IterableDataset):
-    def __len__(self):
-        return 2
-
-    def __iter__(self):
-        yield from torch.ones(2, 32)
-
-
 def test_loggers_want_a_folder_or_take_the_working_directory():
     def defaults():
         return [inspect.signature(logger).parameters["save_dir"].default for logger in loggers]
@@ -162,13 +153,12 @@ def test_needless_warnings(tmp_path, recwarn, monkeypatch):
     warnings.simplefilter("always")
     connector = "lightning.pytorch.trainer.connectors.data_connector"
     monkeypatch.setattr(f"{connector}.suggested_max_num_workers", lambda _: 8)
-    has_len_all_ranks(DataLoader(Stream(), num_workers=2), SingleDeviceStrategy())
     save = LambdaCallback(on_train_batch_end=lambda run, *_: run.save_checkpoint(tmp_path / "mid.ckpt"))
     options = {"limit_train_batches": 2, "enable_checkpointing": False}
     trainer(tmp_path, callbacks=[save], max_steps=1, **options).fit(BoringModel())
     trainer(tmp_path, max_steps=2, **options).fit(BoringModel(), ckpt_path=tmp_path / "mid.ckpt", weights_only=True)
     texts = [str(warning.message) for warning in recwarn]
-    for message in (compat.NO_LENGTH, compat.MID_EPOCH, compat.FEW_WORKERS, compat.TREESPEC):
+    for message in (compat.MID_EPOCH, compat.FEW_WORKERS, compat.TREESPEC):
         assert first_match([f"({message})"], "\n".join(texts)), (message, texts)
 
 

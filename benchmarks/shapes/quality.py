@@ -148,7 +148,7 @@ class Quality:
     def copies_in(self, video: Tensor) -> dict[str, float]:
         """How close the videos come to the clips they were trained on, beside how close other real clips come."""
         data = ShapesDataModule(**yaml.safe_load(self.recipe.read_text())["data"]["init_args"])
-        stream = data.train_dataloader().dataset
+        stream = data.stream("train")
         number = min(self.settings.bank, stream.num)
         rows = [range(first, min(first + BATCH, number)) for first in range(0, number, BATCH)]
         bank = torch.cat([thumbnails(torch.stack([stream.clip(i)["video"] for i in row])) for row in rows])

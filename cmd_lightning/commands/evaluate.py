@@ -103,9 +103,9 @@ def evaluate(
         raise InputError("--random-start: of pairs, for psnr, ssim and lpips, both clips begin at the same frame")
     with progress("loading"):
         from cmd_lightning.components.evaluation import Evaluation
+        from cmd_lightning.data.bad_samples import describe
         from cmd_lightning.data.evaluation import EvaluationData
         from cmd_lightning.data.sources import Selection, open_source
-        from cmd_lightning.data.stream import describe
         from cmd_lightning.metrics.statistics import describe_statistics
         from cmd_lightning.metrics.suite import MetricSuite
         from cmd_lightning.viewing import Viewing

@@ -54,6 +54,12 @@ class MotionDiffusion(DiffusionStage):
     def latent_scale(self) -> Tensor:
         return 1 / self.autoencoder.motion_std.view(-1, 1, 1)
 
+    def setup(self, stage: str) -> None:
+        """Rejects still images, which have no motion."""
+        super().setup(stage)
+        if getattr(self.trainer.datamodule, "stills", False):  # type: ignore[attr-defined]  # set by Lightning
+            raise InputError("data.images still: the motion stage needs video; leave it out, and give shards of video")
+
     @torch.no_grad()
     def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:
         content, motion = self.encoded(batch)

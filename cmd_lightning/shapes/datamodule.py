@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain
 from typing import Any, get_args
 
-from torch.utils.data import get_worker_info
-
 from cmd_lightning.data.batch import BatchStream
 from cmd_lightning.data.clips import collate
 from cmd_lightning.data.loader import Split, StreamDataModule
@@ -21,7 +19,7 @@ MOST_PIXELS = 4096
 
 
 class SceneStream(BatchStream):
-    """Batches of rendered clips of one rank, for a DataLoader with `batch_size=None` and any number of workers.
+    """Batches of rendered clips of one rank: planned clips, rendered in batches.
 
     Clip i of epoch e is clip `e * num + i` of the seed: an epoch is only a stretch of an endless row. With `repeat` it
     is clip `i` in every epoch. An epoch has `num` clips on all ranks together. Each clip has one of the levels and one
@@ -41,12 +39,10 @@ class SceneStream(BatchStream):
         repeat: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__()
+        shares = batch_sizes(num, ranks, batch_size)
+        super().__init__(shares[rank], self.planned_clips, self.rendered)
         self.num, self.levels, self.motions, self.options = num, list(levels), list(motions), options
         self.batch_size, self.rank, self.ranks, self.seed, self.repeat = batch_size, rank, ranks, seed, repeat
-        self.shards = ()
-        shares = batch_sizes(num, ranks, batch_size)
-        self._sizes = shares[rank]
         in_order = chain.from_iterable(zip(*shares, strict=True))  # by step, then by rank
         self._starts = list(accumulate(in_order, initial=0))[rank::ranks]
 
@@ -56,14 +52,17 @@ class SceneStream(BatchStream):
         cut = (self.num, self.levels, self.motions, options, self.batch_size, self.ranks, self.seed, self.repeat)
         return f"{stable_hash(cut):016x}"
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield the batches of this worker: v, v + W, ... counted from the first batch of the pass."""
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        for batch in range(self._first + worker, len(self._sizes), workers):
+    def planned_clips(self) -> Iterator[range]:
+        """Numbers of the clips of each batch of this worker, from the first batch of the pass on."""
+        reader, workers = self.reader()
+        for batch in range(self._first + (reader - self._first) % workers, len(self), workers):
             first = (0 if self.repeat else self._epoch * self.num) + self._starts[batch]
-            clips = [self.clip(first + position) for position in range(self._sizes[batch])]
-            yield collate(clips) | {"epoch": self._epoch, "bad": []}
+            yield range(first, first + self._sizes[batch])
+
+    def rendered(self, batches: Iterator[range]) -> Iterator[dict[str, Any]]:
+        """Batches of clips."""
+        for numbers in batches:
+            yield collate([self.clip(number) for number in numbers]) | {"epoch": self._epoch, "bad": []}
 
     def clip(self, index: int) -> dict[str, Any]:
         """Render one clip."""

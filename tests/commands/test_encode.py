@@ -183,7 +183,7 @@ def test_each_shard_keeps_its_name_order_and_facts(videos, checkpoint, tmp_path,
     assert list(made) == list(sources) == ["000000.tar", "000001.tar", "000002.tar"]
     for name, source in sources.items():
         keys = [member[:-4] for member in source if member.endswith(".mp4")]
-        assert list(made[name]) == [f"{key}.{end}" for key in keys for end in ("safetensors", "txt", "json")]
+        assert list(made[name]) == [f"{key}.{end}" for key in keys for end in ("json", "safetensors", "txt")]
         for key in keys:
             assert made[name][f"{key}.txt"] == source[f"{key}.txt"]
             before, after = (json.loads(held[f"{key}.json"]) for held in (source, made[name]))
@@ -285,7 +285,7 @@ def spoiled(videos, tmp_path):
     for path in videos.glob("*.tar"):
         (folder / path.name).write_bytes(path.read_bytes())
     clip = members(videos)["000000.tar"]["00000000000.mp4"]
-    short = next(iter(write_one(tmp_path, frames=4).values()))
+    short = write_one(tmp_path, frames=4)["00000000000.mp4"]
     with tarfile.open(folder / "000001.tar", "a") as tar:
         for name, data in (
             ("a.mp4", b"junk"), ("b.txt", b"alone"), ("c.mp4", clip), ("c.json", b'{"label": -7}'), ("d.mp4", short),

@@ -151,3 +151,11 @@ def test_training_alone_is_augmented_the_same_in_each_run(tmp_path):
     assert not torch.equal(first["video"], second["video"][order])
     assert batches(0)[0]["caption"] == ["a", "b", "c"]
     assert PLAIN.background == "white" and (batches(0)[0]["video"][:, :, :, 0, 0] == 255).all()
+
+
+def test_a_still_image_keeps_its_background_and_caption():
+    still = io.BytesIO()
+    Image.new("RGBA", (16, 16), (0, 0, 0, 0)).save(still, "PNG")
+    loader = ClipLoader(3, (16, 16), augment=Augmentation(backgrounds={"blue": "blue"}), stills=True)
+    found = loader({"__key__": "a", "png": still.getvalue(), "txt": b"rabbit"}, 0)
+    assert found["caption"] == "rabbit" and (found["video"] == 255).all()

@@ -83,10 +83,13 @@ def test_a_damaged_index_is_made_anew(shards, tmp_path, index):
     assert json.loads((tmp_path / "index.json").read_text())["shards"]["00002.tar"]["samples"] == 1
 
 
-def test_a_strangers_index_is_believed_within_reason(shards):
+def test_a_strangers_index_is_believed_within_reason(shards, tmp_path):
     class Remote:
         def __init__(self, **entry):
             self.entry, self.asked = {"bytes": 10240, "samples": 2, "bad": {}} | entry, []
+
+        def place(self):
+            return tmp_path
 
         def read(self, url):
             self.asked.append(url)

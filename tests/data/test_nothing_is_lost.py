@@ -404,7 +404,7 @@ def test_splits_are_listed(tmp_path, capsys):
         assert words.format(tmp_path) in line
 
 
-@pytest.mark.parametrize("names", [["a.png"], ["README", "b/c.jpg"]])
+@pytest.mark.parametrize("names", [["a.npy"], ["README", "b/c.tif"]])
 def test_shards_without_any_clip_say_so(tmp_path, names):
     from cmd_lightning.data.webvid import WebVidDataModule
 

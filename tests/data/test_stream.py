@@ -9,7 +9,7 @@ import torch
 from http_server import Server
 from shard_files import plain, sample, serve_folder, write_tar
 
-from cmd_lightning.data import fetch, loader
+from cmd_lightning.data import bad_samples, fetch
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.check import check_shards
 from cmd_lightning.data.clips import ClipLoader
@@ -198,7 +198,7 @@ def test_the_share_is_that_of_the_pass(tmp_path, monkeypatch):
     assert judged(tmp_path / "many known", "k" * 21 + "." * 179, 0.1) == "stopped"
     assert judged(tmp_path / "both", "k" * 12 + "x" * 12 + "." * 176, 0.1) == "stopped"
     assert judged(tmp_path / "few of both", "k" * 9 + "x" * 9 + "." * 182, 0.1) == 48
-    monkeypatch.setattr(loader, "_ENOUGH", 40)  # of a long pass a part tells enough
+    monkeypatch.setattr(bad_samples, "_ENOUGH", 40)  # of a long pass a part tells enough
     assert judged(tmp_path / "long", "x." * 50 + "." * 600, 0.1) == "stopped"
     assert judged(tmp_path / "late", "." * 600 + "x" * 50, 0.1) == 163
 
