@@ -64,6 +64,7 @@ class VideoReader:
         frames: Number of frames.
         fps: Mean frame rate in frames per second; 0 where it is unknown (a folder of frames).
         times: Seconds of each frame from the first where the rate varies; None where it is constant.
+        seen: What is known of the frames that were decoded so far.
 
     Args:
         source: A file, a folder of PNG or TIFF frames (in natural order of their names), or the bytes of a file.
@@ -85,6 +86,7 @@ class VideoReader:
         else:  # whatever its name says
             self._file = (WebPFile if is_webp(source) else VideoFile)(source, self._name, viewing)
         self.frames, self.fps, self.times = self._file.frames, self._file.fps, self._file.times
+        self.seen = self._file.seen
 
     @cached_property
     def info(self) -> VideoInfo:
@@ -94,8 +96,8 @@ class VideoReader:
             VideoError: The first frame cannot be decoded.
         """
         _, _, height, width = self.read([0]).shape
-        seen = self._file.seen
-        return VideoInfo(self.frames, self.fps, width, height, seen.interlaced, seen.hdr, seen.transparent)
+        interlaced, hdr, transparent = self.seen.interlaced, self.seen.hdr, self.seen.transparent
+        return VideoInfo(self.frames, self.fps, width, height, interlaced, hdr, transparent)
 
     def read(
         self, indices: Sequence[int] | None = None, transform: Callable[[Tensor], Tensor] = lambda frame: frame

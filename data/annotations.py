@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cmd_lightning.data.clips import BadSample, read_caption, read_facts, whole_number
+from cmd_lightning.data.emoji import Emoji, find_names, parse, split_emoji
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.table import read_table
 from cmd_lightning.data.walk import clip_suffix, walk
@@ -39,6 +40,7 @@ class Row:
     label: str = ""  # its class, by name or number
     split: str = ""
     captions: tuple[str, ...] = ()  # all that were written for it, where there are several
+    facts: Mapping[str, Any] = field(default_factory=dict)  # more entries for its json
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,11 @@ class Annotations:
 def read_annotations(videos: Path, captions: Path | None, prompts: Path | None = None, seed: int = 0) -> Annotations:
     """Read annotations of clips in any known layout, which files and columns tell; None: what `videos` holds.
 
-    `prompts` are captions by class, in place of all others; the seed chooses where a clip has several captions.
+    `prompts` are captions by class, in place of all others; the seed chooses where a clip has several captions,
+    and what is held out of a layout without splits.
     """
     if captions is None:
-        annotations = read_folder(videos)
+        annotations = read_folder(videos, seed)
     elif captions.is_dir():
         annotations = read_ucf101(captions, ["trainlist01.txt", "testlist01.txt"])
     elif not captions.is_file():
@@ -108,11 +111,12 @@ def _row_of(cells: Mapping[str, str]) -> Row:
     return Row(f"{cells['page_dir']}/{cells['videoid']}.mp4", cells["name"], label, split)
 
 
-def read_folder(folder: Path) -> Annotations:
+def read_folder(folder: Path, seed: int = 0) -> Annotations:
     """Take the clips of a folder, at any depth; the folders in it that hold clips are their classes.
 
-    Captions are those of `{clip}.txt` or `{clip}.json` next to clips; where no clip has such a file, the names of the
-    classes in words, and clips next to class folders are left out.
+    Clips that are all named by the code points of emoji are read as such. Otherwise, captions are those of
+    `{clip}.txt` or `{clip}.json` next to clips; where no clip has such a file, the names of the classes in words, and
+    clips next to class folders are left out.
     """
     found = [(place / name).relative_to(folder) for place, names in walk(folder) for name in names]
     clips = sorted(path for path in found if clip_suffix(folder / path))
@@ -121,6 +125,9 @@ def read_folder(folder: Path) -> Annotations:
         raise InputError(f"videos {folder}: no clips in it ({known}); give a folder of clips, or of class folders")
     written = {clip: _written_caption(folder / clip) for clip in clips}
     kinds = Counter(kind for _, kind in written.values() if kind)
+    emoji = [one for clip in clips if (one := parse(clip))]
+    if not kinds and len(emoji) == len(clips):
+        return _emoji_rows(folder, clips, emoji, seed)
     classes = any(len(clip.parts) > 1 for clip in clips)
     rows, notes = [], []
     for clip in clips:
@@ -134,6 +141,24 @@ def read_folder(folder: Path) -> Annotations:
     stems = {clip.with_suffix("") for clip in clips}
     read = frozenset(path for path in found if path.suffix in _WRITTEN and path.with_suffix("") in stems)
     return replace(number_labels(rows, notes=notes), from_folder=True, read=read)
+
+
+def _emoji_rows(folder: Path, clips: Sequence[Path], emoji: Sequence[Emoji], seed: int) -> Annotations:
+    """The annotations of clips that are emoji: captions and classes from the names of code points, splits drawn."""
+    source, name_of = find_names()
+    rows = []
+    for clip, one, (split, reason) in zip(clips, emoji, split_emoji(emoji, seed), strict=True):
+        name = name_of(one.base)
+        rows.append(Row(str(clip), one.caption(name), name, split, facts=one.facts(reason)))
+    toned, bases = sum(bool(one.tone) for one in emoji), len({one.base for one in emoji})
+    held = len({one.base for one, row in zip(emoji, rows, strict=True) if row.split == "test"})
+    splits = ", ".join(f"{name} {number}" for name, number in sorted(Counter(row.split for row in rows).items()))
+    notes = [
+        f"videos {folder}: {len(clips)} animated emoji, {toned} of them with a skin tone, of {bases} base emoji",
+        f"captions: English names of {source}",
+        f"splits: {splits}; {held} base emoji are in test alone",
+    ]
+    return replace(number_labels(rows, notes=notes), from_folder=True)
 
 
 def _written_caption(clip: Path) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cmd_lightning.data.augmentation import OFF, Augmentation, Change
 from cmd_lightning.errors import InputError
 from cmd_lightning.image_io import read_image
 from cmd_lightning.video_file import VideoError
@@ -54,6 +55,7 @@ class ClipLoader:
         random_start: Draw where the clip begins; otherwise at the first frame.
         random_crop: Draw where it is cropped; otherwise in the middle.
         viewing: How interlaced, HDR and transparent frames are shown.
+        augment: What is changed at random in frames and captions.
         stills: Whether a still image is a clip of equal frames.
     """
 
@@ -64,6 +66,7 @@ class ClipLoader:
     random_start: bool = False
     random_crop: bool = False
     viewing: Viewing = PLAIN
+    augment: Augmentation = OFF
     stills: bool = False
 
     def __call__(self, sample: dict[str, Any], draw: int, epoch: int = 0) -> dict[str, Any]:
@@ -75,37 +78,40 @@ class ClipLoader:
         chance = random.Random(draw)
         facts = read_facts(sample)
         label = read_label(sample, facts)
+        caption = read_caption(sample, facts)
+        change = self.augment.draw(draw, caption)
         try:
-            video, fps = self._frames(video_of(sample, self.stills), chance)
+            video, fps, transparent = self._frames(video_of(sample, self.stills), chance, change)
         except VideoError as error:
             raise BadSample(error.reason) from error
         return {
             "video": video,
-            "caption": read_caption(sample, facts),
+            "caption": change.caption(caption, transparent),
             "label": label,
             "key": sample["__key__"],
             "fps": fps,
         }
 
-    def _frames(self, data: bytes, chance: random.Random) -> tuple[Tensor, float]:
+    def _frames(self, data: bytes, chance: random.Random, change: Change) -> tuple[Tensor, float, bool]:
+        """The frames, their rate, and whether they show the background that was chosen."""
         try:
-            reader = VideoReader(data, self.viewing)
+            reader = VideoReader(data, change.view(self.viewing))
         except VideoError as error:
             if not self.stills or error.reason != "still picture":
                 raise
-            frame = self._fit(chance)(read_image(data, self.viewing.background))
-            return frame[:, None].expand(-1, self.num_frames, -1, -1), self.fps or _STILL_FPS
+            frame = self._fit(chance, change)(read_image(data, self.viewing.background))
+            return frame[:, None].expand(-1, self.num_frames, -1, -1), self.fps or _STILL_FPS, False
         step = reader.fps / self.fps if self.fps else self.stride or 1
         times = reader.times if self.fps else None
         start = chance if self.random_start else None
         indices = choose_frames(reader.frames, self.num_frames, step, start, times)
         # Each frame as it is decoded: 16 frames of 8K would be 1.6 GB.
-        return reader.read(indices, self._fit(chance)), reader.fps / step
+        return reader.read(indices, self._fit(chance, change)), reader.fps / step, reader.seen.transparent
 
-    def _fit(self, chance: random.Random) -> Callable[[Tensor], Tensor]:
-        """What scales and crops a frame (C, H, W), each of a clip at the same place."""
+    def _fit(self, chance: random.Random, change: Change) -> Callable[[Tensor], Tensor]:
+        """What changes, scales and crops a frame (C, H, W), each of a clip at the same place."""
         at = (chance.random(), chance.random()) if self.random_crop else None
-        return lambda frame: resize_and_crop(frame[:, None], self.size, at)[:, 0]
+        return lambda frame: resize_and_crop(change.apply(frame)[:, None], self.size, at)[:, 0]
 
 
 def choose_frames(

@@ -149,6 +149,7 @@ class _Clip:
             about["class"] = row.label
         if row.captions:
             about["captions"] = list(row.captions)
+        about |= row.facts
         writer.write(clip_suffix(self.path), self.path.read_bytes(), row.caption, about | asdict(self.info))
 
 
@@ -161,7 +162,7 @@ def _usable(
         if not path.is_file():
             left_out.add("missing file", row.path)
         elif not clip_suffix(path):
-            left_out.add("unknown suffix", row.path)
+            left_out.add(_no_clip(path), row.path)
         else:
             try:
                 yield _Clip(row, path, VideoReader(path).info)
@@ -169,6 +170,11 @@ def _usable(
                 left_out.add(error.reason, row.path)
         if number % 1000 == 0 or number == len(rows):
             progress(f"{number} of {len(rows)} clips")
+
+
+def _no_clip(path: Path) -> str:
+    """Why a file without a clip's suffix is none."""
+    return "still picture" if path.suffix.lower() in (".png", ".webp") else "unknown suffix"
 
 
 def _held_out(clips: Sequence[_Clip], share: float, seed: int) -> list[_Clip]:
@@ -210,7 +216,7 @@ class _ClipFolder:
                     continue
                 real = path.resolve()
                 if real not in skipped and out.resolve() not in real.parents:
-                    yield no_row if clip_suffix(path) else "unknown suffix", str(path.relative_to(self.folder))
+                    yield no_row if clip_suffix(path) else _no_clip(path), str(path.relative_to(self.folder))
 
     def _name(self, path: Path) -> str:
         """What a file is found by."""

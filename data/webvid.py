@@ -3,6 +3,7 @@
 import math
 from typing import Any, Literal
 
+from cmd_lightning.data.augmentation import OFF, Augmentation
 from cmd_lightning.data.clips import ClipLoader
 from cmd_lightning.data.shard_module import ShardDataModule
 from cmd_lightning.errors import InputError, check_positive
@@ -26,6 +27,7 @@ class WebVidDataModule(ShardDataModule):
         stride: Distance of a clip's frames in source frames; 1 if fps is not given either.
         crop: Where training crops to the size; "random" draws it for each clip.
         viewing: How interlaced, HDR and transparent frames are shown.
+        augment: What training changes at random in frames and captions.
         images: What becomes of samples with a still image (jpg, png, webp) and no video: "still" makes clips of equal
             frames of them, in training and validation; "forbid" does not read them, nor a shard of them alone.
         **kwargs: As for `ShardDataModule`.
@@ -43,6 +45,7 @@ class WebVidDataModule(ShardDataModule):
         stride: int | None = None,
         crop: Literal["center", "random"] = "center",
         viewing: Viewing = PLAIN,
+        augment: Augmentation = OFF,
         images: Literal["forbid", "still"] = "forbid",
         **kwargs: Any,
     ) -> None:
@@ -61,7 +64,7 @@ class WebVidDataModule(ShardDataModule):
             )
         self.num_frames, self.size, self.crop = num_frames, (sides[0], sides[1]), crop
         self.fps, self.stride = fps, stride or (None if fps else 1)
-        self.viewing, self.stills = viewing, images == "still"
+        self.viewing, self.augment, self.stills = viewing, augment, images == "still"
 
     def clip_loader(self, *, training: bool) -> ClipLoader:
         """Decodes a clip: drawn in training, else the first frames and the middle."""
@@ -73,6 +76,7 @@ class WebVidDataModule(ShardDataModule):
             random_start=training,
             random_crop=training and self.crop == "random",
             viewing=self.viewing,
+            augment=self.augment if training else OFF,
             stills=self.stills,
         )
 

@@ -80,8 +80,9 @@ def pack(
     split. It can also be the list of a public data set: the CSV of OpenVid-1M or WebVid, videodatainfo.json of MSR-VTT,
     or the folder ucfTrainTestlist of UCF-101 (its first official split; give trainlist02.txt, then testlist02.txt, for
     the second). Clips with a split go to OUT/SPLIT. Without CAPTIONS, every subfolder of VIDEOS is a class, and
-    CLIP.txt next to a clip, at any depth, is its caption; without subfolders, clips have no class. Unused files are
-    counted by reason.
+    CLIP.txt next to a clip, at any depth, is its caption; without subfolders, clips have no class. Animated emoji, all
+    named by code points (1f407.webp), get their English names and the splits train, test and combinations. Unused files
+    are counted by reason.
 
     Args:
         videos: Folder of the clips (MP4, MOV, AVI, MKV, WebM, MPEG, WMV, FLV, Ogg, GIF, animated WebP and PNG); clips

@@ -54,7 +54,8 @@ class DiffusionStage(Component):
         condition_dropout: Share of samples that see the null condition in training, for guidance.
         objective: What is predicted and how it is weighted; the paper's noise prediction by default.
         cache_latents: Keep the latents of every training clip in memory, in half precision by its key, so that later
-            epochs encode nothing; for data that fit, and that are the same in every epoch: no random crop or start.
+            epochs encode nothing; for data that fit, and that are the same in every epoch: no random crop, start or
+            augmentation.
         noise_floor: Standard deviation of noise added to the latents to learn, in the autoencoder's units: the noise
             that its decoder was trained with (see `LatentRegulariser`), so that samples have it too (Unified Latents,
             arXiv 2602.17270); 0 for none.
