@@ -99,7 +99,9 @@ def refused(*args, **settings):
 
 
 @pytest.mark.filterwarnings("ignore:weights .*")
-@pytest.mark.parametrize("preset", ["tf", *(pytest.param(name, marks=pytest.mark.slow) for name in PRESETS if name != "tf")])
+@pytest.mark.parametrize(
+    "preset", ["tf", *(pytest.param(name, marks=pytest.mark.slow) for name in PRESETS if name != "tf")]
+)
 def test_features_of_each_lineage(made, preset):
     state, file, script = made
     preparation = Preparation.parse(f"{preset},side=193")  # the smallest there is
