@@ -1,6 +1,8 @@
 """What a test does that needs something which is not on this machine."""
 
 import os
+from importlib import import_module
+from types import ModuleType
 from typing import NoReturn
 
 import pytest
@@ -15,3 +17,11 @@ def missing(reason: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(f"{reason} (CI=true: a failure, not a skip)", pytrace=False)
     pytest.skip(reason)
+
+
+def needed(module: str) -> ModuleType:
+    """The module; without it, see `missing`."""
+    try:
+        return import_module(module)
+    except ImportError:
+        missing(f"{module} is not installed; pip install -e '.[dev]'")

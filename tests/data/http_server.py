@@ -8,6 +8,8 @@ import struct
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from cmd_lightning.data.fetch import FetchOptions, download
+
 
 class Server:
     """Answers request number i (from 0) to a path by `answer(reply, i)`; `requests` holds their headers.
@@ -85,3 +87,15 @@ class Server:
 
 def http_date(seconds):
     return email.utils.formatdate(seconds, usegmt=True)
+
+
+def get(url, size=None, **options):
+    """The bytes that `download` fetches; each call of its `put` goes on where the last one ended, or begins again."""
+    memory = bytearray()
+
+    def put(at, data, total):
+        assert at in (0, len(memory))
+        memory[at:] = data
+
+    size = download(url, put, FetchOptions(**{"timeout": 5.0} | options), size)
+    return bytes(memory[:size])

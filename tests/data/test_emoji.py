@@ -11,6 +11,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from missing import needed
 from PIL import Image
 
 from cmd_lightning.data.annotations import read_annotations
@@ -108,7 +109,7 @@ def test_the_source_of_names_is_reported_and_cldr_is_preferred(tmp_path, monkeyp
 
 
 def test_names_of_the_real_package():
-    emoji = pytest.importorskip("emoji")
+    emoji = needed("emoji")
     source, name_of = find_names()
     assert emoji.__version__ in source
     assert name_of((0x1F468, 0x200D, 0x1F373)) == "man cook"

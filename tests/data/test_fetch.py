@@ -3,7 +3,7 @@ import socket
 import time
 
 import pytest
-from http_server import Server, http_date
+from http_server import Server, get, http_date
 
 from cmd_lightning.data import fetch
 from cmd_lightning.data.fetch import FetchError, FetchOptions, MissingError, download
@@ -18,17 +18,6 @@ def pauses(monkeypatch):
     made = []
     monkeypatch.setattr(fetch, "_pause", made.append)
     return made
-
-
-def get(url, size=None, **options):
-    memory = bytearray()
-
-    def put(at, data, total):
-        assert at in (0, len(memory))
-        memory[at:] = data
-
-    size = download(url, put, FetchOptions(**{"timeout": 5.0} | options), size)
-    return bytes(memory[:size])
 
 
 def got(answer, **options):

@@ -9,6 +9,7 @@ import tarfile
 
 import odd_videos
 import pytest
+from missing import needed
 from shard_files import write_tar
 
 from cmd_lightning.cli import main
@@ -98,8 +99,7 @@ def test_captions_are_read_from_objects_as_from_cells(tmp_path, objects, note, s
 
 def write_objects(path, objects):
     if path.suffix == ".parquet":
-        parquet = pytest.importorskip("pyarrow.parquet")
-        parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(objects), path)
+        needed("pyarrow.parquet").write_table(needed("pyarrow").Table.from_pylist(objects), path)
     else:
         path.write_text("\ufeff" + "\n\n".join(map(json.dumps, objects)) + "\n", encoding="utf-8")
 
@@ -127,7 +127,7 @@ def test_labels_and_splits_of_objects(tmp_path, suffix):
 )
 def test_other_objects_are_an_error(tmp_path, name, data, words):
     if name.endswith("parquet"):
-        pytest.importorskip("pyarrow")
+        needed("pyarrow")
     (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError) as error:
         pack_clips(folder_of(tmp_path / "clips", "a.mp4"), tmp_path / "out", tmp_path / name)

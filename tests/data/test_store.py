@@ -8,6 +8,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+import http_server
 import pytest
 from fsspec.asyn import AsyncFileSystem
 from http_server import Server
@@ -15,7 +16,7 @@ from jsonargparse import ArgumentParser
 
 from cmd_lightning.data import fetch
 from cmd_lightning.data.cache import ShardCache
-from cmd_lightning.data.fetch import FetchError, FetchOptions, MissingError, download
+from cmd_lightning.data.fetch import FetchError, MissingError
 from cmd_lightning.data.index import expand
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
@@ -57,14 +58,7 @@ def store(monkeypatch):
 
 
 def get(url="gs://bucket/0.tar", size=None, **options):
-    memory = bytearray()
-
-    def put(at, data, total):
-        assert at in (0, len(memory))
-        memory[at:] = data
-
-    size = download(url, put, FetchOptions(**{"timeout": 5.0} | options), size)
-    return bytes(memory[:size])
+    return http_server.get(url, size, **options)
 
 
 def test_an_object_comes_in_ranges_that_grow(store):
