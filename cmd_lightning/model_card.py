@@ -34,7 +34,9 @@ def model_card(pipeline: Any, name: str) -> str:
             rows.append([f"`{part}`", type(module).__name__, f"{sum(p.numel() for p in module.parameters()):,}"])
         elif module is not None:
             rows.append([f"`{part}`", type(module).__name__, ""])
-    sampling = {stage: pipeline.sampling(stage) for stage, scheduler in SCHEDULERS.items() if getattr(pipeline, scheduler)}
+    sampling = {
+        stage: pipeline.sampling(stage) for stage, scheduler in SCHEDULERS.items() if getattr(pipeline, scheduler)
+    }
     settings = "; ".join(f"{stage} {steps} steps, guidance {scale:g}" for stage, (steps, scale) in sampling.items())
     return f"""---
 library_name: diffusers

@@ -23,7 +23,6 @@ from cmd_lightning.networks import AutoencoderNetwork, MotionModel
 from cmd_lightning.networks.stock import predict_content
 from cmd_lightning.pipeline_folder import Folder
 from cmd_lightning.pipeline_input import Image, check_size, draw_seeds, fit_images, latents_by_stage, one_of
-from cmd_lightning.pipeline_latents import Latents
 from cmd_lightning.pipeline_memory import LessMemory
 from cmd_lightning.pipeline_output import CMDPipelineOutput, OutputType, check_output, to_output
 from cmd_lightning.pipeline_prompt import (
@@ -45,7 +44,7 @@ GUIDANCE = {"content": 4.0, "motion": 1.0}
 
 
 class CMDPipeline(
-    Folder, LessMemory, FasterSampling, Latents, Prompting, Steps, DiffusionPipeline, StableDiffusionLoraLoaderMixin
+    Folder, LessMemory, FasterSampling, Prompting, Steps, DiffusionPipeline, StableDiffusionLoraLoaderMixin
 ):
     """Content-motion latent diffusion: a content frame, then its motion latent, then the video.
 
@@ -233,6 +232,8 @@ class CMDPipeline(
         stages: tuple[StageName, ...] = ("content", "motion") if frames is None else ("motion",)
         if attention_kwargs and not ("content" in stages and isinstance(self.unet, UNet2DConditionModel)):
             raise InputError("`attention_kwargs`: no Stable Diffusion U-Net runs here; leave it out")
+        if "content" in stages and self.unet is None:
+            raise InputError("`image`: this model has no content model; give an image, or `content`")
         embeds = embeds_by_stage(prompt_embeds, "prompt_embeds", num_videos_per_prompt)
         given = prompt if prompt is not None else class_labels
         values: Values = num_videos_per_prompt * (1 if frames is None else len(frames))
@@ -259,11 +260,12 @@ class CMDPipeline(
             attention_kwargs or {},
         )
         self._begin(request, callback_on_step_end, callback_on_step_end_tensor_inputs)
-        for stage in stages:
-            self.sampling(stage, num_inference_steps, guidance_scale)  # raises before the first stage runs
+        scales = [self.sampling(stage, num_inference_steps, guidance_scale)[1] for stage in stages]
         notes = [self.remarks(value, stages) for value in values] if isinstance(values, list) else [[]] * count
         if resized:
             notes = [[*own, *resized[i // num_videos_per_prompt]] for i, own in enumerate(notes)]
+        if request.negative is not None and max(scales) <= 1:
+            notes = [[*own, "negative prompt: guidance is disabled, so it has no effect"] for own in notes]
         for note in dict.fromkeys(note for own in notes for note in own):
             warnings.warn(note, InputWarning, stacklevel=3)  # past `torch.no_grad`
         if frames is None:

@@ -19,7 +19,7 @@ class Latents:
     config: Any
     autoencoder: AutoencoderNetwork
     vae: Any
-    _frame_decoder: FrameLatents | None
+    _frame_decoder: FrameLatents | None = None
     _latent_space: LatentSpace | None = None
 
     @property

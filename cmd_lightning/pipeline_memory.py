@@ -8,19 +8,16 @@ import torch
 from torch import nn
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.latent_space import FrameLatents, LatentSpace
+from cmd_lightning.pipeline_latents import Latents
 
 READS_PARTS = "MultiheadAttention"
 """The class of torch whose `forward` reads the weights of a module in it without calling that module."""
 
 
-class LessMemory:
+class LessMemory(Latents):
     """The part of `CMDPipeline` that trades time for memory; comes before `DiffusionPipeline` among the bases."""
 
     components: dict[str, Any]
-    latent_space: LatentSpace
-    vae: Any
-    _frame_decoder: FrameLatents | None
     _exclude_from_cpu_offload: list[str]
 
     def enable_model_cpu_offload(self, gpu_id: int | None = None, device: torch.device | str | None = None) -> None:

@@ -309,7 +309,9 @@ def test_a_third_partys_motion_model_opens_once_it_is_imported(tiny_pipeline, tm
         again = CMDPipeline.from_pretrained(tmp_path / "model")
         assert type(again.motion_model) is drift_model.Drift
         again.set_progress_bar_config(disable=True)
-        assert torch.equal(again(seeds=[5], **FEW, output_type="pt").frames, pipeline(seeds=[5], **FEW, output_type="pt").frames)
+        assert torch.equal(
+            again(seeds=[5], **FEW, output_type="pt").frames, pipeline(seeds=[5], **FEW, output_type="pt").frames
+        )
         again.save_pretrained(tmp_path / "again")
         assert json.loads((tmp_path / "again/model_index.json").read_text())["motion_model"] == [module, "Drift"]
     finally:

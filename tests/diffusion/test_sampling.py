@@ -131,6 +131,20 @@ def test_scale_one_or_less_is_the_plain_denoiser_called_once(scale):
     assert calls == [2, 2]
 
 
+def test_rescaled_guidance_is_that_of_diffusers():
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+
+    own, null = conditions()
+    noisy, timestep = torch.randn(2, 3, 4, 6), torch.tensor([3.0, 9.0])
+
+    def denoiser(noisy, timestep, condition):
+        return (noisy * 3 + condition.pooled.view(-1, 3, 1, 1)).sin()
+
+    plain, alone = Guided(denoiser, own, null, 5.0)(noisy, timestep), denoiser(noisy, timestep, own)
+    found = Guided(denoiser, own, null, 5.0, rescale=0.7)(noisy, timestep)
+    torch.testing.assert_close(found, rescale_noise_cfg(plain, alone, guidance_rescale=0.7))
+
+
 def test_noise_belongs_to_its_seed():
     together = seeded_noise((2, 3), generators_of([5, 6, 7], stream=0))
     assert together.shape == (3, 2, 3)
