@@ -295,9 +295,10 @@ def execution_device(module: nn.Module) -> torch.device:
     with suppress(ValueError):  # no layer is offloaded in a group
         return _get_group_onload_device(module)
     for part in module.modules():
-        device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
-        if device is not None:
-            return torch.device(device)
+        hook = getattr(part, "_hf_hook", None)
+        for own in getattr(hook, "hooks", (hook,)):
+            if (device := getattr(own, "execution_device", None)) is not None:
+                return torch.device(device)
     tensors = itertools.chain(module.parameters(), module.buffers())
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
 

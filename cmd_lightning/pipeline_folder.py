@@ -50,6 +50,8 @@ class Folder:
         folder = model_folder(downloaded(str(model), kwargs.get("use_safetensors"), **hub))
         if kwargs.get("device_map") == "balanced":
             raise InputError("device_map balanced: the parts run on one device; give 'cuda' or 'cpu'")
+        if (variant := kwargs.get("variant")) and not any(folder.glob(f"*/*.{variant}.*")):
+            raise InputError(f"variant {variant}: {folder} has no such weights; leave it out, or give another folder")
         described = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
         parts = {name: kwargs.pop(name) for name in cls._optional_components if name in kwargs}
         # diffusers opens its own and transformers' classes; ours are opened here, and others' refused by name.
