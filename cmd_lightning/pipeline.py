@@ -232,6 +232,9 @@ class CMDPipeline(
         stages: tuple[StageName, ...] = ("content", "motion") if frames is None else ("motion",)
         if attention_kwargs and not ("content" in stages and isinstance(self.unet, UNet2DConditionModel)):
             raise InputError("`attention_kwargs`: no Stable Diffusion U-Net runs here; leave it out")
+        if content is not None and tuple(content.shape[1:]) != self.latent_spec.content:
+            wanted = ", ".join(map(str, self.latent_spec.content))
+            raise InputError(f"`content`: {tuple(content.shape)}; give content frames of shape (count, {wanted})")
         if "content" in stages and self.unet is None:
             raise InputError("`image`: this model has no content model; give an image, or `content`")
         embeds = embeds_by_stage(prompt_embeds, "prompt_embeds", num_videos_per_prompt)

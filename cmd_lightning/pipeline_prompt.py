@@ -121,7 +121,8 @@ class Prompting:
 
     def remarks(self, value: str | int, stages: Sequence[StageName] = ("content", "motion")) -> list[str]:
         """The parts of a prompt that the stages do not use, one sentence each: truncated text and unknown words."""
-        return remarks((self.encoders[stage] for stage in stages), value) if isinstance(value, str) else []
+        encoders = self.encoders
+        return remarks((encoders[stage] for stage in stages), value) if isinstance(value, str) else []
 
 
 def null_of(

@@ -55,10 +55,13 @@ def run(tmp_path, *words):
     assert main(["generate", str(tmp_path / "model"), "--out", str(tmp_path / "out"), *STEPS, *words]) == 0
 
 
-def close(video, frames):
-    """Whether a video (C, T, H, W) is that of a list of images, but for rounding."""
-    expected = torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2)
-    return (video.int() - expected.int()).abs().max() <= 1
+def video_of(frames):
+    """A list of images as a video (C, T, H, W)."""
+    return torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2)
+
+
+def close(a, b):
+    return (a.int() - b.int()).abs().max() <= 1
 
 
 def test_prompts_make_named_videos_with_their_record(saved, written, tmp_path, capsys):
@@ -83,7 +86,7 @@ def test_prompts_make_named_videos_with_their_record(saved, written, tmp_path, c
     assert record["weights"] == {name: hashlib.sha256(path.read_bytes()).hexdigest() for path, name in files.items()}
 
     settings = {"num_inference_steps": record["steps"], "guidance_scale": record["guidance"]}
-    assert close(written["square-6.mp4"], pipeline("square", seeds=[6], **settings).frames[0])
+    assert close(written["square-6.mp4"], video_of(pipeline("square", seeds=[6], **settings).frames[0]))
     assert read_video(tmp_path / "out" / "square-6.mp4").shape == (3, 5, 8, 12)
 
 
@@ -97,7 +100,7 @@ def test_a_solver_and_half_precision(saved, written, tmp_path):
     pipeline.use_solver("dpm++")
     pipeline.to(torch.bfloat16)
     settings = {"num_inference_steps": 5, "guidance_scale": record["guidance"]}
-    assert close(written["square-0.mp4"], pipeline("square", seeds=[0], **settings).frames[0])
+    assert close(written["square-0.mp4"], video_of(pipeline("square", seeds=[0], **settings).frames[0]))
 
 
 def test_a_solver_for_flow_matching_is_refused(saved, tmp_path, capsys):
@@ -124,7 +127,7 @@ def test_another_frame_decoder(saved, written, tmp_path, capsys):
     pipeline.use_frame_decoder(tiny)
     steps, guidance = {"content": 2, "motion": 3}, {"content": 2.0, "motion": 1.5}
     expected = pipeline("square", seeds=[0], num_inference_steps=steps, guidance_scale=guidance).frames[0]
-    assert close(written["square-0.mp4"], expected)
+    assert close(written["square-0.mp4"], video_of(expected))
     assert json.loads((tmp_path / "out" / "square-0.json").read_text())["frame_decoder"] == str(tmp_path / "tiny")
     words = ["generate", str(tmp_path / "model"), "--prompt", "a", "--frame-decoder", str(tmp_path / "none")]
     assert main(words) == 2
@@ -162,7 +165,7 @@ def test_pictures_are_set_in_motion(saved, written, tmp_path):
     run(tmp_path, "--image", str(tmp_path / "a.png"), str(tmp_path / "b.png"), "--seed", "4")
     assert {file.stem for file in (tmp_path / "out").iterdir()} == {"a-4", "b-4"}
     expected = pipeline(image=pixels["b"], seeds=[4], num_inference_steps=3, guidance_scale=1.5).frames[0]
-    assert close(written["b-4.mp4"], expected)
+    assert close(written["b-4.mp4"], video_of(expected))
 
 
 def test_picture_is_resized_by_its_shorter_side_and_cropped_in_the_middle(saved, tmp_path, capsys):

@@ -303,6 +303,7 @@ def test_progress_bars_name_their_stage_and_count_steps(tiny_pipeline, few, caps
         ({"prompt": "a", "image": []}, "`image`: an empty list"),
         ({"prompt": "a", "image": 7}, "`image`: a int; give PIL images"),
         ({"prompt": "a", "image": np.zeros((8, 12))}, r"`image`: an array of shape \(8, 12\)"),
+        ({"prompt": "a", "content": torch.zeros(1, 8, 12)}, r"`content`: .* of shape \(count, 3, 8, 12\)"),
         ({"prompt": "a", "height": 16}, "`height` 16: this model makes 8; leave it out"),
         ({"prompt": "a", "width": 16}, "`width` 16: this model makes 12"),
         ({"prompt": "a", "num_frames": 16}, "`num_frames` 16: this model makes 5"),
