@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cmd_lightning.clip_folder import clip_suffix, walk
 from cmd_lightning.data.clips import BadSample, read_caption, read_facts, whole_number
-from cmd_lightning.data.emoji import Emoji, find_names, parse, split_emoji
 from cmd_lightning.data.plan import stable_hash
-from cmd_lightning.data.table import read_table
-from cmd_lightning.data.walk import clip_suffix, walk
 from cmd_lightning.errors import InputError
+from cmd_lightning.packing.emoji import Emoji, find_names, parse, split_emoji
+from cmd_lightning.packing.table import read_table
 from cmd_lightning.video_io import VIDEO_SUFFIXES
 
 ACCEPTED = (

@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cmd_lightning.data.annotations import Annotations, Row, read_annotations
+from cmd_lightning.clip_folder import clip_suffix, walk
 from cmd_lightning.data.bad_samples import describe
-from cmd_lightning.data.hold_out import check_share, held_out
 from cmd_lightning.data.shard_writer import ShardWriter, split_folder
-from cmd_lightning.data.walk import clip_suffix, walk
 from cmd_lightning.errors import InputError
+from cmd_lightning.packing.annotations import Annotations, Row, read_annotations
+from cmd_lightning.packing.hold_out import check_share, held_out
 from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VideoInfo, VideoReader
 
