@@ -53,7 +53,7 @@ def check_shards(
             progress(f"{url}: the folder cannot be written, so its index.json stays as it is")
         found.append(here)
     videos = [video for here in found for video in here.videos]
-    report = {
+    report: dict[str, Any] = {
         "samples": sum(here.samples for here in found),
         "bad": dict(bad),
         **_amount(videos),

@@ -114,7 +114,7 @@ class ShardDataModule(StreamDataModule):
         shards = [shard for found in self._find("train_shards") for shard in found]
         spread = shards[:: -(-len(shards) // _CAPTION_SHARDS)]
         chosen = [shard for shard in shards if is_remote(shard.url)][:1] or spread
-        captions = []
+        captions: list[str] = []
         for shard in chosen:
             with shard.open(self.remote) as file:
                 samples = islice(shard.usable(file), -(-MOST_CAPTIONS // len(chosen)))
