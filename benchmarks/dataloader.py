@@ -21,7 +21,7 @@ converts colours in another way, with a mean difference of at most one level of 
 import random
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -120,7 +120,7 @@ def measure(settings: Settings, cell: Cell) -> Rows:
             return data.train_dataloader()
 
         strict = partial(with_pyav, one_converter=True)
-        sides = {
+        sides: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
             LOADER: loader,
             BARE: partial(clips.in_memory, partial(with_pyav, one_converter=False)),
             STRICT: partial(clips.in_memory, strict),
@@ -185,11 +185,12 @@ def run(settings: Settings, path: Path | None = None, minutes: float = 6.0) -> d
         for height, width in settings.sizes
         for workers in settings.workers
     ]
-    record = provenance() | {"settings": asdict(settings), "protocol": __doc__}
+    record = provenance()
     for name in ("av", "webdataset", "torchcodec"):
         with suppress(PackageNotFoundError):
             record["versions"] += f", {name} {version(name)}"
-    result = measure_cells(cells, partial(measure, settings), record, path, minutes)
+    about = record | {"settings": asdict(settings), "protocol": __doc__}
+    result = measure_cells(cells, partial(measure, settings), about, path, minutes)
     print(closing(cells, result["rows"]))
     return result
 

@@ -69,7 +69,7 @@ class Selection:
 
     def choose(self, file: BinaryIO, known_bad: Mapping[str, str]) -> list[bool]:
         """For each sample of a shard, in the order of the file, whether it is taken; no video is read."""
-        usable = {None, NO_VIDEO, STILL} if self.images else {None}
+        usable: set[str | None] = {None, NO_VIDEO, STILL} if self.images else {None}
         return [
             not sample.fault and known_bad.get(sample.key) in usable and self._takes(sample)
             for sample in read_samples(file, images=self.images)

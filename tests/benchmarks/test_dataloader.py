@@ -52,7 +52,7 @@ def test_all_sides_are_compared_on_the_same_clips_and_kept(monkeypatch, tmp_path
     (row,) = result["rows"]
     assert {name: len(rates) for name, rates in row["rates"].items()} == dict.fromkeys([*PYAV, "torchcodec"], 2)
     assert dataloader.table(result).splitlines()[2].startswith("| 32x20, 0 | ")
-    monkeypatch.setattr(dataloader, "measure", None)  # a second call measures nothing
+    monkeypatch.setattr(dataloader, "measure", lambda *_: pytest.fail("measured again"))
     assert dataloader.run(TINY, tmp_path / "out.json") == json.loads((tmp_path / "out.json").read_text()) == result
 
 
