@@ -14,8 +14,8 @@ resize them by the same function and have as many workers:
 - torchcodec: the same pipeline, decoding by torchcodec (exact seeks, one thread) if it is installed.
 
 An epoch of each is timed whole, with the start of its workers, and they take turns, so that other work on the machine
-meets all alike. A first epoch of each does not count: in it, clips are compared, bit by bit, but for torchcodec, which
-converts colours in another way, with a mean difference of at most one level of 255.
+meets all alike. A first epoch of each does not count: in it, clips are compared, bit by bit; torchcodec, which
+may use another build of FFmpeg, may differ by one level of 255 on average.
 """
 
 import random
