@@ -27,7 +27,7 @@ from cmd_lightning.data.clips import IMAGE_SUFFIXES
 from cmd_lightning.data.fetch import STORES, WEB, protocol_of
 from cmd_lightning.data.plan import stable_hash, unique_names
 from cmd_lightning.data.selecting import Selection
-from cmd_lightning.data.tar import CUT, NO_VIDEO, Sample, read_samples
+from cmd_lightning.data.tar import CUT, NO_VIDEO, STILL, Sample, read_samples
 from cmd_lightning.errors import InputError
 
 INDEX_NAME = "index.json"
@@ -67,7 +67,7 @@ class Shard:
 
     def holds_images_alone(self, remote: ShardCache) -> bool:
         """Whether still images are in the place of all videos; it is opened only if no sample has a video."""
-        if len(self.bad) < self.samples or not {NO_VIDEO}.issuperset(self.bad.values()):
+        if len(self.bad) < self.samples or not {NO_VIDEO, STILL}.issuperset(self.bad.values()):
             return False
         with self.open(remote) as file:
             return any(not one.members.keys().isdisjoint(IMAGE_SUFFIXES) for one in read_samples(file, images=True))
@@ -278,11 +278,11 @@ def update_index(
 
 
 def scan(url: str, file: BinaryIO) -> Shard:
-    """Count the samples of a shard by its tar headers; nothing is decoded.
+    """Count the samples of a shard by its tar headers and the first bytes of WebP files; nothing is decoded.
 
     Of a shard that was cut off, with a warning, the last sample counts as bad: it may lack members.
     """
-    faults = {sample.key: sample.fault for sample in read_samples(file, url)}
+    faults = {one.key: one.fault or (STILL if one.is_still() else "") for one in read_samples(file, url)}
     bad = {key: fault for key, fault in faults.items() if fault}
     if CUT in bad.values():
         warnings.warn(f"{url}: cut off or damaged, samples are missing; fetch or make it anew", stacklevel=2)

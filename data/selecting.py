@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from cmd_lightning.data.clips import BadSample, read_caption, read_facts
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.stages import name_of
-from cmd_lightning.data.tar import NO_VIDEO, Sample, read_samples
+from cmd_lightning.data.tar import NO_VIDEO, STILL, Sample, read_samples
 from cmd_lightning.errors import InputError
 
 Facts = dict[str, Any]
@@ -69,8 +69,9 @@ class Selection:
 
     def choose(self, file: BinaryIO, known_bad: Mapping[str, str]) -> list[bool]:
         """For each sample of a shard, in the order of the file, whether it is taken; no video is read."""
+        usable: set[str | None] = {None, NO_VIDEO, STILL} if self.images else {None}
         return [
-            not sample.fault and known_bad.get(sample.key, NO_VIDEO) == NO_VIDEO and self._takes(sample)
+            not sample.fault and known_bad.get(sample.key) in usable and self._takes(sample)
             for sample in read_samples(file, images=self.images)
         ]
 
