@@ -150,26 +150,20 @@ def _resolve(url: str, option: str, remote: ShardCache) -> list[str]:
     else:
         found = sorted(glob(os.path.join(url, "*.tar") if os.path.isdir(url) else url))
     if not found:
-        raise InputError(f"{option} {url}: {_missing(url)}")
+        raise InputError(f"{option} {url}: {_missing(Path(url))}")
     return found
 
 
-def _missing(path: str) -> str:
+def _missing(path: Path) -> str:
     """What is wrong with a path without shards, and what there is near it."""
-    folder = Path(path).parent if ".tar" in Path(path).name else Path(path)
-    if folder.is_dir():
-        inside, beside = _splits(Path(path)), []
-    else:
-        inside, beside = [], _splits(folder.parent)
-    if inside:
-        return f"no shards in this folder itself; give one of its splits: {' or '.join(map(str, inside))}"
-    if beside:
-        return f"no such split; there are {' and '.join(map(str, beside))}"
+    folder = path.parent if ".tar" in path.name else path
+    there = path if folder.is_dir() else folder.parent
+    splits = [str(split) for split in sorted({shard.parent for shard in there.glob("*/*.tar")})]
+    if splits and folder.is_dir():
+        return f"no shards in this folder itself; give one of its splits: {' or '.join(splits)}"
+    if splits:
+        return f"no such split; there are {' and '.join(splits)}"
     return "no such shard; check the path or run `shards pack`"
-
-
-def _splits(folder: Path) -> list[Path]:
-    return sorted({shard.parent for shard in folder.glob("*/*.tar")})
 
 
 def load_index(

@@ -80,7 +80,7 @@ class Selection:
         if not isinstance(self.where, Mapping):
             return "no sample meets it; loosen it"
         samples = (sample for file in files for sample in read_samples(file, images=self.images))
-        there = {name for sample in samples for name in _facts(sample) or ()}
+        there = {name for sample in samples for name in facts_of(sample) or ()}
         if lacking := [name for name in self.where if name not in there]:
             return f"no sample has {', '.join(lacking)}; there are {', '.join(sorted(there))}"
         return "no sample meets all conditions; loosen them"
@@ -88,7 +88,7 @@ class Selection:
     def _takes(self, sample: Sample) -> bool:
         if self.where is None:
             return True
-        facts = _facts(sample)
+        facts = facts_of(sample)
         if facts is None:
             return False
         if isinstance(self.where, Mapping):
@@ -105,7 +105,8 @@ class Selection:
             ) from error
 
 
-def _facts(sample: Sample) -> Facts | None:
+def facts_of(sample: Sample) -> Facts | None:
+    """The entries of a sample's json, and "caption"; None where they cannot be read. No video is read."""
     try:
         members = sample.read({"txt", "json"})
         facts = read_facts(members)

@@ -2,24 +2,25 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from cmd_lightning.data.bad_samples import known_bad, list_bad
 from cmd_lightning.data.cache import ShardCache
-from cmd_lightning.data.captions import some_captions
 from cmd_lightning.data.classes import read_classes
 from cmd_lightning.data.clips import SampleLoader
-from cmd_lightning.data.index import Shard, expand, load_index
+from cmd_lightning.data.index import Shard, expand, is_remote, load_index
 from cmd_lightning.data.loader import Split, StreamDataModule
 from cmd_lightning.data.plan import Part, portions
-from cmd_lightning.data.selecting import Selection
+from cmd_lightning.data.selecting import Selection, facts_of
 from cmd_lightning.data.stages import importable, name_of
 from cmd_lightning.data.stream import ShardStream
 from cmd_lightning.errors import InputError, check_at_least, check_positive
 
+MOST_CAPTIONS = 1000  # looked at before training: the share of a kind of them is then known to 3 %
+_CAPTION_SHARDS = 32  # that are opened for them
 _MOST = 10**6  # weight of a data set; shards of one in an epoch, repeated ones included, as the plan lists them all
 
 _USED = {  # by the Trainer's verb
@@ -107,8 +108,19 @@ class ShardDataModule(StreamDataModule):
         return read_classes(urls, self.remote).number
 
     def captions(self) -> list[str]:
-        """Captions of up to 1000 training samples; see `some_captions`."""
-        return some_captions([shard for found in self._find("train_shards") for shard in found], self.remote)
+        """Captions of up to 1000 good training samples: the first ones of up to 32 shards, spread evenly.
+
+        Of remote shards only those of the first one are read, which training fetches first in any case.
+        """
+        shards = [shard for found in self._find("train_shards") for shard in found]
+        spread = shards[:: -(-len(shards) // _CAPTION_SHARDS)]
+        chosen = [shard for shard in shards if is_remote(shard.url)][:1] or spread
+        captions: list[str] = []
+        for shard in chosen:
+            with shard.open(self.remote) as file:
+                samples = islice(shard.usable(file), -(-MOST_CAPTIONS // len(chosen)))
+                captions += [facts["caption"] for facts in map(facts_of, samples) if facts is not None]
+        return captions
 
     def prepare_data(self) -> None:
         """Scan shards that have no index yet, once for all ranks: those that the Trainer's verb reads, else all."""

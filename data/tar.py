@@ -133,11 +133,7 @@ def _rank(rest: str) -> int:
 
 
 def _with_dots(members: Iterator[_Found]) -> Iterator[_Found]:
-    """Members with dots in their key where it names a clip: `a.720p.mp4` and `a.720p.txt` are a sample `a.720p`.
-
-    Other dotted names, such as `a.mask.json` next to `a.mp4`, are further members as webdataset knows them, and passed
-    over.
-    """
+    """Members whose key has no dots, or is that of a clip (`a.720p`); others, as `a.mask.json`, are passed over."""
     current: str | None = None
     waiting: list[_Found] = []  # what comes before the clip that it may belong to
     for found in members:

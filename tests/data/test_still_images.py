@@ -13,9 +13,9 @@ from shard_files import plain, sample, write_tar
 from cmd_lightning.components import MotionDiffusion
 from cmd_lightning.data.check import check_shards
 from cmd_lightning.data.clips import ClipLoader, resize_and_crop
-from cmd_lightning.data.sources import Selection, open_source
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
+from cmd_lightning.evaluation.sources import Selection, open_source
 from cmd_lightning.zoo.motion.dit import MotionDiT
 
 KINDS = ("jpg", "png", "webp", "jpeg")
