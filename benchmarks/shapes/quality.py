@@ -50,6 +50,7 @@ class Settings:
     num: int = 256  # held-out clips, or captions, of the headline figures
     curve_num: int = 64  # the same for each point of a curve
     curve_steps: int = 25  # of either stage for each point of a curve; headline figures take the model's own
+    mixed_num: int = 1024  # clips of the distances of mixed captions
     bank: int = 40_000  # training clips, from the first on, among which neighbours are looked for
 
 
@@ -69,6 +70,7 @@ class Quality:
             **{f"reconstruction/{value}": partial(self.reconstruction, **{key: value}) for key, value in FAILURES},
             "plain captions": self.plain_captions,
             **{f"generation/{value}": partial(self.generation, **{key: value}) for key, value in FAILURES},
+            **{f"mixed captions/{motion}": partial(self.mixed_captions, motion) for motion in ("middle", "extreme")},
         }
 
     def reader_on_real_clips(self) -> dict[str, float]:
@@ -117,10 +119,11 @@ class Quality:
         result["copies"] = self.copies_in(video)
         return result
 
-    def generation(self, **options: Any) -> dict[str, Any]:
-        """Distances of mixed clips that were reconstructed, had their motion generated, or were generated whole."""
-        scenes, video = clips(self.pipeline, self.settings.curve_num, level="mixed", **options)
-        _, other = clips(self.pipeline, self.settings.curve_num, level="mixed", split="val", **options)
+    def generation(self, num: int | None = None, level: str = "mixed", **options: Any) -> dict[str, Any]:
+        """Distances of clips that were reconstructed, had their motion generated, or were generated whole."""
+        options |= {"num": num or self.settings.curve_num, "level": level}
+        scenes, video = clips(self.pipeline, **options)
+        _, other = clips(self.pipeline, split="val", **options)
         captions, steps = [scene.caption for scene in scenes], self.settings.curve_steps
         videos = {
             "real": video,
@@ -137,6 +140,10 @@ class Quality:
                 "shapes_kernel_distance": float(kernel_distance(own, real)),
             }
         return found
+
+    def mixed_captions(self, motion: str) -> dict[str, Any]:
+        """The distances of `generation` with so many clips that even those of other real clips are small."""
+        return self.generation(self.settings.mixed_num, motion=motion)
 
     @torch.no_grad()
     def reconstruct(self, video: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Mixing blocks of a U-Net: attention over the points of its pictures, over condition tokens, and over frames."""
+"""Mixing blocks of a U-Net: attention over the points of its images and condition tokens, and mixing of frames."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmd_lightning.networks.attention import Attention, time_angles
+from cmd_lightning.networks.attention import Attention
 from cmd_lightning.networks.unet import group_norm, zero
 
 
@@ -58,43 +58,48 @@ class TokenAttention(Attention):
         return self.out(out.transpose(1, 2).flatten(2))
 
 
-class FrameAttention(nn.Module):
-    """Attention over time at each point, with rotary positions and a residual; starts as the identity.
+class FrameMixing(nn.Module):
+    """A perceptron over all frames and channels of a point, with a residual; starts as the identity.
+
+    After MLP-Mixer (arXiv 2105.01601), but with the channels: clips of one length have trajectories that depend on all
+    of them at once, which attention over time learns more slowly.
 
     Args:
-        width: Channels of the pictures.
-        heads: Attention heads; must divide `width`.
+        width: Channels of the images.
+        frames: Images of a clip.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, frames: int) -> None:
         super().__init__()
+        self.frames = frames
         self.norm = group_norm(width)
-        self.attention = Attention(width, heads, width // heads)
-        self.head = zero(nn.Conv2d(width, width, 1))
+        self.hidden = nn.Conv2d(width * frames, width * frames, 1)
+        self.head = zero(nn.Conv2d(width * frames, width * frames, 1))
 
-    def forward(self, pictures: list[Tensor], frames: int) -> list[Tensor]:
+    def forward(self, pictures: list[Tensor]) -> list[Tensor]:
         """Pictures `(B * frames, width, H, W)` of any sizes to the same shapes."""
-        angles = time_angles(frames, pictures[0].shape[1] // self.attention.heads, pictures[0].device)
-        points = [self.norm(x).flatten(2).unflatten(0, (-1, frames)) for x in pictures]  # (B, T, width, N)
-        series = torch.cat(points, dim=3).permute(0, 3, 1, 2)  # (B, N, T, width)
-        mixed = self.attention(series.flatten(0, 1), angles).unflatten(0, series.shape[:2]).permute(0, 2, 3, 1)
-        parts = mixed.flatten(0, 1).split([x.shape[2] * x.shape[3] for x in pictures], dim=2)
-        return [x + self.head(part.unflatten(2, x.shape[2:])) for x, part in zip(pictures, parts, strict=True)]
+        return [x + self.head(F.silu(self.hidden(self.stacked(x)))).reshape(x.shape) for x in pictures]
+
+    def stacked(self, x: Tensor) -> Tensor:
+        """The norm of `(B * frames, width, H, W)` as `(B, frames * width, H, W)`."""
+        series = self.norm(x).unflatten(0, (-1, self.frames)).flatten(1, 2)
+        return series.contiguous(memory_format=torch.channels_last)
 
 
-class SpaceTimeAttention(nn.Module):
-    """Attention over the points of a frame, then over time at each point; starts as the identity.
+class SpaceTimeMixing(nn.Module):
+    """Attention over the points of an image, where asked for, then a perceptron over the frames of each point.
 
     Args:
-        width: Channels of the pictures.
-        heads: Attention heads; must divide `width`.
+        width: Channels of the images.
+        frames: Images of a clip.
+        heads: Attention heads; must divide `width`. 0 for no attention.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, frames: int, heads: int) -> None:
         super().__init__()
-        self.space = PointAttention(width, heads)
-        self.time = FrameAttention(width, heads)
+        self.space = PointAttention(width, heads) if heads else None
+        self.time = FrameMixing(width, frames)
 
-    def forward(self, pictures: list[Tensor], frames: int) -> list[Tensor]:
+    def forward(self, pictures: list[Tensor]) -> list[Tensor]:
         """Pictures `(B * frames, width, H, W)` of any sizes to the same shapes."""
-        return self.time(self.space(pictures), frames)
+        return self.time(pictures if self.space is None else self.space(pictures))

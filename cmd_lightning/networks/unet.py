@@ -66,8 +66,8 @@ class UNet(Network):
         heads: Attention heads of the mixing blocks.
         attends: Whether a level has mixing blocks, from its number; in the middle, after the last level, the number is
             that of levels.
-        mixer: Makes a mixing block from its channels. It is called with a list of pictures and the context, returns
-            such a list, and should start as the identity.
+        mixer: Builds a mixing block from its channels and level. The block gets a list of images and the context,
+            returns such a list, and should start as the identity.
         adaptive: Whether the signal scales and shifts norms (see `ResBlock`).
 
     Raises:
@@ -87,7 +87,7 @@ class UNet(Network):
         layers: int,
         heads: int,
         attends: Callable[[int], bool],
-        mixer: Callable[[int], nn.Module],
+        mixer: Callable[[int, int], nn.Module],
         adaptive: bool = False,
     ) -> None:
         check_sizes(width, multipliers, layers, heads, attends)
@@ -105,13 +105,13 @@ class UNet(Network):
         for level, multiplier in enumerate(multipliers):
             outputs = multiplier * width
             blocks = [block(inputs, outputs) for inputs in [skips[-1], *[outputs] * (layers - 1)]]
-            mixers = [mixer(outputs) for _ in blocks if attends(level)]
+            mixers = [mixer(outputs, level) for _ in blocks if attends(level)]
             halve = nn.Conv2d(outputs, outputs, 3, stride=2, padding=1) if level < last else None
             self.down.append(Level(blocks, mixers, halve))
             skips += [outputs] * (layers + (halve is not None))
         current = skips[-1]
         around = [block(current, current) for _ in range(2)]
-        self.middle = Level(around, [mixer(current)] if attends(len(multipliers)) else [], None)
+        self.middle = Level(around, [mixer(current, len(multipliers))] if attends(len(multipliers)) else [], None)
         self.up = nn.ModuleList()
         for level, multiplier in reversed([*enumerate(multipliers)]):
             outputs = multiplier * width
@@ -119,7 +119,7 @@ class UNet(Network):
             for _ in range(layers + 1):
                 blocks.append(block(current + skips.pop(), outputs))
                 current = outputs
-            mixers = [mixer(outputs) for _ in blocks if attends(level)]
+            mixers = [mixer(outputs, level) for _ in blocks if attends(level)]
             double = nn.Conv2d(outputs, outputs, 3, padding=1) if level else None
             self.up.append(Level(blocks, mixers, double))
         self.norm = group_norm(width)

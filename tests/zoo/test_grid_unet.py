@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition, LatentSpec
+from cmd_lightning.networks.mixing import FrameMixing, PointAttention
 from cmd_lightning.networks.unet import velocity_of
 from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
 from cmd_lightning.zoo.autoencoders.grid import GridAutoencoder
@@ -34,7 +35,7 @@ def test_a_grid_is_an_image_and_every_other_kind_a_line():
 def test_an_untouched_part_stays_where_it_is(frames, wake):
     """Without blocks, stem and head carry a slot to its neighbours in space, and to the frames of its image alone."""
     network = wake(GridUNet(GRID, 0, **SMALL, frames=frames))
-    network.transform = lambda pictures, signal, length: [network.head(x) for x in pictures]
+    network.transform = lambda pictures, signal: [network.head(x) for x in pictures]
     motion = torch.randn(1, 2, 6, 15)
     moved = motion.clone()
     moved[0, :, 4, 7] += 1  # frame 4, row 1, column 2
@@ -44,6 +45,32 @@ def test_an_untouched_part_stays_where_it_is(frames, wake):
     assert times == [t for t in range(6) if t // frames == 4 // frames]
     columns = changed.any(0).view(3, 5)
     assert torch.equal(columns, torch.tensor([[True] * 5] * 3))  # two convolutions of 3 x 3 about the middle
+
+
+def test_frames_of_a_point_mix_by_a_perceptron_over_all_their_channels(wake):
+    mixing = wake(FrameMixing(8, frames=3))
+    x = torch.randn(2 * 3, 8, 4, 5)
+    first, second = (layer.weight[:, :, 0, 0] for layer in (mixing.hidden, mixing.head))
+    for b, row, column in ((0, 0, 0), (1, 3, 2)):
+        series = torch.cat([mixing.norm(x)[3 * b + t, :, row, column] for t in range(3)])
+        added = second @ F.silu(first @ series + mixing.hidden.bias) + mixing.head.bias
+        [mixed] = mixing([x])
+        for t in range(3):
+            expected = x[3 * b + t, :, row, column] + added[8 * t : 8 * t + 8]
+            torch.testing.assert_close(mixed[3 * b + t, :, row, column], expected)
+
+
+def test_a_frame_reaches_all_frames_and_points_attend_from_a_level_on(wake):
+    network = wake(GridUNet(GRID, 0, **SMALL, frames=2))
+    motion = torch.randn(1, 2, 6, 15)
+    moved = motion.clone()
+    moved[0, 0, 5, 0] += 5
+    call = torch.tensor([5]), network.prepare(torch.randn(1, 3, 6, 10)), None
+    changed = (network(moved, *call) - network(motion, *call)).abs().amax(dim=(0, 1)) > 1e-4  # (T, S)
+    assert changed[:, 0].all()
+    for level, blocks in ((0, 7), (1, 4), (2, 1), (3, 0)):  # 2 levels, of 1 + 2 blocks each, and the middle
+        network = GridUNet(GRID, 0, **SMALL, attention_from_level=level)
+        assert sum(isinstance(module, PointAttention) for module in network.modules()) == blocks
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ class LVDM(UNet, VideoDenoiser):
         heads: int = 8,
         temporal_length: int = 16,
     ) -> None:
-        def mixer(channels: int) -> nn.Module:
+        def mixer(channels: int, level: int) -> nn.Module:
             return SpaceTimeTransformer(channels, condition_dim, heads, temporal_length)
 
         check_positive(temporal_length=temporal_length)

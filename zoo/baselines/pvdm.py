@@ -52,7 +52,7 @@ class TriplaneUNet(UNet, VideoDenoiser):
                 "it denoises planes of equal channels: give an autoencoder with such planes, as TriplaneAutoencoder"
             )
 
-        def mixer(channels: int) -> nn.Module:
+        def mixer(channels: int, level: int) -> nn.Module:
             return PointAttention(channels, heads)
 
         super().__init__(

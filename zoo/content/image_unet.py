@@ -52,7 +52,7 @@ class ContentUNet(UNet, ContentModel):
         def attends(level: int) -> bool:
             return level >= attention_from_level
 
-        def mixer(channels: int) -> PointAttention:
+        def mixer(channels: int, level: int) -> PointAttention:
             return PointAttention(channels, heads, condition_dim if tokens else 0)
 
         channels = latent_spec.content[0] * patch_size**2

@@ -8,20 +8,21 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
+from cmd_lightning.errors import check_positive
 from cmd_lightning.networks import Condition, LatentSpec, MotionModel
 from cmd_lightning.networks.dit import pad_to_multiple
 from cmd_lightning.networks.embeddings import embedded
-from cmd_lightning.networks.mixing import SpaceTimeAttention
+from cmd_lightning.networks.mixing import SpaceTimeMixing
 from cmd_lightning.networks.slots import SlotFeatures
 from cmd_lightning.networks.unet import UNet, velocity_of
 
 
 class GridUNet(UNet, MotionModel):
-    """U-Net over time × grid: convolutions within a frame, attention over its points, then over the frames of a point.
+    """U-Net over time × grid: convolutions and attention within an image, a perceptron over all frames of a point.
 
-    Made for motion on a grid; not in the paper (a small video U-Net after Ho et al., arXiv 2204.03458). Rows, columns
-    and slots without a place are pictures of height 1. The content frame is pooled onto the slots; timestep and pooled
-    condition scale and shift the norms.
+    Made for motion on a grid; not in the paper (the U-Net is after Ho et al., arXiv 2204.03458, the perceptron after
+    MLP-Mixer, arXiv 2105.01601). It works for clips of one length. Rows, columns and slots without a place are images
+    of height 1. The content frame is pooled onto the slots; timestep and pooled condition scale and shift the norms.
 
     Args:
         latent_spec: Shapes of content frame and motion latent, and positions of the slots; any layout.
@@ -30,14 +31,15 @@ class GridUNet(UNet, MotionModel):
         multipliers: Channels of each level over `width`; each level halves the grid of the one before, not time.
         layers: Residual blocks per level of the encoder; the decoder has one more.
         heads: Attention heads; must divide the channels of all levels.
-        frames: Frames stacked in the channels of one picture.
+        frames: Frames stacked in the channels of one image. Half as many make the perceptrons four times as large.
         content_patch_size: Side of a square patch of the content frame.
         clean: Whether the layers predict the clean motion latent, from which the velocity of `FlowMatching` follows
             (see `velocity_of`); for that objective only. The output then starts as the velocity of motion zero.
+        attention_from_level: The first level where points attend to each other.
     """
 
-    _repeated_blocks = ["ResBlock", "SpaceTimeAttention"]  # noqa: RUF012 (diffusers' own spelling)
-    _no_split_modules = ["ResBlock", "SpaceTimeAttention"]  # type: ignore[assignment]  # noqa: RUF012 (diffusers' name, typed as None)
+    _repeated_blocks = ["ResBlock", "SpaceTimeMixing"]  # noqa: RUF012 (diffusers' own spelling)
+    _no_split_modules = ["ResBlock", "SpaceTimeMixing"]  # type: ignore[assignment]  # noqa: RUF012 (diffusers' name, typed as None)
 
     def __init__(
         self,
@@ -47,14 +49,17 @@ class GridUNet(UNet, MotionModel):
         multipliers: tuple[int, ...] = (1, 2, 4),
         layers: int = 2,
         heads: int = 8,
-        frames: int = 1,
+        frames: int = 4,
         content_patch_size: int = 4,
         clean: bool = False,
+        attention_from_level: int = 1,
     ) -> None:
-        def mixer(channels: int) -> SpaceTimeAttention:
-            return SpaceTimeAttention(channels, heads)
+        check_positive(frames=frames)
+        channels, length = latent_spec.motion[0] * frames, math.ceil(latent_spec.motion[1] / frames)
 
-        channels = latent_spec.motion[0] * frames
+        def mixer(channels: int, level: int) -> SpaceTimeMixing:
+            return SpaceTimeMixing(channels, length, heads if level >= attention_from_level else 0)
+
         super().__init__(channels, width, multipliers, layers, heads, lambda level: True, mixer, adaptive=True)
         self.condition = nn.Linear(condition_dim, 4 * width) if condition_dim else None
         self.slots = SlotFeatures(latent_spec, width, content_patch_size)
@@ -71,7 +76,7 @@ class GridUNet(UNet, MotionModel):
         noisy = self.to_pictures(groups.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1))
         still = self.to_pictures(context.mT.repeat_interleave(length, dim=0))
         pictures = [self.stem(x) + given for x, given in zip(noisy, still, strict=True)]
-        pictures = self.transform(pictures, signal, length)
+        pictures = self.transform(pictures, signal)
         said = torch.cat([x.flatten(2) for x in pictures], dim=2)  # (B * length, D * frames, S)
         said = said.unflatten(1, (-1, self.frames)).unflatten(0, (-1, length)).transpose(1, 2)
         said = said.flatten(2, 3)[:, :, : motion.shape[2]]
