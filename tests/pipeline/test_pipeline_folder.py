@@ -97,7 +97,7 @@ def test_variants_of_the_weights(tiny_pipeline, few, tmp_path):
     pipeline.save_pretrained(tmp_path, variant="ema")
     call = {"class_labels": 1, "seeds": [5], **few, "output_type": "np"}
     np.testing.assert_allclose(opened(tmp_path, variant="ema")(**call).frames, pipeline(**call).frames, atol=1e-5)
-    with pytest.raises(InputError, match="variant fp16: .* has no such weights"):
+    with pytest.raises(InputError, match=r"variant fp16: .* has no such weights"):
         opened(tmp_path, variant="fp16")
 
 
