@@ -231,7 +231,7 @@ def values_of(batch: Mapping[str, Any], encoder: ConditionEncoder | None) -> lis
     return values.tolist() if isinstance(values, Tensor) else list(values)
 
 
-def count_videos(values: Values, encoders: Iterable[ConditionEncoder | None], seeds: Sequence[int] | None) -> int:
+def count_videos(values: Values, encoders: Iterable[object], seeds: Sequence[int] | None) -> int:
     """How many videos `values` ask for.
 
     Raises:

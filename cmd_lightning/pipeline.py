@@ -43,7 +43,7 @@ GUIDANCE = {"content": 4.0, "motion": 1.0}
 """Guidance scales of the authors' class-conditional runs; the paper's w is this less one."""
 
 
-class CMDPipeline(
+class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of diffusers, whose types differ
     Folder, LessMemory, FasterSampling, Prompting, Steps, DiffusionPipeline, StableDiffusionLoraLoaderMixin
 ):
     """Content-motion latent diffusion: a content frame, then its motion latent, then the video.
@@ -249,7 +249,7 @@ class CMDPipeline(
         if frames is not None and count != len(frames) * num_videos_per_prompt:
             name = "content" if images is None else "image"
             raise InputError(f"{name}: {len(frames)} given for {count // num_videos_per_prompt} prompts; give as many")
-        shapes = {stage: getattr(self.latent_spec, stage) for stage in stages}
+        shapes: dict[str, tuple[int, ...]] = {stage: getattr(self.latent_spec, stage) for stage in stages}
         request = Request(
             values,
             draw_seeds(seeds, generator, count),

@@ -103,11 +103,11 @@ class Steps:
         """From noise to samples `(B, *shape)`, both in float32, by the denoiser of a stage."""
         number, scale = self.sampling(stage, request.steps, request.guidance)
         network, scheduler = getattr(self, NETWORKS[stage]), getattr(self, SCHEDULERS[stage])
-        conditions = self._conditions(stage, scale, request)
+        condition, null = self._conditions(stage, scale, request)
         generators = generators_of(request.seeds, STREAMS[stage])
         noise = seeded_noise(shape, generators)  # also where it is given: a stochastic scheduler draws what follows
         noise = request.latents.get(stage, noise).to(compat.execution_device(network), torch.float32)
-        guided = Guided(computing_in(network.dtype, denoiser), *conditions, scale, request.guidance_rescale)
+        guided = Guided(computing_in(network.dtype, denoiser), condition, null, scale, request.guidance_rescale)
         self._stage, self._guidance_scale, self._guidance_rescale = stage, scale, request.guidance_rescale
         with self.progress_bar(total=number) as bar:
             bar.set_description(stage)
