@@ -1,37 +1,42 @@
-"""The streaming loader beside bare decoding: how much of the decoder's speed reaches a training.
+"""The streaming loader compared with bare decoding and with webdataset: how much of the decoder's speed is left.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.dataloader    # five minutes on two cores
+    OMP_NUM_THREADS=1 python -m benchmarks.dataloader    # five minutes on two cores; the same command resumes
 
 Shards of H.264 clips are made in a temporary folder. The loader is what a user has: `WebVidDataModule` with captions,
-labels, shuffle buffer and bad samples. Beside it a PyTorch DataLoader of as many workers decodes the same frames of
-the same clips, held in memory, by PyAV alone and resizes them by the same function; once as PyAV's documentation
-shows, which sets up the conversion to RGB anew for each frame, and once with one converter for all frames of a clip.
+labels, shuffle buffer and bad samples. It is compared with four others that decode the same frames of the same clips,
+resize them by the same function and have as many workers:
+
+- bare: a PyTorch DataLoader over clips in memory, PyAV alone, which sets up the conversion to RGB for each frame, as
+  its documentation shows;
+- bare, one converter: the same with one converter for all frames of a clip, the strict measure;
+- webdataset: `WebDataset(...).shuffle(100).map(decode).batched(8)` in a `WebLoader` over the same shards, with captions
+  and labels, decoding as "bare, one converter" does;
+- torchcodec: the same pipeline, decoding by torchcodec (exact seeks, one thread) if it is installed.
+
 An epoch of each is timed whole, with the start of its workers, and they take turns, so that other work on the machine
-meets all alike. A first epoch of each does not count: in it, clips are compared bit by bit.
+meets all alike. A first epoch of each does not count: in it, clips are compared, bit by bit; torchcodec, which
+may use another build of FFmpeg, may differ by one level of 255 on average.
 """
 
-import io
-import json
 import random
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import av
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from benchmarks.cells import add_json, command_line, in_turn, save, spread
+from benchmarks.cells import Cell, Rows, add_json, closing, command_line, in_turn, measure_cells, spread, stamped
+from benchmarks.loader_peers import Clips, why_not, with_pyav, with_torchcodec
 from cmd_lightning import markdown
-from cmd_lightning.data.clips import choose_frames, resize_and_crop
+from cmd_lightning.data.clips import choose_frames
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.shard_writer import ShardWriter
 from cmd_lightning.data.webvid import WebVidDataModule
@@ -39,14 +44,16 @@ from cmd_lightning.errors import InputError, program
 from cmd_lightning.provenance import provenance
 from cmd_lightning.video_io import mp4_bytes
 
-LOADER, BARE, BARE_ONE_CONVERTER = "loader", "bare", "bare, one converter"
+LOADER, BARE, STRICT, WEBDATASET, TORCHCODEC = "loader", "bare", "bare, one converter", "webdataset", "torchcodec"
+SIDES = (LOADER, BARE, STRICT, WEBDATASET, TORCHCODEC)
 
 
 @dataclass(frozen=True)
 class Settings:
     """What is measured; sizes are (H, W)."""
 
-    clips: int = 240  # in an epoch
+    clips: int = 224  # in an epoch
+    shards: int = 4  # that they are in: a worker of webdataset reads whole ones
     distinct: int = 24  # of them; the others are copies under other keys
     sizes: tuple[tuple[int, int], ...] = ((240, 320), (64, 64))  # of the clips' files
     frames: int = 100  # of a file
@@ -56,11 +63,12 @@ class Settings:
     size: tuple[int, int] = (64, 64)  # of the batches
     batch_size: int = 8
     workers: tuple[int, ...] = (2, 0)
-    rounds: int = 7  # epochs that count
+    rounds: int = 5  # epochs that count
 
     def __post_init__(self) -> None:
-        if self.clips % self.batch_size:
-            raise InputError(f"--clips {self.clips}: give a multiple of {self.batch_size}, the size of a batch")
+        if self.clips % (self.batch_size * self.shards):
+            whole = f"{self.batch_size * self.shards}, batches of {self.batch_size} in {self.shards} shards"
+            raise InputError(f"--clips {self.clips}: give a multiple of {whole}")
         if self.rounds < 1:
             raise InputError(f"--rounds {self.rounds}: must be at least 1")
 
@@ -83,129 +91,122 @@ def write_clips(folder: Path, settings: Settings, height: int, width: int) -> di
         for number in range(settings.distinct)
     ]
     clips = {}
-    with ShardWriter(folder, shard_size=50) as writer:
+    each = settings.clips // settings.shards
+    with ShardWriter(folder, shard_size=each) as writer:
         for number in range(settings.clips):
             data = files[number % len(files)]
-            clips[f"{number // 50:06d}/{number // 50:06d}{number % 50:05d}"] = data  # as the DataModule calls them
+            shard = f"{number // each:06d}"
+            clips[f"{shard}/{shard}{number % each:05d}"] = data  # as the DataModule calls them
             writer.write("mp4", data, f"pattern {number}", {"label": number % 4})
     return clips
 
 
-def decode(
-    clips: Sequence[tuple[str, bytes, list[int]]], size: tuple[int, int], *, one_converter: bool
-) -> dict[str, Any]:
-    """A batch of clips, (key, bytes, ascending numbers of the frames to take), decoded by PyAV and nothing else.
-
-    With `one_converter` one object converts all frames of a clip to RGB.
-    """
-    videos = []
-    for _, data, numbers in clips:
-        with av.open(io.BytesIO(data)) as container:
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            step = 1 / (stream.average_rate * stream.time_base)
-            times = [round(number * step) for number in numbers]
-            found, converter = {}, av.video.reformatter.VideoReformatter()
-            container.seek(times[0], stream=stream)
-            for frame in container.decode(stream):
-                if frame.pts in times and one_converter:
-                    found[frame.pts] = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-                elif frame.pts in times:
-                    found[frame.pts] = frame.to_ndarray(format="rgb24")
-                if frame.pts >= times[-1]:
-                    break
-        video = torch.from_numpy(np.stack([found[time] for time in times])).permute(3, 0, 1, 2)
-        videos.append(resize_and_crop(video, size))
-    return {"key": [key for key, *_ in clips], "video": torch.stack(videos)}
-
-
-def measure(settings: Settings, height: int, width: int, workers: int) -> dict[str, Any]:
-    """Clips per second of loader and bare decoding, of each round, and their `summary`."""
+def measure(settings: Settings, cell: Cell) -> Rows:
+    """Clips per second of each side in each round, and why a side is missing."""
+    width, height = map(int, cell["clips"].split("x"))
     with tempfile.TemporaryDirectory() as folder:
         shards = Path(folder, "shards")
-        clips = write_clips(shards, settings, height, width)
+        files = write_clips(shards, settings, height, width)
         taken = {"num_frames": settings.num_frames, "size": list(settings.size), "fps": settings.fps}
-        data = WebVidDataModule(str(shards), **taken, batch_size=settings.batch_size, num_workers=workers)
+        workers, urls = cell["workers"], sorted(map(str, shards.glob("*.tar")))
+        data = WebVidDataModule(urls, **taken, batch_size=settings.batch_size, num_workers=workers)
         step = settings.rate / settings.fps
-        draws = {key: random.Random(stable_hash("clip", data.seed, 0, key, "")) for key in clips}  # of epoch 0
-        numbers = {key: choose_frames(settings.frames, settings.num_frames, step, draws[key]) for key in clips}
-        parts = [(key, clip, numbers[key]) for key, clip in clips.items()]
+        draws = {key: random.Random(stable_hash("clip", data.seed, 0, key, "")) for key in files}  # of epoch 0
+        numbers = {key: choose_frames(settings.frames, settings.num_frames, step, draws[key]) for key in files}
+        clips = Clips(urls, files, numbers, settings.size, settings.batch_size, workers)
 
         def loader() -> Iterable[dict[str, Any]]:
             data.setup("fit")  # every pass is epoch 0
             return data.train_dataloader()
 
-        def bare(one_converter: bool) -> DataLoader:
-            decoded = partial(decode, size=settings.size, one_converter=one_converter)
-            return DataLoader(parts, settings.batch_size, num_workers=workers, collate_fn=decoded)
-
-        sides = {LOADER: loader, BARE: partial(bare, False), BARE_ONE_CONVERTER: partial(bare, True)}
+        strict = partial(with_pyav, one_converter=True)
+        sides: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
+            LOADER: loader,
+            BARE: partial(clips.in_memory, partial(with_pyav, one_converter=False)),
+            STRICT: partial(clips.in_memory, strict),
+            WEBDATASET: partial(clips.in_webdataset, strict),
+        }
+        missing = {}
+        if why := why_not(with_torchcodec, next(iter(files.values()))):
+            missing[TORCHCODEC] = why
+        else:
+            sides[TORCHCODEC] = partial(clips.in_webdataset, with_torchcodec)
         seen = {name: epoch(make(), keep=True)[1] for name, make in sides.items()}
         for name, videos in seen.items():
-            if videos != seen[BARE] or len(videos) != settings.clips:
-                raise RuntimeError(f"{name} and {BARE} give other clips; nothing can be compared")
+            if not are_same(videos, seen[STRICT], 1.0 if name == TORCHCODEC else 0.0) or len(videos) != settings.clips:
+                raise RuntimeError(f"{name} and {STRICT} give other clips; nothing can be compared")
         passes = {name: lambda _, make=make: settings.clips / epoch(make())[0] for name, make in sides.items()}
         rates = in_turn(passes, settings.rounds)
-    return {"rates": rates, **summary(rates)}
+    return [stamped({"rates": rates, "missing": missing})]
 
 
-def epoch(loader: Iterable[dict[str, Any]], *, keep: bool = False) -> tuple[float, dict[str, int]]:
-    """Seconds of a pass over a loader, and the sums that tell its clips apart, by key."""
-    seen: dict[str, int] = {}
+def epoch(loader: Iterable[dict[str, Any]], *, keep: bool = False) -> tuple[float, dict[str, Tensor]]:
+    """Seconds of a pass over a loader, and if they are kept its clips by key."""
+    seen: dict[str, Tensor] = {}
     begun = time.perf_counter()
     for batch in loader:
-        for key, video in zip(batch["key"], batch["video"], strict=True) if keep else ():
-            seen[key] = hash(video.numpy().tobytes())
+        if keep:
+            seen |= zip(batch["key"], batch["video"].clone(), strict=True)
     return time.perf_counter() - begun, seen
 
 
-def summary(rates: dict[str, list[float]]) -> dict[str, Any]:
-    """Median, least and most clips per second, and the loader's share of either bare one within each round."""
-    shares = {
-        name: median(own / other for own, other in zip(rates[LOADER], rates[name], strict=True))
-        for name in rates
-        if name != LOADER
-    }
-    return {"clips a second": {name: spread(own) for name, own in rates.items()}, "share": shares}
+def are_same(videos: Mapping[str, Tensor], others: Mapping[str, Tensor], most: float) -> bool:
+    """Whether clips have the same keys, and pixels that differ by no more than this on average."""
+    return videos.keys() == others.keys() and all(
+        (video.float() - others[key].float()).abs().mean() <= most for key, video in videos.items()
+    )
 
 
-def table(rows: dict[str, dict[str, Any]]) -> str:
-    """The results as a Markdown table."""
-    names = (LOADER, BARE, BARE_ONE_CONVERTER)
+def share(rates: Mapping[str, list[float]], name: str) -> float:
+    """A side's share of the strict bare loop within each round, the median."""
+    return median(own / strict for own, strict in zip(rates[name], rates[STRICT], strict=True))
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The results as a Markdown table, with what they were measured on."""
     lines = []
-    for title, row in rows.items():
-        cells = ["{median:.1f} ({least:.1f} to {most:.1f})".format(**row["clips a second"][name]) for name in names]
-        cells += [f"{row['share'][name]:.2f}" for name in names[1:]]
-        lines.append((title, *cells))
-    return markdown.table(("clips, workers", *names, "share of bare", "of one converter"), lines)
+    for row in result["rows"]:
+        rates, missing = row["rates"], row.get("missing", {})
+        figures = {
+            name: "{median:.1f} ({least:.1f} to {most:.1f})".format(**spread(rates[name]))
+            + f", **{share(rates, name):.2f}**" * (name != STRICT)
+            for name in rates
+        }
+        cells = [figures.get(name, missing.get(name, "not measured")) for name in SIDES]
+        lines.append((f"{row['clips']}, {row['workers']}", *cells))
+    on = f"Measured on: {result['hardware']}; {result['versions']}; {result['date']}."
+    return f"{markdown.table(('clips, workers', *SIDES), lines)}\n\n{on}"
 
 
-def run(settings: Settings) -> dict[str, Any]:
-    """All rows by title, with what makes them reproducible, as plain data."""
-    rows = {}
-    for height, width in settings.sizes:
-        for workers in settings.workers:
-            title = f"{width}x{height}, {workers}"
-            rows[title] = measure(settings, height, width, workers)
-            print(title, json.dumps(rows[title]["share"]), flush=True)
+def run(settings: Settings, path: Path | None = None, minutes: float = 6.0) -> dict[str, Any]:
+    """The results, with what makes them reproducible; those that `path` holds are not measured again."""
+    cells = [
+        {"clips": f"{width}x{height}", "workers": workers}
+        for height, width in settings.sizes
+        for workers in settings.workers
+    ]
     record = provenance()
-    record["versions"] += f", av {version('av')}"
-    return record | {"settings": asdict(settings), "protocol": __doc__, "rows": rows}
+    for name in ("av", "webdataset", "torchcodec"):
+        with suppress(PackageNotFoundError):
+            record["versions"] += f", {name} {version(name)}"
+    about = record | {"settings": asdict(settings), "protocol": __doc__}
+    result = measure_cells(cells, partial(measure, settings), about, path, minutes)
+    print(closing(cells, result["rows"]))
+    return result
 
 
 def main() -> int:
     """The command line."""
     parser = command_line(__doc__)
     add_json(parser, "benchmarks/results/dataloader.json")
-    parser.add_argument("--clips", type=int, default=Settings.clips, help="in an epoch")
-    parser.add_argument("--rounds", type=int, default=Settings.rounds, help="epochs of each side")
+    parser.add_argument("--clips", type=int, default=Settings.clips, help="in an epoch (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=Settings.rounds, help="epochs that count (default: %(default)s)")
     parser.add_argument("--workers", type=int, nargs="+", default=Settings.workers, help="numbers of worker processes")
+    parser.add_argument("--minutes", type=float, default=6.0, help="after which no other cell begins")
     options = parser.parse_args()
     settings = Settings(clips=options.clips, rounds=options.rounds, workers=tuple(options.workers))
     torch.set_num_threads(1)
-    result = run(settings)
-    print(table(result["rows"]))
-    save(json.dumps(result, indent=1) + "\n", options.json)
+    print(table(run(settings, options.json, options.minutes)))
     return 0
 
 

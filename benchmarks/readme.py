@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from benchmarks import ledger, sampling
+from benchmarks import dataloader, ledger, sampling
 from benchmarks.cells import command_line, read
 from benchmarks.efficiency import tables
 from cmd_lightning import markdown, zoo
@@ -48,6 +48,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "counts": tables.counted,
     "fifth": partial(tables.measured, "fifth"),
     "shapes32": partial(tables.measured, "shapes32"),
+    "dataloader": lambda: dataloader.table(read(tables.RESULTS / "dataloader.json")),
     "sampling": lambda: sampling.table(read(tables.RESULTS / "sampling.json")),
 }
 

@@ -79,7 +79,12 @@ def is_animation(path: Path) -> bool:
     head = _head(path, _HEAD)
     if head[:8] == b"\x89PNG\r\n\x1a\n":
         return b"acTL" in head.partition(b"IDAT")[0]
-    return is_webp(head) and head[12:16] == b"VP8X" and bool(head[20] & 2)
+    return is_webp(head) and not is_still_webp(head)
+
+
+def is_still_webp(head: bytes) -> bool:
+    """Whether a file that begins with these 21 bytes or more is a WebP that is not animated."""
+    return is_webp(head) and not (head[12:16] == b"VP8X" and int.from_bytes(head[20:21], "big") & 2)
 
 
 def _head(source: Path | bytes, size: int) -> bytes:

@@ -88,10 +88,7 @@ class ShardCache(FetchOptions):
             return None
 
     def _fetch(self, url: str, size: int | None, copy: Path, part: Path) -> BinaryIO:
-        """Fetch a shard as the file `part`, which is as long as the room kept for it, so that others count with that.
-
-        The caller holds its lock.
-        """
+        """Fetch a shard, whose lock is held, as the file `part`: as long as the room kept for it, so that it counts."""
         limit, room = round(self.gigabytes * 1e9), 0
 
         def put(at: int, data: bytes, total: int | None) -> None:

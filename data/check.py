@@ -40,34 +40,34 @@ def check_shards(
     """
     remote = remote or ShardCache()
     bad: Counter[str] = Counter()
-    found = _Found()
+    found: list[_Found] = []
     for url in expand(shards, remote=remote):
         shard, here = _check_shard(url, remote, look)
         bad.update(shard.bad.values())
-        progress(f"{url}: {here.samples} good, {len(shard.bad)} bad{here.remark()}")
+        remark = f", {here.empty_captions} without a caption" if here.empty_captions else ""
+        progress(f"{url}: {here.samples} good, {len(shard.bad)} bad{remark}")
         folder = place_of(url).folder
         if not is_remote(url) and os.access(folder, os.W_OK):
             update_index(folder, [shard], num_classes=here.num_classes)
         else:
             progress(f"{url}: the folder cannot be written, so its index.json stays as it is")
-        found.add(here)
-    total = _amount(found.videos)
-    report = {
-        "samples": found.samples,
+        found.append(here)
+    videos = [video for here in found for video in here.videos]
+    report: dict[str, Any] = {
+        "samples": sum(here.samples for here in found),
         "bad": dict(bad),
-        "frames": total["frames"],
-        "seconds": total["seconds"],
-        "sizes": _amounts(found.videos, lambda video: (video.width, video.height), "{0[0]}x{0[1]}"),
-        "rates": _amounts(found.videos, lambda video: round(video.fps, 2), "{0:g}"),
+        **_amount(videos),
+        "sizes": _amounts(videos, lambda video: (video.width, video.height), "{0[0]}x{0[1]}"),
+        "rates": _amounts(videos, lambda video: round(video.fps, 2), "{0:g}"),
     }
-    if found.empty_captions:
-        report["empty_captions"] = found.empty_captions
+    if empty := sum(here.empty_captions for here in found):
+        report["empty_captions"] = empty
     for name, option in _CHOICES.items():
-        if number := sum(getattr(video, name) for video in found.videos):
+        if number := sum(getattr(video, name) for video in videos):
             report[name] = number
             progress(f"{number} good videos are {name}: consider data.viewing.{option} in training")
-    if found.latents:
-        report["latents"] = dict(sorted(Counter(found.latents).items()))
+    if latents := Counter(shapes for here in found for shapes in here.latents):
+        report["latents"] = dict(sorted(latents.items()))
     return report
 
 
@@ -83,15 +83,6 @@ class _Found:
     @property
     def samples(self) -> int:
         return len(self.videos) + len(self.latents)
-
-    def add(self, other: "_Found") -> None:
-        self.videos += other.videos
-        self.latents += other.latents
-        self.empty_captions += other.empty_captions
-        self.num_classes = max(self.num_classes, other.num_classes)
-
-    def remark(self) -> str:
-        return f", {self.empty_captions} without a caption" if self.empty_captions else ""
 
 
 def _amounts(videos: Sequence[VideoInfo], kind: Callable[[VideoInfo], Any], name: str) -> dict[str, dict[str, float]]:

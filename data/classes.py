@@ -1,24 +1,18 @@
 """The classes of shards, as the indexes of their folders know them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.index import place_of, read_index
 from cmd_lightning.errors import InputError
 
 
-@dataclass(frozen=True)
-class Classes:
-    """The classes of a data set.
+class Classes(NamedTuple):
+    """The classes of a data set."""
 
-    Attributes:
-        number: How many there are, 1 + the largest label; 0 where no index knows any.
-        names: Their names by label; empty where labels are numbers.
-    """
-
-    number: int = 0
-    names: tuple[str, ...] = ()
+    number: int  # 1 + the largest label; 0 where no index knows any
+    names: tuple[str, ...]  # by label; empty where labels are numbers
 
 
 def read_classes(urls: Sequence[str], remote: ShardCache | None = None) -> Classes:

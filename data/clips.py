@@ -152,6 +152,8 @@ def resize_and_crop(video: Tensor, size: tuple[int, int], at: tuple[float, float
     that there is; None crops in the middle.
     """
     height, width = size
+    if tuple(video.shape[2:]) == (height, width):
+        return video.contiguous()
     scale = max(height / video.shape[2], width / video.shape[3])
     # 1x16000 pixels would become a giant first.
     video = _crop(video, math.ceil(_LONGEST * height / scale), math.ceil(_LONGEST * width / scale), at)

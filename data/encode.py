@@ -20,7 +20,6 @@ from cmd_lightning.data.clips import BadSample, SampleLoader, collate, read_fact
 from cmd_lightning.data.index import Shard, load_index, place_of, shard_names
 from cmd_lightning.data.loader import leave_signals
 from cmd_lightning.data.plan import clip_draw
-from cmd_lightning.data.tar import read_samples
 from cmd_lightning.data.watchdog import Watchdog
 from cmd_lightning.errors import InputError
 
@@ -64,9 +63,7 @@ class WholeShards(IterableDataset):
         with shard.open(self.remote) as file:
             clips: list[dict[str, Any]] = []
             [name] = shard_names([shard.url])
-            for found in read_samples(file, shard.url):
-                if found.key in shard.bad:
-                    continue
+            for found in shard.usable(file):
                 sample = replace(found, key=f"{name}/{found.key}")  # as in training
                 try:
                     members = sample.read()

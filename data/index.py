@@ -27,7 +27,7 @@ from cmd_lightning.data.clips import IMAGE_SUFFIXES
 from cmd_lightning.data.fetch import STORES, WEB, protocol_of
 from cmd_lightning.data.plan import stable_hash, unique_names
 from cmd_lightning.data.selecting import Selection
-from cmd_lightning.data.tar import CUT, NO_VIDEO, Sample, read_samples
+from cmd_lightning.data.tar import CUT, NO_VIDEO, STILL, Sample, read_samples
 from cmd_lightning.errors import InputError
 
 INDEX_NAME = "index.json"
@@ -67,7 +67,7 @@ class Shard:
 
     def holds_images_alone(self, remote: ShardCache) -> bool:
         """Whether still images are in the place of all videos; it is opened only if no sample has a video."""
-        if len(self.bad) < self.samples or not {NO_VIDEO}.issuperset(self.bad.values()):
+        if len(self.bad) < self.samples or not {NO_VIDEO, STILL}.issuperset(self.bad.values()):
             return False
         with self.open(remote) as file:
             return any(not one.members.keys().isdisjoint(IMAGE_SUFFIXES) for one in read_samples(file, images=True))
@@ -150,26 +150,20 @@ def _resolve(url: str, option: str, remote: ShardCache) -> list[str]:
     else:
         found = sorted(glob(os.path.join(url, "*.tar") if os.path.isdir(url) else url))
     if not found:
-        raise InputError(f"{option} {url}: {_missing(url)}")
+        raise InputError(f"{option} {url}: {_missing(Path(url))}")
     return found
 
 
-def _missing(path: str) -> str:
+def _missing(path: Path) -> str:
     """What is wrong with a path without shards, and what there is near it."""
-    folder = Path(path).parent if ".tar" in Path(path).name else Path(path)
-    if folder.is_dir():
-        inside, beside = _splits(Path(path)), []
-    else:
-        inside, beside = [], _splits(folder.parent)
-    if inside:
-        return f"no shards in this folder itself; give one of its splits: {' or '.join(map(str, inside))}"
-    if beside:
-        return f"no such split; there are {' and '.join(map(str, beside))}"
+    folder = path.parent if ".tar" in path.name else path
+    there = path if folder.is_dir() else folder.parent
+    splits = [str(split) for split in sorted({shard.parent for shard in there.glob("*/*.tar")})]
+    if splits and folder.is_dir():
+        return f"no shards in this folder itself; give one of its splits: {' or '.join(splits)}"
+    if splits:
+        return f"no such split; there are {' and '.join(splits)}"
     return "no such shard; check the path or run `shards pack`"
-
-
-def _splits(folder: Path) -> list[Path]:
-    return sorted({shard.parent for shard in folder.glob("*/*.tar")})
 
 
 def load_index(
@@ -284,11 +278,11 @@ def update_index(
 
 
 def scan(url: str, file: BinaryIO) -> Shard:
-    """Count the samples of a shard by its tar headers; nothing is decoded.
+    """Count the samples of a shard by its tar headers and the first bytes of WebP files; nothing is decoded.
 
     Of a shard that was cut off, with a warning, the last sample counts as bad: it may lack members.
     """
-    faults = {sample.key: sample.fault for sample in read_samples(file, url)}
+    faults = {one.key: one.fault or (STILL if one.is_still() else "") for one in read_samples(file, url)}
     bad = {key: fault for key, fault in faults.items() if fault}
     if CUT in bad.values():
         warnings.warn(f"{url}: cut off or damaged, samples are missing; fetch or make it anew", stacklevel=2)

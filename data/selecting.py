@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from cmd_lightning.data.clips import BadSample, read_caption, read_facts
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.stages import name_of
-from cmd_lightning.data.tar import NO_VIDEO, Sample, read_samples
+from cmd_lightning.data.tar import NO_VIDEO, STILL, Sample, read_samples
 from cmd_lightning.errors import InputError
 
 Facts = dict[str, Any]
@@ -69,8 +69,9 @@ class Selection:
 
     def choose(self, file: BinaryIO, known_bad: Mapping[str, str]) -> list[bool]:
         """For each sample of a shard, in the order of the file, whether it is taken; no video is read."""
+        usable: set[str | None] = {None, NO_VIDEO, STILL} if self.images else {None}
         return [
-            not sample.fault and known_bad.get(sample.key, NO_VIDEO) == NO_VIDEO and self._takes(sample)
+            not sample.fault and known_bad.get(sample.key) in usable and self._takes(sample)
             for sample in read_samples(file, images=self.images)
         ]
 
@@ -79,7 +80,7 @@ class Selection:
         if not isinstance(self.where, Mapping):
             return "no sample meets it; loosen it"
         samples = (sample for file in files for sample in read_samples(file, images=self.images))
-        there = {name for sample in samples for name in _facts(sample) or ()}
+        there = {name for sample in samples for name in facts_of(sample) or ()}
         if lacking := [name for name in self.where if name not in there]:
             return f"no sample has {', '.join(lacking)}; there are {', '.join(sorted(there))}"
         return "no sample meets all conditions; loosen them"
@@ -87,7 +88,7 @@ class Selection:
     def _takes(self, sample: Sample) -> bool:
         if self.where is None:
             return True
-        facts = _facts(sample)
+        facts = facts_of(sample)
         if facts is None:
             return False
         if isinstance(self.where, Mapping):
@@ -104,7 +105,8 @@ class Selection:
             ) from error
 
 
-def _facts(sample: Sample) -> Facts | None:
+def facts_of(sample: Sample) -> Facts | None:
+    """The entries of a sample's json, and "caption"; None where they cannot be read. No video is read."""
     try:
         members = sample.read({"txt", "json"})
         facts = read_facts(members)

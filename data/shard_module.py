@@ -1,25 +1,27 @@
 """ShardDataModule: what DataModules over shards share."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from cmd_lightning.data.bad_samples import known_bad, list_bad
 from cmd_lightning.data.cache import ShardCache
-from cmd_lightning.data.captions import some_captions
 from cmd_lightning.data.classes import read_classes
 from cmd_lightning.data.clips import SampleLoader
-from cmd_lightning.data.index import Shard, expand, load_index
+from cmd_lightning.data.index import Shard, expand, is_remote, load_index
 from cmd_lightning.data.loader import Split, StreamDataModule
 from cmd_lightning.data.plan import Part, portions
-from cmd_lightning.data.selecting import Selection
+from cmd_lightning.data.selecting import Selection, facts_of
 from cmd_lightning.data.stages import importable, name_of
 from cmd_lightning.data.stream import ShardStream
 from cmd_lightning.errors import InputError, check_at_least, check_positive
+
+MOST_CAPTIONS = 1000  # looked at before training: the share of a kind of them is then known to 3 %
+_CAPTION_SHARDS = 32  # that are opened for them
+_MOST = 10**6  # weight of a data set; shards of one in an epoch, repeated ones included, as the plan lists them all
 
 _USED = {  # by the Trainer's verb
     "fit": ("train_shards", "val_shards"),
@@ -78,13 +80,13 @@ class ShardDataModule(StreamDataModule):
         check_at_least(0, num_workers=num_workers, shuffle_buffer=shuffle_buffer)
         if not 0 <= max_bad_share <= 1:
             raise InputError(f"max_bad_share {max_bad_share}: give a share from 0 to 1, e.g. 0.1")
-        if isinstance(train_shards, dict):
-            _check_weights(train_shards)
         self.shards: dict[str, Any] = {
             "train_shards": train_shards,
             "val_shards": val_shards,
             "test_shards": test_shards,
         }
+        for option, given in self.shards.items():
+            _check_shards(option, given)
         self.batch_size, self.num_workers = batch_size, num_workers
         self.seed, self.shuffle_buffer = seed, shuffle_buffer
         self.max_bad_share, self.remote = max_bad_share, remote or ShardCache()
@@ -106,8 +108,19 @@ class ShardDataModule(StreamDataModule):
         return read_classes(urls, self.remote).number
 
     def captions(self) -> list[str]:
-        """Captions of up to 1000 training samples; see `some_captions`."""
-        return some_captions([shard for found in self._find("train_shards") for shard in found], self.remote)
+        """Captions of up to 1000 good training samples: the first ones of up to 32 shards, spread evenly.
+
+        Of remote shards only those of the first one are read, which training fetches first in any case.
+        """
+        shards = [shard for found in self._find("train_shards") for shard in found]
+        spread = shards[:: -(-len(shards) // _CAPTION_SHARDS)]
+        chosen = [shard for shard in shards if is_remote(shard.url)][:1] or spread
+        captions: list[str] = []
+        for shard in chosen:
+            with shard.open(self.remote) as file:
+                samples = islice(shard.usable(file), -(-MOST_CAPTIONS // len(chosen)))
+                captions += [facts["caption"] for facts in map(facts_of, samples) if facts is not None]
+        return captions
 
     def prepare_data(self) -> None:
         """Scan shards that have no index yet, once for all ranks: those that the Trainer's verb reads, else all."""
@@ -147,7 +160,14 @@ class ShardDataModule(StreamDataModule):
             return []
         ends = list(accumulate(map(len, found), initial=0))
         sizes = [sum(shard.good for shard in shards) for shards in found]
-        takes = portions(sizes, [weight for weight in self.shards["train_shards"].values() if weight])
+        weights = {name: weight for name, weight in self.shards["train_shards"].items() if weight}
+        takes = portions(sizes, list(weights.values()))
+        for name, shards, size, take in zip(weights, found, sizes, takes, strict=True):
+            if take * len(shards) > _MOST * size:
+                raise InputError(
+                    f"train_shards {name}: an epoch would repeat it {take // size} times; lower its weight "
+                    f"{weights[name]:g}, or raise the others"
+                )
         return [Part(range(*ends[number : number + 2]), take) for number, take in enumerate(takes)]
 
     def _used(self) -> list[str]:
@@ -189,9 +209,22 @@ class ShardDataModule(StreamDataModule):
         return found
 
 
-def _check_weights(sets: dict[str, float]) -> None:
-    for shards, weight in sets.items():
-        if not 0 <= weight < math.inf:
-            raise InputError(f"train_shards {shards}: the weight {weight} must be a number from 0 up, e.g. 0.5")
-    if not sum(sets.values()):
-        raise InputError(f"train_shards {sets}: the weights sum to zero; give one data set more than 0, e.g. 1")
+def _check_shards(option: str, given: Any) -> None:
+    """Rejects what is no shards, and weights that make no epoch."""
+    if isinstance(given, list | tuple) and not all(isinstance(one, str) for one in given):
+        raise InputError(
+            f"{option} {given}: a list holds paths of one data set; write several with weights as a mapping, "
+            "train_shards: {webvid/train: 0.7, openvid/train: 0.3}"
+        )
+    if not isinstance(given, dict):
+        return
+    if option != "train_shards":
+        raise InputError(f"{option} {given}: only train_shards has weights; give a path or a list of paths")
+    for shards, weight in given.items():
+        if not (isinstance(weight, int | float) and (weight == 0 or 1 / _MOST <= weight <= _MOST)):
+            raise InputError(
+                f"train_shards {shards}: the weight {weight} must be 0 or a number from {1 / _MOST:g} to {_MOST:g}, "
+                "e.g. 0.5"
+            )
+    if not any(given.values()):
+        raise InputError(f"train_shards {given}: the weights sum to zero; give one data set more than 0, e.g. 1")

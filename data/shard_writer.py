@@ -47,7 +47,6 @@ class ShardWriter:
         self.folder, self.shard_size = Path(folder), shard_size
         self.classes, self.num_classes = classes, num_classes
         self.samples = 0
-        self._counts: list[int] = []
         self._file: BinaryIO | None = None
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.glob("*.tar"))):
             raise InputError(f"{folder}: holds shards already, or is a file; choose another folder or remove them")
@@ -61,15 +60,14 @@ class ShardWriter:
 
     def write(self, suffix: str, video: bytes, caption: str, about: dict[str, Any]) -> None:
         """Add a sample: a video file's suffix ("mp4", ...) and bytes, the caption, and further facts for the .json."""
-        if self._file is None or self._counts[-1] == self.shard_size:
+        shard, number = divmod(self.samples, self.shard_size)
+        if number == 0:
             self._close()
-            self._file = open(self._hidden / f"{len(self._counts):06d}.tar", "wb")  # noqa: SIM115  # closed by _close
+            self._file = open(self._hidden / f"{shard:06d}.tar", "wb")  # noqa: SIM115  # closed by _close
             self._tar = tar_writer(self._file)
-            self._counts.append(0)
-        key = f"{len(self._counts) - 1:06d}{self._counts[-1]:05d}"
+        key = f"{shard:06d}{number:05d}"
         text = json.dumps({"key": key, "caption": caption, **about}, ensure_ascii=False)
         self._tar.write({"__key__": key, suffix: video, "txt": caption.encode(), "json": text.encode()})
-        self._counts[-1] += 1
         self.samples += 1
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -88,10 +86,10 @@ class ShardWriter:
 
     def _publish(self) -> None:
         shards = []
-        for number, samples in enumerate(self._counts):
-            path = self.folder / f"{number:06d}.tar"
+        for first in range(0, self.samples, self.shard_size):
+            path = self.folder / f"{first // self.shard_size:06d}.tar"
             os.replace(self._hidden / path.name, path)
-            shards.append(Shard(str(path), samples))
+            shards.append(Shard(str(path), min(self.shard_size, self.samples - first)))
         update_index(self.folder, shards, self.classes, self.num_classes)
 
     def _close(self) -> None:

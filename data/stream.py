@@ -6,8 +6,10 @@ alone, never on what was read before it.
 """
 
 import random
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -16,18 +18,20 @@ from typing import Any, BinaryIO
 
 import webdataset
 
-from cmd_lightning.data.bad_samples import Bad
+from cmd_lightning.data.bad_samples import Bad, list_bad
 from cmd_lightning.data.batch import BatchStream
 from cmd_lightning.data.cache import ShardCache
-from cmd_lightning.data.clips import SampleLoader, collate
+from cmd_lightning.data.clips import BadSample, SampleLoader, collate
 from cmd_lightning.data.fetch import FetchError
 from cmd_lightning.data.index import Shard, is_remote, shard_names
 from cmd_lightning.data.plan import Interval, Part, assign, batch_sizes, clip_draw, stable_hash
 from cmd_lightning.data.stages import Stage, Stages
-from cmd_lightning.data.standby import Standby
 from cmd_lightning.data.tar import Sample
 from cmd_lightning.data.watchdog import Watchdog
 from cmd_lightning.errors import InputError
+
+_STANDBY = 8  # samples kept to stand in for a bad one
+_SEARCHED = 1000  # samples tried for one that can stand in where none of these can
 
 
 class ShardStream(BatchStream):
@@ -140,10 +144,6 @@ class ShardStream(BatchStream):
         with self._watchdog.watch(sample.place):
             return self.clips(sample.read(), draw, self._epoch)
 
-    def everything(self) -> Iterator[Interval]:
-        """All shards."""
-        return (Interval(number, 0, shard.good) for number, shard in enumerate(self.shards))
-
     def read(self, intervals: Sequence[Interval]) -> Iterator[Sample]:
         """Exactly as many samples as the intervals promise; those that a shard fails to give come with that fault."""
         ahead = None
@@ -169,6 +169,52 @@ class ShardStream(BatchStream):
 
     def _chance(self, purpose: str) -> random.Random:
         return random.Random(stable_hash(purpose, self.seed, self._epoch, self.rank, self.reader()[0]))
+
+
+class Standby:
+    """Decodes the samples of a reader and finds a stand-in for a bad one, the same one wherever a resume began.
+
+    It is the last good one of the eight before it, else the first good one of the reader, else of all shards.
+    """
+
+    def __init__(self, stream: ShardStream) -> None:
+        self._stream = stream
+        self.before: deque[Sample] = deque(maxlen=_STANDBY)
+        self._first_good: Sample | None = None
+
+    def decode(self, sample: Sample) -> tuple[dict[str, Any], list[Bad]]:
+        """The clip of a sample; or of one that stands in for it, and why."""
+        try:
+            return self._stream.decode(sample), []
+        except BadSample as reason:
+            return self._replace(sample.key), [Bad(str(reason), sample.place)]
+        finally:
+            self.before.append(sample)
+
+    def _replace(self, key: str) -> dict[str, Any]:
+        for candidate in reversed(self.before):
+            with suppress(BadSample):
+                return self._stream.decode(candidate, instead_of=key)
+        self._first_good = self._first_good or self._find_first_good()
+        return self._stream.decode(self._first_good, instead_of=key)
+
+    def _find_first_good(self) -> Sample:
+        stream, bad = self._stream, list[Bad]()
+        everything = [Interval(number, 0, shard.good) for number, shard in enumerate(stream.shards)]
+        for intervals in ([*stream.planned_shards()], everything):
+            bad = []
+            for sample in islice(stream.stages(stream.read(intervals)), _SEARCHED):
+                try:
+                    stream.decode(sample)
+                    return sample
+                except BadSample as reason:
+                    bad.append(Bad(str(reason), sample.place))
+        remedy = "lower data.num_frames, or data.stride, or raise data.fps; or " if "too short" in dict(bad) else ""
+        if "still picture" in dict(bad):
+            remedy = "set data.images still for clips without motion; or "
+        raise InputError(
+            f"no usable clip among {len(bad)}: {list_bad(bad, most=1)}; {remedy}run `shards check` on these shards"
+        )
 
 
 def _open_ahead(shard: Shard, remote: ShardCache) -> Future[BinaryIO]:

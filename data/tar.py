@@ -16,6 +16,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, BinaryIO, NamedTuple
 
+from cmd_lightning.animation import is_still_webp
 from cmd_lightning.data.clips import IMAGE_SUFFIXES, LATENT_SUFFIX, BadSample
 from cmd_lightning.video_io import VIDEO_SUFFIXES
 
@@ -33,7 +34,7 @@ else the first in this order."""
 READ = SUFFIXES.union(IMAGE_SUFFIXES)
 """Of the members that are read where still images are asked for."""
 
-NO_VIDEO = "no video"
+NO_VIDEO, STILL = "no video", "still picture"
 
 MAX_MEMBER_BYTES = 0x7FFFF000
 """A larger member (2 GiB, the most that one call reads) is not loaded: it would have to fit into memory."""
@@ -77,6 +78,13 @@ class Sample:
             if len(found[suffix]) < size:
                 raise BadSample(CUT)
         return found
+
+    def is_still(self) -> bool:
+        """Whether its clip is a WebP that is not animated, by its first bytes; moves the file's position."""
+        if self.file is None or self.members.keys() & _CLIPS != {"webp"}:
+            return False
+        self.file.seek(self.members["webp"].offset)
+        return is_still_webp(self.file.read(21))
 
 
 def read_samples(file: BinaryIO, name: str = "", images: bool = False) -> Iterator[Sample]:
@@ -125,11 +133,7 @@ def _rank(rest: str) -> int:
 
 
 def _with_dots(members: Iterator[_Found]) -> Iterator[_Found]:
-    """Members with dots in their key where it names a clip: `a.720p.mp4` and `a.720p.txt` are a sample `a.720p`.
-
-    Other dotted names, such as `a.mask.json` next to `a.mp4`, are further members as webdataset knows them, and passed
-    over.
-    """
+    """Members whose key has no dots, or is that of a clip (`a.720p`); others, as `a.mask.json`, are passed over."""
     current: str | None = None
     waiting: list[_Found] = []  # what comes before the clip that it may belong to
     for found in members:

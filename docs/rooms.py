@@ -17,9 +17,15 @@ PAGE = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- begin rooms: python docs/rooms.py -->\n", "<!-- end rooms -->"
 
 FILES = {
-    "pipeline": ("pipeline", "pipeline_input", "pipeline_output", "faster_sampling"),
+    "pipeline": (
+        *("pipeline", "pipeline_folder", "pipeline_input", "pipeline_latents", "pipeline_memory", "pipeline_output"),
+        *("pipeline_prompt", "pipeline_steps", "faster_sampling", "model_card"),
+    ),
     "stable_diffusion": ("stable_diffusion", "pretrained_text"),
-    "video_io": ("video_io", "video_file", "video_index", "video_start", "animation", "gif", "image_io", "viewing"),
+    "video_io": (
+        *("video_io", "video_file", "video_index", "video_start", "animation", "gif", "image_io", "viewing"),
+        "clip_folder",
+    ),
     "commands": ("cli", "report", "__main__"),
     "basics": (
         *("__init__", "__version__", "errors", "provenance", "compat", "atomic_files", "markdown", "threads"),
@@ -33,7 +39,7 @@ GROUPS = {
     "procedural world": ("ranking", "shapes"),
     "the method": ("components", "pipeline", "diffusion", "conditioning", "latent_space", "stable_diffusion"),
     "networks": ("zoo", "networks", "pretrained"),
-    "data and scores": ("callbacks", "data", "metrics", "video_io"),
+    "data and scores": ("callbacks", "data", "evaluation", "metrics", "packing", "video_io"),
 }
 """What is drawn, in boxes. "basics", which every room may import, is left out."""
 

@@ -10,6 +10,7 @@ import small_models
 import torch
 from forks import Python
 from missing import missing
+from shard_files import sample, write_tar
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
@@ -228,3 +229,14 @@ def decoded(monkeypatch):
 
     monkeypatch.setattr(VideoFile, "_decoded", counted)
     return times
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory):
+    """Five shards of 4, 7, 1, 5 and 6 samples, with an index."""
+    folder = tmp_path_factory.mktemp("shards")
+    number = 0
+    for shard, count in enumerate((4, 7, 1, 5, 6)):
+        write_tar(folder / f"{shard:05d}.tar", [sample(f"{number + i:04d}", number + i) for i in range(count)])
+        number += count
+    return folder

@@ -13,13 +13,18 @@ spec = importlib.util.spec_from_file_location("rooms", ROOT / "docs" / "rooms.py
 rooms = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(rooms)
 
-CORE = ("components", "networks", "diffusion", "latent_space", "conditioning", "pipeline", "metrics", "data", "zoo")
+CORE = (
+    *("components", "networks", "diffusion", "latent_space", "conditioning", "pipeline", "metrics", "data", "zoo"),
+    *("packing", "evaluation"),
+)
 FORBIDDEN = {room: {"shapes", "ranking", "commands", "benchmarks"} for room in (*CORE, "callbacks", "stable_diffusion")}
-FORBIDDEN["components"] |= {"data"}
+FORBIDDEN["components"] |= {"data", "packing", "evaluation"}
 for room in ("networks", "diffusion", "latent_space", "conditioning", "stable_diffusion", "zoo", "pipeline"):
-    FORBIDDEN[room] |= {"components", "data", "callbacks"}
+    FORBIDDEN[room] |= {"components", "data", "packing", "evaluation", "callbacks"}
 ALLOWED = {
     "data": {"basics", "video_io"},
+    "packing": {"basics", "data", "video_io"},
+    "evaluation": {"basics", "data", "video_io"},
     "metrics": {"basics", "video_io"},
     "zoo": {"basics", "networks", "pretrained"},
     "basics": set(),

@@ -11,7 +11,7 @@ from odd_videos import as_ffmpeg_shows, corners
 from PIL import Image
 from shown_videos import close, palette, ramps
 
-from cmd_lightning.data.clip_files import VideoFolder
+from cmd_lightning.evaluation.clip_files import VideoFolder
 from cmd_lightning.image_io import read_image
 from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VideoReader, read_video

@@ -15,6 +15,11 @@ REMEDIES = {
     "vae": "the folder of a Stable Diffusion or of an image autoencoder, or its hub id (configs/README.md names some)",
 }
 """What to give for an option that configs leave to their user."""
+FORMS = {
+    "train_shards": "a path, a list of paths, or data sets with weights as a mapping, "
+    "{webvid/train: 0.7, openvid/train: 0.3}",
+}
+"""What an option takes, where the names of its types do not say it."""
 LONGEST = 300
 
 
@@ -50,7 +55,9 @@ def explain(message: str, classes: Iterable[type]) -> str:
         choices: list[str] = sorted(set(re.findall(r"[\w-]+", literals)))
         names = re.findall(r"(?:<class '|^|, )([\w.]+)", types)
         choices = choices or [name.rpartition(".")[2] for name in names if name not in ("NoneType", "typing.Literal")]
-        return f"{place_of(line[: wrong.start()])} {value}: expected one of {', '.join(choices)}"
+        place = place_of(line[: wrong.start()])
+        form = FORMS.get(place.rpartition(".")[2], f"one of {', '.join(choices)}")
+        return f"{place} {value}: expected {form}"
     return line if len(line) <= LONGEST else line[:LONGEST] + " ..."
 
 

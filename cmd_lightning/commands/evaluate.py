@@ -17,7 +17,7 @@ from cmd_lightning.metric_names import DISTANCES, PAIRED, Asked
 from cmd_lightning.progress import progress
 
 if TYPE_CHECKING:
-    from cmd_lightning.data.sources import ClipSource
+    from cmd_lightning.evaluation.sources import ClipSource
     from cmd_lightning.metrics.suite import MetricSuite
 
 
@@ -104,8 +104,8 @@ def evaluate(
     with progress("loading"):
         from cmd_lightning.components.evaluation import Evaluation
         from cmd_lightning.data.bad_samples import describe
-        from cmd_lightning.data.evaluation import EvaluationData
-        from cmd_lightning.data.sources import Selection, open_source
+        from cmd_lightning.evaluation.datamodule import EvaluationData
+        from cmd_lightning.evaluation.sources import Selection, open_source
         from cmd_lightning.metrics.statistics import describe_statistics
         from cmd_lightning.metrics.suite import MetricSuite
         from cmd_lightning.viewing import Viewing

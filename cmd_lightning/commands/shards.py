@@ -97,7 +97,7 @@ def pack(
         seed: Seed for choosing a caption if a clip has several, as in MSR-VTT, and for choosing held-out clips.
         json: Write a report to this file; - is standard output.
     """
-    from cmd_lightning.data.pack import pack_clips
+    from cmd_lightning.packing.pack import pack_clips
 
     packed = pack_clips(
         videos,

@@ -187,7 +187,7 @@ def pack(run: Run) -> None:
 def split_of(clips: Path, captions: str | None) -> str | None:
     """The split of the table that holds clips out, or None where the table has no splits."""
     from cmd_lightning.cli import spelling
-    from cmd_lightning.data.annotations import read_annotations
+    from cmd_lightning.packing.annotations import read_annotations
 
     with spelling({"videos": "CLIPS", "captions": "--captions"}):
         splits = {row.split for row in read_annotations(clips, Path(captions) if captions else None).rows} - {""}

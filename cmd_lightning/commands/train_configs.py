@@ -66,7 +66,7 @@ def facts_of(splits: Mapping[str, Path], settings: Mapping[str, Any]) -> dict[st
     """
     from cmd_lightning.commands.files import warn
     from cmd_lightning.data.index import read_index
-    from cmd_lightning.data.survey import survey
+    from cmd_lightning.packing.survey import survey
 
     seen, held_out = survey(str(splits["train"]), "CLIPS"), survey(str(splits["test"]), "CLIPS")
     if seen.frames < FRAMES:

@@ -13,9 +13,9 @@ from cmd_lightning.components import MotionDiffusion
 from cmd_lightning.components.checkpoints import load_stage
 from cmd_lightning.conditioning import MAX_CLASSES, ClassEncoder
 from cmd_lightning.data.classes import read_classes
-from cmd_lightning.data.pack import pack_clips
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
+from cmd_lightning.packing.pack import pack_clips
 from cmd_lightning.shapes.datamodule import ShapesDataModule
 from cmd_lightning.zoo.motion.dit import MotionDiT
 

@@ -8,9 +8,9 @@ from shard_files import sample, write_tar
 
 from cmd_lightning.components import MotionDiffusion
 from cmd_lightning.data.index import shard_names
-from cmd_lightning.data.sources import Selection, open_source
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
+from cmd_lightning.evaluation.sources import Selection, open_source
 from cmd_lightning.video_io import read_video
 from cmd_lightning.zoo.motion.dit import MotionDiT
 

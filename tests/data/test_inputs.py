@@ -12,10 +12,10 @@ from shard_files import write_tar
 from cmd_lightning.data.check import check_shards
 from cmd_lightning.data.clips import BadSample, ClipLoader, read_label
 from cmd_lightning.data.index import expand, load_index
-from cmd_lightning.data.pack import pack_clips
-from cmd_lightning.data.sources import Selection, open_source
 from cmd_lightning.data.stream import ShardStream
 from cmd_lightning.data.tar import read_samples
+from cmd_lightning.evaluation.sources import Selection, open_source
+from cmd_lightning.packing.pack import pack_clips
 
 KINDS = {  # container and codec by suffix
     "MOV": ("mov", "libx264"),

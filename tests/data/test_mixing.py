@@ -3,12 +3,15 @@
 import itertools
 import json
 import random
+import re
 from collections import Counter
 
+import jsonargparse
 import pytest
 import torch
 from shard_files import sample, write_tar
 
+from cmd_lightning.commands.config_errors import explain
 from cmd_lightning.data.index import Shard
 from cmd_lightning.data.plan import Part, assign, batch_sizes, portions
 from cmd_lightning.data.stream import ShardStream
@@ -134,14 +137,44 @@ def test_one_set_with_a_weight_is_that_set(sets, tmp_path):
     ("weights", "words"),
     [
         ((0, 0), r"train_shards {.*}: the weights sum to zero"),
-        ((1, -1), r"train_shards .*/b: the weight -1 must be a number from 0 up"),
+        ((1, -1), r"train_shards .*/b: the weight -1 must be 0 or a number from 1e-06 to 1e\+06"),
         ((float("nan"), 1), r"train_shards .*/a: the weight nan must be"),
+        ((1, float("inf")), r"train_shards .*/b: the weight inf must be"),
+        ((1e300, 1), r"train_shards .*/a: the weight 1e\+300 must be"),
+        ((1, 1e-300), r"train_shards .*/b: the weight 1e-300 must be"),
+        (("half", 1), r"train_shards .*/a: the weight half must be"),
     ],
 )
 def test_weights_are_checked(sets, weights, words):
     with pytest.raises(InputError, match=words) as error:
         module(dict(zip(sets, weights, strict=True)))
     assert "\n" not in str(error.value)
+
+
+def test_an_epoch_of_endless_repeats_is_an_error_and_not_planned(sets, tmp_path):
+    with pytest.raises(
+        InputError, match=r"train_shards .*/a: an epoch would repeat it 250000000000 times; lower"
+    ) as error:
+        module({f"{tmp_path}/a": 1e6, f"{tmp_path}/b": 1e-6}).train_dataloader()
+    assert "\n" not in str(error.value)
+    assert len(module({f"{tmp_path}/a": 1e4, f"{tmp_path}/b": 1}).stream("train")) == 10_001
+
+
+@pytest.mark.parametrize("given", [[{"shards": "a", "weight": 1}, {"shards": "b", "weight": 2}], ["a", {"b": 2}]])
+def test_a_list_of_sets_is_answered_with_the_right_spelling(given):
+    right = r"mapping, (train_shards: )?\{webvid/train: 0.7, openvid/train: 0.3\}$"
+    with pytest.raises(InputError, match=rf"^train_shards \[.*\]: .* {right}") as error:
+        module(given)
+    assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match=r"^val_shards \{'a': 1\}: only train_shards has weights"):
+        WebVidDataModule(val_shards={"a": 1})
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(WebVidDataModule, "data")
+    with pytest.raises(jsonargparse.ArgumentError) as refused:
+        parser.parse_args(["--data=WebVidDataModule", f"--data.train_shards={json.dumps(given)}"])
+    told = explain(str(refused.value), [WebVidDataModule])
+    assert told.startswith(f"data.train_shards {given}: expected ")
+    assert re.search(right, told)
 
 
 def test_a_set_without_clips_is_named(sets, tmp_path):

@@ -16,7 +16,7 @@ from shard_files import serve_folder
 
 from cmd_lightning import video_file
 from cmd_lightning.data.clips import BadSample, ClipLoader
-from cmd_lightning.data.sources import Selection, open_source
+from cmd_lightning.evaluation.sources import Selection, open_source
 from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VideoReader, gif_bytes
 

@@ -11,10 +11,11 @@ from PIL import Image
 from shard_files import plain, sample, write_tar
 
 from cmd_lightning.components import MotionDiffusion
+from cmd_lightning.data.check import check_shards
 from cmd_lightning.data.clips import ClipLoader, resize_and_crop
-from cmd_lightning.data.sources import Selection, open_source
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
+from cmd_lightning.evaluation.sources import Selection, open_source
 from cmd_lightning.zoo.motion.dit import MotionDiT
 
 KINDS = ("jpg", "png", "webp", "jpeg")
@@ -123,6 +124,32 @@ def test_an_image_shard_where_video_is_needed_is_an_error(shards, option):
             data.test_dataloader()
     else:
         assert len(batches(getattr(data, f"{option.partition('_')[0]}_dataloader")())) == 11
+
+
+def webp(number, frames):
+    """A WebP of so many frames, each of one colour."""
+    buffer = io.BytesIO()
+    images = [Image.new("RGB", (24, 20), (40 * frame, 10 * number, 0)) for frame in range(frames)]
+    images[0].save(buffer, "webp", save_all=frames > 1, append_images=images[1:], lossless=True)
+    return {f"w{number}.webp": buffer.getvalue(), f"w{number}.txt": b"x"}
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_still_webp_is_known_before_the_first_batch(shards, checked):
+    """Webp is a suffix of animations, too."""
+    write_tar(shards / "stills.tar", [webp(i, 1) for i in range(4, 8)])
+    write_tar(shards / "moving.tar", [webp(i, 5) for i in range(4)])
+    given = str(shards / "{moving,stills}.tar")
+    if checked:
+        assert check_shards(given)["bad"] == {"still picture": 4}
+    with pytest.raises(
+        InputError, match=r"^train_shards .*stills\.tar: holds still images, .* set data\.images still$"
+    ) as error:
+        module(given, "forbid").prepare_data()
+    assert "\n" not in str(error.value)
+    assert len(batches(module(str(shards / "moving.tar"), "forbid").train_dataloader())) == 4
+    assert len(batches(module(given).train_dataloader())) == 8
+    assert len(batches(module(given, select={"caption": {"equals": "x"}}).train_dataloader())) == 8
 
 
 def test_an_evaluation_of_images_is_an_error(shards):

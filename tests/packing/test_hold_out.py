@@ -6,9 +6,9 @@ from collections import Counter
 import odd_videos
 import pytest
 
-from cmd_lightning.data.hold_out import held_out
-from cmd_lightning.data.pack import pack_clips
 from cmd_lightning.errors import InputError
+from cmd_lightning.packing.hold_out import held_out
+from cmd_lightning.packing.pack import pack_clips
 
 
 def names(count):

@@ -10,8 +10,8 @@ import odd_videos
 import pytest
 
 from cmd_lightning import cli
-from cmd_lightning.data.annotations import Row, read_annotations
 from cmd_lightning.data.webvid import WebVidDataModule
+from cmd_lightning.packing.annotations import Row, read_annotations
 
 OPENVID = "video,caption,aesthetic score,motion score,temporal consistency score,camera motion,frame,fps,seconds"
 WEBVID = "videoid,name,page_idx,page_dir,duration,contentUrl"

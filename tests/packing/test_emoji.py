@@ -14,9 +14,9 @@ import pytest
 from missing import needed
 from PIL import Image
 
-from cmd_lightning.data.annotations import read_annotations
-from cmd_lightning.data.emoji import Emoji, find_names, parse, split_emoji, unicode_name
-from cmd_lightning.data.pack import pack_clips
+from cmd_lightning.packing.annotations import read_annotations
+from cmd_lightning.packing.emoji import Emoji, find_names, parse, split_emoji, unicode_name
+from cmd_lightning.packing.pack import pack_clips
 
 TONES = {"1f3fb": "light", "1f3fc": "medium-light", "1f3fd": "medium", "1f3fe": "medium-dark", "1f3ff": "dark"}
 

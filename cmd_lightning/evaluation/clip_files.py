@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
+from cmd_lightning.clip_folder import clip_suffix, walk
 from cmd_lightning.data.clips import BadSample, video_of
 from cmd_lightning.data.index import load_index, shard_names
 from cmd_lightning.data.tar import Sample, read_samples
-from cmd_lightning.data.walk import clip_suffix, walk
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_io import FRAME_SUFFIXES, VideoReader, frames_in, natural_key
 from cmd_lightning.viewing import PLAIN, Viewing

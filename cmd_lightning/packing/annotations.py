@@ -7,18 +7,18 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cmd_lightning.clip_folder import clip_suffix, walk
 from cmd_lightning.data.clips import BadSample, read_caption, read_facts, whole_number
-from cmd_lightning.data.emoji import Emoji, find_names, parse, split_emoji
 from cmd_lightning.data.plan import stable_hash
-from cmd_lightning.data.table import read_table
-from cmd_lightning.data.walk import clip_suffix, walk
 from cmd_lightning.errors import InputError
+from cmd_lightning.packing.emoji import Emoji, find_names, parse, split_emoji
+from cmd_lightning.packing.table import read_table
 from cmd_lightning.video_io import VIDEO_SUFFIXES
 
 ACCEPTED = (
@@ -176,14 +176,8 @@ def with_prompts(annotations: Annotations, path: Path) -> Annotations:
     """Caption clips by their classes, from a CSV with the columns class,prompt, or a line for each class in order."""
     if not annotations.classes:
         raise InputError(f"prompts {path}: the clips have no classes by name; leave it out, or give such clips")
-    if not path.is_file():
-        raise InputError(f"prompts {path}: no such file; give a CSV class,prompt, or a prompt a line for each class")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [line.strip() for line in file if line.strip()]
-    except UnicodeDecodeError:
-        raise InputError(f"prompts {path}: not text in UTF-8; save it as that") from None
-    prompts = _prompts_by_class(lines, annotations.classes, path)
+    lines = _lines(path, "prompts", "give a CSV class,prompt, or a prompt a line for each class, in UTF-8")
+    prompts = _prompts_by_class([line for line in lines if line], annotations.classes, path)
     rows = [replace(row, caption=prompts.get(row.label, row.caption)) for row in annotations.rows]
     return replace(annotations, rows=rows)
 
@@ -219,13 +213,13 @@ def read_ucf101(folder: Path, lists: list[str]) -> Annotations:
     if not (folder / "classInd.txt").is_file():
         raise InputError(f"captions {folder}: no classInd.txt in it, as UCF-101's lists have; {ACCEPTED}")
     classes: dict[str, int] = {}
-    for place, words in _lines(folder / "classInd.txt"):
+    for place, words in _words(folder / "classInd.txt"):
         if len(words) != 2 or words[0] != str(len(classes) + 1) or words[1] in classes:
             raise InputError(f"{place}: a number and a class are expected, counted from 1, as '1 ApplyEyeMakeup'")
         classes[words[1]] = len(classes)
     rows = []
     for name in lists:
-        for place, words in _lines(folder / name):
+        for place, words in _words(folder / name):
             label, _, file = words[0].partition("/")
             if not file or len(words) > 2 or label not in classes or words[1:] not in ([], [str(classes[label] + 1)]):
                 raise InputError(f"{place}: not a class of classInd.txt, a clip and perhaps the number of the class")
@@ -234,17 +228,22 @@ def read_ucf101(folder: Path, lists: list[str]) -> Annotations:
     return Annotations(rows, classes, list(classes), moved=True)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """The words of each line that has some, with what to call it in an error."""
-    if not path.is_file():
-        raise InputError(f"captions {path}: no such file; give the whole folder ucfTrainTestlist of UCF-101")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"captions {path}: not text in UTF-8 ({error}); fetch UCF-101's lists again") from error
-    if not any(map(str.strip, lines)):
+def _words(path: Path) -> list[tuple[str, list[str]]]:
+    """The words of each line of one of UCF-101's lists, with what to call it in an error."""
+    lines = _lines(path, "captions", "give the whole folder ucfTrainTestlist of UCF-101")
+    if not any(lines):
         raise InputError(f"captions {path}: it is empty; fetch UCF-101's lists again")
-    return ((f"captions {path}, line {number}", line.split()) for number, line in enumerate(lines, 1) if line.strip())
+    return [(f"captions {path}, line {number}", line.split()) for number, line in enumerate(lines, 1) if line]
+
+
+def _lines(path: Path, option: str, remedy: str) -> list[str]:
+    """The lines of a text file, without the space around them."""
+    if not path.is_file():
+        raise InputError(f"{option} {path}: no such file; {remedy}")
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{option} {path}: not text in UTF-8 ({error}); {remedy}") from error
 
 
 def read_msrvtt(path: Path, seed: int = 0) -> Annotations:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from statistics import median, quantiles
 
 from cmd_lightning.data.cache import ShardCache
@@ -49,7 +50,7 @@ def survey(shards: str | Sequence[str], option: str = "shards") -> Survey:
     Raises:
         InputError: There is no shard, or no usable clip in them. It names the `option`.
     """
-    found = [look for _, look in zip(range(MOST), _looks(expand(shards, option)), strict=False)]
+    found = list(islice(_looks(expand(shards, option)), MOST))
     if not found:
         raise InputError(f"{option} {shards}: no usable clip; `cmd-lightning shards check` counts the reasons")
     captions, labels, rates, frames = zip(*found, strict=True)

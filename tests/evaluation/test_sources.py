@@ -16,11 +16,11 @@ from shard_files import plain, sample, write_tar
 from torch.utils.data import DataLoader
 
 from cmd_lightning.data.check import check_shards
-from cmd_lightning.data.evaluation import read_batch
 from cmd_lightning.data.shard_writer import ShardWriter
-from cmd_lightning.data.sources import Selection, open_source
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
+from cmd_lightning.evaluation.datamodule import read_batch
+from cmd_lightning.evaluation.sources import Selection, open_source
 from cmd_lightning.video_io import mp4_bytes, read_video, write_video
 
 
@@ -452,7 +452,7 @@ def test_no_label_is_read(tmp_path, label):
 
 def test_needs_neither_lightning_nor_diffusers():
     code = (
-        "import sys, cmd_lightning.data.sources\n"
+        "import sys, cmd_lightning.evaluation.sources\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules} & {'lightning', 'diffusers', 'torchmetrics'}))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

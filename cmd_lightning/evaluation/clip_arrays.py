@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmd_lightning.data.clip_files import Clips, OpenClip
 from cmd_lightning.errors import InputError
+from cmd_lightning.evaluation.clip_files import Clips, OpenClip
 
 ARRAY_SUFFIXES = (".npy", ".pt", ".pth")
 LAYOUTS = ("NTHWC", "NCTHW", "NTCHW")

@@ -15,12 +15,12 @@ from typing import Any, Literal
 from torch.utils.data import Dataset
 
 from cmd_lightning.data.bad_samples import describe
-from cmd_lightning.data.clip_arrays import ARRAY_SUFFIXES, LAYOUTS, ArrayFile
-from cmd_lightning.data.clip_files import Clips, ShardFiles, VideoFolder
 from cmd_lightning.data.clips import BadSample, choose_frames, read_caption, read_facts, resize_and_crop
 from cmd_lightning.data.index import expand, is_remote
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.errors import InputError, check_positive
+from cmd_lightning.evaluation.clip_arrays import ARRAY_SUFFIXES, LAYOUTS, ArrayFile
+from cmd_lightning.evaluation.clip_files import Clips, ShardFiles, VideoFolder
 from cmd_lightning.video_io import VIDEO_SUFFIXES, natural_key
 from cmd_lightning.viewing import PLAIN, Viewing
 

@@ -7,12 +7,6 @@ from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.errors import InputError
 
 
-def check_share(share: float) -> None:
-    """Raise `InputError` unless a share is between 0 and 1."""
-    if not 0 < share < 1:
-        raise InputError(f"hold_out {share}: give a share between 0 and 1, e.g. 0.1")
-
-
 def held_out(names: Sequence[str], classes: Sequence[str], share: float, seed: int) -> set[int]:
     """Choose clips to hold out at random: the same share of each class, to within one clip.
 

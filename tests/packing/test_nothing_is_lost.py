@@ -15,8 +15,8 @@ from shard_files import write_tar
 from cmd_lightning.cli import main
 from cmd_lightning.data.check import check_shards
 from cmd_lightning.data.clips import read_caption
-from cmd_lightning.data.pack import pack_clips
 from cmd_lightning.errors import InputError
+from cmd_lightning.packing.pack import pack_clips
 
 CLIP = odd_videos.encode(odd_videos.numbered(2), "mp4", "libx264")
 STILL = odd_videos.picture("WebP")

@@ -4,17 +4,17 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cmd_lightning.data.annotations import Annotations, Row, read_annotations
+from cmd_lightning.clip_folder import clip_suffix, walk
 from cmd_lightning.data.bad_samples import describe
-from cmd_lightning.data.hold_out import check_share, held_out
 from cmd_lightning.data.shard_writer import ShardWriter, split_folder
-from cmd_lightning.data.walk import clip_suffix, walk
 from cmd_lightning.errors import InputError
+from cmd_lightning.packing.annotations import Annotations, Row, read_annotations
+from cmd_lightning.packing.hold_out import held_out
 from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VideoInfo, VideoReader
 
@@ -49,7 +49,8 @@ def pack_clips(
     if not folder.is_dir():
         raise InputError(f"videos {videos}: no such folder; name the folder that holds the clips")
     if hold_out is not None:
-        check_share(hold_out)
+        if not 0 < hold_out < 1:
+            raise InputError(f"hold_out {hold_out}: give a share between 0 and 1, e.g. 0.1")
         if split is not None:
             raise InputError(f"hold_out {hold_out} and split {split}: give one of the two")
     known = read_annotations(folder, Path(captions) if captions else None, Path(prompts) if prompts else None, seed)
@@ -58,10 +59,17 @@ def pack_clips(
         progress(note)
 
     files = _ClipFolder(folder, known.moved)
-    left_out = _LeftOut(progress)
+    bad: Counter[str] = Counter()
+
+    def leave_out(reason: str, path: str) -> None:
+        bad[reason] += 1
+        if bad[reason] <= _TOLD:
+            others = "; others for this reason are only counted" if bad[reason] == _TOLD else ""
+            progress(f"left out, {reason}: {path}{others}")
+
     for reason, path in files.unused(known, Path(out), [Path(path) for path in (captions, prompts) if path]):
-        left_out.add(reason, path)
-    clips = _usable(files, rows, left_out, progress)
+        leave_out(reason, path)
+    clips = _usable(files, rows, leave_out, progress)
     if hold_out is not None:
         usable = list(clips)
         clips = iter(_held_out(usable, hold_out, seed) if usable else ())
@@ -82,22 +90,26 @@ def pack_clips(
             unreadable += "\ufffd" in clip.row.caption
         if not made:
             raise InputError(
-                f"videos {videos}: none of {len(rows)} clips is usable ({describe(left_out.counts)}); check the paths, "
+                f"videos {videos}: none of {len(rows)} clips is usable ({describe(bad)}); check the paths, "
                 f"{rows[0].path} is the first"
             )
-    notes = [*known.notes, *_missing_notes(known, empty, sum(made.values()))]
-    if unreadable:
-        notes.append(f"captions: {unreadable} with unreadable characters (\ufffd); save them as UTF-8")
-    for note in notes[len(known.notes) :]:
+    unlabelled = sum(not row.label for row in known.rows) if known.labels else 0
+    counted = {
+        f"captions: {empty} of {made.total()} clips have none": empty,
+        f"labels: {unlabelled} of {len(known.rows)} clips have none": unlabelled,
+        f"captions: {unreadable} with unreadable characters (\ufffd); save them as UTF-8": unreadable,
+    }
+    notes = [note for note, number in counted.items() if number]
+    for note in notes:
         progress(note)
     return {
-        "samples": sum(made.values()),
-        "bad": dict(left_out.counts),
+        "samples": made.total(),
+        "bad": dict(bad),
         "splits": {str(Path(out, name)): made[name] for name in splits if made[name]},
         "classes": known.classes,
         "num_classes": known.num_classes,
         "empty_captions": empty,
-        "notes": notes,
+        "notes": known.notes + notes,
     }
 
 
@@ -112,26 +124,6 @@ def _of_split(rows: list[Row], split: str | None, hold_out: float | None) -> lis
     if split not in there:
         raise InputError(f"split {split}: no clip is in it; give one of {', '.join(there)}")
     return [row for row in rows if row.split == split]
-
-
-def _missing_notes(known: Annotations, empty: int, samples: int) -> list[str]:
-    unlabelled = sum(not row.label for row in known.rows) if known.labels else 0
-    notes = [f"captions: {empty} of {samples} clips have none"] if empty else []
-    return notes + ([f"labels: {unlabelled} of {len(known.rows)} clips have none"] if unlabelled else [])
-
-
-@dataclass
-class _LeftOut:
-    """Counts what is left out, and names the first of each reason."""
-
-    progress: Callable[[str], None]
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def add(self, reason: str, path: str) -> None:
-        self.counts[reason] += 1
-        if self.counts[reason] <= _TOLD:
-            others = "; others for this reason are only counted" if self.counts[reason] == _TOLD else ""
-            self.progress(f"left out, {reason}: {path}{others}")
 
 
 @dataclass(frozen=True)
@@ -154,20 +146,23 @@ class _Clip:
 
 
 def _usable(
-    files: "_ClipFolder", rows: Sequence[Row], left_out: _LeftOut, progress: Callable[[str], None]
+    files: "_ClipFolder",
+    rows: Sequence[Row],
+    leave_out: Callable[[str, str], None],
+    progress: Callable[[str], None],
 ) -> Iterator[_Clip]:
     """The clips of the rows that can be decoded, in their order."""
     for number, row in enumerate(rows, 1):
         path = files.find(row.path)
         if not path.is_file():
-            left_out.add("missing file", row.path)
+            leave_out("missing file", row.path)
         elif not clip_suffix(path):
-            left_out.add(_no_clip(path), row.path)
+            leave_out(_no_clip(path), row.path)
         else:
             try:
                 yield _Clip(row, path, VideoReader(path).info)
             except VideoError as error:
-                left_out.add(error.reason, row.path)
+                leave_out(error.reason, row.path)
         if number % 1000 == 0 or number == len(rows):
             progress(f"{number} of {len(rows)} clips")
 

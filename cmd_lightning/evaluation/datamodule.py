@@ -11,8 +11,8 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from cmd_lightning.data.clips import collate
-from cmd_lightning.data.sources import ClipSource
 from cmd_lightning.errors import InputError
+from cmd_lightning.evaluation.sources import ClipSource
 
 
 class EvaluationData(LightningDataModule):
