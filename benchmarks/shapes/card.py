@@ -17,7 +17,7 @@ import yaml
 
 from benchmarks.cells import by_name, command_line, read
 from benchmarks.shapes.pages import fill
-from benchmarks.shapes.quality import clips
+from benchmarks.shapes.quality import clips, generate
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.latent_space import from_uint8, to_uint8
 from cmd_lightning.pipeline import CMDPipeline
@@ -30,8 +30,8 @@ CURVES = {"psnr": "autoencoder", "psnr_of_mean_frame": "mean frame", "psnr_of_be
 CARDS, WEIGHTS, RESULTS = Path("zoo/cards"), Path("zoo/weights"), Path("benchmarks/results")
 
 
-def training_record(name: str, stage: str) -> dict[str, Any]:
-    """Config, length and validation curve of a stage, of all calls that trained it."""
+def training_record(name: str, stage: str, old: dict[str, Any]) -> dict[str, Any]:
+    """Config, length and validation curve of a stage, of all calls that trained it; the `old` ones without its logs."""
     path = Path("configs", name, f"{stage}.yaml")
     config = yaml.safe_load(path.read_text())
     curve: dict[int, dict[str, float]] = {}
@@ -44,6 +44,8 @@ def training_record(name: str, stage: str) -> dict[str, Any]:
             if row.get("val/loss"):
                 scores = {key: row[f"val/{key}"] for key in ("loss", "psnr") if row.get(f"val/{key}")}
                 curve[step] = {key: round(float(value), 5) for key, value in scores.items()}
+    if not seconds:
+        return old
     steps = sorted(seconds)
     lengths = [later - earlier for earlier, later in pairwise([0, *steps])]
     return {
@@ -74,7 +76,7 @@ def make_card(name: str, pipeline: CMDPipeline, old: dict[str, Any]) -> dict[str
         "video": {"shape": list(pipeline.config.video_shape), "fps": pipeline.config.fps},
         "parameters": {key: sum(p.numel() for p in part.parameters()) for key, part in parts.items()},
         "trained_on": old.get("trained_on", "unknown hardware"),
-        "training": {stage: training_record(name, stage) for stage in STAGES},
+        "training": {stage: training_record(name, stage, old.get("training", {}).get(stage, {})) for stage in STAGES},
         "progress": progress(name) or old.get("progress", []),
         "weights": weights_sha256(WEIGHTS / name),
         "results": f"benchmarks/results/{name}.json",
@@ -91,7 +93,8 @@ def plot_training(card: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(1, plots, figsize=(3.2 * plots, 2.8), layout="constrained")
     for axis, (stage, key, label) in zip(axes, shown, strict=False):
         points = card["training"][stage]["validation"]
-        axis.plot([point["step"] for point in points], [point[key] for point in points], marker=".")
+        known = [point for point in points if key in point]
+        axis.plot([point["step"] for point in known], [point[key] for point in known], marker=".")
         axis.set(title=f"{stage}: validation {label}", xlabel="step", yscale="log" if key == "loss" else "linear")
     if points := card["progress"]:
         steps = [point["step"] for point in points]
@@ -146,6 +149,14 @@ def draw_picture(pipeline: CMDPipeline, path: Path, columns: int = 8) -> None:
     path.write_bytes(gif_bytes(torch.cat(bands, dim=-2), pipeline.config.fps, 2 if video.shape[-1] < 64 else 1))
 
 
+def draw_mixed_samples(pipeline: CMDPipeline, path: Path, side: int = 8) -> None:
+    """A moving image of `side` × `side` videos of mixed captions, the first ones of the split "test"."""
+    scenes, _ = clips(pipeline, side**2, level="mixed")
+    video = generate(pipeline, [scene.caption for scene in scenes])
+    rows = [torch.cat([*row], dim=-1) for row in video.split(side)]
+    path.write_bytes(gif_bytes(torch.cat(rows, dim=-2), pipeline.config.fps, 2 if video.shape[-1] < 64 else 1))
+
+
 def page(card: dict[str, Any], result: dict[str, Any]) -> str:
     """The card for people, from its record and from what `benchmarks.shapes.quality` measured."""
     cells = by_name(result)
@@ -171,6 +182,7 @@ def main() -> int:
     path.parent.mkdir(exist_ok=True)
     path.write_text(yaml.safe_dump(card, sort_keys=False, width=120))
     draw_picture(pipeline, CARDS / f"{name}.gif")
+    draw_mixed_samples(pipeline, CARDS / f"{name}-mixed.gif")
     plot_training(card, CARDS / f"{name}-training.svg")
     plot_failures(by_name(result), CARDS / f"{name}-failures.svg")
     (CARDS / f"{name}.md").write_text(page(card, result))
