@@ -119,7 +119,7 @@ class Screen:
         if self._turn is None:
             # Of a small copy: a frame that was asked for its side data refers to itself, and stays in memory until
             # Python looks for such.
-            self._turn = _turn_of(frame.reformat(16, 16, "rgb24", threads=1))
+            self._turn = _turn_of(frame.reformat(16, 16, "rgb24", interpolation="POINT", threads=1))
         transposed, flipped = self._turn
         pixels = self._to_rgb(frame, transposed)
         image = torch.from_numpy(pixels).permute((2, 1, 0) if transposed else (2, 0, 1))
