@@ -13,7 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
+import numpy as np
 
 from cmd_lightning.compat import container_crop
 from cmd_lightning.errors import InputError, reason
@@ -88,14 +88,14 @@ class VideoFile:
         if self._container is not None:
             self._container.close()
 
-    def decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+    def decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         """Decode frames, from the nearest key frame before each.
 
         Args:
             wanted: Frame numbers from 0 in order of presentation, ascending.
 
         Yields:
-            The number of a frame and the frame as it is shown, turned as the file specifies: uint8 RGB (3, H, W).
+            The number of a frame and the frame as it is shown, turned as the file specifies: uint8 RGB (H, W, 3).
 
         Raises:
             VideoError: Frames are damaged or missing, or are too far from key frames.

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -144,13 +145,12 @@ class VideoReader:
             raise VideoError(self._name, "damaged frames", f"{missing} cannot be decoded")
 
 
-def _grouped(frames: Iterator[tuple[int, Tensor]]) -> Iterator[tuple[list[int], Tensor]]:
-    """Numbered frames (C, H, W), as many as are no burden, of one size: their numbers, and (C, T, H, W)."""
+def _grouped(frames: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[list[int], Tensor]]:
+    """Numbered frames (H, W, 3), some at a time, of one size: their numbers, and (3, T, H, W)."""
     numbers: list[int] = []
-    group: list[Tensor] = []
+    group: list[np.ndarray] = []
     for number, frame in frames:
-        full = (len(group) + 1) * frame.numel() > _GROUP
-        if group and (full or frame.shape != group[0].shape):
+        if group and (frame.shape != group[0].shape or (len(group) + 1) * frame.size > _GROUP):
             yield numbers, _stacked(group)
             numbers, group = [], []
         numbers.append(number)
@@ -158,11 +158,9 @@ def _grouped(frames: Iterator[tuple[int, Tensor]]) -> Iterator[tuple[list[int], 
     yield numbers, _stacked(group)
 
 
-def _stacked(frames: list[Tensor]) -> Tensor:
-    """Frames (C, H, W) as (C, T, H, W); in memory with the colours of a pixel side by side, as they are decoded."""
-    if len(frames) == 1:
-        return frames[0][:, None]
-    return torch.stack([frame.permute(1, 2, 0) for frame in frames]).permute(3, 0, 1, 2)
+def _stacked(frames: list[np.ndarray]) -> Tensor:
+    stack = np.stack(frames) if len(frames) > 1 else np.ascontiguousarray(frames[0])[None]  # a large one as it is
+    return torch.from_numpy(stack).permute(3, 0, 1, 2)
 
 
 class _ImageFolder:
@@ -177,9 +175,9 @@ class _ImageFolder:
             raise InputError(f"{folder}: the folder holds no .png or .tif frames; name a video file or such a folder")
         self.frames = len(self._paths)
 
-    def decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+    def decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         for index in wanted:
-            yield index, read_image(self._paths[index], self._viewing.background)
+            yield index, read_image(self._paths[index], self._viewing.background).permute(1, 2, 0).numpy()
 
     def count(self) -> int:
         return sum(1 for _ in self.decode(range(self.frames)))
