@@ -72,6 +72,7 @@ class VideoFile:
     def __init__(self, source: Path | bytes, name: str, viewing: Viewing = PLAIN) -> None:
         self.name, self._source, self._viewing = name, source, viewing
         self._container: Any = None
+        self._packets: list[Any] = []  # all of them, if they are few
         self._lead = 0  # packets at the start that may build on frames that were cut off
         if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
             raise VideoError(name, "empty file")
