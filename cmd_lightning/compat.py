@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import logging
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -280,6 +282,33 @@ def run_checkpointed(network: ModelMixin, block: nn.Module, *inputs: Any) -> Ten
     Networks of diffusers (0.42) keep it in a private attribute, for their own classes.
     """
     return network._gradient_checkpointing_func(block, *inputs)  # type: ignore[misc]  # None until it is enabled
+
+
+def execution_device(module: nn.Module) -> torch.device:
+    """The device that the inputs of a module have to be on; its weights are elsewhere where they are offloaded.
+
+    accelerate (1.15) and diffusers (0.42, for groups of layers) keep their hooks private; diffusers has a function
+    that reads both, but not before 0.42.
+    """
+    from diffusers.hooks.group_offloading import _get_group_onload_device
+
+    with suppress(ValueError):  # no layer is offloaded in a group
+        return _get_group_onload_device(module)
+    for part in module.modules():
+        hook = getattr(part, "_hf_hook", None)
+        for own in getattr(hook, "hooks", (hook,)):
+            if (device := getattr(own, "execution_device", None)) is not None:
+                return torch.device(device)
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+def quantization_of(config: Any, part: str) -> Any:
+    """The settings of a pipeline's quantization for one of its parts, a network of diffusers; None for none.
+
+    `PipelineQuantizationConfig` of diffusers (0.42) offers them in a private method only.
+    """
+    return config._resolve_quant_config(is_diffusers=True, module_name=part)
 
 
 def is_recorded(model: object) -> bool:

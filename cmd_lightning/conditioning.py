@@ -34,6 +34,7 @@ class ConditionEncoder(Network):
     field: Literal["caption", "label"]
     frozen: bool = False
     context_length: int | None = None
+    entry_points = ("null",)
 
     @abstractmethod
     def forward(self, values: Any) -> Condition:
@@ -89,7 +90,7 @@ class ClassEncoder(ConditionEncoder):
 
     def forward(self, values: Sequence[int] | Tensor) -> Condition:
         known = self._known()
-        labels = torch.as_tensor(values, device=self.device)
+        labels = torch.as_tensor(values, device=self.execution_device)
         wrong = labels[(labels < 0) | (labels >= known)]
         if len(wrong):
             raise InputError(
@@ -99,7 +100,7 @@ class ClassEncoder(ConditionEncoder):
         return self._look_up(labels)
 
     def null(self, count: int) -> Condition:
-        return self._look_up(torch.full((count,), self._known(), device=self.device))
+        return self._look_up(torch.full((count,), self._known(), device=self.execution_device))
 
     def _known(self) -> int:
         if self.num_classes is None:
@@ -139,9 +140,9 @@ class OpenCLIPTextEncoder(ConditionEncoder):
         self.dim = self.tower.width
 
     def forward(self, values: Sequence[str]) -> Condition:
-        tokens = self.tokenizer(list(values)).to(self.device)
+        tokens = self.tokenizer(list(values)).to(self.execution_device)
         end = tokens.argmax(dim=1, keepdim=True)  # the end token has the largest id
-        mask = torch.arange(tokens.shape[1], device=self.device) <= end
+        mask = torch.arange(tokens.shape[1], device=tokens.device) <= end
         _, hidden = self.tower(tokens)
         pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         return Condition(pooled, hidden, mask)
@@ -151,6 +152,8 @@ class OpenCLIPTextEncoder(ConditionEncoder):
         return self.tokenizer.decode(tokens[self.tower.context_length - 2 :]).strip()  # besides start and end
 
     def unseen(self, caption: str) -> list[str]:
+        if self.tower.token_embedding.weight.is_meta:  # sequential offload keeps the weights elsewhere
+            return []
         seen = (self.tower.token_embedding.weight != 0).any(dim=1).tolist()
         words = self.tokenizer.pat.findall(self.tokenizer.clean_fn(caption))
         return [word for word in dict.fromkeys(words) if not all(seen[token] for token in self.tokenizer.encode(word))]
@@ -207,8 +210,8 @@ class PhraseEncoder(ConditionEncoder):
     def forward(self, values: Sequence[str]) -> Condition:
         found = [self.found(value) for value in values]
         length = max(map(len, found), default=0)
-        index = torch.tensor([[*rows, *[0] * (length - len(rows))] for rows in found], device=self.device)
-        return Condition(self.table(index.long()).sum(1))
+        index = torch.tensor([[*rows, *[0] * (length - len(rows))] for rows in found]).long()
+        return Condition(self.table(index.to(self.execution_device)).sum(1))
 
     def unseen(self, caption: str) -> list[str]:
         return [word for word in dict.fromkeys(words_of(caption)) if word not in self.rows]
@@ -228,24 +231,40 @@ def values_of(batch: Mapping[str, Any], encoder: ConditionEncoder | None) -> lis
     return values.tolist() if isinstance(values, Tensor) else list(values)
 
 
-def count_videos(values: Values, encoders: Iterable[ConditionEncoder | None], seeds: Sequence[int] | None) -> int:
-    """How many videos `values` ask for; with an error where no part has an encoder to read them, or seeds differ."""
+def count_videos(values: Values, encoders: Iterable[object], seeds: Sequence[int] | None) -> int:
+    """How many videos `values` ask for.
+
+    Raises:
+        InputError: None, no part has an encoder to read them, or there are not as many seeds.
+    """
+    count = values if isinstance(values, int) else len(values)
+    if count < 1:
+        raise InputError(
+            f"{count} videos: the list of prompts, classes or images is empty, or 0 videos of each; give one"
+        )
     if not isinstance(values, int) and not any(encoders):
         raise InputError(
             f"{values[0]!r}: this model is unconditional; give no prompt and no class, but how many videos"
         )
-    count = values if isinstance(values, int) else len(values)
     if seeds is not None and len(seeds) != count:
         raise InputError(f"seeds: {len(seeds)} given for {count} videos; give one for each")
     return count
 
 
 def encode_condition(
-    encoder: ConditionEncoder | None, values: Values, guidance: float, model: str
+    encoder: ConditionEncoder | None, values: Values, guidance: float, model: str, negative: Sequence[str] | None = None
 ) -> tuple[Condition | None, Condition | None]:
-    """The condition to sample from and, unless `guidance` is 1, the null condition; both None without an encoder.
+    """The condition to sample from and, where guidance is enabled, that to lead away from; None without an encoder.
 
-    `model` is what errors call the model.
+    Args:
+        encoder: Reads the values.
+        values: What videos are generated from.
+        guidance: The guidance scale; 1 or less disables guidance.
+        model: What errors call the model.
+        negative: A negative prompt for each video; None for the null condition.
+
+    Raises:
+        InputError: The model wants another kind of condition.
     """
     if encoder is None:
         return None, None
@@ -255,7 +274,13 @@ def encode_condition(
         given = "" if kind == "number" else f", not a {kind}"
         raise InputError(f"the {model} model is conditioned on {encoder.field}s: give {wanted}{given}")
     assert not isinstance(values, int)  # no encoder reads a number
-    return encoder(values), None if guidance == 1 else encoder.null(len(values))
+    if negative is not None and kind != "caption":
+        raise InputError(
+            f"`negative_prompt`: the {model} model is conditioned on {kind}s, not on captions; leave it out"
+        )
+    if guidance <= 1:
+        return encoder(values), None
+    return encoder(values), encoder.null(len(values)) if negative is None else encoder(negative)
 
 
 def replace_condition(condition: Condition, null: Condition, dropped: Tensor) -> Condition:

@@ -8,21 +8,17 @@ import torch
 
 from cmd_lightning.diffusion.solvers import solver
 from cmd_lightning.errors import InputError
-from cmd_lightning.latent_space import FrameLatents, LatentSpace
-from cmd_lightning.networks import AutoencoderNetwork
+from cmd_lightning.latent_space import FrameLatents
 from cmd_lightning.networks.compiling import compile_network
+from cmd_lightning.pipeline_latents import Latents
 
 
-class FasterSampling:
+class FasterSampling(Latents):
     """The part of `CMDPipeline` that trades compilation, or another part, for speed."""
 
-    autoencoder: AutoencoderNetwork
     unet: Any
     motion_model: Any
-    vae: Any
     device: torch.device
-    latent_space: LatentSpace
-    _frame_decoder: FrameLatents | None = None
 
     def use_solver(self, name: str) -> None:
         """Replaces the samplers of both stages, for fewer steps: "ddim", "dpm++" or "unipc".

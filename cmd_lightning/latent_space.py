@@ -12,6 +12,7 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from cmd_lightning import compat
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks.classes import build
 from cmd_lightning.networks.network import Recorded
@@ -120,6 +121,7 @@ class FrameLatents(LatentSpace):
         option = "latent_space.vae"
         self._source = StableDiffusion(vae, variant, revision, option=option) if isinstance(vae, str) else None
         self.vae: Any = None if self._source else build(vae) if isinstance(vae, dict) else vae
+        self._given = isinstance(vae, nn.Module)
         self.posterior, self.chunk_size = posterior, chunk_size
         self._factor = 0  # not opened yet
         self._posterior = False
@@ -129,11 +131,13 @@ class FrameLatents(LatentSpace):
             return
         if self._source is not None and self.vae is None:
             self.vae = self._source.vae()
-        self.vae.requires_grad_(False).eval()
+        if not self._given:  # else it is the caller's, and stays as it is
+            self.vae.requires_grad_(False).eval()
         weights = dict(self.vae.named_parameters())
         like = next(iter(weights.values()), torch.zeros(()))
         with torch.no_grad():
-            out = self.vae.encode(like.new_zeros(1, 3, PROBE, PROBE, dtype=self._computes_in(like)))
+            probe = torch.zeros(1, 3, PROBE, PROBE, dtype=self._computes_in(like), device=self._device)
+            out = self.vae.encode(probe)
         self._posterior = hasattr(out, "latent_dist")
         self._scale = getattr(self.vae.config, "scaling_factor", None) or 1.0
         self._shift = getattr(self.vae.config, "shift_factor", None) or 0.0
@@ -179,14 +183,19 @@ class FrameLatents(LatentSpace):
         out = self.vae.decode(latents)
         return out if isinstance(out, Tensor) else out.sample
 
+    @property
+    def _device(self) -> torch.device:
+        """Where the VAE computes."""
+        return compat.execution_device(self.vae)
+
     def _computes_in(self, like: Tensor) -> torch.dtype:
         """The type that the VAE computes in: not that of its weights where layerwise casting stores them in another."""
         return getattr(self.vae, "dtype", None) or like.dtype
 
     def _by_frame(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         like = next(self.vae.parameters(), x)
-        frames = x.transpose(1, 2).flatten(0, 1).to(self._computes_in(like))  # (B * T, C, H, W)
-        done = torch.cat([function(chunk) for chunk in frames.split(self.chunk_size)]).to(x.dtype)
+        frames = x.transpose(1, 2).flatten(0, 1).to(self._device, self._computes_in(like))  # (B * T, C, H, W)
+        done = torch.cat([function(chunk) for chunk in frames.split(self.chunk_size)]).to(x)
         return done.unflatten(0, (len(x), -1)).transpose(1, 2)
 
 

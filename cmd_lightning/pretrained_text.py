@@ -25,7 +25,6 @@ class PretrainedText(ConditionEncoder):
     field = "caption"
     frozen = True
     activation: str  # its name, which the weights do not tell
-    _null: Condition | None = None
 
     @abstractmethod
     def open(self) -> None:
@@ -36,13 +35,6 @@ class PretrainedText(ConditionEncoder):
         """Tells two encoders apart, by their weights and their activation."""
         self.open()
         return fingerprint(self.state_dict(), self.activation)
-
-    def null(self, count: int) -> Condition:
-        """The condition of the empty caption, which is encoded once."""
-        if self._null is None or self._null.pooled.device != self.device or self._null.pooled.dtype != self.dtype:
-            with torch.no_grad():
-                self._null = super().null(1)
-        return self._null.map(lambda x: x.expand(count, *x.shape[1:]))
 
 
 class StableDiffusionText(PretrainedText):
@@ -68,9 +60,9 @@ class StableDiffusionText(PretrainedText):
 
     @classmethod
     def of(cls, text_model: nn.Module, tokenizer: Any) -> Self:
-        """One whose parts are at hand."""
+        """One whose parts are at hand, which stay as they are."""
         encoder = cls("")
-        encoder.text_model, encoder.tokenizer = text_model.requires_grad_(False).eval(), tokenizer
+        encoder.text_model, encoder.tokenizer = text_model, tokenizer
         return encoder
 
     @property
@@ -115,7 +107,8 @@ class StableDiffusionText(PretrainedText):
         from transformers import CLIPTextModel, CLIPTokenizer
 
         text_model = CLIPTextModel.from_pretrained(Path(folder, subfolder, "text_model"))
-        return cls.of(text_model.float(), CLIPTokenizer.from_pretrained(Path(folder, subfolder, "tokenizer")))
+        tokenizer = CLIPTokenizer.from_pretrained(Path(folder, subfolder, "tokenizer"))
+        return cls.of(text_model.float(), tokenizer).requires_grad_(False)
 
     def cut(self, caption: str) -> str:
         length = self.context_length
@@ -127,7 +120,7 @@ class StableDiffusionText(PretrainedText):
         length = self.context_length
         tokens = self.tokenizer(
             list(values), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        ).input_ids.to(self.text_model.device)
+        ).input_ids.to(self.execution_device)
         out = self.text_model(tokens)
         return Condition(out.pooler_output, out.last_hidden_state, torch.ones_like(tokens, dtype=torch.bool))
 
@@ -201,7 +194,7 @@ def open_text_encoder(spec: str) -> PretrainedText:
     """The text encoder of `MODEL:WEIGHTS` (a tag or file) of open_clip, or of a Stable Diffusion folder or hub id."""
     model, colon, weights = spec.partition(":")
     if not colon or Path(spec).exists():
-        return StableDiffusionText.of(*StableDiffusion(spec, option="text").text())
+        return StableDiffusionText.of(*StableDiffusion(spec, option="text").text()).requires_grad_(False)
     from cmd_lightning.metrics.clip_similarity import expect_weights
 
     try:

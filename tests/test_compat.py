@@ -7,11 +7,14 @@ import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
 
+import accelerate
 import av
 import pytest
 import torch
 from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
+from diffusers.quantizers import PipelineQuantizationConfig
+from diffusers.quantizers.quantization_config import QuantoConfig
 from jsonargparse import ArgumentError, ArgumentParser
 from lightning import Trainer
 from lightning.pytorch import Callback
@@ -323,6 +326,21 @@ def test_the_function_for_checkpointing_is_private():
     network.enable_gradient_checkpointing(lambda block, *inputs: ("own", block, *inputs))
     assert not any(callable(getattr(network, name)) for name in vars(network) if not name.startswith("_"))
     assert compat.run_checkpointed(network, nn.Identity, 1) == ("own", nn.Identity, 1)
+
+
+def test_where_offloaded_weights_run_is_private():
+    layer, plain = accelerate.cpu_offload(nn.Linear(2, 2), torch.device("cpu")), nn.Linear(2, 2)
+    assert layer.weight.is_meta
+    assert not {name for name in vars(layer) if not name.startswith("_")} - set(vars(plain)) - {"forward"}
+    assert compat.execution_device(layer) == compat.execution_device(plain) == torch.device("cpu")
+
+
+def test_the_quantization_of_a_part_is_private():
+    config = PipelineQuantizationConfig(quant_mapping={"unet": QuantoConfig("int8")})
+    methods = [name for name in public(PipelineQuantizationConfig) if callable(getattr(config, name))]
+    assert methods == ["post_init"]  # which checks the arguments
+    assert compat.quantization_of(config, "unet").weights_dtype == "int8"
+    assert compat.quantization_of(config, "vae") is None
 
 
 # jsonargparse

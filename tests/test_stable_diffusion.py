@@ -104,9 +104,9 @@ def test_content_frames_are_those_of_stable_diffusion_itself(exported):
     for pipeline in (ours, theirs):
         pipeline.set_progress_bar_config(disable=True)
     prompts = ["a red circle moves left", "a blue square"]
-    from cmd_lightning.diffusion.sampling import seeded_noise
+    from cmd_lightning.diffusion.sampling import generators_of, seeded_noise
 
-    noise = seeded_noise((4, 4, 6), [3, 4], stream=0)
+    noise = seeded_noise((4, 4, 6), generators_of([3, 4], stream=0))
     settings = {"num_inference_steps": 3, "guidance_scale": 5.0, "eta": 0.0, "output_type": "latent"}
     expected = theirs(prompts, latents=noise, height=32, width=48, **settings).images
     found = ours.generate_content(prompts, [3, 4], steps=3, guidance=5.0)

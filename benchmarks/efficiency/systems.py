@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.calls import FACTOR, TOKENS, Call, Shape, call_of, image_latents
 from cmd_lightning.diffusion import Diffusion
-from cmd_lightning.diffusion.sampling import Denoiser, given_content, guided, sample
+from cmd_lightning.diffusion.sampling import Denoiser, Guided, given_content, sample
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import AutoencoderNetwork, Condition, LatentSpec
 from cmd_lightning.networks.stock import predict_content
@@ -158,8 +158,12 @@ class Assembled(nn.Module):
                 denoise = given_content(network, made["content"])
             elif name == "content":
                 denoise = partial(predict_content, network)
-            predict = guided(denoise, *captions, GUIDANCE if guidance else 1.0)
-            made[name] = sample(predict, Diffusion().scheduler(), noise[name], steps, partial(on_step, name))
+            predict = Guided(denoise, *captions, GUIDANCE if guidance else 1.0)
+
+            def note(*_: object, name: str = name) -> None:
+                on_step(name)
+
+            made[name] = sample(predict, Diffusion().scheduler(), noise[name], steps, on_step=note)
             on_end(name)
         if self.decode is None:
             return made["denoiser"]

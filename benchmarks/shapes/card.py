@@ -136,8 +136,9 @@ def draw_picture(pipeline: CMDPipeline, path: Path, columns: int = 8) -> None:
     with torch.no_grad():
         content, motion = pipeline.autoencoder.encode(from_uint8(video))
         moved = pipeline.generate_motion(content, captions, range(len(captions)))
-        rows = [to_uint8(pipeline.decode(content, latent)) for latent in (motion, moved)]
-    rows.append(pipeline(captions, seeds=range(len(captions))).frames)
+        sampled = pipeline(captions, seeds=range(len(captions)), output_type="latent")
+        made = (content, motion), (content, moved), (sampled.content, sampled.frames)
+        rows = [to_uint8(pipeline.decode(*latents)) for latents in made]
     still = to_uint8(content)[:, :, None].expand_as(video)
     bands = [torch.cat([*row], dim=-1) for row in (video, still, *rows)]
     path.write_bytes(gif_bytes(torch.cat(bands, dim=-2), pipeline.config.fps, 2 if video.shape[-1] < 64 else 1))

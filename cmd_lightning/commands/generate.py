@@ -23,7 +23,8 @@ from cmd_lightning.zoo import model_folder
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cmd_lightning.pipeline import CMDPipeline, StageName
+    from cmd_lightning.pipeline import CMDPipeline
+    from cmd_lightning.pipeline_prompt import StageName
 
 
 def generate(
@@ -58,7 +59,8 @@ def generate(
         num: Videos for each prompt, class or image.
         seed: Seed of the first video for each prompt, class or image; the next videos use the next numbers.
         steps: Denoising steps, by default the model's own, else 50 for content and 100 for motion.
-        guidance: Guidance scale, 1 disables it; by default the model's own, else 4 for content and 1 for motion.
+        guidance: Guidance scale, 1 or less disables it; by default the model's own, else 4 for content and 1 for
+            motion.
         solver: Solver of both stages, by default the model's own; dpm++ and unipc are for few steps, such as 15.
         lora: LoRA adapters for the model's Stable Diffusion: a .safetensors file in the public layout, or its folder.
         frame_decoder: Image autoencoder that decodes the frames instead of the model's, such as a tiny one for the same
@@ -80,8 +82,9 @@ def generate(
     folder = make_folder(Path(out), "--out")
     with progress("loading the model"):
         from cmd_lightning import video_io
-        from cmd_lightning.pipeline import SCHEDULERS
+        from cmd_lightning.latent_space import to_uint8
         from cmd_lightning.pipeline_input import fit_image
+        from cmd_lightning.pipeline_prompt import SCHEDULERS
         from cmd_lightning.provenance import provenance, weights_sha256
         from cmd_lightning.stable_diffusion import StableDiffusion
 
@@ -124,12 +127,14 @@ def generate(
         chosen = [values[i % len(values)] for i, _ in batch]
         arguments = call_arguments(chosen, [fitted[i][0] for i, _ in batch] if fitted else None)
         arguments |= {"seeds": [s for _, s in batch], "num_inference_steps": steps, "guidance_scale": guidance}
+        arguments["output_type"] = "latent"
         with warnings.catch_warnings(action="ignore", category=InputWarning):  # reported above, for all batches at once
             result: Any = pipeline(**arguments)  # not a tuple, which only `return_dict=False` gives
-        for (i, used), value, video in zip(batch, chosen, result.frames, strict=True):
+        videos = to_uint8(pipeline.decode(result.content, result.frames)).cpu()
+        for (i, used), value, video in zip(batch, chosen, videos, strict=True):
             name = slug(value, Path(image[i]).stem if image else "")
             path = unused(folder / f"{name}-{used}.mp4", written)
-            video_io.write_video(path, video.cpu(), pipeline.config.fps)
+            video_io.write_video(path, video, pipeline.config.fps)
             record = {"model": model, "condition": value, "image": image[i] if image else None, "seed": used}
             record["warnings"] = [*notes[i % len(values)], *(resized[i] if image else [])]
             path.with_suffix(".json").write_text(json.dumps(record | about, indent=2) + "\n")
@@ -196,12 +201,11 @@ def add_lora(pipeline: CMDPipeline, path: Path) -> None:
 
 
 def read_picture(path: str, background: str = "white") -> Tensor:
-    """An image file as `(3, H, W)` in [-1, 1]."""
+    """An image file as `(3, H, W)`, uint8."""
     from cmd_lightning.image_io import read_image
-    from cmd_lightning.latent_space import from_uint8
 
     try:
-        return from_uint8(read_image(path, background))
+        return read_image(path, background)
     except InputError as error:
         raise InputError(f"--image {path}: it cannot be read as an image ({error}); give a PNG or JPEG") from error
 

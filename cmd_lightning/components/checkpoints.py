@@ -129,7 +129,7 @@ def stage_of_model(model: str | Path, stage: str, option: str) -> Stage:
             logging.enable_progress_bar()
     parts: dict[str, Any] = {name: getattr(pipeline, part) for name, part in names.items()}
     if "condition_encoder" in parts:
-        parts["condition_encoder"] = pipeline.encoders[stage]  # type: ignore[index]  # one of the two
+        parts["condition_encoder"] = pipeline.encoders[stage]
     if parts["network"] is None:
         raise InputError(f"{option} {model}: this model has no {stage} stage; give another, or a checkpoint")
     shared = pipeline.autoencoder.content_source if stage == "content" else None

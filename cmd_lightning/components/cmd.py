@@ -35,7 +35,7 @@ class CMD(VideoModel):
         content: The content stage, likewise.
         motion: The motion stage, likewise.
         steps: Denoising steps, one number or by stage; by default the model's own, else {content: 50, motion: 100}.
-        guidance: Guidance scale, one number or by stage, 1 is none; by default the model's own, else
+        guidance: Guidance scale, one number or by stage, 1 or less disables it; by default the model's own, else
             {content: 4, motion: 1}.
         metrics: What `test` measures beside PSNR and SSIM of reconstructions, as `MetricSuite` names it. Distances are
             those of reconstructions, of true content frames with generated motion, and of samples, each from the test
@@ -92,8 +92,8 @@ class CMD(VideoModel):
         kind["num_inference_steps"] = self.steps if steps is None else steps
         kind["guidance_scale"] = self.guidance if guidance is None else guidance
         with warnings.catch_warnings(action="ignore", category=InputWarning):  # one per caption of a data set
-            [videos, *_] = self.pipeline(**kind, seeds=seeds, return_dict=False)
-        return videos
+            motion, content, *_ = self.pipeline(**kind, seeds=seeds, output_type="latent", return_dict=False)
+        return to_uint8(self.pipeline.decode(content, motion))
 
     def values(self, batch: dict[str, Any]) -> list[str] | list[int] | int:
         return values_of(batch, self.pipeline.encoders["content"])

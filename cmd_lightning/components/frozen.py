@@ -23,8 +23,9 @@ class FrozenParts(LightningModule):
     def keep_frozen(self, **parts: nn.Module | LatentSpace | None) -> None:
         """Adds parts by name, or replaces them; None changes nothing."""
         for part in parts.values():
-            if isinstance(part, nn.Module):
-                part.requires_grad_(False).eval()
+            module = part.vae if isinstance(part, LatentSpace) else part
+            if module is not None:
+                module.requires_grad_(False).eval()
         self._frozen |= {name: part for name, part in parts.items() if part is not None}
 
     def setup(self, stage: str) -> None:

@@ -12,7 +12,7 @@ from cmd_lightning.components.checkpoints import Stage
 from cmd_lightning.components.diffusion_stage import CleanLatents, DiffusionStage
 from cmd_lightning.components.video_model import VideoModel
 from cmd_lightning.conditioning import Values, count_videos, encode_condition
-from cmd_lightning.diffusion.sampling import PerStage, chosen, denoise, seeded_noise
+from cmd_lightning.diffusion.sampling import Guided, PerStage, chosen, computing_in, generators_of, sample, seeded_noise
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import LatentSpace, from_uint8, to_uint8
 from cmd_lightning.networks import Condition, LatentSpec, VideoDenoiser
@@ -104,8 +104,10 @@ class VideoDiffusion(DiffusionStage, VideoModel):
         count_videos(condition, [self.condition_encoder], seeds)
         number, scale = self.sampling(steps, guidance)
         conditions = encode_condition(self.condition_encoder, condition, scale, "video")
-        noise = seeded_noise(self.latent_shape, seeds, stream=0).to(self.device)
-        latent = denoise(self.predict, self.network.dtype, conditions, scale, self.scheduler, noise, number)
+        generators = generators_of(seeds, stream=0)
+        noise = seeded_noise(self.latent_shape, generators).to(self.device)
+        predict = Guided(computing_in(self.network.dtype, self.predict), *conditions, scale)
+        latent = sample(predict, self.scheduler, noise, number, generators)
         return to_uint8(self.decode(latent))
 
     def sampling(self, steps: PerStage = None, guidance: PerStage = None) -> tuple[int, float]:

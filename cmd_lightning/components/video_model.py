@@ -52,7 +52,7 @@ class VideoModel(LightningModule):
             condition: Captions, class ids, or how many for an unconditional model.
             seeds: One for each video, which draws from it alone: batching changes nothing but rounding.
             steps: Denoising steps, one number or by stage.
-            guidance: Guidance scale, one number or by stage; 1 is none.
+            guidance: Guidance scale, one number or by stage; 1 or less disables it.
 
         Returns:
             Videos `(B, C, T, H, W)`, uint8.

@@ -6,6 +6,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -68,33 +69,55 @@ def chosen(
     return int(number), scale
 
 
-def seeded_noise(shape: Sequence[int], seeds: Sequence[int], stream: int) -> Tensor:
-    """Standard normal noise `(len(seeds), *shape)`; sample i depends on `seeds[i]` and `stream` alone.
+def generators_of(seeds: Sequence[int], stream: int) -> list[torch.Generator]:
+    """A source of random numbers for each sample, of its seed and `stream` alone.
 
-    It is drawn on the CPU, so that a seed gives the same noise on every device and in every batch.
+    They draw on the CPU, so that a seed gives the same numbers on every device and in every batch.
     """
     # Two seeds never share a generator with another stream: streams interleave.
-    generators = (torch.Generator().manual_seed(2 * seed + stream) for seed in seeds)
+    return [torch.Generator().manual_seed(2 * seed + stream) for seed in seeds]
+
+
+def seeded_noise(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+    """Standard normal noise `(len(generators), *shape)`, that of a sample from its own generator."""
     return torch.stack([torch.randn(*shape, generator=generator) for generator in generators])
 
 
-def guided(
-    denoiser: Denoiser, condition: Condition | None, null: Condition | None, scale: float
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """The denoiser with its condition put in, under classifier-free guidance.
+@dataclass
+class Guided:
+    """A denoiser with its condition put in, under classifier-free guidance; all may be changed between steps.
 
     Its prediction is `e_null + scale * (e_condition - e_null)`, both from one batch. The paper's Algorithm 1 writes
-    `(1 + w) e_condition - w e_null`: scale = 1 + w. At scale 1 there is no second half.
+    `(1 + w) e_condition - w e_null`: scale = 1 + w. As in diffusers, a scale of 1 or less disables guidance: the
+    prediction is that under the condition.
+
+    Args:
+        denoiser: The network.
+        condition: What it is conditioned on; None for an unconditional model.
+        null: The null condition, or that of a negative prompt; None where there is no guidance.
+        scale: The guidance scale.
+        rescale: How far to bring the standard deviation of the prediction back to that without guidance, from 0 to 1
+            (Lin et al., arXiv 2305.08891, section 3.4).
     """
-    if condition is None or null is None or scale == 1:
-        return lambda noisy, timestep: denoiser(noisy, timestep, condition)
-    both = condition.combine(null, lambda own, empty: torch.cat([own, empty]))
 
-    def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
-        own, empty = denoiser(torch.cat([noisy, noisy]), torch.cat([timestep, timestep]), both).chunk(2)
-        return empty + scale * (own - empty)
+    denoiser: Denoiser
+    condition: Condition | None
+    null: Condition | None
+    scale: float
+    rescale: float = 0.0
 
-    return predict
+    def __call__(self, noisy: Tensor, timestep: Tensor) -> Tensor:
+        """The prediction from `noisy` `(B, ...)` and `timestep` `(B,)`."""
+        if self.condition is None or self.null is None or self.scale <= 1:
+            return self.denoiser(noisy, timestep, self.condition)
+        both = self.condition.combine(self.null, lambda own, empty: torch.cat([own, empty]))
+        own, empty = self.denoiser(torch.cat([noisy, noisy]), torch.cat([timestep, timestep]), both).chunk(2)
+        prediction = empty + self.scale * (own - empty)
+        if self.rescale:
+            axes = tuple(range(1, own.ndim))
+            ratio = own.std(axes, keepdim=True) / prediction.std(axes, keepdim=True)
+            prediction = prediction * (1 + self.rescale * (ratio - 1))
+        return prediction
 
 
 def autoguided(denoiser: Denoiser, weak: Denoiser, scale: float) -> Denoiser:
@@ -102,7 +125,7 @@ def autoguided(denoiser: Denoiser, weak: Denoiser, scale: float) -> Denoiser:
 
     Its prediction is `weak + scale * (own - weak)`, both under the same condition. The worse version is an earlier
     checkpoint or a smaller network, trained on the same data. At scale 1 it is never called. It can be combined
-    with `guided`; unlike `guided`, it improves quality without reducing diversity.
+    with `Guided`; unlike `Guided`, it improves quality without reducing diversity.
     """
     if scale == 1:
         return denoiser
@@ -127,37 +150,19 @@ def given_content(network: MotionModel, content: Tensor) -> Denoiser:
     return predict
 
 
-def denoise(
-    denoiser: Denoiser,
-    dtype: torch.dtype,
-    conditions: tuple[Condition | None, Condition | None],
-    guidance: float,
-    scheduler: Scheduler,
-    noise: Tensor,
-    steps: int,
-    on_step: Callable[[], object] = lambda: None,
-) -> Tensor:
-    """From noise to a sample under guidance; all but the denoiser stays in the precision of `noise`.
+def computing_in(dtype: torch.dtype, denoiser: Denoiser) -> Denoiser:
+    """A denoiser on inputs cast to the type that it computes in.
 
-    In half precision, noise and the solver's sums of many small steps would lose what the steps are about.
-
-    Args:
-        denoiser: The network.
-        dtype: What it computes in.
-        conditions: Its condition and, for guidance, the null condition; both None for an unconditional model.
-        guidance: The guidance scale, see `guided`.
-        scheduler: As for `sample`, like those that follow.
-        noise: Standard normal, `(B, ...)`, in float32.
-        steps: Number of denoising steps.
-        on_step: Called after each step.
+    All else stays in the precision of the noise that sampling starts from: in half precision, noise and the solver's
+    sums of many small steps would lose what the steps are about.
     """
 
     def cast(x: Tensor) -> Tensor:
         return x.to(dtype) if x.is_floating_point() else x
 
-    condition, null = (given and given.map(cast) for given in conditions)
-    predict = guided(lambda noisy, *given: denoiser(noisy.to(dtype), *given), condition, null, guidance)
-    return sample(predict, scheduler, noise, steps, on_step)
+    return lambda noisy, timestep, condition: denoiser(
+        cast(noisy), timestep, None if condition is None else condition.map(cast)
+    )
 
 
 def sample(
@@ -165,32 +170,41 @@ def sample(
     scheduler: Scheduler,
     noise: Tensor,
     steps: int,
-    on_step: Callable[[], object] = lambda: None,
+    generators: Sequence[torch.Generator] = (),
+    on_step: Callable[[int, Tensor, Tensor], Tensor | None] = lambda step, timestep, x: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Tensor:
     """Runs `scheduler` for `steps` steps from `noise` and returns the clean sample, in the shape of `noise`.
 
     Args:
-        predict: The denoiser's prediction from `(noisy, timestep (B,))`; made by `guided`.
+        predict: The denoiser's prediction from `(noisy, timestep (B,))`, such as `Guided`.
         scheduler: Any diffusers scheduler; its own state is overwritten. DDIM runs with eta = 0.
-        noise: Standard normal, `(B, ...)`.
+        noise: Standard normal, `(B, ...)`, in float32.
         steps: Number of denoising steps.
-        on_step: Called after each step, for progress bars.
+        generators: One for each sample, which a stochastic scheduler draws that sample's noise from; without them, it
+            draws from torch's global generator.
+        on_step: Called after each step with its number, timestep and the sample so far; what it returns, unless None,
+            replaces the sample.
+        stopped: Called before each step; once it returns True, the sample so far is returned.
     """
     # Schedulers look every step up in tables on the CPU: a timestep on the device would be waited for. The network's
     # own are copied there once.
     scheduler.set_timesteps(steps)
     trim_trailing(scheduler)
     on_device = scheduler.timesteps.to(noise.device).unbind()
-    extra: dict[str, Any] = {"return_dict": False}
-    if "eta" in inspect.signature(scheduler.step).parameters:
-        extra["eta"] = 0.0
+    takes = inspect.signature(scheduler.step).parameters
+    given = {"return_dict": False, "eta": 0.0, "generator": list(generators) or None}
+    extra: dict[str, Any] = {name: value for name, value in given.items() if name in takes}
     x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
-    for timestep, seen in zip(scheduler.timesteps, on_device, strict=True):
+    for step, (timestep, seen) in enumerate(zip(scheduler.timesteps, on_device, strict=True)):
+        if stopped():
+            break
         x_in = scheduler.scale_model_input(x, timestep) if hasattr(scheduler, "scale_model_input") else x
         # A copy: solvers keep predictions, and a CUDA graph writes the next one over the last.
         prediction = predict(x_in, seen.expand(len(x))).to(x.dtype, copy=True)
         x = scheduler.step(prediction, timestep, x, **extra)[0]
-        on_step()
+        changed = on_step(step, timestep, x)
+        x = x if changed is None else changed
     return x
 
 

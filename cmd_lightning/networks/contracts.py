@@ -29,6 +29,7 @@ class AutoencoderNetwork(Network):
     """
 
     granularity: int = 1
+    entry_points = ("encode", "encode_content", "decode", "normalize_motion", "denormalize_motion")
     motion_mean: Tensor
     motion_std: Tensor
 
@@ -143,6 +144,8 @@ class MotionModel(Denoiser):
     motion latent, and the channels K of the pooled condition (0 for an unconditional model), then its own arguments,
     all with defaults. Its output starts at zero.
     """
+
+    entry_points = ("prepare",)
 
     def prepare(self, content: Tensor) -> Any:
         """What `forward` needs of the clean content frame `(B, C, H, W)`; by default the frame itself.

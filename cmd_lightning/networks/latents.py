@@ -80,6 +80,18 @@ class Condition:
         """A condition with `function` applied to every tensor that is there."""
         return Condition(**{name: function(x) for name, x in vars(self).items() if x is not None})
 
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.pooled)
+
+    def __getitem__(self, samples: slice) -> Condition:
+        """The condition of some of the samples."""
+        return self.map(lambda x: x[samples])
+
+    def repeat(self, times: int) -> Condition:
+        """The condition of each sample `times` times in a row."""
+        return self.map(lambda x: x.repeat_interleave(times, dim=0))
+
     def combine(self, other: Condition, function: Callable[[Tensor, Tensor], Tensor]) -> Condition:
         """A condition with `function(mine, other's)` for every tensor that is there."""
         mine = {name: x for name, x in vars(self).items() if x is not None}

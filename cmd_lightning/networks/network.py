@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 from cmd_lightning import compat
@@ -35,9 +36,25 @@ class Network(Recorded, ModelMixin, ConfigMixin):
     `save_pretrained` / `from_pretrained` work as for any diffusers model. A network that offers gradient
     checkpointing sets `_supports_gradient_checkpointing` and calls `self.run_block(block, ...)`; `_repeated_blocks`
     names the classes of the blocks that are compiled and sharded one by one.
+
+    Attributes:
+        entry_points: Methods besides `forward` that a pipeline calls: where the weights are offloaded, each of them
+            loads the weights first.
     """
 
     gradient_checkpointing = False
+    entry_points: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in cls.entry_points:
+            if name in vars(cls):
+                setattr(cls, name, apply_forward_hook(vars(cls)[name]))
+
+    @property
+    def execution_device(self) -> torch.device:
+        """The device that inputs have to be on: not that of the weights where these are offloaded."""
+        return compat.execution_device(self)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -19,11 +19,18 @@ from cmd_lightning.networks.network import Network
 from cmd_lightning.pretrained import Repository
 
 
-def predict_content(network: nn.Module, content: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
+def predict_content(
+    network: nn.Module,
+    content: Tensor,
+    timestep: Tensor,
+    condition: Condition | None,
+    attention_kwargs: Mapping[str, Any] | None = None,
+) -> Tensor:
     """The prediction of a `ContentModel` or a stock U-Net from a noisy content frame `(B, C, H, W)`.
 
     The U-Net stays the stock class, so that everything made for Stable Diffusion (LoRA, ControlNet, pipelines) opens
-    it. Like Stable Diffusion's, it attends to all tokens, padding included.
+    it. Like Stable Diffusion's, it attends to all tokens, padding included. `attention_kwargs` are arguments for its
+    attention processors.
     """
     if isinstance(network, ContentModel):
         return network(content, timestep, condition)
@@ -32,7 +39,8 @@ def predict_content(network: nn.Module, content: Tensor, timestep: Tensor, condi
         tokens = content.new_zeros(len(content), 1, network.config["cross_attention_dim"])
     else:
         tokens = condition.sequence()
-    return network(content, timestep, encoder_hidden_states=tokens, return_dict=False)[0]
+    given = dict(attention_kwargs) if attention_kwargs else None
+    return network(content, timestep, encoder_hidden_states=tokens, cross_attention_kwargs=given, return_dict=False)[0]
 
 
 class StockDenoiser(Network):

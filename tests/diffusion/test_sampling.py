@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cmd_lightning.diffusion import Diffusion, FlowMatching
-from cmd_lightning.diffusion.sampling import autoguided, guided, sample, seeded_noise
+from cmd_lightning.diffusion.sampling import Guided, autoguided, generators_of, sample, seeded_noise
 from cmd_lightning.diffusion.solvers import solver
 from cmd_lightning.networks import Condition
 
@@ -71,7 +71,7 @@ def test_any_scheduler_of_diffusers_reaches_the_data(scheduler):
     noise = torch.randn(4000, 1)
     swapped = scheduler.from_config(Diffusion().scheduler().config)
     seen = []
-    result = sample(best_denoiser("epsilon"), swapped, noise, 50, lambda: seen.append(1))
+    result = sample(best_denoiser("epsilon"), swapped, noise, 50, on_step=lambda *step: seen.append(step))
     assert_right_distribution(result, noise, 0.04)
     assert len(seen) == 50
 
@@ -104,48 +104,63 @@ def denoiser_with_record(calls):
     return denoiser
 
 
-@pytest.mark.parametrize("scale", [0.0, 2.5, 7.0])
+@pytest.mark.parametrize("scale", [1.5, 2.5, 7.0])
 def test_guidance_is_the_formula_in_one_batch(scale):
     calls = []
     denoiser = denoiser_with_record(calls)
     own, null = conditions()
     noisy, timestep = torch.randn(2, 1), torch.tensor([3.0, 9.0])
-    result = guided(denoiser, own, null, scale)(noisy, timestep)
+    result = Guided(denoiser, own, null, scale)(noisy, timestep)
     assert calls == [4]
     with_condition, without = denoiser(noisy, timestep, own), denoiser(noisy, timestep, null)
     w = scale - 1
     torch.testing.assert_close(result, (1 + w) * with_condition - w * without)  # the paper's Algorithm 1
 
 
-def test_scale_one_is_the_plain_denoiser_called_once():
+@pytest.mark.parametrize("scale", [1.0, 0.0, 0.5, -2.0])
+def test_scale_one_or_less_is_the_plain_denoiser_called_once(scale):
     calls = []
     denoiser = denoiser_with_record(calls)
     own, null = conditions()
     noisy, timestep = torch.randn(2, 1), torch.tensor([3.0, 9.0])
-    result = guided(denoiser, own, null, 1.0)(noisy, timestep)
+    result = Guided(denoiser, own, null, scale)(noisy, timestep)
     assert calls == [2]
     assert torch.equal(result, denoiser(noisy, timestep, own))
     calls.clear()
-    assert torch.equal(guided(denoiser, None, None, 4.0)(noisy, timestep), denoiser(noisy, timestep, None))
+    assert torch.equal(Guided(denoiser, None, None, 4.0)(noisy, timestep), denoiser(noisy, timestep, None))
     assert calls == [2, 2]
 
 
+def test_rescaled_guidance_is_that_of_diffusers():
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+
+    own, null = conditions()
+    noisy, timestep = torch.randn(2, 3, 4, 6), torch.tensor([3.0, 9.0])
+
+    def denoiser(noisy, timestep, condition):
+        return (noisy * 3 + condition.pooled.view(-1, 3, 1, 1)).sin()
+
+    plain, alone = Guided(denoiser, own, null, 5.0)(noisy, timestep), denoiser(noisy, timestep, own)
+    found = Guided(denoiser, own, null, 5.0, rescale=0.7)(noisy, timestep)
+    torch.testing.assert_close(found, rescale_noise_cfg(plain, alone, guidance_rescale=0.7))
+
+
 def test_noise_belongs_to_its_seed():
-    together = seeded_noise((2, 3), [5, 6, 7], stream=0)
+    together = seeded_noise((2, 3), generators_of([5, 6, 7], stream=0))
     assert together.shape == (3, 2, 3)
-    assert torch.equal(seeded_noise((2, 3), [6], stream=0)[0], together[1])
-    assert torch.equal(seeded_noise((2, 3), [7, 5], stream=0), together[[2, 0]])
+    assert torch.equal(seeded_noise((2, 3), generators_of([6], stream=0))[0], together[1])
+    assert torch.equal(seeded_noise((2, 3), generators_of([7, 5], stream=0)), together[[2, 0]])
     torch.randn(3)
-    assert torch.equal(seeded_noise((2, 3), [5, 6, 7], stream=0), together)
+    assert torch.equal(seeded_noise((2, 3), generators_of([5, 6, 7], stream=0)), together)
 
 
 def test_no_two_seeds_or_streams_share_noise():
-    draws = [seeded_noise((4,), [seed], stream)[0] for seed in range(20) for stream in (0, 1)]
+    draws = [seeded_noise((4,), generators_of([seed], stream))[0] for seed in range(20) for stream in (0, 1)]
     assert all(not torch.equal(a, b) for a, b in itertools.combinations(draws, 2))
 
 
 def test_noise_is_standard_normal():
-    noise = seeded_noise((100,), range(400), stream=1)
+    noise = seeded_noise((100,), generators_of(range(400), stream=1))
     assert abs(noise.mean()) < 0.02
     assert abs(noise.std() - 1) < 0.02
     across = torch.corrcoef(noise)[~torch.eye(400, dtype=torch.bool)]
@@ -196,7 +211,7 @@ class Crossings(TorchDispatchMode):
 def test_no_step_waits_for_the_device(scheduler):
     """Meta tensors stand for those of a GPU: all that goes there is the timesteps, once."""
     own, null = (condition.map(lambda x: x.to("meta")) for condition in conditions())
-    predict = guided(lambda noisy, timestep, _: noisy * timestep.view(-1, 1, 1), own, null, 3.0)
+    predict = Guided(lambda noisy, timestep, _: noisy * timestep.view(-1, 1, 1), own, null, 3.0)
     with Crossings() as crossings:
         result = sample(predict, scheduler, torch.empty(2, 3, 4, device="meta"), 6)
     assert result.device.type == "meta"

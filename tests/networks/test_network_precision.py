@@ -161,5 +161,5 @@ def test_the_shipped_pipeline_in_half_precision(monkeypatch, accelerated):
         if isinstance(part, torch.nn.Module):
             assert {t.dtype for t in part.parameters()} == {torch.bfloat16}
     pipeline.set_progress_bar_config(disable=True)
-    video = pipeline("a red circle moves left", seeds=[0], num_inference_steps=2).frames
-    assert video.shape == (1, 3, 16, 32, 32)
+    video = pipeline("a red circle moves left", seeds=[0], num_inference_steps=2, output_type="pt").frames
+    assert video.shape == (1, 16, 3, 32, 32)
