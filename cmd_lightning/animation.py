@@ -57,7 +57,7 @@ class WebPFile:
                     image.seek(index)
                     frame, transparent = shown(image, self._name, self._viewing.background)
                     self.seen.transparent |= transparent
-                    yield index, frame
+                    yield index, frame.permute(1, 2, 0).numpy()
         except InputError:
             raise
         except Exception as error:  # of many kinds: Pillow's plugins raise what they run into

@@ -30,15 +30,15 @@ def read_image(source: str | Path | bytes, background: str = PLAIN.background) -
         # As a file, not by its name: Pillow (13) maps TIFFs of one value per pixel, and garbles those that EXIF turns.
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file, Image.open(file) as image:
             ImageOps.exif_transpose(image, in_place=True)
-            return torch.from_numpy(shown(image, name, background)[0]).permute(2, 0, 1)
+            return shown(image, name, background)[0]
     except InputError:
         raise
     except Exception as error:  # of many kinds: Pillow's plugins raise what they run into
         raise VideoError(name, "damaged frames", "not readable as an image") from error
 
 
-def shown(image: Any, name: str, background: str) -> tuple[np.ndarray, bool]:
-    """A Pillow image as it is shown, uint8 RGB (H, W, 3), and whether it is transparent in places.
+def shown(image: Any, name: str, background: str) -> tuple[Tensor, bool]:
+    """A Pillow image as it is shown, uint8 RGB (3, H, W), and whether it is transparent in places.
 
     Raises:
         VideoError: It has 32 bits per value; the error calls it by the name.
@@ -54,4 +54,4 @@ def shown(image: Any, name: str, background: str) -> tuple[np.ndarray, bool]:
         image = image.convert("RGBA")
         transparent = image.getextrema()[3][0] < 255
     flat = over(image, background) if transparent else image.convert("RGB")
-    return np.array(flat), transparent
+    return torch.from_numpy(np.array(flat)).permute(2, 0, 1), transparent

@@ -255,10 +255,10 @@ class VideoFile:
         """
         with self._errors("damaged frames"):
             packets = self._packets_from(key)
-            skips = wanted and self._decoder.name == "h264"
+            needed = wanted if self._decoder.name == "h264" else None
             for place, packet in enumerate(packets):
-                if skips:
-                    self._decoder.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+                if needed:
+                    self._decoder.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
                 try:
                     frames = self._decoder.decode(packet)
                 except ValueError:  # PyAV's InvalidDataError

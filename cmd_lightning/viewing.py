@@ -105,7 +105,7 @@ class Screen:
         self._reformatter = av.video.reformatter.VideoReformatter()  # one for all frames: each sets up tables
         self._graph: tuple[Any, Any] | None = None
         self._shown = 0
-        self._turn: tuple[bool, list[int]] | None = None
+        self._turn: tuple[bool, tuple[int, ...]] | None = None
 
     def note(self, frame: Any) -> None:
         """Note what a decoded frame is flagged as."""
@@ -261,7 +261,7 @@ def tone_table(transfer: int, primaries: int) -> Any:
     return graph.vpull()
 
 
-def _turn_of(frame: Any) -> tuple[bool, list[int]]:
+def _turn_of(frame: Any) -> tuple[bool, tuple[int, ...]]:
     """Whether a frame is shown transposed, and along which axes of (H, W, 3) it is then flipped: its display matrix.
 
     The matrix (a, b, u, c, d, v, x, y, w), as in ISO 14496-12 and FFmpeg's display.h, moves what is at (p, q), p to
@@ -270,9 +270,9 @@ def _turn_of(frame: Any) -> tuple[bool, list[int]]:
     """
     matrices = [bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"]
     if not matrices:
-        return False, []
+        return False, ()
     a, b, _, c, d = np.frombuffer(matrices[0], "=i4")[:5].tolist()
     transposed = abs(b) + abs(c) > abs(a) + abs(d)
     if transposed:
         a, d = c, b
-    return transposed, [axis for axis, sign in ((0, d), (1, a)) if sign < 0]
+    return transposed, tuple(axis for axis, sign in ((0, d), (1, a)) if sign < 0)
