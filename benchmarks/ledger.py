@@ -10,7 +10,7 @@ the zoo. Ratios and verdicts are computed: of a claim without evidence the verdi
 - small networks on a device: the same ratio of small networks at a small resolution, which decides nothing; after "≈"
   where its seconds come of fewer steps
 - same order, other order: at small scale
-- measured, undecided or contradicted on shapes32: by 95 % intervals of pairs
+- measured, undecided or contradicted on shapes32paper: by 95 % intervals of pairs
 - tested: the tests are there, and hold it as long as they pass
 - needs ...: nobody has run it
 """
@@ -78,7 +78,7 @@ def evidence(record: Mapping[str, Any]) -> dict[str, str]:
         return {"needs": "a count", "command": "python -m benchmarks.efficiency --counts"}
     if record.get("sampled"):
         settings = " ".join(record["sampled"])
-        return {"needs": "samples", "command": f"python -m benchmarks.sampling shapes32 --test {settings}"}
+        return {"needs": "samples", "command": f"python -m benchmarks.sampling shapes32paper --test {settings}"}
     if record.get("ranked"):
         return {"needs": "a ranking of both", "command": f"cmd-lightning zoo rank {record['ranked'][0]}"}
     return {"needs": "its tests", "command": f"pytest {' '.join(record['tests'])}"} if record.get("tests") else {}
@@ -204,13 +204,13 @@ def against(claim: Claim, figure: float) -> tuple[str, str]:
 
 def order_verdict(claim: Claim, results: Path) -> Iterator[str]:
     """Whether distances at small scale grow from one to the next, as means over all cells."""
-    path = results / "shapes32.json"
+    path = results / "shapes32paper.json"
     if claim.order and path.is_file():
         kept = [row for row in read(path)["rows"] if row["cell"].startswith("generation/")]
         values = [mean(cell[key]["shapes_frechet_distance"] for cell in kept) for key in claim.order]
         same = values == sorted(values)
         numbers = (" < " if same else ", ").join(f"{number:.1f}" for number in values)
-        yield f"**{'same' if same else 'other'} order on shapes32**: {numbers} (on shapes features, not FVD)"
+        yield f"**{'same' if same else 'other'} order on shapes32paper**: {numbers} (on shapes features, not FVD)"
 
 
 def sample_verdict(claim: Claim, results: Path) -> Iterator[str]:
@@ -230,7 +230,7 @@ def sample_verdict(claim: Claim, results: Path) -> Iterator[str]:
         worse = (distance.decided and distance.mean > 0) or (accuracy.decided and accuracy.mean < 0)
         undecided = not (distance.decided or accuracy.decided)
         word = "undecided" if undecided else "contradicted" if worse else "measured"
-        yield f"**{word} on shapes32**: accuracy {accuracy:+.3f}, kernel distance {distance:+.3f}"
+        yield f"**{word} on shapes32paper**: accuracy {accuracy:+.3f}, kernel distance {distance:+.3f}"
 
 
 def shares(row: Row) -> list[float]:
@@ -249,7 +249,7 @@ def rank_verdict(claim: Claim) -> Iterator[str]:
     if found is not None:
         word = "undecided" if not found.decided else "measured" if found.mean < 0 else "contradicted"
         values = " against ".join(f"{mean(score.values()):.2f}" for score in scores)
-        yield f"**{word} on shapes32**: {values}, {len(scores[0])} seeds each"
+        yield f"**{word} on shapes32paper**: {values}, {len(scores[0])} seeds each"
 
 
 def verdict(claim: Claim, results: Path = RESULTS) -> str:

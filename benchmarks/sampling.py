@@ -1,7 +1,7 @@
 """Quality beside seconds of few-step sampling: solvers and steps on a model of the procedural world.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.sampling shapes32          # choose, on captions of the split "val"
-    OMP_NUM_THREADS=1 python -m benchmarks.sampling shapes32 --test dpm++/10 ddim/50     # what was chosen, once
+    OMP_NUM_THREADS=1 python -m benchmarks.sampling shapes32paper          # choose, on captions of the split "val"
+    OMP_NUM_THREADS=1 python -m benchmarks.sampling shapes32paper --test dpm++/10 ddim/50     # what was chosen, once
 
 Every setting, such as `dpm++/10` (10 steps a stage) on a split, is a cell of the result: the JSON file keeps it, and
 another call goes on with the next. Its row has, for plain captions and one seed each: `hits`, a digit for each video, 1

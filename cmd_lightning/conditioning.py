@@ -189,6 +189,7 @@ class PhraseEncoder(ConditionEncoder):
         words: The vocabulary, in lower case.
         phrases: Phrases with their own vectors; later ones share the last one's.
         dim: Channels K of the vectors.
+        ignored: Words of the captions that need no vector, such as articles; prompts may have them without a warning.
 
     Raises:
         InputError: A number is less than 1, or a word is given twice.
@@ -196,13 +197,15 @@ class PhraseEncoder(ConditionEncoder):
 
     field = "caption"
 
-    def __init__(self, words: list[str], phrases: int = 4, dim: int = 64) -> None:
+    def __init__(
+        self, words: list[str], phrases: int = 4, dim: int = 64, ignored: Sequence[str] = ("a", "an", "the")
+    ) -> None:
         super().__init__()
         check_positive(phrases=phrases, dim=dim)
         if twice := [word for i, word in enumerate(words) if word in words[:i]]:
             raise InputError(f"words {twice[0]}: given more than once; give each word once")
         self.rows = {word: row for row, word in enumerate(words)}
-        self.phrases, self.dim = phrases, dim
+        self.phrases, self.dim, self.ignored = phrases, dim, frozenset(ignored)
         self.table = nn.Embedding(phrases * len(words) + 1, dim, padding_idx=0)
         with torch.no_grad():
             self.table.weight[1:].normal_(std=0.3)
@@ -214,7 +217,7 @@ class PhraseEncoder(ConditionEncoder):
         return Condition(self.table(index.to(self.execution_device)).sum(1))
 
     def unseen(self, caption: str) -> list[str]:
-        return [word for word in dict.fromkeys(words_of(caption)) if word not in self.rows]
+        return [word for word in dict.fromkeys(words_of(caption)) if word not in self.rows.keys() | self.ignored]
 
     def found(self, caption: str) -> list[int]:
         """The rows of the known words of a caption; 0 is the row of no word."""

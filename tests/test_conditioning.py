@@ -152,10 +152,18 @@ def test_words_that_are_not_known_learn_nothing():
     assert moved.nonzero().flatten().tolist() == [1]
 
 
+def test_a_phrase_encoder_reports_the_words_that_it_does_not_know():
+    caption = "The red dog, a blue cat behind a bar"
+    assert PhraseEncoder(WORDS).unseen(caption) == ["dog", "cat", "behind", "bar"]
+    assert PhraseEncoder(WORDS, ignored=["a", "bar"]).unseen(caption) == ["the", "dog", "cat", "behind"]
+    assert PhraseEncoder([*WORDS, "a"]).unseen("a red circle") == []
+
+
 def test_a_phrase_encoder_is_built_again_from_its_description():
-    encoder = PhraseEncoder(WORDS, phrases=3, dim=6)
+    encoder = PhraseEncoder(WORDS, phrases=3, dim=6, ignored=["dog"])
     again = build(describe(encoder))
     again.load_state_dict(encoder.state_dict())
+    assert again.unseen("the dog") == ["the"]
     assert torch.equal(again(["a blue circle, red"]).pooled, encoder(["a blue circle, red"]).pooled)
 
 

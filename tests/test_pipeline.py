@@ -375,13 +375,15 @@ def test_a_solver_for_a_pipeline_without_content_parts(tiny_pipeline):
     assert len(pipeline(image=torch.zeros(1, 3, 8, 12), seeds=[3], **FEW).frames) == 1
 
 
-def test_half_precision_makes_nearly_the_same_videos():
-    """The shipped model; the state of the solver stays in float32."""
+@pytest.mark.parametrize(("model", "solver"), [("shapes32", None), ("shapes32paper", "dpm++")])
+def test_half_precision_makes_nearly_the_same_videos(model, solver):
+    """Shipped models; the state of the solver stays in float32."""
     videos = {}
     for dtype in (torch.float32, torch.bfloat16):
-        pipeline = CMDPipeline.from_pretrained("shapes32", dtype=dtype)
+        pipeline = CMDPipeline.from_pretrained(model, dtype=dtype)
         pipeline.set_progress_bar_config(disable=True)
-        pipeline.use_solver("dpm++")
+        if solver:
+            pipeline.use_solver(solver)
         dtypes = {part.dtype for part in pipeline.components.values() if isinstance(part, torch.nn.Module)}
         assert dtypes == {dtype}
         prompts = ["a red circle moves left", "a blue square moves up"]

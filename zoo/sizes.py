@@ -16,7 +16,7 @@ from cmd_lightning.zoo.discovery import ROOM, Entry, network_of
 def count_parameters(of: Entry) -> int:
     """The parameters of a network, counted on the meta device.
 
-    Motion models with a config are built from it, for the latents of the model that ships; others with their defaults,
+    Motion models with a config are built from it, for the latents on which they are ranked; others with their defaults,
     for the video and condition of their card.
     """
     with torch.device("meta"):
@@ -35,7 +35,7 @@ def build(of: Entry) -> torch.nn.Module:
     if of.kind == "autoencoder":
         return make()
     if of.kind == "motion":
-        return make(*shipped_latents(), **(network_of(ROOM.parent / card.config)[1] if card.config else {}))
+        return make(*ranked_latents(), **(network_of(ROOM.parent / card.config)[1] if card.config else {}))
     if "shape" not in card.video:
         raise InputError(f"{of.name}: its card has no video with a shape (C, T, H, W) to count for; add it")
     latent: Any = tuple(card.video["shape"])
@@ -44,10 +44,10 @@ def build(of: Entry) -> torch.nn.Module:
     return make(latent, card.condition_dim)
 
 
-def shipped_latents() -> tuple[LatentSpec, int]:
-    """The latents of shapes32, on which motion models are ranked, and the channels of its condition."""
+def ranked_latents() -> tuple[LatentSpec, int]:
+    """The latents of shapes32paper, on which motion models are ranked, and the channels of its condition."""
     settings, index, text = (
-        json.loads((WEIGHTS / "shapes32" / path).read_text())
+        json.loads((WEIGHTS / "shapes32paper" / path).read_text())
         for path in ("autoencoder/config.json", "model_index.json", "motion_text_encoder/config.json")
     )
     arguments = {key: value for key, value in settings.items() if not key.startswith("_")}

@@ -75,8 +75,8 @@ _PIXELS32 = partial(System, width=64, tokens=48, space=in_pixels)
 
 SHAPES32 = {
     "CMD": _PIXELS32(
-        {"content": _of(ContentDiT, "shapes32/content"), "motion": _of(AlignedDiT, "shapes32/motion")},
-        _of(CMDAutoencoder, "shapes32/autoencoder"),
+        {"content": _of(ContentDiT, "shapes32paper/content"), "motion": _of(AlignedDiT, "shapes32paper/motion")},
+        _of(CMDAutoencoder, "shapes32paper/autoencoder"),
     ),
     "LVDM": _PIXELS32({"denoiser": _of(LVDM, "baselines/lvdm")}),
     "ModelScope": _PIXELS32({"denoiser": _of(ModelScope, "baselines/modelscope")}),
@@ -84,7 +84,7 @@ SHAPES32 = {
         {"denoiser": _of(TriplaneUNet, "baselines/pvdm")}, _of(TriplaneAutoencoder, "baselines/pvdm_autoencoder")
     ),
 }
-"""The model that ships and the small baselines, as their configs have them: in pixels of the procedural world. Their
+"""shapes32paper and the small baselines, as their configs have them: in pixels of the procedural world. Their
 sizes are free choices, so that they say what these models cost and nothing of the architectures."""
 
 SCALES: Mapping[str, Mapping[str, System]] = {"paper": PAPER, "fifth": FIFTH, "shapes32": SHAPES32}

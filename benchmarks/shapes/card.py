@@ -86,17 +86,19 @@ def plot_training(card: dict[str, Any], path: Path) -> None:
     """Validation loss of each stage over its steps, PSNR of the autoencoder, and what captions gave on the way."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 5, figsize=(16, 2.8), layout="constrained")
     shown = [("autoencoder", "psnr", "PSNR in dB"), *((stage, "loss", "loss") for stage in STAGES)]
-    for axis, (stage, key, label) in zip(axes[:-1], shown, strict=True):
+    plots = len(shown) + bool(card["progress"])
+    figure, axes = plt.subplots(1, plots, figsize=(3.2 * plots, 2.8), layout="constrained")
+    for axis, (stage, key, label) in zip(axes, shown, strict=False):
         points = card["training"][stage]["validation"]
         axis.plot([point["step"] for point in points], [point[key] for point in points], marker=".")
         axis.set(title=f"{stage}: validation {label}", xlabel="step", yscale="log" if key == "loss" else "linear")
-    points = card["progress"]
-    for key, label in (("joint", "all three"), ("shape", "shape"), ("colour", "colour"), ("direction", "direction")):
-        axes[-1].plot([point["step"] for point in points], [point[key] for point in points], marker=".", label=label)
-    axes[-1].set(title="plain captions classified as asked", xlabel="step of content", ylim=(0, 1))
-    axes[-1].legend(fontsize=8, loc="center right")
+    if points := card["progress"]:
+        steps = [point["step"] for point in points]
+        for key, label in (("joint", "all three"), *((word, word) for word in ("shape", "colour", "direction"))):
+            axes[-1].plot(steps, [point[key] for point in points], marker=".", label=label)
+        axes[-1].set(title="plain captions classified as asked", xlabel="step of content", ylim=(0, 1))
+        axes[-1].legend(fontsize=8, loc="center right")
     for axis in axes:
         axis.grid(alpha=0.3, which="both")
     figure.savefig(path)

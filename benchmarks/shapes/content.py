@@ -3,7 +3,7 @@
     python -m benchmarks.shapes.content --minutes 60    # one thread; rerun until it reports completion
     python -m benchmarks.shapes.content --table         # what is measured so far, as Markdown
 
-A cell is a variant with a seed. Its three stages are configs/shapes32v2 with other networks and the same number of
+A cell is a variant with a seed. Its three stages are configs/shapes32 with other networks and the same number of
 samples for all, by `cmd-lightning fit`; an interrupted one resumes. The autoencoder learns plain and mixed clips, the
 other two stages plain ones, for which a short training is enough. Variants share stages: those of one autoencoder its
 motion model, those of key frames their content model. Then videos of held-out plain captions are generated and
@@ -40,7 +40,7 @@ from cmd_lightning.provenance import provenance
 from cmd_lightning.shapes.reader import Reading, joint_accuracy
 
 STAGES = ("autoencoder", "content", "motion")
-BASE = Path("configs/shapes32v2")
+BASE = Path("configs/shapes32")
 RESULTS = Path("benchmarks/results/content.json")
 SAMPLES = {"autoencoder": 8_000, "content": 24_000, "motion": 24_000}
 """Clips that a stage is trained on, at the batch size of its config."""

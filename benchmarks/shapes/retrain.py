@@ -19,7 +19,11 @@ from cmd_lightning.commands.stages import COMMAND, Stage, fit
 from cmd_lightning.errors import InputError, program
 
 ROUNDS = (("autoencoder",), ("content", "motion"))  # stages that train at the same time
-EXPORT = ("--half", "--steps", "50", "--guidance", "content=1.5,motion=4")  # as the models ship
+SAMPLING = {
+    "shapes32": ("--steps", "16", "--guidance", "content=2,motion=1"),
+    **dict.fromkeys(("shapes32paper", "shapes64"), ("--steps", "50", "--guidance", "content=1.5,motion=4")),
+}
+"""Options of the export by model, as it ships; other folders take the defaults of `cmd-lightning export`."""
 SHORTEST = 1.0  # minutes below which a call starts no further stage
 
 
@@ -35,7 +39,7 @@ def main() -> int:
         parser.error("--trainer.max_steps: the configs say when a stage is done; change it there")
     if not Path("configs", options.name, f"{ROUNDS[0][0]}.yaml").is_file():
         raise InputError(
-            f"{options.name}: no folder of configs/ with an autoencoder.yaml; there are shapes32, shapes64"
+            f"{options.name}: no folder of configs/ with an autoencoder.yaml; there are {', '.join(SAMPLING)}"
         )
     if options.minutes <= 0:
         raise InputError(f"--minutes {options.minutes}: give a positive number")
@@ -72,7 +76,8 @@ def export(name: str) -> int:
     folder = Path("outputs", name)
     shutil.rmtree(folder / "model", ignore_errors=True)
     checkpoints = [str(stage_of(name, stage).checkpoint) for stages in ROUNDS for stage in stages]
-    return subprocess.run([*COMMAND, "export", *checkpoints, str(folder / "model"), *EXPORT]).returncode
+    options = ["--half", *SAMPLING.get(name, ())]
+    return subprocess.run([*COMMAND, "export", *checkpoints, str(folder / "model"), *options]).returncode
 
 
 if __name__ == "__main__":

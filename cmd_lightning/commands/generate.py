@@ -62,6 +62,7 @@ def generate(
         guidance: Guidance scale, 1 or less disables it; by default the model's own, else 4 for content and 1 for
             motion.
         solver: Solver of both stages, by default the model's own; dpm++ and unipc are for few steps, such as 15.
+            Models trained by flow matching, such as shapes32, have only their own.
         lora: LoRA adapters for the model's Stable Diffusion: a .safetensors file in the public layout, or its folder.
         frame_decoder: Image autoencoder that decodes the frames instead of the model's, such as a tiny one for the same
             latents: a folder in diffusers' layout, or a hub id.
@@ -154,7 +155,8 @@ def check_model(model: str, values: list[Any], given_images: bool) -> None:
     index = json.loads((model_folder(model) / "model_index.json").read_text(encoding="utf-8"))
     parts = ("motion_text_encoder",) if given_images else ("text_encoder", "motion_text_encoder")
     classes = {(index.get(part) or [None, None])[1] for part in parts} - {None}
-    options = {"ClassEncoder": "class ids (--class)", "OpenCLIPTextEncoder": "a prompt (--prompt)"}
+    text = dict.fromkeys(("OpenCLIPTextEncoder", "PhraseEncoder"), "a prompt (--prompt)")
+    options = text | {"ClassEncoder": "class ids (--class)"}
     if classes and values == [None]:
         wanted = options.get(classes.pop(), "a prompt (--prompt), or class ids (--class) if it was trained on classes")
         raise InputError(f"MODEL {model}: this model needs a condition; give {wanted}")

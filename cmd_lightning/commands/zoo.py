@@ -94,7 +94,7 @@ def counted_for(entry: Entry) -> str:
     """What the parameters of a network are counted for, in words."""
     card = entry.card
     if entry.kind == "motion":
-        return "the latents of shapes32, as `zoo rank` trains it"
+        return "the latents of shapes32paper, as `zoo rank` trains it"
     if "shape" not in card.video:
         return ""
     channels, frames, height, width = card.video["shape"]

@@ -66,7 +66,7 @@ class Protocol:
     size: int = 32
     frames: int = 16
     data_seed: int = 0
-    model: str = "shapes32"
+    model: str = "shapes32paper"
 
     @property
     def data(self) -> dict[str, Any]:

@@ -165,7 +165,7 @@ def train(
 
 
 def objective() -> Diffusion:
-    """The objective of all ranked models, that of the shipped model."""
+    """The objective of all ranked models, that of shapes32paper."""
     return Diffusion(prediction="v_prediction", beta_schedule="linear")
 
 

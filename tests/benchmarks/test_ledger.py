@@ -133,21 +133,21 @@ def test_less_memory_is_better(results):
 def test_order(results, tmp_path):
     claim = next(claim for claim in CLAIMS.values() if claim.order)
     cell = {key: {"shapes_frechet_distance": 2.0 + number} for number, key in enumerate(claim.order)}
-    path = tmp_path / "shapes32.json"
+    path = tmp_path / "shapes32paper.json"
     path.write_text(json.dumps({"rows": [{"cell": "generation/a", **cell}, {"cell": "reader"}]}))
-    assert verdict(claim, tmp_path).startswith("**same order on shapes32**: 2.0 < 3.0 < 4.0")
+    assert verdict(claim, tmp_path).startswith("**same order on shapes32paper**: 2.0 < 3.0 < 4.0")
     cell["generated"]["shapes_frechet_distance"] = 1.0
     path.write_text(json.dumps({"rows": [{"cell": "generation/a", **cell}]}))
-    assert verdict(claim, tmp_path).startswith("**other order on shapes32**: 2.0, 3.0, 1.0")
+    assert verdict(claim, tmp_path).startswith("**other order on shapes32paper**: 2.0, 3.0, 1.0")
 
 
 @pytest.mark.parametrize(
     ("hits", "distance", "told"),
     [
-        ("10" * 4, 1.25, "**undecided on shapes32**: accuracy +0.000 ± 0.000, kernel distance +0.000 ± "),
-        ("10" * 4, 1.0, "**measured on shapes32**: accuracy +0.000 ± 0.000, kernel distance -0.250 ± "),
-        ("10" * 4, 2.0, "**contradicted on shapes32**: accuracy +0.000 ± 0.000, kernel distance +0.750 ± "),
-        ("00" * 4, 1.0, "**contradicted on shapes32**: accuracy -0.500 ± 0.000, kernel distance -0.250 ± "),
+        ("10" * 4, 1.25, "**undecided on shapes32paper**: accuracy +0.000 ± 0.000, kernel distance +0.000 ± "),
+        ("10" * 4, 1.0, "**measured on shapes32paper**: accuracy +0.000 ± 0.000, kernel distance -0.250 ± "),
+        ("10" * 4, 2.0, "**contradicted on shapes32paper**: accuracy +0.000 ± 0.000, kernel distance +0.750 ± "),
+        ("00" * 4, 1.0, "**contradicted on shapes32paper**: accuracy -0.500 ± 0.000, kernel distance -0.250 ± "),
     ],
 )
 def test_samples(results, hits, distance, told):
@@ -178,7 +178,7 @@ def test_ranking(monkeypatch, tmp_path, other, word):
 
     monkeypatch.setattr(ledger.zoo, "entry", entry)
     told = verdict(Claim("c", "d", "e", ranked=("One", "Other"), needs="a ranking"), tmp_path)
-    assert told.startswith(f"**{word} on shapes32**: 3.07 against ")
+    assert told.startswith(f"**{word} on shapes32paper**: 3.07 against ")
 
 
 def test_tests_that_hold_a_claim_are_there(tmp_path):

@@ -37,7 +37,7 @@ def test_table_compares_within_a_split():
 @pytest.mark.slow
 def test_settings_are_measured_once_and_go_into_one_file(tmp_path, monkeypatch, capsys):
     out = tmp_path / "sampling.json"
-    words = ["sampling", "shapes32", "--num", "16", "--reference", "16", "--json", str(out)]
+    words = ["sampling", "shapes32paper", "--num", "16", "--reference", "16", "--json", str(out)]
 
     def run(*more):
         monkeypatch.setattr("sys.argv", [*words, *more])

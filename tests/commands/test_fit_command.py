@@ -264,7 +264,7 @@ def test_a_learning_rate_changed_at_a_resume_holds_and_is_told(run):
 
 
 def test_a_run_ends_with_a_validation_images_and_the_next_command(run):
-    shapes = files_of("shapes32")
+    shapes = files_of("shapes32paper")
     for name in ("autoencoder", "content", "motion"):
         Path(f"{name}.yaml").write_text(shapes[name])
     small = ["--trainer.limit_val_batches=1", "--trainer.enable_progress_bar=false", "--data.val_clips=2"]
@@ -304,7 +304,16 @@ def test_next_commands_of_every_shipped_config(tmp_path, monkeypatch):
         words = ["fit", "-c", f"configs/{path}.yaml", *more]
         return next_commands(Model(stage), words, Path("outputs", path, "last.ckpt"))
 
-    for folder in ("shapes32", "shapes64", "clips64", "ucf101", "openvid256", "webvid_sd15", "webvid_sd21"):
+    for folder in (
+        "shapes32",
+        "shapes32paper",
+        "shapes64",
+        "clips64",
+        "ucf101",
+        "openvid256",
+        "webvid_sd15",
+        "webvid_sd21",
+    ):
         stable = folder in ("openvid256", "webvid_sd15", "webvid_sd21")
         needed = " --model.base BASE" if stable else ""
         assert told(f"{folder}/autoencoder", "autoencoder", *(base if stable else [])) == [

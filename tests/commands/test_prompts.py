@@ -8,11 +8,13 @@ import torch
 from small_models import TEXT
 from stable_diffusion_folders import text_of
 
+from cmd_lightning import zoo
 from cmd_lightning.cli import main
 from cmd_lightning.commands.files import read_prompts
-from cmd_lightning.conditioning import OpenCLIPTextEncoder
+from cmd_lightning.conditioning import OpenCLIPTextEncoder, PhraseEncoder, remarks
 from cmd_lightning.errors import InputError, InputWarning
 from cmd_lightning.pretrained_text import StableDiffusionText
+from cmd_lightning.shapes.drawing import draw_scene
 
 RED, BLUE = "a red circle moves left", "a blue square moves right"
 FILES = {
@@ -154,13 +156,27 @@ def test_the_pipeline_warns_and_returns_it(tiny_pipeline, trained):
         pipeline("a purple circle", image=torch.zeros(1, 3, 8, 12), seeds=[0], **few)
 
 
-def test_the_shipped_model(tmp_path, capsys):
-    """Two long prompts that differ at their end alone, and a word from outside its world, as in its documentation."""
+def test_a_shipped_model_knows_its_world():
+    """No caption of the procedural world gives a warning, however long; other words are reported, as in the README."""
+    folder = zoo.WEIGHTS / "shapes32"
+    encoders = [PhraseEncoder.from_pretrained(folder / name) for name in ("text_encoder", "motion_text_encoder")]
+    levels, motions = ("plain", "mixed"), ("still", "slow", "middle", "fast", "extreme")
+    scenes = [draw_scene(1, i, level=level, motion=motion) for level in levels for motion in motions for i in range(60)]
+    captions = [scene.caption for scene in scenes]
+    assert any("bar" in caption for caption in captions) and any("camera" in caption for caption in captions)
+    assert [note for caption in captions for note in remarks(encoders, caption)] == []
+    assert remarks(encoders, ", ".join(captions)) == []
+    star = "a yellow star moves down"
+    assert remarks(encoders, star) == [f"prompt '{star}': words that the model never saw in training: star"]
+
+
+def test_a_shipped_model_with_a_text_tower(tmp_path, capsys):
+    """Two long prompts that differ at their end alone, and a word from outside its world."""
     same = ", ".join([RED] + [BLUE] * 12)
     ends = ("a green triangle moves up", "a yellow star moves down")
     (tmp_path / "prompts.txt").write_text("".join(f"{same}, {end}\n" for end in ends))
     words = ["--prompts", str(tmp_path / "prompts.txt"), "--steps", "1", "--out", str(tmp_path / "out")]
-    assert main(["generate", "shapes32", *words]) == 0
+    assert main(["generate", "shapes32paper", *words]) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     records = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")]
     for end, star in zip(ends, (False, True), strict=True):

@@ -168,7 +168,7 @@ def test_list_is_a_table_within_the_terminal(capsys, narrow):
     rows = [line for line in lines if line.startswith("  ")]
     assert [row.split()[0] for row in rows] == [entry.name for entry in zoo.entries()]
     named = dict(zip([row.split()[0] for row in rows], rows, strict=True))
-    assert "14.3 M  ships   CMD on the procedural" in named["shapes32"]
+    assert "4.42 M  ships   CMD on the procedural" in named["shapes32"]
     starts = {row.index(zoo.entry(name).card.what[:9]) for name, row in named.items()}
     assert len(starts) == 1, "one column of sentences"
     of_motion = run(capsys, "list", "--kind", "motion").splitlines()
@@ -249,7 +249,7 @@ def test_classes_of_another_package_are_listed(capsys, their_zoo, module, listed
 def test_classes_of_another_package_are_shown(capsys, their_zoo):
     text = run(capsys, "show", "Perceptron", "--import", "their_zoo.frames")
     assert "their_zoo.frames.Perceptron" in text
-    assert re.search(r"^parameters +72$", text, re.MULTILINE)  # 8 channels of shapes32 to 8, with bias
+    assert re.search(r"^parameters +72$", text, re.MULTILINE)  # 8 channels of shapes32paper to 8, with bias
     assert "parameters" not in run(capsys, "show", "Frames")  # for which latents is not known
     assert main(["zoo", "show", "Perceptrom"]) == 2
     assert "did you mean Perceptron?" in capsys.readouterr().err
@@ -274,8 +274,8 @@ def test_show(capsys, narrow):
     assert facts["weights"] == "damo-vilab/text-to-video-ms-1.7b (CC BY-NC 4.0)"
     assert facts["class"] == "cmd_lightning.zoo.baselines.modelscope.ModelScope"
     assert facts["parameters"] == f"{zoo.entry('ModelScope').card.parameters:,}"
-    assert "unet 4.19 M" in run(capsys, "show", "shapes32")
-    whole = json.loads(run(capsys, "show", "shapes32", "--json", "-"))
+    assert "unet 1.75 M" in run(capsys, "show", "shapes32")
+    whole = json.loads(run(capsys, "show", "shapes32paper", "--json", "-"))
     assert whole["training"]["motion"]["steps"] == 18000
 
 
@@ -284,7 +284,7 @@ def test_show(capsys, narrow):
     [
         ("show motiondit", "motiondit: the zoo has no such entry; did you mean MotionDiT?"),
         ("show AlingedDiT", "did you mean AlignedDiT?"),
-        ("show xyzzy", "there are shapes32, AlignedDiT"),
+        ("show xyzzy", "there are shapes32, shapes32paper, AlignedDiT"),
         ("list --kind motoin", "--kind: invalid choice: 'motoin'"),
         ("lits", "did you mean zoo list?"),
         ("rank MotionDit", "MotionDit: the zoo has no such entry; did you mean MotionDiT?"),

@@ -33,7 +33,7 @@ def test_training_shows_only_seen_combinations(small):
 
 
 def test_captions_are_encoded_once(bench):
-    encoder, stored = frozen("shapes32").motion_text_encoder, bench.pipeline.motion_text_encoder
+    encoder, stored = frozen("shapes32paper").motion_text_encoder, bench.pipeline.motion_text_encoder
     captions = bench.captions["train"][:3]
     for own, right in ((stored(captions), encoder(captions)), (stored.null(2), encoder.null(2))):
         torch.testing.assert_close(own.pooled, right.pooled, atol=2e-3, rtol=2e-3)
@@ -59,7 +59,7 @@ def open_small(tmp_path, monkeypatch):
     parts = ShapesFeatures.from_pretrained(), ShapesReader.from_pretrained()
     monkeypatch.setattr(ShapesFeatures, "from_pretrained", lambda: parts[0])
     monkeypatch.setattr(ShapesReader, "from_pretrained", lambda: parts[1])
-    pipeline, told = frozen("shapes32"), []
+    pipeline, told = frozen("shapes32paper"), []
     encoder = pipeline.motion_text_encoder
 
     def opened(**changes):

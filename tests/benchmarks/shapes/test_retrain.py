@@ -1,12 +1,15 @@
 """Retraining in short calls: what each starts, and that together they do what one fit does."""
 
+import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
 from benchmarks.shapes import retrain
+from cmd_lightning import zoo
 
 
 @pytest.fixture
@@ -54,6 +57,21 @@ def test_calls_continue_until_all_is_done(calls):
     assert [list(call) for call in calls[5:]] == [["content", "motion"], ["export"]]
 
 
+def test_a_model_is_exported_as_it_ships(monkeypatch, tmp_path):
+    """With the steps and the guidance that the index of the shipped folder has."""
+    monkeypatch.chdir(tmp_path)
+    calls = []
+    monkeypatch.setattr(retrain.subprocess, "run", lambda words: calls.append(words) or SimpleNamespace(returncode=0))
+    for name in zoo.models():
+        assert retrain.export(name) == 0
+        words = calls[-1][calls[-1].index("--half") + 1 :]
+        index = json.loads((zoo.WEIGHTS / name / "model_index.json").read_text())
+        assert words[::2] == ["--steps", "--guidance"]
+        assert index["steps"] == {"content": int(words[1]), "motion": int(words[1])}
+        scales = [scale.split("=") for scale in words[3].split(",")]
+        assert index["guidance"] == {stage: float(scale) for stage, scale in scales}
+
+
 def test_the_configs_say_how_many_steps(config, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["retrain", "tiny", "--", "--trainer.max_steps", "4"])
     with pytest.raises(SystemExit):
@@ -66,12 +84,12 @@ def test_a_real_call(tmp_path, monkeypatch, capfd):
     """The real configs made tiny: every stage is fitted and all are exported."""
     import cmd_lightning
 
-    source = tmp_path.__class__(cmd_lightning.__path__[0]).parent / "configs" / "shapes32"
+    source = tmp_path.__class__(cmd_lightning.__path__[0]).parent / "configs" / "shapes32paper"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(source.parents[1]))
     tiny = {"autoencoder": {"width": 16}, "content": {"depth": 1}, "motion": {"depth": 1}}
     for stage, changes in tiny.items():
-        config = yaml.safe_load((source / f"{stage}.yaml").read_text().replace("shapes32", "tiny"))
+        config = yaml.safe_load((source / f"{stage}.yaml").read_text().replace("shapes32paper", "tiny"))
         config["model"]["init_args"]["network"]["init_args"] |= changes
         config["data"]["init_args"] |= {"size": 16, "val_clips": 2}
         config["trainer"] |= {"max_steps": 3, "val_check_interval": 3, "accelerator": "cpu", "devices": 1}
