@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from torch import Tensor
+import numpy as np
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.image_io import shown
@@ -45,7 +45,7 @@ class WebPFile:
         index = FrameIndex([Mark(start, True, False) for start in starts[:-1]], timed=True, seekable=False)
         self.fps, self.times = index.rate(0.0, Fraction(1, 1000))
 
-    def decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+    def decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         """Decode frames; see `VideoFile.decode`. Each builds on those before it."""
         from PIL import Image
 
@@ -57,7 +57,7 @@ class WebPFile:
                     image.seek(index)
                     frame, transparent = shown(image, self._name, self._viewing.background)
                     self.seen.transparent |= transparent
-                    yield index, frame
+                    yield index, frame.permute(1, 2, 0).numpy()
         except InputError:
             raise
         except Exception as error:  # of many kinds: Pillow's plugins raise what they run into

@@ -6,13 +6,14 @@ local files.
 """
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
+import numpy as np
 
 from cmd_lightning.compat import container_crop
 from cmd_lightning.errors import InputError, reason
@@ -28,6 +29,7 @@ Reason = Literal["empty file", "unreadable video", "still picture", "no video st
 
 _FORMATS = "mov,matroska,avi,gif,apng,mpegts,mpeg,asf,flv,ogg"  # of FFmpeg; mov is mp4 and 3gp too, matroska webm
 _WITHOUT_INDEX = ("mpegts", "mpeg", "asf", "flv", "ogg")
+_KEPT = 2**24  # bytes of packets, at most, that stay in memory for decoding; those of longer files are read again
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these leave transparency out
 
 
@@ -70,6 +72,7 @@ class VideoFile:
     def __init__(self, source: Path | bytes, name: str, viewing: Viewing = PLAIN) -> None:
         self.name, self._source, self._viewing = name, source, viewing
         self._container: Any = None
+        self._packets: list[Any] = []  # all of them, if they are few
         self._lead = 0  # packets at the start that may build on frames that were cut off
         if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
             raise VideoError(name, "empty file")
@@ -86,15 +89,14 @@ class VideoFile:
         if self._container is not None:
             self._container.close()
 
-    def decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+    def decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         """Decode frames, from the nearest key frame before each.
 
         Args:
             wanted: Frame numbers from 0 in order of presentation, ascending.
 
         Yields:
-            The number of a frame and the frame as it is shown, turned as the file specifies: uint8 RGB (3, H, W). A
-            frame that is not copied before the next one is requested may be overwritten.
+            The number of a frame and the frame as it is shown, turned as the file specifies: uint8 RGB (H, W, 3).
 
         Raises:
             VideoError: Frames are damaged or missing, or are too far from key frames.
@@ -192,11 +194,13 @@ class VideoFile:
 
     def _walk(self) -> FrameIndex:
         """Find the frames that can be decoded, their times, and the key frames."""
-        marks = [
-            Mark(packet.pts, packet.is_keyframe, packet.is_discard, packet.dts)
-            for packet in self._container.demux(self._stream)
-            if packet.size
-        ]
+        marks, packets, size = [], [], 0
+        for packet in self._container.demux(self._stream):
+            if packet.size:
+                marks.append(Mark(packet.pts, packet.is_keyframe, packet.is_discard, packet.dts))
+                size += packet.size
+            if size <= _KEPT:
+                packets.append(packet)
         kind = self._container.format.name
         # AVI keeps no times of presentation, ASF only one for each frame: FFmpeg's guesses are wrong where there are
         # B-frames. Files that were put one after the other begin again at an earlier time. Frames of
@@ -212,6 +216,8 @@ class VideoFile:
         # A palette may come with the first packet alone, as QuickTime's does.
         seekable = not animated and self._stream.codec_context.pix_fmt != "pal8"
         index = FrameIndex([mark for mark in marks if not mark.hidden], timed, seekable)
+        # A frame's place is that of its packet if each packet is a frame; the last packet, without content, is the end.
+        self._packets = packets if len(packets) == index.frames + 1 else []
         if (lead or kind in _WITHOUT_INDEX) and not index.ticks:
             self._expect_affordable([Run(START, [], len(marks))])
             index.frames = self.count()  # a packet may hold half a frame, a field
@@ -248,21 +254,11 @@ class VideoFile:
         B-frames: they are half of what x264 writes.
         """
         with self._errors("damaged frames"):
-            if key is START:
-                self._container.close()
-                self._open()
-            else:
-                self._container.seek(self._place_of(key), stream=self._stream)
-                self._decoder.flush_buffers()
-            begun = key is START
-            for place, packet in enumerate(self._container.demux(self._stream)):
-                begun = begun or packet.pts == key.time
-                if not begun:  # a seek lands before the key frame, or, without an index in the file, anywhere near it
-                    if None not in (packet.dts, key.dts) and packet.dts > key.dts:
-                        return
-                    continue
-                if wanted and self._decoder.name == "h264":
-                    self._decoder.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+            packets = self._packets_from(key)
+            needed = wanted if self._decoder.name == "h264" else None
+            for place, packet in enumerate(packets):
+                if needed:
+                    self._decoder.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
                 try:
                     frames = self._decoder.decode(packet)
                 except ValueError:  # PyAV's InvalidDataError
@@ -270,6 +266,25 @@ class VideoFile:
                         raise
                     continue  # it builds on frames that were cut off
                 yield from frames
+
+    def _packets_from(self, key: Key) -> Iterable[Any]:
+        """The packets from a key frame on, for a decoder that begins there."""
+        if key is START:
+            self._container.close()
+            self._open()
+            return self._container.demux(self._stream)
+        self._decoder.flush_buffers()
+        if self._packets:
+            return islice(self._packets, key.place, None)
+        self._container.seek(self._place_of(key), stream=self._stream)
+        # A seek lands before the key frame, or, without an index in the file, anywhere near it.
+        packets = self._container.demux(self._stream)
+        for packet in packets:
+            if packet.pts == key.time:
+                return chain([packet], packets)
+            if None not in (packet.dts, key.dts) and packet.dts > key.dts:
+                break
+        return []
 
     def _place_of(self, key: Key) -> float:
         """What to seek to for a key frame: files without an index are searched by times of decoding."""

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from cmd_lightning.video_start import Mark
 
 _WORTH_A_SEEK = 8  # frames: fewer are decoded about as fast as a decoder restarts
@@ -64,16 +62,18 @@ class FrameIndex:
         """
         if len(self.ticks) < 2:
             return stated or 1.0, None
-        seconds, ticks = float(duration), np.array(self.ticks, dtype=float) - self.ticks[0]
+        seconds, first = float(duration), self.ticks[0]
+        ticks = [float(tick - first) for tick in self.ticks]
         mean = ticks[-1] / (len(ticks) - 1)
         # Containers round times, and keep the rounding of those that they are copied from, down to milliseconds. A
         # rate is constant if that explains all that differs from it.
         allowed = min(max(1.0, 0.001 / seconds), mean / 4)
         own = 1 / (mean * seconds)
         for rate in filter(None, (stated, own)):
-            if abs(ticks - np.arange(len(ticks)) / (rate * seconds)).max() <= allowed:
-                return float(rate), None
-        return float(own), (ticks * seconds).tolist()
+            per_tick = rate * seconds
+            if all(abs(tick - number / per_tick) <= allowed for number, tick in enumerate(ticks)):
+                return rate, None
+        return own, [tick * seconds for tick in ticks]
 
     def plan(self, wanted: Sequence[int]) -> list[Run]:
         """The runs that give the frames of these numbers, ascending."""

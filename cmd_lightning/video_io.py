@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +33,8 @@ VIDEO_SUFFIXES = (
 GIF_FPS = 50
 FRAME_SUFFIXES = ("png", "tif", "tiff")
 """Of frames in folders, in lower case; all are of the first kind that is there, and tif and tiff are one."""
+
+_GROUP = 2**22  # bytes of frames that are kept in full; more at a time is no faster
 
 
 @dataclass(frozen=True)
@@ -100,13 +103,13 @@ class VideoReader:
         return VideoInfo(self.frames, self.fps, width, height, interlaced, hdr, transparent)
 
     def read(
-        self, indices: Sequence[int] | None = None, transform: Callable[[Tensor], Tensor] = lambda frame: frame
+        self, indices: Sequence[int] | None = None, transform: Callable[[Tensor], Tensor] = lambda frames: frames
     ) -> Tensor:
         """Decode frames.
 
         Args:
             indices: Frame numbers from 0 in order of presentation, repeats allowed; None reads every frame.
-            transform: Applied to each frame, uint8 RGB (C, H, W), as it is decoded, so that none is kept in full.
+            transform: Applied to some frames at a time, uint8 RGB (C, T, H, W), so that few are kept in full.
 
         Returns:
             (C, T, H, W), one frame for each index: uint8 RGB as it is shown, or the output of `transform`.
@@ -119,10 +122,18 @@ class VideoReader:
         wanted = sorted(set(indices))
         if not wanted or wanted[0] < 0 or wanted[-1] >= self.frames:
             raise InputError(f"{self._name}: has {self.frames} frames, not those asked for; ask for fewer or earlier")
-        frames = {index: transform(frame) for index, frame in self._file.decode(wanted)}
-        if len({frame.shape for frame in frames.values()}) > 1:
+        order: list[int] = []
+        parts = []
+        for numbers, frames in _grouped(self._file.decode(wanted)):
+            order += numbers
+            parts.append(transform(frames))
+        if len({part.shape[2:] for part in parts}) > 1:
             raise VideoError(self._name, "damaged frames", "of several sizes")
-        return torch.stack([frames[index] for index in indices], 1)
+        video = torch.cat(parts, 1) if len(parts) > 1 else parts[0].contiguous()
+        if order == [*indices]:
+            return video
+        places = {index: place for place, index in enumerate(order)}
+        return video[:, [places[index] for index in indices]]
 
     def verify(self) -> None:
         """Decode every frame and keep none.
@@ -132,6 +143,24 @@ class VideoReader:
         """
         if missing := max(0, self.frames - self._file.count()):
             raise VideoError(self._name, "damaged frames", f"{missing} cannot be decoded")
+
+
+def _grouped(frames: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[list[int], Tensor]]:
+    """Numbered frames (H, W, 3), some at a time, of one size: their numbers, and (3, T, H, W)."""
+    numbers: list[int] = []
+    group: list[np.ndarray] = []
+    for number, frame in frames:
+        if group and (frame.shape != group[0].shape or (len(group) + 1) * frame.size > _GROUP):
+            yield numbers, _stacked(group)
+            numbers, group = [], []
+        numbers.append(number)
+        group.append(frame)
+    yield numbers, _stacked(group)
+
+
+def _stacked(frames: list[np.ndarray]) -> Tensor:
+    stack = np.stack(frames) if len(frames) > 1 else np.ascontiguousarray(frames[0])[None]  # a large one as it is
+    return torch.from_numpy(stack).permute(3, 0, 1, 2)
 
 
 class _ImageFolder:
@@ -146,9 +175,9 @@ class _ImageFolder:
             raise InputError(f"{folder}: the folder holds no .png or .tif frames; name a video file or such a folder")
         self.frames = len(self._paths)
 
-    def decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+    def decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         for index in wanted:
-            yield index, read_image(self._paths[index], self._viewing.background)
+            yield index, read_image(self._paths[index], self._viewing.background).permute(1, 2, 0).numpy()
 
     def count(self) -> int:
         return sum(1 for _ in self.decode(range(self.frames)))

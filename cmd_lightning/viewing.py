@@ -12,8 +12,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from cmd_lightning.errors import InputError
 
@@ -102,33 +100,34 @@ class Screen:
         import av
 
         self.viewing, self._crop, self._aspect = viewing, crop, aspect
+        self._whole = not any(crop) and aspect == 1
         self.seen = Seen()
         self._reformatter = av.video.reformatter.VideoReformatter()  # one for all frames: each sets up tables
         self._graph: tuple[Any, Any] | None = None
         self._shown = 0
-        self._turn: tuple[bool, list[int]] | None = None
+        self._turn: tuple[bool, tuple[int, ...]] | None = None
 
     def note(self, frame: Any) -> None:
         """Note what a decoded frame is flagged as."""
         self.seen.interlaced |= frame.interlaced_frame
         self.seen.hdr |= frame.color_trc in HDR_TRANSFERS
 
-    def show(self, frame: Any) -> Tensor:
-        """A decoded frame as it is shown: uint8 RGB (3, H, W)."""
+    def show(self, frame: Any) -> np.ndarray:
+        """A decoded frame as it is shown: uint8 RGB (H, W, 3)."""
         self.note(frame)
         if self._turn is None:
             # Of a small copy: a frame that was asked for its side data refers to itself, and stays in memory until
             # Python looks for such.
-            self._turn = _turn_of(frame.reformat(16, 16, "rgb24", threads=1))
+            self._turn = _turn_of(frame.reformat(16, 16, "rgb24", interpolation="POINT", threads=1))
         transposed, flipped = self._turn
         pixels = self._to_rgb(frame, transposed)
-        image = torch.from_numpy(pixels).permute((2, 1, 0) if transposed else (2, 0, 1))
-        return image.flip(flipped) if flipped else image
+        image = pixels.swapaxes(0, 1) if transposed else pixels
+        return np.flip(image, flipped) if flipped else image
 
     def _to_rgb(self, frame: Any, transposed: bool) -> np.ndarray:
-        layout = "rgba" if _may_be_transparent(frame.format) else "rgb24"
+        layout = "rgba" if _may_be_transparent(frame.format.name) else "rgb24"
         mapped = self.viewing.tone_map and frame.color_trc in HDR_TRANSFERS
-        if mapped or any(self._crop) or self._aspect != 1:
+        if mapped or not self._whole:
             frame = self._filtered(frame, transposed, layout, mapped)
         # Bicubic, as FFmpeg's programs do: it shows where chroma is subsampled in other ways than most, or has 10 bits.
         pixels = self._reformatter.reformat(frame, format=layout, interpolation="BICUBIC", threads=1).to_ndarray()
@@ -229,8 +228,12 @@ def _source_of(graph: Any, frame: Any) -> Any:
     )
 
 
-def _may_be_transparent(layout: Any) -> bool:
-    return layout.has_palette or any(part.is_alpha for part in layout.components)
+@cache
+def _may_be_transparent(layout: str) -> bool:
+    import av
+
+    kind = av.VideoFormat(layout)
+    return kind.has_palette or any(part.is_alpha for part in kind.components)
 
 
 @cache
@@ -258,8 +261,8 @@ def tone_table(transfer: int, primaries: int) -> Any:
     return graph.vpull()
 
 
-def _turn_of(frame: Any) -> tuple[bool, list[int]]:
-    """Whether a frame is shown transposed, and along which axes of (3, H, W) it is then flipped: its display matrix.
+def _turn_of(frame: Any) -> tuple[bool, tuple[int, ...]]:
+    """Whether a frame is shown transposed, and along which axes of (H, W, 3) it is then flipped: its display matrix.
 
     The matrix (a, b, u, c, d, v, x, y, w), as in ISO 14496-12 and FFmpeg's display.h, moves what is at (p, q), p to
     the right and q downwards, to (a p + c q + x, b p + d q + y). So that of a phone held upright, a = d = 0, b = 1,
@@ -267,9 +270,9 @@ def _turn_of(frame: Any) -> tuple[bool, list[int]]:
     """
     matrices = [bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"]
     if not matrices:
-        return False, []
+        return False, ()
     a, b, _, c, d = np.frombuffer(matrices[0], "=i4")[:5].tolist()
     transposed = abs(b) + abs(c) > abs(a) + abs(d)
     if transposed:
         a, d = c, b
-    return transposed, [axis for axis, sign in ((1, d), (2, a)) if sign < 0]
+    return transposed, tuple(axis for axis, sign in ((0, d), (1, a)) if sign < 0)

@@ -72,12 +72,12 @@ class Change:
         """How frames are decoded: transparent ones over the background that was chosen."""
         return viewing if self.colour is None else replace(viewing, background=self.colour)
 
-    def apply(self, frame: Tensor) -> Tensor:
-        """Mirror, scale and move a frame (C, H, W); scaling gives more or less of it, for a resize that follows."""
+    def apply(self, frames: Tensor) -> Tensor:
+        """Mirror, scale and move frames (..., H, W); scaling gives more or less of them, for a resize that follows."""
         if (self.down, self.across, self.zoom) != (0, 0, 1):
-            for axis, move in ((1, self.down), (2, self.across)):
-                frame = frame.index_select(axis, _window(frame.shape[axis], self.zoom, move))
-        return frame.flip(2) if self.flip else frame
+            for axis, move in ((-2, self.down), (-1, self.across)):
+                frames = frames.index_select(axis, _window(frames.shape[axis], self.zoom, move))
+        return frames.flip(-1) if self.flip else frames
 
     def caption(self, caption: str, transparent: bool) -> str:
         """The caption, with the background where the clip shows it; an empty one stays empty."""

@@ -99,19 +99,19 @@ class ClipLoader:
         except VideoError as error:
             if not self.stills or error.reason != "still picture":
                 raise
-            frame = self._fit(chance, change)(read_image(data, self.viewing.background))
-            return frame[:, None].expand(-1, self.num_frames, -1, -1), self.fps or _STILL_FPS, False
+            frame = self._fit(chance, change)(read_image(data, self.viewing.background)[:, None])
+            return frame.expand(-1, self.num_frames, -1, -1), self.fps or _STILL_FPS, False
         step = reader.fps / self.fps if self.fps else self.stride or 1
         times = reader.times if self.fps else None
         start = chance if self.random_start else None
         indices = choose_frames(reader.frames, self.num_frames, step, start, times)
-        # Each frame as it is decoded: 16 frames of 8K would be 1.6 GB.
+        # Some frames at a time: 16 frames of 8K would be 1.6 GB.
         return reader.read(indices, self._fit(chance, change)), reader.fps / step, reader.seen.transparent
 
     def _fit(self, chance: random.Random, change: Change) -> Callable[[Tensor], Tensor]:
-        """What changes, scales and crops a frame (C, H, W), each of a clip at the same place."""
+        """What changes, scales and crops frames (C, T, H, W), all of a clip at the same place."""
         at = (chance.random(), chance.random()) if self.random_crop else None
-        return lambda frame: resize_and_crop(change.apply(frame)[:, None], self.size, at)[:, 0]
+        return lambda frames: resize_and_crop(change.apply(frames), self.size, at)
 
 
 def choose_frames(

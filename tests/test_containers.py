@@ -44,8 +44,10 @@ def made(kind, codec, options, count=40):
     return encode(numbered(count, 32, 64), kind, codec, pixels, rate=25, **options)
 
 
+@pytest.mark.parametrize("kept", [2**24, 0])  # bytes of packets in memory, or read again
 @pytest.mark.parametrize(("kind", "codec", "options"), KINDS)
-def test_frames_are_those_of_a_plain_decode(kind, codec, options):
+def test_frames_are_those_of_a_plain_decode(kind, codec, options, kept, monkeypatch):
+    monkeypatch.setattr(video_file, "_KEPT", kept)
     data = made(kind, codec, options)
     wanted = decoded(data)
     reader = VideoReader(data)
@@ -78,11 +80,29 @@ def test_a_seek_that_lands_elsewhere_costs_time_only(kind, codec, late, monkeypa
     """Decoders give frames after a missing key frame too, which look like others."""
     data = made(kind, codec, {"g": "12"}, 60)
     wanted = decoded(data)
+    monkeypatch.setattr(video_file, "_KEPT", 0)
     reader = VideoReader(data)
     ticks = reader._file._index.ticks
-    monkeypatch.setattr(video_file.VideoFile, "_place_of", lambda self, key: key.dts + late * (ticks[1] - ticks[0]))
+    sought = []
+
+    def place_of(self, key):
+        sought.append(key)
+        return key.dts + late * (ticks[1] - ticks[0])
+
+    monkeypatch.setattr(video_file.VideoFile, "_place_of", place_of)
     for index in (59, 30, 45):
         assert torch.equal(reader.read([index]), wanted[:, [index]])
+    assert len(sought) == 3
+
+
+def test_packets_in_memory_are_not_read_again(monkeypatch):
+    data = made("mp4", "libx264", {"g": "12", "bf": "2"})
+    wanted = decoded(data)
+    reader = VideoReader(data)
+    for name in ("_open", "_place_of"):
+        monkeypatch.setattr(video_file.VideoFile, name, lambda *_: pytest.fail("read again"))
+    for frames in ([39], [0, 30], [13, 14]):
+        assert torch.equal(reader.read(frames), wanted[:, frames])
 
 
 @pytest.mark.parametrize(("kind", "codec"), [("mpegts", "libx264"), ("mpegts", "mpeg2video"), ("mpeg", "mpeg2video")])

@@ -66,7 +66,7 @@ def test_damage_of_any_kind_raises_nothing_else(kind):
                 data[min(place, len(data) - 1)] = draw.integers(256)
         try:
             reader = VideoReader(bytes(data))
-            reader.read([0, reader.frames - 1], lambda frame: frame[:, :1, :1])
+            reader.read([0, reader.frames - 1], lambda frames: frames[..., :1, :1])
             reader.verify()
         except VideoError as error:
             seen.add(error.reason)

@@ -12,9 +12,10 @@ import torch
 from odd_videos import as_ffmpeg_shows
 from PIL import Image
 
+from cmd_lightning import video_io
 from cmd_lightning.errors import InputError
 from cmd_lightning.shapes.painting import make_clip
-from cmd_lightning.video_file import VideoFile
+from cmd_lightning.video_file import VideoError, VideoFile
 from cmd_lightning.video_io import VideoReader, gif_bytes, mp4_bytes, natural_key, read_video, write_video
 
 M_PERTURB = -6  # of malloc.h
@@ -101,6 +102,28 @@ def test_real_files(assets):
         for first in range(3):
             indices = range(first, full.shape[1], 5)
             assert torch.equal(reader.read(indices), full[:, indices]), path
+
+
+@pytest.mark.parametrize(("held", "groups"), [(1, [1] * 7), (3 * 6 * 8 * 3, [3, 1, 1, 2]), (2**20, [4, 1, 2])])
+def test_frames_are_transformed_in_groups_of_one_size(tmp_path, monkeypatch, held, groups):
+    monkeypatch.setattr(video_io, "_GROUP", held)  # bytes
+    draw = np.random.default_rng(0)
+    pictures = [draw.integers(0, 256, (size, 8, 3), np.uint8) for size in (6, 6, 6, 6, 9, 6, 6)]
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    seen = []
+
+    def corner(frames):
+        seen.append(frames.shape[1])
+        return frames[:, :, :4, :5]
+
+    for order in ([*range(7)], [6, 0, 3, 3, 1, 5, 2, 4]):
+        seen.clear()
+        wanted = np.stack([pictures[number][:4, :5] for number in order])
+        assert torch.equal(VideoReader(tmp_path).read(order, corner), torch.from_numpy(wanted).permute(3, 0, 1, 2))
+        assert seen == groups
+    with pytest.raises(VideoError, match="of several sizes"):
+        VideoReader(tmp_path).read()
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".gif", ""])
