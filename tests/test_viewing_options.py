@@ -122,8 +122,8 @@ def test_sources_show_folders_of_frames_over_the_background(tmp_path):
 
 def test_an_image_to_set_in_motion_is_read_over_the_background(tmp_path):
     Image.fromarray(glass()[0]).save(tmp_path / "a.png")
-    for background, wanted in (("white", [1, 1, 1]), ("black", [-1, -1, -1]), ("red", [1, -1, -1])):
+    for background, wanted in (("white", [255, 255, 255]), ("black", [0, 0, 0]), ("red", [255, 0, 0])):
         assert read_picture(str(tmp_path / "a.png"), background)[:, 8, 20].tolist() == wanted
     deep = np.linspace(0, 65535, 16 * 24).reshape(16, 24).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
-    close((read_picture(str(tmp_path / "deep.png"))[0] + 1) * 127.5, torch.from_numpy(deep / 257.0), 1)
+    close(read_picture(str(tmp_path / "deep.png"))[0], torch.from_numpy(deep / 257.0), 1)
