@@ -20,7 +20,7 @@ from cmd_lightning.errors import InputError, program
 
 ROUNDS = (("autoencoder",), ("content", "motion"))  # stages that train at the same time
 SAMPLING = {
-    "shapes32": ("--steps", "16", "--guidance", "content=2,motion=1"),
+    "shapes32": ("--steps", "16", "--guidance", "content=2,motion=3"),
     **dict.fromkeys(("shapes32paper", "shapes64"), ("--steps", "50", "--guidance", "content=1.5,motion=4")),
 }
 """Options of the export by model, as it ships; other folders take the defaults of `cmd-lightning export`."""
