@@ -127,6 +127,7 @@ class VideoReader:
         for numbers, frames in _grouped(self._file.decode(wanted)):
             order += numbers
             parts.append(transform(frames))
+            del frames
         if len({part.shape[2:] for part in parts}) > 1:
             raise VideoError(self._name, "damaged frames", "of several sizes")
         video = torch.cat(parts, 1) if len(parts) > 1 else parts[0].contiguous()
@@ -146,16 +147,27 @@ class VideoReader:
 
 
 def _grouped(frames: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[list[int], Tensor]]:
-    """Numbered frames (H, W, 3), some at a time, of one size: their numbers, and (3, T, H, W)."""
+    """Numbered frames (H, W, 3), some at a time, of one size: their numbers, and (3, T, H, W); large ones alone."""
     numbers: list[int] = []
     group: list[np.ndarray] = []
     for number, frame in frames:
-        if group and (frame.shape != group[0].shape or (len(group) + 1) * frame.size > _GROUP):
-            yield numbers, _stacked(group)
-            numbers, group = [], []
+        if group and frame.shape != group[0].shape:
+            yield _taken(numbers, group)
         numbers.append(number)
         group.append(frame)
-    yield numbers, _stacked(group)
+        if (len(group) + 1) * frame.size > _GROUP:
+            del frame  # before the next one is decoded
+            yield _taken(numbers, group)
+    if group:
+        yield _taken(numbers, group)
+
+
+def _taken(numbers: list[int], group: list[np.ndarray]) -> tuple[list[int], Tensor]:
+    """The frames of a group as a tensor; the lists are empty then."""
+    taken = [*numbers], _stacked(group)
+    numbers.clear()
+    group.clear()
+    return taken
 
 
 def _stacked(frames: list[np.ndarray]) -> Tensor:
