@@ -193,7 +193,7 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
             num_frames: Frames of a video; only the model's own.
             num_inference_steps: Denoising steps, one number or {"content": ..., "motion": ...}; by default the
                 model's own, else 50 and 100.
-            guidance_scale: Guidance scale, one number or a mapping likewise, 1 or less disables it; by default the
+            guidance_scale: Guidance scale, one number or a mapping as above; 1 or less disables it; by default the
                 model's own, else 4 and 1.
             guidance_rescale: See `Guided`; 0 to 1.
             num_videos_per_prompt: Videos for each prompt, class or image (of an unconditional model: in all).
@@ -203,7 +203,7 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
                 the first stage that runs.
             content: Content frames `(B, C, H, W)` to set in motion, as in the output; the content model is not run.
             prompt_embeds: Encoded prompts in the place of `prompt`, as `encode_prompt` returns them; see `Embeds`.
-            negative_prompt_embeds: Encoded negative prompts likewise.
+            negative_prompt_embeds: Encoded negative prompts, in the same forms.
             output_type: "pil", "np", "pt" or "latent", see `CMDPipelineOutput`.
             return_dict: Whether to return a `CMDPipelineOutput` or the tuple of its fields.
             attention_kwargs: Arguments for the attention processors of a Stable Diffusion U-Net, such as

@@ -35,7 +35,7 @@ class Request:
         values: Captions or class ids, one for each video, or how many videos.
         seeds: One for each video.
         steps: Denoising steps, see `CMDPipeline.sampling`.
-        guidance: Guidance scale, likewise.
+        guidance: Guidance scale, see `CMDPipeline.sampling`.
         negative: A negative prompt for each video; None for the null condition.
         embeds: Encoded prompts by stage, in the place of `values`.
         negative_embeds: Encoded negative prompts by stage.

@@ -127,7 +127,7 @@ class Steps:
         return sampled
 
     def _called_back(self, guided: Guided, step: int, timestep: Tensor, x: Tensor) -> Tensor:
-        """The sample to go on with after a step, as the callback of the call has it; sets the conditions likewise."""
+        """The sample after a step, as the callback of the call returns it; it may change the conditions too."""
         if self._callback is None:
             return x
         state: dict[str, Tensor | Condition | None] = {
@@ -138,4 +138,4 @@ class Steps:
         changed = self._callback(self, step, timestep, {name: state[name] for name in self._callback_inputs})
         state |= changed or {}
         guided.condition, guided.null = state["prompt_embeds"], state["negative_prompt_embeds"]  # type: ignore[assignment]  # the callback's part
-        return state["latents"]  # type: ignore[return-value]  # likewise
+        return state["latents"]  # type: ignore[return-value]  # the callback's part
