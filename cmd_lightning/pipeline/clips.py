@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +37,21 @@ class Clips(Latents):
         Warns:
             InputWarning: A clip is resized or shortened.
         """
-        video, notes = self._whole(clips, "clips", stride)
+        return self._latents(clips, "clips", stride)
+
+    def _latents(self, clips: Clip | Sequence[Clip], option: str, stride: int = 1) -> tuple[Tensor, Tensor]:
+        """As `encode_clips`, for clips that the user calls `option`."""
+        video, notes = self._whole(clips, option, stride)
         for note in dict.fromkeys(note for own in notes for note in own):
-            warnings.warn(note, InputWarning, stacklevel=2)
+            warnings.warn(note, InputWarning, stacklevel=3)
         return self.encode(video * 2 - 1)
 
     def _whole(self, clips: Clip | Sequence[Clip], option: str, stride: int = 1) -> tuple[Tensor, list[list[str]]]:
         """Clips of the model's length and size, `(B, 3, T, H, W)` in [0, 1], and what was done to each, in words."""
         frames = self.config.video_shape[1]
-        fitted = [of_length(clip[:, ::stride], frames, option) for clip in clips_of(clips, option)]
-        pairs = [(fit_clip(clip, self.size, option), notes) for clip, notes in fitted]
-        return torch.stack([video for (video, _), _ in pairs]), [[*done, *notes] for (_, done), notes in pairs]
+        shortened = [of_length(clip[:, ::stride], frames, option) for clip in clips_of(clips, option)]
+        video, notes = fit_clips([clip for clip, _ in shortened], self.size, option)
+        return video, [[*done, *own] for done, (_, own) in zip(notes, shortened, strict=True)]
 
 
 def of_length(clip: Tensor, frames: int, option: str) -> tuple[Tensor, list[str]]:
@@ -64,10 +68,20 @@ def of_length(clip: Tensor, frames: int, option: str) -> tuple[Tensor, list[str]
     return clip[:, :frames], [f"clip of {given} frames: the first {frames} are used"] if given > frames else []
 
 
-def fit_clip(clip: Tensor, size: tuple[int, int], option: str) -> tuple[Tensor, list[str]]:
-    """A clip `(3, T, H, W)` as floats in [0, 1] in a model's size, as `fit_image` has it, and what was done to it."""
-    fitted, notes = zip(*(fit_image(frame, size, option) for frame in clip.unbind(1)), strict=True)
-    return torch.stack(fitted, dim=1), [text.replace("image of", "clip of") for text in notes[0]]
+def fit_clips(clips: Sequence[Tensor], size: tuple[int, int], option: str) -> tuple[Tensor, list[list[str]]]:
+    """Clips `(3, T, H, W)` as floats `(B, 3, T, *size)` in [0, 1], as `fit_image` has it, and what was done to each.
+
+    Raises:
+        InputError: They have different numbers of frames, or are no RGB clips.
+    """
+    if len(lengths := {clip.shape[1] for clip in clips}) > 1:
+        raise InputError(f"`{option}`: clips of {min(lengths)} and {max(lengths)} frames; give clips of one length")
+    videos, notes = [], []
+    for clip in clips:
+        fitted, texts = zip(*(fit_image(frame, size, option) for frame in clip.unbind(1)), strict=True)
+        videos.append(torch.stack(fitted, dim=1))
+        notes.append([text.replace("image of", "clip of") for text in texts[0]])
+    return torch.stack(videos), notes
 
 
 def clips_of(given: Clip | Sequence[Clip], option: str) -> list[Tensor]:
@@ -83,17 +97,17 @@ def clips_of(given: Clip | Sequence[Clip], option: str) -> list[Tensor]:
             )
         if given.ndim == 5:
             return [clip for one in given for clip in clips_of(one, option)]
-        return [torch.stack(tensors_of(given), dim=1)]
+        return [torch.stack(tensors_of(given, option), dim=1)]
     if isinstance(given, str | Path) and not still(given):
         from cmd_lightning.video_io import read_video
 
         return [read_video(given)]
     if not isinstance(given, Sequence) or isinstance(given, str):
-        return [tensors_of(given)[0][:, None]]
+        return [tensors_of(given, option)[0][:, None]]
     if not given:
         raise InputError(f"`{option}`: an empty list; give at least one clip")
     if all(not isinstance(one, str | Path | Sequence) and getattr(one, "ndim", 3) == 3 for one in given):  # its frames
-        frames = [tensors_of(one)[0] for one in given]
+        frames = [tensors_of(one, option)[0] for one in given]
         if len({frame.shape for frame in frames}) > 1:
             raise InputError(f"`{option}`: a list of images of several sizes; give the frames of a clip in one size")
         return [torch.stack(frames, dim=1)]
@@ -113,3 +127,9 @@ def still(path: str | Path) -> bool:
             return getattr(image, "n_frames", 1) == 1
     except (UnidentifiedImageError, OSError):
         return False
+
+
+def check_single(call: Mapping[str, Any]) -> None:
+    """Raises an `InputError` if more than one video of each clip is asked for, where one is made of each."""
+    if (copies := call.get("num_videos_per_prompt", 1)) != 1:
+        raise InputError(f"`num_videos_per_prompt` {copies}: one video is made of each clip; give clips several times")

@@ -61,8 +61,8 @@ def fit_images(images: Image | Sequence[Image], size: tuple[int, int]) -> tuple[
     return torch.stack(fitted), list(resized)
 
 
-def tensors_of(images: Image | Sequence[Image]) -> list[Tensor]:
-    """Images as tensors `(3, H, W)`, with their own sizes and values."""
+def tensors_of(images: Image | Sequence[Image], option: str = "image") -> list[Tensor]:
+    """Images as tensors `(3, H, W)`, with their own sizes and values; errors call them `option`."""
     from PIL import Image as pillow
     from PIL import ImageOps
 
@@ -71,17 +71,17 @@ def tensors_of(images: Image | Sequence[Image]) -> list[Tensor]:
 
         images = load_image(images)
     if isinstance(images, pillow.Image):
-        return [shown(ImageOps.exif_transpose(images), "`image`", "white")[0]]
+        return [shown(ImageOps.exif_transpose(images), f"`{option}`", "white")[0]]
     if isinstance(images, str | Path):
         return [read_image(images)]
     if isinstance(images, np.ndarray):
         if images.ndim not in (3, 4):
-            raise InputError(f"`image`: an array of shape {images.shape}; give (H, W, 3), or (B, H, W, 3)")
+            raise InputError(f"`{option}`: an array of shape {images.shape}; give (H, W, 3), or (B, H, W, 3)")
         return list(torch.from_numpy(images.reshape(-1, *images.shape[-3:])).permute(0, 3, 1, 2))
     if isinstance(images, Tensor):
         return list(images) if images.ndim == 4 else [images]
     if isinstance(images, Sequence):
-        return [image for given in images for image in tensors_of(given)]
+        return [image for given in images for image in tensors_of(given, option)]
     raise InputError(
-        f"`image`: a {type(images).__name__}; give PIL images, paths, URLs, arrays (H, W, 3) or tensors (3, H, W)"
+        f"`{option}`: a {type(images).__name__}; give PIL images, paths, URLs, arrays (H, W, 3) or tensors (3, H, W)"
     )

@@ -21,15 +21,19 @@ from cmd_lightning.errors import InputWarning
 from cmd_lightning.networks import AutoencoderNetwork, MotionModel
 from cmd_lightning.networks.stock import predict_content
 from cmd_lightning.pipeline.clips import Clip
+from cmd_lightning.pipeline.editing import Editing
 from cmd_lightning.pipeline.folder import Folder
 from cmd_lightning.pipeline.images import Image
 from cmd_lightning.pipeline.input import Inputs, check_size
+from cmd_lightning.pipeline.interpolation import Interpolation
+from cmd_lightning.pipeline.longer import Longer
 from cmd_lightning.pipeline.memory import LessMemory
 from cmd_lightning.pipeline.output import CMDPipelineOutput, OutputType, check_output, to_output
 from cmd_lightning.pipeline.prompt import Embeds
 from cmd_lightning.pipeline.request import SCHEDULERS, Request, StageName
 from cmd_lightning.pipeline.speed import FasterSampling
 from cmd_lightning.pipeline.steps import StepCallback, Steps
+from cmd_lightning.pipeline.transfer import Transfer
 
 STEPS = {"content": 50, "motion": 100}
 """Denoising steps of the paper's quality figures (App. B.4)."""
@@ -39,7 +43,17 @@ GUIDANCE = {"content": 4.0, "motion": 1.0}
 
 
 class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of diffusers, whose types differ
-    Folder, LessMemory, FasterSampling, Inputs, Steps, DiffusionPipeline, StableDiffusionLoraLoaderMixin
+    Folder,
+    LessMemory,
+    FasterSampling,
+    Inputs,
+    Steps,
+    Transfer,
+    Interpolation,
+    Longer,
+    Editing,
+    DiffusionPipeline,
+    StableDiffusionLoraLoaderMixin,
 ):
     """Content-motion latent diffusion: a content frame, then its motion latent, then the video.
 
