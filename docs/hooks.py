@@ -55,7 +55,9 @@ def text_of(path: str) -> str:
     """The Markdown of a page: of a file of another kind its text as a code block, of a folder the list of its files."""
     file = ROOT / path
     if file.is_dir():
-        return f"# {path}\n\n" + "".join(f"- [{own.name}]({file.name}/{own.name})\n" for own in sorted(file.glob("*.*")))
+        return f"# {path}\n\n" + "".join(
+            f"- [{own.name}]({file.name}/{own.name})\n" for own in sorted(file.glob("*.*"))
+        )
     text = file.read_text(encoding="utf-8")
     if path.endswith(".md"):
         from benchmarks.readme import written

@@ -8,7 +8,9 @@ from canvas import Canvas
 def latents() -> Canvas:
     """A row per autoencoder: what becomes of a clip (C, T, H, W) cut into H' × W' patches."""
     canvas = Canvas(800, 478, "Latent shapes of the paper's autoencoder and of the grid autoencoder")
-    canvas.text(16, 30, "A clip (C, T, H, W), cut into H′ × W′ patches per frame", anchor="start", kind="strong", size=15)
+    canvas.text(
+        16, 30, "A clip (C, T, H, W), cut into H′ × W′ patches per frame", anchor="start", kind="strong", size=15
+    )
     for number in range(4):
         canvas.tile(number, 0, 510 + 70 * number, 18, 62)
     canvas.text(16, 60, "Here T = 16 and H = W = 32. The D = 8 channels of motion are", anchor="start", kind="soft")

@@ -28,5 +28,11 @@ def stages() -> Canvas:
     canvas.box(638, 274, 146, 60, "videos", "`generate`")
     canvas.arrow((711, 138), (711, 94))
     canvas.arrow((711, 226), (711, 270))
-    canvas.text(16, 362, "Stages 2 and 3 need stage 1, not each other. cmd-lightning train runs all of it on your clips.", anchor="start", kind="soft")
+    canvas.text(
+        16,
+        362,
+        "Stages 2 and 3 need stage 1, not each other. cmd-lightning train runs all of it on your clips.",
+        anchor="start",
+        kind="soft",
+    )
     return canvas
