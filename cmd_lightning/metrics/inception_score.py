@@ -29,7 +29,7 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 42) -> tuple[T
         seed: Of the shuffling; 42 in StyleGAN-V.
 
     Returns:
-        Mean and standard deviation over the parts, two scalars in double precision. The mean lies in [1, K].
+        Mean and standard deviation over the parts, two scalars in double precision. The mean is in [1, K].
 
     Raises:
         InputError: Another shape, or fewer samples than parts.

@@ -1,4 +1,4 @@
-"""Saved statistics: what distances know of real clips, in a file that is refused where clips were treated otherwise."""
+"""Saved statistics: what distances know of real clips, in a file that is rejected if clips were prepared in another way."""
 
 from __future__ import annotations
 

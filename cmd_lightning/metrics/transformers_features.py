@@ -145,7 +145,7 @@ def _load(checkpoint: str, folder: Path) -> tuple[Any, nn.Module | None]:
         raise InputError(f"checkpoint {checkpoint}: cannot be opened ({reason(error)}); {wanted}") from error
     finally:
         logging.set_verbosity(verbosity)
-    if missing := sorted(report["missing_keys"]):  # transformers fills them at random and goes on
+    if missing := sorted(report["missing_keys"]):  # transformers fills them at random and continues
         raise InputError(
             f"checkpoint {checkpoint}: transformers {version('transformers')} finds no weights for {len(missing)} "
             f"parameters ({missing[0]}, ...); complete the checkpoint, or update transformers"

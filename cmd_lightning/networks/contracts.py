@@ -174,8 +174,8 @@ class VideoDenoiser(Denoiser):
     """Predicts what its objective asks for (the noise, by default) of a noisy video: a baseline, all in one model.
 
     Built as `factory(latent, condition_dim)`: `latent` is the shape `(C, T, H, W)` of a video in its latent space, or,
-    for models of the planes of an autoencoder, its `LatentSpec`. Arguments of its own follow, all with defaults. Its
-    output starts at zero, unless the architecture is someone else's.
+    for models of the planes of an autoencoder, its `LatentSpec`. Its own arguments follow, all with defaults. Its
+    output starts at zero, unless the architecture is third-party.
     """
 
     @abstractmethod

@@ -75,15 +75,15 @@ class GridUNet(UNet, MotionModel):
         length = groups.shape[2]  # (B, D, length, frames, S)
         noisy = self.to_pictures(groups.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1))
         still = self.to_pictures(context.mT.repeat_interleave(length, dim=0))
-        pictures = [self.stem(x) + given for x, given in zip(noisy, still, strict=True)]
-        pictures = self.transform(pictures, signal)
-        said = torch.cat([x.flatten(2) for x in pictures], dim=2)  # (B * length, D * frames, S)
+        maps = [self.stem(x) + given for x, given in zip(noisy, still, strict=True)]
+        maps = self.transform(maps, signal)
+        said = torch.cat([x.flatten(2) for x in maps], dim=2)  # (B * length, D * frames, S)
         said = said.unflatten(1, (-1, self.frames)).unflatten(0, (-1, length)).transpose(1, 2)
         said = said.flatten(2, 3)[:, :, : motion.shape[2]]
         return velocity_of(motion, said, timestep) if self.clean else said
 
     def to_pictures(self, x: Tensor) -> list[Tensor]:
-        """`(N, C, S)` to pictures `(N, C, H, W)`, one for each kind of slot."""
+        """`(N, C, S)` to maps `(N, C, H, W)`, one for each kind of slot."""
         parts = x.split([math.prod(size) for size in self.sizes], dim=2)
         return [part.unflatten(2, size) for part, size in zip(parts, self.sizes, strict=True)]
 
