@@ -37,6 +37,7 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(RUN) docs/words.py
 
 # The site in outputs/site; to read it with search: python -m http.server --directory outputs/site
 docs: $(VENV)/.docs

@@ -87,7 +87,7 @@ def peak_memory(device: torch.device) -> dict[str, float]:
 
 
 def batch_size(batch: Any) -> int:
-    """The length of the first tensor with axes in a batch, nested in mappings and sequences; 0 without such a tensor."""
+    """The length of the first tensor with axes in a batch of mappings and sequences; 0 without such a tensor."""
     if isinstance(batch, Tensor):
         return len(batch) if batch.ndim else 0
     parts = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else ()

@@ -1,4 +1,4 @@
-"""Saved statistics: what distances know of real clips, in a file that is rejected if clips were prepared in another way."""
+"""Saved statistics of real clips, in a file that is rejected if the clips of a metric are prepared in another way."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ text { font-family: system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; fi
 .soft { fill: var(--soft); }
 .code { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; }
 .box { fill: var(--box); stroke: var(--edge); stroke-width: 1.5; }
+.plain { fill: var(--paper); stroke: var(--line); stroke-width: 1.5; }
 .content { fill: var(--content); stroke: var(--content-edge); stroke-width: 1.5; }
 .motion { fill: var(--motion); stroke: var(--motion-edge); stroke-width: 1.5; }
 .group { fill: none; stroke: var(--edge); stroke-dasharray: 4 4; }
@@ -54,6 +55,13 @@ class Canvas:
         """An arrow along points."""
         path = " L".join(f"{x:g} {y:g}" for x, y in points)
         self.parts.append(f'<path d="M{path}" class="arrow"/>')
+
+    def drop(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """An arrow downwards that turns to its end only in the last gap between rows."""
+        (x, y), (u, v) = start, end
+        turn, bend = max(y, v - 27), 18
+        path = f"M{x:g} {y:g} V{turn:g} C{x:g} {turn + bend:g} {u:g} {v - bend:g} {u:g} {v:g}"
+        self.parts.append(f'<path d="{path}" class="arrow"/>')
 
     def tile(self, column: int, row: int, x: float, y: float, side: float, *, wide: int = 1, kind: str = "box") -> None:
         """A tile of frames.png, or `wide` tiles side by side as one image, with a frame around it."""

@@ -3,16 +3,15 @@
 A comment above a block, `<!-- needs: ... -->` or `<!-- run by: FILE -->`, says why it does not run here.
 """
 
+import itertools
 import os
 import re
 import shlex
-import subprocess
-import sys
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from cmd_lightning.cli import TRAINING, VERBS, function_of
 from cmd_lightning.commands.parser import parser_of
@@ -26,7 +25,6 @@ WITH_BLOCKS = [page for page in PAGES if BLOCK.search(page.read_text())]
 
 BRIEF = """
 import sys
-from itertools import pairwise
 from cmd_lightning.cli import main
 
 given = sys.argv[1:]
@@ -45,7 +43,7 @@ def name_of(page):
 
 
 def commands(script):
-    """The words of each `cmd-lightning` command of a shell script, but for its comments and redirections."""
+    """The words of each `cmd-lightning` command of a shell script."""
     for line in script.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words and words[0] == "cmd-lightning":
@@ -58,7 +56,7 @@ def checked(words):
         place = words.index("--import")
         words = words[:place] + words[place + 2 :]
     if words[0] in TRAINING:
-        configs = [value for option, value in pairwise(words) if option in ("-c", "--config")]
+        configs = [value for option, value in itertools.pairwise(words) if option in ("-c", "--config")]
         missing = [name for name in configs if name.startswith("configs/") and not (ROOT / name).is_file()]
         if missing or not (configs or "--model.help" in words):
             raise InputError(f"{' '.join(words)}: give a config that there is")
@@ -113,24 +111,26 @@ def write_clips(folder, number=10):
     folder.with_suffix(".csv").write_text("\n".join(rows) + "\n")
 
 
+def programs(kind, text, folder):
+    """What follows `python` on the command line to run a block; patterns of files stand for those that are there."""
+    if kind == "python":
+        yield ["-c", text]
+    for words in commands(text) if kind == "sh" else ():
+        files = {
+            word: sorted(str(file.relative_to(folder)) for file in folder.glob(word)) for word in words if "*" in word
+        }
+        yield ["-c", BRIEF, *itertools.chain.from_iterable(files.get(word, [word]) for word in words)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=name_of)
-def test_blocks_run(page, tmp_path):
+def test_blocks_run(page, python, tmp_path):
     """One after the other, in a folder with a reader's clips and image."""
-    from PIL import Image
-
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     write_clips(tmp_path / "clips")
     Image.new("RGB", (40, 32), "red").save(tmp_path / "first.png")
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/brief.py").write_text(BRIEF)
-    program = tmp_path / "bin/cmd-lightning"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} {tmp_path}/bin/brief.py "$@"\n')
-    program.chmod(0o755)
-    path = f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for mark, _, kind, text in BLOCK.findall(page.read_text()):
-        if not mark:
-            command = ["bash", "-euc", text] if kind == "sh" else [sys.executable, "-c", text]
-            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        for program in () if mark else programs(kind, text, tmp_path):
+            done = python.run(*program, cwd=tmp_path, env=environment)
             assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
