@@ -61,6 +61,18 @@ class CLIPSimilarity(KeepsPrecision, Metric):
 
     Raises:
         InputError: A model without a tokenizer, or a name or weights that cannot be opened: see `open_clip_model`.
+
+    Example:
+        A small model with random weights; `CLIPSimilarity()` has the published ones.
+
+        >>> import open_clip, torch
+        >>> from cmd_lightning.metrics import CLIPSimilarity
+        >>> vision = open_clip.CLIPVisionCfg(layers=1, width=64, patch_size=16, image_size=32)
+        >>> text = open_clip.CLIPTextCfg(layers=1, width=64, heads=1)
+        >>> metric = CLIPSimilarity(open_clip.CLIP(8, vision, text), open_clip.SimpleTokenizer())
+        >>> metric.update(torch.rand(2, 3, 4, 32, 32), ["a dog", "a cat"])
+        >>> -1 < metric.compute() < 1
+        tensor(True)
     """
 
     is_differentiable = False

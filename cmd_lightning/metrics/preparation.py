@@ -54,6 +54,12 @@ class Preparation:
 
     Raises:
         InputError: An invalid value, or two that exclude each other.
+
+    Example:
+        >>> from cmd_lightning.metrics import Preparation
+        >>> preparation = Preparation.parse("videogpt,antialias=true")
+        >>> preparation.resize, preparation.levels, preparation.antialias, preparation.unbiased
+        ('crop', 'truncate', True, True)
     """
 
     name: str

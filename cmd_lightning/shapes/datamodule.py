@@ -120,9 +120,7 @@ class ShapesDataModule(StreamDataModule):
         check_at_least(0, val_clips=val_clips, num_workers=num_workers)
         check_at_least(8, size=size)
         if size > MOST_PIXELS:
-            raise InputError(
-                f"size {size}: clips have at most {MOST_PIXELS} pixels per side; give a smaller size"
-            )
+            raise InputError(f"size {size}: clips have at most {MOST_PIXELS} pixels per side; give a smaller size")
         if not 0 < fps < math.inf:
             raise InputError(f"fps {fps}: give a positive number of frames per second")
         self.clips = {"train": train_clips, "val": val_clips, "test": test_clips}

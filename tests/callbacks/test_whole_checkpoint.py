@@ -145,7 +145,7 @@ def test_two_fits_do_not_write_one_file(tmp_path, monkeypatch):
     def meanwhile(checkpoint, file):
         save(checkpoint, file)
         monkeypatch.setattr(torch, "save", save)
-        with pytest.raises(InputError, match="another fit is writing it"):
+        with pytest.raises(InputError, match="another run is writing it"):
             io.save_checkpoint({"step": 3}, path)
 
     monkeypatch.setattr(torch, "save", meanwhile)
