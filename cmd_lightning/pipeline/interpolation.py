@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ class Interpolation(Clips):
         prompt: str | tuple[str, str] | None = None,
         class_labels: int | tuple[int, int] | None = None,
         stage: StageName = "content",
-        num: int = 5,
+        weights: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
         strength: float = 0.6,
         seed: int = 0,
         **call: Any,
@@ -40,7 +41,7 @@ class Interpolation(Clips):
             class_labels: One class id, or one of each clip.
             stage: "content": from content to content, with motion generated for each. "motion": from motion to motion,
                 all with the content of the first clip.
-            num: Videos, with the ends.
+            weights: For each video the share of the second clip, from 0 to 1.
             strength: Share of the denoising steps that run, from 0 to 1; 0 only mixes.
             seed: Seed of all videos.
             **call: Other arguments of a call, such as `output_type`.
@@ -51,19 +52,19 @@ class Interpolation(Clips):
         check_single(call)
         if stage not in NETWORKS:
             raise InputError(f"`stage` {stage!r}: choose {', '.join(NETWORKS)}")
-        if num < 2:
-            raise InputError(f"`num` {num}: give at least 2, as the ends are among the videos")
+        if not weights or not all(0 <= weight <= 1 for weight in weights):
+            raise InputError(f"`weights` {list(weights)}: give one for each video, from 0 to 1")
+        num = len(weights)
         ends = dict(zip(NETWORKS, self.encode_clips([first, second]), strict=True))
         one, other = ends[stage]
-        mixed = torch.stack([torch.lerp(one, other, weight) for weight in torch.linspace(0, 1, num).tolist()])
-        kept = torch.zeros(num, 1, 1, 1, dtype=torch.bool)
-        kept[[0, -1]] = True
+        mixed = torch.stack([torch.lerp(one, other, weight) for weight in weights])
+        kept = torch.tensor([weight in (0, 1) for weight in weights]).view(-1, 1, 1, 1)
         given: dict[str, Any] = {stage: mixed}
         if stage == "motion":
             given["content"] = ends["content"][:1].repeat(num, 1, 1, 1)
         output: Any = self(  # type: ignore[operator]  # the pipeline's call
-            between(prompt, num, "prompt"),
-            between(class_labels, num, "class_labels"),
+            nearer(prompt, weights, "prompt"),
+            nearer(class_labels, weights, "class_labels"),
             **given,
             strength={stage: strength},
             keep={stage: kept},
@@ -73,16 +74,15 @@ class Interpolation(Clips):
         return output
 
 
-def between(values: Any, num: int, option: str) -> list[Any] | None:
-    """One of two captions or classes for each of `num` videos, that of the nearer end; a single one for all."""
+def nearer(values: Any, weights: Sequence[float], option: str) -> list[Any] | None:
+    """For each video the caption or class of the nearer clip, of two; a single one for all.
+
+    Raises:
+        InputError: There are neither one nor two.
+    """
     if values is None:
         return None
-    first, second = (values, values) if isinstance(values, str | int) else pair(values, option)
-    return [first if 2 * i < num - 1 else second for i in range(num)]
-
-
-def pair(values: Any, option: str) -> tuple[Any, Any]:
-    """Two values; raises an `InputError` for any other number."""
-    if len(values) != 2:
-        raise InputError(f"`{option}`: {len(values)} given for two clips; give one, or one of each")
-    return values[0], values[1]
+    pair = (values, values) if isinstance(values, str | int) else tuple(values)
+    if len(pair) != 2:
+        raise InputError(f"`{option}`: {len(pair)} given for two clips; give one, or one of each")
+    return [pair[weight >= 0.5] for weight in weights]

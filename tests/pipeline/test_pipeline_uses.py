@@ -172,14 +172,18 @@ def test_a_motion_gets_another_content(captioned, clips, few):
 def test_between_two_clips(captioned, clips, few, stage):
     pipeline = captioned()
     contents, motions = of(pipeline, *clips)
-    output = pipeline.interpolate(*clips, (CAPTIONS[0], CAPTIONS[1]), stage=stage, num=4, output_type="latent", **few)
+    output = pipeline.interpolate(
+        *clips, (CAPTIONS[0], CAPTIONS[1]), stage=stage, weights=(0, 1 / 3, 2 / 3, 1), output_type="latent", **few
+    )
     assert output.frames.shape == (4, *pipeline.latent_spec.motion)
     found, ends = (output.content, contents) if stage == "content" else (output.frames, motions)
     torch.testing.assert_close(found[[0, -1]], ends)
     assert (found[1] - torch.lerp(*ends, 1 / 3)).abs().mean() > 1e-3
     if stage == "motion":
         torch.testing.assert_close(output.content, contents[:1].expand(4, -1, -1, -1))
-    mixed = pipeline.interpolate(*clips, CAPTIONS[0], stage=stage, num=3, strength=0, output_type="latent", **few)
+    mixed = pipeline.interpolate(
+        *clips, CAPTIONS[0], stage=stage, weights=(0, 0.5, 1), strength=0, output_type="latent", **few
+    )
     found = mixed.content if stage == "content" else mixed.frames
     torch.testing.assert_close(found[1], ends.mean(0))
 
@@ -188,7 +192,7 @@ def test_videos_between_have_the_caption_of_the_nearer_clip(captioned, clips, fe
     pipeline, seen = captioned(), []
     original = pipeline.text_encoder.forward
     pipeline.text_encoder.forward = lambda values: seen.append(list(values)) or original(values)
-    pipeline.interpolate(*clips, ("left", "right"), num=5, **few)
+    pipeline.interpolate(*clips, ("left", "right"), **few)
     assert seen[0] == ["left", "left", "right", "right", "right"]
 
 
@@ -292,7 +296,7 @@ def test_latents_outside_a_mask_are_held(captioned, clips, few):
         ("transfer", {"content_from": 7}, "`content_from`: a int; give PIL images"),
         ("transfer", {"content_from": [noise_clip()] * 3}, "`content`: 3 given for 1 prompts; give as many"),
         ("interpolate", {"stage": "sound"}, "`stage` 'sound': choose content, motion"),
-        ("interpolate", {"num": 1}, "`num` 1: give at least 2"),
+        ("interpolate", {"weights": [0, 1.5]}, r"`weights` \[0, 1.5\]: give one for each video, from 0 to 1"),
         ("interpolate", {"prompt": ("a", "b", "c")}, "`prompt`: 3 given for two clips; give one, or one of each"),
         ("interpolate", {"num_videos_per_prompt": 2}, "`num_videos_per_prompt` 2: one video is made of each clip"),
         ("extend", {"num_frames": 5}, "`num_frames` 5: the clip has 5 already; give more"),
