@@ -17,6 +17,7 @@ from cmd_lightning.commands.files import (
     warn,
 )
 from cmd_lightning.commands.loading import loading
+from cmd_lightning.commands.records import Batch, Options, described, record, write_record
 from cmd_lightning.errors import InputError, InputWarning, check_positive, reason
 from cmd_lightning.zoo import model_folder
 
@@ -85,8 +86,6 @@ def generate(
         from cmd_lightning import video_io
         from cmd_lightning.latent_space import to_uint8
         from cmd_lightning.pipeline.input import fit_image
-        from cmd_lightning.pipeline.request import SCHEDULERS
-        from cmd_lightning.provenance import provenance, weights_sha256
         from cmd_lightning.stable_diffusion import StableDiffusion
 
         pipeline = open_model(model, dtype)
@@ -106,16 +105,8 @@ def generate(
     sampling = {stage: pipeline.sampling(stage, steps, guidance) for stage in stages}
     steps = {stage: number for stage, (number, _) in sampling.items()}
     guidance = {stage: scale for stage, (_, scale) in sampling.items()}
-    about = {
-        "steps": steps,
-        "guidance": guidance,
-        "solver": {stage: type(getattr(pipeline, SCHEDULERS[stage])).__name__ for stage in stages},
-        "frame_decoder": frame_decoder,
-        "dtype": dtype,
-        "compiled": compile_,
-        "weights": weights_sha256(model_folder(model)) | ({} if lora is None else weights_sha256(lora)),
-        "device": str(pipeline.device),
-    } | provenance()
+    options = Options(model, solver, lora, frame_decoder, dtype, compile_, background)
+    about = described(pipeline, options, steps, guidance)
     notes = [pipeline.remarks(value, stages) for value in values]
     resized = [
         [f"--image {path}: {text}" for text in texts] for path, (_, texts) in zip(image or [], fitted, strict=True)
@@ -132,13 +123,13 @@ def generate(
         with warnings.catch_warnings(action="ignore", category=InputWarning):  # reported above, for all batches at once
             result: Any = pipeline(**arguments)  # not a tuple, which only `return_dict=False` gives
         videos = to_uint8(pipeline.decode(result.content, result.frames)).cpu()
-        for (i, used), value, video in zip(batch, chosen, videos, strict=True):
+        together = Batch(chosen, [used for _, used in batch], [image[i] for i, _ in batch] if image else None)
+        for place, ((i, used), value, video) in enumerate(zip(batch, chosen, videos, strict=True)):
             name = slug(value, Path(image[i]).stem if image else "")
             path = unused(folder / f"{name}-{used}.mp4", written)
             video_io.write_video(path, video, pipeline.config.fps)
-            record = {"model": model, "condition": value, "image": image[i] if image else None, "seed": used}
-            record["warnings"] = [*notes[i % len(values)], *(resized[i] if image else [])]
-            path.with_suffix(".json").write_text(json.dumps(record | about, indent=2) + "\n")
+            told = [*notes[i % len(values)], *(resized[i] if image else [])]
+            write_record(path.with_suffix(".json"), record(about, together, place, video, told))
             print(path)
 
 
