@@ -14,7 +14,7 @@ from torch import Tensor
 from cmd_lightning.commands.app_sampling import Order, sampled
 from cmd_lightning.commands.demo import MODEL, PROMPTS
 from cmd_lightning.commands.generate import slug
-from cmd_lightning.commands.records import Batch, Options, described, record, write_record
+from cmd_lightning.commands.records import Job, Options, described, record, write_record
 from cmd_lightning.errors import InputError
 from cmd_lightning.image_io import read_image
 from cmd_lightning.video_io import write_video
@@ -90,7 +90,7 @@ class Page:
             label="Image to animate" + optional, type="filepath", sources=["upload", "clipboard"], height=160
         )
         # `read` opens the file, and reports a broken one in our words; gradio would pass on the words of Pillow.
-        self.image.preprocess = lambda payload: payload and payload.path  # type: ignore[method-assign]
+        self.image.preprocess = uploaded  # type: ignore[method-assign]
         with gr.Row():
             self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=120)
             self.new_seed = gr.Checkbox(True, label="New seed for each video", container=False, min_width=120)
@@ -180,8 +180,8 @@ class Page:
         Raises:
             InputError: The image cannot be read, or there is none where one is needed.
         """
-        steps = {stage: int(number) for stage, number in zip(self.stages, numbers[::2], strict=True)}
-        guidance = dict(zip(self.stages, numbers[1::2], strict=True))
+        steps: dict[str, int] = {stage: int(number) for stage, number in zip(self.stages, numbers[::2], strict=True)}
+        guidance: dict[str, float] = dict(zip(self.stages, numbers[1::2], strict=True))
         if condition is None and self.fields:
             raise InputError("the class is missing; give its number")
         if image is None and "content" not in self.stages:
@@ -199,10 +199,15 @@ class Page:
         shown = path.with_name(f"{path.stem}-enlarged.mp4")
         write_video(shown, enlarged(video), self.pipeline.config.fps)
         write_video(path, video, self.pipeline.config.fps)
-        batch = Batch([order.condition], [order.seed], None if image is None else [Path(image).name])
+        job = Job(order.condition, order.seed, None if image is None else Path(image).name)
         about = described(self.pipeline, Options(self.model), order.steps, order.guidance)
-        write_record(path.with_suffix(".json"), record(about, batch, 0, video, notes))
+        write_record(path.with_suffix(".json"), record(about, [job], 0, video, notes))
         return [str(shown), str(path), str(path.with_suffix(".json"))]
+
+
+def uploaded(payload: Any) -> Any:
+    """The path of an uploaded file, or None."""
+    return payload and payload.path
 
 
 def kept_image(path: str) -> str | None:

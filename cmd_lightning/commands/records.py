@@ -41,18 +41,18 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Videos that were computed together: rounding depends on all of them.
+class Job:
+    """One video to generate.
 
     Args:
-        conditions: Caption or class id of each; None of an unconditional model.
-        seeds: Seed of each.
-        images: File of each one's image; None without images.
+        condition: Caption or class id; None for an unconditional model.
+        seed: Its seed.
+        image: File of the image to animate; None to generate the content frame too.
     """
 
-    conditions: Sequence[str | int | None]
-    seeds: Sequence[int]
-    images: Sequence[str] | None = None
+    condition: str | int | None
+    seed: int
+    image: str | None = None
 
 
 def described(
@@ -68,7 +68,9 @@ def described(
     return {
         "steps": dict(steps),
         "guidance": dict(guidance),
-        "solver": {stage: type(getattr(pipeline, SCHEDULERS[stage])).__name__ for stage in steps},
+        "solver": {
+            stage: type(getattr(pipeline, name)).__name__ for stage, name in SCHEDULERS.items() if stage in steps
+        },
         "frame_decoder": options.frame_decoder,
         "dtype": options.dtype,
         "compiled": options.compiled,
@@ -80,32 +82,35 @@ def described(
 
 
 def record(
-    about: Mapping[str, Any], batch: Batch, place: int, video: Tensor, warnings: Sequence[str] = ()
+    about: Mapping[str, Any], batch: Sequence[Job], place: int, video: Tensor, warnings: Sequence[str] = ()
 ) -> dict[str, Any]:
     """The record of one video, as plain data.
 
     Args:
         about: See `described`.
-        batch: The videos that were computed with it.
-        place: Its number among them, from 0.
+        batch: The videos that were computed together: rounding depends on all of them.
+        place: Which one of them it is, from 0.
         video: The video itself, `(3, T, H, W)`, uint8.
         warnings: What the user was warned of.
     """
+    own = asdict(batch[place])
     return {
         "model": about["options"]["model"],
-        "condition": batch.conditions[place],
-        "image": batch.images[place] if batch.images else None,
-        "seed": batch.seeds[place],
+        **own,
         "warnings": list(warnings),
         **about,
-        "batch": asdict(batch) | {"place": place},
+        "batch": [asdict(job) for job in batch],
+        "place": place,
         "frames_sha256": frames_sha256(video),
     }
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Writes a record as JSON."""
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    from cmd_lightning.atomic_files import replaced
+
+    with replaced(path) as draft:
+        draft.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def frames_sha256(video: Tensor) -> str:
