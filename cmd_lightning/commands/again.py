@@ -24,7 +24,7 @@ def make_again(file: str, out: str, suffix: str) -> int:
     """
     found = read_record(file)
     options = Options(**found["options"])
-    jobs = [beside(Job(**job), Path(file)) for job in found["batch"]]
+    jobs = [near(Job(**job), Path(file)) for job in found["batch"]]
     path = make_folder(Path(out), "--out") / f"{Path(file).stem}-again{suffix}"
     with loading(options.model):
         import torch
@@ -77,7 +77,7 @@ def read_record(file: str) -> dict[str, Any]:
     return found
 
 
-def beside(job: Job, file: Path) -> Job:
+def near(job: Job, file: Path) -> Job:
     """A job whose image is looked for next to the record too, as for a record that was sent with its image."""
     if job.image is None or Path(job.image).is_file():
         return job
