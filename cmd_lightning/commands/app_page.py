@@ -44,6 +44,7 @@ CSS = """
 .stages progress::-webkit-progress-value { background: var(--color-accent); border-radius: .3rem; }
 .stages progress::-moz-progress-bar { background: var(--color-accent); }
 .stages output { font-variant-numeric: tabular-nums; text-align: right; }
+.frame img, .frame video { padding-top: 2rem; box-sizing: border-box; }
 """
 
 
@@ -85,7 +86,7 @@ class Page:
                 gr.Examples(captions, [self.condition], label="Captions to try")
         elif "label" in self.fields:
             self.condition = gr.Number(0, label="Class", precision=0, minimum=0)
-        optional = " (optional; in the place of a generated content frame)" if "content" in self.stages else ""
+        optional = " (optional)" if "content" in self.stages else ""
         self.image = gr.Image(
             label="Image to animate" + optional, type="filepath", sources=["upload", "clipboard"], height=160
         )
@@ -101,10 +102,8 @@ class Page:
                 with gr.Row():
                     label = stage.capitalize()
                     self.sliders += [
-                        gr.Slider(1, max(MOST_STEPS, steps), steps, step=1, label=f"{label}: denoising steps"),
-                        gr.Slider(
-                            1, max(MOST_GUIDANCE, guidance), guidance, step=0.1, label=f"{label}: guidance (1: off)"
-                        ),
+                        gr.Slider(1, max(MOST_STEPS, steps), steps, step=1, label=f"{label} steps"),
+                        gr.Slider(1, max(MOST_GUIDANCE, guidance), guidance, step=0.1, label=f"{label} guidance"),
                     ]
         with gr.Row():
             self.start = gr.Button("Generate", variant="primary")
@@ -114,14 +113,25 @@ class Page:
         """What the user gets: progress, the content frame, the video, its files, and earlier videos."""
         self.progress = gr.HTML(bars(dict.fromkeys(self.stages, 0), {}), elem_classes="stages")
         with gr.Row():
-            self.content = gr.Image(label="Content frame", interactive=False, buttons=[], height=SIDE, min_width=200)
+            self.content = gr.Image(
+                label="Content frame", interactive=False, buttons=[], height=SIDE, min_width=200, elem_classes="frame"
+            )
             self.video = gr.Video(
-                label="Video", interactive=False, autoplay=True, loop=True, buttons=[], height=SIDE, min_width=200
+                label="Video",
+                interactive=False,
+                autoplay=True,
+                loop=True,
+                buttons=[],
+                height=SIDE,
+                min_width=200,
+                elem_classes="frame",
             )
         self.notes = gr.Markdown(visible=False)
         with gr.Row():
-            self.files = [gr.DownloadButton(f"Download {what}", visible=False) for what in ("video", "record (JSON)")]
-        self.gallery = gr.Gallery(label="Videos of this visit", columns=4, interactive=False, visible=False)
+            self.files = [gr.DownloadButton(f"Download {what}", visible=False) for what in ("video", "record")]
+        self.gallery = gr.Gallery(
+            label="Videos of this visit", columns=4, height="auto", interactive=False, visible=False
+        )
         self.made = gr.State([])
 
     def connect(self) -> None:
