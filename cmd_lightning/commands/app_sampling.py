@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cmd_lightning.errors import InputWarning
 from cmd_lightning.latent_space import to_uint8
-from cmd_lightning.pipeline.input import fit_image
+from cmd_lightning.pipeline.images import fit_image
 
 if TYPE_CHECKING:
     from cmd_lightning.pipeline import CMDPipeline

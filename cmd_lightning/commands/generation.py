@@ -173,7 +173,7 @@ def add_lora(pipeline: CMDPipeline, path: Path) -> None:
 
 def fitted(pipeline: CMDPipeline, run: Run) -> Images:
     """The images of a run, each read once."""
-    from cmd_lightning.pipeline.input import fit_image
+    from cmd_lightning.pipeline.images import fit_image
 
     files = dict.fromkeys(job.image for job in run.jobs if job.image is not None)
     return {file: fit_image(read_picture(file, run.options.background), pipeline.size) for file in files}
