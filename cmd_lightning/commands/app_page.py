@@ -90,8 +90,9 @@ class Page:
         self.image = gr.Image(
             label="Image to animate" + optional, type="filepath", sources=["upload", "clipboard"], height=160
         )
-        # `read` opens the file, and reports a broken one in our words; gradio would pass on the words of Pillow.
-        self.image.preprocess = uploaded  # type: ignore[method-assign]
+        # `read` opens the file: gradio would report a broken one with the words of Pillow. It writes a file next to the
+        # source of any subclass of its components, so the method is replaced.
+        self.image.preprocess = uploaded  # type: ignore[method-assign]  # see above
         with gr.Row():
             self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=120)
             self.new_seed = gr.Checkbox(True, label="New seed for each video", container=False, min_width=120)
