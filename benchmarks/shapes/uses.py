@@ -3,7 +3,7 @@
     python -m benchmarks.shapes.uses shapes32
 
 Writes zoo/cards/NAME-uses.png, a row for each video with time from left to right, and the seams of longer clips into
-benchmarks/results/NAME_uses.json; a call measures the overlaps that are missing. The captions and seeds are fixed in advance.
+benchmarks/results/NAME_uses.json; a call measures the overlaps that are missing. Captions and seeds were not chosen.
 """
 
 from collections.abc import Sequence

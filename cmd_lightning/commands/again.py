@@ -11,6 +11,7 @@ from cmd_lightning.commands.files import make_folder, tell, warn
 from cmd_lightning.commands.generation import Run, fitted, opened, record_path, resized, told, videos_of
 from cmd_lightning.commands.loading import loading
 from cmd_lightning.commands.records import Job, Options, described, record, write_record
+from cmd_lightning.commands.uses import next_to, use_of
 from cmd_lightning.errors import InputError
 
 
@@ -24,7 +25,7 @@ def make_again(file: str, out: str, suffix: str) -> int:
     """
     found = read_record(file)
     options = Options(**found["options"])
-    jobs = [near(Job(**job), Path(file)) for job in found["batch"]]
+    jobs = [near(Job(**job | {"use": use_of(job.get("use"))}), Path(file)) for job in found["batch"]]
     path = make_folder(Path(out), "--out") / f"{Path(file).stem}-again{suffix}"
     with loading(options.model):
         import torch
@@ -40,11 +41,12 @@ def make_again(file: str, out: str, suffix: str) -> int:
         if changed:
             raise InputError(f"--again {file}: {options.model} has other weights now ({changed[0]}); give the old ones")
         images = fitted(pipeline, Run(options, jobs, []))
-        video = videos_of(pipeline, jobs, images, found["steps"], found["guidance"])[found["place"]]
+        videos, changes = videos_of(pipeline, jobs, images, found["steps"], found["guidance"])
+        video = videos[found["place"]]
     finally:
         torch.set_num_threads(before)
     job = jobs[found["place"]]
-    notes = [*told(pipeline, job, list(found["steps"])), *resized(job, images)]
+    notes = [*told(pipeline, job, list(found["steps"])), *resized(job, images), *changes]
     made = record(about, jobs, found["place"], video, notes)
     video_io.write_video(path, video, pipeline.config.fps)
     write_record(record_path(path), made)
@@ -78,7 +80,9 @@ def read_record(file: str) -> dict[str, Any]:
 
 
 def near(job: Job, file: Path) -> Job:
-    """A job whose image is looked for next to the record too, as for a record that was sent with its image."""
+    """A job whose files are looked for next to the record too, as for a record that was sent with its image."""
+    if job.use is not None:
+        job = replace(job, use=next_to(job.use, file.parent))
     if job.image is None or Path(job.image).is_file():
         return job
     image = file.parent / Path(job.image).name

@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import Mapping
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from cmd_lightning.commands.files import check_sampling, make_folder, read_promp
 from cmd_lightning.commands.generation import Run, work
 from cmd_lightning.commands.grid import write_grid
 from cmd_lightning.commands.records import Job, Options
+from cmd_lightning.commands.uses import Use, uses_of
 from cmd_lightning.errors import InputError, check_positive
 from cmd_lightning.zoo import model_folder
 
@@ -30,6 +31,14 @@ def generate(
     prompts: str | None = None,
     class_: list[int] | None = None,
     image: list[str] | None = None,
+    content_from: list[str] | None = None,
+    motion_from: list[str] | None = None,
+    video: list[str] | None = None,
+    strength: dict[str, float] | None = None,
+    mask: str | None = None,
+    interpolate: Literal["content", "motion"] | None = None,
+    frames: int | None = None,
+    overlap: int | None = None,
     again: str | None = None,
     background: str = "white",
     num: int = 1,
@@ -56,10 +65,21 @@ def generate(
         prompts: Text file with a caption per line; blank lines do not count.
         class_: Class ids, for a class-conditional model.
         image: Images to animate, resized and cropped to the model's size.
+        content_from: Clips or images whose content gets new motion, or that of --motion-from.
+        motion_from: Clips whose motion is followed by the generated content, or by that of --content-from or --image.
+        video: Clips to change, to edit with --mask, to continue with --frames, or to --interpolate.
+        strength: How far to change what is given: the share of the denoising steps that run, from 0 to 1; by default
+            0.75 for --video, 0.5 for --motion-from, 1 within --mask, 0.6 with --interpolate, 0.3 for the content frames
+            of windows with --frames.
+        mask: Image of the size of --video, white where to edit; all else stays as it is.
+        interpolate: Go from the content, or from the motion, of the first --video to that of the second, in --num
+            videos.
+        frames: Frames of a video longer than the model's; each window of the model begins with the last frames before.
+        overlap: Frames that windows share, by default as many as decide the content frame.
         again: Record (.json) of a video that is generated once more, bit for bit, as OUT/<name>-again; alone, or with
             --out and --format. The exit code is 1 if a frame differs, as on other hardware.
         background: Colour behind transparent pixels of images, a name or #rrggbb.
-        num: Videos for each prompt, class or image.
+        num: Videos for each prompt, class, image or clip.
         seed: Seed of the first video for each prompt, class or image; the next videos use the next numbers.
         steps: Denoising steps, by default the model's own, else 50 for content and 100 for motion.
         guidance: Guidance scale, 1 or less disables it; by default the model's own, else 4 for content and 1 for
@@ -90,13 +110,27 @@ def generate(
     check_sampling(steps, guidance)
     if not 0 <= seed < 2**62:
         raise InputError(f"--seed {seed}: give a whole number from 0 to 2**62 - 1")
-    check_model(model, values, image is not None)
+    if image is not None and (content_from or video):
+        raise InputError(f"--image and {'--content-from' if content_from else '--video'}: give one of the two")
+    clips = {"content_from": content_from, "motion_from": motion_from, "video": video, "mask": [mask] if mask else None}
+    uses = uses_of(clips, num, strength, interpolate=interpolate, frames=frames, overlap=overlap)
+    check_model(model, values, "content" not in (uses[0] if uses else Use()).stages(image is not None))
     check_files(image or [], lora)
     if image is not None and len(values) not in (1, len(image)):
         raise InputError(f"--image: {len(image)} images for {len(values)} prompts; give one prompt, or one per image")
     folder = make_folder(Path(out), "--out")
-    pairs = [(value, None) for value in values] if image is None else list(zip(cycle(values), image, strict=False))
-    jobs = [Job(value, seed + copy, file) for value, file in pairs for copy in range(num)]
+    if interpolate and len(values) > 2:
+        raise InputError(f"--interpolate {interpolate}: {len(values)} prompts; give one, or one for each clip")
+    if uses and not interpolate and len({1, len(values), len(uses), len(image or [1])}) > 2:
+        raise InputError(f"--prompt: {len(values)} for {len(uses)} clips; give one, or one for each")
+    if interpolate:
+        jobs = [Job(values[-1 if (use.weight or 0) >= 0.5 else 0], seed, None, use) for use in uses]
+    else:
+        count = max(map(len, (values, image or [], uses)))
+        given = [list(islice(cycle(each or [None]), count)) for each in (values, image, uses)]
+        jobs = [
+            Job(value, seed + copy, file, use) for value, file, use in zip(*given, strict=True) for copy in range(num)
+        ]
     written: set[Path] = set()
     paths = [unused(folder / f"{name_of(job)}{FORMATS[format_]}", written) for job in jobs]
     options = Options(model, solver, lora, frame_decoder, dtype, compile_, background)
@@ -148,7 +182,10 @@ def check_files(images: list[str], lora: str | None) -> None:
 
 def name_of(job: Job) -> str:
     """The name of a video's file, without suffix."""
-    return f"{slug(job.condition, Path(job.image).stem if job.image else '')}-{job.seed}"
+    use = job.use or Use()
+    file = job.image or use.content_from or use.video or use.motion_from
+    weight = "" if use.weight is None else f"-{round(100 * use.weight)}"
+    return f"{slug(job.condition, Path(file).stem if file else '')}-{job.seed}{weight}"
 
 
 def slug(value: str | int | None, picture: str = "") -> str:

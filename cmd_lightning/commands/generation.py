@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmd_lightning.commands.files import open_model, tell, warn
 from cmd_lightning.commands.loading import loading
 from cmd_lightning.commands.records import Job, Options, described, record, write_record
+from cmd_lightning.commands.uses import Use, made
 from cmd_lightning.errors import InputError, InputWarning, reason
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def work(run: Run, part: int = 0, parts: int = 1) -> None:
 
         pipeline = opened(run.options)
     images = fitted(pipeline, run)
-    stages: tuple[StageName, ...] = ("motion",) if images else ("content", "motion")
+    stages = stages_of(pipeline, run.jobs[0])
     sampling = {stage: pipeline.sampling(stage, run.steps, run.guidance) for stage in stages}
     steps: dict[str, int] = {stage: number for stage, (number, _) in sampling.items()}
     guidance: dict[str, float] = {stage: scale for stage, (_, scale) in sampling.items()}
@@ -78,19 +79,20 @@ def work(run: Run, part: int = 0, parts: int = 1) -> None:
         jobs, paths = run.jobs[batch], run.paths[batch]
         if there.issuperset(paths):
             continue
-        for place, (path, video) in enumerate(
-            zip(paths, videos_of(pipeline, jobs, images, steps, guidance), strict=True)
-        ):
+        videos, changes = videos_of(pipeline, jobs, images, steps, guidance)
+        for text in changes:
+            warn(text)
+        for place, (path, video) in enumerate(zip(paths, videos, strict=True)):
             if path not in there:
                 video_io.write_video(path, video, pipeline.config.fps)
-                write_record(record_path(path), record(about, jobs, place, video, notes[jobs[place]]))
+                write_record(record_path(path), record(about, jobs, place, video, [*notes[jobs[place]], *changes]))
                 print(path, flush=True)
 
 
 def videos_of(
     pipeline: CMDPipeline, jobs: Sequence[Job], images: Images, steps: Mapping[str, int], guidance: Mapping[str, float]
-) -> Tensor:
-    """A batch of videos `(B, 3, T, H, W)`, uint8."""
+) -> tuple[Tensor, list[str]]:
+    """A batch of videos `(B, 3, T, H, W)`, uint8, and what was done to their clips, in words."""
     from cmd_lightning.latent_space import to_uint8
 
     arguments: dict[str, Any] = {"seeds": [job.seed for job in jobs], "output_type": "latent"}
@@ -100,11 +102,21 @@ def videos_of(
     if jobs[0].condition is not None:
         name = "prompt" if isinstance(jobs[0].condition, str) else "class_labels"
         arguments[name] = [job.condition for job in jobs]
-    elif not images:
+    elif not images and not (jobs[0].use and jobs[0].use.files):
         arguments["num_videos_per_prompt"] = len(jobs)
+    if uses := [job.use for job in jobs if job.use is not None]:
+        return made(pipeline, uses, arguments)
     with warnings.catch_warnings(action="ignore", category=InputWarning):  # reported for all batches at once
-        made: Any = pipeline(**arguments)  # not a tuple, which only `return_dict=False` gives
-    return to_uint8(pipeline.decode(made.content, made.frames)).cpu()
+        output: Any = pipeline(**arguments)  # not a tuple, which only `return_dict=False` gives
+    return to_uint8(pipeline.decode(output.content, output.frames)).cpu(), []
+
+
+def stages_of(pipeline: CMDPipeline, job: Job) -> list[StageName]:
+    """The stages that run for a job, of those that the model has."""
+    from cmd_lightning.pipeline.request import SCHEDULERS
+
+    wanted = (job.use or Use()).stages(job.image is not None)
+    return [stage for stage in wanted if getattr(pipeline, SCHEDULERS[stage]) is not None]
 
 
 def is_there(path: Path, job: Job, about: Mapping[str, Any]) -> bool:
@@ -118,7 +130,7 @@ def is_there(path: Path, job: Job, about: Mapping[str, Any]) -> bool:
         return False
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        wanted = {"condition": job.condition, "seed": job.seed, "image": job.image}
+        wanted = {"condition": job.condition, "seed": job.seed, "image": job.image, "use": asdict(job)["use"]}
         wanted |= {name: about[name] for name in ("steps", "guidance", "solver", "weights", "options")}
         other = next((name for name, value in wanted.items() if found[name] != value), None)
     except (ValueError, KeyError, TypeError) as error:

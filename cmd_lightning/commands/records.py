@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmd_lightning.commands.uses import Use
 from cmd_lightning.zoo import model_folder
 
 if TYPE_CHECKING:
@@ -48,11 +49,13 @@ class Job:
         condition: Caption or class id; None for an unconditional model.
         seed: Its seed.
         image: File of the image to animate; None to generate the content frame too.
+        use: What it is made from besides.
     """
 
     condition: str | int | None
     seed: int
     image: str | None = None
+    use: Use | None = None
 
 
 def described(
