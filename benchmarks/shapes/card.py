@@ -4,7 +4,8 @@
 
 From configs/NAME, the training logs in outputs/NAME, zoo/weights/NAME and benchmarks/results/NAME.json it makes
 zoo/cards/NAME.yaml, the record, and next to it NAME.md with its plots, for people. Words that no program can find, on
-what the samples look like, are in the card under `seen` and are kept.
+what the samples look like, are in the card under `seen` and `uses` and are kept. `benchmarks.shapes.uses` makes the
+image of what two latents make easy.
 """
 
 import csv
@@ -81,6 +82,7 @@ def make_card(name: str, pipeline: CMDPipeline, old: dict[str, Any]) -> dict[str
         "weights": weights_sha256(WEIGHTS / name),
         "results": f"benchmarks/results/{name}.json",
         "seen": old.get("seen", []),
+        "uses": old.get("uses", []),
     }
 
 
@@ -163,7 +165,11 @@ def page(card: dict[str, Any], result: dict[str, Any]) -> str:
     rows = {value: cells[f"reconstruction/{value}"] for value in SPEEDS}
     rows |= {f"middle, three shapes, alignment {value}": cells[f"reconstruction/{value}"] for value in ALIGNMENTS}
     settings = result["settings"]
-    return fill("card.md.jinja", card=card, result=result, cells=cells, settings=settings, reconstructions=rows)
+    measured = RESULTS / f"{card['name']}_uses.json"
+    uses = read(measured) if measured.is_file() else None
+    return fill(
+        "card.md.jinja", card=card, result=result, cells=cells, settings=settings, reconstructions=rows, uses=uses
+    )
 
 
 def main() -> int:
