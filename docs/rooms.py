@@ -17,10 +17,6 @@ PAGE = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- begin rooms: python docs/rooms.py -->\n", "<!-- end rooms -->"
 
 FILES = {
-    "pipeline": (
-        *("pipeline", "pipeline_folder", "pipeline_input", "pipeline_latents", "pipeline_memory", "pipeline_output"),
-        *("pipeline_prompt", "pipeline_steps", "faster_sampling", "model_card"),
-    ),
     "stable_diffusion": ("stable_diffusion", "pretrained_text"),
     "video_io": (
         *("video_io", "video_file", "video_index", "video_start", "animation", "gif", "image_io", "viewing"),

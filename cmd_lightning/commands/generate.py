@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cmd_lightning.pipeline import CMDPipeline
-    from cmd_lightning.pipeline_prompt import StageName
+    from cmd_lightning.pipeline.request import StageName
 
 
 def generate(
@@ -84,8 +84,8 @@ def generate(
     with progress("loading the model"):
         from cmd_lightning import video_io
         from cmd_lightning.latent_space import to_uint8
-        from cmd_lightning.pipeline_input import fit_image
-        from cmd_lightning.pipeline_prompt import SCHEDULERS
+        from cmd_lightning.pipeline.input import fit_image
+        from cmd_lightning.pipeline.request import SCHEDULERS
         from cmd_lightning.provenance import provenance, weights_sha256
         from cmd_lightning.stable_diffusion import StableDiffusion
 
