@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_flow_match_lcm import FlowMatchLCMScheduler
 from diffusers.schedulers.scheduling_lcm import LCMScheduler
 from torch import Tensor, nn
@@ -104,6 +105,14 @@ class Distillation(AdaptedStage):
         if not math.isfinite(self.guidance):
             raise InputError(f"model.guidance {guidance}: give a finite number")
         check_positive(**{"model.steps": steps})
+        try:
+            most = self.sampler().config.get("original_inference_steps", steps)
+            if isinstance(self.method, LatentConsistency):
+                self.objective.ladder(self.method.intervals)
+        except InputError as error:
+            raise InputError(f"model.method.{error}") from error
+        if steps > most:
+            raise InputError(f"model.steps {steps}: the student is sampled in 1 to {most}; give such a number")
         self.sampling_defaults = {"steps": steps, "guidance": 1.0}
         self.keep_frozen(teacher=copy.deepcopy(self.network))
         self._taught_by = fingerprint(self.network.state_dict())
@@ -111,6 +120,11 @@ class Distillation(AdaptedStage):
         self.network.requires_grad_(True).train()
         self.lora = lora
         if lora is not None:
+            if not isinstance(self.network, UNet2DConditionModel):
+                raise InputError(
+                    f"model.lora: it is for Stable Diffusion's U-Net, and model.teacher {teacher} has a "
+                    f"{type(self.network).__name__}; leave it out"
+                )
             if not is_model(teacher):
                 raise InputError(
                     f"model.lora: adapters are stored without what they adapt, and model.teacher {teacher} is no "

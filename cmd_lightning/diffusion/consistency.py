@@ -108,7 +108,7 @@ class LatentConsistency(Consistency):
         upper, lower = ladder[rung], ladder[rung - 1]
         noisy = objective.corrupt(clean, noise, upper)
         jumped = jump(objective, student, noisy, upper).float()
-        with torch.no_grad():  # after the call with gradients: autocast would keep cast weights without them
+        with torch.no_grad():
             below = objective.corrupt(*objective.split(teacher(noisy, upper), noisy, upper), lower)
             target = jump(objective, student, below, lower).float()
         error = ((jumped - target).square() + self.huber**2).sqrt() - self.huber

@@ -169,7 +169,8 @@ class Diffusion(Objective):
     def ladder(self, steps: int) -> Tensor:
         if not 1 <= steps <= self.num_train_timesteps or self.num_train_timesteps % steps:
             raise InputError(
-                f"intervals {steps}: the schedule has {self.num_train_timesteps} timesteps; give a divisor of that"
+                f"intervals {steps}: the teacher's schedule has {self.num_train_timesteps} timesteps; give a divisor "
+                "of that"
             )
         return (torch.arange(steps + 1) * (self.num_train_timesteps // steps) - 1).clamp_min(0)
 

@@ -91,7 +91,7 @@ def test_ladders_are_those_of_the_samplers():
     flow.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25])
     torch.testing.assert_close(FlowMatching(3.0).ladder(4).flip(0)[:-1], flow.timesteps)
     assert FlowMatching(3.0).ladder(4)[0] == 0
-    with pytest.raises(InputError, match="intervals 30: the schedule has 1000 timesteps; give a divisor"):
+    with pytest.raises(InputError, match="intervals 30: the teacher's schedule has 1000 timesteps; give a divisor"):
         Diffusion().ladder(30)
 
 
