@@ -225,7 +225,9 @@ def test_adapters_train_alone_and_are_folded_in(base, kind, shards, trained, tmp
 
 def test_a_student_is_adapters_in_the_layout_of_public_ones(exported, kind, shards, trained, tmp_path, capsys):
     """Distilled from an exported model: what is saved, a resumed fit, the export, and the file on its teacher."""
-    callbacks = f'[{{"class_path": "EMA"}}, {{"class_path": "LastCheckpoint", "init_args": {{"folder": "{tmp_path}"}}}}]'
+    callbacks = (
+        f'[{{"class_path": "EMA"}}, {{"class_path": "LastCheckpoint", "init_args": {{"folder": "{tmp_path}"}}}}]'
+    )
     argv = ["fit", "--model=ContentDistillation", f"--model.teacher={exported}", "--model.guidance=2", *data(shards)]
     argv += ["--data=WebVidDataModule", "--model.lora.rank=2", "--model.lora.alpha=6", "--trainer.max_steps=1"]
     argv += ["--trainer.accelerator=cpu", "--trainer.limit_val_batches=1", "--trainer.logger=false"]

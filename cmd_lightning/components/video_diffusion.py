@@ -12,7 +12,16 @@ from cmd_lightning.components.checkpoints import Stage
 from cmd_lightning.components.diffusion_stage import CleanLatents, DiffusionStage
 from cmd_lightning.components.video_model import VideoModel
 from cmd_lightning.conditioning import Values, count_videos, encode_condition
-from cmd_lightning.diffusion.sampling import Denoiser, Guided, PerStage, chosen, computing_in, generators_of, sample, seeded_noise
+from cmd_lightning.diffusion.sampling import (
+    Denoiser,
+    Guided,
+    PerStage,
+    chosen,
+    computing_in,
+    generators_of,
+    sample,
+    seeded_noise,
+)
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import LatentSpace, from_uint8, to_uint8
 from cmd_lightning.networks import LatentSpec, VideoDenoiser

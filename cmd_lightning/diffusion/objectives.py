@@ -195,7 +195,8 @@ class Diffusion(Objective):
 
     def anchored(self, clean: Tensor, noisy: Tensor, timestep: Tensor) -> Tensor:
         """As latent consistency models have it (arXiv 2310.04378), and diffusers' `LCMScheduler`: 0.5 is the data's
-        standard deviation, and a timestep counts as 10."""
+        standard deviation, and a timestep counts as 10.
+        """
         scaled = spread(timestep.float() * 10, noisy)
         return clean * scaled / (scaled**2 + 0.25).sqrt() + noisy * 0.25 / (scaled**2 + 0.25)
 

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 
 from cmd_lightning.cli import main
 from cmd_lightning.components import ContentDistillation, MotionDistillation
-from cmd_lightning.components.cmd import compose, load_stages
 from cmd_lightning.components.checkpoints import KEY, load_stage
+from cmd_lightning.components.cmd import compose, load_stages
 from cmd_lightning.diffusion import Diffusion, FlowMatching
 from cmd_lightning.diffusion.consistency import ContinuousConsistency, LatentConsistency
 from cmd_lightning.errors import InputError
@@ -149,7 +149,7 @@ def test_a_student_comes_back_without_arguments_and_learns_on(flows, tmp_path, m
 
 def test_validation_measures_how_far_jumps_land_from_the_teachers_trajectory(flows, tmp_path):
     """Zero for a teacher whose paths are straight lines to one sample, and what it was moved by for its student."""
-    paths, components = flows(None)
+    paths, _ = flows(None)
     made = ContentDistillation(str(paths["content"]), guidance=1.0)
     target = 0.3
 
@@ -184,11 +184,11 @@ def test_wrong_teachers_are_told(flows, tmp_path, tiny_pipeline, tiny_autoencode
     paths, components = flows()
     with pytest.raises(InputError, match=r"model.teacher .*motion.ckpt: this checkpoint holds the motion stage, not"):
         ContentDistillation(str(paths["motion"]))
-    with pytest.raises(InputError, match="model.teacher .*nowhere.ckpt: there is no such file"):
+    with pytest.raises(InputError, match=r"model.teacher .*nowhere.ckpt: there is no such file"):
         MotionDistillation(str(tmp_path / "nowhere.ckpt"))
 
     student = save_checkpoint(MotionDistillation(str(paths["motion"])), tmp_path / "student.ckpt")
-    with pytest.raises(InputError, match="student.ckpt: it is sampled by FlowMatchLCMScheduler, as students are"):
+    with pytest.raises(InputError, match=r"student.ckpt: it is sampled by FlowMatchLCMScheduler, as students are"):
         MotionDistillation(str(student))
 
     odd = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
@@ -197,16 +197,16 @@ def test_wrong_teachers_are_told(flows, tmp_path, tiny_pipeline, tiny_autoencode
         MotionDistillation(str(tmp_path / "odd"))
     ContentDistillation(str(tmp_path / "odd"))  # the scheduler of the other stage does not matter
 
-    with pytest.raises(InputError, match="model.lora: it is for Stable Diffusion's U-Net, .* has a MotionDiT"):
+    with pytest.raises(InputError, match=r"model.lora: it is for Stable Diffusion's U-Net, .* has a MotionDiT"):
         MotionDistillation(str(paths["motion"]), lora=LoRA(rank=2))
-    with pytest.raises(InputError, match="model.lora: adapters are stored without .*`export` the teacher first"):
+    with pytest.raises(InputError, match=r"model.lora: adapters are stored without .*`export` the teacher first"):
         ContentDistillation(str(paths["content"]), lora=LoRA(rank=2))
 
     other = load_stage(paths["autoencoder"], "autoencoder", "m").parts["network"]
     torch.nn.init.normal_(next(other.parameters()))
     components["autoencoder"].network.load_state_dict(other.state_dict())
     save_checkpoint(components["autoencoder"], paths["autoencoder"])
-    with pytest.raises(InputError, match="its autoencoder .* has other weights than in training"):
+    with pytest.raises(InputError, match=r"its autoencoder .* has other weights than in training"):
         MotionDistillation(str(paths["motion"]))
 
 
@@ -240,9 +240,9 @@ def test_a_run_resumes_under_its_own_teacher_only(tiny_stages, save_checkpoint, 
     made.on_load_checkpoint(checkpoint)
     torch.nn.init.normal_(components["motion"].network.head.weight)
     other = MotionDistillation(str(save_checkpoint(components["motion"], paths["motion"])))
-    with pytest.raises(InputError, match="model.teacher: the checkpoint's student has another teacher"):
+    with pytest.raises(InputError, match=r"model.teacher: the checkpoint's student has another teacher"):
         other.on_load_checkpoint(checkpoint)
     plain = {"state_dict": components["motion"].state_dict()}
     components["motion"].on_save_checkpoint(plain)
-    with pytest.raises(InputError, match="model.teacher: the checkpoint's student has another teacher"):
+    with pytest.raises(InputError, match=r"model.teacher: the checkpoint's student has another teacher"):
         made.on_load_checkpoint(plain)

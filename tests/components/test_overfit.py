@@ -194,4 +194,3 @@ def test_a_student_of_few_steps_gives_one_of_the_clips(autoencoder, undecided, m
     few = max(errors["student", steps] for steps in (1, 2, 4))
     assert few < 0.2 * errors["teacher", 1]
     assert few < errors["teacher", 4]
-
