@@ -14,8 +14,7 @@ from torch import Tensor
 from cmd_lightning.conditioning import Values, count_videos
 from cmd_lightning.diffusion.sampling import PerStage
 from cmd_lightning.errors import InputError
-from cmd_lightning.image_io import read_image, shown
-from cmd_lightning.metrics.inputs import covering
+from cmd_lightning.image_io import covering, read_image, shown
 from cmd_lightning.networks import Condition
 from cmd_lightning.pipeline.latents import Latents
 from cmd_lightning.pipeline.prompt import Embeds, Prompting, embeds_by_stage, repeated

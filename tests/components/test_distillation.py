@@ -180,7 +180,7 @@ def test_gradients_in_half_precision(tmp_path):
     assert 0.9 < found["half"].norm() / found["full"].norm() < 1.1
 
 
-def test_wrong_teachers_are_told(flows, tmp_path, tiny_pipeline, tiny_autoencoder, save_checkpoint):
+def test_wrong_teachers_are_reported(flows, tmp_path, tiny_pipeline, tiny_autoencoder, save_checkpoint):
     paths, components = flows()
     with pytest.raises(InputError, match=r"model.teacher .*motion.ckpt: this checkpoint holds the motion stage, not"):
         ContentDistillation(str(paths["motion"]))
@@ -210,7 +210,7 @@ def test_wrong_teachers_are_told(flows, tmp_path, tiny_pipeline, tiny_autoencode
         MotionDistillation(str(paths["motion"]))
 
 
-def test_clips_of_another_shape_are_told(flows, tmp_path):
+def test_clips_of_another_shape_are_reported(flows, tmp_path):
     paths, _ = flows()
     with pytest.raises(InputError, match=r"data: videos of 5 frames, 16x24, but the content stage is built for 3 cha"):
         fit(ContentDistillation(str(paths["content"])), tmp_path, clips=Clips)
@@ -225,7 +225,7 @@ def test_clips_of_another_shape_are_told(flows, tmp_path):
         ({"steps": 51}, "model.steps 51: the student is sampled in 1 to 50"),
     ],
 )
-def test_wrong_options_are_told(tiny_stages, wrong, told):
+def test_wrong_options_are_reported(tiny_stages, wrong, told):
     paths, _ = tiny_stages()
     with pytest.raises(InputError, match=told):
         ContentDistillation(str(paths["content"]), **wrong)

@@ -177,6 +177,6 @@ def test_methods_come_back_from_plain_data():
         (lambda: ContinuousConsistency(damping=0.0), "model.method.damping 0.0: give a number above 0"),
     ],
 )
-def test_wrong_options_are_told(wrong, told):
+def test_wrong_options_are_reported(wrong, told):
     with pytest.raises(InputError, match=told):
         wrong()

@@ -103,7 +103,7 @@ def test_a_solver_follows_another(first, objective):
             assert made.config.get(key) == direct.config.get(key)
 
 
-def test_what_cannot_be_is_told():
+def test_what_cannot_be_is_reported():
     with pytest.raises(InputError, match=r"solver euler: choose ddim, dpm\+\+, unipc, lcm"):
         solver("euler", Diffusion().scheduler())
     by_size = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
