@@ -81,7 +81,7 @@ def test_solvers_of_flow_matching_begin_at_pure_noise_and_take_equal_shares_befo
 
 @pytest.mark.parametrize("name", ["ddim", "dpm++", "unipc"])
 def test_solvers_of_flow_matching_reach_a_gaussian(name):
-    def velocity(noisy, timestep):  # of the best denoiser of data drawn from N(0.7, 0.3²)
+    def velocity(noisy, timestep):  # of the best denoiser of data from N(0.7, 0.3²)
         sigma = (timestep / 1000).view(-1, 1)
         excess = (noisy - (1 - sigma) * 0.7) / ((1 - sigma) ** 2 * 0.09 + sigma**2)
         return sigma * excess - (0.7 + (1 - sigma) * 0.09 * excess)
