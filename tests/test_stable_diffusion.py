@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import LCMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from paper_fits import SIZE, STAGES, data, options
 from safetensors.torch import load_file, save_file
 from stable_diffusion_folders import SCHEDULE, UNETS, vae_of, write_stable_diffusion
@@ -221,42 +221,6 @@ def test_adapters_train_alone_and_are_folded_in(base, kind, shards, trained, tmp
     pipeline.unload_lora_weights()
     for name, weight in pipeline.unet.state_dict().items():
         torch.testing.assert_close(after[name], weight, atol=1e-6, rtol=1e-5)
-
-
-def test_a_student_is_adapters_in_the_layout_of_public_ones(exported, kind, shards, trained, tmp_path, capsys):
-    """Distilled from an exported model: what is saved, a resumed fit, the export, and the file on its teacher."""
-    callbacks = (
-        f'[{{"class_path": "EMA"}}, {{"class_path": "LastCheckpoint", "init_args": {{"folder": "{tmp_path}"}}}}]'
-    )
-    argv = ["fit", "--model=ContentDistillation", f"--model.teacher={exported}", "--model.guidance=2", *data(shards)]
-    argv += ["--data=WebVidDataModule", "--model.lora.rank=2", "--model.lora.alpha=6", "--trainer.max_steps=1"]
-    argv += ["--trainer.accelerator=cpu", "--trainer.limit_val_batches=1", "--trainer.logger=false"]
-    argv += [f"--trainer.callbacks={callbacks}", f"--trainer.default_root_dir={tmp_path}"]
-    argv.insert(3, argv.pop(argv.index("--data=WebVidDataModule")))
-    assert main(argv) == 0
-    first = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert first["state_dict"].keys() == first["ema"].keys()
-    assert all("lora_" in name for name in first["state_dict"])
-    go_on = [*argv, f"--ckpt_path={tmp_path / 'last.ckpt'}", "--trainer.max_steps=2"]
-    assert "it was trained with" in told(capsys, [*go_on, "--model.lora.alpha=2"])
-    assert main(go_on) == 0
-
-    assert main(["export", str(exported), str(tmp_path / "last.ckpt"), str(tmp_path / "model")]) == 0
-    pipeline = CMDPipeline.from_pretrained(tmp_path / "model")
-    assert type(pipeline.scheduler) is LCMScheduler
-    assert pipeline.sampling("content") == (4, 1.0)
-    assert pipeline.sampling("motion")[0] == 2  # as the teacher's folder has it
-
-    # The adapters in their public layout, loaded into the teacher by diffusers itself.
-    teacher = StableDiffusionPipeline.from_pretrained(exported, safety_checker=None)
-    teacher.load_lora_weights(tmp_path / "model/lora", weight_name="pytorch_lora_weights.safetensors")
-    teacher.fuse_lora()
-    teacher.unload_lora_weights()
-    weights = pipeline.unet.state_dict()
-    for name, weight in teacher.unet.state_dict().items():
-        torch.testing.assert_close(weights[name], weight, atol=1e-6, rtol=1e-5)
-    before = load_file(exported / "unet/diffusion_pytorch_model.safetensors")
-    assert any(not torch.equal(weights[name], weight) for name, weight in before.items())
 
 
 def test_adapters_on_another_base_are_told(base, kind, shards, trained, tmp_path, capsys):

@@ -180,7 +180,7 @@ def compose(stages: Mapping[str, Stage]) -> CMDPipeline:
     tokenizer = None
     if isinstance(text, StableDiffusionText):  # its parts, as Stable Diffusion's tools look for them
         text, tokenizer = text.text_model, text.tokenizer
-    own = {
+    own: dict[str, Any] = {
         option: {name: stage.sampling[option] for name, stage in stages.items() if option in stage.sampling} or None
         for option in ("steps", "guidance")
     }

@@ -8,19 +8,15 @@ from lightning import Trainer, seed_everything
 from torch.utils.data import DataLoader
 
 from cmd_lightning.callbacks import EMA
-from cmd_lightning.components import ContentDiffusion, ContentDistillation, MotionDiffusion, VideoAutoencoder
-from cmd_lightning.components.checkpoints import load_stage
+from cmd_lightning.components import ContentDiffusion, MotionDiffusion, VideoAutoencoder
 from cmd_lightning.components.cmd import compose, load_stages
 from cmd_lightning.components.schedules import WarmupSchedule
 from cmd_lightning.conditioning import ClassEncoder
-from cmd_lightning.diffusion import Diffusion, FlowMatching
-from cmd_lightning.diffusion.consistency import ContinuousConsistency, LatentConsistency
+from cmd_lightning.diffusion import Diffusion
 from cmd_lightning.latent_space import from_uint8
 from cmd_lightning.metrics.reconstruction import mean_frame, psnr
-from cmd_lightning.pipeline import CMDPipeline
 from cmd_lightning.shapes.painting import make_clip
 from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
-from cmd_lightning.zoo.content.dit import ContentDiT
 from cmd_lightning.zoo.content.unet import unet
 from cmd_lightning.zoo.motion.dit import MotionDiT
 
@@ -123,7 +119,7 @@ def motion(autoencoder, tmp_path_factory):
     return component, path, before
 
 
-CONTENT_STEPS, MOTION_STEPS, STUDENT_STEPS = 320, 350, 300
+CONTENT_STEPS, MOTION_STEPS = 320, 350
 
 
 def test_autoencoder_overfits(autoencoder):
@@ -155,42 +151,3 @@ def test_overfitted_system_gives_the_clips_back(autoencoder, content, motion):
     values = psnr(result.transpose(1, 2) * 2 - 1, video)
     print("samples", values.tolist(), "dB")
     assert (values >= 27).all()  # clips of one frame each, the best one, have 20 and 25 dB
-
-
-@pytest.fixture(scope="module")
-def undecided(autoencoder, tmp_path_factory):
-    """The path of a content model without condition: its noise decides which of the two clips it makes."""
-    seed_everything(0, verbose=False)
-    component = ContentDiffusion(
-        partial(ContentDiT, width=64, depth=2, heads=4, patch_size=4),
-        autoencoder=autoencoder[1],
-        objective=FlowMatching(),
-        **optimizers(4e-3, steps=400),
-    )
-    return fit(component, one_batch(8), 400, tmp_path_factory.mktemp("undecided"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", [LatentConsistency(), ContinuousConsistency()], ids=["LCM", "sCM"])
-def test_a_student_of_few_steps_gives_one_of_the_clips(autoencoder, undecided, method, tmp_path):
-    """The teacher's own first step is the mean of both clips."""
-    seed_everything(0, verbose=False)
-    student = ContentDistillation(undecided, method, guidance=1.0, **optimizers(1e-3, steps=STUDENT_STEPS))
-    path = fit(student, one_batch(8), STUDENT_STEPS, tmp_path)
-    frames = student.clean_latents(one_batch(1)).latent
-    errors = {}
-    for name, source in (("teacher", undecided), ("student", path)):
-        parts = load_stage(source, "content", "model").parts
-        pipeline = CMDPipeline(
-            autoencoder[0].network, parts["network"], parts["scheduler"], video_shape=autoencoder[0].video_shape
-        )
-        pipeline.set_progress_bar_config(disable=True)
-        for steps in (1, 2, 4, 50):
-            samples = pipeline.generate_content(16, range(16), steps, 1.0)
-            each = (samples[:, None] - frames).square().flatten(2).mean(2)  # (samples, frames)
-            errors[name, steps] = each.min(1).values.mean().item()
-            assert steps < 50 or set(each.argmin(1).tolist()) == {0, 1}
-    print(method, errors)
-    few = max(errors["student", steps] for steps in (1, 2, 4))
-    assert few < 0.2 * errors["teacher", 1]
-    assert few < errors["teacher", 4]
