@@ -104,15 +104,7 @@ class Distillation(AdaptedStage):
         self.guidance = float(trained.sampling.get("guidance", GUIDANCE[self.stage]) if guidance is None else guidance)
         if not math.isfinite(self.guidance):
             raise InputError(f"model.guidance {guidance}: give a finite number")
-        check_positive(**{"model.steps": steps})
-        try:
-            most = self.sampler().config.get("original_inference_steps", steps)
-            if isinstance(self.method, LatentConsistency):
-                self.objective.ladder(self.method.intervals)
-        except InputError as error:
-            raise InputError(f"model.method.{error}") from error
-        if steps > most:
-            raise InputError(f"model.steps {steps}: the student is sampled in 1 to {most}; give such a number")
+        self._check_steps(steps)
         self.sampling_defaults = {"steps": steps, "guidance": 1.0}
         self.keep_frozen(teacher=copy.deepcopy(self.network))
         self._taught_by = fingerprint(self.network.state_dict())
@@ -120,17 +112,32 @@ class Distillation(AdaptedStage):
         self.network.requires_grad_(True).train()
         self.lora = lora
         if lora is not None:
-            if not isinstance(self.network, UNet2DConditionModel):
-                raise InputError(
-                    f"model.lora: it is for Stable Diffusion's U-Net, and model.teacher {teacher} has a "
-                    f"{type(self.network).__name__}; leave it out"
-                )
-            if not is_model(teacher):
-                raise InputError(
-                    f"model.lora: adapters are stored without what they adapt, and model.teacher {teacher} is no "
-                    "model folder; `export` the teacher first and give the folder"
-                )
-            self.add_adapters(StableDiffusion(str(model_folder(teacher)), option="model.teacher"))
+            self.add_adapters(self._base_of(teacher))
+
+    def _check_steps(self, steps: int) -> None:
+        check_positive(**{"model.steps": steps})
+        if isinstance(self.method, LatentConsistency):
+            try:
+                self.objective.ladder(self.method.intervals)
+            except InputError as error:
+                raise InputError(f"model.method.{error}") from error
+        most = self.sampler().config.get("original_inference_steps", steps)
+        if steps > most:
+            raise InputError(f"model.steps {steps}: the student is sampled in 1 to {most}; give such a number")
+
+    def _base_of(self, teacher: str) -> StableDiffusion:
+        """What adapters of the network are stored for."""
+        if not isinstance(self.network, UNet2DConditionModel):
+            raise InputError(
+                f"model.lora: it is for Stable Diffusion's U-Net, and model.teacher {teacher} has a "
+                f"{type(self.network).__name__}; leave it out"
+            )
+        if not is_model(teacher):
+            raise InputError(
+                f"model.lora: adapters are stored without what they adapt, and model.teacher {teacher} is no model "
+                "folder; `export` the teacher first and give the folder"
+            )
+        return StableDiffusion(str(model_folder(teacher)), option="model.teacher")
 
     @classmethod
     def arguments_of(cls, stage: Stage) -> dict[str, Any]:
