@@ -121,7 +121,7 @@ def test_few_steps_of_both_kinds_of_stage(saved, written, tmp_path, steps):
     assert record["solver"] == {"content": "LCMScheduler", "motion": "FlowMatchEulerDiscreteScheduler"}
 
 
-def test_wrong_solvers_are_told(saved, tmp_path, capsys):
+def test_wrong_solvers_are_reported(saved, tmp_path, capsys):
     saved("caption", motion_scheduler=FlowMatching().scheduler())
     for options, told in (
         (["--solver", "euler"], "--solver: 'euler' is not one of ddim, dpm++, unipc, lcm"),

@@ -1,7 +1,5 @@
 """Students of both stages: what they are made of, what is saved of them, and what is refused."""
 
-from functools import partial
-
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, LCMScheduler
@@ -10,20 +8,15 @@ from small_fits import Clips, component, mixed, together
 from small_fits import fit as fit_small
 from torch.utils.data import DataLoader
 
-from cmd_lightning.callbacks import EMA
 from cmd_lightning.cli import main
-from cmd_lightning.components import ContentDiffusion, ContentDistillation, MotionDistillation
+from cmd_lightning.components import ContentDistillation, MotionDistillation
 from cmd_lightning.components.checkpoints import KEY, load_stage
 from cmd_lightning.components.cmd import compose, load_stages
-from cmd_lightning.components.schedules import WarmupSchedule
 from cmd_lightning.diffusion import Diffusion, FlowMatching
 from cmd_lightning.diffusion.consistency import ContinuousConsistency, LatentConsistency
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks.lora import LoRA
 from cmd_lightning.pipeline import CMDPipeline
-from cmd_lightning.shapes.painting import make_clip
-from cmd_lightning.zoo.autoencoders.grid import GridAutoencoder
-from cmd_lightning.zoo.content.dit import ContentDiT
 
 STUDENTS = {"content": ContentDistillation, "motion": MotionDistillation}
 SHAPE = (3, 5, 8, 12)  # of the tiny stages
@@ -253,72 +246,3 @@ def test_a_run_resumes_under_its_own_teacher_only(tiny_stages, save_checkpoint, 
     components["motion"].on_save_checkpoint(plain)
     with pytest.raises(InputError, match=r"model.teacher: the checkpoint's student has another teacher"):
         made.on_load_checkpoint(plain)
-
-
-def two_pictures(copies):
-    """A batch of two clips, each `copies` times."""
-    clips = [make_clip(0, index, frames=2, fps=8.0, size=8)[0] for index in (0, 1)]
-    keys = [f"{clip}-{copy}" for clip in range(2) for copy in range(copies)]
-    return {"video": torch.stack(clips).repeat_interleave(copies, 0), "key": keys, "fps": 8.0}
-
-
-def learn(made, steps, folder):
-    """Trains on two clips and returns the checkpoint's path."""
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=steps,
-        default_root_dir=folder,
-        enable_checkpointing=False,
-        callbacks=[EMA(0.95)],
-        **quiet,
-    )
-    trainer.fit(made, DataLoader([two_pictures(8)] * steps, batch_size=None))
-    trainer.save_checkpoint(folder / "last.ckpt")
-    return folder / "last.ckpt"
-
-
-def options(lr, steps):
-    schedule = partial(WarmupSchedule, warmup_steps=20, total_steps=steps, decay="cosine")
-    return {"optimizer": partial(torch.optim.Adam, lr=lr), "schedule": schedule, "cache_latents": True}
-
-
-@pytest.fixture(scope="module")
-def undecided(tmp_path_factory):
-    """The path of a content model without condition: its noise decides which of two images it makes."""
-    torch.manual_seed(0)
-    sizes = {"patch_size": 4, "width": 16, "motion_channels": 2, "depth": 1, "heads": 2, "head_dim": 8}
-    made = ContentDiffusion(
-        partial(ContentDiT, width=64, depth=2, heads=4, patch_size=4),
-        GridAutoencoder(**sizes, weights="first", grid=(2, 2)),
-        video_shape=(3, 2, 8, 8),
-        objective=FlowMatching(),
-        **options(4e-3, TEACHER_STEPS),
-    )
-    return learn(made, TEACHER_STEPS, tmp_path_factory.mktemp("undecided"))
-
-
-TEACHER_STEPS, STUDENT_STEPS = 300, 200
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", [LatentConsistency(), ContinuousConsistency()], ids=["LCM", "sCM"])
-def test_a_student_reaches_in_one_step_what_its_teacher_needs_many_for(undecided, method, tmp_path):
-    """One of the two images; the teacher's own first step is their mean."""
-    student = ContentDistillation(str(undecided), method, guidance=1.0, **options(1e-3, STUDENT_STEPS))
-    path = learn(student, STUDENT_STEPS, tmp_path)
-    images = student.clean_latents(two_pictures(1)).latent
-    errors = {}
-    for name, source in (("teacher", undecided), ("student", path)):
-        parts = load_stage(source, "content", "model").parts
-        pipeline = CMDPipeline(student.autoencoder, parts["network"], parts["scheduler"], video_shape=(3, 2, 8, 8))
-        pipeline.set_progress_bar_config(disable=True)
-        for steps in (1, 2, 4, 50):
-            samples = pipeline.generate_content(32, range(32), steps, 1.0)
-            each = (samples[:, None] - images).square().flatten(2).mean(2)  # (samples, images)
-            errors[name, steps] = each.min(1).values.mean().item()
-            assert steps == 50 or name == "teacher" or set(each.argmin(1).tolist()) == {0, 1}
-    print(errors)
-    for steps in (1, 2, 4):
-        assert errors["student", steps] < 0.25 * errors["teacher", 1]
-    assert errors["teacher", 50] < 0.25 * errors["teacher", 1]
