@@ -126,7 +126,7 @@ def of_videos(row: Row, figure: Figure) -> Measured | None:
     """The least of the rows of `benchmarks.efficiency` that are of the same."""
     found = [one for one in kept(row) if fits(one, wanted(figure)) and one[figure.quantity] is not None]
     best = min(found, key=lambda one: one[figure.quantity], default=None)
-    return best and Measured(best[figure.quantity], where=best["device"])
+    return Measured(best[figure.quantity], where=best["device"]) if best else None
 
 
 def of_steps(row: Row, figure: Figure) -> Measured | None:
