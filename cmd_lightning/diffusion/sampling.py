@@ -212,7 +212,7 @@ def trim_trailing(scheduler: Scheduler) -> None:
     """Takes away a step too many.
 
     For some numbers of steps, such as 61 or 103, rounding gives the "trailing" timesteps of diffusers one more, at -1,
-    which tables read as pure noise: the last step would start anew.
+    which tables read as pure noise: the last step would start again.
     """
     if scheduler.timesteps[-1] >= 0:
         return

@@ -13,7 +13,7 @@ from cmd_lightning import compat
 from cmd_lightning.diffusion.sampling import Denoiser, Guided, computing_in, generators_of, sample, seeded_noise
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition
-from cmd_lightning.pipeline_prompt import NETWORKS, SCHEDULERS, Request, StageName
+from cmd_lightning.pipeline.request import NETWORKS, SCHEDULERS, Request, StageName
 
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks
 """Called with the pipeline, the number of the step, its timestep and the wanted tensors by name; it returns those that

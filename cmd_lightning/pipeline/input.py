@@ -8,15 +8,116 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
+from cmd_lightning.conditioning import Values, count_videos
+from cmd_lightning.diffusion.sampling import PerStage
 from cmd_lightning.errors import InputError
-from cmd_lightning.image_io import read_image, shown
-from cmd_lightning.metrics.inputs import covering
+from cmd_lightning.image_io import covering, read_image, shown
+from cmd_lightning.networks import Condition
+from cmd_lightning.pipeline.latents import Latents
+from cmd_lightning.pipeline.prompt import Embeds, Prompting, embeds_by_stage, repeated
+from cmd_lightning.pipeline.request import Request, StageName
 
 Image = Any
 """One image: a PIL image, the path or URL of a file, an array `(H, W, 3)` or a tensor `(3, H, W)`; arrays and tensors
 hold floats in [0, 1] or uint8."""
+
+
+class Inputs(Latents, Prompting):
+    """The part of `CMDPipeline` that reads the arguments of a call."""
+
+    unet: Any
+    sampling: Any
+
+    def _request(
+        self,
+        *,
+        prompt: str | Sequence[str] | None,
+        class_labels: int | Sequence[int] | None,
+        image: Image | Sequence[Image] | None,
+        negative_prompt: str | Sequence[str] | None,
+        num_inference_steps: int | Mapping[str, int] | None,
+        guidance_scale: PerStage,
+        guidance_rescale: float,
+        num_videos_per_prompt: int,
+        seeds: Sequence[int] | None,
+        generator: torch.Generator | Sequence[torch.Generator] | None,
+        latents: Tensor | Mapping[str, Tensor] | None,
+        content: Tensor | None,
+        prompt_embeds: Embeds,
+        negative_prompt_embeds: Embeds,
+        attention_kwargs: Mapping[str, Any] | None,
+    ) -> Request:
+        """The arguments of `CMDPipeline.__call__`, which describes them, checked and brought together."""
+        one_of(prompt=prompt, class_labels=class_labels)
+        one_of(image=image, content=content)
+        one_of(seeds=seeds, generator=generator)
+        one_of(negative_prompt=negative_prompt, negative_prompt_embeds=negative_prompt_embeds)
+        if not isinstance(prompt_embeds, Mapping):  # by stage, they may be for one stage, and the prompt for the other
+            one_of(prompt=prompt, prompt_embeds=prompt_embeds)
+        copies = num_videos_per_prompt
+        images, resized = (None, []) if image is None else fit_images(image, self.size)
+        if content is not None and tuple(content.shape[1:]) != self.latent_spec.content:
+            wanted = ", ".join(map(str, self.latent_spec.content))
+            raise InputError(f"`content`: {tuple(content.shape)}; give content frames of shape (count, {wanted})")
+        frames = content if images is None else images
+        stages: tuple[StageName, ...] = ("content", "motion") if frames is None else ("motion",)
+        if frames is None and self.unet is None:
+            raise InputError("`image`: this model has no content model; give an image, or `content`")
+        if attention_kwargs and not (frames is None and isinstance(self.unet, UNet2DConditionModel)):
+            raise InputError("`attention_kwargs`: no Stable Diffusion U-Net runs here; leave it out")
+
+        embeds = embeds_by_stage(prompt_embeds, "prompt_embeds", copies)
+        values = asked(
+            prompt if prompt is not None else class_labels, embeds, 1 if frames is None else len(frames), copies
+        )
+        count = count_videos(values, [*self.encoders.values(), *embeds.values()], seeds)
+        if frames is not None and count != len(frames) * copies:
+            name = "content" if images is None else "image"
+            raise InputError(f"{name}: {len(frames)} given for {count // copies} prompts; give as many")
+        negative = repeated(negative_prompt, count // copies, copies)
+
+        notes = [self.remarks(value, stages) for value in values] if isinstance(values, list) else [[]] * count
+        if resized:
+            notes = [[*own, *resized[i // copies]] for i, own in enumerate(notes)]
+        scales = [self.sampling(stage, num_inference_steps, guidance_scale)[1] for stage in stages]
+        if negative is not None and max(scales) <= 1:
+            notes = [[*own, "negative prompt: guidance is disabled, so it has no effect"] for own in notes]
+        if images is not None:
+            frames = self.content_of(images * 2 - 1)
+        return Request(
+            values,
+            draw_seeds(seeds, generator, count),
+            num_inference_steps,
+            guidance_scale,
+            negative,
+            embeds,
+            embeds_by_stage(negative_prompt_embeds, "negative_prompt_embeds", copies),
+            latents_by_stage(latents, {stage: getattr(self.latent_spec, stage) for stage in stages}, count),
+            guidance_rescale,
+            attention_kwargs or {},
+            None if frames is None else frames.repeat_interleave(copies, dim=0),
+            notes,
+        )
+
+
+def asked(
+    given: str | int | Sequence[str] | Sequence[int] | None, embeds: Mapping[str, Condition], alone: int, copies: int
+) -> Values:
+    """What the videos are generated from, each `copies` times in a row: captions, classes, or how many there are.
+
+    Args:
+        given: Captions or classes, if any.
+        embeds: Encoded prompts, as many times as there are videos.
+        alone: How many there are where neither is given.
+        copies: Videos for each.
+    """
+    if given is None:
+        return len(next(iter(embeds.values()))) if embeds else alone * copies
+    each: Any = [given] if isinstance(given, str | int) else list(given)
+    return [value for value in each for _ in range(copies)]
 
 
 def fit_image(image: Tensor, size: tuple[int, int]) -> tuple[Tensor, list[str]]:
