@@ -47,7 +47,7 @@ class Trained:
 
     @classmethod
     def of(cls, checkpoint: Path) -> Trained:
-        """What a checkpoint says; 0 where there is none.
+        """What a checkpoint says; 0 without one.
 
         Raises:
             InputError: It was written without a clock.

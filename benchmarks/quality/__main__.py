@@ -32,9 +32,10 @@ from typing import Any
 import torch
 
 from benchmarks.cells import Cell, Rows, closing, command_line, measure_cells, missing, read, save
-from benchmarks.quality.ablations import ABLATIONS
-from benchmarks.quality.cells import TABLE_4, Lab, Settings, main_cells, probe_cells, table_4_cells
+from benchmarks.quality.ablations import ABLATIONS, TABLE_4
+from benchmarks.quality.cells import Lab, main_cells, probe_cells, table_4_cells
 from benchmarks.quality.measure import Yardstick, feature_spaces
+from benchmarks.quality.settings import Settings
 from benchmarks.quality.systems import SYSTEMS
 from benchmarks.quality.tables import probes, systems, table_4
 from benchmarks.trainings import TimeIsUp, Trainings

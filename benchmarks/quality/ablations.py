@@ -10,6 +10,8 @@ from benchmarks.quality.systems import AXES, Part, Parts, motion_dit, network
 
 SAMPLES: Mapping[str, int] = {"autoencoder": 8_000, "motion": 24_000}
 """Clips that each stage is trained on."""
+TABLE_4 = "table 4"
+"""The entry of all its rows."""
 MOTION = (160, 6, 5)
 """Width, depth and heads of the motion model."""
 
@@ -63,6 +65,11 @@ class Claim(NamedTuple):
     worse: str
     reported: str
     predicted: str
+
+    @property
+    def name(self) -> str:
+        """What sets it apart."""
+        return self.worse if self.better == BASE else self.better
 
 
 CLAIMS = (

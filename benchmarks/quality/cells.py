@@ -8,47 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cells import Cell, Rows
-from benchmarks.quality.ablations import ABLATIONS, SAMPLES, Ablation
-from benchmarks.quality.costs import Budget, calls, steps_of
+from benchmarks.quality.ablations import ABLATIONS, TABLE_4, Ablation
+from benchmarks.quality.costs import calls, steps_of
 from benchmarks.quality.measure import GUIDED, Yardstick, decoded, figures, open_system, pipeline_of
+from benchmarks.quality.settings import PROBE, Settings, of_entry
 from benchmarks.quality.systems import SIZES, SYSTEMS, Parts, System, configs
 from benchmarks.trainings import Trained, Trainings
 from cmd_lightning.errors import InputError
 
-PROBE = "probe"
-TABLE_4 = "table 4"
 UNKNOWN = 1_000_000
 """Steps of a stage that ends after its CPU seconds."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is measured, and how.
-
-    Attributes:
-        num: Videos of a measurement.
-        steps: Sampling steps per stage; those of a cell that are in `main_steps` have more figures.
-        main_steps: Sampling steps of the probe, of the table and of table 4.
-        probe: What each size of a system may spend.
-        budgets: What the chosen size may spend, by name.
-        ablation: Clips of each stage of a row of table 4.
-        batch: Clips per step in the place of the systems' own.
-    """
-
-    num: int = 128
-    steps: tuple[int, ...] = (4, 8, 16, 50)
-    main_steps: int = 16
-    probe: Budget = field(default_factory=lambda: Budget("seconds", 600))
-    budgets: Mapping[str, Budget] = field(
-        default_factory=lambda: {
-            "one core-hour": Budget("seconds", 3_600),
-            "100 T multiply-adds": Budget("macs", 1e14),
-            "24,000 samples": Budget("samples", 24_000),
-            "three core-hours": Budget("seconds", 10_800),
-        }
-    )
-    ablation: Mapping[str, int] = field(default_factory=lambda: SAMPLES)
-    batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -146,11 +115,6 @@ class Lab:
 def probe_cells(entry: str) -> list[Cell]:
     """The cells of the three sizes of a system."""
     return [{"entry": entry, "budget": PROBE, "size": size, "seed": 0} for size in SIZES]
-
-
-def of_entry(rows: Rows, entry: str, **at: Any) -> Rows:
-    """The rows of an entry with these values."""
-    return [row for row in rows if row["entry"] == entry and at.items() <= row.items()]
 
 
 def best_size(rows: Rows, entry: str) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from benchmarks.quality.budgets import Budget
 from benchmarks.quality.systems import CACHED, DATA, Parts
 from cmd_lightning import zoo
 from cmd_lightning.networks import Condition, LatentSpec
@@ -17,19 +18,6 @@ WIDTH = 64
 """Channels of the condition."""
 BACKWARD = 2
 """Forward passes that a backward pass takes."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a system may spend on training, all stages together.
-
-    Attributes:
-        kind: CPU seconds, multiply-adds, or clips that a step is trained on.
-        amount: How many.
-    """
-
-    kind: Literal["seconds", "macs", "samples"]
-    amount: float
 
 
 @dataclass(frozen=True)

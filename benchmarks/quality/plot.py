@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from benchmarks.cells import Rows
-from benchmarks.quality.cells import PROBE, Settings
+from benchmarks.quality.settings import PROBE, Settings
 from benchmarks.quality.systems import SYSTEMS
 from benchmarks.quality.tables import distance, over_seeds
 

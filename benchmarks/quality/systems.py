@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,12 @@ CACHED = 8_000
 SIZES = ("small", "middle", "large")
 
 Network = Mapping[str, Any]
+
+
+@cache
+def read(path: Path) -> dict[str, Any]:
+    """A config as plain data."""
+    return yaml.safe_load(path.read_text())
 
 
 def network(kind: str, **options: Any) -> dict[str, Any]:
@@ -53,13 +60,13 @@ class Part:
 
     def config(self, batch: int | None = None) -> dict[str, Any]:
         """The config that trains it, but for length, seed and folder."""
-        made = yaml.safe_load((CONFIGS / f"{self.base}.yaml").read_text())
+        made = deepcopy(read(CONFIGS / f"{self.base}.yaml"))
         options, trainer = made["model"]["init_args"], made["trainer"]
         options["network"] = deepcopy(dict(self.network))
         options.pop("metrics", None)
         data = DATA | dict(self.data) | {"batch_size": batch or self.batch}
         if self.stage != "autoencoder":
-            common = yaml.safe_load(COMMON.read_text())["model"]["init_args"]
+            common = deepcopy(read(COMMON))["model"]["init_args"]
             options |= {name: common[name] for name in ("condition", "condition_dropout", "objective", "optimizer")}
         if options.get("cache_latents"):
             data |= {"train_clips": CACHED, "repeat": True}
@@ -221,7 +228,8 @@ def configs(
 ) -> dict[str, dict[str, Any]]:
     """The configs of all stages by name, each with its folder.
 
-    A folder is named after a digest of its config, so that systems share equal stages, and a changed one starts anew.
+    A folder is named after a digest of its config, so that systems share equal stages, and a changed stage is trained
+    from scratch.
 
     Args:
         parts: The stages, in the order of training.

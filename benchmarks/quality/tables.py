@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.cells import Rows
-from benchmarks.quality.ablations import CLAIMS, STAGES, Claim
-from benchmarks.quality.cells import PROBE, TABLE_4, Settings, of_entry
+from benchmarks.quality.ablations import CLAIMS, STAGES, TABLE_4, Claim
+from benchmarks.quality.settings import PROBE, Settings, of_entry
 from benchmarks.quality.systems import SYSTEMS
 from cmd_lightning.markdown import table
 from cmd_lightning.ranking.estimates import Estimate, difference, estimate

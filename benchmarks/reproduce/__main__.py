@@ -45,7 +45,7 @@ def title(figure: Figure) -> str:
 
 
 def tolerance(figure: Figure, row: Row | None) -> float | None:
-    """How far a measured value may be from the reported one; None where nothing says so."""
+    """How far a measured value may be from the reported one; None where neither gives one."""
     if figure.spread is not None:
         return figure.spread
     return None if row is None or row.tolerance is None else row.tolerance * figure.value

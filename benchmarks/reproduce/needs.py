@@ -68,7 +68,7 @@ def is_trained(checkpoint: Path, configs: Sequence[Path]) -> bool:
 
 
 def training(folder: str, stage: str, hours: float, paper: str, override: str = "", options: str = "") -> Need:
-    """The training of a stage of configs/FOLDER; one with an override goes to a folder of its own.
+    """The training of a stage of configs/FOLDER; one with an override has a separate folder.
 
     Args:
         folder: Folder of the configs and of the outputs.

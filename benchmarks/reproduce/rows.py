@@ -143,7 +143,7 @@ def kept(row: Row) -> list[dict[str, Any]]:
 
 
 def read(path: str) -> Any:
-    """What a JSON file holds; None where there is none."""
+    """What a JSON file holds; None without a file."""
     return json.loads(Path(path).read_text(encoding="utf-8")) if Path(path).is_file() else None
 
 

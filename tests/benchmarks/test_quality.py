@@ -6,12 +6,14 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.quality import __main__ as quality
-from benchmarks.quality import cells, measure, tables
+from benchmarks.quality import measure, tables
 from benchmarks.quality import systems as kinds
 from benchmarks.quality.ablations import ABLATIONS, CLAIMS, STAGES, motion
-from benchmarks.quality.cells import Lab, Settings, best_size, main_cells, probe_cells, rates, table_4_cells
-from benchmarks.quality.costs import BACKWARD, CACHED, Budget, Calls, affordable, calls, steps_of
+from benchmarks.quality.budgets import Budget
+from benchmarks.quality.cells import Lab, best_size, main_cells, probe_cells, rates, table_4_cells
+from benchmarks.quality.costs import BACKWARD, CACHED, Calls, affordable, calls, steps_of
 from benchmarks.quality.measure import GUIDED, Yardstick
+from benchmarks.quality.settings import Settings, of_entry
 from benchmarks.quality.systems import COMMON, SIZES, SYSTEMS, Part, configs, dit, motion_dit, network
 from benchmarks.trainings import TimeIsUp, Trained, Trainings
 from cmd_lightning import cli
@@ -115,7 +117,7 @@ def test_all_sizes_build_and_larger_ones_cost_more(entry):
 
 
 def test_all_diffusion_models_have_the_same_clips_condition_objective_and_optimiser():
-    common = kinds.yaml.safe_load(COMMON.read_text())["model"]["init_args"]
+    common = kinds.read(COMMON)["model"]["init_args"]
     for system in SYSTEMS.values():
         for parts in system.sizes.values():
             assert sum(part.share for part in parts) == pytest.approx(1)
@@ -283,4 +285,4 @@ def test_checkpoints_of_a_cell_are_trained_in_order(tmp_path):
     lab = Lab(Settings(), tmp_path, Recorder(0), None)
     lab.train(probe_cells("cmd")[0], [])
     assert seen == ["VideoAutoencoder", "ContentDiffusion", "MotionDiffusion"]
-    assert cells.of_entry([{"entry": "a", "x": 1}, {"entry": "a"}], "a", x=1) == [{"entry": "a", "x": 1}]
+    assert of_entry([{"entry": "a", "x": 1}, {"entry": "a"}], "a", x=1) == [{"entry": "a", "x": 1}]
