@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.cells import Rows
 from benchmarks.quality.settings import PROBE, Settings
@@ -46,40 +49,54 @@ def plot(rows: Rows, settings: Settings, path: Path) -> None:
     The first three columns have a point for each budget, sampled with the main number of steps; the last one has a line
     over the numbers of steps, after the first budget.
     """
-    first = next(iter(settings.budgets))
     figure, axes = plt.subplots(len(FIGURES), len(COSTS), figsize=(15, 9.5), sharey="row", layout="constrained")
     for line, (name, value) in zip(axes, FIGURES.items(), strict=True):
-        for place, (axis, (cost, of)) in enumerate(zip(line, COSTS.items(), strict=True)):
-            sampling = place == len(COSTS) - 1
+        for axis, (cost, of) in zip(line, COSTS.items(), strict=True):
+            sampling = cost.startswith("sampling")
             for marker, (entry, system) in zip(MARKERS, SYSTEMS.items(), strict=True):
-                groups: dict[Any, Rows] = {}
-                for row in rows:
-                    main = row.get("sampling steps") == settings.main_steps
-                    wanted = row.get("budget") == first if sampling else main and row.get("budget") != PROBE
-                    if row["entry"] == entry and wanted:
-                        groups.setdefault(row["sampling steps"] if sampling else row["budget"], []).append(row)
-                points = []
-                for group in groups.values():
-                    if mean := over_seeds(group, value):
-                        points.append((sum(map(of, group)) / len(group), mean))
-                points.sort(key=lambda point: point[0])
-                bars = [0.0 if mean.half == float("inf") else mean.half for _, mean in points]
+                groups = grouped([row for row in rows if row["entry"] == entry], settings, sampling)
+                points = sorted(
+                    (
+                        (sum(map(of, group)) / len(group), mean)
+                        for group in groups
+                        if (mean := over_seeds(group, value))
+                    ),
+                    key=lambda point: point[0],
+                )
                 axis.errorbar(
                     [x for x, _ in points],
                     [mean.mean for _, mean in points],
-                    yerr=bars if any(bars) else None,
+                    yerr=[mean.half if math.isfinite(mean.half) else math.nan for _, mean in points],
                     label=system.name,
-                    **{"marker": marker, "markersize": 5, "linewidth": 1, "capsize": 3},
+                    **{"marker": marker, "linestyle": "-" if sampling else "none", "linewidth": 1, "capsize": 3},
                 )
-            axis.set_xscale("log")
-            if place == 0:
-                axis.set_ylabel(name)
-            if line is axes[-1]:
-                axis.set_xlabel(cost)
-            axis.grid(alpha=0.3)
+            logarithmic(axis, "x")
             if name.startswith("Fréchet"):
-                axis.set_yscale("log")
+                logarithmic(axis, "y")
+            axis.grid(alpha=0.3)
+        line[0].set_ylabel(name)
+    for axis, cost in zip(axes[-1], COSTS, strict=True):
+        axis.set_xlabel(cost)
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(SYSTEMS))
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def grouped(rows: Rows, settings: Settings, sampling: bool) -> list[Rows]:
+    """The rows of a system that differ in the seed alone: by sampling steps after the first budget, or by budget."""
+    first, groups = next(iter(settings.budgets)), defaultdict[Any, Rows](list)
+    for row in rows:
+        main = row.get("sampling steps") == settings.main_steps and row["budget"] != PROBE
+        if row["budget"] == first if sampling else main:
+            groups[row["sampling steps"] if sampling else row["budget"]].append(row)
+    return list(groups.values())
+
+
+def logarithmic(axis: Any, side: str) -> None:
+    """Gives an axis a logarithmic scale with plain numbers."""
+    getattr(axis, f"set_{side}scale")("log")
+    own = getattr(axis, f"{side}axis")
+    own.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    own.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+    own.set_minor_formatter(NullFormatter())

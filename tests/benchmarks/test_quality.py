@@ -46,10 +46,10 @@ def yardstick():
 def lab(tmp_path, yardstick):
     """The queue with small networks, one size of each, and two rows of table 4."""
     toy = {name: replace(SYSTEMS[name], sizes=dict.fromkeys(SIZES, parts)) for name, parts in TOY.items()}
-    autoencoder, part = motion(8).parts
-    patched = replace(motion(8), parts=(autoencoder, replace(part, network=motion_dit((16, 1, 2), 8))))
-    ablations = {"24 frames": ABLATIONS["24 frames"], "content patch 8": patched}
-    settings = replace(SETTINGS, ablation={"autoencoder": 4, "motion": 4})
+    autoencoder, part = motion(4).parts  # which the paper's design shares
+    patched = replace(motion(4), parts=(autoencoder, replace(part, network=motion_dit((16, 1, 2), 4))))
+    ablations = {"24 frames": ABLATIONS["24 frames"], "content patch 4": patched}
+    settings = replace(SETTINGS, ablation={"autoencoder": 2, "motion": 2})
     trainings = Trainings(time.monotonic() + 1000, in_process)
     return Lab(settings, tmp_path / "trainings", trainings, yardstick, toy, ablations)
 
@@ -72,11 +72,10 @@ def digits(result):
 @pytest.mark.slow
 def test_the_whole_queue_at_toy_size(lab, tmp_path):
     path, found = tmp_path / "quality.json", batches(SYSTEMS, *lab.ablations)
-    begun = time.process_time()
     result = quality.run(lab, found, path)
     text = quality.report(result, lab.settings, path)
-    assert time.process_time() - begun < 40  # less than 20 on a machine that does nothing else
     assert len(result["rows"]) == 4 * len(SYSTEMS) + 2
+    assert len([*lab.root.iterdir()]) == 3 + 3 + 2 + 3 + 1  # no stage is trained twice
     assert path.with_suffix(".png").stat().st_size > 20_000
     assert all(system.name in text for system in SYSTEMS.values())
     assert text.count(tables.NO_FVD) == len(SYSTEMS)
