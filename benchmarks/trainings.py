@@ -23,6 +23,8 @@ from cmd_lightning.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 CLOCK = "benchmarks.cpu_clock.CPUClock"
+FORMER_CLOCK = "cpu_seconds.json"
+"""Next to a checkpoint: CPU seconds of trainings that began before checkpoints had a clock."""
 
 
 class TimeIsUp(Exception):
@@ -55,11 +57,13 @@ class Trained:
         if not checkpoint.is_file():
             return cls(checkpoint)
         state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        callbacks = state["callbacks"]
-        if "CPUClock" not in callbacks:
+        callbacks, before = state["callbacks"], checkpoint.with_name(FORMER_CLOCK)
+        if "CPUClock" not in callbacks and not before.is_file():
             raise InputError(f"{checkpoint}: it has no CPU seconds; remove {checkpoint.parent} to train it again")
+        seconds = callbacks.get("CPUClock", {"seconds": 0.0})["seconds"]
+        seconds += json.loads(before.read_text()) if before.is_file() else 0.0
         wall = callbacks.get("Timer", {"time_elapsed": {}})["time_elapsed"].get("train", 0.0)
-        return cls(checkpoint, state["global_step"], callbacks["CPUClock"]["seconds"], wall)
+        return cls(checkpoint, state["global_step"], seconds, wall)
 
 
 def placed(

@@ -84,7 +84,7 @@ def generate(
     with loading(model):
         from cmd_lightning import video_io
         from cmd_lightning.latent_space import to_uint8
-        from cmd_lightning.pipeline.input import fit_image
+        from cmd_lightning.pipeline.images import fit_image
         from cmd_lightning.pipeline.request import SCHEDULERS
         from cmd_lightning.provenance import provenance, weights_sha256
         from cmd_lightning.stable_diffusion import StableDiffusion

@@ -74,6 +74,10 @@ class AutoencoderNetwork(Network):
         """
         return None
 
+    def content_reach(self, frames: int) -> int:
+        """How many of the first frames of a video of `frames` frames decide its content frame; by default all."""
+        return frames
+
     def encode_content(self, video: Tensor) -> Tensor:
         """The content frame of `encode`; some networks compute it alone at lower cost."""
         return self.encode(video)[0]

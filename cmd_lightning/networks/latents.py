@@ -54,6 +54,27 @@ class LatentSpec:
         slots = tuple(tuple(slot) for slot in value["slots"])
         return cls(tuple(value["content"]), tuple(value["motion"]), slots)
 
+    def reaching_into(self, mask: Tensor) -> Tensor:
+        """Which motion slots are about a part of the frame, `(S,)` bool.
+
+        Args:
+            mask: The part, `(H, W)` bool, of any size. Rows and columns are about it if they cross it, cells if they
+                touch it; slots about the whole frame always are.
+        """
+        axes = {0.0: (0,), 1.0: (1,), 2.0: (0, 1)}  # those of the frame along which a kind of slots has places
+        places = {kind: [slot[1:] for slot in self.slots if slot[0] == kind] for kind in axes}
+        reached = []
+        for kind, *place in self.slots:
+            part = mask
+            for number, axis in enumerate(axes.get(kind, ())):
+                half = 0.5 / len({own[number] for own in places[kind]})
+                size = mask.shape[axis]
+                # Rounded first: a place is a rational number, and its edge must not reach into the next pixel.
+                start, end = (round(size * edge, 6) for edge in (place[number] - half, place[number] + half))
+                part = part.narrow(axis, math.floor(start), math.ceil(end) - math.floor(start))
+            reached.append(part.any())
+        return torch.stack(reached)
+
     @property
     def packed(self) -> tuple[int, int]:
         """The shape `(C, H * W + T * S)` of the packed latents of one video."""

@@ -1,31 +1,25 @@
-"""What `CMDPipeline` is given, checked and brought into its forms: images, sizes, seeds, latents."""
+"""The arguments of a call of `CMDPipeline`, checked and brought together."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from cmd_lightning.conditioning import Values, count_videos
-from cmd_lightning.diffusion.sampling import PerStage
+from cmd_lightning.diffusion.sampling import Known, PerStage, per_stage
 from cmd_lightning.errors import InputError
-from cmd_lightning.image_io import covering, read_image, shown
 from cmd_lightning.networks import Condition
-from cmd_lightning.pipeline.latents import Latents
+from cmd_lightning.pipeline.clips import Clip, Clips
+from cmd_lightning.pipeline.images import Image, fit_images
 from cmd_lightning.pipeline.prompt import Embeds, Prompting, embeds_by_stage, repeated
-from cmd_lightning.pipeline.request import Request, StageName
-
-Image = Any
-"""One image: a PIL image, the path or URL of a file, an array `(H, W, 3)` or a tensor `(3, H, W)`; arrays and tensors
-hold floats in [0, 1] or uint8."""
+from cmd_lightning.pipeline.request import NETWORKS, Request, StageName
 
 
-class Inputs(Latents, Prompting):
+class Inputs(Clips, Prompting):
     """The part of `CMDPipeline` that reads the arguments of a call."""
 
     unet: Any
@@ -45,48 +39,48 @@ class Inputs(Latents, Prompting):
         seeds: Sequence[int] | None,
         generator: torch.Generator | Sequence[torch.Generator] | None,
         latents: Tensor | Mapping[str, Tensor] | None,
+        video: Clip | Sequence[Clip] | None,
         content: Tensor | None,
+        motion: Tensor | None,
+        strength: PerStage,
+        keep: Mapping[str, Tensor] | None,
         prompt_embeds: Embeds,
         negative_prompt_embeds: Embeds,
         attention_kwargs: Mapping[str, Any] | None,
     ) -> Request:
         """The arguments of `CMDPipeline.__call__`, which describes them, checked and brought together."""
         one_of(prompt=prompt, class_labels=class_labels)
-        one_of(image=image, content=content)
+        one_of(image=image, content=content, video=video)
+        one_of(motion=motion, video=video)
         one_of(seeds=seeds, generator=generator)
         one_of(negative_prompt=negative_prompt, negative_prompt_embeds=negative_prompt_embeds)
         if not isinstance(prompt_embeds, Mapping):  # by stage, they may be for one stage, and the prompt for the other
             one_of(prompt=prompt, prompt_embeds=prompt_embeds)
         copies = num_videos_per_prompt
-        images, resized = (None, []) if image is None else fit_images(image, self.size)
-        if content is not None and tuple(content.shape[1:]) != self.latent_spec.content:
-            wanted = ", ".join(map(str, self.latent_spec.content))
-            raise InputError(f"`content`: {tuple(content.shape)}; give content frames of shape (count, {wanted})")
-        frames = content if images is None else images
-        stages: tuple[StageName, ...] = ("content", "motion") if frames is None else ("motion",)
-        if frames is None and self.unet is None:
+        given, changed = self._given(image, video, content, motion)
+        known = known_of(given, strength, keep or {}, 0.75 if video is not None else 0.0)
+        stages: list[StageName] = [stage for stage in NETWORKS if stage not in known or known[stage].strength]
+        if "content" in stages and self.unet is None:
             raise InputError("`image`: this model has no content model; give an image, or `content`")
-        if attention_kwargs and not (frames is None and isinstance(self.unet, UNet2DConditionModel)):
+        if attention_kwargs and not ("content" in stages and isinstance(self.unet, UNet2DConditionModel)):
             raise InputError("`attention_kwargs`: no Stable Diffusion U-Net runs here; leave it out")
 
         embeds = embeds_by_stage(prompt_embeds, "prompt_embeds", copies)
-        values = asked(
-            prompt if prompt is not None else class_labels, embeds, 1 if frames is None else len(frames), copies
-        )
+        alone = len(next(iter(given.values()))) if given else 1
+        values = asked(prompt if prompt is not None else class_labels, embeds, alone, copies)
         count = count_videos(values, [*self.encoders.values(), *embeds.values()], seeds)
-        if frames is not None and count != len(frames) * copies:
-            name = "content" if images is None else "image"
-            raise InputError(f"{name}: {len(frames)} given for {count // copies} prompts; give as many")
+        for stage, clean in given.items():
+            if count != len(clean) * copies:
+                name = "video" if video is not None else "image" if stage == "content" and image is not None else stage
+                raise InputError(f"`{name}`: {len(clean)} given for {count // copies} prompts; give as many")
         negative = repeated(negative_prompt, count // copies, copies)
 
         notes = [self.remarks(value, stages) for value in values] if isinstance(values, list) else [[]] * count
-        if resized:
-            notes = [[*own, *resized[i // copies]] for i, own in enumerate(notes)]
+        if changed:
+            notes = [[*own, *changed[i // copies]] for i, own in enumerate(notes)]
         scales = [self.sampling(stage, num_inference_steps, guidance_scale)[1] for stage in stages]
-        if negative is not None and max(scales) <= 1:
+        if negative is not None and max(scales, default=0) <= 1:
             notes = [[*own, "negative prompt: guidance is disabled, so it has no effect"] for own in notes]
-        if images is not None:
-            frames = self.content_of(images * 2 - 1)
         return Request(
             values,
             draw_seeds(seeds, generator, count),
@@ -98,9 +92,69 @@ class Inputs(Latents, Prompting):
             latents_by_stage(latents, {stage: getattr(self.latent_spec, stage) for stage in stages}, count),
             guidance_rescale,
             attention_kwargs or {},
-            None if frames is None else frames.repeat_interleave(copies, dim=0),
+            {stage: own.repeat(copies) for stage, own in known.items()},
             notes,
         )
+
+    def _given(
+        self,
+        image: Image | Sequence[Image] | None,
+        video: Clip | Sequence[Clip] | None,
+        content: Tensor | None,
+        motion: Tensor | None,
+    ) -> tuple[dict[StageName, Tensor], list[list[str]]]:
+        """The latents that are given, by stage, and what was done to each image or clip, in words."""
+        notes: list[list[str]] = []
+        if image is not None:
+            images, notes = fit_images(image, self.size)
+            content = self.content_of(images * 2 - 1)
+        elif video is not None:
+            clips, notes = self._whole(video, "video")
+            content, motion = self.encode(clips * 2 - 1)
+        given: dict[StageName, Tensor | None] = {"content": content, "motion": motion}
+        for stage, clean in given.items():
+            shape = getattr(self.latent_spec, stage)
+            if clean is not None and tuple(clean.shape[1:]) != shape:
+                name = {"content": "content frames", "motion": "motion latents"}[stage]
+                wanted = ", ".join(map(str, shape))
+                raise InputError(f"`{stage}`: {tuple(clean.shape)}; give {name} of shape (count, {wanted})")
+        return {stage: clean for stage, clean in given.items() if clean is not None}, notes
+
+
+def known_of(
+    given: Mapping[StageName, Tensor], strength: PerStage, keep: Mapping[str, Tensor], usual: float
+) -> dict[StageName, Known]:
+    """What is known of each stage's latents.
+
+    Args:
+        given: Latents by stage.
+        strength: How far to change them.
+        keep: Where to keep them.
+        usual: The strength where none is given and nothing is kept.
+
+    Raises:
+        InputError: Settings for a stage of which nothing is given, or out of range.
+    """
+    named = {"strength": strength if isinstance(strength, Mapping) else {}, "keep": keep}
+    for option, stage in ((option, stage) for option, by_stage in named.items() for stage in by_stage):
+        if stage not in given:
+            raise InputError(f"`{option}`: no {stage} is given to change; give `video`, `content` or `motion`")
+    if strength is not None and not given:
+        raise InputError(f"`strength` {strength}: nothing is given to change; give `video`, `content` or `motion`")
+    strengths = per_stage(strength, {stage: 1.0 if stage in keep else usual for stage in given}, "strength")
+    known: dict[StageName, Known] = {}
+    for stage, clean in given.items():
+        own, kept = strengths[stage], keep.get(stage)
+        if not 0 <= own <= 1:
+            raise InputError(f"`strength` {own}: give a number from 0, nothing changes, to 1")
+        try:
+            known[stage] = Known(clean, own, None if kept is None else kept.bool().expand_as(clean))
+        except RuntimeError:
+            raise InputError(
+                f"`keep`: {tuple(keep[stage].shape)} for {stage} of shape {tuple(clean.shape)}; give a mask that "
+                "broadcasts to it"
+            ) from None
+    return known
 
 
 def asked(
@@ -118,73 +172,6 @@ def asked(
         return len(next(iter(embeds.values()))) if embeds else alone * copies
     each: Any = [given] if isinstance(given, str | int) else list(given)
     return [value for value in each for _ in range(copies)]
-
-
-def fit_image(image: Tensor, size: tuple[int, int]) -> tuple[Tensor, list[str]]:
-    """An image in a model's size: resized, with antialiasing, until it just covers it; the middle is kept.
-
-    Args:
-        image: `(3, H, W)`, uint8 or floats in [0, 1], of any size.
-        size: Height and width of the model in pixels.
-
-    Returns:
-        The image `(3, height, width)` in [0, 1], and what was done to it in words; nothing if it has the model's size.
-
-    Raises:
-        InputError: It has another shape, or other values.
-    """
-    if image.ndim != 3 or len(image) != 3 or not image.numel():
-        raise InputError(f"`image`: shape {tuple(image.shape)}; give RGB as a tensor (3, H, W) or an array (H, W, 3)")
-    if image.dtype == torch.uint8:
-        image = image.float() / 255
-    elif not image.is_floating_point() or not (image.min() >= 0 and image.max() <= 1):
-        raise InputError(
-            f"`image`: {str(image.dtype).removeprefix('torch.')} from {image.min():g} to {image.max():g}; give floats "
-            "in [0, 1], or uint8"
-        )
-    if tuple(image.shape[1:]) == tuple(size):
-        return image.float(), []
-    fitted = covering(image[None].float(), size, "bilinear")[0]
-    before, after = (f"{width}x{height}" for height, width in (image.shape[1:], size))
-    return fitted, [f"image of {before} pixels: resized and cropped to the model's {after}"]
-
-
-def fit_images(images: Image | Sequence[Image], size: tuple[int, int]) -> tuple[Tensor, list[list[str]]]:
-    """An image or several, `(B, 3, height, width)` in [0, 1]; several may be a list, an array or a tensor.
-
-    See `fit_image`, which says what was done to each.
-    """
-    tensors = tensors_of(images)
-    if not tensors:
-        raise InputError("`image`: an empty list; give at least one image")
-    fitted, resized = zip(*(fit_image(image, size) for image in tensors), strict=True)
-    return torch.stack(fitted), list(resized)
-
-
-def tensors_of(images: Image | Sequence[Image]) -> list[Tensor]:
-    """Images as tensors `(3, H, W)`, with their own sizes and values."""
-    from PIL import Image as pillow
-    from PIL import ImageOps
-
-    if isinstance(images, str) and images.startswith(("http://", "https://")):
-        from diffusers.utils import load_image
-
-        images = load_image(images)
-    if isinstance(images, pillow.Image):
-        return [shown(ImageOps.exif_transpose(images), "`image`", "white")[0]]
-    if isinstance(images, str | Path):
-        return [read_image(images)]
-    if isinstance(images, np.ndarray):
-        if images.ndim not in (3, 4):
-            raise InputError(f"`image`: an array of shape {images.shape}; give (H, W, 3), or (B, H, W, 3)")
-        return list(torch.from_numpy(images.reshape(-1, *images.shape[-3:])).permute(0, 3, 1, 2))
-    if isinstance(images, Tensor):
-        return list(images) if images.ndim == 4 else [images]
-    if isinstance(images, Sequence):
-        return [image for given in images for image in tensors_of(given)]
-    raise InputError(
-        f"`image`: a {type(images).__name__}; give PIL images, paths, URLs, arrays (H, W, 3) or tensors (3, H, W)"
-    )
 
 
 def one_of(**given: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,14 +20,20 @@ from cmd_lightning.diffusion.sampling import PerStage, chosen, given_content
 from cmd_lightning.errors import InputWarning
 from cmd_lightning.networks import AutoencoderNetwork, MotionModel
 from cmd_lightning.networks.stock import predict_content
+from cmd_lightning.pipeline.clips import Clip
+from cmd_lightning.pipeline.editing import Editing
 from cmd_lightning.pipeline.folder import Folder
-from cmd_lightning.pipeline.input import Image, Inputs, check_size
+from cmd_lightning.pipeline.images import Image
+from cmd_lightning.pipeline.input import Inputs, check_size
+from cmd_lightning.pipeline.interpolation import Interpolation
+from cmd_lightning.pipeline.longer import Longer
 from cmd_lightning.pipeline.memory import LessMemory
 from cmd_lightning.pipeline.output import CMDPipelineOutput, OutputType, check_output, to_output
 from cmd_lightning.pipeline.prompt import Embeds
 from cmd_lightning.pipeline.request import SCHEDULERS, Request, StageName
 from cmd_lightning.pipeline.speed import FasterSampling
 from cmd_lightning.pipeline.steps import StepCallback, Steps
+from cmd_lightning.pipeline.transfer import Transfer
 
 STEPS = {"content": 50, "motion": 100}
 """Denoising steps of the paper's quality figures (App. B.4)."""
@@ -36,7 +43,17 @@ GUIDANCE = {"content": 4.0, "motion": 1.0}
 
 
 class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of diffusers, whose types differ
-    Folder, LessMemory, FasterSampling, Inputs, Steps, DiffusionPipeline, StableDiffusionLoraLoaderMixin
+    Folder,
+    LessMemory,
+    FasterSampling,
+    Inputs,
+    Steps,
+    Transfer,
+    Interpolation,
+    Longer,
+    Editing,
+    DiffusionPipeline,
+    StableDiffusionLoraLoaderMixin,
 ):
     """Content-motion latent diffusion: a content frame, then its motion latent, then the video.
 
@@ -137,13 +154,25 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
         return self._generate_motion(content, self._begin(Request(values, seeds, steps, guidance)))
 
     def _generate_content(self, request: Request) -> Tensor:
+        known = request.known.get("content")
+        if known is not None and not known.strength:
+            return known.clean
         denoiser = functools.partial(predict_content, self.unet, attention_kwargs=request.attention_kwargs)
-        return self._denoise("content", denoiser, self.latent_spec.content, request)
+        content = self._denoise("content", denoiser, self.latent_spec.content, request, known)
+        return content if known is None else known.restore(content, known.clean.to(content))
 
     def _generate_motion(self, content: Tensor, request: Request) -> Tensor:
+        known, normal = request.known.get("motion"), None
+        if known is not None:
+            if not known.strength:
+                return known.clean
+            clean = known.clean.to(self.autoencoder.motion_mean)
+            normal = replace(known, clean=self.autoencoder.normalize_motion(clean))
         network = self.motion_model
         denoiser = given_content(network, content.to(compat.execution_device(network), network.dtype))
-        return self.autoencoder.denormalize_motion(self._denoise("motion", denoiser, self.latent_spec.motion, request))
+        normalized = self._denoise("motion", denoiser, self.latent_spec.motion, request, normal)
+        motion = self.autoencoder.denormalize_motion(normalized)
+        return motion if known is None else known.restore(motion, known.clean.to(motion))
 
     @torch.no_grad()
     def __call__(
@@ -151,6 +180,8 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
         prompt: str | Sequence[str] | None = None,
         class_labels: int | Sequence[int] | None = None,
         image: Image | Sequence[Image] | None = None,
+        video: Clip | Sequence[Clip] | None = None,
+        strength: PerStage = None,
         negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -163,6 +194,8 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Tensor | Mapping[str, Tensor] | None = None,
         content: Tensor | None = None,
+        motion: Tensor | None = None,
+        keep: Mapping[str, Tensor] | None = None,
         prompt_embeds: Embeds = None,
         negative_prompt_embeds: Embeds = None,
         output_type: OutputType = "pil",
@@ -179,6 +212,10 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
             image: An image to set in motion, or several: PIL images, paths, URLs, arrays `(H, W, 3)` or tensors
                 `(3, H, W)`, uint8 or floats in [0, 1]. Those of another size than the model's are resized and cropped,
                 see `fit_image`. The content model is not run.
+            video: A clip to change, or several, see `Clip`: both its latents are noised by `strength` and denoised.
+            strength: How far to change what is given, one number or {"content": ..., "motion": ...}: the share of the
+                denoising steps that run. 0 leaves it as it is, 1 generates it from scratch. By default 0.75 for
+                `video`, 1 where `keep` holds the rest, else 0.
             negative_prompt: What guidance leads away from, one for all prompts or one each; by default nothing.
             height: Height in pixels; only the model's own.
             width: Width in pixels; only the model's own.
@@ -193,7 +230,11 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
             generator: Source of seeds, or one for each video; by default torch's global one.
             latents: Standard normal noise to start from, `(B, *shape)` by stage, see `latent_spec`; a tensor is that of
                 the first stage that runs.
-            content: Content frames `(B, C, H, W)` to set in motion, as in the output; the content model is not run.
+            content: Content frames `(B, C, H, W)`, as in the output or from `encode_clips`; the content model is not
+                run, unless `strength` is above 0.
+            motion: Motion latents `(B, D, T, S)`, as in the output or from `encode_clips`; the motion model is not run,
+                unless `strength` is above 0.
+            keep: Where given latents stay as they are while the rest is denoised, by stage: bool, broadcast to them.
             prompt_embeds: Encoded prompts in the place of `prompt`, as `encode_prompt` returns them; see `Embeds`.
             negative_prompt_embeds: Encoded negative prompts, in the same forms.
             output_type: "pil", "np", "pt" or "latent", see `CMDPipelineOutput`.
@@ -225,7 +266,11 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
             seeds=seeds,
             generator=generator,
             latents=latents,
+            video=video,
             content=content,
+            motion=motion,
+            strength=strength,
+            keep=keep,
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
             attention_kwargs=attention_kwargs,
@@ -233,8 +278,8 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
         self._begin(request, callback_on_step_end, callback_on_step_end_tensor_inputs)
         for note in dict.fromkeys(note for notes in request.notes for note in notes):
             warnings.warn(note, InputWarning, stacklevel=3)  # past `torch.no_grad`
-        content = self._generate_content(request) if request.content is None else request.content
-        if self._interrupt:
+        content = self._generate_content(request)
+        if self._interrupt and "motion" not in request.known:
             motion = self.autoencoder.denormalize_motion(content.new_zeros(len(content), *self.latent_spec.motion))
         else:
             motion = self._generate_motion(content, request)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from cmd_lightning.conditioning import Values
-from cmd_lightning.diffusion.sampling import PerStage
+from cmd_lightning.diffusion.sampling import Known, PerStage
 from cmd_lightning.networks import Condition
 
 StageName = Literal["content", "motion"]
@@ -35,7 +35,7 @@ class Request:
         guidance_rescale: See `Guided`.
         attention_kwargs: Arguments for the attention processors of a Stable Diffusion U-Net; its `scale` is that of
             LoRA adapters.
-        content: Content frames `(B, C, H, W)` that are given, so that the content model is not run.
+        known: Content frames `(B, C, H, W)` and motion latents `(B, D, T, S)` that are given, by stage.
         notes: For each video, what its user should know: truncated prompts, resized images.
     """
 
@@ -49,5 +49,5 @@ class Request:
     latents: Mapping[str, Tensor] = field(default_factory=dict)
     guidance_rescale: float = 0.0
     attention_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    content: Tensor | None = None
+    known: Mapping[str, Known] = field(default_factory=dict)
     notes: Sequence[list[str]] = ()

@@ -82,6 +82,14 @@ def test_a_checkpoint_without_a_clock_is_rejected(tmp_path):
         trainings.finished(placed(CONFIG, tmp_path, 0, 10))
 
 
+def test_seconds_before_there_was_a_clock_count(tmp_path):
+    trainings = Trainings(time.monotonic() + 100, Fit(20, clock=False))
+    (tmp_path / "cpu_seconds.json").write_text("7.5")
+    assert trainings.finished(placed(CONFIG, tmp_path, 0, 10)).seconds == 7.5
+    trainings.fit = Fit(20)
+    assert trainings.finished(placed(CONFIG, tmp_path, 0, 40)).seconds == 7.5 + 80
+
+
 class Steps(LightningModule):
     """Counts its steps."""
 
