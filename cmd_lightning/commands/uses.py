@@ -89,7 +89,7 @@ def uses_of(
         if not Path(file).exists():
             raise InputError(f"{FILES[name]} {file}: there is no such file; check the path")
     check_together(given, num, strength, options)
-    common = {f"{stage}_strength": value for stage, value in (strength or {}).items()} | options
+    common: dict[str, Any] = {f"{stage}_strength": value for stage, value in (strength or {}).items()} | options
     if common.get("interpolate"):
         first, second = given["video"]
         return [Use(video=first, second=second, weight=i / (num - 1), **common) for i in range(num)]
@@ -100,7 +100,10 @@ def uses_of(
         raise InputError(
             f"{FILES[wrong[0]]}: {len(given[wrong[0]])} files for {count} videos; give one, or one for each"
         )
-    return [Use(**{name: files[i % len(files)] for name, files in given.items()}, **common) for i in range(count)]
+    chosen: list[dict[str, Any]] = [
+        {name: files[i % len(files)] for name, files in given.items()} for i in range(count)
+    ]
+    return [Use(**own, **common) for own in chosen]
 
 
 def check_together(
@@ -160,8 +163,8 @@ def begun(pipeline: CMDPipeline, uses: Sequence[Use], call: dict[str, Any]) -> A
         call |= {"video": given["video"]} | ({"strength": strength} if strength else {})
         return pipeline.edit(mask=use.mask, **call) if use.mask else pipeline(**call)
     if given:
-        own = {"strength": strength["motion"]} if "motion" in strength else {}
-        return pipeline.transfer(given.get("content_from"), given.get("motion_from"), **call, **own)
+        call |= {"strength": strength["motion"]} if "motion" in strength else {}
+        return pipeline.transfer(given.get("content_from"), given.get("motion_from"), **call)
     return pipeline(**call)
 
 
@@ -183,7 +186,9 @@ def use_of(data: Mapping[str, Any] | None) -> Use | None:
 
 def next_to(use: Use, folder: Path) -> Use:
     """A use whose missing files are looked for in a folder, that of its record."""
-    moved = {name: str(folder / Path(file).name) for name, file in use.files.items() if not Path(file).exists()}
+    moved: dict[str, Any] = {
+        name: str(folder / Path(file).name) for name, file in use.files.items() if not Path(file).exists()
+    }
     if missing := [file for file in moved.values() if not Path(file).exists()]:
         raise InputError(f"{missing[0]}: the record needs it; put it there, next to the record")
     return replace(use, **moved)
