@@ -10,8 +10,7 @@ import numpy as np
 from cmd_lightning.errors import InputError
 from cmd_lightning.image_io import shown
 from cmd_lightning.video_file import MAX_DECODED_PIXELS, MAX_FRAME_PIXELS, VideoError
-from cmd_lightning.video_index import FrameIndex
-from cmd_lightning.video_start import Mark
+from cmd_lightning.video_index import FrameIndex, Mark
 from cmd_lightning.viewing import Seen, Viewing
 
 _HEAD = 2**16  # bytes; what comes before the first image of a PNG, as its colour profile, is shorter

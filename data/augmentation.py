@@ -37,7 +37,6 @@ class Augmentation:
     backgrounds: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the numbers and colours."""
         for name, value in (("shift", self.shift), ("scale", self.scale)):
             if not 0 <= value < 1:
                 raise InputError(f"augment.{name} {value}: give a number from 0, and below 1, e.g. 0.1")

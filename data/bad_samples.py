@@ -51,12 +51,9 @@ class BadShare:
     def _judge(self, samples: int) -> None:
         known = len(self.known) * samples / self.good if self.known else 0
         if len(self.bad) + known > self.most * (samples + known):
-            listed = list_bad(self.bad + self.known, most=3)
-            raise InputError(
-                f"data.max_bad_share {self.most:g}: too many samples are bad, {len(self.bad)} of {samples}"
-                f"{f' and {len(self.known)} known before' if self.known else ''}: {listed}; fix or remove them, or "
-                "raise the share"
-            )
+            found = f"{len(self.bad)} of {samples}{f' and {len(self.known)} known before' if self.known else ''}"
+            problem = f"too many samples are bad, {found}: {list_bad(self.bad + self.known, most=3)}"
+            raise InputError(f"data.max_bad_share {self.most:g}: {problem}; fix or remove them, or raise the share")
 
 
 def known_bad(shards: Sequence[Shard]) -> list[Bad]:

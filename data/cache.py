@@ -47,14 +47,10 @@ class ShardCache(FetchOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.gigabytes <= 1e9:
-            raise InputError(
-                f"remote.gigabytes {self.gigabytes}: must be above 0 and at most 1e9, and hold one shard at least"
-            )
+            raise InputError(f"remote.gigabytes {self.gigabytes}: must be above 0 and at most 1e9; give e.g. 50")
 
     def open(self, url: str, size: int | None = None) -> BinaryIO:
-        """The local copy of a shard, opened for reading; it is fetched if there is none of this size.
-
-        It stays readable when it is removed from the folder.
+        """The local copy of a shard, fetched if there is none of this size; readable also when it is removed later.
 
         Raises:
             FetchError: The shard cannot be had, or has another size.
@@ -97,10 +93,8 @@ class ShardCache(FetchOptions):
             if total is None:
                 total = max(end, min(end + _STEP, limit)) if end > room else room
             if total > limit:
-                raise InputError(
-                    f"remote.gigabytes {self.gigabytes}: {url} alone has {total / 1e9:.3g} GB or more; "
-                    "raise it to hold some shards at a time"
-                )
+                size = f"{total / 1e9:.3g} GB or more"
+                raise InputError(f"remote.gigabytes {self.gigabytes}: {url} alone has {size}; raise it to hold some")
             with _folder_errors(part.parent):
                 if total != room:
                     _make_room(part, total, limit)
@@ -175,7 +169,5 @@ def _folder_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(
-            f"remote.folder {folder}: cannot be used ({reason(error)}); free space there, lower remote.gigabytes, "
-            "or name a folder that can be written"
-        ) from error
+        remedy = "free space there, lower remote.gigabytes, or name another folder"
+        raise InputError(f"remote.folder {folder}: cannot be used ({reason(error)}); {remedy}") from error

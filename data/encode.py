@@ -87,10 +87,7 @@ def _chunk(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 class EncodingData(LightningDataModule):
-    """The chunks of this rank's shards, without those of which the folder `out` holds one of the same name.
-
-    The `urls` are those of all shards, the same on every rank; each rank has so many `workers`.
-    """
+    """The chunks of this rank's part of all shards, `urls`, without shards that the folder `out` has already."""
 
     def __init__(self, urls: Sequence[str], out: Path, chunks: WholeShards, workers: int) -> None:
         super().__init__()

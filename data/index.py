@@ -10,6 +10,7 @@ import json
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from cmd_lightning.atomic_files import replaced
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import IMAGE_SUFFIXES
 from cmd_lightning.data.fetch import STORES, WEB, protocol_of
-from cmd_lightning.data.plan import stable_hash, unique_names
+from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.selecting import Selection
 from cmd_lightning.data.tar import CUT, NO_VIDEO, STILL, Sample, read_samples
 from cmd_lightning.errors import InputError
@@ -103,8 +104,13 @@ def place_of(url: str) -> Place:
 
 
 def shard_names(urls: Sequence[str]) -> list[str]:
-    """A name for each shard, by which keys of its samples begin: that of its file, with a number where it repeats."""
-    return unique_names([place_of(url).name.removesuffix(".tar") for url in urls])
+    """A unique name for each shard, with which keys of its samples begin: that of its file, if taken as "000000~2"."""
+    times: Counter[str] = Counter()
+    names = []
+    for name in (place_of(url).name.removesuffix(".tar") for url in urls):
+        times[name] += 1
+        names.append(name if times[name] == 1 else f"{name}~{times[name]}")
+    return names
 
 
 def expand(shards: str | Sequence[str], option: str = "shards", remote: ShardCache | None = None) -> list[str]:
@@ -133,9 +139,7 @@ def expand(shards: str | Sequence[str], option: str = "shards", remote: ShardCac
 def _resolve(url: str, option: str, remote: ShardCache) -> list[str]:
     protocol = protocol_of(url)
     if protocol in WEB and "@" in urlsplit(url).netloc:
-        raise InputError(
-            f"`{option}`: addresses with user:password@ are not read; sign the address, or use pipe:COMMAND"
-        )
+        raise InputError(f"{option}: addresses with user:password@ are not read; sign the address, or use pipe:COMMAND")
     if protocol in STORES:
         from cmd_lightning.data.store import find_shards
 
@@ -143,10 +147,9 @@ def _resolve(url: str, option: str, remote: ShardCache) -> list[str]:
     elif protocol in WEB or os.path.isfile(url) or (protocol and remote.allow_commands):
         found = [url]
     elif re.match(r"[\w.+-]{2,}:", url) and not os.path.exists(url):  # C: is a drive
-        raise InputError(
-            f"{option} {url}: only paths and addresses of {', '.join((*WEB, *STORES))} are read; commands and other "
-            "addresses only with data.remote.allow_commands true (`shards check --allow-commands`)"
-        )
+        known = ", ".join((*WEB, *STORES))
+        remedy = "for commands, set data.remote.allow_commands true (`shards check --allow-commands`)"
+        raise InputError(f"{option} {url}: only paths and addresses of {known} are read; {remedy}")
     else:
         found = sorted(glob(os.path.join(url, "*.tar") if os.path.isdir(url) else url))
     if not found:

@@ -15,9 +15,7 @@ from torch import Tensor
 
 from cmd_lightning.data.clips import LATENT_SUFFIX, BadSample, read_caption, read_facts, read_label
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-"""That latents are stored in."""
-
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}  # that latents are stored in
 _AXES = {"moments": 5, "content": 4, "motion": 4}  # of a sample's clips, K included
 _TEXT_AXES = {"pooled": 1, "tokens": 2, "mask": 1}
 _MOST_HEADER_BYTES = 2**16  # a dozen tensors take one or two thousand; each of a hostile million would be an object

@@ -80,12 +80,10 @@ class LatentStore:
         self.summary: dict[str, Any] = {"samples": 0, "shards": 0, "bad": Counter(), "failed": {}}
 
     def take(self, chunk: dict[str, Any], encoded: dict[str, Any]) -> None:
-        """Keep what was made of a chunk of `WholeShards`, or end its shard.
+        """Keep what was encoded of a chunk of `WholeShards`, or end its shard.
 
-        Args:
-            chunk: The clips, or the end of a shard.
-            encoded: "latents" of the clips by name; "text" of those that are the first of their video, by
-                fingerprint and part. Nothing at the end of a shard.
+        `encoded` has "latents" of the clips by name, and "text" of those that are the first of their video, by
+        fingerprint and part; nothing at the end of a shard.
         """
         name = chunk["shard"]
         part = self._open[name] = self._open.get(name) or _Part(self._folder / name)

@@ -2,7 +2,6 @@
 
 import hashlib
 import random
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -31,18 +30,8 @@ def stable_hash(*parts: object) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def unique_names(names: Sequence[str]) -> list[str]:
-    """The names, each but the first of equal ones with a number: "a", "b", "a~2"."""
-    times: Counter[str] = Counter()
-    unique = []
-    for name in names:
-        times[name] += 1
-        unique.append(name if times[name] == 1 else f"{name}~{times[name]}")
-    return unique
-
-
 def clip_draw(seed: int, epoch: int, key: str, instead_of: str = "") -> int:
-    """What a clip's start and crop are drawn from; `instead_of` is the key of a bad sample that it stands in for."""
+    """The seed of a clip's start and crop; `instead_of` is the key of a bad sample that the clip replaces."""
     return stable_hash("clip", seed, epoch, key, instead_of)
 
 

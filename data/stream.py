@@ -19,11 +19,11 @@ from typing import Any, BinaryIO
 import webdataset
 
 from cmd_lightning.data.bad_samples import Bad, list_bad
-from cmd_lightning.data.batch import BatchStream
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import BadSample, SampleLoader, collate
 from cmd_lightning.data.fetch import FetchError
 from cmd_lightning.data.index import Shard, is_remote, shard_names
+from cmd_lightning.data.loader import BatchStream
 from cmd_lightning.data.plan import Interval, Part, assign, batch_sizes, clip_draw, stable_hash
 from cmd_lightning.data.stages import Stage, Stages
 from cmd_lightning.data.tar import Sample
@@ -46,12 +46,9 @@ class ShardStream(BatchStream):
         batch_size: Samples in a batch, per rank.
         rank: This process, of `ranks`.
         ranks: Number of processes.
-        seed: Of the order and of every random choice.
-        shuffle_buffer: Undecoded samples among which the next one is drawn; 0 keeps the order of the shards.
         shuffle: Whether each epoch has another order of the shards.
-        parts: Data sets that the shards belong to, if an epoch takes them in a proportion of their own.
-        stages: The user's, see `Stages`.
-        remote: Fetches a shard while the one before it is read.
+        parts: Data sets that the shards belong to, if an epoch takes them in a given proportion.
+        seed, shuffle_buffer, stages, remote: As of `ShardDataModule`.
     """
 
     def __init__(

@@ -7,9 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SECONDS = 300.0
-"""Of processor time for a clip: ten times what the largest that is not refused takes."""
-
+SECONDS = 300.0  # CPU time for a clip: ten times what the largest that is not rejected takes
 _SLICES = 20  # how often a limit is looked at before it is reached
 
 

@@ -12,8 +12,9 @@ from PIL import Image
 
 from cmd_lightning import video_file
 from cmd_lightning.errors import InputError
+from cmd_lightning.video_encoding import mp4_bytes
 from cmd_lightning.video_file import VideoError
-from cmd_lightning.video_io import VideoReader, mp4_bytes
+from cmd_lightning.video_io import VideoReader
 
 
 def damaged():

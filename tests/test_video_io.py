@@ -15,8 +15,9 @@ from PIL import Image
 from cmd_lightning import video_io
 from cmd_lightning.errors import InputError
 from cmd_lightning.shapes.painting import make_clip
+from cmd_lightning.video_encoding import gif_bytes, mp4_bytes, write_video
 from cmd_lightning.video_file import VideoError, VideoFile
-from cmd_lightning.video_io import VideoReader, gif_bytes, mp4_bytes, natural_key, read_video, write_video
+from cmd_lightning.video_io import VideoReader, natural_key, read_video
 
 M_PERTURB = -6  # of malloc.h
 

@@ -82,7 +82,7 @@ def generate(
         raise InputError(f"--image: {len(image)} images for {len(values)} prompts; give one prompt, or one per image")
     folder = make_folder(Path(out), "--out")
     with progress("loading the model"):
-        from cmd_lightning import video_io
+        from cmd_lightning import video_encoding
         from cmd_lightning.latent_space import to_uint8
         from cmd_lightning.pipeline_input import fit_image
         from cmd_lightning.pipeline_prompt import SCHEDULERS
@@ -135,7 +135,7 @@ def generate(
         for (i, used), value, video in zip(batch, chosen, videos, strict=True):
             name = slug(value, Path(image[i]).stem if image else "")
             path = unused(folder / f"{name}-{used}.mp4", written)
-            video_io.write_video(path, video, pipeline.config.fps)
+            video_encoding.write_video(path, video, pipeline.config.fps)
             record = {"model": model, "condition": value, "image": image[i] if image else None, "seed": used}
             record["warnings"] = [*notes[i % len(values)], *(resized[i] if image else [])]
             path.with_suffix(".json").write_text(json.dumps(record | about, indent=2) + "\n")
