@@ -30,8 +30,8 @@ class WholeShards(IterableDataset):
 
     A chunk is a batch of video, with "fps" a list; "shard", the name of the shard; "epoch", a list of k for each clip,
     which is the one that training sees in epoch k; and "facts", the json of each sample as text. After the last chunk
-    of a shard comes {"shard": name, "bad": {reason: number}}, with "error": why, where the shard could not be read to
-    its end. A sample of which any clip is bad is bad as a whole; chunks may hold the clips before.
+    of a shard comes {"shard": name, "bad": {reason: number}}, with "error", the reason, where the shard could not be
+    read to its end. A sample with any bad clip is bad as a whole; chunks may hold the clips before it.
     """
 
     clips: SampleLoader

@@ -1,9 +1,7 @@
 """From the members of a sample of a latent shard to a clip of latents, as `clips` does it for video.
 
-A sample is `{key}.safetensors` with a leading axis K, the clips of one video: `moments` (K, M, T, h, w), or `content`
-(K, C, h, w) and `motion` (K, D, T, S), not normalised; and captions as a text encoder gives them,
-`text.<fingerprint>.pooled` (W), `.tokens` (L, W), `.mask` (L). `{key}.txt` is the caption; `{key}.json` the facts of
-the video, with "fps" of the clips and "made_by": {"latent_space": fingerprint, "autoencoder": fingerprint or null}.
+data/README.md lists the tensors of a sample, of which the axis K is that of the clips of one video. Its json has "fps"
+of the clips and "made_by": {"latent_space": fingerprint, "autoencoder": fingerprint or null}.
 """
 
 import math

@@ -45,8 +45,9 @@ def claim_folder(folder: Path, settings: dict[str, Any], about: dict[str, Any]) 
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"out {folder}: its {SETTINGS_NAME} is damaged; give another folder") from error
     if differing:
-        told = ", ".join(f"{name} {_short(known.get(name))}, not {_short(settings[name])}" for name in differing)
-        raise InputError(f"out {folder}: its shards were made with {told}; give the same again, or another `out`")
+        both = ((name, str(known.get(name))[:80], str(settings[name])[:80]) for name in differing)
+        found = ", ".join(f"{name} {before}, not {now}" for name, before, now in both)
+        raise InputError(f"out {folder}: its shards were made with {found}; give the same again, or another `out`")
 
 
 def index_latents(folder: Path, names: Sequence[str], classes: Classes) -> int:
@@ -192,8 +193,3 @@ class _Part:
                 os.replace(self._hidden, self._path)
             else:
                 self._hidden.unlink(missing_ok=True)
-
-
-def _short(value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -81,8 +81,8 @@ class Selection:
     ) -> tuple[list[int], float]:
         """Numbers of the frames to take of a clip, and their distance in source frames.
 
-        Its `rate` is 0.0 if unknown; where it varies, `fps` goes by the `times` of its frames, a stride does not. A
-        random start is drawn from its `key`; errors call it `title`.
+        Its `rate` is 0.0 if unknown; where it varies, `fps` uses the `times` of its frames, a stride does not. The
+        `key` seeds a random start; errors call it `title`.
         """
         if self.fps and not rate:
             raise InputError(f"fps {self.fps:g}: nothing tells the rate of {title}; give a stride instead")

@@ -17,7 +17,7 @@ def held_out(names: Sequence[str], classes: Sequence[str], share: float, seed: i
             with the same name are one clip.
         classes: The class of each clip; "" for none.
         share: Share of the clips, between 0 and 1.
-        seed: Seed of the choice.
+        seed: Of the choice.
 
     Raises:
         InputError: There are fewer than two clips.
