@@ -209,6 +209,8 @@ def read_caption(sample: dict[str, Any], facts: dict[str, Any]) -> str:
         return text
     for name in _CAPTION_FACTS:
         value = facts.get(name)
+        if isinstance(value, list):
+            value = [one for one in value if isinstance(one, str)]
         # A number that `generate` writes as its condition is a class.
         known = isinstance(value, str | list) or (name != "condition" and not isinstance(value, bool))
         if known and (text := text_of(value)):

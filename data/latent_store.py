@@ -45,8 +45,7 @@ def claim_folder(folder: Path, settings: dict[str, Any], about: dict[str, Any]) 
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"out {folder}: its {SETTINGS_NAME} is damaged; give another folder") from error
     if differing:
-        both = ((name, str(known.get(name))[:80], str(settings[name])[:80]) for name in differing)
-        found = ", ".join(f"{name} {before}, not {now}" for name, before, now in both)
+        found = ", ".join(f"{name} {_short(known.get(name))}, not {_short(settings[name])}" for name in differing)
         raise InputError(f"out {folder}: its shards were made with {found}; give the same again, or another `out`")
 
 
@@ -193,3 +192,8 @@ class _Part:
                 os.replace(self._hidden, self._path)
             else:
                 self._hidden.unlink(missing_ok=True)
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 80 else text[:77] + "..."

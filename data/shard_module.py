@@ -88,6 +88,8 @@ class ShardDataModule(StreamDataModule):
         self.seed, self.shuffle_buffer = seed, shuffle_buffer
         self.max_bad_share, self.remote = max_bad_share, remote or ShardCache()
         self.select = select if isinstance(select, dict) or select is None else importable(select, "data.select")
+        if not isinstance(stages, list | tuple | None):
+            raise InputError(f"data.stages {stages}: give a list, [my_package.my_stage]")
         self.stages = [importable(stage, "data.stages") for stage in stages or ()]
         self._found: dict[str, list[list[Shard]]] = {}
 
@@ -207,6 +209,8 @@ def _check_shards(option: str, given: Any) -> None:
     if isinstance(given, list | tuple) and not all(isinstance(one, str) for one in given):
         remedy = "write several with weights as a mapping, train_shards: {webvid/train: 0.7, openvid/train: 0.3}"
         raise InputError(f"{option} {given}: a list holds paths of one data set; {remedy}")
+    if not isinstance(given, str | list | tuple | dict | None):
+        raise InputError(f"{option} {given!r}: give a path as str, or a list of them")
     if not isinstance(given, dict):
         return
     if option != "train_shards":

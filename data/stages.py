@@ -54,7 +54,7 @@ def importable(name: str | Callable[..., Any], option: str) -> Callable[..., Any
             remedy = "give package.module.function, with the package installed or in the working directory"
             raise InputError(f"{option} {name}: cannot be imported ({error}); {remedy}") from error
     if not callable(found):
-        raise InputError(f"{option} {name}: is a {type(found).__name__}, which cannot be called; name a function")
+        raise InputError(f"{option} {name}: is of type {type(found).__name__}, which cannot be called; name a function")
     return found
 
 
@@ -117,6 +117,6 @@ def _staged(members: dict[str, Any]) -> Sample:
         try:
             held[name] = encode_based_on_extension1(members[name], name, default_handlers)
         except Exception as error:  # of whatever makes bytes of this kind
-            problem = f"{name} of {key} is a {type(members[name]).__name__}, which has no form as bytes"
+            problem = f"{name} of {key} is of type {type(members[name]).__name__}, which cannot be encoded"
             raise InputError(f"data.stages: {problem}; give bytes") from error
     return _Staged(key, place=f"{members.get('__url__', '')} {key}", held=held)

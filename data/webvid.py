@@ -55,6 +55,9 @@ class WebVidDataModule(ShardDataModule):
         check_positive(num_frames=num_frames, stride=1 if stride is None else stride)
         if fps is not None and not 0 < fps < math.inf:
             raise InputError(f"fps {fps}: must be a number above 0, e.g. 8")
+        for option, given, known in (("crop", crop, ("center", "random")), ("images", images, ("forbid", "still"))):
+            if given not in known:
+                raise InputError(f"{option} {given}: give {' or '.join(known)}")
         sides = [size, size] if isinstance(size, int) else list(size)
         if len(sides) != 2 or min(sides) < 1:
             raise InputError(f"size {size}: give one side or [height, width], in pixels, at least 1")

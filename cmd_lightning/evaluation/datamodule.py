@@ -91,8 +91,8 @@ def pair(real: ClipSource, fake: ClipSource) -> bool:
             if (names := [name for name in own if name not in others])
         ]
         if lonely:
-            names = " and ".join(lonely)
-            raise InputError(f"metrics psnr, ssim, lpips: these have no partner: {names}; rename or remove them")
+            problem = f"these have no partner: {' and '.join(lonely)}"
+            raise InputError(f"metrics psnr, ssim, lpips: {problem}; rename them, or remove them")
         fake.take([places[name_of(key)] for key in real.keys])
         return True
     if real.of != fake.of:

@@ -136,8 +136,9 @@ class _Clip:
         row = self.row
         about: dict[str, Any] = {"label": labels.get(row.label, -1), "path": row.path}
         about |= {name: value for name, value in (("class", row.label), ("captions", row.captions)) if value}
-        about |= row.facts | asdict(self.info)
-        writer.write(clip_suffix(self.path), self.path.read_bytes(), row.caption, about)
+        writer.write(
+            clip_suffix(self.path), self.path.read_bytes(), row.caption, {**about, **row.facts, **asdict(self.info)}
+        )
 
 
 def _usable(

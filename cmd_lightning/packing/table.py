@@ -102,7 +102,7 @@ def _read_csv(path: Path) -> Table:
 
 def _read_lines(path: Path, lines: Iterator[str], delimiter: str) -> Table:
     reader = _cells(lines, delimiter)
-    header = next((row for row in reader if any(row)), [])
+    header: list[str] = next((row for row in reader if any(row)), [])
     places = _expect_places(path, header)
     table = Table(set(places), notes=_notes(path, header, places, delimiter))
     surplus: list[int] = []
