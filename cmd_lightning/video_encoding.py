@@ -78,7 +78,7 @@ def mp4_bytes(video: Tensor, fps: float, *, crf: int = 17, preset: str = "medium
         codec.thread_count = 1
         codec.colorspace, codec.color_range = tag, ColorRange.MPEG
         codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-        # x264's rate control by macroblock trees reads memory that nobody has set, so the bytes would vary.
+        # x264's rate control by macroblock trees reads uninitialised memory, so the bytes would vary.
         stream.options = {"crf": str(crf), "preset": preset, "mbtree": "0"}
         for image in frames.permute(0, 2, 3, 1).contiguous().cpu().numpy():
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")

@@ -275,7 +275,7 @@ class VideoFile:
 
     @contextmanager
     def _errors(self, reason_: Reason) -> Iterator[None]:
-        """FFmpeg and PyAV tell of bad content in dozens of ways, down to failed assertions; here it becomes one."""
+        """Turns the dozens of ways in which FFmpeg and PyAV report bad content into `VideoError`."""
         try:
             yield
         except InputError:

@@ -44,7 +44,7 @@ class Augmentation:
             colour_of(colour)
 
     def draw(self, draw: int, caption: str) -> "Change":
-        """Choose what happens to a clip, from the number that its other random choices follow from."""
+        """Choose what happens to a clip; `draw` is the seed of its other random choices, too."""
         chance = random.Random(stable_hash("augment", draw))  # start and crop stay what they are without it
         flip = chance.random() < 0.5
         down, across = (chance.uniform(-self.shift, self.shift) for _ in range(2))

@@ -10,7 +10,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from cmd_lightning.data.index import Shard
 from cmd_lightning.errors import InputError
 
-_ENOUGH = 10_000  # samples: that many tell the share of bad ones, though these are often together, in a bad shard
+_ENOUGH = 10_000  # samples that show the share of bad ones, although these are often together, in a bad shard
 
 
 class Bad(NamedTuple):
@@ -23,8 +23,8 @@ class Bad(NamedTuple):
 class BadShare:
     """Counts the bad samples of a pass, and ends the run where there are too many.
 
-    The share of bad samples to accept is that of a pass, or of as much of it as is seen once that is 10,000 samples.
-    Those that are known count as if they lay evenly among the others.
+    The accepted share of bad samples is that of a whole pass, or of the samples seen so far once these are 10,000.
+    Samples that are known to be bad count as if they were spread evenly among the others.
     """
 
     def __init__(self, most: float, shards: Sequence[Shard], samples: int) -> None:

@@ -138,7 +138,7 @@ def _reuse(copy: Path, size: int | None) -> BinaryIO | None:
 
 
 def _make_room(own: Path, wanted: int, limit: int) -> None:
-    """Make `own` as long as `wanted`; first remove copies, the least recently used first, until all fits."""
+    """Extend the file `own` to the size `wanted`; before, remove the least recently used copies until all fits."""
     with FileLock(own.with_name(_LOCK), poll_interval=0.02):
         used, copies = wanted, []
         for path in own.parent.iterdir():

@@ -99,9 +99,9 @@ def choose_frames(
 ) -> list[int]:
     """Numbers of `num_frames` frames, `step` mean frame durations apart: of the nearest ones, of two the later.
 
-    `chance` draws the first one, else it is frame 0; `times` are the seconds of each of two or more frames from the
-    first, ascending. A source is too short, a `BadSample`, if the last time wanted is half a frame after its last
-    frame, or more.
+    `chance` chooses the first one, else it is frame 0; `times` are the seconds of each of two or more frames from the
+    first, ascending. A source is too short, a `BadSample`, if the last time wanted is half a frame or more after its
+    last frame.
     """
     offsets = [int(index * step + 0.5) for index in range(num_frames)]
     if times is None:

@@ -168,7 +168,7 @@ class Transfer(ABC):
         """The error for a file of another size than its index says."""
         return FetchError(
             f"{self.url}: has {found} bytes, {self.size} by its index, which is out of date; "
-            "make index.json anew with `shards check`"
+            "renew index.json with `shards check`"
         )
 
     def failure(self, why: object, tries: int = 1, kind: type[FetchError] = FetchError) -> FetchError:

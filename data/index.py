@@ -179,10 +179,9 @@ def load_index(
 ) -> list[Shard]:
     """Look shards up in the indexes of their folders; scan those that are not there or have changed size.
 
-    Remote ones without an index are fetched for that, with a warning; without `count`, none is scanned, and the shards
-    that no index knows have 0 samples. With `write`, what was scanned is kept in the index, where the folder can be
-    written; of remote shards, next to their copies. Raises `InputError` as `read_index`, and where a shard cannot be
-    fetched.
+    Remote ones without an index are fetched for that, with a warning; without `count`, none is scanned, and shards that
+    are in no index have 0 samples. With `write`, the result of a scan is kept in the index, if the folder can be
+    written; of remote shards, next to their copies. Raises `InputError` if an index or a shard cannot be fetched.
     """
     remote = remote or ShardCache()
     folders: dict[str, dict[str, Any]] = {}
@@ -229,9 +228,10 @@ def load_index(
 
 
 def read_index(folder: str, remote: ShardCache | None = None, query: str = "") -> dict[str, Any]:
-    """The index of a `Place`; an empty one where there is none or it is damaged, or its server says that there is none.
+    """The index of a `Place`; an empty one if there is none, or it is damaged.
 
-    Where it cannot be fetched for another reason, it raises `InputError`.
+    Raises:
+        InputError: It cannot be fetched.
     """
     path = Path(folder, INDEX_NAME)
     data = None
@@ -248,7 +248,7 @@ def read_index(folder: str, remote: ShardCache | None = None, query: str = "") -
             raise ValueError(f"{number} classes")
         return {"shards": shards, "classes": classes, "num_classes": max(number, len(classes))}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {"shards": {}, "classes": [], "num_classes": 0}  # nobody's, or damaged: scanning puts it right
+        return {"shards": {}, "classes": [], "num_classes": 0}  # of another program, or damaged: shards are scanned
 
 
 def _entry(
@@ -288,5 +288,5 @@ def scan(url: str, file: BinaryIO) -> Shard:
     faults = {one.key: one.fault or (STILL if one.is_still() else "") for one in read_samples(file, url)}
     bad = {key: fault for key, fault in faults.items() if fault}
     if CUT in bad.values():
-        warnings.warn(f"{url}: cut off or damaged, samples are missing; fetch or make it anew", stacklevel=2)
+        warnings.warn(f"{url}: cut off or damaged, samples are missing; fetch or pack it again", stacklevel=2)
     return Shard(url, len(faults), bad, os.fstat(file.fileno()).st_size)

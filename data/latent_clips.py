@@ -86,7 +86,7 @@ def _parse(data: bytes) -> dict[str, Tensor]:
         raise BadSample("unreadable latents")
     try:
         return load(data)
-    except Exception as error:  # the library's own, and what Python says of types and sizes that it does not know
+    except Exception as error:  # the library's, and Python's for unknown types and sizes
         raise BadSample("unreadable latents") from error
 
 

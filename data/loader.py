@@ -146,7 +146,7 @@ class StreamLoader(WebLoader):
             stream,
             batch_size=None,
             pin_memory=torch.cuda.is_available(),
-            # A generator of its own: starting an epoch must not move the global one, where models draw noise.
+            # Not the global generator: models sample their noise from it, so that starting an epoch must not use it.
             generator=torch.Generator().manual_seed(stream.seed),
             num_workers=num_workers,
             worker_init_fn=leave_signals,

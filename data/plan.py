@@ -1,4 +1,4 @@
-"""Which reader reads which samples, and what random draws hang on: pure functions, alike on all ranks."""
+"""Which reader reads which samples, and the seeds of random choices: pure functions, the same on all ranks."""
 
 import hashlib
 import random
@@ -77,7 +77,7 @@ def assign(
 ) -> list[list[list[Interval]]]:
     """Give every good sample of an epoch to exactly one reader.
 
-    The shards, with `counts` good samples each, are laid end to end, with `shuffle` in an order drawn from (seed,
+    The shards, with `counts` good samples each, are put in a line, with `shuffle` in a random order seeded by (seed,
     epoch), and the line is cut into one piece for each reader: shards are read in sequence, and shared where there are
     more readers than shards. Every rank has W workers (0 counts as 1) and full batches of `batch_size`.
 

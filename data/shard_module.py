@@ -32,7 +32,7 @@ _USED = {  # by the Trainer's verb
 
 
 class ShardDataModule(StreamDataModule):
-    """Batches from shards; a subclass says what becomes of a sample.
+    """Batches from shards; a subclass defines how a sample is loaded.
 
     Every good sample comes exactly once per epoch, for any number of ranks and workers, and every rank gets the same
     number of batches. Interrupted training resumes at the next batch.
@@ -46,7 +46,7 @@ class ShardDataModule(StreamDataModule):
         batch_size: Clips in a batch, per device.
         num_workers: Loader processes, per device.
         seed: Seed of every random choice of the data.
-        shuffle_buffer: Samples, per worker, not read yet, among which the next one is drawn in training.
+        shuffle_buffer: Samples, per worker, not read yet, from which the next one is chosen at random in training.
         max_bad_share: The largest share of bad samples to accept, from 0 to 1. They are replaced and counted; more of
             them, or of those that the index lists, end the run with a list.
         select: Conditions on the metadata of samples, as {width: {min: 512}, caption: {matches: "dog"}}, with min, max,
@@ -95,7 +95,7 @@ class ShardDataModule(StreamDataModule):
 
     @abstractmethod
     def clip_loader(self, *, training: bool) -> SampleLoader:
-        """What makes a clip of a sample, in training or in evaluation."""
+        """The function that loads a clip from a sample, in training or in evaluation."""
 
     def num_classes(self) -> int:
         """Number of classes of the shards that the Trainer's verb reads, by their indexes; 0 if these know none.

@@ -31,7 +31,7 @@ class Stages:
         self.names = [name_of(stage) for stage in stages]
 
     def __call__(self, samples: Iterable[Sample]) -> Iterator[Sample]:
-        """Yield what the last stage makes of the samples; without any stage, the samples, which are not read."""
+        """Yield the samples of the last stage; without any stage, the samples as they are, not read."""
         if not self._stages:
             yield from samples
             return
@@ -116,7 +116,7 @@ def _staged(members: dict[str, Any]) -> Sample:
     for name in members.keys() & READ:
         try:
             held[name] = encode_based_on_extension1(members[name], name, default_handlers)
-        except Exception as error:  # of whatever makes bytes of this kind
+        except Exception as error:  # of any library that encodes this kind of member
             problem = f"{name} of {key} is of type {type(members[name]).__name__}, which cannot be encoded"
             raise InputError(f"data.stages: {problem}; give bytes") from error
     return _Staged(key, place=f"{members.get('__url__', '')} {key}", held=held)

@@ -30,8 +30,8 @@ from cmd_lightning.data.tar import Sample
 from cmd_lightning.data.watchdog import Watchdog
 from cmd_lightning.errors import InputError
 
-_STANDBY = 8  # samples kept to stand in for a bad one
-_SEARCHED = 1000  # samples tried for one that can stand in where none of these can
+_STANDBY = 8  # samples kept to replace a bad one
+_SEARCHED = 1000  # samples tried where none of these is good
 
 
 class ShardStream(BatchStream):
@@ -97,7 +97,7 @@ class ShardStream(BatchStream):
     def tar_samples(self, intervals: Iterable[Interval]) -> Iterator[Sample]:
         """Samples by the headers of their shards: webdataset's reader loads each, and does not know how many come.
 
-        Those of several data sets are drawn in turn, with a chance in proportion to what is left of each.
+        Samples of several data sets are mixed at random, each chosen in proportion to the samples that are left of it.
         """
         planned = list(intervals)
         sets = [[one for one in planned if one.shard in part.shards] for part in self.parts] or [planned]
@@ -110,7 +110,7 @@ class ShardStream(BatchStream):
             yield next(samples[chosen])
 
     def shuffled(self, samples: Iterator[Sample]) -> Iterator[Sample]:
-        """Samples in the order of webdataset's shuffle, drawn by the seed."""
+        """Samples in the order of webdataset's shuffle, seeded."""
         size = self.shuffle_buffer + 1
         return webdataset.shuffle(size, initial=size, rng=self._chance("buffer"))(samples)
 
@@ -136,7 +136,7 @@ class ShardStream(BatchStream):
             yield {"error": str(error)}
 
     def decode(self, sample: Sample, instead_of: str = "") -> dict[str, Any]:
-        """Read and decode one sample with the draws that belong to it in this epoch; raises `BadSample`."""
+        """Read and decode one sample with its random choices of this epoch; raises `BadSample`."""
         draw = clip_draw(self.seed, self._epoch, sample.key, instead_of)
         with self._watchdog.watch(sample.place):
             return self.clips(sample.read(), draw, self._epoch)
@@ -169,7 +169,7 @@ class ShardStream(BatchStream):
 
 
 class Standby:
-    """Decodes the samples of a reader and finds a stand-in for a bad one, the same one wherever a resume began.
+    """Decodes the samples of a reader and replaces a bad one, by the same one wherever a resume began.
 
     It is the last good one of the eight before it, else the first good one of the reader, else of all shards.
     """
@@ -180,7 +180,7 @@ class Standby:
         self._first_good: Sample | None = None
 
     def decode(self, sample: Sample) -> tuple[dict[str, Any], list[Bad]]:
-        """The clip of a sample; or of one that stands in for it, and why."""
+        """The clip of a sample; or of one that replaces it, and the reason."""
         try:
             return self._stream.decode(sample), []
         except BadSample as reason:

@@ -127,14 +127,14 @@ def _rank(rest: str) -> int:
 
 
 def _with_dots(members: Iterator[_Found]) -> Iterator[_Found]:
-    """Members whose key has no dots, or is that of a clip (`a.720p`); others, as `a.mask.json`, are passed over."""
+    """Members whose key has no dots, or is that of a clip (`a.720p`); others, as `a.mask.json`, are ignored."""
     current: str | None = None
     waiting: list[_Found] = []  # what comes before the clip that it may belong to
     for found in members:
         key, rest, member = found
         dotted = "." in key.rpartition("/")[2]
         if not rest and current is not None and key.startswith(f"{current}."):
-            yield current, rest, member  # a fault of the file, in a member that is passed over
+            yield current, rest, member  # a fault of the file, in a member that is ignored
         elif not dotted or suffix_of(rest) in _CLIPS or not rest:
             yield from (one for one in waiting if one[0] == key)
             current, waiting = key, []
@@ -177,7 +177,7 @@ def _members(file: BinaryIO, seen: Collection[str]) -> Iterator[_Found]:
 
 
 def _headers(file: BinaryIO) -> Iterator[tarfile.TarInfo | str]:
-    """The headers of a tar file in order; at last the fault of one that is none, or ends without an archive's end."""
+    """The headers of a tar file in order; at last the fault of another file, or of one without an archive's end."""
     fault = "unreadable shard"
     try:
         file.seek(0)

@@ -82,7 +82,7 @@ class ShardFiles(Clips):
             try:
                 members = replace(sample, file=file).read()
             except BadSample as reason:
-                raise InputError(f"{self.title(index)}: {reason}; fetch or make the shard anew") from reason
+                raise InputError(f"{self.title(index)}: {reason}; fetch or pack the shard again") from reason
         reader = self._named(index, partial(VideoReader, viewing=self._viewing), video_of(members))
         read = partial(self._named, index, reader.read)
         return OpenClip(reader.frames, reader.fps, read, members, reader.times)

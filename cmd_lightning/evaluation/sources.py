@@ -45,7 +45,7 @@ class Selection:
     stride: int | None = None  # distance of the frames in source frames; 1 where neither it nor `fps` is given
     fps: float | None = None  # instead, frames per second to sample at; a slower source repeats frames
     size: tuple[int, int] | None = None  # (H, W) in pixels, scaled to cover it and cropped in the middle
-    random_start: bool = False  # draw where a clip begins, from (seed, key); otherwise it begins at frame 0
+    random_start: bool = False  # a clip begins at a random frame, by (seed, key); otherwise at frame 0
     num: int | None = None  # of clips; None takes all
     choose: Literal["random", "first"] = "random"
     seed: int = 0  # of the choice and of the starts

@@ -83,8 +83,8 @@ def read_annotations(videos: Path, captions: Path | None, prompts: Path | None =
 def number_labels(rows: list[Row], moved: bool = False, notes: Sequence[str] = ()) -> Annotations:
     """Annotations whose labels keep their numbers if all are whole ones, and else count names in alphabetical order.
 
-    What pandas makes of whole numbers once one is missing, "10.0" and "nan", are whole numbers and no label; -1 is none
-    too, as in the json of samples.
+    Pandas writes whole numbers as "10.0" and "nan" once one is missing: these are a whole number and no label; -1 is
+    no label, too, as in the json of samples.
     """
     names = sorted({row.label for row in rows} - {""})
     numbers = {name: whole_number(name) for name in names}
@@ -140,7 +140,7 @@ def read_folder(folder: Path, seed: int = 0) -> Annotations:
 
 
 def _emoji_rows(folder: Path, clips: Sequence[Path], emoji: Sequence[Emoji], seed: int) -> Annotations:
-    """The annotations of clips that are emoji: captions and classes from the names of code points, splits drawn."""
+    """The annotations of clips that are emoji: captions and classes from the names of code points, random splits."""
     source, name_of = find_names()
     rows = []
     for clip, one, (split, reason) in zip(clips, emoji, split_emoji(emoji, seed), strict=True):
@@ -243,8 +243,8 @@ def _lines(path: Path, option: str, remedy: str) -> list[str]:
 def read_msrvtt(path: Path, seed: int = 0) -> Annotations:
     """Read MSR-VTT's train_val_videodatainfo.json, test_videodatainfo.json, or one that holds both.
 
-    About twenty people described each clip. One description is drawn for it by the seed and its id, whatever their
-    order, as VideoLDM's evaluation does; all are kept next to it.
+    About twenty people described each clip. One description is chosen by the seed and the id of the clip, whatever
+    their order, as VideoLDM's evaluation does; all are kept next to it.
     """
     try:
         facts = json.loads(path.read_text(encoding="utf-8-sig"))

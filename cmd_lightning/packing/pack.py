@@ -164,7 +164,7 @@ def _usable(
 
 
 def _no_clip(path: Path) -> str:
-    """Why a file without a clip's suffix is none."""
+    """Why a file is not a clip."""
     return "still picture" if path.suffix.lower() in (".png", ".webp") else "unknown suffix"
 
 
