@@ -34,7 +34,6 @@ class BadShare:
         self._judge(samples)
 
     def add(self, seen: int, bad: Sequence[Bad]) -> None:
-        """Count a batch."""
         self.seen += seen
         self.bad += bad
         self._judge(max(self.seen, min(self.samples, _ENOUGH)))

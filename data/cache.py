@@ -116,7 +116,6 @@ class ShardCache(FetchOptions):
             part.unlink(missing_ok=True)
 
     def place(self) -> Path:
-        """The folder of the copies."""
         default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "cmd-lightning", "shards")
         folder = Path(self.folder) if self.folder else default
         try:

@@ -92,7 +92,6 @@ def _amount(videos: Sequence[VideoInfo]) -> dict[str, float]:
 
 
 def _check_shard(url: str, remote: ShardCache, look: Look) -> tuple[Shard, list[_Good]]:
-    """The shard with what is bad in it, and its good samples."""
     bad: dict[str, str] = {}
     good: list[_Good] = []
     with Shard(url, 0).open(remote) as file:
@@ -107,16 +106,15 @@ def _check_shard(url: str, remote: ShardCache, look: Look) -> tuple[Shard, list[
                 good.append(_Good(content, label, not caption))
             except BadSample as reason:
                 bad[sample.key] = str(reason)
+            except VideoError as error:
+                bad[sample.key] = error.reason
     return replace(known, bad=bad), good
 
 
 def _check_video(members: dict[str, Any], look: Look, caption: str) -> VideoInfo:
-    try:
-        reader = VideoReader(video_of(members))
-        reader.verify()
-        look(members["__key__"], reader, caption)
-    except VideoError as error:
-        raise BadSample(error.reason) from error
+    reader = VideoReader(video_of(members))
+    reader.verify()
+    look(members["__key__"], reader, caption)
     return reader.info
 
 

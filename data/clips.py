@@ -253,7 +253,6 @@ def collate(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _stack(tensors: Sequence[dict[str, Tensor]], clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stacks tensors of the same names; clips are what an error names."""
     shapes = [{name: (*tensor.shape,) for name, tensor in sorted(named.items())} for named in tensors]
     for shape, clip in zip(shapes, clips, strict=True):
         if shape != shapes[0]:

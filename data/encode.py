@@ -43,7 +43,6 @@ class WholeShards(IterableDataset):
     _watchdog: Watchdog = field(default_factory=Watchdog)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield the chunks of this worker's shards, one shard after the other."""
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         for shard in self.shards[worker::workers]:
@@ -94,7 +93,6 @@ class EncodingData(LightningDataModule):
         self.urls, self.out, self.chunks, self.workers = list(urls), out, chunks, workers
 
     def predict_dataloader(self) -> DataLoader:
-        """The chunks, from as many workers as have shards to read."""
         assert self.trainer is not None  # Lightning sets it before
         own = self.urls[self.trainer.global_rank :: self.trainer.world_size]
         left = [url for url in own if not (self.out / place_of(url).name).exists()]

@@ -165,14 +165,12 @@ class Transfer(ABC):
         self.total = total
 
     def outdated(self, found: object) -> FetchError:
-        """The error for a file of another size than its index says."""
         return FetchError(
             f"{self.url}: has {found} bytes, {self.size} by its index, which is out of date; "
             "renew index.json with `shards check`"
         )
 
     def failure(self, why: object, tries: int = 1, kind: type[FetchError] = FetchError) -> FetchError:
-        """The error for a file that cannot be read."""
         words = reason(why) if isinstance(why, BaseException) else why
         times = f", {tries} tries" if tries > 1 else ""
         return kind(f"{self.url}: cannot be read ({words}{times}); check the address and its server")

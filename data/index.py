@@ -53,7 +53,6 @@ class Shard:
         return self.samples - len(self.bad) if self.selection is None else sum(self._taken())
 
     def usable(self, file: BinaryIO) -> Iterator[Sample]:
-        """The samples that are read, in the order of the file."""
         if self.selection is not None:
             return compress(read_samples(file, self.url, self.selection.images), self._taken())
         return (sample for sample in read_samples(file, self.url) if sample.key not in self.bad)

@@ -109,7 +109,6 @@ class LatentStore:
                 part.write(self._made_by)
 
     def abandon(self) -> None:
-        """Remove what is not complete."""
         for part in self._open.values():
             part.close(keep=False)
         self._open.clear()
@@ -173,7 +172,6 @@ class _Part:
         self.bad: Counter[str] = Counter()
 
     def write(self, made_by: dict[str, str | None]) -> None:
-        """Write the sample, if its latents are good."""
         try:
             self._tar.write({"__key__": self.sample.key} | self.sample.members(made_by))
             self.samples += 1

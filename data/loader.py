@@ -123,7 +123,6 @@ class Position:
         return {"seed": self._stream.seed} | done
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Begin the next pass where the state says."""
         self._loaded = dict(state) or None
 
 
@@ -158,7 +157,6 @@ class StreamLoader(WebLoader):
         warnings.filterwarnings("ignore", message=compat.MID_EPOCH)
 
     def __len__(self) -> int:
-        """Batches in a whole epoch."""
         return len(self.stream)
 
     def batches(self) -> Iterator[dict[str, Any]]:
@@ -225,11 +223,9 @@ class StreamDataModule(LightningDataModule):
     predict_dataloader = test_dataloader
 
     def state_dict(self) -> dict[str, Any]:
-        """The position in the training data, as plain numbers and names."""
         return self._position.state_dict(self.trainer)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up a position: the next pass over the training data begins there."""
         self._position.load_state_dict(state_dict)
 
     def _loader(self, split: Split, position: Position | None = None) -> StreamLoader:

@@ -133,7 +133,6 @@ class ShardDataModule(StreamDataModule):
         return about if select is None else about | {"select": select}
 
     def has(self, split: Split) -> bool:
-        """Whether shards of the split are given."""
         return bool(self.shards[f"{split}_shards"])
 
     def stream(self, split: Split) -> ShardStream:
@@ -183,7 +182,6 @@ class ShardDataModule(StreamDataModule):
         return self._found[option]
 
     def _index(self, option: str, shards: str | list[str]) -> list[Shard]:
-        """The shards of a data set."""
         selection = Selection(self.select, images=self.stills and option != "test_shards")
         chosen = None if selection == Selection() else selection
         urls = expand(shards, option, self.remote)

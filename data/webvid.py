@@ -84,6 +84,5 @@ class WebVidDataModule(ShardDataModule):
         )
 
     def describe(self) -> dict[str, Any]:
-        """What the test clips are, as plain data for the record of a result."""
         clip = {"frames": self.num_frames, "size": list(self.size), "stride": self.stride, "fps": self.fps}
         return super().describe() | clip | {"start": "first frame"} | self.viewing.describe()

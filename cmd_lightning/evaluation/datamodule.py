@@ -55,7 +55,6 @@ class EvaluationData(LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def test_dataloader(self) -> list[DataLoader]:
-        """The batches of this process."""
         given = {side: source for side, source in (("real", self.real), ("fake", self.fake)) if source is not None}
         return list(map(self._loader, [given] if self.paired else [{side: given[side]} for side in given]))
 

@@ -134,11 +134,9 @@ class ClipSource(Dataset):
                 self.selection.frame_numbers(known, 0.0, clips.keys[index], clips.title(index))
 
     def __len__(self) -> int:
-        """Number of chosen clips."""
         return len(self.chosen)
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        """Read the clip of a number."""
         index = self.chosen[item]
         try:
             return self._load(index)

@@ -207,7 +207,6 @@ class _ClipFolder:
                 yield no_row if clip_suffix(path) else _no_clip(path), str(path.relative_to(self.folder))
 
     def _name(self, path: Path) -> str:
-        """What a file is found by."""
         return path.stem if self.moved else os.path.normpath(path)
 
     @cached_property
