@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-all lint timings clean
+.PHONY: demo test test-all lint docs timings clean
 
 $(VENV)/.base: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("cmd-lightning needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; choose another: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
@@ -14,6 +14,10 @@ $(VENV)/.base: setup.cfg pyproject.toml
 
 $(VENV)/.installed: $(VENV)/.base
 	$(RUN) -m pip install --quiet -e ".[dev]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.base
+	$(RUN) -m pip install --quiet -e ".[docs]"
 	@touch $@
 
 demo: $(VENV)/.base
@@ -33,6 +37,11 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(RUN) docs/words.py
+
+# The site in outputs/site; to read it with search: python -m http.server --directory outputs/site
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 # The CPU's timings in benchmarks/README.md, measured anew in about ten minutes; nothing else should run meanwhile.
 timings: $(VENV)/.installed

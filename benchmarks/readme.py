@@ -1,10 +1,11 @@
-"""Writes what is generated: blocks of READMEs, and the `parameters` in the zoo's cards.
+"""Writes what is generated: blocks of READMEs, and `parameters` and `naturalness` in the zoo's cards.
 
     python -m benchmarks.readme            # after a measurement, a new card, a new claim
     python -m benchmarks.readme --check    # only says what is not current, with code 2
 
-A block (such as the claims ledger, the zoo's table, the leaderboard) stands between the comments "begin NAME: python -m
-benchmarks.readme" and "end NAME". Parameters are counted on the meta device; a card's other fields stay as they are.
+A block (such as the claims ledger, the zoo's table, the leaderboard) is between the comments "begin NAME: python -m
+benchmarks.readme" and "end NAME". Parameters are counted on the meta device; naturalness is measured by
+`benchmarks.shapes.content`. A card's other fields stay as they are.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from benchmarks import dataloader, ledger, sampling
 from benchmarks.cells import command_line, read
 from benchmarks.efficiency import tables
+from benchmarks.shapes import content
 from cmd_lightning import markdown, zoo
 from cmd_lightning.commands.zoo import TITLES, short
 from cmd_lightning.errors import InputError, program
@@ -49,6 +51,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "fifth": partial(tables.measured, "fifth"),
     "shapes32": partial(tables.measured, "shapes32"),
     "dataloader": lambda: dataloader.table(read(tables.RESULTS / "dataloader.json")),
+    "content": lambda: content.comparison(read(content.RESULTS)["rows"]),
     "sampling": lambda: sampling.table(read(tables.RESULTS / "sampling.json")),
 }
 
@@ -68,8 +71,10 @@ def written(text: str, path: Path) -> str:
 
 
 def counted(text: str, of: Entry) -> str:
-    """The card of a network, with its parameters as they are now."""
-    return with_field(text, "parameters", count_parameters(of))
+    """The card of a network, with its parameters as they are now and its measured naturalness."""
+    text = with_field(text, "parameters", count_parameters(of))
+    measured = content.naturalness(of.name, read(content.RESULTS)["rows"]) if of.kind == "autoencoder" else {}
+    return with_field(text, "naturalness", measured) if measured else text
 
 
 def main() -> int:

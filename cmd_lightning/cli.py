@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from importlib.resources import files
 
 from cmd_lightning import __version__
+from cmd_lightning.commands.loading import loading
 from cmd_lightning.commands.parser import parser_of
 from cmd_lightning.errors import InputError, nearest
 
@@ -115,7 +116,8 @@ def train(verb: str, arguments: list[str]) -> None:
     from cmd_lightning.commands.early_checks import check
 
     check(verb, arguments[1:])
-    from cmd_lightning.commands.training import run
+    with loading("libraries"):
+        from cmd_lightning.commands.training import run
 
     with spelling({"ckpt_path": "--ckpt_path"}):
         run(["--help" if word == "--help-all" else word for word in arguments])

@@ -1,4 +1,4 @@
-"""The rooms of the source and which imports which, drawn for the architecture page: `python docs/rooms.py`.
+"""The rooms of the source and which imports which, drawn as docs/drawings/rooms.svg: `python docs/rooms.py`.
 
 Imports are read from the source text, including those within functions. `cmd_lightning/zoo` and `cmd_lightning/data`
 are symbolic links to the folders at the top.
@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import ast
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "architecture.md"
-BEGIN, END = "<!-- begin rooms: python docs/rooms.py -->\n", "<!-- end rooms -->"
+FILE = ROOT / "docs" / "drawings" / "rooms.svg"
+sys.path.append(str(FILE.parent))  # for the canvas of the other drawings
+
+from canvas import Canvas  # noqa: E402
 
 FILES = {
-    "pipeline": (
-        *("pipeline", "pipeline_folder", "pipeline_input", "pipeline_latents", "pipeline_memory", "pipeline_output"),
-        *("pipeline_prompt", "pipeline_steps", "faster_sampling", "model_card"),
-    ),
     "stable_diffusion": ("stable_diffusion", "pretrained_text"),
     "video_io": (
         *("video_io", "video_encoding", "video_file", "video_index", "animation", "gif", "image_io", "viewing"),
@@ -35,13 +34,23 @@ FILES = {
 """Rooms of files at the top of the package; any other file there is a room by itself."""
 
 GROUPS = {
-    "tools": ("benchmarks", "commands"),
-    "procedural world": ("ranking", "shapes"),
-    "the method": ("components", "pipeline", "diffusion", "conditioning", "latent_space", "stable_diffusion"),
-    "networks": ("zoo", "networks", "pretrained"),
-    "data and scores": ("callbacks", "data", "evaluation", "metrics", "packing", "video_io"),
+    "the method": (
+        "content",
+        ("components", "pipeline", "diffusion", "conditioning", "latent_space", "stable_diffusion"),
+    ),
+    "networks": ("motion", ("zoo", "networks", "pretrained")),
+    "data and scores": ("box", ("callbacks", "data", "evaluation", "metrics", "packing", "video_io")),
+    "tools and procedural world": ("plain", ("benchmarks", "commands", "ranking", "shapes")),
 }
-"""What is drawn, in boxes. "basics", which every room may import, is left out."""
+"""What is drawn: the colour and the rooms of each group. "basics", which every room may import, is left out."""
+
+PLACES = {
+    **{"benchmarks": 540, "commands": 540, "ranking": 400, "components": 260, "pipeline": 180, "callbacks": 736},
+    **{"latent_space": 260, "shapes": 400, "stable_diffusion": 260, "zoo": 70, "diffusion": 190, "conditioning": 330},
+    **{"evaluation": 500, "packing": 622, "networks": 190, "metrics": 440, "data": 622, "pretrained": 190},
+    "video_io": 540,
+}
+"""The horizontal centre of each room; its height follows from what it imports."""
 
 
 def room_of(module: str) -> str | None:
@@ -83,14 +92,28 @@ def arrows() -> dict[tuple[str, str], set[str]]:
     return dict(found)
 
 
-def diagram() -> str:
-    """The rooms as a Mermaid flow chart, without the arrows that follow from others."""
+def drawing() -> Canvas:
+    """The rooms, each above all that it imports, without the arrows that follow from others."""
     direct = {pair for pair in arrows() if "basics" not in pair}
-    lines = ["```mermaid", "flowchart TD"]
-    for number, (title, rooms) in enumerate(GROUPS.items()):
-        lines += [f"  subgraph group{number} [{title}]", *(f"    {room}" for room in rooms), "  end"]
-    lines += [f"  {a} --> {b}" for a, b in sorted(direct) if not follows(a, b, direct)]
-    return "\n".join([*lines, "```", ""])
+    heights: dict[str, int] = {}
+
+    def height(room: str) -> int:
+        if room not in heights:
+            heights[room] = 1 + max((height(b) for a, b in direct if a == room), default=-1)
+        return heights[room]
+
+    top = max(map(height, PLACES))
+    canvas = Canvas(800, 62 * (top + 1) + 44, "The rooms of the source; an arrow means that a room imports another")
+    x, y = PLACES, {room: 20 + 62 * (top - height(room)) for room in PLACES}
+    for a, b in sorted(direct):
+        if not follows(a, b, direct):
+            canvas.drop((x[a], y[a] + 32), (x[b], y[b] - 3))
+    for number, (title, (kind, rooms)) in enumerate(GROUPS.items()):
+        for room in rooms:
+            canvas.box(x[room] - 59, y[room], 118, 32, room, kind=kind)
+        canvas.box(16 + 182 * number, canvas.height - 34, 16, 16, kind=kind)
+        canvas.text(38 + 182 * number, canvas.height - 21, title, anchor="start", kind="soft", size=13)
+    return canvas
 
 
 def follows(start: str, end: str, pairs: set[tuple[str, str]]) -> bool:
@@ -106,12 +129,5 @@ def follows(start: str, end: str, pairs: set[tuple[str, str]]) -> bool:
     return False
 
 
-def main() -> None:
-    """Write the drawing into the page."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}{diagram()}{END}{after}", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    FILE.write_text(drawing().svg(), encoding="utf-8")

@@ -17,7 +17,7 @@ from cmd_lightning.diffusion.sampling import per_stage
 from cmd_lightning.diffusion.solvers import SOLVERS
 from cmd_lightning.errors import InputError, InputWarning
 from cmd_lightning.pipeline import GUIDANCE, STEPS, CMDPipeline
-from cmd_lightning.pipeline_input import fit_image
+from cmd_lightning.pipeline.images import fit_image
 from cmd_lightning.zoo.content.dit import ContentDiT
 
 FEW = {"num_inference_steps": {"content": 3, "motion": 4}, "guidance_scale": {"content": 2.0, "motion": 1.5}}

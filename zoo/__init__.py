@@ -35,7 +35,7 @@ def entry(name: str) -> Entry:
     """The entry of a name, or of a class by its full name.
 
     Raises:
-        InputError: There is none; the message has the nearest name.
+        InputError: No such entry; the message has the nearest name.
     """
     found = {entry.name: entry for entry in entries()}
     full = {f"{entry.module}.{entry.name}": entry for entry in found.values()}

@@ -33,6 +33,8 @@ class Card:
         video: Shape `(C, T, H, W)` of the videos, in the latent space that the network is made for; frames per second.
         condition_dim: Channels of the condition that `parameters` are counted with.
         autoencoder: The zoo's autoencoder whose latents `parameters` are counted for.
+        naturalness: How natural the content frames of a trained autoencoder are, by how it weighs frames: each measure
+            of `ContentNaturalness` over that of real frames, so that 1 is as natural as these.
         ranking: Results of `zoo rank` for a motion model.
         trained_on: Data, hardware and versions of a model.
         training: Config, length and validation curve of each stage of a model.
@@ -52,6 +54,7 @@ class Card:
     video: dict[str, Any] = field(default_factory=dict)
     condition_dim: int = 0
     autoencoder: str = ""
+    naturalness: dict[str, Any] = field(default_factory=dict)
     ranking: dict[str, Any] = field(default_factory=dict)
     trained_on: str = ""
     training: dict[str, Any] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ from cmd_lightning.components.cmd import compose, load_stages
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.latent_space import from_uint8
 from cmd_lightning.markdown import table
-from cmd_lightning.metrics.content_naturalness import REAL
+from cmd_lightning.metrics.content_naturalness import MEASURES, REAL
 from cmd_lightning.metrics.reconstruction import psnr
 from cmd_lightning.pipeline import CMDPipeline
 from cmd_lightning.provenance import provenance
@@ -42,7 +43,7 @@ from cmd_lightning.shapes.reader import Reading, joint_accuracy
 STAGES = ("autoencoder", "content", "motion")
 BASE = Path("configs/shapes32")
 RESULTS = Path("benchmarks/results/content.json")
-SAMPLES = {"autoencoder": 8_000, "content": 24_000, "motion": 24_000}
+SAMPLES = {"autoencoder": 6_000, "content": 20_000, "motion": 20_000}
 """Clips that a stage is trained on, at the batch size of its config."""
 CACHED = 8_000
 """Different clips of the motion stage, whose latents are kept."""
@@ -261,7 +262,8 @@ def figures(pipeline: CMDPipeline, settings: Settings) -> dict[str, Any]:
             if name == "generated" and chosen:
                 right = joint_accuracy([readings[i] for i in chosen], [expected[i] for i in chosen])
                 row["generated, seen" if kind else "generated, unseen"] = right
-    return row | {"plain": quality.generation(level="plain", motion="middle")}
+    _, other = clips(pipeline, settings.num, split="val", level="plain")
+    return row | {"plain": quality.distances(videos | {"real": real}, other)}
 
 
 HEAD = (
@@ -284,12 +286,11 @@ def comparison(rows: Rows) -> str:
         if found := [row for row in rows if variant.cell.items() <= row.items()]:
 
             def mean(*keys: str, found: Rows = found) -> float:
-                values = [row[keys[0]][keys[1]] if len(keys) > 1 else row[keys[0]] for row in found]
-                return sum(values) / len(values)
+                return fmean(row[keys[0]][keys[1]] if len(keys) > 1 else row[keys[0]] for row in found)
 
             generated = mean("generated")
             most = max(abs(row["generated"] - generated) for row in found)
-            frechet = sum(row["plain"]["generated"]["shapes_frechet_distance"] for row in found) / len(found)
+            frechet = fmean(row["plain"]["generated"]["shapes_frechet_distance"] for row in found)
             minutes = "+".join(f"{mean('cpu seconds', stage) / 60:.0f}" for stage in STAGES)
             lines.append(
                 (
@@ -302,6 +303,16 @@ def comparison(rows: Rows) -> str:
                 )
             )
     return table(HEAD, lines)
+
+
+def naturalness(autoencoder: str, rows: Rows) -> dict[str, dict[str, float]]:
+    """For an autoencoder's card: each measure of its content frames over that of real frames, means over seeds."""
+    found = {}
+    for frame in FRAMES:
+        measured = [row for row in rows if row["frame"] == frame and LAYOUTS[row["layout"]][0] == autoencoder]
+        if measured:
+            found[frame] = {name: round(fmean(row[name] for row in measured), 2) for name in MEASURES}
+    return found
 
 
 def main() -> int:
@@ -317,7 +328,7 @@ def main() -> int:
     if options.table:
         print(comparison(read(options.json)["rows"]))
         return 0
-    settings, guidance = Settings(num=256, curve_num=256, curve_steps=16), {"content": 2.0, "motion": 1.0}
+    settings, guidance = Settings(num=256, curve_steps=16), {"content": 2.0, "motion": 1.0}
     record = {"settings": {**vars(settings), "samples": SAMPLES, "guidance": guidance}} | provenance()
     trainings = Trainings(options.root, SAMPLES, time.monotonic() + 60 * options.minutes)
     cells = [

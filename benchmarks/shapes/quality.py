@@ -131,13 +131,16 @@ class Quality:
             "generated motion": generate(self.pipeline, captions, steps, of=video),
             "generated": generate(self.pipeline, captions, steps),
         }
-        real = features_of(self.features, other)
-        found = {}
-        for name, one in videos.items():
-            own = features_of(self.features, one)
+        return self.distances(videos, other)
+
+    def distances(self, videos: Mapping[str, Tensor], real: Tensor) -> dict[str, dict[str, float]]:
+        """Shapes Fréchet and kernel distance of each set of clips to the real ones."""
+        reference, found = features_of(self.features, real), {}
+        for name, video in videos.items():
+            own = features_of(self.features, video)
             found[name] = {
-                "shapes_frechet_distance": float(frechet_distance_from_features(own, real)),
-                "shapes_kernel_distance": float(kernel_distance(own, real)),
+                "shapes_frechet_distance": float(frechet_distance_from_features(own, reference)),
+                "shapes_kernel_distance": float(kernel_distance(own, reference)),
             }
         return found
 

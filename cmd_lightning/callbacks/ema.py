@@ -154,13 +154,13 @@ class EMA(Callback):
         checkpoint[CHECKPOINT_KEY] = gathered(self.average, keep=trainer.is_global_zero)
         raw = gathered(self._raw, keep=trainer.is_global_zero)
         names = {id(weight): name for name, weight in pl_module.named_parameters()}
-        # Tied weights stand in `state_dict` under each of their names.
+        # `state_dict` has tied weights under each of their names.
         for alias, weight in pl_module.named_parameters(remove_duplicate=False):
             if alias in checkpoint["state_dict"] and names[id(weight)] in raw:
                 checkpoint["state_dict"][alias] = raw[names[id(weight)]]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Takes the average over, or starts anew from the raw weights if the checkpoint has none."""
+        """Restore the average, or start it from the raw weights if the checkpoint has no average."""
         self.average, self.updates = {}, 0
         if CHECKPOINT_KEY not in checkpoint:
             rank_zero_info("The checkpoint has no EMA weights; averaging starts from its raw weights.")

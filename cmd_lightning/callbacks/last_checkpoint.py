@@ -1,4 +1,4 @@
-"""The checkpoint to resume from: written every few hundred steps, and when a fit ends or is interrupted."""
+"""The checkpoint to resume from: written every few hundred steps, and when training ends or is interrupted."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from cmd_lightning.progress import notify
 class LastCheckpoint(Checkpoint):
     """Writes `<folder>/last.ckpt`, over the one before; `ckpt_path: last` resumes from it.
 
-    Lightning's `ModelCheckpoint` keeps several and chooses by a score, but none at the end of a fit that `max_steps`
+    Lightning's `ModelCheckpoint` keeps several and chooses by a score, but none at the end of training that `max_steps`
     or `max_time` stops between two of its dates.
 
-    - A `last.ckpt` that this fit neither wrote nor resumed from belongs to another run: the first save renames it to
+    - A `last.ckpt` that this run neither wrote nor resumed from belongs to another run: the first save renames it to
       `last-1.ckpt`, or the next free number, and reports it.
     - This and all other checkpoints of the Trainer are whole files or not there, see `WholeCheckpointIO`.
     - SIGTERM, SIGUSR1 (under SLURM the `requeue_signal`) or Ctrl-C let the step that runs end, write the checkpoint and
@@ -48,7 +48,7 @@ class LastCheckpoint(Checkpoint):
             raise InputError(f"LastCheckpoint every_n_steps {every_n_steps}: give at least 1")
         self.folder = folder
         self.every_n_steps = every_n_steps
-        self._own: Path | None = None  # the file that is of this fit
+        self._own: Path | None = None  # the file of this run
         self._trainer: Trainer | None = None
         self._saved = 0
         self._last_step = 0
@@ -68,7 +68,7 @@ class LastCheckpoint(Checkpoint):
         return next((path for path in found if path), "")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Has the Trainer write and read whole checkpoints; strategies with files of their own keep theirs."""
+        """Has the Trainer write and read whole checkpoints; strategies with another format keep it."""
         self._trainer = trainer
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpointIO()
@@ -79,7 +79,7 @@ class LastCheckpoint(Checkpoint):
         self._begin(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts from where a resumed fit begins, and reports a checkpoint of another run."""
+        """Count from where a resumed run begins, and reports a checkpoint of another run."""
         self._begin(trainer)
         path, resumed = self.path(trainer), trainer.ckpt_path
         continues = path.exists() and resumed and os.path.exists(resumed) and path.samefile(resumed)
@@ -94,7 +94,7 @@ class LastCheckpoint(Checkpoint):
         self._whole = trainer.global_step != self._last_step
         self._last_step = trainer.global_step
         # At the fit's end Lightning counts the epoch as over, though `max_steps` or `max_time` may have cut it short:
-        # what is saved then cannot go on within it.
+        # what is saved then cannot resume within it.
         self._ends |= trainer.should_stop
         trainer.should_stop = self._ends and self._whole  # not while gradients wait for their step
         if self._whole and (
@@ -104,7 +104,7 @@ class LastCheckpoint(Checkpoint):
         self._stop_if_asked(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        """Heeds signals amid a validation; the resumed fit leaves the rest of it out."""
+        """Handle signals during validation; the resumed run skips the rest of it."""
         if trainer.state.fn == TrainerFn.FITTING:
             self._stop_if_asked(trainer)
 

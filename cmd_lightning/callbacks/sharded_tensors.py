@@ -37,7 +37,7 @@ def sharded_like(tensor: Tensor, weight: Tensor) -> Tensor:
 
 def finite(tensors: Iterable[Tensor]) -> Tensor:
     """Whether what this process holds is without NaN and infinity, a scalar of bool; waits for no one."""
-    # The largest magnitude cannot overflow as a sum would; of nothing there is none.
+    # The largest magnitude cannot overflow as a sum would; an empty tensor has no maximum.
     parts = [part for part in map(local, tensors) if part.numel()]
     return torch.nn.utils.get_total_norm(parts, norm_type=float("inf")).isfinite() if parts else torch.tensor(True)
 

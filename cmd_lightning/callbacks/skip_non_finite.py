@@ -1,4 +1,4 @@
-"""Leaves out the optimiser steps whose loss or gradients are NaN or infinite, and ends a fit that has only such."""
+"""Skip optimiser steps whose loss or gradients are NaN or infinite; end training after too many in a row."""
 
 from __future__ import annotations
 

@@ -16,14 +16,14 @@ SECONDS = 1.0  # at most between two moves of a bar
 
 
 class StageProgress(ProgressBar):
-    """A progress bar for the steps of a whole fit, and one for the batches of validation, test and prediction.
+    """A progress bar for all training steps, and one for the batches of validation, test and prediction.
 
     It is on standard error, and moves at least once per second, also while a batch takes longer.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._bars: list[tqdm] = []  # the one within the other, as a validation within a fit
+        self._bars: list[tqdm] = []  # nested, such as validation within training
         self._shown = True
         self._beat: threading.Event | None = None
 
@@ -118,7 +118,7 @@ def stage_name(module: LightningModule) -> str:
 
 
 def total_steps(trainer: Trainer) -> int | None:
-    """The optimiser steps of the whole fit, as far as limits tell; None if they do not."""
+    """Total optimiser steps, if the limits of the Trainer define them; else None."""
     steps = trainer.estimated_stepping_batches
     return None if steps in (-1, float("inf")) else int(steps)
 

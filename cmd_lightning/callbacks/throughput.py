@@ -39,7 +39,7 @@ class Throughput(Callback):
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
         self._steps = deque(maxlen=max(1, every))
         self._seconds, self._clips = 0.0, 0
-        self._mark = time.perf_counter()  # a fit that goes on within an epoch does not start one
+        self._mark = time.perf_counter()  # a run that resumes within an epoch does not start one
         self._last_step = trainer.global_step
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
@@ -87,7 +87,7 @@ def peak_memory(device: torch.device) -> dict[str, float]:
 
 
 def batch_size(batch: Any) -> int:
-    """The length of the first tensor with axes in a batch, nested in mappings and sequences; 0 if there is none."""
+    """The length of the first tensor with axes in a batch of mappings and sequences; 0 without such a tensor."""
     if isinstance(batch, Tensor):
         return len(batch) if batch.ndim else 0
     parts = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else ()

@@ -29,13 +29,13 @@ BACKGROUND, INK = 24, 224
 class VideoLogger(Callback):
     """Shows after validation or test what the model makes of a few of its clips.
 
-    The module offers `preview(batch) -> dict[str, Tensor]`: rows of the picture by name, each
+    The module offers `preview(batch) -> dict[str, Tensor]`: rows of the image by name, each
     `(B, C, T, H, W)` or, for still images, `(B, C, H, W)`, in [-1, 1]. It is called without gradients, with
-    the EMA weights if there are any, and with the same random seed every time, so that two pictures of a run
+    the EMA weights if there are any, and with the same random seed every time, so that two images of a run
     differ by the training only. Only the first process calls it, so it must not wait for others; where weights are
     sharded, all processes do, and the first one's are shown.
 
-    The picture is an animated GIF, `<log dir>/videos/<module>-step<N>.gif`; TensorBoard and Weights & Biases
+    The image is an animated GIF, `<log dir>/videos/<module>-step<N>.gif`; TensorBoard and Weights & Biases
     show it too when they are the logger.
 
     Args:
@@ -74,7 +74,7 @@ class VideoLogger(Callback):
             self._batch = first(batch, self.num_videos)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws the picture; at the end of the epoch, because later the EMA weights are gone."""
+        """Draw the image; at the end of the epoch, because later the EMA weights are gone."""
         log_dir = trainer.log_dir  # on every process: it is broadcast
         if self._batch is None:
             return
@@ -86,8 +86,8 @@ class VideoLogger(Callback):
             rows = pl_module.preview(batch)  # type: ignore[operator]  # torch types attributes as Tensor | Module
         if not trainer.is_global_zero:
             return
-        picture = grid({name: row[: self.num_videos] for name, row in rows.items()}, self.scale)
-        gif = gif_bytes(picture, self.fps)
+        image = grid({name: row[: self.num_videos] for name, row in rows.items()}, self.scale)
+        gif = gif_bytes(image, self.fps)
 
         own = type(pl_module).__name__.removeprefix("FSDP")  # torch puts it before the class of what is sharded
         name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", own).lower()
@@ -99,7 +99,7 @@ class VideoLogger(Callback):
             if isinstance(logger, WandbLogger):
                 logger.log_video(f"videos/{name}", [str(path)], step=trainer.global_step, format=["gif"])
             if isinstance(logger, TensorBoardLogger):
-                height, width = picture.shape[-2:]
+                height, width = image.shape[-2:]
                 add_gif(logger.experiment, f"videos/{name}", path, height, width, trainer.global_step)
 
     # A test shows the same as a validation.

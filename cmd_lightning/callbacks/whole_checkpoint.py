@@ -1,4 +1,4 @@
-"""Checkpoint files that are whole or not there: written beside the old one, read back, and only then in its place."""
+"""Complete checkpoint files or none: written next to the old one, read back, and only then put in its place."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
     """Writes and reads the checkpoints of a Trainer.
 
     The path always holds the complete old file or the complete new one, whatever ends a process while it saves (a
-    signal, a full disk, the power). What is read is plain data and tensors; code in a file is refused.
+    signal, a full disk, the power). What is read is plain data and tensors; code in a file is rejected.
 
     A file is written as `.{name}.part` in the same folder, so that the next save overwrites what a killed one left.
 
@@ -69,7 +69,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         except InputError:
             raise
         except Exception as error:
-            refusal: BaseException | None = error  # torch reports a full disk by an error of its own over the system's
+            refusal: BaseException | None = error  # torch hides the system's error for a full disk behind another
             while refusal is not None and not isinstance(refusal, OSError):
                 refusal = refusal.__cause__ or refusal.__context__
             if refusal is None:
@@ -117,10 +117,10 @@ def _alone(part: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                with contextlib.suppress(OSError):  # a folder that does not let us: the error on its way says so
+                with contextlib.suppress(OSError):  # no permission: the error that is being raised is enough
                     part.unlink(missing_ok=True)
     except Timeout as error:
-        raise InputError(f"{part}: another fit is writing it; give each fit a folder of its own") from error
+        raise InputError(f"{part}: another run is writing it; give each run a separate folder") from error
 
 
 def _size(value: Any) -> int:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cmd_lightning.commands.files import make_folder, pixels, read_prompts, tell, write_json
+from cmd_lightning.commands.loading import loading
 from cmd_lightning.commands.processes import check_nodes, clip_bar, quiet_trainer
 from cmd_lightning.errors import InputError, check_at_least, check_positive
 from cmd_lightning.metric_names import DISTANCES, PAIRED, Asked
-from cmd_lightning.progress import progress
 
 if TYPE_CHECKING:
     from cmd_lightning.evaluation.sources import ClipSource
@@ -101,7 +101,7 @@ def evaluate(
     check_targets(save_statistics, json)
     if paired and random_start:
         raise InputError("--random-start: of pairs, for psnr, ssim and lpips, both clips begin at the same frame")
-    with progress("loading"):
+    with loading("libraries"):
         from cmd_lightning.components.evaluation import Evaluation
         from cmd_lightning.data.bad_samples import describe
         from cmd_lightning.evaluation.datamodule import EvaluationData

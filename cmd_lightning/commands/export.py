@@ -12,7 +12,7 @@ from cmd_lightning.zoo import models as shipped
 
 if TYPE_CHECKING:
     from cmd_lightning.pipeline import CMDPipeline
-    from cmd_lightning.pipeline_prompt import StageName
+    from cmd_lightning.pipeline.request import StageName
 
 GIVE = "give one each of autoencoder, content and motion, or a model and the stages to replace, then the folder"
 EXAMPLES = ("a dog runs along the beach", "a red circle moves left")

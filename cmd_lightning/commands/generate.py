@@ -16,15 +16,15 @@ from cmd_lightning.commands.files import (
     unused,
     warn,
 )
+from cmd_lightning.commands.loading import loading
 from cmd_lightning.errors import InputError, InputWarning, check_positive, reason
-from cmd_lightning.progress import progress
 from cmd_lightning.zoo import model_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from cmd_lightning.pipeline import CMDPipeline
-    from cmd_lightning.pipeline_prompt import StageName
+    from cmd_lightning.pipeline.request import StageName
 
 
 def generate(
@@ -81,11 +81,11 @@ def generate(
     if image is not None and len(values) not in (1, len(image)):
         raise InputError(f"--image: {len(image)} images for {len(values)} prompts; give one prompt, or one per image")
     folder = make_folder(Path(out), "--out")
-    with progress("loading the model"):
+    with loading(model):
         from cmd_lightning import video_encoding
         from cmd_lightning.latent_space import to_uint8
-        from cmd_lightning.pipeline_input import fit_image
-        from cmd_lightning.pipeline_prompt import SCHEDULERS
+        from cmd_lightning.pipeline.images import fit_image
+        from cmd_lightning.pipeline.request import SCHEDULERS
         from cmd_lightning.provenance import provenance, weights_sha256
         from cmd_lightning.stable_diffusion import StableDiffusion
 

@@ -13,8 +13,8 @@ from cmd_lightning.commands.files import (
     unused,
     write_json,
 )
+from cmd_lightning.commands.loading import loading
 from cmd_lightning.errors import InputError, check_positive
-from cmd_lightning.progress import progress
 from cmd_lightning.zoo import model_folder
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def reconstruct(
         if not Path(clip).exists():
             raise InputError(f"CLIPS {clip}: there is no such file; check the path")
     folder = make_folder(Path(out), "--out")
-    with progress("loading the model"):
+    with loading(model):
         import torch
 
         from cmd_lightning.data.clips import resize_and_crop

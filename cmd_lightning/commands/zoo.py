@@ -77,6 +77,7 @@ def show(name: str, *, json: str | None = None) -> None:
         "counted for": counted_for(found),
         "config": card.config,
         "weights": f"{weights} ({card.licence})" if card.licence else weights,
+        "naturalness": natural(card.naturalness),
         "ranking": f"ranked with {len(card.ranking['seeds'])} seeds" if card.ranking.get("seeds") else "",
         "card": f"zoo/cards/{name}.md" if found.kind == "model" else "",
     }
@@ -88,6 +89,12 @@ def fields(entry: Entry) -> dict[str, Any]:
     card = entry.card
     known = {key: getattr(card, key) for key in ("name", "kind", "what", "source", "parameters", "config", "weights")}
     return known | {"module": entry.module, "ranked": bool(card.ranking)}
+
+
+def natural(measured: Mapping[str, Any]) -> str:
+    """How natural the content frames of an autoencoder are, on one line; "" where it is not measured."""
+    errors = ", ".join(f"{found['denoising_error']:.2f} with {frame}" for frame, found in measured.items())
+    return f"denoising error of content frames over that of real frames: {errors}" if errors else ""
 
 
 def counted_for(entry: Entry) -> str:

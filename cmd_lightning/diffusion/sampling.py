@@ -165,6 +165,44 @@ def computing_in(dtype: torch.dtype, denoiser: Denoiser) -> Denoiser:
     )
 
 
+@dataclass(frozen=True)
+class Known:
+    """A clean sample that denoising starts from, and that stays in places.
+
+    Args:
+        clean: `(B, ...)`, as the denoiser was trained on.
+        strength: Share of the steps that run, rounded, but at least one (SDEdit, arXiv 2108.01073): 1 starts from noise
+            alone, and at 0 nothing is changed.
+        kept: Where the sample stays `clean`, bool, broadcast to it; None for nowhere. Around it, denoising sees it with
+            the noise of each step (as in RePaint, arXiv 2201.09865).
+    """
+
+    clean: Tensor
+    strength: float = 1.0
+    kept: Tensor | None = None
+
+    def first_step(self, steps: int) -> int:
+        """The number of the step that denoising begins with."""
+        return steps - max(1, round(steps * self.strength))
+
+    def repeat(self, times: int) -> Known:
+        """What is known of each sample `times` times in a row."""
+        kept = None if self.kept is None else self.kept.repeat_interleave(times, dim=0)
+        return Known(self.clean.repeat_interleave(times, dim=0), self.strength, kept)
+
+    def restore(self, x: Tensor, clean: Tensor) -> Tensor:
+        """`x` with the places that are kept as in `clean`."""
+        return x if self.kept is None else torch.where(self.kept.to(x.device), clean, x)
+
+
+def noised(scheduler: Scheduler, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+    """A clean sample with the noise of a timestep, as the scheduler mixes them."""
+    timesteps = timestep.reshape(1).expand(len(clean))
+    if hasattr(scheduler, "scale_noise"):  # of flow matching
+        return scheduler.scale_noise(clean, timesteps, noise)
+    return scheduler.add_noise(clean, noise, timesteps)
+
+
 def sample(
     predict: Callable[[Tensor, Tensor], Tensor],
     scheduler: Scheduler,
@@ -173,6 +211,7 @@ def sample(
     generators: Sequence[torch.Generator] = (),
     on_step: Callable[[int, Tensor, Tensor], Tensor | None] = lambda step, timestep, x: None,
     stopped: Callable[[], bool] = lambda: False,
+    known: Known | None = None,
 ) -> Tensor:
     """Runs `scheduler` for `steps` steps from `noise` and returns the clean sample, in the shape of `noise`.
 
@@ -186,23 +225,35 @@ def sample(
         on_step: Called after each step with its number, timestep and the sample so far; what it returns, unless None,
             replaces the sample.
         stopped: Called before each step; once it returns True, the sample so far is returned.
+        known: What to start from, or to keep in places; None to generate all of it.
     """
     # Schedulers look every step up in tables on the CPU: a timestep on the device would be waited for. The network's
     # own are copied there once.
     scheduler.set_timesteps(steps)
     trim_trailing(scheduler)
-    on_device = scheduler.timesteps.to(noise.device).unbind()
+    begin = 0 if known is None else known.first_step(steps) * getattr(scheduler, "order", 1)
+    timesteps = scheduler.timesteps[begin:]
+    on_device = timesteps.to(noise.device).unbind()
     takes = inspect.signature(scheduler.step).parameters
     given = {"return_dict": False, "eta": 0.0, "generator": list(generators) or None}
     extra: dict[str, Any] = {name: value for name, value in given.items() if name in takes}
-    x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
-    for step, (timestep, seen) in enumerate(zip(scheduler.timesteps, on_device, strict=True)):
+    if known is not None and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(begin)
+    if known is None or begin == 0:
+        x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
+    else:
+        x = noised(scheduler, known.clean, noise, timesteps[0])
+    for step, (timestep, seen) in enumerate(zip(timesteps, on_device, strict=True)):
         if stopped():
             break
         x_in = scheduler.scale_model_input(x, timestep) if hasattr(scheduler, "scale_model_input") else x
         # A copy: solvers keep predictions, and a CUDA graph writes the next one over the last.
         prediction = predict(x_in, seen.expand(len(x))).to(x.dtype, copy=True)
         x = scheduler.step(prediction, timestep, x, **extra)[0]
+        if known is not None and known.kept is not None:
+            last = step + 1 == len(timesteps)
+            clean = known.clean if last else noised(scheduler, known.clean, noise, timesteps[step + 1])
+            x = known.restore(x, clean)
         changed = on_step(step, timestep, x)
         x = x if changed is None else changed
     return x
@@ -212,7 +263,7 @@ def trim_trailing(scheduler: Scheduler) -> None:
     """Takes away a step too many.
 
     For some numbers of steps, such as 61 or 103, rounding gives the "trailing" timesteps of diffusers one more, at -1,
-    which tables read as pure noise: the last step would start anew.
+    which tables read as pure noise: the last step would start again.
     """
     if scheduler.timesteps[-1] >= 0:
         return

@@ -15,7 +15,8 @@ from torchmetrics.utilities import rank_zero_warn
 
 from cmd_lightning import compat
 from cmd_lightning.errors import InputError, reason
-from cmd_lightning.metrics.inputs import check_rgb, covering, unit_range
+from cmd_lightning.image_io import covering
+from cmd_lightning.metrics.inputs import check_rgb, unit_range
 from cmd_lightning.metrics.precision import Frozen, KeepsPrecision, float32_weights, single_precision
 from cmd_lightning.metrics.torchscript import UNTRUSTED, is_torchscript, load_torchscript
 from cmd_lightning.provenance import sha256
@@ -32,15 +33,15 @@ NOT_AT_HAND = (
 
 OTHER_ACTIVATION = "model {model}: weights {pretrained} were trained with QuickGELU; use {model}-quickgelu"
 
-PICTURES = 256  # that go through the network at once
+IMAGES = 256  # that go through the network at once
 
 
 class CLIPSimilarity(KeepsPrecision, Metric):
     """Cosine of each frame with the caption, averaged over the frames of a video and then over the videos.
 
     The cosine is raw, in [-1, 1]: not times 100 and not cut at 0. (torchmetrics' `CLIPScore` is both; with the same
-    weights and pictures it is `100 * max(value, 0)`.) Which values are good depends on the model alone, so a value is
-    to be told with the model's name, and with how many videos and frames. OpenAI's ViT-B/32 is the one of the
+    weights and images it is `100 * max(value, 0)`.) Values of different models cannot be compared, so report
+    the model, and the numbers of videos and frames, with a value. OpenAI's ViT-B/32 is the one of the
     literature (GODIVA, arXiv 2104.14806).
 
     Args:
@@ -60,6 +61,18 @@ class CLIPSimilarity(KeepsPrecision, Metric):
 
     Raises:
         InputError: A model without a tokenizer, or a name or weights that cannot be opened: see `open_clip_model`.
+
+    Example:
+        A small model with random weights; `CLIPSimilarity()` has the published ones.
+
+        >>> import open_clip, torch
+        >>> from cmd_lightning.metrics import CLIPSimilarity
+        >>> vision = open_clip.CLIPVisionCfg(layers=1, width=64, patch_size=16, image_size=32)
+        >>> text = open_clip.CLIPTextCfg(layers=1, width=64, heads=1)
+        >>> metric = CLIPSimilarity(open_clip.CLIP(8, vision, text), open_clip.SimpleTokenizer())
+        >>> metric.update(torch.rand(2, 3, 4, 32, 32), ["a dog", "a cat"])
+        >>> -1 < metric.compute() < 1
+        tensor(True)
     """
 
     is_differentiable = False
@@ -100,7 +113,7 @@ class CLIPSimilarity(KeepsPrecision, Metric):
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def pictures(self, video: Tensor) -> Tensor:
+    def images(self, video: Tensor) -> Tensor:
         """The N images `(B, N, C, h, w)` in [0, 1] that the model sees of each clip: here every frame.
 
         Args:
@@ -126,9 +139,9 @@ class CLIPSimilarity(KeepsPrecision, Metric):
         weight = next(self.model.parameters(), video)
         with single_precision(video.device):
             texts = self.model.encode_text(self.tokens(captions).to(video.device))
-            pictures = self.pictures(video)
-            number = pictures.shape[1]
-            parts = (normalised(self.model.visual, p, self.resize) for p in pictures.flatten(0, 1).split(PICTURES))
+            images = self.images(video)
+            number = images.shape[1]
+            parts = (normalised(self.model.visual, p, self.resize) for p in images.flatten(0, 1).split(IMAGES))
             images = torch.cat([self.model.encode_image(part.to(weight.dtype)) for part in parts])
         cosines = cosine_similarity(images.double(), texts.double().repeat_interleave(number, dim=0))
         return cosines.view(-1, number).mean(1)
@@ -166,20 +179,20 @@ class CLIPSimilarity(KeepsPrecision, Metric):
         return self.total / self.count
 
 
-def normalised(visual: Any, pictures: Tensor, resize: Resize = "crop") -> Tensor:
-    """Pictures `(N, C, h, w)` in [0, 1] at the size and in the value range of an open_clip model's visual part."""
+def normalised(visual: Any, images: Tensor, resize: Resize = "crop") -> Tensor:
+    """Images `(N, C, h, w)` in [0, 1] at the size and in the value range of an open_clip model's visual part."""
     from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
     size = visual.image_size if isinstance(visual.image_size, tuple) else (visual.image_size,) * 2
     if resize == "crop":
-        pictures = covering(pictures, size, "bicubic")
-    elif pictures.shape[-2:] != size:
-        pictures = interpolate(pictures, size, mode="bicubic", antialias=True).clamp(0, 1)
+        images = covering(images, size, "bicubic")
+    elif images.shape[-2:] != size:
+        images = interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
     mean, std = (
-        torch.tensor(getattr(visual, name, None) or default, dtype=torch.float32, device=pictures.device).view(3, 1, 1)
+        torch.tensor(getattr(visual, name, None) or default, dtype=torch.float32, device=images.device).view(3, 1, 1)
         for name, default in (("image_mean", OPENAI_DATASET_MEAN), ("image_std", OPENAI_DATASET_STD))
     )
-    return (pictures - mean) / std
+    return (images - mean) / std
 
 
 @float32_weights()

@@ -40,6 +40,19 @@ class ContentNaturalness(Metric):
 
     Raises:
         InputError: The noise is not positive.
+
+    Example:
+        Noise has more energy at high frequencies than smooth frames have.
+
+        >>> import torch
+        >>> from cmd_lightning.metrics import ContentNaturalness
+        >>> smooth = torch.linspace(0, 1, 32).expand(4, 3, 32, 32)
+        >>> naturalness = ContentNaturalness()
+        >>> naturalness.update(torch.rand(4, 3, 32, 32), real=False)
+        >>> naturalness.update(smooth, real=True)
+        >>> values = naturalness.compute()
+        >>> values["high_frequency"] > 0.7, values["high_frequency_of_real_frames"] < 0.1
+        (tensor(True), tensor(True))
     """
 
     is_differentiable = False

@@ -32,7 +32,7 @@ def open_feature(
             - "shapes": short for the features of the procedural world, see `ALIASES`;
             - an id or a folder of a VideoMAE or V-JEPA 2 checkpoint, see `TransformersFeatures`.
         preset: How clips are prepared: see `Preparation.parse`. The I3D needs one, "stylegan-v" by default; the shapes
-            features and those of transformers have a preparation of their own.
+            features and those of transformers have their own preparation.
         trust_torchscript: Whether to open torchscript weights of unknown origin: see `open_i3d`.
 
     Raises:

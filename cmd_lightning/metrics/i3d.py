@@ -91,6 +91,16 @@ class I3D(nn.Module):
 
     Parameters are named as in the public files `rgb_imagenet.pt` and `i3d_pretrained_400.pt`. The epsilon of the batch
     norms is 1e-3 as in the original; `set_batch_norm_eps` gives them another one.
+
+    Example:
+        On the meta device, which computes shapes only; `open_i3d` loads the published weights.
+
+        >>> import torch
+        >>> from cmd_lightning.metrics import I3D
+        >>> with torch.device("meta"):
+        ...     scores = I3D()(torch.zeros(2, 3, 16, 224, 224))
+        >>> scores.shape
+        torch.Size([2, 400])
     """
 
     num_features = 400

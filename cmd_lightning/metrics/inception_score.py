@@ -29,7 +29,7 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 42) -> tuple[T
         seed: Of the shuffling; 42 in StyleGAN-V.
 
     Returns:
-        Mean and standard deviation over the parts, two scalars in double precision. The mean lies in [1, K].
+        Mean and standard deviation over the parts, two scalars in double precision. The mean is in [1, K].
 
     Raises:
         InputError: Another shape, or fewer samples than parts.
@@ -70,6 +70,20 @@ class VideoInceptionScore(FeatureMetric):
 
     Raises:
         InputError: `splits` is below 1; or as for `open_feature`, or the number of logits cannot be measured.
+
+    Example:
+        A classifier that is sure about each clip, of four classes that are equally frequent: the score is 4.
+
+        >>> import torch
+        >>> from cmd_lightning.metrics import VideoInceptionScore
+        >>> class Classifier(torch.nn.Module):
+        ...     def forward(self, video):
+        ...         return 100 * video.flatten(1)
+        >>> score = VideoInceptionScore(Classifier(), num_features=4, splits=1)
+        >>> score.update(torch.eye(4).repeat(2, 1).view(8, 1, 4, 1, 1))  # (B, C, T, H, W)
+        >>> mean, deviation = score.compute()
+        >>> round(mean.item(), 4), deviation.item()
+        (4.0, 0.0)
     """
 
     higher_is_better = True

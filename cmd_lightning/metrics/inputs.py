@@ -1,12 +1,9 @@
-"""What metrics take, what they reject, and how images get a network's size."""
+"""What metrics take, and what they reject."""
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from cmd_lightning.errors import InputError
 
@@ -44,20 +41,3 @@ def check_features(x: Tensor, y: Tensor) -> None:
         raise InputError(f"features of shapes {shapes}: give (N, d) and (M, d), at least two of each")
     if not (x.isfinite().all() and y.isfinite().all()):
         raise InputError("features: some are not finite; leave those clips out or repair what made them")
-
-
-def covering(pictures: Tensor, size: tuple[int, int], mode: Literal["bilinear", "bicubic"]) -> Tensor:
-    """The centre of images `(N, C, h, w)` in [0, 1], resized with antialiasing until they just cover the size.
-
-    For a square that is what torchvision's `Resize` of the shorter side and `CenterCrop` do, to the pixel.
-    """
-    height, width = pictures.shape[-2:]
-    # One side gets its size exactly; the other one, rounded down, is not below it.
-    if size[0] * width >= size[1] * height:
-        whole = size[0], size[0] * width // height
-    else:
-        whole = size[1] * height // width, size[1]
-    if (height, width) != whole:
-        pictures = interpolate(pictures, whole, mode=mode, antialias=True).clamp(0, 1)
-    top, left = (round((have - want) / 2) for have, want in zip(whole, size, strict=True))
-    return pictures[..., top : top + size[0], left : left + size[1]]

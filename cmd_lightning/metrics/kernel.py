@@ -64,6 +64,17 @@ class KernelVideoDistance(FeatureDistance):
         preset: How clips are prepared: see `Preparation`.
         num_features: d; if None, the network's attribute `num_features`, else measured on a black clip.
         reset_real_features: Whether `reset` forgets the real clips too; False saves computing them each time.
+
+    Example:
+        Pixels as features; `KernelVideoDistance()` uses the published I3D.
+
+        >>> import torch
+        >>> from cmd_lightning.metrics import KernelVideoDistance
+        >>> distance = KernelVideoDistance(feature=torch.nn.Flatten(), num_features=24)
+        >>> distance.update(torch.zeros(8, 3, 2, 2, 2), real=True)
+        >>> distance.update(torch.ones(8, 3, 2, 2, 2), real=False)
+        >>> distance.compute()  # (0 + 1)³ + (1 + 1)³ - 2 (0 + 1)³
+        tensor(7., dtype=torch.float64)
     """
 
     def __init__(

@@ -14,11 +14,7 @@ from cmd_lightning.metrics.inputs import unit_range
 
 
 class PerFrame(WrapperMetric):
-    """Lifts a torchmetrics metric of two sets of images to clips: every frame counts as an image.
-
-        psnr = PerFrame(PeakSignalNoiseRatio(data_range=1.0, dim=(1, 2, 3)))
-        ssim = PerFrame(StructuralSimilarityIndexMeasure(data_range=1.0))
-        lpips = PerFrame(LearnedPerceptualImagePatchSimilarity("alex", normalize=True))
+    """Lift a torchmetrics metric of two sets of images to clips: every frame counts as an image.
 
     How frames are averaged is the metric's affair. PSNR without `dim` takes the logarithm of the squared error over all
     clips; with `dim=(1, 2, 3)` it is the mean of the frames' PSNR, which is the higher of the two, and infinite once a
@@ -29,6 +25,18 @@ class PerFrame(WrapperMetric):
 
     Raises:
         InputError: Not a metric, or one that expects another range of values.
+
+    Example:
+        Others are `StructuralSimilarityIndexMeasure(data_range=1.0)` and
+        `LearnedPerceptualImagePatchSimilarity("alex", normalize=True)`.
+
+        >>> import torch
+        >>> from torchmetrics.image import PeakSignalNoiseRatio
+        >>> from cmd_lightning.metrics import PerFrame
+        >>> psnr = PerFrame(PeakSignalNoiseRatio(data_range=1.0, dim=(1, 2, 3)))
+        >>> psnr.update(torch.full((2, 3, 4, 8, 8), 0.9), torch.ones(2, 3, 4, 8, 8))
+        >>> round(psnr.compute().item(), 3)
+        20.0
     """
 
     def __init__(self, metric: Metric, **kwargs: Any) -> None:

@@ -54,7 +54,7 @@ class Frozen(KeepsPrecision):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network.eval()
-        for parameter in network.parameters():  # TorchScript has no requires_grad_ of its own
+        for parameter in network.parameters():  # TorchScript modules have no requires_grad_
             parameter.requires_grad_(False)
 
     @torch.no_grad()

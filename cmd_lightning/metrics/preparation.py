@@ -53,7 +53,13 @@ class Preparation:
         unbiased: Whether covariances are sums over N - 1, or over N.
 
     Raises:
-        InputError: A value that is none of these, or two that do not go together.
+        InputError: An invalid value, or two that exclude each other.
+
+    Example:
+        >>> from cmd_lightning.metrics import Preparation
+        >>> preparation = Preparation.parse("videogpt,antialias=true")
+        >>> preparation.resize, preparation.levels, preparation.antialias, preparation.unbiased
+        ('crop', 'truncate', True, True)
     """
 
     name: str
@@ -87,7 +93,7 @@ class Preparation:
             return text
         preset, *settings = (part.strip() for part in str(text).split(","))
         if preset not in PRESETS:
-            raise InputError(f"preset {preset!r}: there is none of that name; {nearest(preset, PRESETS)}")
+            raise InputError(f"preset {preset!r}: no such preset; {nearest(preset, PRESETS)}")
         values = {}
         for setting in settings:
             knob, _, value = (part.strip() for part in setting.partition("="))
@@ -160,7 +166,7 @@ def _resize(video: Tensor, preparation: Preparation) -> Tensor:
     if new != old and preparation.grid == "legacy":
         video = _legacy(old[0], new[0]).to(video) @ video @ _legacy(old[1], new[1]).to(video).T
     elif new != old:
-        # Channels and frames side by side are pictures all the same; this order needs no copy.
+        # Channels and frames are resized alike, as a batch of images; this order needs no copy.
         frames = F.interpolate(video.flatten(1, 2), new, mode="bilinear", antialias=preparation.antialias)
         video = frames.unflatten(1, video.shape[1:3])
     top, left = ((length - side) // 2 for length in new)

@@ -1,4 +1,4 @@
-"""How well a clip is reconstructed, and how well a still picture would do: the floor an autoencoder must leave."""
+"""How well a clip is reconstructed, compared with a still image: the floor that an autoencoder must beat."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def ssim(prediction: Tensor, video: Tensor) -> Tensor:
 
 
 def scores(reconstruction: Tensor, video: Tensor) -> dict[str, Tensor]:
-    """PSNR and SSIM of each clip's reconstruction, and what still pictures would reach; `(B,)` each, by name."""
+    """PSNR and SSIM of each clip's reconstruction, and what still images would reach; `(B,)` each, by name."""
     return {
         "psnr": psnr(reconstruction, video),
         "ssim": ssim(reconstruction, video),
@@ -42,7 +42,7 @@ def scores(reconstruction: Tensor, video: Tensor) -> dict[str, Tensor]:
 
 
 def mean_frame(video: Tensor) -> Tensor:
-    """The mean over time, `(B, C, 1, H, W)`: the best still picture in the sense of least squares."""
+    """The mean over time, `(B, C, 1, H, W)`: the best still image in the sense of least squares."""
     return video.mean(2, keepdim=True)
 
 

@@ -1,4 +1,4 @@
-"""Saved statistics: what distances know of real clips, in a file that is refused where clips were treated otherwise."""
+"""Saved statistics of real clips, in a file that is rejected if the clips of a metric are prepared in another way."""
 
 from __future__ import annotations
 

@@ -65,6 +65,16 @@ class MetricSuite(nn.Module):
 
     Raises:
         InputError: There is no such metric, no set takes it, its network cannot be opened, or the preset is for none.
+
+    Example:
+        >>> import torch
+        >>> from cmd_lightning.metrics import MetricSuite
+        >>> suite = MetricSuite(["psnr"])
+        >>> real = torch.zeros(2, 3, 4, 64, 64)
+        >>> suite.update(real + 0.1, real=real)
+        >>> [record] = suite.results()
+        >>> record["metric"], round(record["value"], 3), record["clips"]
+        ('psnr', 20.0, {'fake': 2})
     """
 
     def __init__(

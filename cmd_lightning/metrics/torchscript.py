@@ -42,7 +42,7 @@ def load_torchscript(file: Path | BinaryIO) -> torch.jit.ScriptModule:
 @torch.no_grad()
 def set_script_eps(script: torch.jit.ScriptModule, eps: float) -> None:
     """As `set_batch_norm_eps`. Epsilon is a constant there, so the difference is added to the variance instead."""
-    # The graph tells both of scripted and of traced networks, and of batch norms that are no modules of their own.
+    # The graph tells both of scripted and of traced networks, and of batch norms that are not separate modules.
     network: Any = script  # torch does not type what is within
     graph = network.inlined_graph  # its nodes live as long as it does
     shifts: dict[tuple[str, ...], float] = {}

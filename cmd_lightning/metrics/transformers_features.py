@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError, reason
-from cmd_lightning.metrics.inputs import check_rgb, covering
+from cmd_lightning.image_io import covering
+from cmd_lightning.metrics.inputs import check_rgb
 from cmd_lightning.provenance import sha256
 
 # transformers takes seconds to import, so it is imported where it is needed.
@@ -44,6 +45,18 @@ class TransformersFeatures(nn.Module):
 
     Raises:
         InputError: The checkpoint cannot be had, is of another architecture, or lacks weights.
+
+    Example:
+        A small encoder with random weights; an id, such as "MCG-NJU/videomae-base", loads published ones.
+
+        >>> import tempfile, torch
+        >>> from transformers import VideoMAEConfig, VideoMAEModel
+        >>> from cmd_lightning.metrics import TransformersFeatures
+        >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> VideoMAEModel(VideoMAEConfig(image_size=32, num_frames=4, **sizes)).save_pretrained(folder.name)
+        >>> TransformersFeatures(folder.name)(torch.rand(2, 3, 4, 48, 64)).shape
+        torch.Size([2, 8])
     """
 
     published = False
@@ -145,7 +158,7 @@ def _load(checkpoint: str, folder: Path) -> tuple[Any, nn.Module | None]:
         raise InputError(f"checkpoint {checkpoint}: cannot be opened ({reason(error)}); {wanted}") from error
     finally:
         logging.set_verbosity(verbosity)
-    if missing := sorted(report["missing_keys"]):  # transformers fills them at random and goes on
+    if missing := sorted(report["missing_keys"]):  # transformers fills them at random and continues
         raise InputError(
             f"checkpoint {checkpoint}: transformers {version('transformers')} finds no weights for {len(missing)} "
             f"parameters ({missing[0]}, ...); complete the checkpoint, or update transformers"

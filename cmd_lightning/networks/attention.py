@@ -94,7 +94,7 @@ def space_angles(height: int, width: int, head_dim: int, device: torch.device | 
     """Axial rotary angles of a grid, `(height * width, 2 * (head_dim // 4))`.
 
     Positions run from -1 to 1 along each side and the frequencies from π to 5π (PVDM's choice: "maximum frequency
-    10"), so that an angle means the same share of the picture at every resolution.
+    10"), so that an angle means the same share of the image at every resolution.
     """
     frequency = torch.linspace(1.0, 5.0, head_dim // 4, device=device, dtype=torch.float32) * math.pi
     rows = torch.linspace(-1, 1, height, device=device, dtype=torch.float32)[:, None, None] * frequency

@@ -32,7 +32,7 @@ def compile_network(network: nn.Module, options: bool | dict[str, Any], by_block
             found = {} if isinstance(network, AutoencoderNetwork) else {"": network}
             for module in found.values():
                 module.compile(**options)
-    except Exception as error:  # torch raises many kinds, also of its own
+    except Exception as error:  # torch raises many kinds, also private ones
         raise InputError(f"model.compile {options}: give arguments of torch.compile; {reason(error)}") from error
     if not found:
         raise InputError(

@@ -26,6 +26,30 @@ class AutoencoderNetwork(Network):
 
     Attributes:
         granularity: Height and width of the videos must be multiples of it.
+
+    Example:
+        The mean frame as content, and one slot per frame for its difference in brightness:
+
+        >>> import torch
+        >>> from cmd_lightning.networks import AutoencoderNetwork, LatentSpec
+        >>> class Brightness(AutoencoderNetwork):
+        ...     def __init__(self) -> None:
+        ...         super().__init__(motion_channels=1)
+        ...
+        ...     def encode(self, video):
+        ...         content = video.mean(2)
+        ...         return content, (video - content[:, :, None]).mean((1, 3, 4))[:, None, :, None]
+        ...
+        ...     def decode(self, content, motion):
+        ...         return content[:, :, None] + motion.unsqueeze(-1)
+        ...
+        ...     def latent_spec(self, video_shape):
+        ...         channels, frames, height, width = video_shape
+        ...         return LatentSpec((channels, height, width), (1, frames, 1), slots=((3.0,),))
+        >>> video = torch.linspace(-1, 1, 4).view(1, 1, 4, 1, 1).expand(2, 3, 4, 8, 8)
+        >>> content, motion = Brightness().encode(video)
+        >>> content.shape, motion.shape, torch.allclose(Brightness().decode(content, motion), video, atol=1e-6)
+        (torch.Size([2, 3, 8, 8]), torch.Size([2, 1, 4, 1]), True)
     """
 
     granularity: int = 1
@@ -49,6 +73,10 @@ class AutoencoderNetwork(Network):
         A content model trained on such frames fits every autoencoder with the same source.
         """
         return None
+
+    def content_reach(self, frames: int) -> int:
+        """How many of the first frames of a video of `frames` frames decide its content frame; by default all."""
+        return frames
 
     def encode_content(self, video: Tensor) -> Tensor:
         """The content frame of `encode`; some networks compute it alone at lower cost."""
@@ -130,7 +158,21 @@ def for_each(timestep: Tensor | float, noisy: Tensor) -> Tensor:
 
 
 class ContentModel(Denoiser):
-    """Predicts what its objective asks for (the noise, by default) of a noisy content frame."""
+    """Predicts what its objective asks for (the noise, by default) of a noisy content frame.
+
+    Example:
+        >>> import torch
+        >>> from cmd_lightning.networks import ContentModel
+        >>> class Convolution(ContentModel):
+        ...     def __init__(self, channels: int = 3) -> None:
+        ...         super().__init__()
+        ...         self.layer = torch.nn.Conv2d(channels, channels, 3, padding=1)
+        ...
+        ...     def forward(self, content, timestep, condition):
+        ...         return self.layer(content)
+        >>> Convolution()(torch.rand(2, 3, 8, 8), 999, None).shape
+        torch.Size([2, 3, 8, 8])
+    """
 
     @abstractmethod
     def forward(self, content: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
@@ -143,6 +185,26 @@ class MotionModel(Denoiser):
     Built as `factory(latent_spec, condition_dim)`: the constructor of a subclass takes the shapes of content frame and
     motion latent, and the channels K of the pooled condition (0 for an unconditional model), then its own arguments,
     all with defaults. Its output starts at zero.
+
+    Example:
+        >>> import torch
+        >>> from cmd_lightning.networks import LatentSpec, MotionModel
+        >>> class MeanColour(MotionModel):
+        ...     def __init__(self, latent_spec: LatentSpec, condition_dim: int) -> None:
+        ...         super().__init__()
+        ...         self.layer = torch.nn.Linear(latent_spec.content[0], latent_spec.motion[0])
+        ...         torch.nn.init.zeros_(self.layer.weight), torch.nn.init.zeros_(self.layer.bias)
+        ...
+        ...     def prepare(self, content):
+        ...         return content.mean((2, 3))
+        ...
+        ...     def forward(self, motion, timestep, context, condition):
+        ...         return self.layer(context)[:, :, None, None].expand_as(motion)
+        >>> spec = LatentSpec(content=(3, 8, 8), motion=(4, 16, 2), slots=((0.0, 0.5), (1.0, 0.5)))
+        >>> model = MeanColour(spec, condition_dim=0)
+        >>> context = model.prepare(torch.rand(2, 3, 8, 8))  # once per video, not in each step
+        >>> model(torch.rand(2, *spec.motion), 999, context, None).shape
+        torch.Size([2, 4, 16, 2])
     """
 
     entry_points = ("prepare",)
@@ -174,8 +236,21 @@ class VideoDenoiser(Denoiser):
     """Predicts what its objective asks for (the noise, by default) of a noisy video: a baseline, all in one model.
 
     Built as `factory(latent, condition_dim)`: `latent` is the shape `(C, T, H, W)` of a video in its latent space, or,
-    for models of the planes of an autoencoder, its `LatentSpec`. Arguments of its own follow, all with defaults. Its
-    output starts at zero, unless the architecture is someone else's.
+    for models of the planes of an autoencoder, its `LatentSpec`. Its own arguments follow, all with defaults. Its
+    output starts at zero, unless the architecture is third-party.
+
+    Example:
+        >>> import torch
+        >>> from cmd_lightning.networks import VideoDenoiser
+        >>> class Convolution(VideoDenoiser):
+        ...     def __init__(self, latent: tuple[int, int, int, int], condition_dim: int) -> None:
+        ...         super().__init__()
+        ...         self.layer = torch.nn.Conv3d(latent[0], latent[0], 3, padding=1)
+        ...
+        ...     def forward(self, latent, timestep, condition):
+        ...         return self.layer(latent)
+        >>> Convolution((3, 4, 8, 8), 0)(torch.rand(2, 3, 4, 8, 8), 999, None).shape
+        torch.Size([2, 3, 4, 8, 8])
     """
 
     @abstractmethod

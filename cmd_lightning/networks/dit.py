@@ -134,6 +134,6 @@ def pad_to_multiple(x: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def unpatchify(x: Tensor, patch: tuple[int, int], rows: int) -> Tensor:
-    """Patches `(B, rows * columns, C * p * q)` of p × q points to pictures `(B, C, rows * p, columns * q)`."""
+    """Patches `(B, rows * columns, C * p * q)` of p × q points to images `(B, C, rows * p, columns * q)`."""
     x = x.unflatten(2, (-1, *patch)).unflatten(1, (rows, -1))  # (B, rows, columns, C, p, q)
     return x.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)

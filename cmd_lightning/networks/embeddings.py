@@ -68,7 +68,7 @@ def embedded(
         dtype: What the network computes in; a `TimestepEmbedding` gets it after the timestep.
 
     Raises:
-        InputError: The network was built for a condition, and there is none.
+        InputError: The network was built for a condition, but got None.
     """
     signal = timestep_layer(timestep) if dtype is None else timestep_layer(timestep, dtype)
     if condition_layer is None:

@@ -23,6 +23,15 @@ class LatentSpec:
         slots: One coordinate tuple for each of the S slots; the first coordinate is the kind of the slot, the others
             are positions in [0, 1] of the content frame. Kind 0 is a row, `(0, y)`; 1 a column, `(1, x)`; 2 a cell of a
             grid, `(2, y, x)`; any other kind is about the whole frame, and its positions mean what they will.
+
+    Example:
+        A clip of 16 frames of 32×32 pixels, with motion on a grid of 2×2 cells per frame:
+
+        >>> from cmd_lightning.networks import LatentSpec
+        >>> cells = tuple((2.0, y, x) for y in (0.25, 0.75) for x in (0.25, 0.75))
+        >>> spec = LatentSpec(content=(3, 32, 32), motion=(8, 16, 4), slots=cells)
+        >>> LatentSpec.of(spec.to_dict()) == spec
+        True
     """
 
     content: tuple[int, int, int]
@@ -44,6 +53,27 @@ class LatentSpec:
             return value
         slots = tuple(tuple(slot) for slot in value["slots"])
         return cls(tuple(value["content"]), tuple(value["motion"]), slots)
+
+    def reaching_into(self, mask: Tensor) -> Tensor:
+        """Which motion slots are about a part of the frame, `(S,)` bool.
+
+        Args:
+            mask: The part, `(H, W)` bool, of any size. Rows and columns are about it if they cross it, cells if they
+                touch it; slots about the whole frame always are.
+        """
+        axes = {0.0: (0,), 1.0: (1,), 2.0: (0, 1)}  # those of the frame along which a kind of slots has places
+        places = {kind: [slot[1:] for slot in self.slots if slot[0] == kind] for kind in axes}
+        reached = []
+        for kind, *place in self.slots:
+            part = mask
+            for number, axis in enumerate(axes.get(kind, ())):
+                half = 0.5 / len({own[number] for own in places[kind]})
+                size = mask.shape[axis]
+                # Rounded first: a place is a rational number, and its edge must not reach into the next pixel.
+                start, end = (round(size * edge, 6) for edge in (place[number] - half, place[number] + half))
+                part = part.narrow(axis, math.floor(start), math.ceil(end) - math.floor(start))
+            reached.append(part.any())
+        return torch.stack(reached)
 
     @property
     def packed(self) -> tuple[int, int]:
@@ -70,6 +100,13 @@ class Condition:
         pooled: `(B, K)`.
         tokens: `(B, L, K)`, or None where there is only a pooled vector.
         mask: `(B, L)` bool, True for real tokens, or None where all are.
+
+    Example:
+        >>> import torch
+        >>> from cmd_lightning.networks import Condition
+        >>> condition = Condition(pooled=torch.zeros(2, 8), tokens=torch.zeros(2, 5, 8))
+        >>> len(condition.repeat(3)), condition[:1].tokens.shape, Condition(torch.zeros(2, 8)).sequence().shape
+        (6, torch.Size([1, 5, 8]), torch.Size([2, 1, 8]))
     """
 
     pooled: Tensor

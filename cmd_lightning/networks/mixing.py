@@ -11,10 +11,10 @@ from cmd_lightning.networks.unet import group_norm, zero
 
 
 class PointAttention(nn.Module):
-    """Self-attention over the points of all pictures together, with a residual; starts as the identity.
+    """Self-attention over the points of all maps together, with a residual; starts as the identity.
 
     Args:
-        width: Channels of the pictures.
+        width: Channels of the maps.
         heads: Attention heads; must divide `width`.
         token_dim: Channels of condition tokens that the points attend to as well; 0 for none.
     """
@@ -27,11 +27,11 @@ class PointAttention(nn.Module):
         )
         self.head = zero(nn.Conv2d(width, width, 1))
 
-    def forward(self, pictures: list[Tensor], *tokens: Tensor | None) -> list[Tensor]:
-        """Pictures `(B, width, H, W)` of any sizes to the same shapes; `tokens` as for `TokenAttention`."""
-        points = [self.norm(x).flatten(2).mT for x in pictures]
+    def forward(self, maps: list[Tensor], *tokens: Tensor | None) -> list[Tensor]:
+        """Feature maps `(B, width, H, W)` of any sizes to the same shapes; `tokens` as for `TokenAttention`."""
+        points = [self.norm(x).flatten(2).mT for x in maps]
         mixed = self.attention(torch.cat(points, dim=1), *tokens).split([part.shape[1] for part in points], dim=1)
-        return [x + self.head(part.mT.unflatten(2, x.shape[2:])) for x, part in zip(pictures, mixed, strict=True)]
+        return [x + self.head(part.mT.unflatten(2, x.shape[2:])) for x, part in zip(maps, mixed, strict=True)]
 
 
 class TokenAttention(Attention):
@@ -76,9 +76,9 @@ class FrameMixing(nn.Module):
         self.hidden = nn.Conv2d(width * frames, width * frames, 1)
         self.head = zero(nn.Conv2d(width * frames, width * frames, 1))
 
-    def forward(self, pictures: list[Tensor]) -> list[Tensor]:
-        """Pictures `(B * frames, width, H, W)` of any sizes to the same shapes."""
-        return [x + self.head(F.silu(self.hidden(self.stacked(x)))).reshape(x.shape) for x in pictures]
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Feature maps `(B * frames, width, H, W)` of any sizes to the same shapes."""
+        return [x + self.head(F.silu(self.hidden(self.stacked(x)))).reshape(x.shape) for x in maps]
 
     def stacked(self, x: Tensor) -> Tensor:
         """The norm of `(B * frames, width, H, W)` as `(B, frames * width, H, W)`."""
@@ -100,6 +100,6 @@ class SpaceTimeMixing(nn.Module):
         self.space = PointAttention(width, heads) if heads else None
         self.time = FrameMixing(width, frames)
 
-    def forward(self, pictures: list[Tensor]) -> list[Tensor]:
-        """Pictures `(B * frames, width, H, W)` of any sizes to the same shapes."""
-        return self.time(pictures if self.space is None else self.space(pictures))
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Feature maps `(B * frames, width, H, W)` of any sizes to the same shapes."""
+        return self.time(maps if self.space is None else self.space(maps))

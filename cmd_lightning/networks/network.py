@@ -40,6 +40,22 @@ class Network(Recorded, ModelMixin, ConfigMixin):
     Attributes:
         entry_points: Methods besides `forward` that a pipeline calls: where the weights are offloaded, each of them
             loads the weights first.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from cmd_lightning.networks import Network
+        >>> class Scale(Network):
+        ...     def __init__(self, factor: float = 2.0) -> None:
+        ...         super().__init__()
+        ...         self.weight = torch.nn.Parameter(torch.tensor(factor))
+        ...
+        ...     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        ...         return self.weight * x
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> Scale(factor=3.0).save_pretrained(folder.name)
+        >>> network = Scale.from_pretrained(folder.name)
+        >>> network.config.factor, network(torch.ones(1)).item()
+        (3.0, 3.0)
     """
 
     gradient_checkpointing = False

@@ -1,4 +1,4 @@
-"""A U-Net over one or more pictures: convolutions see one picture, mixing blocks see all of them."""
+"""A U-Net over one or more feature maps: convolutions see one map, mixing blocks see all of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ResBlock(nn.Module):
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, signal: Tensor) -> Tensor:
-        """`x` `(B * n, inputs, H, W)`, `signal` `(B, signal)`, shared by n pictures, to `(B * n, outputs, H, W)`."""
+        """`x` `(B * n, inputs, H, W)`, `signal` `(B, signal)`, shared by n maps, to `(B * n, outputs, H, W)`."""
         told = self.signal(F.silu(signal)).repeat_interleave(len(x) // len(signal), dim=0)[:, :, None, None]
         hidden = self.conv1(F.silu(self.norm1(x)))
         if self.adaptive:
@@ -56,10 +56,10 @@ class Level(nn.Module):
 class UNet(Network):
     """The body of a U-Net (after Stable Diffusion's); its output starts at zero.
 
-    It works on a list of pictures of any sizes that share its weights.
+    It works on a list of maps of any sizes that share its weights.
 
     Args:
-        channels: Channels of the pictures, in and out.
+        channels: Channels of the maps, in and out.
         width: Channels of the first level.
         multipliers: Channels of each level over `width`; each level halves the resolution of the one before.
         layers: Residual blocks per level of the encoder; the decoder has one more.
@@ -125,38 +125,38 @@ class UNet(Network):
         self.norm = group_norm(width)
         self.head = zero(nn.Conv2d(width, channels, 3, padding=1))
 
-    def transform(self, pictures: list[Tensor], signal: Tensor, *context: Any) -> list[Tensor]:
-        """Pictures `(B * n, width, H, W)` after `stem` to pictures `(B * n, channels, H, W)`.
+    def transform(self, maps: list[Tensor], signal: Tensor, *context: Any) -> list[Tensor]:
+        """Feature maps `(B * n, width, H, W)` after `stem` to maps `(B * n, channels, H, W)`.
 
         Args:
-            pictures: One or more, n for each sample and every one with sizes of its own.
+            maps: One or more, n for each sample and each of any size.
             signal: `(B, 4 * width)`, from `timestep` and what else all blocks shall know.
-            *context: What the mixing blocks get after the pictures.
+            *context: What the mixing blocks get after the maps.
         """
         # In this order of memory CPU convolutions take three quarters of the time, and GPU ones no longer.
-        pictures = [x.contiguous(memory_format=torch.channels_last) for x in pictures]
-        skips = [pictures]
+        maps = [x.contiguous(memory_format=torch.channels_last) for x in maps]
+        skips = [maps]
         for level in self.down:
             for i in range(len(level.blocks)):
-                pictures = self._block(level, i, pictures, signal, context)
-                skips.append(pictures)
+                maps = self._block(level, i, maps, signal, context)
+                skips.append(maps)
             if level.resample is not None:
-                pictures = [level.resample(x) for x in pictures]
-                skips.append(pictures)
+                maps = [level.resample(x) for x in maps]
+                skips.append(maps)
         for i in range(2):
-            pictures = self._block(self.middle, i, pictures, signal, context)
+            maps = self._block(self.middle, i, maps, signal, context)
         for level in self.up:
             for i in range(len(level.blocks)):
-                pictures = [torch.cat(pair, dim=1) for pair in zip(pictures, skips.pop(), strict=True)]
-                pictures = self._block(level, i, pictures, signal, context)
+                maps = [torch.cat(pair, dim=1) for pair in zip(maps, skips.pop(), strict=True)]
+                maps = self._block(level, i, maps, signal, context)
             if level.resample is not None:  # to the size of the level above, which need not be even
                 sizes = [skip.shape[2:] for skip in skips[-1]]
-                pictures = [level.resample(F.interpolate(x, size)) for x, size in zip(pictures, sizes, strict=True)]
-        return [self.head(F.silu(self.norm(x))) for x in pictures]
+                maps = [level.resample(F.interpolate(x, size)) for x, size in zip(maps, sizes, strict=True)]
+        return [self.head(F.silu(self.norm(x))) for x in maps]
 
-    def _block(self, level: Level, i: int, pictures: list[Tensor], signal: Tensor, context: tuple) -> list[Tensor]:
-        pictures = [self.run_block(level.blocks[i], x, signal) for x in pictures]
-        return self.run_block(level.mixers[i], pictures, *context) if i < len(level.mixers) else pictures
+    def _block(self, level: Level, i: int, maps: list[Tensor], signal: Tensor, context: tuple) -> list[Tensor]:
+        maps = [self.run_block(level.blocks[i], x, signal) for x in maps]
+        return self.run_block(level.mixers[i], maps, *context) if i < len(level.mixers) else maps
 
 
 def check_sizes(

@@ -18,8 +18,8 @@ from cmd_lightning.shapes.scenes import Level, Motion
 
 CODE = (
     *("callbacks/ema.py", "callbacks/sharded_tensors.py", "callbacks/skip_non_finite.py", "compat.py"),
-    *("components/*.py", "conditioning.py", "data/plan.py", "diffusion/*.py", "faster_sampling.py", "latent_space.py"),
-    *("metrics/*.py", "networks/*.py", "pipeline*.py", "ranking/latents.py", "ranking/score.py", "ranking/train.py"),
+    *("components/*.py", "conditioning.py", "data/plan.py", "diffusion/*.py", "latent_space.py"),
+    *("metrics/*.py", "networks/*.py", "pipeline/*.py", "ranking/latents.py", "ranking/score.py", "ranking/train.py"),
     *("shapes/convnet.py", "shapes/features.py", "shapes/reader.py", "shapes/saved_network.py", "shapes/scenes.py"),
     *("threads.py", "zoo/autoencoders/*.py"),
 )

@@ -8,7 +8,7 @@ from cmd_lightning.errors import InputError
 from cmd_lightning.metrics.inputs import unit_range
 
 SIZE = 32
-"""Side of the pictures that the trunk sees: one set of weights serves every size of clip."""
+"""Side of the images that the trunk sees: one set of weights serves every size of clip."""
 
 LEAST_FRAMES = 8
 

@@ -74,7 +74,7 @@ class SceneStream(BatchStream):
 class ShapesDataModule(StreamDataModule):
     """The procedural world without shards: every training clip is new, or with `repeat` new in the first epoch.
 
-    A fit resumed from a checkpoint goes on at the next clip. Training shows only the "seen" combinations of shape,
+    A run resumed from a checkpoint continues at the next clip. Training shows only the "seen" combinations of shape,
     colour and direction, validation and testing show all. A batch is that of `WebVidDataModule`.
 
     Args:
@@ -85,7 +85,7 @@ class ShapesDataModule(StreamDataModule):
         val_clips: Clips for validation.
         test_clips: Clips for testing and prediction.
         num_frames: Frames of a clip.
-        size: Side of the picture in pixels.
+        size: Side of the frames in pixels.
         fps: Frames per second.
         batch_size: Clips in a batch, per device.
         num_workers: Loader processes, per device.
@@ -119,11 +119,9 @@ class ShapesDataModule(StreamDataModule):
         check_at_least(0, val_clips=val_clips, num_workers=num_workers)
         check_at_least(8, size=size)
         if size > MOST_PIXELS:
-            raise InputError(
-                f"size {size}: the world is drawn at up to {MOST_PIXELS} pixels a side; give a smaller one"
-            )
+            raise InputError(f"size {size}: clips have at most {MOST_PIXELS} pixels per side; give a smaller size")
         if not 0 < fps < math.inf:
-            raise InputError(f"fps {fps}: give a positive number of frames a second")
+            raise InputError(f"fps {fps}: give a positive number of frames per second")
         self.clips = {"train": train_clips, "val": val_clips, "test": test_clips}
         self.options = {"levels": levels, "motions": motions, "size": size, "frames": num_frames, "fps": fps}
         self.batch_size, self.num_workers, self.seed, self.repeat = batch_size, num_workers, seed, repeat

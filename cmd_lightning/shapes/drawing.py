@@ -175,7 +175,7 @@ class _Draw:
         return Thing(shape, colour, size, direction, path, (begin[0], begin[1]), speed, **extra)
 
     def names(self, colour: str | None, directions: tuple[str, ...]) -> tuple[str, str, str]:
-        """Shape, colour and direction, of the combinations that are drawn from."""
+        """Shape, colour and direction, of the combinations to sample from."""
         while True:
             shape = self.chance.choice(SHAPES)
             names = (shape, colour or self.chance.choice(list(COLOURS)), self.chance.choice(directions))
@@ -184,7 +184,7 @@ class _Draw:
 
     def texture(self) -> dict[str, Any]:
         """Texture, rotation and growth of a thing."""
-        rate = (self.low + self.high) / 2 * 64  # pixels a frame
+        rate = (self.low + self.high) / 2 * 64  # pixels per frame
         return {
             "texture": self.chance.choice(TEXTURES),
             "spin": self.chance.choice([0.0, 0.0, 1.0, -1.0]) * rate * math.radians(2.5),

@@ -59,7 +59,7 @@ def view(scene: Scene, frames: int) -> tuple[Array, Array]:
 
 
 def positions(scene: Scene, frames: int) -> Array:
-    """Centre of each thing in the picture in each frame, `(N, T, 2)` as x, y in sides of the picture."""
+    """Centre of each thing in each frame, `(N, T, 2)` as x, y in sides of the frame."""
     shift, zoom = view(scene, frames)
     world = np.stack([centres(thing, frames) for thing in scene.things])
     return (world - 0.5 - shift) * zoom[:, None] + 0.5

@@ -1,6 +1,6 @@
-"""The procedural world: what a scene holds, and how it is told in words.
+"""The procedural world: what a scene holds, and its caption.
 
-Lengths are in sides of the picture, x to the right and y downwards from the top left, and times in frames, so that a
+Lengths are in sides of the frame, x to the right and y downwards from the top left, and times in frames, so that a
 scene is the same at every resolution.
 """
 
@@ -42,7 +42,7 @@ PATHS = ("straight", "bouncing", "accelerating", "circular")
 ALIGNMENTS = ("none", "row", "column", "corner")
 PATTERNS = ("flat", "gradient", "stripes", "checks", "waves")
 
-SPEEDS: dict[Motion, tuple[float, float]] = {  # slowest and fastest shape, in pixels a frame of a picture of 64
+SPEEDS: dict[Motion, tuple[float, float]] = {  # slowest and fastest shape, in pixels per frame at 64 pixels
     "still": (0.0, 0.0),
     "slow": (0.5, 1.5),
     "middle": (1.5, 3.0),

@@ -61,6 +61,6 @@ class SheetSimilarity(CLIPSimilarity):
         metric.origin |= {"pretrained": path.name, "sha256": sha256(path)}
         return metric
 
-    def pictures(self, video: Tensor) -> Tensor:
+    def images(self, video: Tensor) -> Tensor:
         """The contact sheet of each clip, `(B, 1, C, h, w)`."""
         return contact_sheet(video)[:, None]

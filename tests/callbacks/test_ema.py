@@ -216,7 +216,7 @@ def test_a_bad_weight_does_not_enter(bad):
     assert all(torch.equal(before[name], average) for name, average in ema.average.items())
 
 
-def test_wrong_use_is_told():
+def test_wrong_use_is_reported():
     with pytest.raises(InputError, match="decay=1"):
         EMA(1.0)
     with pytest.raises(InputError, match="sharded"):

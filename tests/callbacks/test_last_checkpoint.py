@@ -1,4 +1,4 @@
-"""A fit that a signal ends leaves a checkpoint from which it goes on, bit for bit as if nothing had been."""
+"""Training that a signal ends leaves a checkpoint from which it resumes, bit for bit as if uninterrupted."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ from cmd_lightning.shapes.synth import write_shapes
 
 STEPS = 7  # an epoch is 4 batches
 WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-WHOLE = {}  # what a fit that is left alone ends with, by its options
+WHOLE = {}  # what uninterrupted training ends with, by its options
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def fit(tmp_path, shards, tiny_autoencoder):
         ("on_train_end", 1, signal.SIGTERM, STEPS, {}),
     ],
 )
-def test_a_signal_ends_a_fit_after_the_step_and_nothing_is_lost(fit, capsys, hook, n, number, saved, options):
+def test_a_signal_ends_training_after_the_step_and_nothing_is_lost(fit, capsys, hook, n, number, saved, options):
     if str(options) not in WHOLE:
         WHOLE[str(options)] = torch.load(fit("whole", **options), weights_only=True)
     whole = WHOLE[str(options)]
@@ -198,7 +198,7 @@ def test_the_checkpoint_of_another_run_is_kept_and_reported(fit, tmp_path, capsy
     assert (folder / "last-2.ckpt").read_text() == "the user's own"
 
 
-def test_a_fit_that_saves_nothing_leaves_the_checkpoint_of_another_run(fit, capsys):
+def test_training_that_saves_nothing_leaves_the_checkpoint_of_another_run(fit, capsys):
     last = fit("run", max_steps=1)
     with pytest.raises(SystemExit):
         fit("run", Send("on_validation_batch_start", 1, signal.SIGINT), num_sanity_val_steps=2)

@@ -1,4 +1,4 @@
-"""A step whose loss or gradients are not finite changes nothing, and the fit goes on; many in a row end it."""
+"""A step whose loss or gradients are not finite changes nothing, and training continues; many in a row end it."""
 
 import json
 
@@ -98,7 +98,7 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("stage", ["autoencoder", "content", "motion"])
 @pytest.mark.filterwarnings("ignore:Step 3 is skipped")
-def test_a_step_is_skipped_and_the_fit_goes_on(tmp_path, component, stage, optimizer):
+def test_a_step_is_skipped_and_training_continues(tmp_path, component, stage, optimizer):
     ema = EMA()
     watch, model = Watch(ema), component(stage, OPTIMIZERS[optimizer])
     trainer = fit(tmp_path, model, ema, watch, Spoil(NAN if optimizer != "SGD" else INF, 3), gradient_clip_val=1.0)
@@ -220,7 +220,7 @@ def test_every_component_brings_one_and_a_given_one_takes_its_place(tmp_path, co
         assert len(found) == 1 and (not given or found == [own])
 
 
-def test_wrong_use_is_told():
+def test_wrong_use_is_reported():
     with pytest.raises(InputError, match="max_in_a_row 0: give at least 1"):
         SkipNonFinite(0)
 

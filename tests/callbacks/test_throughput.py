@@ -12,7 +12,7 @@ from cmd_lightning.callbacks.throughput import batch_size, peak_memory
 
 
 class Clocked(LightningModule):
-    """Moves a clock of its own: the sixth batch takes 4 seconds, every other 2, and a validation 100."""
+    """Moves a fake clock: the sixth batch takes 4 seconds, every other 2, and a validation 100."""
 
     def __init__(self):
         super().__init__()

@@ -71,15 +71,15 @@ def frames(source):
 
 def check_gif(source):
     """Red then green in the first row; the second row stays red."""
-    pictures = frames(source)
-    assert len(pictures) == 4
+    images = frames(source)
+    assert len(images) == 4
     cell, pitch = 16, LABEL_HEIGHT + 16 + GAP  # 8 pixels at scale 2
-    for t, picture in enumerate(pictures):
-        first_row = picture[GAP + LABEL_HEIGHT :][:cell, GAP : GAP + cell]
-        second_row = picture[GAP + LABEL_HEIGHT + pitch :][:cell, GAP : GAP + cell]
+    for t, image in enumerate(images):
+        first_row = image[GAP + LABEL_HEIGHT :][:cell, GAP : GAP + cell]
+        second_row = image[GAP + LABEL_HEIGHT + pitch :][:cell, GAP : GAP + cell]
         assert np.abs(first_row - ([255, 0, 0] if t < 2 else [0, 255, 0])).max() <= 12
         assert np.abs(second_row - [255, 0, 0]).max() <= 12
-        assert picture[: GAP + LABEL_HEIGHT].max() > 150  # ink of a label
+        assert image[: GAP + LABEL_HEIGHT].max() > 150  # ink of a label
 
 
 def test_gif_is_written_without_a_logger(tmp_path):
@@ -88,7 +88,7 @@ def test_gif_is_written_without_a_logger(tmp_path):
     assert files == ["toy-model-step2.gif", "toy-model-step4.gif"]
     check_gif(tmp_path / "videos" / "toy-model-step4.gif")
     with Image.open(tmp_path / "videos" / "toy-model-step4.gif") as gif:
-        assert gif.info["duration"] in (120, 130) and gif.info["loop"] == 0  # 8 frames a second, for ever
+        assert gif.info["duration"] in (120, 130) and gif.info["loop"] == 0  # 8 frames per second, for ever
     assert [batch["caption"] for batch in model.batches] == [["clip 0", "clip 1"]] * 2
     assert all(len(batch["video"]) == 2 for batch in model.batches)
     assert model.modes == [(False, False)] * 2
@@ -137,7 +137,7 @@ def test_previews_change_nothing_in_training(tmp_path):
     assert torch.equal(train(), train(VideoLogger()))
 
 
-def test_a_module_without_preview_is_refused(tmp_path):
+def test_a_module_without_preview_is_rejected(tmp_path):
     class Plain(ToyModel):
         preview = None
 
@@ -162,15 +162,15 @@ def test_first_keeps_the_structure():
 def test_grid_enlarges_by_whole_factors_and_holds_the_last_frame():
     large = torch.rand(2, 3, 5, 64, 48) * 2 - 1
     small = torch.rand(2, 1, 2, 32, 24) * 2 - 1
-    picture = grid({"a": large, "b": small})
+    image = grid({"a": large, "b": small})
     height = GAP + 2 * (LABEL_HEIGHT + 128 + GAP)
-    assert picture.shape == (3, 5, height, GAP + 2 * (96 + GAP)) and picture.dtype == torch.uint8
+    assert image.shape == (3, 5, height, GAP + 2 * (96 + GAP)) and image.dtype == torch.uint8
 
     top = GAP + LABEL_HEIGHT
-    shown = picture[:, 4, top : top + 128, GAP : GAP + 96][:, ::2, ::2]
+    shown = image[:, 4, top : top + 128, GAP : GAP + 96][:, ::2, ::2]
     assert torch.equal(shown, ((large[0, :, 4] + 1) * 127.5).round().byte())
     top += 128 + GAP + LABEL_HEIGHT
-    shown = picture[:, 4, top : top + 128, GAP : GAP + 96]
+    shown = image[:, 4, top : top + 128, GAP : GAP + 96]
     expected = ((small[0, :, 1] + 1) * 127.5).round().byte().repeat_interleave(4, 1).repeat_interleave(4, 2)
     assert torch.equal(shown, expected.expand(3, -1, -1))
 

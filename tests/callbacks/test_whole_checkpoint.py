@@ -75,7 +75,7 @@ def test_a_full_disk_leaves_the_one_before(path, tmp_path):
 
 @pytest.mark.parametrize("name", ["fsync", "replace"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
-def test_what_the_system_refuses_late_is_told_too(path, monkeypatch, name, code):
+def test_what_the_system_refuses_late_is_reported_too(path, monkeypatch, name, code):
     def refuse(*_):
         raise OSError(code, os.strerror(code))
 
@@ -130,14 +130,14 @@ def test_every_damaged_byte_of_a_tensor_is_found_when_loading(path):
         WholeCheckpointIO().load_checkpoint(path)
 
 
-def test_a_cut_file_is_told(path):
+def test_a_cut_file_is_reported(path):
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(InputError, match="damaged or no checkpoint"):
         WholeCheckpointIO().load_checkpoint(path)
 
 
 def test_two_fits_do_not_write_one_file(tmp_path, monkeypatch):
-    """The second is refused while the first writes, and neither costs what is there."""
+    """The second is rejected while the first writes, and neither costs what is there."""
     path, io = tmp_path / "last.ckpt", WholeCheckpointIO()
     io.save_checkpoint({"step": 1}, path)
     save = torch.save
@@ -145,7 +145,7 @@ def test_two_fits_do_not_write_one_file(tmp_path, monkeypatch):
     def meanwhile(checkpoint, file):
         save(checkpoint, file)
         monkeypatch.setattr(torch, "save", save)
-        with pytest.raises(InputError, match="another fit is writing it"):
+        with pytest.raises(InputError, match="another run is writing it"):
             io.save_checkpoint({"step": 3}, path)
 
     monkeypatch.setattr(torch, "save", meanwhile)

@@ -17,7 +17,7 @@ from cmd_lightning.commands.generate import conditions, read_picture, slug
 from cmd_lightning.diffusion import FlowMatching
 from cmd_lightning.errors import InputError
 from cmd_lightning.pipeline import CMDPipeline
-from cmd_lightning.pipeline_input import fit_image
+from cmd_lightning.pipeline.images import fit_image
 from cmd_lightning.shapes.reader import ShapesReader
 from cmd_lightning.video_io import read_video
 

@@ -1,4 +1,4 @@
-"""`zoo list` and `zoo show`, the cards, and the walk of zoo/README.md, followed to the letter."""
+"""`zoo list` and `zoo show`, the cards, and the guide docs/add-a-motion-model.md, followed to the letter."""
 
 import importlib
 import inspect
@@ -371,7 +371,7 @@ OPENED = ("cmd_lightning", "zoo", "zoo/cards", "zoo/motion", "configs", "configs
 
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory):
-    """A checkout of links in which the files of zoo/README.md's walk have been written; gives the walk's commands."""
+    """A checkout of links in which the files of the guide have been written; gives the walk's commands."""
     checkout = tmp_path_factory.mktemp("checkout")
     for folder in ("", *OPENED):
         (checkout / folder).mkdir(exist_ok=True)
@@ -385,7 +385,7 @@ def walked(tmp_path_factory):
                 shutil.copy(path, link)
             elif link.relative_to(checkout).as_posix() not in OPENED:
                 link.symlink_to(path)
-    walk = (ROOT / "zoo/README.md").read_text().partition("## Add a motion model")[2]
+    walk = (ROOT / "docs/add-a-motion-model.md").read_text().partition("## Two files")[2]
     files = re.findall(r"`([\w/]+\.\w+)`[^`]*:\n\n```\w+\n(.*?)```", walk, re.DOTALL)
     assert [name for name, _ in files] == ["zoo/motion/mlp.py", "configs/motion/mlp.yaml"]
     for name, text in files:

@@ -23,7 +23,7 @@ KEPT = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 
 
 
 def best_denoiser(prediction):
-    """What the ideal network says of data drawn from N(MEAN, STD²): conditional expectations of jointly normal x, e."""
+    """What the ideal network predicts for data sampled from N(MEAN, STD²): expectations of jointly normal x and e."""
 
     def predict(noisy, timestep):
         a = KEPT[timestep.long()].view(-1, 1)
@@ -170,7 +170,7 @@ def test_noise_is_standard_normal():
 @pytest.mark.parametrize("scheduler", [DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler])
 @pytest.mark.parametrize("steps", [61, 103])
 def test_rounding_takes_no_step_too_many(scheduler, steps):
-    """diffusers' trailing timesteps of these numbers go one on, to -1, where DDIM would start anew from noise."""
+    """diffusers' trailing timesteps of these numbers go one on, to -1, where DDIM would start again from noise."""
     noise = torch.randn(4000, 1)
     seen = []
 

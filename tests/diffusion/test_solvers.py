@@ -47,7 +47,7 @@ def test_values_within_the_range_are_not_touched_by_clipping(name):
     torch.testing.assert_close(*results)
 
 
-def test_what_cannot_be_is_told():
+def test_what_cannot_be_is_reported():
     with pytest.raises(InputError, match=r"solver euler: choose ddim, dpm\+\+, unipc"):
         solver("euler", Diffusion().scheduler())
     with pytest.raises(InputError, match="trained by flow matching"):

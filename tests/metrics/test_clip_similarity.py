@@ -59,8 +59,8 @@ def by_hand(model, tokenizer, video, captions, mean, std, resize):
         text = model.encode_text(tokenizer([caption]))[0].double().detach().numpy()
         cosines = []
         for frame in clip.transpose(0, 1):
-            picture = by_pillow(frame, resize, mean, std)
-            image = model.encode_image(picture[None])[0].double().detach().numpy()
+            prepared = by_pillow(frame, resize, mean, std)
+            image = model.encode_image(prepared[None])[0].double().detach().numpy()
             cosines.append(image @ text / np.sqrt(image @ image * (text @ text)))
         values.append(np.mean(cosines))
     return values
@@ -203,8 +203,8 @@ class Brightness(nn.Module):
         self.visual.image_size, self.visual.image_mean, self.visual.image_std = 4, [0.5] * 3, [0.5] * 3
         self.dropout = nn.Dropout(0.9)
 
-    def encode_image(self, pictures):
-        return self.dropout(pictures.mean((1, 2, 3))[:, None] * 3)
+    def encode_image(self, images):
+        return self.dropout(images.mean((1, 2, 3))[:, None] * 3)
 
     def encode_text(self, tokens):
         return torch.ones(len(tokens), 1)
@@ -222,7 +222,7 @@ def test_videos_count_equally_whatever_their_length_and_cosines_keep_their_sign(
     assert metric.compute().item() == pytest.approx(-1 / 3)
 
 
-def test_wrong_input_is_refused():
+def test_wrong_input_is_rejected():
     model, tokenizer = tiny()
     metric = CLIPSimilarity(model, tokenizer)
     with pytest.raises(InputError, match="one for each of 2"):
@@ -282,7 +282,7 @@ def test_value_within_a_module_that_is_cast():
     assert (module[1].weight.dtype, values[0].dtype) == (torch.bfloat16, torch.float64)
 
 
-def test_long_captions_are_told_once():
+def test_long_captions_are_reported_once():
     model, tokenizer = tiny()
     metric = CLIPSimilarity(model, tokenizer)
     video = torch.rand(3, 3, 1, 16, 16)

@@ -56,8 +56,8 @@ class Clip(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.linspace(-1, 1, 3 * 16 * 16 * 4, dtype=torch.float32).view(-1, 4))
 
-    def encode_image(self, pictures):
-        return pictures.flatten(1) @ self.weight
+    def encode_image(self, images):
+        return images.flatten(1) @ self.weight
 
     def encode_text(self, tokens):
         return self.weight[tokens[:, 0]]
@@ -73,10 +73,10 @@ def test_clipsim_is_the_same(default, resize):
         return metric.compute()
 
     clip = Clip()
-    wanted, pictures = value(), normalised(Visual, VIDEO[:, :, 0], resize)
+    wanted, images = value(), normalised(Visual, VIDEO[:, :, 0], resize)
     with default:
         assert torch.equal(value(), wanted)
-        assert torch.equal(normalised(Visual, VIDEO[:, :, 0], resize), pictures)
+        assert torch.equal(normalised(Visual, VIDEO[:, :, 0], resize), images)
 
 
 @pytest.mark.filterwarnings("ignore:.*for 64 features", "ignore:.*features", "ignore:.*generated clips")

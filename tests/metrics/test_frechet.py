@@ -148,7 +148,7 @@ def test_bias_of_few_samples():
     assert error < 0.04 * drawn.mean()
 
 
-def test_too_few_clips_for_the_features_are_told_with_their_bias():
+def test_too_few_clips_for_the_features_are_reported_with_their_bias():
     for keep in (True, False):
         metric = FrechetVideoDistance(Identity(), keep_features=keep)
         metric.update(clips(40), real=True)
@@ -230,7 +230,7 @@ def test_number_of_features_is_found():
         FrechetVideoDistance(nn.Linear(5, 2))
 
 
-def test_wrong_input_is_refused():
+def test_wrong_input_is_rejected():
     metric = FrechetVideoDistance(Projection())
     metric.update(clips(1), real=True)
     metric.update(clips(2), real=False)
@@ -333,7 +333,7 @@ def test_features_are_shared():
     assert values["FrechetVideoDistance"] == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_unequal_clips_are_refused():
+def test_unequal_clips_are_rejected():
     metric = FrechetVideoDistance(nn.AdaptiveAvgPool3d(1), num_features=3)
     metric.feature = nn.Sequential(metric.feature, nn.Flatten())
     metric.update(torch.rand(2, 3, 4, 6, 5), real=True)

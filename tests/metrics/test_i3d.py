@@ -67,7 +67,7 @@ def test_both_spellings(assets, state):
     network(counted)
 
 
-def test_other_layouts_are_told_on_one_line(state):
+def test_other_layouts_are_reported_on_one_line(state):
     name = "Mixed_4c.b1b.conv3d.weight"
     wrong = {
         f"{name} is missing": {key: value for key, value in state.items() if key != name},

@@ -135,7 +135,7 @@ def test_torchscript_is_not_run_unless_trusted_or_known(made, known, monkeypatch
     assert opened.published and opened.name == "i3d" and opened.origin["what"] == "published: StyleGAN-V torchscript"
 
 
-def test_a_torchscript_of_maps_is_refused(folder):
+def test_a_torchscript_of_maps_is_rejected(folder):
     with warnings.catch_warnings(action="ignore"):
         torch.jit.save(torch.jit.script(Maps()), folder / "maps.pt")
         opened = open_i3d(folder / "maps.pt", KEEP, trust_torchscript=True)
@@ -208,7 +208,7 @@ def test_files_of_all_kinds(plain, tmp_path, assets):
         assert all(loaded[key].equal(value) for key, value in state.items()), name
 
 
-def test_other_files_are_refused(tmp_path, monkeypatch):
+def test_other_files_are_rejected(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "page.pt").write_text("<html>404</html>\n\n")
     torch.save([1], tmp_path / "list.pt")

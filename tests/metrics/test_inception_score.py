@@ -78,7 +78,7 @@ def test_bounds_are_reached_without_overflow():
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_wrong_input_is_refused():
+def test_wrong_input_is_rejected():
     metric = VideoInceptionScore(Classifier())
     metric.update(clips(9))
     with pytest.raises(InputError, match=r"^is: 9 clips for 10 splits; give at least 10 clips, or splits=1$"):

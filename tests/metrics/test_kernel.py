@@ -83,7 +83,7 @@ def test_reset_can_keep_the_real_clips():
         assert metric.compute() == first
 
 
-def test_wrong_input_is_refused():
+def test_wrong_input_is_rejected():
     metric = KernelVideoDistance(Means())
     with pytest.raises(InputError, match="not 0 and 0"):
         metric.compute()

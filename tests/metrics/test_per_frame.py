@@ -100,7 +100,7 @@ def test_it_is_a_metric():
     assert metric.compute() == first
 
 
-def test_wrong_input_is_refused(lpips):
+def test_wrong_input_is_rejected(lpips):
     metric = PerFrame(PeakSignalNoiseRatio(data_range=1.0))
     with pytest.raises(InputError, match=r"prediction \(1, 3, 4, 8, 8\), video \(1, 3, 5, 8, 8\)"):
         metric.update(torch.rand(1, 3, 4, 8, 8), torch.rand(1, 3, 5, 8, 8))

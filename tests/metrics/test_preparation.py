@@ -132,14 +132,14 @@ def test_parse():
         ("tf,antialias=true", "needs grid=half-pixel"),
     ],
 )
-def test_wrong_presets_are_told_on_one_line(text, told):
+def test_wrong_presets_are_reported_on_one_line(text, told):
     with pytest.raises(InputError) as error:
         Preparation.parse(text)
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("video", [torch.rand(2, 1, 4, 8, 8), torch.rand(2, 3, 8, 8), 2 * torch.ones(1, 3, 1, 8, 8)])
-def test_other_clips_are_refused(video):
+def test_other_clips_are_rejected(video):
     with pytest.raises(InputError):
         prepare(video, PRESETS["tf"])
 
@@ -211,7 +211,7 @@ def test_epsilon_of_torchscript(kind):
     assert not torch.allclose(script(video), network(video), rtol=0.01), "the script given stays as it is"
 
 
-def test_folded_torchscript_is_refused():
+def test_folded_torchscript_is_rejected():
     script = torchscript(Norms().eval(), "freeze")
     with pytest.raises(InputError, match="batch_norm_eps=none"):
         Prepared(script, PRESETS["tf"])

@@ -63,7 +63,7 @@ def test_black_against_white_by_number_of_frames(values):
 
 
 def test_the_example_of_the_original():
-    # "≈ 131" is all that is told.
+    # "≈ 131" is all that was published.
     metric = FrechetVideoDistance("i3d", "tf")
     for level in (0, 1):
         metric.update(constant(level, 15).expand(16, -1, -1, -1, -1), real=bool(level))

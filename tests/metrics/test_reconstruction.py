@@ -12,7 +12,7 @@ def clips(count=3, frames=5, height=16, width=20):
 
 
 def psnr_by_hand(prediction, video):
-    """Of pictures in [0, 255]: the same, since the logarithm of a ratio has no unit."""
+    """Of images in [0, 255]: the same, since the logarithm of a ratio has no unit."""
     a, b = ((x.double().numpy() + 1) * 127.5 for x in (prediction, video))
     return [10 * np.log10(255**2 / ((p - v) ** 2).mean()) for p, v in zip(a, b, strict=True)]
 
@@ -40,7 +40,7 @@ def test_psnr_of_a_perfect_clip_is_finite_and_does_not_spoil_the_others():
 
 
 def ssim_by_hand(a, b):
-    """Wang et al. 2004 on pictures in [0, 1]: an 11 x 11 Gaussian window of sigma 1.5 around each pixel, mirrored."""
+    """Wang et al. 2004 on images in [0, 1]: an 11 x 11 Gaussian window of sigma 1.5 around each pixel, mirrored."""
     a, b = (np.pad((x.double().numpy() + 1) / 2, ((0, 0), (5, 5), (5, 5)), "reflect") for x in (a, b))
     g = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
     window = np.outer(g, g) / np.outer(g, g).sum()
@@ -57,7 +57,7 @@ def ssim_by_hand(a, b):
     return np.mean(values)
 
 
-def test_ssim_is_that_of_pictures_from_zero_averaged_over_frames():
+def test_ssim_is_that_of_images_from_zero_averaged_over_frames():
     prediction, video = clips(frames=3, height=12, width=14)
     expected = [np.mean([ssim_by_hand(prediction[i, :, t], video[i, :, t]) for t in range(3)]) for i in range(3)]
     np.testing.assert_allclose(ssim(prediction, video), expected, rtol=1e-3)

@@ -68,13 +68,13 @@ def test_loaded_is_as_good_as_seen(saved):
         ({"sha256": "bb"}, READING, "fvd features sha256: saved with aa, asked with bb"),
     ],
 )
-def test_a_mismatch_is_refused(saved, changes, reading, told):
+def test_a_mismatch_is_rejected(saved, changes, reading, told):
     with pytest.raises(InputError, match=told) as error:
         load_statistics(saved, metrics(**changes), reading)
     assert "\n" not in str(error.value)
 
 
-def test_what_is_no_statistics_is_refused(saved, tmp_path):
+def test_other_files_than_statistics_are_rejected(saved, tmp_path):
     with pytest.raises(InputError, match="it is of fvd, kvd, not of other"):
         load_statistics(saved, {"other": metrics()["fvd"]}, READING)
     with pytest.raises(

@@ -70,8 +70,8 @@ class Brightness(nn.Module):
         self.visual = nn.Identity()
         self.visual.image_size, self.visual.image_mean, self.visual.image_std = 32, [0.5] * 3, [0.5] * 3
 
-    def encode_image(self, pictures):
-        return pictures.mean((1, 2, 3))[:, None]
+    def encode_image(self, images):
+        return images.mean((1, 2, 3))[:, None]
 
     def encode_text(self, tokens):
         return torch.ones(len(tokens), 1)
@@ -94,7 +94,7 @@ def test_any_importable_clip_similarity():
         MetricSuite(["clipsim:pixels"])
 
 
-def test_what_no_set_takes_is_refused():
+def test_what_no_set_takes_is_rejected():
     with pytest.raises(InputError, match="metrics psnr: it cannot be asked for here; what can is frechet, kernel"):
         MetricSuite(["frechet:shapes", "psnr"], {"one": ["frechet", "kernel"]})
     with pytest.raises(InputError, match="preset tf: none of the metrics"):

@@ -147,7 +147,7 @@ def test_weights_of_heads_are_left_out_without_a_word(tmp_path, wake):
         logging.set_verbosity(before)
 
 
-def test_wrong_numbers_of_frames_are_refused(tmp_path, wake):
+def test_wrong_numbers_of_frames_are_rejected(tmp_path, wake):
     make("videomae", wake)[0].save_pretrained(tmp_path / "mae")
     make("vjepa2", wake)[0].save_pretrained(tmp_path / "jepa")
     mae, jepa = (TransformersFeatures(str(tmp_path / name)) for name in ("mae", "jepa"))
@@ -160,7 +160,7 @@ def test_wrong_numbers_of_frames_are_refused(tmp_path, wake):
         jepa(torch.rand(1, 1, 4, 32, 32))
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path, wake):
+def test_other_folders_than_checkpoints_are_rejected(tmp_path, wake):
     def problem(checkpoint):
         with pytest.raises(InputError) as caught:
             TransformersFeatures(str(checkpoint))

@@ -33,7 +33,7 @@ class Grandchild(Child):
 
 
 class Heir(Grandchild):
-    """Without a constructor of its own."""
+    """Without its own constructor."""
 
 
 class SmallMotion(MotionModel):
@@ -103,7 +103,7 @@ def test_folder_gives_back_the_same_network(tmp_path, make):
         assert again.spec == SPEC
 
 
-def test_folder_of_a_real_motion_model_gives_bit_equal_output(tmp_path, wake):
+def test_folder_of_a_real_motion_model_gives_identical_output(tmp_path, wake):
     network = wake(MotionDiT(SPEC, 6, width=8, depth=1, heads=2))
     network.save_pretrained(tmp_path)
     again = MotionDiT.from_pretrained(tmp_path)
@@ -131,7 +131,7 @@ def test_motion_statistics_are_numpys():
     network = Identity()
     assert (network.motion_mean.tolist(), network.motion_std.tolist()) == ([0.0] * 3, [1.0] * 3)
     scale, shift = torch.tensor([0.2, 3.0, 1.0]).view(3, 1, 1), torch.tensor([4.0, -1.0, 0.0]).view(3, 1, 1)
-    # Each clip has a mean of its own, so most of the variance lies between the batches.
+    # Each clip has another mean, so most of the variance is between the batches.
     batches = [scale * torch.randn(1, 3, 5, 7) + shift + 2 * torch.randn(3, 1, 1) for _ in range(4)]
     for step, batch in enumerate(batches):
         network.measure_motion(batch, momentum=step / (step + 1))

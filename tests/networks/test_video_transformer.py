@@ -30,12 +30,12 @@ def test_attends_over_time_for_each_place_then_over_space_for_each_frame(wake):
             normed = F.layer_norm(track, (8,), block.norm_time.weight, block.norm_time.bias)
             expected[0, :, :, y, x] = (track + block.time(normed[None], time_angles(frames, 4))[0]).T
     for t in range(frames):
-        picture = expected[0, :, t].reshape(8, -1).T  # (H W, C)
-        normed = F.layer_norm(picture, (8,), block.norm_space.weight, block.norm_space.bias)
-        picture = picture + block.space(normed[None], space_angles(height, width, 4))[0]
-        normed = F.layer_norm(picture, (8,), block.norm_feed_forward.weight, block.norm_feed_forward.bias)
-        picture = picture + block.feed_forward(normed)
-        expected[0, :, t] = picture.T.reshape(8, height, width)
+        frame = expected[0, :, t].reshape(8, -1).T  # (H W, C)
+        normed = F.layer_norm(frame, (8,), block.norm_space.weight, block.norm_space.bias)
+        frame = frame + block.space(normed[None], space_angles(height, width, 4))[0]
+        normed = F.layer_norm(frame, (8,), block.norm_feed_forward.weight, block.norm_feed_forward.bias)
+        frame = frame + block.feed_forward(normed)
+        expected[0, :, t] = frame.T.reshape(8, height, width)
 
     torch.testing.assert_close(network(video, plain), expected, atol=1e-5, rtol=1e-5)
 

@@ -13,7 +13,6 @@ from diffusers.quantizers import PipelineQuantizationConfig
 from diffusers.quantizers.quantization_config import QuantoConfig
 from stable_diffusion_folders import write_stable_diffusion
 
-from cmd_lightning import pipeline_folder
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Network
 from cmd_lightning.pipeline import CMDPipeline
@@ -127,7 +126,7 @@ def test_a_model_of_the_hub(tmp_path, few, monkeypatch):
         calls.append((name, options))
         return str(FIRST)
 
-    monkeypatch.setattr(pipeline_folder, "snapshot_download", snapshot)
+    monkeypatch.setattr("cmd_lightning.pipeline.folder.snapshot_download", snapshot)
     pipeline = opened("someone/model", revision="v1", cache_dir=tmp_path, local_files_only=True)
     assert pipeline(class_labels=0, seeds=[5], **few).frames
     [(name, options)] = calls
@@ -154,9 +153,11 @@ def test_pushed_with_a_card(tmp_path, monkeypatch, by):
         uploads.append((repo_id, options["commit_message"], options["create_pr"], options["token"]))
         return "https://huggingface.co/someone/model/commit/0"
 
-    monkeypatch.setattr(pipeline_folder, "create_repo", lambda name, **options: SimpleNamespace(repo_id=name))
-    monkeypatch.setattr(pipeline_folder, "file_exists", lambda *given, **options: exists)
-    monkeypatch.setattr(pipeline_folder, "upload_folder", upload)
+    monkeypatch.setattr(
+        "cmd_lightning.pipeline.folder.create_repo", lambda name, **options: SimpleNamespace(repo_id=name)
+    )
+    monkeypatch.setattr("cmd_lightning.pipeline.folder.file_exists", lambda *given, **options: exists)
+    monkeypatch.setattr("cmd_lightning.pipeline.folder.upload_folder", upload)
     if by == "push_to_hub":
         assert pipeline.push_to_hub("someone/model", commit_message="First", token="t").endswith("/0")
         assert uploads == [("someone/model", "First", False, "t")]

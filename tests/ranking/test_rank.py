@@ -152,7 +152,7 @@ def test_only_what_runs_counts(tmp_path, old, new, same):
 
 CODE = {
     *("shapes/convnet.py", "shapes/features.py", "shapes/reader.py", "shapes/saved_network.py", "latent_space.py"),
-    *("faster_sampling.py", "compat.py", "conditioning.py", "callbacks/skip_non_finite.py", "components/draws.py"),
+    *("pipeline/speed.py", "compat.py", "conditioning.py", "callbacks/skip_non_finite.py", "components/draws.py"),
     *("zoo/autoencoders/cmd.py", "data/plan.py", "ranking/score.py"),
 }
 """Files that a score depends on, of each folder some."""

@@ -23,7 +23,7 @@ def stream(rank=0, ranks=1, **options):
 
 
 def contents(batches):
-    """What can be compared: keys, captions and pictures."""
+    """What can be compared: keys, captions and images."""
     return [(batch["key"], batch["caption"], batch["video"].numpy().tobytes()) for batch in batches]
 
 
@@ -57,8 +57,8 @@ def test_clips_are_those_of_shards_synth(tmp_path, split, level, motion):
         for index in range(5):
             member = {end: tar.extractfile(f"{index:011d}.{end}").read() for end in ("mp4", "txt", "json")}
             assert member["txt"].decode() == captions[index]
-            pictures = torch.stack([read_video(member["mp4"]), videos[index]])
-            assert torch.corrcoef(pictures.flatten(1).float())[0, 1] > 0.9  # H.264
+            images = torch.stack([read_video(member["mp4"]), videos[index]])
+            assert torch.corrcoef(images.flatten(1).float())[0, 1] > 0.9  # H.264
             facts = json.loads(member["json"])
             assert (facts["level"], facts["motion"]) == (level, motion)
 
@@ -99,8 +99,8 @@ def test_another_epoch_and_split_show_other_clips_and_validation_the_same():
     data = module(num_frames=1)
     first, second = contents(data.train_dataloader()), contents(data.train_dataloader())
     assert contents(data.val_dataloader()) == contents(data.val_dataloader())
-    pictures = [contents(loader) for loader in (data.val_dataloader(), data.test_dataloader())]
-    batches = [video for part in (first, second, *pictures) for *_, video in part]
+    images = [contents(loader) for loader in (data.val_dataloader(), data.test_dataloader())]
+    batches = [video for part in (first, second, *images) for *_, video in part]
     assert len(set(batches)) == len(batches)
     assert contents(data.test_dataloader()) == contents(data.predict_dataloader())
 

@@ -67,7 +67,7 @@ def test_a_reversed_clip_is_no_copy(bank):
     assert found.copied.float().mean() < 0.2  # of some, growing on the spot, little changes
 
 
-def test_wrong_input_is_refused():
+def test_wrong_input_is_rejected():
     with pytest.raises(InputError, match="shapes"):
         nearest_neighbours(torch.zeros(2, 3), torch.zeros(2, 4))
     with pytest.raises(InputError, match="k 3"):

@@ -23,7 +23,7 @@ from cmd_lightning.shapes.scenes import (
 
 
 def centroid(video, background):
-    """Of the pixels that differ from the background, in sides of the picture: (T, 2) as x, y."""
+    """Of the pixels that differ from the background, in sides of the frame: (T, 2) as x, y."""
     weight = (video.float() - background).abs().sum(0)  # (T, H, W)
     grid = (torch.arange(video.shape[-1]) + 0.5) / video.shape[-1]
     total = weight.sum((1, 2))
@@ -53,7 +53,7 @@ def test_a_clip_is_a_function_of_seed_and_index(level):
 
 
 @pytest.mark.parametrize("motion", ["slow", "middle", "extreme"])
-def test_the_plain_picture_shows_the_truth(motion):
+def test_the_plain_frame_shows_the_truth(motion):
     for index in range(16):
         video, facts = make_clip(0, index, level="plain", motion=motion)
         (thing,) = facts["things"]
@@ -65,7 +65,7 @@ def test_the_plain_picture_shows_the_truth(motion):
 
 
 @pytest.mark.parametrize("motion", ["middle", "extreme"])
-def test_the_mixed_picture_shows_the_truth(motion):
+def test_the_mixed_frame_shows_the_truth(motion):
     looked, cameras = 0, 0
     for index in range(60):
         video, facts = make_clip(0, index, level="mixed", motion=motion)
@@ -181,15 +181,15 @@ def test_spin_turns_clockwise_on_the_screen():
 
 
 def test_every_texture_and_pattern_differs():
-    pictures = [render(scene_of(circle(texture=texture)), 1, 32) for texture in TEXTURES]
-    pictures += [
+    images = [render(scene_of(circle(texture=texture)), 1, 32) for texture in TEXTURES]
+    images += [
         render(scene_of(background=Background(pattern, ((9, 9, 9), (90, 90, 90)), 0.4, 0.5)), 1, 32)
         for pattern in PATTERNS
     ]
-    assert len({picture.numpy().tobytes() for picture in pictures}) == len(TEXTURES) + len(PATTERNS)
+    assert len({image.numpy().tobytes() for image in images}) == len(TEXTURES) + len(PATTERNS)
 
 
-def test_later_things_and_the_bar_lie_in_front():
+def test_later_things_and_the_bar_are_in_front():
     things = circle(colour="red", size="large"), circle(colour="blue", size="small")
     video = render(scene_of(*things, bar=Bar(False, 0.7, 0.1, 99)), 1, 64)[:, 0]
     assert tuple(video[:, 32, 32].tolist()) == COLOURS["blue"]

@@ -33,7 +33,7 @@ def names(thing):
 
 
 def step_lengths(path):
-    """In pixels of a picture of 64."""
+    """In pixels of a frame of 64."""
     return np.linalg.norm(np.diff(path, axis=0), axis=1) * 64
 
 

@@ -13,7 +13,7 @@ SPEC = LatentSpec((3, 8, 10), (4, 5, ROWS + COLUMNS), SLOTS)
 SMALL = {"width": 24, "depth": 2, "heads": 2, "frames": 2}
 
 
-def test_content_reaches_the_slots_it_lies_on(wake):
+def test_content_reaches_the_slots_it_covers(wake):
     """Without blocks, and two patches away for the convolution, a change in the content meets its own lines alone."""
     network = wake(AlignedDiT(SPEC, 0, **SMALL | {"depth": 0}))
     motion, timestep = torch.randn(1, 4, 5, ROWS + COLUMNS), torch.tensor([3])
@@ -29,7 +29,7 @@ def test_content_reaches_the_slots_it_lies_on(wake):
     assert (columns[2:] < 1e-6).all()
 
 
-def test_other_layouts_are_refused():
+def test_other_layouts_are_rejected():
     grid = tuple((i / 3, j / 3) for i in range(3) for j in range(3))
     with pytest.raises(InputError, match="use MotionDiT"):
         AlignedDiT(LatentSpec((3, 9, 9), (4, 5, 9), grid), 6, **SMALL)

@@ -260,7 +260,7 @@ def test_animatediff_is_stable_diffusion_with_motion_modules(wake, tmp_path):
         AnimateDiff.from_pretrained(tmp_path / "sd", motion=tmp_path / "other")
 
 
-def test_what_cannot_be_opened_is_told(tmp_path, wake):
+def test_what_cannot_be_opened_is_reported(tmp_path, wake):
     def says(message, kind=ModelScope, name=tmp_path):
         with pytest.raises(InputError, match=message) as caught:
             kind.from_pretrained(name)
@@ -281,7 +281,7 @@ def test_what_cannot_be_opened_is_told(tmp_path, wake):
     says(r"transformer cannot be opened \(.*\); check the folder", LTX)
 
 
-def test_settings_that_do_not_fit_are_told():
+def test_settings_that_do_not_fit_are_reported():
     with pytest.raises(InputError, match=r"settings .*widht.*UNet3DConditionModel of diffusers does not take them"):
         ModelScope(VIDEO, K, {"widht": 3})
     with pytest.raises(
@@ -303,7 +303,7 @@ def test_settings_that_do_not_fit_are_told():
     ],
     ids=str,
 )
-def test_settings_that_the_stock_class_refuses_are_told(settings):
+def test_settings_that_the_stock_class_refuses_are_reported(settings):
     with pytest.raises(InputError, match="of diffusers does not take them") as caught:
         ModelScope(VIDEO, K, SETTINGS[ModelScope] | settings)
     assert "\n" not in str(caught.value)
@@ -319,7 +319,7 @@ def refused(kind, latent, folder):
 @pytest.mark.parametrize("own", [False, True], ids=["stock", "own"])
 @WRAPPERS
 @torch.no_grad()
-def test_latents_that_a_folder_does_not_take_are_told(kind, own, wake, tmp_path):
+def test_latents_that_a_folder_does_not_take_are_reported(kind, own, wake, tmp_path):
     network = wake(small(kind, 0))
     (network if own else network.stock).save_pretrained(tmp_path)
     said = refused(kind, (9, *VIDEO[1:]), tmp_path)
@@ -338,7 +338,7 @@ def test_latents_that_a_folder_does_not_take_are_told(kind, own, wake, tmp_path)
     assert opened(torch.randn(1, *fitting), torch.tensor([30]), None).shape == (1, *fitting)
 
 
-def test_latents_that_settings_do_not_take_are_told():
+def test_latents_that_settings_do_not_take_are_reported():
     with pytest.raises(InputError, match="ModelScope, as it is set or opened, has 4 channels, not 3"):
         ModelScope(VIDEO, K, SETTINGS[ModelScope] | {"in_channels": 4})
 

@@ -183,7 +183,7 @@ def test_a_flow_learns_that_everything_moves():
     assert errors[-1] < 0.1 * errors[0]
 
 
-def test_what_is_refused():
+def test_what_is_rejected():
     with pytest.raises(InputError, match="frames 6: must be a multiple of the autoencoder's motion_stride 4"):
         CMDAutoencoder(**SMALL, motion_stride=4).latent_spec(SHAPE)
     with pytest.raises(InputError, match="residual -1"):

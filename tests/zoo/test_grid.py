@@ -106,6 +106,6 @@ def test_a_folder_gives_back_the_network(wake, tmp_path):
     torch.testing.assert_close(GridAutoencoder.from_pretrained(tmp_path)(video), network(video), rtol=0, atol=0)
 
 
-def test_a_grid_finer_than_the_patches_is_told():
+def test_a_grid_finer_than_the_patches_is_reported():
     with pytest.raises(InputError, match="grid 5x3: finer than the 4x6 patches"):
         GridAutoencoder(**SMALL, grid=(5, 3)).latent_spec(SHAPE)

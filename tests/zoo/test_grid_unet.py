@@ -10,7 +10,7 @@ from cmd_lightning.networks.mixing import FrameMixing, PointAttention
 from cmd_lightning.networks.unet import velocity_of
 from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
 from cmd_lightning.zoo.autoencoders.grid import GridAutoencoder
-from cmd_lightning.zoo.motion.grid import GridUNet, picture_sizes
+from cmd_lightning.zoo.motion.grid import GridUNet, map_sizes
 
 SIZES = {"channels": 3, "patch_size": 2, "width": 8, "motion_channels": 2, "depth": 1, "heads": 1, "head_dim": 8}
 GRID = GridAutoencoder(**SIZES, grid=(3, 5)).latent_spec((3, 6, 6, 10))
@@ -19,13 +19,13 @@ SMALL = {"width": 16, "multipliers": (1, 1), "layers": 1, "heads": 2, "content_p
 
 
 def test_a_grid_is_an_image_and_every_other_kind_a_line():
-    assert picture_sizes(GRID) == [(3, 5)]
-    assert picture_sizes(AXES) == [(1, 3), (1, 5)]
+    assert map_sizes(GRID) == [(3, 5)]
+    assert map_sizes(AXES) == [(1, 3), (1, 5)]
     ragged = LatentSpec((3, 6, 6), (2, 4, 3), ((2.0, 0.2, 0.2), (2.0, 0.2, 0.8), (2.0, 0.8, 0.5)))
-    assert picture_sizes(ragged) == [(1, 3)]
+    assert map_sizes(ragged) == [(1, 3)]
     network = GridUNet(GRID, 0, **SMALL)
     x = torch.arange(15.0).expand(2, 4, 15)
-    [image] = network.to_pictures(x)
+    [image] = network.to_maps(x)
     assert torch.equal(image[0, 0], torch.arange(15.0).view(3, 5))
     for slot, (_, y, x) in enumerate(GRID.slots):
         assert image[0, 0, int(y * 3), int(x * 5)] == slot
@@ -35,7 +35,7 @@ def test_a_grid_is_an_image_and_every_other_kind_a_line():
 def test_an_untouched_part_stays_where_it_is(frames, wake):
     """Without blocks, stem and head carry a slot to its neighbours in space, and to the frames of its image alone."""
     network = wake(GridUNet(GRID, 0, **SMALL, frames=frames))
-    network.transform = lambda pictures, signal: [network.head(x) for x in pictures]
+    network.transform = lambda maps, signal: [network.head(x) for x in maps]
     motion = torch.randn(1, 2, 6, 15)
     moved = motion.clone()
     moved[0, :, 4, 7] += 1  # frame 4, row 1, column 2

@@ -61,7 +61,7 @@ def test_frames_talk_at_their_own_point_and_their_order_matters(wake):
 
 
 @torch.no_grad()
-def test_without_time_attention_frames_are_pictures(wake):
+def test_without_time_attention_frames_are_separate_images(wake):
     network = wake(LVDM(SHAPE, 12, width=8, multipliers=(1, 2), layers=1, heads=2))
     latent, timestep = torch.randn(2, *SHAPE), torch.tensor([3, 600])
     text = torch.randn(2, 4, 12)
@@ -127,7 +127,7 @@ SIZES = {"width": 24, "multipliers": (1, 2, 4, 4), "layers": 1, "heads": 2}
         ({"temporal_length": 0}, "temporal_length 0: must be at least 1"),
     ],
 )
-def test_sizes_that_do_not_fit_are_told(changes, told):
+def test_sizes_that_do_not_fit_are_reported(changes, told):
     with pytest.raises(InputError, match=told) as caught:
         LVDM(SHAPE, 12, **SIZES | changes)
     assert "\n" not in str(caught.value)

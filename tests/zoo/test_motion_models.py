@@ -57,7 +57,7 @@ def make(request):
             if layout not in ("grid", "without places"):
                 raise
             assert "use MotionDiT" in str(error)
-            pytest.skip(f"{kind.__name__} takes rows and columns alone, and says so")
+            pytest.skip(f"{kind.__name__} supports rows and columns only")
 
     return build
 
@@ -90,7 +90,7 @@ def test_everything_reaches_the_output(make, layout, wake):
     assert moved(motion + torch.randn_like(motion), timestep, content, condition) > 1e-3
     assert moved(motion.flip(2), timestep, content, condition) > 1e-3
     assert moved(motion, timestep // 2, content, condition) > 1e-3
-    assert moved(motion, timestep, content.flip(3), condition) > 1e-3  # where things are in the picture counts
+    assert moved(motion, timestep, content.flip(3), condition) > 1e-3  # where things are in the frame counts
     assert moved(motion, timestep, content, Condition(condition.pooled + 1)) > 1e-3
 
 

@@ -64,7 +64,7 @@ def test_decoder_sees_the_sum_of_three_broadcast_planes(monkeypatch):
         torch.testing.assert_close(seen[0][0, :, t, y, x], expected + bias)
 
 
-def test_wrong_videos_are_told():
+def test_wrong_videos_are_reported():
     with pytest.raises(InputError, match="it takes 3 channels, the video has 4; set its `channels`"):
         autoencoder().latent_spec((4, 5, 8, 12))
     with pytest.raises(
@@ -103,7 +103,7 @@ def test_planes_talk_where_the_network_attends(level, wake):
 
 
 @torch.no_grad()
-def test_planes_and_places_are_told_apart(wake):
+def test_planes_and_places_are_reported_apart(wake):
     spec = LatentSpec((2, 4, 4), (2, 4, 8), tuple((float(i // 4), (i % 4) / 4) for i in range(8)))
     network = wake(denoiser(spec))
     same = torch.ones(1, 2, 4 * 4 + 4 * 8)
@@ -122,7 +122,7 @@ def test_any_layout_of_slots_will_do(wake):
     assert network(planes, torch.tensor([3, 4]), Condition(torch.randn(2, 12))).shape == planes.shape
 
 
-def test_planes_of_unequal_channels_are_told():
+def test_planes_of_unequal_channels_are_reported():
     with pytest.raises(
         InputError, match="the motion latent has 8 channels, the content frame 3; it denoises planes of"
     ):
@@ -140,7 +140,7 @@ def test_planes_of_unequal_channels_are_told():
         ({"layers": 0}, "layers 0: must be at least 1"),
     ],
 )
-def test_sizes_of_the_denoiser_that_do_not_fit_are_told(changes, told):
+def test_sizes_of_the_denoiser_that_do_not_fit_are_reported(changes, told):
     with pytest.raises(InputError, match=told):
         denoiser(autoencoder().latent_spec(VIDEO), **changes)
 

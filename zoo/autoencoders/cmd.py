@@ -131,6 +131,11 @@ class CMDAutoencoder(AutoencoderNetwork):
     def content_source(self) -> str | None:
         return f"{self.weights} frame" if self.weights in KEY_FRAMES and not self.residual else None
 
+    def content_reach(self, frames: int) -> int:
+        if self.content_source is None:
+            return frames
+        return 1 if self.weights == "first" else frames // 2 + 1
+
     def encode_content(self, video: Tensor) -> Tensor:
         if self.weights in (*KEY_FRAMES, "mean") and not self.residual:
             return self.content_frame(video, video)  # no features are asked for

@@ -1,4 +1,4 @@
-"""PVDM's three planes: a learned content plane beside the planes of rows and columns."""
+"""PVDM's three planes: a learned content plane next to the planes of rows and columns."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from cmd_lightning.networks.video_transformer import VideoTransformer
 class TriplaneAutoencoder(AutoencoderNetwork):
     """Features pooled over each of the three axes, as one latent of three planes (after PVDM, arXiv 2302.07685).
 
-    Where CMD keeps a picture of the video's own size, the content here is a plane of features averaged over time, on
+    Where CMD keeps an image of the size of the video, the content here is a plane of features averaged over time, on
     the grid of patches; the motion latent has a slot for each row and each column of patches, rows first. All planes
     have the same channels, so that one model can denoise them together, and lie within [-1, 1]. The content is no
-    picture: it has another size than the video, and no image model fits it. PVDM pools by small transformers, this
+    image: it has another size than the video, and no image model fits it. PVDM pools by small transformers, this
     network by the mean. The defaults are PVDM's, for 256 × 256 pixels.
 
     Args:

@@ -21,7 +21,7 @@ class LVDM(UNet, VideoDenoiser):
     transformer, and no more, give the 0.96 B parameters that the paper reports. At `condition_dim` 768 the defaults
     have 958.9 M. It attends to all tokens of the text, padding included.
 
-    The authors' weights are a checkpoint of their own code, which is not read here. Other arguments: as for `UNet`.
+    The authors' weights are a checkpoint in another format, which cannot be read here. Other arguments: as for `UNet`.
 
     Args:
         latent: Shape `(C, T, H, W)` of a video in its latent space; other sizes and numbers of frames work too.
@@ -82,17 +82,17 @@ class SpaceTimeTransformer(nn.Module):
         self.feed_forward = GEGLU(width)
         self.head = zero(nn.Conv2d(width, width, 1))
 
-    def forward(self, pictures: list[Tensor], frames: int, text: Tensor | None) -> list[Tensor]:
-        """One picture `(B * frames, width, H, W)`, `text` `(B * frames, L, text_dim)`, to the picture's shape."""
-        (picture,) = pictures
-        x = self.stem(self.norm(picture)).flatten(2).mT  # (B * T, N, width)
+    def forward(self, maps: list[Tensor], frames: int, text: Tensor | None) -> list[Tensor]:
+        """One map `(B * frames, width, H, W)`, `text` `(B * frames, L, text_dim)`, to the map's shape."""
+        (map,) = maps
+        x = self.stem(self.norm(map)).flatten(2).mT  # (B * T, N, width)
         x = x + self.space(self.norm_space(x))
         x = x + self.time(self.norm_time(x), frames)
         if text is not None:
             x = x + self.text(self.norm_text(x), text)
         x = x + self.time_again(self.norm_time_again(x), frames)
         x = x + self.feed_forward(self.norm_feed_forward(x))
-        return [picture + self.head(x.mT.unflatten(2, picture.shape[2:]))]
+        return [map + self.head(x.mT.unflatten(2, map.shape[2:]))]
 
 
 class TextAttention(nn.Module):

@@ -63,7 +63,7 @@ class GridUNet(UNet, MotionModel):
         super().__init__(channels, width, multipliers, layers, heads, lambda level: True, mixer, adaptive=True)
         self.condition = nn.Linear(condition_dim, 4 * width) if condition_dim else None
         self.slots = SlotFeatures(latent_spec, width, content_patch_size)
-        self.frames, self.sizes, self.clean = frames, picture_sizes(latent_spec), clean
+        self.frames, self.sizes, self.clean = frames, map_sizes(latent_spec), clean
 
     def prepare(self, content: Tensor) -> Tensor:
         """The features of the slots, `(B, S, width)`."""
@@ -73,22 +73,22 @@ class GridUNet(UNet, MotionModel):
         signal = embedded(self.timestep, self.condition, timestep, condition, motion.dtype)
         groups = pad_to_multiple(motion, self.frames, 1).unflatten(2, (-1, self.frames))
         length = groups.shape[2]  # (B, D, length, frames, S)
-        noisy = self.to_pictures(groups.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1))
-        still = self.to_pictures(context.mT.repeat_interleave(length, dim=0))
-        pictures = [self.stem(x) + given for x, given in zip(noisy, still, strict=True)]
-        pictures = self.transform(pictures, signal)
-        said = torch.cat([x.flatten(2) for x in pictures], dim=2)  # (B * length, D * frames, S)
+        noisy = self.to_maps(groups.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1))
+        still = self.to_maps(context.mT.repeat_interleave(length, dim=0))
+        maps = [self.stem(x) + given for x, given in zip(noisy, still, strict=True)]
+        maps = self.transform(maps, signal)
+        said = torch.cat([x.flatten(2) for x in maps], dim=2)  # (B * length, D * frames, S)
         said = said.unflatten(1, (-1, self.frames)).unflatten(0, (-1, length)).transpose(1, 2)
         said = said.flatten(2, 3)[:, :, : motion.shape[2]]
         return velocity_of(motion, said, timestep) if self.clean else said
 
-    def to_pictures(self, x: Tensor) -> list[Tensor]:
-        """`(N, C, S)` to pictures `(N, C, H, W)`, one for each kind of slot."""
+    def to_maps(self, x: Tensor) -> list[Tensor]:
+        """`(N, C, S)` to maps `(N, C, H, W)`, one for each kind of slot."""
         parts = x.split([math.prod(size) for size in self.sizes], dim=2)
         return [part.unflatten(2, size) for part, size in zip(parts, self.sizes, strict=True)]
 
 
-def picture_sizes(latent_spec: LatentSpec) -> list[tuple[int, int]]:
+def map_sizes(latent_spec: LatentSpec) -> list[tuple[int, int]]:
     """Height and width of each run of slots of one kind: of a full grid its own, else 1 and their number."""
     sizes = []
     for kind, run in groupby(latent_spec.slots, key=lambda slot: slot[0]):

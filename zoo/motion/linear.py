@@ -12,7 +12,7 @@ from cmd_lightning.networks.slots import SlotDiT
 class LinearDiT(SlotDiT):
     """Diffusion transformer with linear attention; not in the paper.
 
-    Every point of the motion latent may be a token of its own: twice the frames or slots take twice the work. What
+    Every point of the motion latent may be a token: twice the frames or slots take twice the work. What
     linear attention does badly, telling neighbours apart, a convolution over time in each block does (as Han et al.,
     arXiv 2308.00442, add one over space). The content frame is pooled onto the slots, in any layout.
     Arguments: as for `SlotDiT`.

@@ -111,7 +111,7 @@ class ClipTraining(Training):
         texts = self.network.encode_text(TOKENIZER(list(captions)), normalize=True)
         scenes = [draw_scene(987654321, index, frames=FRAMES) for index in range(clips)]
         video = torch.stack([render(scene, FRAMES, SIZE) for scene in scenes]).float() / 255
-        images = self.network.encode_image(normalised(self.network.visual, metric.pictures(video).flatten(0, 1)))
+        images = self.network.encode_image(normalised(self.network.visual, metric.images(video).flatten(0, 1)))
         answers = [list(captions.values())[i] for i in (images @ texts.T).argmax(1)]
         pairs = zip(answers, (captions[scene.caption] for scene in scenes), strict=True)
         right = torch.tensor([[a == b for a, b in zip(*pair, strict=True)] for pair in pairs])

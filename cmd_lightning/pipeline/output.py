@@ -36,16 +36,31 @@ class CMDPipelineOutput(BaseOutput):
     warnings: list[list[str]]
 
 
-def check_output(output_type: str) -> None:
-    """Raises an `InputError` for an unknown output type."""
-    if output_type not in get_args(OutputType):
-        raise InputError(f"output_type {output_type!r}: choose {', '.join(get_args(OutputType))}")
+def check_output(output_type: str, latent: bool = True) -> None:
+    """Raises an `InputError` for an unknown output type, and for "latent" unless it is possible."""
+    types = [name for name in get_args(OutputType) if latent or name != "latent"]
+    if output_type not in types:
+        raise InputError(f"output_type {output_type!r}: choose {', '.join(types)}")
 
 
 def to_output(video: Tensor, output_type: OutputType) -> Frames:
     """A video `(B, C, T, H, W)` in [-1, 1] as `output_type` asks; see `CMDPipelineOutput`."""
-    frames = video.transpose(1, 2)  # (B, T, C, H, W)
     if output_type == "pil":
-        return [[fromarray(frame) for frame in clip] for clip in to_uint8(frames).movedim(2, 4).cpu().numpy()]
-    floats = (frames.float() + 1) / 2
-    return floats if output_type == "pt" else floats.movedim(2, 4).cpu().numpy()
+        return to_images(to_uint8(video))
+    return to_floats((video.float() + 1) / 2, output_type)
+
+
+def shown(video: Tensor, output_type: OutputType) -> Frames:
+    """A video `(B, C, T, H, W)` in [0, 1] as `output_type` asks, without a rounding of what are whole grey levels."""
+    return to_images((video * 255).round().byte()) if output_type == "pil" else to_floats(video, output_type)
+
+
+def to_images(video: Tensor) -> list[list[Image]]:
+    """A uint8 video `(B, C, T, H, W)` as images, a list for each clip."""
+    return [[fromarray(frame) for frame in clip] for clip in video.movedim(1, 4).cpu().numpy()]
+
+
+def to_floats(video: Tensor, output_type: OutputType) -> Tensor | np.ndarray:
+    """A video `(B, C, T, H, W)` as a tensor `(B, T, C, H, W)` for "pt", or an array `(B, T, H, W, C)` for "np"."""
+    frames = video.transpose(1, 2)
+    return frames if output_type == "pt" else frames.movedim(2, 4).cpu().numpy()

@@ -10,7 +10,7 @@ from torch import nn
 
 from cmd_lightning import __version__
 from cmd_lightning.markdown import table
-from cmd_lightning.pipeline_prompt import SCHEDULERS
+from cmd_lightning.pipeline.request import SCHEDULERS
 
 
 def model_card(pipeline: Any, name: str) -> str:

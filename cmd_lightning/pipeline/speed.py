@@ -10,7 +10,7 @@ from cmd_lightning.diffusion.solvers import solver
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import FrameLatents
 from cmd_lightning.networks.compiling import compile_network
-from cmd_lightning.pipeline_latents import Latents
+from cmd_lightning.pipeline.latents import Latents
 
 
 class FasterSampling(Latents):

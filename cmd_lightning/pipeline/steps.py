@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -10,10 +11,10 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor
 
 from cmd_lightning import compat
-from cmd_lightning.diffusion.sampling import Denoiser, Guided, computing_in, generators_of, sample, seeded_noise
+from cmd_lightning.diffusion.sampling import Denoiser, Guided, Known, computing_in, generators_of, sample, seeded_noise
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition
-from cmd_lightning.pipeline_prompt import NETWORKS, SCHEDULERS, Request, StageName
+from cmd_lightning.pipeline.request import NETWORKS, SCHEDULERS, Request, StageName
 
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks
 """Called with the pipeline, the number of the step, its timestep and the wanted tensors by name; it returns those that
@@ -99,17 +100,23 @@ class Steps:
         self._attention_kwargs = request.attention_kwargs or None
         return request
 
-    def _denoise(self, stage: StageName, denoiser: Denoiser, shape: Sequence[int], request: Request) -> Tensor:
-        """From noise to samples `(B, *shape)`, both in float32, by the denoiser of a stage."""
+    def _denoise(
+        self, stage: StageName, denoiser: Denoiser, shape: Sequence[int], request: Request, known: Known | None
+    ) -> Tensor:
+        """From noise, or what is known, to samples `(B, *shape)`, in float32, by the denoiser of a stage."""
         number, scale = self.sampling(stage, request.steps, request.guidance)
         network, scheduler = getattr(self, NETWORKS[stage]), getattr(self, SCHEDULERS[stage])
         condition, null = self._conditions(stage, scale, request)
         generators = generators_of(request.seeds, STREAMS[stage])
         noise = seeded_noise(shape, generators)  # also where it is given: a stochastic scheduler draws what follows
-        noise = request.latents.get(stage, noise).to(compat.execution_device(network), torch.float32)
+        place = compat.execution_device(network), torch.float32
+        noise = request.latents.get(stage, noise).to(*place)
+        first = 0
+        if known is not None:
+            known, first = replace(known, clean=known.clean.to(*place)), known.first_step(number)
         guided = Guided(computing_in(network.dtype, denoiser), condition, null, scale, request.guidance_rescale)
         self._stage, self._guidance_scale, self._guidance_rescale = stage, scale, request.guidance_rescale
-        with self.progress_bar(total=number) as bar:
+        with self.progress_bar(total=number - first) as bar:
             bar.set_description(stage)
 
             def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
@@ -117,12 +124,13 @@ class Steps:
                 return guided(noisy, timestep)
 
             def on_step(step: int, timestep: Tensor, x: Tensor) -> Tensor:
-                self._num_timesteps = len(scheduler.timesteps)
-                if (step + 1) % getattr(scheduler, "order", 1) == 0 or step + 1 == self._num_timesteps:
+                order = getattr(scheduler, "order", 1)
+                self._num_timesteps = len(scheduler.timesteps) - first * order
+                if (step + 1) % order == 0 or step + 1 == self._num_timesteps:
                     bar.update()
                 return self._called_back(guided, step, timestep, x)
 
-            sampled = sample(predict, scheduler, noise, number, generators, on_step, lambda: self._interrupt)
+            sampled = sample(predict, scheduler, noise, number, generators, on_step, lambda: self._interrupt, known)
         self._current_timestep = None
         return sampled
 

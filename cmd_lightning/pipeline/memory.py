@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.pipeline_latents import Latents
+from cmd_lightning.pipeline.latents import Latents
 
 READS_PARTS = "MultiheadAttention"
 """The class of torch whose `forward` reads the weights of a module in it without calling that module."""

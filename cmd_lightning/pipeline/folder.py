@@ -15,8 +15,8 @@ from torch import nn
 
 from cmd_lightning import compat
 from cmd_lightning.errors import InputError, reason
-from cmd_lightning.model_card import model_card
 from cmd_lightning.networks.classes import load_class
+from cmd_lightning.pipeline.card import model_card
 from cmd_lightning.zoo import model_folder, models
 
 HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download", "proxies")

@@ -4,57 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from diffusers.utils import USE_PEFT_BACKEND, scale_lora_layers, unscale_lora_layers
 from torch import Tensor, nn
 
 from cmd_lightning import compat
-from cmd_lightning.conditioning import ConditionEncoder, Values, encode_condition, remarks
-from cmd_lightning.diffusion.sampling import PerStage
+from cmd_lightning.conditioning import ConditionEncoder, encode_condition, remarks
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition
+from cmd_lightning.pipeline.request import NETWORKS, Request, StageName
 from cmd_lightning.pretrained_text import StableDiffusionText
-
-StageName = Literal["content", "motion"]
-
-NETWORKS: Mapping[StageName, str] = {"content": "unet", "motion": "motion_model"}
-SCHEDULERS: Mapping[StageName, str] = {"content": "scheduler", "motion": "motion_scheduler"}
-"""The parts of each stage."""
 
 Embeds = Tensor | Condition | Mapping[str, Tensor | Condition] | None
 """Encoded prompts: a `Condition`, or tokens `(B, L, K)` or pooled vectors `(B, K)`; by stage where they differ."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What both stages are asked for.
-
-    Args:
-        values: Captions or class ids, one for each video, or how many videos.
-        seeds: One for each video.
-        steps: Denoising steps, see `CMDPipeline.sampling`.
-        guidance: Guidance scale, see `CMDPipeline.sampling`.
-        negative: A negative prompt for each video; None for the null condition.
-        embeds: Encoded prompts by stage, in the place of `values`.
-        negative_embeds: Encoded negative prompts by stage.
-        latents: Initial noise by stage, in the place of that of the seeds.
-        guidance_rescale: See `Guided`.
-        attention_kwargs: Arguments for the attention processors of a Stable Diffusion U-Net; its `scale` is that of
-            LoRA adapters.
-    """
-
-    values: Values
-    seeds: Sequence[int]
-    steps: PerStage = None
-    guidance: PerStage = None
-    negative: Sequence[str] | None = None
-    embeds: Mapping[str, Condition] = field(default_factory=dict)
-    negative_embeds: Mapping[str, Condition] = field(default_factory=dict)
-    latents: Mapping[str, Tensor] = field(default_factory=dict)
-    guidance_rescale: float = 0.0
-    attention_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Prompting:

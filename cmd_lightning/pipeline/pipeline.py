@@ -5,36 +5,35 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
 from cmd_lightning import compat
-from cmd_lightning.conditioning import ConditionEncoder, Values, count_videos
+from cmd_lightning.conditioning import ConditionEncoder, Values
 from cmd_lightning.diffusion.sampling import PerStage, chosen, given_content
-from cmd_lightning.errors import InputError, InputWarning
-from cmd_lightning.faster_sampling import FasterSampling
+from cmd_lightning.errors import InputWarning
 from cmd_lightning.networks import AutoencoderNetwork, MotionModel
 from cmd_lightning.networks.stock import predict_content
-from cmd_lightning.pipeline_folder import Folder
-from cmd_lightning.pipeline_input import Image, check_size, draw_seeds, fit_images, latents_by_stage, one_of
-from cmd_lightning.pipeline_memory import LessMemory
-from cmd_lightning.pipeline_output import CMDPipelineOutput, OutputType, check_output, to_output
-from cmd_lightning.pipeline_prompt import (
-    SCHEDULERS,
-    Embeds,
-    Prompting,
-    Request,
-    StageName,
-    embeds_by_stage,
-    repeated,
-)
-from cmd_lightning.pipeline_steps import StepCallback, Steps
+from cmd_lightning.pipeline.clips import Clip
+from cmd_lightning.pipeline.editing import Editing
+from cmd_lightning.pipeline.folder import Folder
+from cmd_lightning.pipeline.images import Image
+from cmd_lightning.pipeline.input import Inputs, check_size
+from cmd_lightning.pipeline.interpolation import Interpolation
+from cmd_lightning.pipeline.longer import Longer
+from cmd_lightning.pipeline.memory import LessMemory
+from cmd_lightning.pipeline.output import CMDPipelineOutput, OutputType, check_output, to_output
+from cmd_lightning.pipeline.prompt import Embeds
+from cmd_lightning.pipeline.request import SCHEDULERS, Request, StageName
+from cmd_lightning.pipeline.speed import FasterSampling
+from cmd_lightning.pipeline.steps import StepCallback, Steps
+from cmd_lightning.pipeline.transfer import Transfer
 
 STEPS = {"content": 50, "motion": 100}
 """Denoising steps of the paper's quality figures (App. B.4)."""
@@ -44,7 +43,17 @@ GUIDANCE = {"content": 4.0, "motion": 1.0}
 
 
 class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of diffusers, whose types differ
-    Folder, LessMemory, FasterSampling, Prompting, Steps, DiffusionPipeline, StableDiffusionLoraLoaderMixin
+    Folder,
+    LessMemory,
+    FasterSampling,
+    Inputs,
+    Steps,
+    Transfer,
+    Interpolation,
+    Longer,
+    Editing,
+    DiffusionPipeline,
+    StableDiffusionLoraLoaderMixin,
 ):
     """Content-motion latent diffusion: a content frame, then its motion latent, then the video.
 
@@ -145,13 +154,25 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
         return self._generate_motion(content, self._begin(Request(values, seeds, steps, guidance)))
 
     def _generate_content(self, request: Request) -> Tensor:
+        known = request.known.get("content")
+        if known is not None and not known.strength:
+            return known.clean
         denoiser = functools.partial(predict_content, self.unet, attention_kwargs=request.attention_kwargs)
-        return self._denoise("content", denoiser, self.latent_spec.content, request)
+        content = self._denoise("content", denoiser, self.latent_spec.content, request, known)
+        return content if known is None else known.restore(content, known.clean.to(content))
 
     def _generate_motion(self, content: Tensor, request: Request) -> Tensor:
+        known, normal = request.known.get("motion"), None
+        if known is not None:
+            if not known.strength:
+                return known.clean
+            clean = known.clean.to(self.autoencoder.motion_mean)
+            normal = replace(known, clean=self.autoencoder.normalize_motion(clean))
         network = self.motion_model
         denoiser = given_content(network, content.to(compat.execution_device(network), network.dtype))
-        return self.autoencoder.denormalize_motion(self._denoise("motion", denoiser, self.latent_spec.motion, request))
+        normalized = self._denoise("motion", denoiser, self.latent_spec.motion, request, normal)
+        motion = self.autoencoder.denormalize_motion(normalized)
+        return motion if known is None else known.restore(motion, known.clean.to(motion))
 
     @torch.no_grad()
     def __call__(
@@ -159,6 +180,8 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
         prompt: str | Sequence[str] | None = None,
         class_labels: int | Sequence[int] | None = None,
         image: Image | Sequence[Image] | None = None,
+        video: Clip | Sequence[Clip] | None = None,
+        strength: PerStage = None,
         negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -171,6 +194,8 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Tensor | Mapping[str, Tensor] | None = None,
         content: Tensor | None = None,
+        motion: Tensor | None = None,
+        keep: Mapping[str, Tensor] | None = None,
         prompt_embeds: Embeds = None,
         negative_prompt_embeds: Embeds = None,
         output_type: OutputType = "pil",
@@ -187,6 +212,10 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
             image: An image to set in motion, or several: PIL images, paths, URLs, arrays `(H, W, 3)` or tensors
                 `(3, H, W)`, uint8 or floats in [0, 1]. Those of another size than the model's are resized and cropped,
                 see `fit_image`. The content model is not run.
+            video: A clip to change, or several, see `Clip`: both its latents are noised by `strength` and denoised.
+            strength: How far to change what is given, one number or {"content": ..., "motion": ...}: the share of the
+                denoising steps that run. 0 leaves it as it is, 1 generates it from scratch. By default 0.75 for
+                `video`, 1 where `keep` holds the rest, else 0.
             negative_prompt: What guidance leads away from, one for all prompts or one each; by default nothing.
             height: Height in pixels; only the model's own.
             width: Width in pixels; only the model's own.
@@ -201,7 +230,11 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
             generator: Source of seeds, or one for each video; by default torch's global one.
             latents: Standard normal noise to start from, `(B, *shape)` by stage, see `latent_spec`; a tensor is that of
                 the first stage that runs.
-            content: Content frames `(B, C, H, W)` to set in motion, as in the output; the content model is not run.
+            content: Content frames `(B, C, H, W)`, as in the output or from `encode_clips`; the content model is not
+                run, unless `strength` is above 0.
+            motion: Motion latents `(B, D, T, S)`, as in the output or from `encode_clips`; the motion model is not run,
+                unless `strength` is above 0.
+            keep: Where given latents stay as they are while the rest is denoised, by stage: bool, broadcast to them.
             prompt_embeds: Encoded prompts in the place of `prompt`, as `encode_prompt` returns them; see `Embeds`.
             negative_prompt_embeds: Encoded negative prompts, in the same forms.
             output_type: "pil", "np", "pt" or "latent", see `CMDPipelineOutput`.
@@ -221,66 +254,36 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
         """
         check_output(output_type)
         check_size((self.config.video_shape[1], *self.size), num_frames, height, width)
-        one_of(prompt=prompt, class_labels=class_labels)
-        one_of(image=image, content=content)
-        one_of(seeds=seeds, generator=generator)
-        one_of(negative_prompt=negative_prompt, negative_prompt_embeds=negative_prompt_embeds)
-        if not isinstance(prompt_embeds, Mapping):  # by stage, they may be for one stage, and the prompt for the other
-            one_of(prompt=prompt, prompt_embeds=prompt_embeds)
-        images, resized = (None, []) if image is None else fit_images(image, self.size)
-        frames = content if images is None else images
-        stages: tuple[StageName, ...] = ("content", "motion") if frames is None else ("motion",)
-        if attention_kwargs and not ("content" in stages and isinstance(self.unet, UNet2DConditionModel)):
-            raise InputError("`attention_kwargs`: no Stable Diffusion U-Net runs here; leave it out")
-        if content is not None and tuple(content.shape[1:]) != self.latent_spec.content:
-            wanted = ", ".join(map(str, self.latent_spec.content))
-            raise InputError(f"`content`: {tuple(content.shape)}; give content frames of shape (count, {wanted})")
-        if "content" in stages and self.unet is None:
-            raise InputError("`image`: this model has no content model; give an image, or `content`")
-        embeds = embeds_by_stage(prompt_embeds, "prompt_embeds", num_videos_per_prompt)
-        given = prompt if prompt is not None else class_labels
-        values: Values = num_videos_per_prompt * (1 if frames is None else len(frames))
-        if given is not None:
-            each: Any = [given] if isinstance(given, str | int) else list(given)
-            values = [value for value in each for _ in range(num_videos_per_prompt)]
-        elif embeds:
-            values = len(next(iter(embeds.values())))
-        count = count_videos(values, [*self.encoders.values(), *embeds.values()], seeds)
-        if frames is not None and count != len(frames) * num_videos_per_prompt:
-            name = "content" if images is None else "image"
-            raise InputError(f"{name}: {len(frames)} given for {count // num_videos_per_prompt} prompts; give as many")
-        shapes: dict[str, tuple[int, ...]] = {stage: getattr(self.latent_spec, stage) for stage in stages}
-        request = Request(
-            values,
-            draw_seeds(seeds, generator, count),
-            num_inference_steps,
-            guidance_scale,
-            repeated(negative_prompt, count // num_videos_per_prompt, num_videos_per_prompt),
-            embeds,
-            embeds_by_stage(negative_prompt_embeds, "negative_prompt_embeds", num_videos_per_prompt),
-            latents_by_stage(latents, shapes, count),
-            guidance_rescale,
-            attention_kwargs or {},
+        request = self._request(
+            prompt=prompt,
+            class_labels=class_labels,
+            image=image,
+            negative_prompt=negative_prompt,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
+            num_videos_per_prompt=num_videos_per_prompt,
+            seeds=seeds,
+            generator=generator,
+            latents=latents,
+            video=video,
+            content=content,
+            motion=motion,
+            strength=strength,
+            keep=keep,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            attention_kwargs=attention_kwargs,
         )
         self._begin(request, callback_on_step_end, callback_on_step_end_tensor_inputs)
-        scales = [self.sampling(stage, num_inference_steps, guidance_scale)[1] for stage in stages]
-        notes = [self.remarks(value, stages) for value in values] if isinstance(values, list) else [[]] * count
-        if resized:
-            notes = [[*own, *resized[i // num_videos_per_prompt]] for i, own in enumerate(notes)]
-        if request.negative is not None and max(scales) <= 1:
-            notes = [[*own, "negative prompt: guidance is disabled, so it has no effect"] for own in notes]
-        for note in dict.fromkeys(note for own in notes for note in own):
+        for note in dict.fromkeys(note for notes in request.notes for note in notes):
             warnings.warn(note, InputWarning, stacklevel=3)  # past `torch.no_grad`
-        if frames is None:
-            content = self._generate_content(request)
-        else:
-            content = frames if images is None else self.content_of(images * 2 - 1)
-            content = content.repeat_interleave(num_videos_per_prompt, dim=0)
-        if self._interrupt:
-            motion = self.autoencoder.denormalize_motion(content.new_zeros(count, *self.latent_spec.motion))
+        content = self._generate_content(request)
+        if self._interrupt and "motion" not in request.known:
+            motion = self.autoencoder.denormalize_motion(content.new_zeros(len(content), *self.latent_spec.motion))
         else:
             motion = self._generate_motion(content, request)
         videos = motion if output_type == "latent" else to_output(self.decode(content, motion), output_type)
         self.maybe_free_model_hooks()
-        output = CMDPipelineOutput(videos, content, list(request.seeds), notes)
+        output = CMDPipelineOutput(videos, content, list(request.seeds), list(request.notes))
         return output if return_dict else output.to_tuple()

@@ -1,0 +1,26 @@
+"""The examples in the docstrings of public classes run, and there is one for each."""
+
+import doctest
+import inspect
+
+import pytest
+
+from cmd_lightning import metrics, networks
+
+CLASSES = [
+    getattr(room, name) for room in (metrics, networks) for name in room.__all__ if inspect.isclass(getattr(room, name))
+]
+FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+
+
+def test_every_kind_of_class_is_among_them():
+    assert {metrics.FrechetVideoDistance, networks.MotionModel, networks.LatentSpec} <= set(CLASSES)
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_example_runs(cls):
+    [example] = doctest.DocTestFinder(recurse=False).find(cls, cls.__name__, globs={})
+    assert example.examples, f"{cls.__name__}: its docstring has no example"
+    runner, lines = doctest.DocTestRunner(optionflags=FLAGS, verbose=False), []
+    runner.run(example, out=lines.append)
+    assert not runner.failures, "".join(lines)
