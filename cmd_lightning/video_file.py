@@ -24,7 +24,7 @@ from cmd_lightning.viewing import Screen, Viewing, deinterlaced
 MAX_DECODED_PIXELS = 2**34  # in a read, wanted or not: half a minute of one core for H.264, five minutes of 1080p
 MAX_FRAME_PIXELS = 2**26  # 8192x8192: twice 8K
 
-Reason = Literal["empty file", "unreadable video", "still picture", "no video stream", "damaged frames", "too costly"]
+Reason = Literal["empty file", "unreadable video", "still image", "no video stream", "damaged frames", "too costly"]
 
 _FORMATS = "mov,matroska,avi,gif,apng,mpegts,mpeg,asf,flv,ogg"  # of FFmpeg; mov is mp4 and 3gp too, matroska webm
 _WITHOUT_INDEX = ("mpegts", "mpeg", "asf", "flv", "ogg")
@@ -144,7 +144,7 @@ class VideoFile:
             )
         except av.FFmpegError:
             if _is_image(self._source):
-                raise VideoError(self.name, "still picture") from None
+                raise VideoError(self.name, "still image") from None
             raise
         streams = self._container.streams
         videos = [one for one in streams.video if not one.disposition & one.disposition.attached_pic]  # cover art

@@ -1,8 +1,8 @@
 """The frames of a video file by its packets: which can be decoded, their times, and the key frames to begin at.
 
 Files that are cut without encoding begin anywhere: before the first key frame, or with one after which, as in the open
-groups of pictures that encoders of H.264, HEVC and MPEG-2 write, frames follow that are shown before it and build on
-frames before the cut.
+GOPs that encoders of H.264, HEVC and MPEG-2 write, frames follow that are shown before it and build on frames before
+the cut.
 """
 
 from bisect import bisect_right

@@ -50,7 +50,7 @@ class ShardCache(FetchOptions):
             raise InputError(f"remote.gigabytes {self.gigabytes}: must be above 0 and at most 1e9; give e.g. 50")
 
     def open(self, url: str, size: int | None = None) -> BinaryIO:
-        """The local copy of a shard, fetched if there is none of this size; readable also when it is removed later.
+        """The local copy of a shard, fetched if it is missing or of another size; readable also if it is removed later.
 
         Raises:
             FetchError: The shard cannot be had, or has another size.

@@ -77,7 +77,7 @@ class ClipLoader:
         try:
             reader = VideoReader(data, change.view(self.viewing))
         except VideoError as error:
-            if not self.stills or error.reason != "still picture":
+            if not self.stills or error.reason != "still image":
                 raise
             frame = self._fit(chance, change)(read_image(data, self.viewing.background)[:, None])
             return frame.expand(-1, self.num_frames, -1, -1), self.fps or _STILL_FPS, False

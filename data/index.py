@@ -227,7 +227,7 @@ def load_index(
 
 
 def read_index(folder: str, remote: ShardCache | None = None, query: str = "") -> dict[str, Any]:
-    """The index of a `Place`; an empty one if there is none, or it is damaged.
+    """The index of a `Place`; an empty one if it is missing or damaged.
 
     Raises:
         InputError: It cannot be fetched.

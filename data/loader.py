@@ -67,7 +67,7 @@ class BatchStream(DataPipeline):
 
 
 class Position:
-    """Where a fit is in its training data: the epoch, and how many of its batches are done."""
+    """Where training is in its data: the epoch, and how many of its batches are done."""
 
     def __init__(self) -> None:
         self._stream: BatchStream | None = None
@@ -78,8 +78,8 @@ class Position:
     def begin(self, stream: BatchStream, workers: int, trainer: Trainer | None) -> tuple[int, int]:
         """The epoch and first batch of a pass that begins now.
 
-        The epoch is the Trainer's, or counts the passes where there is none. After a resume it is the loaded
-        one: a Trainer that max_steps stopped within an epoch counts it as ended and yet finishes it.
+        The epoch is the Trainer's, or without one counts the passes. After a resume it is the loaded one: a Trainer
+        that max_steps stopped within an epoch counts it as ended and yet finishes it.
         """
         clock = trainer.current_epoch if trainer else self._passes
         epoch, first = clock + self._ahead, 0

@@ -207,7 +207,7 @@ class Standby:
                 except BadSample as reason:
                     bad.append(Bad(str(reason), sample.place))
         remedy = "lower data.num_frames, or data.stride, or raise data.fps; or " if "too short" in dict(bad) else ""
-        if "still picture" in dict(bad):
+        if "still image" in dict(bad):
             remedy = "set data.images still for clips without motion; or "
         raise InputError(
             f"no usable clip among {len(bad)}: {list_bad(bad, most=1)}; {remedy}run `shards check` on these shards"

@@ -31,7 +31,7 @@ FIELDS = (
     *("thumbnail", "thumb", "preview"),
 )
 
-NO_VIDEO, STILL, CUT = "no video", "still picture", "truncated shard"
+NO_VIDEO, STILL, CUT = "no video", "still image", "truncated shard"
 
 MAX_MEMBER_BYTES = 0x7FFFF000  # 2 GiB, the most that one call reads: a member must fit into memory
 _MAX_HEADER_BYTES = 2**20  # what tarfile may read at once; extended headers of honest archives are a few hundred bytes

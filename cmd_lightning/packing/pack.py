@@ -165,7 +165,7 @@ def _usable(
 
 def _no_clip(path: Path) -> str:
     """Why a file is not a clip."""
-    return "still picture" if path.suffix.lower() in (".png", ".webp") else "unknown suffix"
+    return "still image" if path.suffix.lower() in (".png", ".webp") else "unknown suffix"
 
 
 def _held_out(clips: Sequence[_Clip], share: float, seed: int) -> list[_Clip]:

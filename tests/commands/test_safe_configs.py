@@ -108,7 +108,7 @@ FACTORIES = ("network", "optimizer", "schedule")
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_does_not_fit_is_refused_and_not_called(refused, witness, place):
+def test_what_does_not_fit_is_rejected_and_not_called(refused, witness, place):
     payloads = [
         {"class_path": "os.system", "init_args": {"command": f"touch '{witness}'"}},
         {"class_path": "payloads.Touch"},
@@ -217,7 +217,7 @@ class Bomb:
         return os.system, (f"touch '{self.witness}'",)
 
 
-def test_checkpoints_with_code_are_refused_wherever_they_are_given(refused, witness, tmp_path, tiny_stages, capsys):
+def test_checkpoints_with_code_are_rejected_wherever_they_are_given(refused, witness, tmp_path, tiny_stages, capsys):
     evil = tmp_path / "last.ckpt"
     torch.save({"cmd": {"stage": "autoencoder"}, "state_dict": Bomb(witness)}, evil)
 

@@ -208,7 +208,7 @@ def test_a_stage_must_keep_the_number_of_samples(shards, user, workers, stage, w
         ("user_stages.number", r"data\.stages user_stages\.number: is of type int, which cannot be called"),
     ],
 )
-def test_stages_that_are_none_are_an_error_at_the_start(shards, user, stage, words):
+def test_invalid_stages_are_an_error_at_the_start(shards, user, stage, words):
     with pytest.raises(InputError, match=words) as error:
         module(shards, stage)
     assert "\n" not in str(error.value)
