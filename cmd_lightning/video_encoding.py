@@ -1,7 +1,8 @@
-"""Write clips, uint8 RGB (C, T, H, W): H.264 by PyAV (FFmpeg), GIF and PNG by Pillow, imported when first needed."""
+"""Write clips, uint8 RGB (C, T, H, W): H.264 by PyAV (FFmpeg), GIF, WebP and PNG by Pillow, imported when needed."""
 
 import io
 import warnings
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ _GIF_FPS = 50  # frames that browsers show of a GIF, at most
 
 
 def write_video(path: str | Path, video: Tensor, fps: float) -> None:
-    """Write a clip; the name says how: `.mp4` (H.264), `.gif`, or no suffix for a folder of PNG frames.
+    """Write a clip; the name says how: `.mp4` (H.264), `.gif`, `.webp`, or no suffix for a folder of PNG frames.
 
     The file appears when it is complete, never half written.
 
@@ -31,15 +32,17 @@ def write_video(path: str | Path, video: Tensor, fps: float) -> None:
     """
     path = Path(path)
     _expect_video(video, fps)
-    if path.suffix not in {".mp4", ".gif", ""}:
-        raise InputError(f"{path}: cannot write '{path.suffix}'; end the name in .mp4 or .gif, or in nothing for PNGs")
+    if path.suffix not in {".mp4", ".gif", ".webp", ""}:
+        remedy = "end the name in .mp4, .gif or .webp, or in nothing for PNGs"
+        raise InputError(f"{path}: cannot write '{path.suffix}'; {remedy}")
     if not path.suffix and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path}: exists already; name a new or empty folder for the PNG frames")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced(path) as temporary:
-        if path.suffix:
-            encode = mp4_bytes if path.suffix == ".mp4" else gif_bytes
-            temporary.write_bytes(encode(video, fps))
+        if path.suffix == ".mp4":
+            _encode_mp4(str(temporary), video, fps, options={"movflags": "faststart"})  # for players on the web
+        elif path.suffix:
+            temporary.write_bytes((gif_bytes if path.suffix == ".gif" else webp_bytes)(video, fps))
         else:
             temporary.mkdir()
             for index, image in enumerate(_images(video)):
@@ -60,17 +63,30 @@ def mp4_bytes(video: Tensor, fps: float, *, crf: int = 17, preset: str = "medium
     Raises:
         InputError, ValueError: As of `write_video`.
     """
+    _expect_video(video, fps)
+    buffer = io.BytesIO()
+    _encode_mp4(buffer, video, fps, crf, preset)
+    return buffer.getvalue()
+
+
+def _encode_mp4(
+    target: str | io.BytesIO,
+    video: Tensor,
+    fps: float,
+    crf: int = 17,
+    preset: str = "medium",
+    options: Mapping[str, str] = {},
+) -> None:
+    """Encodes a clip into a file or a buffer, with the options of FFmpeg's muxer."""
     import av
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
-    _expect_video(video, fps)
     _, _, height, width = video.shape
     matrix, tag = (Colorspace.ITU709, 1) if height >= 720 else (Colorspace.SMPTE170M, 6)  # tags as in H.273
     as_tagged = {"dst_colorspace": matrix, "dst_color_range": ColorRange.MPEG, "threads": 1}
     reformatter = VideoReformatter()
     frames = torch.nn.functional.pad(video.permute(1, 0, 2, 3), (0, width % 2, 0, height % 2), mode="replicate")
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
+    with av.open(target, "w", format="mp4", options=dict(options)) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.width, stream.height = width + width % 2, height + height % 2
         stream.pix_fmt = "yuv420p"
@@ -84,7 +100,6 @@ def mp4_bytes(video: Tensor, fps: float, *, crf: int = 17, preset: str = "medium
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             container.mux(stream.encode(reformatter.reformat(frame, format="yuv420p", **as_tagged)))
         container.mux(stream.encode(None))
-    return buffer.getvalue()
 
 
 def gif_bytes(video: Tensor, fps: float, scale: int = 1) -> bytes:
@@ -122,6 +137,27 @@ def gif_bytes(video: Tensor, fps: float, scale: int = 1) -> bytes:
     durations = [10 * (end - start) for start, end in zip([0, *ends], ends, strict=False)]
     buffer = io.BytesIO()
     images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=False)
+    return buffer.getvalue()
+
+
+def webp_bytes(video: Tensor, fps: float) -> bytes:
+    """Encode a clip as a looping, lossless WebP; equal frames in a row are stored as one that lasts longer.
+
+    Args:
+        video: As of `write_video`.
+        fps: Frames per second; durations are whole milliseconds, and on the whole the rate is kept.
+
+    Raises:
+        InputError, ValueError: As of `write_video`, or `fps` is above 1000.
+    """
+    _expect_video(video, fps)
+    if fps > 1000:
+        raise InputError(f"fps {fps}: a frame of a WebP lasts at least a millisecond; give at most 1000")
+    images = _images(video)
+    ends = [round(1000 * (index + 1) / fps) for index in range(len(images))]
+    durations = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    buffer = io.BytesIO()
+    images[0].save(buffer, "WEBP", save_all=True, append_images=images[1:], duration=durations, loop=0, lossless=True)
     return buffer.getvalue()
 
 

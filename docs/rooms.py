@@ -28,7 +28,7 @@ FILES = {
     "commands": ("cli", "report", "__main__"),
     "basics": (
         *("__init__", "__version__", "errors", "provenance", "compat", "atomic_files", "markdown", "threads"),
-        *("metric_names", "progress"),
+        *("metric_names", "progress", "resizing"),
     ),
 }
 """Rooms of files at the top of the package; any other file there is a room by itself."""

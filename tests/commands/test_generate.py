@@ -13,7 +13,8 @@ from cmd_lightning import zoo
 from cmd_lightning.cli import main
 from cmd_lightning.commands.demo import PROMPTS
 from cmd_lightning.commands.demo_page import asked
-from cmd_lightning.commands.generate import conditions, read_picture, slug
+from cmd_lightning.commands.generate import conditions, slug
+from cmd_lightning.commands.generation import read_picture
 from cmd_lightning.diffusion import FlowMatching
 from cmd_lightning.errors import InputError
 from cmd_lightning.pipeline import CMDPipeline
