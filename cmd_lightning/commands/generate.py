@@ -36,7 +36,7 @@ def generate(
     seed: int = 0,
     steps: dict[str, int] | None = None,
     guidance: dict[str, float] | None = None,
-    solver: Literal["ddim", "dpm++", "unipc"] | None = None,
+    solver: dict[str, Literal["ddim", "dpm++", "unipc", "lcm"]] | None = None,
     lora: str | None = None,
     frame_decoder: str | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
@@ -64,8 +64,8 @@ def generate(
         steps: Denoising steps, by default the model's own, else 50 for content and 100 for motion.
         guidance: Guidance scale, 1 or less disables it; by default the model's own, else 4 for content and 1 for
             motion.
-        solver: Solver of both stages, by default the model's own; dpm++ and unipc are for few steps, such as 15.
-            Models trained by flow matching, such as shapes32, have only their own.
+        solver: One of ddim, dpm++, unipc and lcm, by default the model's own; dpm++ and unipc are for few steps, such
+            as 10. lcm is for 1 to 8 steps of distilled models and of LCM-LoRAs, usually with guidance 1.
         lora: LoRA adapters for the model's Stable Diffusion: a .safetensors file in the public layout, or its folder.
         frame_decoder: Image autoencoder that decodes the frames instead of the model's, such as a tiny one for the same
             latents: a folder in diffusers' layout, or a hub id.

@@ -49,7 +49,7 @@ def parser_of(function: Callable[..., Any], prog: str) -> Parser:
 
     Keyword-only parameters are options of the same name with dashes, required without a default; the others are
     positional, and may be left out if they have a default. A list takes several values. Types: str, int, float, bool (a
-    flag), Literal, list of these, and `dict[str, number]` for what may differ by stage: `50` or
+    flag), Literal, list of these, and a dict of one of these for what may differ by stage: `50` or
     `content=50,motion=100`.
     """
     summary, about = docstring_of(function)
@@ -96,18 +96,24 @@ def settings_of(hint: Any, name: str) -> dict[str, Any]:
     return {"type": hint, "metavar": metavar}
 
 
-def by_stage(number: type) -> Callable[[str], dict[str, Any]]:
-    """Reads `50` or `content=50,motion=100`."""
+def by_stage(kind: Any) -> Callable[[str], dict[str, Any]]:
+    """Reads `50` or `content=50,motion=100`; values of a type, or out of a `Literal`."""
+    choices = typing.get_args(kind)
+
+    def value_of(text: str) -> Any:
+        if choices and text not in choices:
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(choices)}")
+        return text if choices else kind(text)
 
     def read(text: str) -> dict[str, Any]:
         if "=" not in text:
-            return dict.fromkeys(STAGES, number(text))
-        values = {stage.strip(): number(value) for stage, value in (item.split("=") for item in text.split(","))}
+            return dict.fromkeys(STAGES, value_of(text))
+        values = {stage.strip(): value_of(value) for stage, value in (item.split("=") for item in text.split(","))}
         if unknown := [stage for stage in values if stage not in STAGES]:
             raise argparse.ArgumentTypeError(f"no stage {unknown[0]!r}; the stages are {', '.join(STAGES)}")
         return values
 
-    read.__name__ = number.__name__  # argparse names it in errors
+    read.__name__ = "str" if choices else kind.__name__  # argparse names it in errors
     return read
 
 

@@ -23,7 +23,7 @@ class Options:
 
     Args:
         model: Model folder, or a name of the zoo.
-        solver: Solver of both stages; None for the model's own.
+        solver: Solver, one for both stages or by stage; None for the model's own.
         lora: File or folder of LoRA adapters.
         frame_decoder: Image autoencoder that decodes the frames.
         dtype: Data type in which the networks compute.
@@ -32,7 +32,7 @@ class Options:
     """
 
     model: str
-    solver: str | None = None
+    solver: str | Mapping[str, str] | None = None
     lora: str | None = None
     frame_decoder: str | None = None
     dtype: str = "float32"
