@@ -62,7 +62,7 @@ class CLIPSimilarity(KeepsPrecision, Metric):
     Raises:
         InputError: A model without a tokenizer, or a name or weights that cannot be opened: see `open_clip_model`.
 
-    Example:
+    Examples:
         A small model with random weights; `CLIPSimilarity()` has the published ones.
 
         >>> import open_clip, torch

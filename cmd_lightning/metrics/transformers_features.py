@@ -46,7 +46,7 @@ class TransformersFeatures(nn.Module):
     Raises:
         InputError: The checkpoint cannot be had, is of another architecture, or lacks weights.
 
-    Example:
+    Examples:
         A small encoder with random weights; an id, such as "MCG-NJU/videomae-base", loads published ones.
 
         >>> import tempfile, torch
