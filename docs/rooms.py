@@ -22,7 +22,7 @@ from canvas import Canvas  # noqa: E402
 FILES = {
     "stable_diffusion": ("stable_diffusion", "pretrained_text"),
     "video_io": (
-        *("video_io", "video_file", "video_index", "video_start", "animation", "gif", "image_io", "viewing"),
+        *("video_io", "video_encoding", "video_file", "video_index", "animation", "gif", "image_io", "viewing"),
         "clip_folder",
     ),
     "commands": ("cli", "report", "__main__"),
