@@ -15,8 +15,9 @@ from PIL import Image
 from cmd_lightning import video_io
 from cmd_lightning.errors import InputError
 from cmd_lightning.shapes.painting import make_clip
+from cmd_lightning.video_encoding import gif_bytes, mp4_bytes, write_video
 from cmd_lightning.video_file import VideoError, VideoFile
-from cmd_lightning.video_io import VideoReader, gif_bytes, mp4_bytes, natural_key, probe, read_video, write_video
+from cmd_lightning.video_io import VideoReader, natural_key, read_video
 
 M_PERTURB = -6  # of malloc.h
 
@@ -263,7 +264,7 @@ def test_webp_keeps_pixels_and_time(tmp_path, fps):
     assert torch.equal(read_video(tmp_path / "clip.webp"), video)
     with Image.open(tmp_path / "clip.webp") as image:
         assert image.is_animated and image.info["loop"] == 0
-    assert probe(tmp_path / "clip.webp").fps == pytest.approx(fps, rel=0.01)
+    assert VideoReader(tmp_path / "clip.webp").fps == pytest.approx(fps, rel=0.01)
     with pytest.raises(InputError, match="fps 1001"):
         write_video(tmp_path / "fast.webp", video, 1001)
 

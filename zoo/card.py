@@ -41,6 +41,7 @@ class Card:
         progress: Scores of a model during training.
         results: The file of a model's scores.
         seen: What samples of a model look like.
+        uses: What becomes of clips that a model is given: transferred, continued, edited.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Card:
     progress: list[Any] = field(default_factory=list)
     results: str = ""
     seen: list[str] = field(default_factory=list)
+    uses: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, path: Path, name: str, kind: Kind) -> Card:

@@ -30,7 +30,7 @@ def make_again(file: str, out: str, suffix: str) -> int:
     with loading(options.model):
         import torch
 
-        from cmd_lightning import video_io
+        from cmd_lightning import video_encoding
 
         pipeline = opened(options)
     before = torch.get_num_threads()
@@ -48,7 +48,7 @@ def make_again(file: str, out: str, suffix: str) -> int:
     job = jobs[found["place"]]
     notes = [*told(pipeline, job, list(found["steps"])), *resized(job, images), *changes]
     made = record(about, jobs, found["place"], video, notes)
-    video_io.write_video(path, video, pipeline.config.fps)
+    video_encoding.write_video(path, video, pipeline.config.fps)
     write_record(record_path(path), made)
     print(path)
     if made["frames_sha256"] == found["frames_sha256"]:

@@ -41,6 +41,7 @@ def app(model: str, *, host: str = "127.0.0.1", port: int = 7860) -> None:
     if host not in LOCAL:
         warn(f"--host {host}: the page has no password; all who can reach this computer can use it")
     with TemporaryDirectory(prefix="cmd-lightning-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # for uploads
         page = Page(pipeline, model, Path(folder))
         tell(f"{model} is at {launch(page, host, port)} until Ctrl-C")
         page.blocks.block_thread()

@@ -17,7 +17,7 @@ from cmd_lightning.commands.generate import slug
 from cmd_lightning.commands.records import Job, Options, described, record, write_record
 from cmd_lightning.errors import InputError
 from cmd_lightning.image_io import read_image
-from cmd_lightning.video_io import write_video
+from cmd_lightning.video_encoding import write_video
 
 if TYPE_CHECKING:
     from cmd_lightning.pipeline import CMDPipeline

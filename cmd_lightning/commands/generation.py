@@ -57,7 +57,7 @@ def work(run: Run, part: int = 0, parts: int = 1) -> None:
         InputError: The model does not take what is asked for, or a video is there that was made in another way.
     """
     with loading(run.options.model):
-        from cmd_lightning import video_io
+        from cmd_lightning import video_encoding
 
         pipeline = opened(run.options)
     images = fitted(pipeline, run)
@@ -84,7 +84,7 @@ def work(run: Run, part: int = 0, parts: int = 1) -> None:
             warn(text)
         for place, (path, video) in enumerate(zip(paths, videos, strict=True)):
             if path not in there:
-                video_io.write_video(path, video, pipeline.config.fps)
+                video_encoding.write_video(path, video, pipeline.config.fps)
                 write_record(record_path(path), record(about, jobs, place, video, [*notes[jobs[place]], *changes]))
                 print(path, flush=True)
 

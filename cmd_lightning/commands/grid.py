@@ -19,7 +19,8 @@ def write_grid(paths: Sequence[Path], columns: int, target: Path) -> Path:
     """
     import torch
 
-    from cmd_lightning.video_io import probe, read_video, write_video
+    from cmd_lightning.video_encoding import write_video
+    from cmd_lightning.video_io import VideoReader, read_video
 
     videos = [read_video(path) for path in paths]
     channels, frames, height, width = videos[0].shape
@@ -30,5 +31,5 @@ def write_grid(paths: Sequence[Path], columns: int, target: Path) -> Path:
     for place, video in enumerate(videos):
         top, left = (place // columns) * (height + GAP), (place % columns) * (width + GAP)
         grid[:, :, top : top + height, left : left + width] = video
-    write_video(target, grid, probe(paths[0]).fps or 1.0)  # a folder of PNGs has no rate, and needs none
+    write_video(target, grid, VideoReader(paths[0]).fps or 1.0)  # a folder of PNGs has no rate, and needs none
     return target

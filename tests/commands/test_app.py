@@ -80,7 +80,8 @@ def test_a_visit(page, browser, tmp_path):
 
     with sight.expect_download() as download:
         sight.get_by_text("Download record").click()
-    record = json.loads(download.value.path().read_text())
+    download.value.save_as(tmp_path / "square-7.json")
+    record = json.loads((tmp_path / "square-7.json").read_text())
     assert (record["condition"], record["seed"], record["steps"]) == ("square", 7, STEPS)
     with sight.expect_download() as download:
         sight.get_by_text("Download video").click()
@@ -100,6 +101,7 @@ def test_a_visit(page, browser, tmp_path):
     sight.get_by_text("Motion 3 of 3").wait_for(timeout=WAIT)
     sight.get_by_text("Videos of this visit").wait_for(timeout=WAIT)
     assert hosts == {page.split("/")[2]}
+    assert main(["generate", "--again", str(tmp_path / "square-7.json"), "--out", str(tmp_path / "again")]) == 0
 
 
 def test_moments_of_a_video(tiny_pipeline):

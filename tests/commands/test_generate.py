@@ -39,16 +39,16 @@ def saved(tiny_pipeline, tmp_path):
 def written(monkeypatch):
     """The videos that are handed to the encoder, by file name: mp4 itself loses a little."""
     videos = {}
-    from cmd_lightning import video_io
+    from cmd_lightning import video_encoding
 
-    original = video_io.write_video
+    original = video_encoding.write_video
 
     def record(path, video, fps, *args, **kwargs):
         videos[path.name] = video.clone()
         assert fps == 7.0
         original(path, video, fps, *args, **kwargs)
 
-    monkeypatch.setattr(video_io, "write_video", record)
+    monkeypatch.setattr(video_encoding, "write_video", record)
     return videos
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cmd_lightning import video_io
+from cmd_lightning import video_encoding
 from cmd_lightning.cli import main
 from cmd_lightning.commands.records import frames_sha256
 from cmd_lightning.video_io import read_video
@@ -88,9 +88,11 @@ def test_devices_share_the_batches(run, prompts, tmp_path):
 @pytest.mark.parametrize(("kind", "suffix"), [("gif", ".gif"), ("webp", ".webp"), ("png", "")])
 def test_other_formats(run, tmp_path, monkeypatch, kind, suffix):
     videos = {}
-    original = video_io.write_video
+    original = video_encoding.write_video
     monkeypatch.setattr(
-        video_io, "write_video", lambda path, video, fps: (videos.update({path: video}), original(path, video, fps))
+        video_encoding,
+        "write_video",
+        lambda path, video, fps: (videos.update({path: video}), original(path, video, fps)),
     )
     (name,), _ = run("--prompt", "red", "--format", kind)
     path = tmp_path / "out" / f"red-0{suffix}"
