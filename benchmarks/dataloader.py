@@ -42,7 +42,7 @@ from cmd_lightning.data.shard_writer import ShardWriter
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.provenance import provenance
-from cmd_lightning.video_io import mp4_bytes
+from cmd_lightning.video_encoding import mp4_bytes
 
 LOADER, BARE, STRICT, WEBDATASET, TORCHCODEC = "loader", "bare", "bare, one converter", "webdataset", "torchcodec"
 SIDES = (LOADER, BARE, STRICT, WEBDATASET, TORCHCODEC)

@@ -11,6 +11,7 @@ the zoo. Ratios and verdicts are computed: of a claim without evidence the verdi
   where its seconds come of fewer steps
 - same order, other order: at small scale
 - measured, undecided or contradicted on shapes32paper: by 95 % intervals of pairs
+- small networks on the procedural world: confirmed, undecided or contradicted, by 95 % intervals over seeds
 - tested: the tests are there, and hold it as long as they pass
 - needs ...: nobody has run it
 """
@@ -28,6 +29,7 @@ from typing import Any
 import yaml
 
 from benchmarks.efficiency.rows import RESOLUTIONS, Row, fits, in_rows, wanted
+from benchmarks.quality.verdicts import ablated, beaten
 from benchmarks.reported import Figure, figures, reported
 from cmd_lightning import markdown, zoo
 from cmd_lightning.errors import InputError
@@ -56,6 +58,8 @@ class Claim:
     order: tuple[str, ...] = ()
     sampled: tuple[str, ...] = ()
     ranked: tuple[str, ...] = ()
+    beats: str = ""
+    ablated: tuple[str, ...] = ()
     tests: tuple[str, ...] = ()
     needs: str = ""
 
@@ -79,6 +83,8 @@ def evidence(record: Mapping[str, Any]) -> dict[str, str]:
     if record.get("sampled"):
         settings = " ".join(record["sampled"])
         return {"needs": "samples", "command": f"python -m benchmarks.sampling shapes32paper --test {settings}"}
+    if record.get("beats"):
+        return {"needs": "the trainings", "command": f"python -m benchmarks.quality --budget '{record['beats']}'"}
     if record.get("ranked"):
         return {"needs": "a ranking of both", "command": f"cmd-lightning zoo rank {record['ranked'][0]}"}
     return {"needs": "its tests", "command": f"pytest {' '.join(record['tests'])}"} if record.get("tests") else {}
@@ -252,6 +258,15 @@ def rank_verdict(claim: Claim) -> Iterator[str]:
         yield f"**{word} on shapes32paper**: {values}, {len(scores[0])} seeds each"
 
 
+def quality_verdict(claim: Claim, results: Path) -> Iterator[str]:
+    """What systems trained from scratch at equal compute say of a claim."""
+    rows = read(results / "quality.json")["rows"]
+    if claim.beats:
+        yield from beaten(rows, claim.beats)
+    for one in ablated(rows, claim.ablated):
+        yield f"{SMALL} on the procedural world**: {one}"
+
+
 def verdict(claim: Claim, results: Path = RESULTS) -> str:
     """What is known of a claim, with what was measured in the folder `results`."""
     found = [
@@ -260,6 +275,7 @@ def verdict(claim: Claim, results: Path = RESULTS) -> str:
         *order_verdict(claim, results),
         *sample_verdict(claim, results),
         *rank_verdict(claim),
+        *quality_verdict(claim, results),
     ]
     if claim.tests and all((ROOT / test).is_file() for test in claim.tests):
         found.append(f"**tested** in {', '.join(Path(test).name for test in claim.tests)}")

@@ -2,16 +2,18 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.sampling shapes32paper          # choose, on captions of the split "val"
     OMP_NUM_THREADS=1 python -m benchmarks.sampling shapes32paper --test dpm++/10 ddim/50     # what was chosen, once
+    OMP_NUM_THREADS=1 python -m benchmarks.sampling shapes32 --students lcm=DIR scm=DIR --json FILE    # and distilled
 
 Every setting, such as `dpm++/10` (10 steps a stage) on a split, is a cell of the result: the JSON file keeps it, and
 another call goes on with the next. Its row has, for plain captions and one seed each: `hits`, a digit for each video, 1
 where shape, colour and direction are all classified as asked; the kernel distance on shapes features to 512 real
 clips of another split; and seconds per video (CPU seconds on a CPU), prompts in and pixels out, in batches of 32.
-`--table` prints them; `--plot` draws.
+Students of the model are folders, as exported with distilled stages, and stand among the solvers under the names they
+are given: they sample by their own scheduler, at their own guidance. `--table` prints the rows; `--plot` draws.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import stdev
 from typing import Any
@@ -29,17 +31,26 @@ from cmd_lightning.shapes.features import ShapesFeatures
 from cmd_lightning.shapes.reader import Reading, ShapesReader
 
 STEPS = (5, 8, 10, 15, 25, 50)
+FEW = (1, 2, 4, 8)  # steps of a student
+TEACHER = tuple(name for name in SOLVERS if name != "lcm")  # which is for students
 NUMBERS = {"val": 128, "test": 256}
 GROUPS = 8  # parts of the videos whose kernel distances give its standard error
 BASE = ("ddim", 50)  # what every setting is compared with: the model's own
 
 
 class Sampling:
-    """Measures settings of one model, with captions by split, against `reference` real clips."""
+    """Measures settings of one model and its students, with captions by split, against `reference` real clips."""
 
-    def __init__(self, pipeline: CMDPipeline, numbers: Mapping[str, int], reference: int) -> None:
-        pipeline.set_progress_bar_config(disable=True)
-        self.pipeline, self.numbers = pipeline, numbers
+    def __init__(
+        self,
+        pipeline: CMDPipeline,
+        numbers: Mapping[str, int],
+        reference: int,
+        students: Mapping[str, CMDPipeline] | None = None,
+    ) -> None:
+        self.pipeline, self.numbers, self.students = pipeline, numbers, students or {}
+        for each in (pipeline, *self.students.values()):
+            each.set_progress_bar_config(disable=True)
         self.own = pipeline.scheduler, pipeline.motion_scheduler
         self.reader, self.features = ShapesReader.from_pretrained(), ShapesFeatures.from_pretrained()
         real = clips(pipeline, reference, split="reference", level="plain")[1]
@@ -47,12 +58,11 @@ class Sampling:
 
     def measure(self, cell: Cell) -> Rows:
         """The row of a setting on the captions of a split."""
-        self.pipeline.scheduler, self.pipeline.motion_scheduler = self.own
-        self.pipeline.use_solver(cell["solver"])
-        scenes, _ = clips(self.pipeline, self.numbers[cell["split"]], split=cell["split"], level="plain")
-        begun = clock(self.pipeline.device)
-        video = generate(self.pipeline, [scene.caption for scene in scenes], cell["steps"])
-        seconds = (clock(self.pipeline.device) - begun) / len(scenes)
+        pipeline = self.students.get(cell["solver"]) or self.solved_by(cell["solver"])
+        scenes, _ = clips(pipeline, self.numbers[cell["split"]], split=cell["split"], level="plain")
+        begun = clock(pipeline.device)
+        video = generate(pipeline, [scene.caption for scene in scenes], cell["steps"])
+        seconds = (clock(pipeline.device) - begun) / len(scenes)
         readings, expected = self.reader.read(video), list(map(Reading.of, scenes))
         features = features_of(self.features, video)
         parts = [float(kernel_distance(part, self.reference)) for part in features.chunk(GROUPS)]
@@ -66,6 +76,12 @@ class Sampling:
             "seconds": seconds,
         }
         return [stamped(row | answered(readings, expected))]
+
+    def solved_by(self, solver: str) -> CMDPipeline:
+        """The model with a solver in both stages."""
+        self.pipeline.scheduler, self.pipeline.motion_scheduler = self.own
+        self.pipeline.use_solver(solver)
+        return self.pipeline
 
 
 def accuracy(row: Mapping[str, Any]) -> tuple[float, float]:
@@ -102,7 +118,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4))
-    for name in SOLVERS:
+    for name in dict.fromkeys(row["solver"] for row in result["rows"] if row["split"] == "val"):
         found = [row for row in result["rows"] if (row["split"], row["solver"]) == ("val", name)]
         seconds = [row["seconds"] for row in found]
         means, errors = zip(*map(accuracy, found), strict=True)
@@ -120,12 +136,24 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
-def cells(test: list[str], val: list[str]) -> list[Cell]:
+def students_of(given: list[str]) -> dict[str, str]:
+    """The folders of students by name, from NAME=FOLDER."""
+    folders = {}
+    for text in given:
+        name, equals, folder = text.partition("=")
+        if not (name and equals and folder) or name in (*SOLVERS.keys() - {"lcm"}, *folders):
+            raise InputError(f"--students {text}: give NAME=FOLDER, with another name than a solver's or student's")
+        folders[name] = folder
+    return folders
+
+
+def cells(test: list[str], val: list[str], students: Sequence[str] = ()) -> list[Cell]:
     """The chosen settings, SOLVER/STEPS: those of the split "test", without such those of "val", by default all."""
-    every = {f"{name}/{steps}": {"solver": name, "steps": steps} for steps in reversed(STEPS) for name in SOLVERS}
+    every = {f"{name}/{steps}": {"solver": name, "steps": steps} for steps in reversed(STEPS) for name in TEACHER}
+    every |= {f"{name}/{steps}": {"solver": name, "steps": steps} for steps in reversed(FEW) for name in students}
     chosen = test or val or list(every)
     for wrong in set(chosen) - every.keys():
-        raise InputError(f"{wrong}: give SOLVER/STEPS of {', '.join(SOLVERS)} and {', '.join(map(str, STEPS))}")
+        raise InputError(f"{wrong}: give SOLVER/STEPS, one of {', '.join(every)}")
     return [{"split": "test" if test else "val", **every[setting]} for setting in chosen]
 
 
@@ -135,6 +163,7 @@ def main() -> int:
     parser.add_argument("model", help="zoo name or model folder")
     parser.add_argument("--settings", nargs="*", default=[], help="SOLVER/STEPS to measure on val, by default all")
     parser.add_argument("--test", nargs="*", default=[], help="SOLVER/STEPS to measure on test, once chosen")
+    parser.add_argument("--students", nargs="*", default=[], help="NAME=FOLDER of models distilled from it")
     parser.add_argument("--num", type=int, help="captions, instead of 128 (val) and 256 (test)")
     parser.add_argument("--reference", type=int, default=512, help="real clips that the distance is to")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the networks")
@@ -147,9 +176,11 @@ def main() -> int:
         plot(read(options.json), options.plot)
     if options.table or options.plot:
         return 0
-    chosen = cells(options.test, options.settings)
+    folders = students_of(options.students)
+    chosen = cells(options.test, options.settings, tuple(folders))
     check_device(options.device)
     pipeline = open_model(options.model, options.dtype).to(options.device)
+    students = {name: open_model(folder, options.dtype).to(options.device) for name, folder in folders.items()}
     settings = {
         "weights": measured_with(options.model),
         "numbers": NUMBERS if options.num is None else dict.fromkeys(NUMBERS, options.num),
@@ -159,8 +190,16 @@ def main() -> int:
         "batch": BATCH,
         "device": options.device,
     }
+    if students:
+        settings["students"] = {
+            name: {
+                "weights": measured_with(folders[name])["model"],
+                "guidance": {stage: student.sampling(stage)[1] for stage in STAGES},
+            }
+            for name, student in students.items()
+        }
     record = {"settings": settings, "protocol": __doc__} | provenance()
-    sampling = Sampling(pipeline, settings["numbers"], options.reference)
+    sampling = Sampling(pipeline, settings["numbers"], options.reference, students)
     result = measure_cells(chosen, sampling.measure, record, options.json, options.minutes)
     print(closing(chosen, result["rows"]))
     return 0

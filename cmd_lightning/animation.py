@@ -10,8 +10,7 @@ import numpy as np
 from cmd_lightning.errors import InputError
 from cmd_lightning.image_io import shown
 from cmd_lightning.video_file import MAX_DECODED_PIXELS, MAX_FRAME_PIXELS, VideoError
-from cmd_lightning.video_index import FrameIndex
-from cmd_lightning.video_start import Mark
+from cmd_lightning.video_index import FrameIndex, Mark
 from cmd_lightning.viewing import Seen, Viewing
 
 _HEAD = 2**16  # bytes; what comes before the first image of a PNG, as its colour profile, is shorter
@@ -24,7 +23,7 @@ class WebPFile:
     The heads of the file's chunks give the number of frames and their times; nothing is decoded for that.
 
     Raises:
-        VideoError: It is a still picture, or its frames are too large.
+        VideoError: It is a still image, or its frames are too large.
     """
 
     def __init__(self, source: Path | bytes, name: str, viewing: Viewing) -> None:
@@ -39,7 +38,7 @@ class WebPFile:
                 starts.append(starts[-1] + (int.from_bytes(head[12:15], "little") or _UNTIMED))
         self.frames, self._pixels = len(starts) - 1, width * height
         if self.frames < 2:
-            raise VideoError(name, "still picture")
+            raise VideoError(name, "still image")
         if self._pixels > MAX_FRAME_PIXELS:
             raise VideoError(name, "too costly", f"frames of {width}x{height}")
         index = FrameIndex([Mark(start, True, False) for start in starts[:-1]], timed=True, seekable=False)

@@ -35,7 +35,7 @@ def replaced(path: Path) -> Iterator[Path]:
         os.replace(temporary, target)
     except OSError as error:
         if error.errno is not None and (error.filename is None or _PREFIX in str(error.filename)):
-            error.filename = str(path)
+            raise OSError(error.errno, error.strerror, str(path)) from error  # PyAV's do not let their file be changed
         raise
     finally:
         if folder is not None:

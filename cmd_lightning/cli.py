@@ -28,6 +28,7 @@ TRAINING = {
 
 VERBS = {
     "train": "train a model on a folder of clips and write a report; resumable",
+    "app": "serve a page in the browser to play with a model",
     "demo": "run the included model and write a report",
     "shards synth": "write shards of captioned moving shapes",
     "shards pack": "write shards of your own clips",

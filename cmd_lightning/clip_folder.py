@@ -25,6 +25,11 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
         yield Path(place), sorted(name for name in names if not name.startswith("."))
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files of a folder and those in it, as `walk` finds them."""
+    return (place / name for place, names in walk(folder) for name in names)
+
+
 def clip_suffix(path: Path) -> str:
     """The suffix of a clip, as "mp4"; "" for other files. PNG and WebP are clips if animated: "apng" and "webp"."""
     suffix = path.suffix.lower().removeprefix(".")

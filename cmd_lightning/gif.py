@@ -1,10 +1,13 @@
 """Whether a GIF holds any pixels: FFmpeg decodes an image block without data as a frame."""
 
+from pathlib import Path
+
 _HEADER = 13  # signature and screen descriptor
 
 
-def has_pixels(data: bytes) -> bool:
-    """Whether any image block of a GIF has data; True for what is no GIF, and where a block is damaged."""
+def has_pixels(source: Path | bytes) -> bool:
+    """Whether any image block of a GIF has data; True for other files, and where a block is damaged."""
+    data = source if isinstance(source, bytes) else source.read_bytes()
     if data[:3] != b"GIF" or len(data) < _HEADER:
         return True
     place = _HEADER + _palette_bytes(data[10])

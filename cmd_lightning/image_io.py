@@ -1,13 +1,12 @@
-"""Read still images as they are shown, by Pillow, and resize them to cover a size."""
+"""Read still images as they are shown, by Pillow."""
 
 import io
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from cmd_lightning.errors import InputError
 from cmd_lightning.video_file import VideoError
@@ -56,20 +55,3 @@ def shown(image: Any, name: str, background: str) -> tuple[Tensor, bool]:
         transparent = image.getextrema()[3][0] < 255
     flat = over(image, background) if transparent else image.convert("RGB")
     return torch.from_numpy(np.array(flat)).permute(2, 0, 1), transparent
-
-
-def covering(images: Tensor, size: tuple[int, int], mode: Literal["bilinear", "bicubic"]) -> Tensor:
-    """The centre of images `(N, C, h, w)` in [0, 1], resized with antialiasing until they just cover the size.
-
-    For a square that is what torchvision's `Resize` of the shorter side and `CenterCrop` do, to the pixel.
-    """
-    height, width = images.shape[-2:]
-    # One side gets its size exactly; the other one, rounded down, is not below it.
-    if size[0] * width >= size[1] * height:
-        whole = size[0], size[0] * width // height
-    else:
-        whole = size[1] * height // width, size[1]
-    if (height, width) != whole:
-        images = interpolate(images, whole, mode=mode, antialias=True).clamp(0, 1)
-    top, left = (round((have - want) / 2) for have, want in zip(whole, size, strict=True))
-    return images[..., top : top + size[0], left : left + size[1]]

@@ -59,9 +59,9 @@ class StableDiffusionText(PretrainedText):
         self.text_model = self.tokenizer = None
 
     @classmethod
-    def of(cls, text_model: nn.Module, tokenizer: Any) -> Self:
-        """One whose parts are at hand, which stay as they are."""
-        encoder = cls("")
+    def of(cls, text_model: nn.Module, tokenizer: Any, base: str = "") -> Self:
+        """One whose parts are at hand, which stay as they are; `base` is the folder or hub id that has them too."""
+        encoder = cls(base)
         encoder.text_model, encoder.tokenizer = text_model, tokenizer
         return encoder
 

@@ -18,14 +18,13 @@ import numpy as np
 from cmd_lightning.compat import container_crop
 from cmd_lightning.errors import InputError, reason
 from cmd_lightning.gif import has_pixels
-from cmd_lightning.video_index import START, FrameIndex, Key, Run
-from cmd_lightning.video_start import Mark, lead_of, without_lost
-from cmd_lightning.viewing import PLAIN, Screen, Viewing, deinterlaced
+from cmd_lightning.video_index import START, FrameIndex, Key, Mark, are_times_whole, lead_of, without_lost
+from cmd_lightning.viewing import Screen, Viewing, deinterlaced
 
 MAX_DECODED_PIXELS = 2**34  # in a read, wanted or not: half a minute of one core for H.264, five minutes of 1080p
 MAX_FRAME_PIXELS = 2**26  # 8192x8192: twice 8K
 
-Reason = Literal["empty file", "unreadable video", "still picture", "no video stream", "damaged frames", "too costly"]
+Reason = Literal["empty file", "unreadable video", "still image", "no video stream", "damaged frames", "too costly"]
 
 _FORMATS = "mov,matroska,avi,gif,apng,mpegts,mpeg,asf,flv,ogg"  # of FFmpeg; mov is mp4 and 3gp too, matroska webm
 _WITHOUT_INDEX = ("mpegts", "mpeg", "asf", "flv", "ogg")
@@ -46,17 +45,11 @@ class VideoError(InputError):
 
 
 class VideoFile:
-    """A video file, open, of which any frames can be decoded.
+    """A video file, open, of which any frames can be decoded; its attributes are those of `VideoReader`.
 
-    Opening walks over the packets without decoding them: that gives the exact number of frames, their times
-        and the key frames in every container (headers are silent in mkv and gif, and wrong in some mp4).
-
-    Attributes:
-        frames: Number of frames.
-        fps: Mean frame rate in frames per second.
-        times: Seconds of each frame from the first where the rate varies; None where frame n is at n / fps, as it
-            is taken to be in AVI and in files without times.
-        seen: What is known of the frames that were decoded so far.
+    Opening reads the packets without decoding them: that gives the exact number of frames, their times and the key
+    frames in every container (headers say nothing in mkv and gif, and are wrong in some mp4). In AVI and in files
+    without times, frame n is at n / fps.
 
     Args:
         source: A file that exists, or the bytes of one.
@@ -67,9 +60,7 @@ class VideoFile:
         VideoError: It cannot be read as video.
     """
 
-    times: list[float] | None
-
-    def __init__(self, source: Path | bytes, name: str, viewing: Viewing = PLAIN) -> None:
+    def __init__(self, source: Path | bytes, name: str, viewing: Viewing) -> None:
         self.name, self._source, self._viewing = name, source, viewing
         self._container: Any = None
         self._packets: list[Any] = []  # all of them, if they are few
@@ -90,10 +81,7 @@ class VideoFile:
             self._container.close()
 
     def decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """Decode frames, from the nearest key frame before each.
-
-        Args:
-            wanted: Frame numbers from 0 in order of presentation, ascending.
+        """Decode the frames of these numbers, ascending, from the nearest key frame before each.
 
         Yields:
             The number of a frame and the frame as it is shown, turned as the file specifies: uint8 RGB (H, W, 3).
@@ -114,12 +102,14 @@ class VideoFile:
     def _frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
         """The frames of these numbers, ascending, as they are stored."""
         runs = self._index.plan(wanted)
-        self._expect_affordable(runs)
+        self._expect_affordable(sum(run.cost for run in runs))
         pixels = 0
         for run in runs:
             left = set(run.wanted)
-            for key in dict.fromkeys((run.key, START)):  # a seek that lands too late leaves gaps: once more from there
-                self._expect_affordable([run._replace(key=key)])
+            for key in dict.fromkeys((run.key, START)):  # a seek that lands too late leaves gaps: again from the start
+                if not left:
+                    break
+                self._expect_affordable(run._replace(key=key).cost)
                 for index, frame in self._numbered(key, run.wanted):
                     pixels += frame.width * frame.height  # may differ from what the header says
                     if pixels > MAX_DECODED_PIXELS:
@@ -129,17 +119,11 @@ class VideoFile:
                         yield index, frame
                     if not left:
                         break
-                if not left:
-                    break
-            else:
+            if left:
                 raise VideoError(self.name, "damaged frames", f"{len(left)} cannot be decoded")
 
     def count(self) -> int:
-        """Number of frames that can be decoded, by decoding all of them.
-
-        Raises:
-            VideoError: A frame cannot be decoded.
-        """
+        """Number of frames, by decoding all of them; raises `VideoError` if one is damaged."""
         number = 0
         for frame in self._decoded(START):
             self._screen.note(frame)
@@ -160,14 +144,15 @@ class VideoFile:
             )
         except av.FFmpegError:
             if _is_image(self._source):
-                raise VideoError(self.name, "still picture") from None
+                raise VideoError(self.name, "still image") from None
             raise
         streams = self._container.streams
         videos = [one for one in streams.video if not one.disposition & one.disposition.attached_pic]  # cover art
         if not videos:
             raise VideoError(self.name, "no video stream")
         # As FFmpeg chooses: the default one, and of several the largest.
-        self._stream = max(videos, key=lambda one: (bool(one.disposition & one.disposition.default), _pixels(one)))
+        default = av.stream.Disposition.default
+        self._stream = max(videos, key=lambda one: (bool(one.disposition & default), one.width * one.height))
         for one in streams:
             if one is not self._stream:
                 one.discard = av.stream.Discard.all
@@ -206,11 +191,10 @@ class VideoFile:
         # B-frames. Files that were put one after the other begin again at an earlier time. Frames of
         # animated images build on each other whatever their flags say: these are always read from their start.
         guessed = kind == "avi" or (kind == "asf" and self._decoder.has_b_frames)
-        timed = not guessed and (kind not in _WITHOUT_INDEX or _are_times_whole(marks))
+        timed = not guessed and (kind not in _WITHOUT_INDEX or are_times_whole(marks))
         animated = kind in ("gif", "apng")
         self._lead = lead = 0 if animated else lead_of(marks, timed)
-        if lead * self._pixels > MAX_DECODED_PIXELS:
-            raise VideoError(self.name, "too costly", f"{lead} frames would be decoded to find the first")
+        self._expect_affordable(lead)
         if lead and timed:
             marks = without_lost(marks, lead, (frame.pts for frame in self._decoded(START)))
         # A palette may come with the first packet alone, as QuickTime's does.
@@ -219,33 +203,28 @@ class VideoFile:
         # A frame's place is that of its packet if each packet is a frame; the last packet, without content, is the end.
         self._packets = packets if len(packets) == index.frames + 1 else []
         if (lead or kind in _WITHOUT_INDEX) and not index.ticks:
-            self._expect_affordable([Run(START, [], len(marks))])
+            self._expect_affordable(len(marks))
             index.frames = self.count()  # a packet may hold half a frame, a field
-        if lead and not index.frames:
-            raise VideoError(self.name, "damaged frames", "none can be decoded")
         if not index.frames:
-            raise VideoError(self.name, "unreadable video", "without frames")
-        if kind == "gif":
-            data = self._source if isinstance(self._source, bytes) else self._source.read_bytes()
-            if not has_pixels(data):
-                raise VideoError(self.name, "empty file")
+            raise VideoError(self.name, "damaged frames" if lead else "unreadable video", "none can be decoded")
+        if kind == "gif" and not has_pixels(self._source):
+            raise VideoError(self.name, "empty file")
         return index
 
-    def _expect_affordable(self, runs: Sequence[Run]) -> None:
-        frames = sum(run.last - run.key.place + 1 for run in runs)
+    def _expect_affordable(self, frames: int) -> None:
         if frames * self._pixels > MAX_DECODED_PIXELS:
             raise VideoError(self.name, "too costly", f"{frames} frames would be decoded")
 
     def _numbered(self, key: Key, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
         """The decoded frames from a key frame to the last wanted one, with their numbers."""
         ticks = self._index.ticks
-        number = {ticks[index]: index for index in wanted} if ticks else {}
-        last = ticks[wanted[-1]] if ticks else wanted[-1]
-        for count, frame in enumerate(self._decoded(key, number)):
+        numbers = {ticks[index] if ticks else index: index for index in wanted}
+        last = max(numbers)
+        for count, frame in enumerate(self._decoded(key, numbers if ticks else {})):
             at = frame.pts if ticks else count
             if at is not None and at > last:
                 break
-            yield number.get(at, -1) if ticks else count, frame
+            yield numbers.get(at, -1), frame
 
     def _decoded(self, key: Key, wanted: Mapping[int, int] | None = None) -> Iterator[Any]:
         """The frames from a key frame on, decoded, in order of presentation.
@@ -296,7 +275,7 @@ class VideoFile:
 
     @contextmanager
     def _errors(self, reason_: Reason) -> Iterator[None]:
-        """FFmpeg and PyAV tell of bad content in dozens of ways, down to failed assertions; here it becomes one."""
+        """Turns the dozens of ways in which FFmpeg and PyAV report bad content into `VideoError`."""
         try:
             yield
         except InputError:
@@ -304,16 +283,6 @@ class VideoFile:
         except Exception as error:
             detail = getattr(error, "strerror", None) or reason(error)
             raise VideoError(self.name, reason_, detail) from error
-
-
-def _are_times_whole(marks: Sequence[Mark]) -> bool:
-    """Whether each packet has a time of presentation, and those of decoding never go back."""
-    decoding = [mark.dts for mark in marks if mark.dts is not None]
-    return decoding == sorted(decoding) and all(mark.pts is not None for mark in marks)
-
-
-def _pixels(stream: Any) -> int:
-    return stream.codec_context.width * stream.codec_context.height
 
 
 def _is_image(source: Path | bytes) -> bool:

@@ -1,41 +1,56 @@
-"""Where each frame of a video file is: its time, and the key frame to decode it from."""
+"""The frames of a video file by its packets: which can be decoded, their times, and the key frames to begin at.
+
+Files that are cut without encoding begin anywhere: before the first key frame, or with one after which, as in the open
+GOPs that encoders of H.264, HEVC and MPEG-2 write, frames follow that are shown before it and build on frames before
+the cut.
+"""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
-
-from cmd_lightning.video_start import Mark
 
 _WORTH_A_SEEK = 8  # frames: fewer are decoded about as fast as a decoder restarts
 
 
-class Key(NamedTuple):
-    """A key frame: its time of presentation, its place in the order of decoding, and its time of decoding."""
+class Mark(NamedTuple):
+    """What is known of a packet without decoding it."""
 
-    time: float
-    place: int
-    dts: int | None = None
+    pts: int | None  # time of presentation, in ticks
+    is_key: bool  # whether its frame builds on no other
+    hidden: bool  # whether it is decoded for others alone, and not shown
+    dts: int | None = None  # time of decoding, in ticks
+
+
+class Key(NamedTuple):
+    """A key frame."""
+
+    time: float  # of presentation
+    place: int  # in the order of decoding
+    dts: int | None = None  # time of decoding
 
 
 START = Key(-float("inf"), 0)
 
 
 class Run(NamedTuple):
-    """Wanted frames that are decoded in one go, the key frame to begin at, and the place of the last one."""
+    """Wanted frames that are decoded in one go."""
 
-    key: Key
+    key: Key  # to begin at
     wanted: list[int]
-    last: int
+    last: int  # place of the last one
+
+    @property
+    def cost(self) -> int:
+        """Frames that are decoded."""
+        return self.last - self.key.place + 1
 
 
 class FrameIndex:
     """The frames of a file in order of presentation.
 
-    Attributes:
-        frames: Number of frames.
-        ticks: Time of presentation of each frame, ascending; empty where times are unknown or not unique, so that
-            frames can only be counted from the start.
+    `ticks` are their times of presentation, ascending; empty where times are unknown or not unique, so that frames can
+    only be counted from the start.
 
     Args:
         marks: The packets that are shown, in order of decoding.
@@ -56,9 +71,7 @@ class FrameIndex:
     def rate(self, stated: float, duration: Fraction) -> tuple[float, list[float] | None]:
         """Frames per second, and the seconds of each frame from the first where the rate varies, else None.
 
-        Args:
-            stated: The mean rate that the file states; 0 for none.
-            duration: Of a tick, in seconds.
+        `stated` is the mean rate that the file states, 0 for none; `duration` that of a tick, in seconds.
         """
         if len(self.ticks) < 2:
             return stated or 1.0, None
@@ -93,3 +106,44 @@ class FrameIndex:
             return START, index
         time = self.ticks[index]
         return self._keys[bisect_right(self._keys, time, key=lambda key: key.time) - 1], self._places[time]
+
+
+def are_times_whole(marks: Sequence[Mark]) -> bool:
+    """Whether each packet has a time of presentation, and those of decoding never go back."""
+    decoding = [mark.dts for mark in marks if mark.dts is not None]
+    return decoding == sorted(decoding) and all(mark.pts is not None for mark in marks)
+
+
+def lead_of(marks: Sequence[Mark], timed: bool) -> int:
+    """Number of packets at the start of which some may build on frames that were cut off; 0 where none does.
+
+    All packets are given, in order of decoding; `timed` is whether their times of presentation are reliable.
+    """
+    first = next((place for place, mark in enumerate(marks) if mark.is_key), len(marks))
+    end = first + 1
+    if timed and end < len(marks) and (time := marks[first].pts) is not None:
+        while end < len(marks) and ((pts := marks[end].pts) is None or pts < time):
+            end += 1
+    return min(end, len(marks)) if end > 1 else 0
+
+
+def without_lost(marks: Sequence[Mark], lead: int, decoded: Iterable[int | None]) -> list[Mark]:
+    """The packets, all given in order of decoding, without those of the `lead` at the start that cannot be decoded.
+
+    `decoded` are the times of the frames that a decoder gives from the start on; read up to the first key frame.
+    """
+    first = next((mark.pts for mark in marks if mark.is_key), None)
+    found: list[int] = []
+    for pts in decoded:
+        if pts is None:
+            continue
+        first = pts if first is None else first
+        if pts >= first:
+            first = pts  # later than the key frame where that is one of a gradual refresh, complete after some frames
+            break
+        if not found or pts > found[-1]:  # like FFmpeg, which drops what comes late
+            found.append(pts)
+    if first is None:  # nothing is decoded
+        return [*marks[lead:]]
+    doubted = [mark for mark in marks[:lead] if mark.pts is not None]
+    return [mark for mark in (*doubted, *marks[lead:]) if mark.pts is None or mark.pts in found or mark.pts >= first]

@@ -1,25 +1,19 @@
-"""Read and write clips: video files, animations and folders of frames, always as uint8 (C, T, H, W).
+"""Read clips: video files, animations and folders of frames, always as uint8 (C, T, H, W).
 
-Decoding (`video_file`) and encoding are PyAV's (FFmpeg); animated WebP is read (`animation`) and GIFs are written by
-Pillow. Both are imported when first needed.
+Video files are decoded by PyAV (`video_file`), animated WebP by Pillow (`animation`), imported when first needed.
 """
 
-import io
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cmd_lightning.animation import WebPFile, is_webp
-from cmd_lightning.atomic_files import replaced
 from cmd_lightning.errors import InputError
 from cmd_lightning.image_io import read_image
 from cmd_lightning.video_file import VideoError, VideoFile
@@ -30,42 +24,29 @@ VIDEO_SUFFIXES = (
     *("flv", "f4v", "ogv", "3gp", "3g2", "apng", "webp"),
 )
 """Of clips, in lower case; of the files of a sample the first in this order is its clip."""
-GIF_FPS = 50
-FRAME_SUFFIXES = ("png", "tif", "tiff")
-"""Of frames in folders, in lower case; all are of the first kind that is there, and tif and tiff are one."""
+FRAME_SUFFIXES = ("png", "tif", "tiff")  # of frames in folders; of a folder with both kinds the PNG frames are used
 
 _GROUP = 2**22  # bytes of frames that are kept in full; more at a time is no faster
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a clip is.
-
-    Attributes:
-        frames: Number of frames.
-        fps: Mean frame rate in frames per second; 0 where it is unknown (a folder of frames).
-        width: Width in pixels, as it is shown.
-        height: Height in pixels, as it is shown.
-        interlaced: Whether frames are flagged as interlaced, of those decoded so far.
-        hdr: Whether frames are HDR (PQ or HLG), of those decoded so far.
-        transparent: Whether frames have transparent pixels, of those read so far.
-    """
+    """What a clip is, as it is shown; the flags are those of `Seen`, of the frames read so far."""
 
     frames: int
-    fps: float
-    width: int
+    fps: float  # mean frames per second; 0 where it is unknown (a folder of frames)
+    width: int  # pixels
     height: int
-    interlaced: bool = False
-    hdr: bool = False
-    transparent: bool = False
+    interlaced: bool
+    hdr: bool
+    transparent: bool
 
 
 class VideoReader:
     """A clip of which any frames can be read, in any order, decoding no more than they need.
 
     Attributes:
-        frames: Number of frames.
-        fps: Mean frame rate in frames per second; 0 where it is unknown (a folder of frames).
+        frames, fps: Number of frames, and frames per second on average; 0 where the rate is unknown (a folder).
         times: Seconds of each frame from the first where the rate varies; None where it is constant.
         seen: What is known of the frames that were decoded so far.
 
@@ -93,14 +74,9 @@ class VideoReader:
 
     @cached_property
     def info(self) -> VideoInfo:
-        """What the clip is; decodes its first frame, as only that gives the size as it is shown.
-
-        Raises:
-            VideoError: The first frame cannot be decoded.
-        """
+        """What the clip is, by its first frame, which is decoded: only that gives the size as it is shown."""
         _, _, height, width = self.read([0]).shape
-        interlaced, hdr, transparent = self.seen.interlaced, self.seen.hdr, self.seen.transparent
-        return VideoInfo(self.frames, self.fps, width, height, interlaced, hdr, transparent)
+        return VideoInfo(self.frames, self.fps, width, height, **vars(self.seen))
 
     def read(
         self, indices: Sequence[int] | None = None, transform: Callable[[Tensor], Tensor] = lambda frames: frames
@@ -137,11 +113,7 @@ class VideoReader:
         return video[:, [places[index] for index in indices]]
 
     def verify(self) -> None:
-        """Decode every frame and keep none.
-
-        Raises:
-            VideoError: A frame is damaged or missing.
-        """
+        """Decode every frame and keep none; raises `VideoError` if one is damaged or missing."""
         if missing := max(0, self.frames - self._file.count()):
             raise VideoError(self._name, "damaged frames", f"{missing} cannot be decoded")
 
@@ -164,15 +136,11 @@ def _grouped(frames: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[list[in
 
 def _taken(numbers: list[int], group: list[np.ndarray]) -> tuple[list[int], Tensor]:
     """The frames of a group as a tensor; the lists are empty then."""
-    taken = [*numbers], _stacked(group)
+    stack = np.stack(group) if len(group) > 1 else np.ascontiguousarray(group[0])[None]  # a large one as it is
+    taken = [*numbers], torch.from_numpy(stack).permute(3, 0, 1, 2)
     numbers.clear()
     group.clear()
     return taken
-
-
-def _stacked(frames: list[np.ndarray]) -> Tensor:
-    stack = np.stack(frames) if len(frames) > 1 else np.ascontiguousarray(frames[0])[None]  # a large one as it is
-    return torch.from_numpy(stack).permute(3, 0, 1, 2)
 
 
 class _ImageFolder:
@@ -208,151 +176,6 @@ def natural_key(path: str) -> tuple[str, str]:
     return re.sub(r"[0-9]+", lambda number: number[0].zfill(20), path), path
 
 
-def probe(source: str | Path | bytes, viewing: Viewing = PLAIN) -> VideoInfo:
-    """Frames, frame rate and shown size of a video file or a folder of frames; raises as `VideoReader`."""
-    return VideoReader(source, viewing).info
-
-
 def read_video(source: str | Path | bytes, indices: Sequence[int] | None = None, viewing: Viewing = PLAIN) -> Tensor:
-    """Read a clip, or some of its frames, as uint8 RGB (C, T, H, W).
-
-    Args:
-        source: A file of one of `VIDEO_SUFFIXES`, a folder of PNG or TIFF frames, or the bytes of a file.
-        indices: Numbers of the frames to read, from 0; None reads all.
-        viewing: How interlaced, HDR and transparent frames are shown.
-
-    Raises:
-        InputError: The source is missing, or has fewer frames than requested.
-        VideoError: It cannot be read as video.
-    """
+    """Read a clip, or some of its frames, as uint8 RGB (C, T, H, W); see `VideoReader` and its `read`."""
     return VideoReader(source, viewing).read(indices)
-
-
-def write_video(path: str | Path, video: Tensor, fps: float, *, crf: int = 17, scale: int = 1) -> None:
-    """Write a clip; the name says how: `.mp4` (H.264), `.gif`, or no suffix for a folder of PNG frames.
-
-    The file appears when it is complete, never half written. H.264 in 4:2:0 knows even sizes only: a last
-    odd row or column is repeated once, nothing is rescaled.
-
-    Args:
-        path: Where to; folders above it are made.
-        video: uint8 RGB, (C, T, H, W).
-        fps: Frames per second; a folder of PNGs does not keep it.
-        crf: H.264 quality, 0 (lossless) to 51; 17 hardly differs from the original.
-        scale: Whole factor by which a GIF is enlarged, without smoothing.
-
-    Raises:
-        InputError: An unknown suffix, a folder that already has content, or `fps` is not above 0.
-        ValueError: The video is not uint8 (3, T, H, W), or empty.
-    """
-    path = Path(path)
-    _expect_video(video, fps)
-    if path.suffix not in {".mp4", ".gif", ""}:
-        raise InputError(f"{path}: cannot write '{path.suffix}'; end the name in .mp4 or .gif, or in nothing for PNGs")
-    if not path.suffix and path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path}: exists already; name a new or empty folder for the PNG frames")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(path) as temporary:
-        if path.suffix == ".mp4":
-            temporary.write_bytes(mp4_bytes(video, fps, crf=crf))
-        elif path.suffix == ".gif":
-            temporary.write_bytes(gif_bytes(video, fps, scale))
-        else:
-            temporary.mkdir()
-            for index, image in enumerate(_images(video, 1)):
-                image.save(temporary / f"{index:06d}.png")
-
-
-def mp4_bytes(video: Tensor, fps: float, *, crf: int = 17, preset: str = "medium") -> bytes:
-    """Encode a clip as H.264 4:2:0 in mp4, tagged with its colours; the same input gives the same bytes.
-
-    The matrix is the one that players take where a file has no tags: BT.709 from 720 lines on, BT.601 below.
-
-    Args:
-        video: uint8 RGB, (C, T, H, W); odd sizes are padded by repeating the last row or column.
-        fps: Frames per second.
-        crf: Quality, 0 (lossless) to 51.
-        preset: The trade-off of x264 between speed and size, "ultrafast" to "veryslow".
-
-    Raises:
-        InputError: `fps` is not above 0.
-        ValueError: The video is not uint8 (3, T, H, W), or empty.
-    """
-    import av
-    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
-
-    _expect_video(video, fps)
-    _, _, height, width = video.shape
-    matrix, tag = (Colorspace.ITU709, 1) if height >= 720 else (Colorspace.SMPTE170M, 6)  # tags as in H.273
-    as_tagged = {"dst_colorspace": matrix, "dst_color_range": ColorRange.MPEG, "threads": 1}
-    reformatter = VideoReformatter()
-    frames = torch.nn.functional.pad(video.permute(1, 0, 2, 3), (0, width % 2, 0, height % 2), mode="replicate")
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-        stream.width, stream.height = width + width % 2, height + height % 2
-        stream.pix_fmt = "yuv420p"
-        codec = stream.codec_context
-        codec.thread_count = 1
-        codec.colorspace, codec.color_range = tag, ColorRange.MPEG
-        codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-        # x264's rate control by macroblock trees reads memory that nobody has set, so the bytes would vary.
-        stream.options = {"crf": str(crf), "preset": preset, "mbtree": "0"}
-        for image in frames.permute(0, 2, 3, 1).contiguous().cpu().numpy():
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            container.mux(stream.encode(reformatter.reformat(frame, format="yuv420p", **as_tagged)))
-        container.mux(stream.encode(None))
-    return buffer.getvalue()
-
-
-def gif_bytes(video: Tensor, fps: float, scale: int = 1) -> bytes:
-    """Encode a clip as a looping GIF, with one palette and no dithering: flat areas stay flat.
-
-    GIF counts hundredths of a second, so durations of frames may differ by one; on the whole the rate is kept. Browsers
-    show no frame for less than two hundredths: above 50 frames per second, frames are left out, with a warning.
-
-    Args:
-        video: uint8 RGB, (C, T, H, W).
-        fps: Frames per second.
-        scale: Whole factor to enlarge by, without smoothing.
-
-    Raises:
-        InputError: `fps` is not above 0, or so small that a frame would last longer than 655 seconds.
-        ValueError: The video is not uint8 (3, T, H, W), or empty.
-    """
-    from PIL import Image
-
-    _expect_video(video, fps)
-    if 100 / fps > 65535:
-        raise InputError(f"fps {fps}: a frame of a GIF lasts at most 655.35 s; give at least 0.0016")
-    if fps > GIF_FPS:
-        warnings.warn(
-            f"fps {fps:g}: a GIF shows at most {GIF_FPS} frames per second, so frames are left out to keep the speed; "
-            "write .mp4 to keep all",
-            stacklevel=2,
-        )
-        kept = max(1, round(video.shape[1] * GIF_FPS / fps))
-        video, fps = video[:, [int(index * fps / GIF_FPS) for index in range(kept)]], GIF_FPS
-    # The palette is made from all frames at their original size, side by side.
-    strip = video.permute(2, 1, 3, 0).flatten(1, 2).contiguous().cpu().numpy()
-    palette = Image.fromarray(strip).quantize(256, dither=Image.Dither.NONE)
-    images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in _images(video, scale)]
-    ends = [round(100 * (index + 1) / fps) for index in range(len(images))]
-    durations = [10 * (end - start) for start, end in zip([0, *ends], ends, strict=False)]
-    buffer = io.BytesIO()
-    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=False)
-    return buffer.getvalue()
-
-
-def _expect_video(video: Tensor, fps: float) -> None:
-    if video.dtype != torch.uint8 or video.ndim != 4 or video.shape[0] != 3 or 0 in video.shape:
-        raise ValueError(f"expected a uint8 video (3, T, H, W), got {video.dtype} {tuple(video.shape)}")
-    if fps <= 0:
-        raise InputError(f"fps {fps}: must be above 0")
-
-
-def _images(video: Tensor, scale: int) -> list[Any]:
-    from PIL import Image
-
-    frames = video.repeat_interleave(scale, 2).repeat_interleave(scale, 3).permute(1, 2, 3, 0)
-    return [Image.fromarray(frame) for frame in frames.contiguous().cpu().numpy()]

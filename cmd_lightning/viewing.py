@@ -39,7 +39,6 @@ class Viewing:
     background: str = "white"
 
     def __post_init__(self) -> None:
-        """Check the colour."""
         colour_of(self.background)
 
     def describe(self) -> dict[str, Any]:
@@ -71,17 +70,11 @@ def over(image: Any, background: str) -> Any:
 
 @dataclass
 class Seen:
-    """What was found in the frames of a stream so far.
+    """What was found in the frames of a stream so far."""
 
-    Attributes:
-        interlaced: Whether one was flagged as interlaced.
-        hdr: Whether one had a transfer function of HDR, PQ or HLG.
-        transparent: Whether one that was shown had transparent pixels.
-    """
-
-    interlaced: bool = False
-    hdr: bool = False
-    transparent: bool = False
+    interlaced: bool = False  # whether one was flagged as interlaced
+    hdr: bool = False  # whether one had a transfer function of HDR, PQ or HLG
+    transparent: bool = False  # whether one that was shown had transparent pixels
 
 
 class Screen:

@@ -37,7 +37,6 @@ class Augmentation:
     backgrounds: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the numbers and colours."""
         for name, value in (("shift", self.shift), ("scale", self.scale)):
             if not 0 <= value < 1:
                 raise InputError(f"augment.{name} {value}: give a number from 0, and below 1, e.g. 0.1")
@@ -45,7 +44,7 @@ class Augmentation:
             colour_of(colour)
 
     def draw(self, draw: int, caption: str) -> "Change":
-        """Choose what happens to a clip, from the number that its other random choices follow from."""
+        """Choose what happens to a clip; `draw` is the seed of its other random choices, too."""
         chance = random.Random(stable_hash("augment", draw))  # start and crop stay what they are without it
         flip = chance.random() < 0.5
         down, across = (chance.uniform(-self.shift, self.shift) for _ in range(2))

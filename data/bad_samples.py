@@ -10,7 +10,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from cmd_lightning.data.index import Shard
 from cmd_lightning.errors import InputError
 
-_ENOUGH = 10_000  # samples: that many tell the share of bad ones, though these are often together, in a bad shard
+_ENOUGH = 10_000  # samples that show the share of bad ones, although these are often together, in a bad shard
 
 
 class Bad(NamedTuple):
@@ -23,8 +23,8 @@ class Bad(NamedTuple):
 class BadShare:
     """Counts the bad samples of a pass, and ends the run where there are too many.
 
-    The share of bad samples to accept is that of a pass, or of as much of it as is seen once that is 10,000 samples.
-    Those that are known count as if they lay evenly among the others.
+    The accepted share of bad samples is that of a whole pass, or of the samples seen so far once these are 10,000.
+    Samples that are known to be bad count as if they were spread evenly among the others.
     """
 
     def __init__(self, most: float, shards: Sequence[Shard], samples: int) -> None:
@@ -34,7 +34,6 @@ class BadShare:
         self._judge(samples)
 
     def add(self, seen: int, bad: Sequence[Bad]) -> None:
-        """Count a batch."""
         self.seen += seen
         self.bad += bad
         self._judge(max(self.seen, min(self.samples, _ENOUGH)))
@@ -51,12 +50,9 @@ class BadShare:
     def _judge(self, samples: int) -> None:
         known = len(self.known) * samples / self.good if self.known else 0
         if len(self.bad) + known > self.most * (samples + known):
-            listed = list_bad(self.bad + self.known, most=3)
-            raise InputError(
-                f"data.max_bad_share {self.most:g}: too many samples are bad, {len(self.bad)} of {samples}"
-                f"{f' and {len(self.known)} known before' if self.known else ''}: {listed}; fix or remove them, or "
-                "raise the share"
-            )
+            found = f"{len(self.bad)} of {samples}{f' and {len(self.known)} known before' if self.known else ''}"
+            problem = f"too many samples are bad, {found}: {list_bad(self.bad + self.known, most=3)}"
+            raise InputError(f"data.max_bad_share {self.most:g}: {problem}; fix or remove them, or raise the share")
 
 
 def known_bad(shards: Sequence[Shard]) -> list[Bad]:

@@ -47,14 +47,10 @@ class ShardCache(FetchOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.gigabytes <= 1e9:
-            raise InputError(
-                f"remote.gigabytes {self.gigabytes}: must be above 0 and at most 1e9, and hold one shard at least"
-            )
+            raise InputError(f"remote.gigabytes {self.gigabytes}: must be above 0 and at most 1e9; give e.g. 50")
 
     def open(self, url: str, size: int | None = None) -> BinaryIO:
-        """The local copy of a shard, opened for reading; it is fetched if there is none of this size.
-
-        It stays readable when it is removed from the folder.
+        """The local copy of a shard, fetched if it is missing or of another size; readable also if it is removed later.
 
         Raises:
             FetchError: The shard cannot be had, or has another size.
@@ -97,10 +93,8 @@ class ShardCache(FetchOptions):
             if total is None:
                 total = max(end, min(end + _STEP, limit)) if end > room else room
             if total > limit:
-                raise InputError(
-                    f"remote.gigabytes {self.gigabytes}: {url} alone has {total / 1e9:.3g} GB or more; "
-                    "raise it to hold some shards at a time"
-                )
+                size = f"{total / 1e9:.3g} GB or more"
+                raise InputError(f"remote.gigabytes {self.gigabytes}: {url} alone has {size}; raise it to hold some")
             with _folder_errors(part.parent):
                 if total != room:
                     _make_room(part, total, limit)
@@ -122,7 +116,6 @@ class ShardCache(FetchOptions):
             part.unlink(missing_ok=True)
 
     def place(self) -> Path:
-        """The folder of the copies."""
         default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "cmd-lightning", "shards")
         folder = Path(self.folder) if self.folder else default
         try:
@@ -144,7 +137,7 @@ def _reuse(copy: Path, size: int | None) -> BinaryIO | None:
 
 
 def _make_room(own: Path, wanted: int, limit: int) -> None:
-    """Make `own` as long as `wanted`; first remove copies, the least recently used first, until all fits."""
+    """Extend the file `own` to the size `wanted`; before, remove the least recently used copies until all fits."""
     with FileLock(own.with_name(_LOCK), poll_interval=0.02):
         used, copies = wanted, []
         for path in own.parent.iterdir():
@@ -175,7 +168,5 @@ def _folder_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(
-            f"remote.folder {folder}: cannot be used ({reason(error)}); free space there, lower remote.gigabytes, "
-            "or name a folder that can be written"
-        ) from error
+        remedy = "free space there, lower remote.gigabytes, or name another folder"
+        raise InputError(f"remote.folder {folder}: cannot be used ({reason(error)}); {remedy}") from error

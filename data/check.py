@@ -3,8 +3,8 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import LATENT_SUFFIX, BadSample, read_caption, read_facts, read_label, video_of
@@ -14,11 +14,10 @@ from cmd_lightning.data.tar import read_samples
 from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoInfo, VideoReader
 
-Look = Callable[[str, VideoReader, str], object]
-"""Looks at a good video: its key, the open video and its caption."""
+Look = Callable[[str, VideoReader, str], object]  # gets the key of a good video, the open video and its caption
 
+# What videos may be, and the option of `Viewing` that says how they are shown.
 _CHOICES = {"interlaced": "deinterlace", "hdr": "tone_map", "transparent": "background"}
-"""What videos may be, and the option of `Viewing` that says how they are shown."""
 
 
 def check_shards(
@@ -40,49 +39,43 @@ def check_shards(
     """
     remote = remote or ShardCache()
     bad: Counter[str] = Counter()
-    found: list[_Found] = []
+    found: list[_Good] = []
     for url in expand(shards, remote=remote):
-        shard, here = _check_shard(url, remote, look)
+        shard, good = _check_shard(url, remote, look)
         bad.update(shard.bad.values())
-        remark = f", {here.empty_captions} without a caption" if here.empty_captions else ""
-        progress(f"{url}: {here.samples} good, {len(shard.bad)} bad{remark}")
+        empty = sum(one.empty_caption for one in good)
+        progress(f"{url}: {len(good)} good, {len(shard.bad)} bad{f', {empty} without a caption' if empty else ''}")
         folder = place_of(url).folder
         if not is_remote(url) and os.access(folder, os.W_OK):
-            update_index(folder, [shard], num_classes=here.num_classes)
+            update_index(folder, [shard], num_classes=1 + max((one.label for one in good), default=-1))
         else:
             progress(f"{url}: the folder cannot be written, so its index.json stays as it is")
-        found.append(here)
-    videos = [video for here in found for video in here.videos]
+        found += good
+    videos = [one.content for one in found if isinstance(one.content, VideoInfo)]
     report: dict[str, Any] = {
-        "samples": sum(here.samples for here in found),
+        "samples": len(found),
         "bad": dict(bad),
         **_amount(videos),
         "sizes": _amounts(videos, lambda video: (video.width, video.height), "{0[0]}x{0[1]}"),
         "rates": _amounts(videos, lambda video: round(video.fps, 2), "{0:g}"),
     }
-    if empty := sum(here.empty_captions for here in found):
+    if empty := sum(one.empty_caption for one in found):
         report["empty_captions"] = empty
     for name, option in _CHOICES.items():
         if number := sum(getattr(video, name) for video in videos):
             report[name] = number
             progress(f"{number} good videos are {name}: consider data.viewing.{option} in training")
-    if latents := Counter(shapes for here in found for shapes in here.latents):
+    if latents := Counter(one.content for one in found if isinstance(one.content, str)):
         report["latents"] = dict(sorted(latents.items()))
     return report
 
 
-@dataclass
-class _Found:
-    """What good samples hold: videos, the shapes of latents, captions and classes."""
+class _Good(NamedTuple):
+    """What a good sample holds."""
 
-    videos: list[VideoInfo] = field(default_factory=list)
-    latents: list[str] = field(default_factory=list)
-    empty_captions: int = 0
-    num_classes: int = 0
-
-    @property
-    def samples(self) -> int:
-        return len(self.videos) + len(self.latents)
+    content: VideoInfo | str  # a video, or the shapes of latents
+    label: int
+    empty_caption: bool
 
 
 def _amounts(videos: Sequence[VideoInfo], kind: Callable[[VideoInfo], Any], name: str) -> dict[str, dict[str, float]]:
@@ -98,10 +91,9 @@ def _amount(videos: Sequence[VideoInfo]) -> dict[str, float]:
     return {"frames": sum(video.frames for video in videos), "seconds": round(seconds, 3)}
 
 
-def _check_shard(url: str, remote: ShardCache, look: Look) -> tuple[Shard, _Found]:
-    """The shard with what is bad in it, and its good samples."""
+def _check_shard(url: str, remote: ShardCache, look: Look) -> tuple[Shard, list[_Good]]:
     bad: dict[str, str] = {}
-    found = _Found()
+    good: list[_Good] = []
     with Shard(url, 0).open(remote) as file:
         known = scan(url, file)
         for sample in read_samples(file, url):
@@ -109,24 +101,20 @@ def _check_shard(url: str, remote: ShardCache, look: Look) -> tuple[Shard, _Foun
                 members = sample.read()
                 facts = read_facts(members)
                 label, caption = read_label(members, facts), read_caption(members, facts)
-                if LATENT_SUFFIX in members and members.keys().isdisjoint(VIDEO_SUFFIXES):
-                    found.latents.append(_check_latents(members, facts))
-                else:
-                    found.videos.append(_check_video(members, look, caption))
-                found.empty_captions += not caption
-                found.num_classes = max(found.num_classes, label + 1)
+                latent = LATENT_SUFFIX in members and members.keys().isdisjoint(VIDEO_SUFFIXES)
+                content = _check_latents(members, facts) if latent else _check_video(members, look, caption)
+                good.append(_Good(content, label, not caption))
             except BadSample as reason:
                 bad[sample.key] = str(reason)
-    return replace(known, bad=bad), found
+            except VideoError as error:
+                bad[sample.key] = error.reason
+    return replace(known, bad=bad), good
 
 
 def _check_video(members: dict[str, Any], look: Look, caption: str) -> VideoInfo:
-    try:
-        reader = VideoReader(video_of(members))
-        reader.verify()
-        look(members["__key__"], reader, caption)
-    except VideoError as error:
-        raise BadSample(error.reason) from error
+    reader = VideoReader(video_of(members))
+    reader.verify()
+    look(members["__key__"], reader, caption)
     return reader.info
 
 

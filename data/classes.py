@@ -16,11 +16,7 @@ class Classes(NamedTuple):
 
 
 def read_classes(urls: Sequence[str], remote: ShardCache | None = None) -> Classes:
-    """Read what the indexes of shards say of their classes; no shard is read.
-
-    Args:
-        urls: Paths and addresses of shards, as `expand` returns them.
-        remote: How an index at an address is fetched.
+    """Read what the indexes of shards, as `expand` returns them, say of their classes; no shard is read.
 
     Raises:
         InputError: Folders give the same label to different classes.
@@ -32,10 +28,8 @@ def read_classes(urls: Sequence[str], remote: ShardCache | None = None) -> Class
         number = max(number, index["num_classes"])
         found = tuple(index["classes"])
         if found and names and found != names:
-            raise InputError(
-                f"data: {folder} has the classes {_short(found)}, {named_by} has {_short(names)}, so a label means "
-                "different classes; pack them together, with a column split or --hold-out"
-            )
+            problem = f"{folder} has the classes {_short(found)}, {named_by} has {_short(names)}"
+            raise InputError(f"data: {problem}; pack them together, with a column split or --hold-out")
         if found:
             names, named_by = found, folder
     return Classes(number, names)

@@ -19,15 +19,11 @@ from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VIDEO_SUFFIXES, VideoReader
 from cmd_lightning.viewing import PLAIN, Viewing
 
-CAPTION_FACTS = ("caption", "captions", "text", "prompt", "description", "condition")
-"""Entries of a sample's json that may hold its caption, the first choice first."""
+LATENT_SUFFIX = "safetensors"  # of the member that holds the latents of a clip in place of its video
+IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})  # of still images, which may take the place of a video
 
-LATENT_SUFFIX = "safetensors"
-"""Of the member that holds the latents of a clip in place of its video."""
-
-IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})
-"""Of still images, which may stand in the place of a video where they are asked for."""
-
+# Entries of a sample's json that may hold its caption, the first choice first.
+_CAPTION_FACTS = ("caption", "captions", "text", "prompt", "description", "condition")
 _STILL_FPS = 8.0  # of a clip of a still image, where no rate is asked for
 _ROUNDING = 1e-6  # of a frame: rounding errors where a time is midway between two frames
 _NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]*)?(e\+?[0-9]{1,2})?", re.IGNORECASE)
@@ -45,36 +41,20 @@ and the epoch. Raises `BadSample` with the reason."""
 
 @dataclass(frozen=True)
 class ClipLoader:
-    """Turns the members of a sample into a clip.
-
-    Attributes:
-        num_frames: Frames of a clip.
-        size: (H, W) in pixels.
-        fps: Frames per second to sample at; a slower source repeats frames.
-        stride: Instead, take every stride-th frame of the source.
-        random_start: Draw where the clip begins; otherwise at the first frame.
-        random_crop: Draw where it is cropped; otherwise in the middle.
-        viewing: How interlaced, HDR and transparent frames are shown.
-        augment: What is changed at random in frames and captions.
-        stills: Whether a still image is a clip of equal frames.
-    """
+    """Turns the members of a sample into a clip."""
 
     num_frames: int
-    size: tuple[int, int]
-    fps: float | None = None
-    stride: int | None = None
-    random_start: bool = False
-    random_crop: bool = False
+    size: tuple[int, int]  # (H, W) in pixels
+    fps: float | None = None  # frames per second to sample at; a slower source repeats frames
+    stride: int | None = None  # instead, take every stride-th frame of the source
+    random_start: bool = False  # else at the first frame
+    random_crop: bool = False  # else in the middle
     viewing: Viewing = PLAIN
     augment: Augmentation = OFF
-    stills: bool = False
+    stills: bool = False  # whether a still image is a clip of equal frames
 
     def __call__(self, sample: dict[str, Any], draw: int, epoch: int = 0) -> dict[str, Any]:
-        """Decode a sample; see `SampleLoader`. The epoch does not matter, as each has another draw.
-
-        Returns:
-            video uint8 (C, T, H, W), caption, label (-1: none), key, fps.
-        """
+        """Decode a sample, see `SampleLoader`: video uint8 (C, T, H, W), caption, label (-1: none), key, fps."""
         chance = random.Random(draw)
         facts = read_facts(sample)
         label = read_label(sample, facts)
@@ -97,7 +77,7 @@ class ClipLoader:
         try:
             reader = VideoReader(data, change.view(self.viewing))
         except VideoError as error:
-            if not self.stills or error.reason != "still picture":
+            if not self.stills or error.reason != "still image":
                 raise
             frame = self._fit(chance, change)(read_image(data, self.viewing.background)[:, None])
             return frame.expand(-1, self.num_frames, -1, -1), self.fps or _STILL_FPS, False
@@ -119,9 +99,9 @@ def choose_frames(
 ) -> list[int]:
     """Numbers of `num_frames` frames, `step` mean frame durations apart: of the nearest ones, of two the later.
 
-    `chance` draws the first one, else it is frame 0; `times` are the seconds of each of two or more frames from the
-    first, ascending. A source is too short, a `BadSample`, if the last time wanted is half a frame after its last
-    frame, or more.
+    `chance` chooses the first one, else it is frame 0; `times` are the seconds of each of two or more frames from the
+    first, ascending. A source is too short, a `BadSample`, if the last time wanted is half a frame or more after its
+    last frame.
     """
     offsets = [int(index * step + 0.5) for index in range(num_frames)]
     if times is None:
@@ -223,36 +203,40 @@ def whole_number(text: str) -> int | None:
 
 
 def read_caption(sample: dict[str, Any], facts: dict[str, Any]) -> str:
-    """The caption of a sample: its .txt, else the first of `CAPTION_FACTS` that says something; "" without any."""
+    """The caption of a sample: its .txt, else the first of `_CAPTION_FACTS` that is not empty; "" without any."""
     data = sample.get("txt", b"")
     if text := data.decode(json.detect_encoding(data), "replace").strip():  # Windows editors write UTF-16 too
         return text
-    for name in CAPTION_FACTS:
-        caption = facts.get(name)
-        if isinstance(caption, list):  # of several that were written for the clip
-            caption = next((one for one in caption if isinstance(one, str) and one.strip()), None)
-        if name == "condition" and not isinstance(caption, str):  # as `generate` writes; a number is a class
-            continue
-        known = isinstance(caption, str | int | float) and not isinstance(caption, bool)
-        # JSON may hold half a character, which nothing could print or encode.
-        if known and (text := str(caption).encode("utf-8", "replace").decode().strip()):
+    for name in _CAPTION_FACTS:
+        value = facts.get(name)
+        if isinstance(value, list):
+            value = [one for one in value if isinstance(one, str)]
+        # A number that `generate` writes as its condition is a class.
+        known = isinstance(value, str | list) or (name != "condition" and not isinstance(value, bool))
+        if known and (text := text_of(value)):
             return text
     return ""
+
+
+def text_of(value: Any) -> str:
+    """An entry of a json or a table as text; of several captions the first that is not empty."""
+    if isinstance(value, list):
+        return next(filter(None, map(text_of, value)), "")
+    if value is None or value != value or isinstance(value, dict):  # NaN is not equal to itself
+        return ""
+    return str(value).encode("utf-8", "replace").decode().strip()  # JSON may hold half a character
 
 
 _NUMBERS = {"label": torch.int64, "fps": torch.float32}
 
 
 def collate(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Batch clips.
-
-    Args:
-        clips: Each with caption, key, fps, and tensors by name; if they have it, with label; of latents also "made_by",
-            and "text" with tensors by encoder and part.
+    """Batch clips, as `ClipLoader` and `load_latents` give them.
 
     Returns:
         The tensors stacked: "video" uint8 (B, C, T, H, W), or latents as they are stored. "caption" and "key" lists,
-        "label" int64 (B,), "fps" float32 (B,); of latents also "made_by", a list, and "text" as each clip has it.
+        "label" int64 (B,) if the clips have one, "fps" float32 (B,); of latents also "made_by", a list, and "text" with
+        tensors by encoder and part.
     """
     tensors = [{name: value for name, value in clip.items() if isinstance(value, Tensor)} for clip in clips]
     batch = _stack(tensors, clips)
@@ -269,7 +253,6 @@ def collate(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _stack(tensors: Sequence[dict[str, Tensor]], clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stacks tensors of the same names; clips are what an error names."""
     shapes = [{name: (*tensor.shape,) for name, tensor in sorted(named.items())} for named in tensors]
     for shape, clip in zip(shapes, clips, strict=True):
         if shape != shapes[0]:

@@ -30,8 +30,8 @@ class WholeShards(IterableDataset):
 
     A chunk is a batch of video, with "fps" a list; "shard", the name of the shard; "epoch", a list of k for each clip,
     which is the one that training sees in epoch k; and "facts", the json of each sample as text. After the last chunk
-    of a shard comes {"shard": name, "bad": {reason: number}}, with "error": why, where the shard could not be read to
-    its end. A sample of which any clip is bad is bad as a whole; chunks may hold the clips before.
+    of a shard comes {"shard": name, "bad": {reason: number}}, with "error", the reason, where the shard could not be
+    read to its end. A sample with any bad clip is bad as a whole; chunks may hold the clips before it.
     """
 
     clips: SampleLoader
@@ -43,7 +43,6 @@ class WholeShards(IterableDataset):
     _watchdog: Watchdog = field(default_factory=Watchdog)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield the chunks of this worker's shards, one shard after the other."""
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         for shard in self.shards[worker::workers]:
@@ -87,17 +86,13 @@ def _chunk(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 class EncodingData(LightningDataModule):
-    """The chunks of this rank's shards, without those of which the folder `out` holds one of the same name.
-
-    The `urls` are those of all shards, the same on every rank; each rank has so many `workers`.
-    """
+    """The chunks of this rank's part of all shards, `urls`, without shards that the folder `out` has already."""
 
     def __init__(self, urls: Sequence[str], out: Path, chunks: WholeShards, workers: int) -> None:
         super().__init__()
         self.urls, self.out, self.chunks, self.workers = list(urls), out, chunks, workers
 
     def predict_dataloader(self) -> DataLoader:
-        """The chunks, from as many workers as have shards to read."""
         assert self.trainer is not None  # Lightning sets it before
         own = self.urls[self.trainer.global_rank :: self.trainer.world_size]
         left = [url for url in own if not (self.out / place_of(url).name).exists()]

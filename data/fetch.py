@@ -78,8 +78,8 @@ def download(url: str, put: Put, options: FetchOptions, size: int | None = None)
         put: Takes the next bytes as `put(at, data, total)`: `at` is their place in the file, which is where the last
             ones ended, or 0 when the file comes from its start again; `total` is the size of the whole in bytes, None
             while it is unknown. What it raises ends the download, but an `OSError` counts as a failed try.
-        options: How.
-        size: Bytes that the index says it has; None where nothing is known.
+        options: Tries, time limits and credentials.
+        size: Bytes by the index; None where that is not known.
 
     Returns:
         The size of the file in bytes. Bytes put beyond it are left from an earlier try.
@@ -110,10 +110,8 @@ def _transfer(url: str, options: FetchOptions) -> type["Transfer"]:
 
     found = dict.fromkeys(STORES, Store) | dict.fromkeys(WEB, Web) | {"hf": Hub}
     if protocol_of(url) not in found and not options.allow_commands:
-        raise InputError(
-            f"data.remote.allow_commands false: {url} stands for a command, which runs only where this is true; "
-            f"else give an address that begins with one of {', '.join(found)}"
-        )
+        remedy = f"set it to true, or give an address of {', '.join(found)}"
+        raise InputError(f"data.remote.allow_commands false: {url} stands for a command; {remedy}")
     return found.get(protocol_of(url), Command)
 
 
@@ -167,17 +165,15 @@ class Transfer(ABC):
         self.total = total
 
     def outdated(self, found: object) -> FetchError:
-        """The error for a file of another size than its index says."""
         return FetchError(
             f"{self.url}: has {found} bytes, {self.size} by its index, which is out of date; "
-            "make index.json anew with `shards check`"
+            "renew index.json with `shards check`"
         )
 
     def failure(self, why: object, tries: int = 1, kind: type[FetchError] = FetchError) -> FetchError:
-        """The error for a file that cannot be read."""
         words = reason(why) if isinstance(why, BaseException) else why
         times = f", {tries} tries" if tries > 1 else ""
-        return kind(f"{self.url}: cannot be read ({words}{times}); check the address and what answers it")
+        return kind(f"{self.url}: cannot be read ({words}{times}); check the address and its server")
 
 
 class Command(Transfer):

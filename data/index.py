@@ -10,6 +10,7 @@ import json
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from cmd_lightning.atomic_files import replaced
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import IMAGE_SUFFIXES
 from cmd_lightning.data.fetch import STORES, WEB, protocol_of
-from cmd_lightning.data.plan import stable_hash, unique_names
+from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.data.selecting import Selection
 from cmd_lightning.data.tar import CUT, NO_VIDEO, STILL, Sample, read_samples
 from cmd_lightning.errors import InputError
@@ -52,7 +53,6 @@ class Shard:
         return self.samples - len(self.bad) if self.selection is None else sum(self._taken())
 
     def usable(self, file: BinaryIO) -> Iterator[Sample]:
-        """The samples that are read, in the order of the file."""
         if self.selection is not None:
             return compress(read_samples(file, self.url, self.selection.images), self._taken())
         return (sample for sample in read_samples(file, self.url) if sample.key not in self.bad)
@@ -103,8 +103,13 @@ def place_of(url: str) -> Place:
 
 
 def shard_names(urls: Sequence[str]) -> list[str]:
-    """A name for each shard, by which keys of its samples begin: that of its file, with a number where it repeats."""
-    return unique_names([place_of(url).name.removesuffix(".tar") for url in urls])
+    """A unique name for each shard, with which keys of its samples begin: that of its file, if taken as "000000~2"."""
+    times: Counter[str] = Counter()
+    names = []
+    for name in (place_of(url).name.removesuffix(".tar") for url in urls):
+        times[name] += 1
+        names.append(name if times[name] == 1 else f"{name}~{times[name]}")
+    return names
 
 
 def expand(shards: str | Sequence[str], option: str = "shards", remote: ShardCache | None = None) -> list[str]:
@@ -133,9 +138,7 @@ def expand(shards: str | Sequence[str], option: str = "shards", remote: ShardCac
 def _resolve(url: str, option: str, remote: ShardCache) -> list[str]:
     protocol = protocol_of(url)
     if protocol in WEB and "@" in urlsplit(url).netloc:
-        raise InputError(
-            f"`{option}`: addresses with user:password@ are not read; sign the address, or use pipe:COMMAND"
-        )
+        raise InputError(f"{option}: addresses with user:password@ are not read; sign the address, or use pipe:COMMAND")
     if protocol in STORES:
         from cmd_lightning.data.store import find_shards
 
@@ -143,10 +146,9 @@ def _resolve(url: str, option: str, remote: ShardCache) -> list[str]:
     elif protocol in WEB or os.path.isfile(url) or (protocol and remote.allow_commands):
         found = [url]
     elif re.match(r"[\w.+-]{2,}:", url) and not os.path.exists(url):  # C: is a drive
-        raise InputError(
-            f"{option} {url}: only paths and addresses of {', '.join((*WEB, *STORES))} are read; commands and other "
-            "addresses only with data.remote.allow_commands true (`shards check --allow-commands`)"
-        )
+        known = ", ".join((*WEB, *STORES))
+        remedy = "for commands, set data.remote.allow_commands true (`shards check --allow-commands`)"
+        raise InputError(f"{option} {url}: only paths and addresses of {known} are read; {remedy}")
     else:
         found = sorted(glob(os.path.join(url, "*.tar") if os.path.isdir(url) else url))
     if not found:
@@ -176,10 +178,9 @@ def load_index(
 ) -> list[Shard]:
     """Look shards up in the indexes of their folders; scan those that are not there or have changed size.
 
-    Remote ones without an index are fetched for that, with a warning; without `count`, none is scanned, and the shards
-    that no index knows have 0 samples. With `write`, what was scanned is kept in the index, where the folder can be
-    written; of remote shards, next to their copies. Raises `InputError` as `read_index`, and where a shard cannot be
-    fetched.
+    Remote ones without an index are fetched for that, with a warning; without `count`, none is scanned, and shards that
+    are in no index have 0 samples. With `write`, the result of a scan is kept in the index, if the folder can be
+    written; of remote shards, next to their copies. Raises `InputError` if an index or a shard cannot be fetched.
     """
     remote = remote or ShardCache()
     folders: dict[str, dict[str, Any]] = {}
@@ -226,9 +227,10 @@ def load_index(
 
 
 def read_index(folder: str, remote: ShardCache | None = None, query: str = "") -> dict[str, Any]:
-    """The index of a `Place`; an empty one where there is none or it is damaged, or its server says that there is none.
+    """The index of a `Place`; an empty one if it is missing or damaged.
 
-    Where it cannot be fetched for another reason, it raises `InputError`.
+    Raises:
+        InputError: It cannot be fetched.
     """
     path = Path(folder, INDEX_NAME)
     data = None
@@ -245,7 +247,7 @@ def read_index(folder: str, remote: ShardCache | None = None, query: str = "") -
             raise ValueError(f"{number} classes")
         return {"shards": shards, "classes": classes, "num_classes": max(number, len(classes))}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {"shards": {}, "classes": [], "num_classes": 0}  # nobody's, or damaged: scanning puts it right
+        return {"shards": {}, "classes": [], "num_classes": 0}  # of another program, or damaged: shards are scanned
 
 
 def _entry(
@@ -285,5 +287,5 @@ def scan(url: str, file: BinaryIO) -> Shard:
     faults = {one.key: one.fault or (STILL if one.is_still() else "") for one in read_samples(file, url)}
     bad = {key: fault for key, fault in faults.items() if fault}
     if CUT in bad.values():
-        warnings.warn(f"{url}: cut off or damaged, samples are missing; fetch or make it anew", stacklevel=2)
+        warnings.warn(f"{url}: cut off or damaged, samples are missing; fetch or pack it again", stacklevel=2)
     return Shard(url, len(faults), bad, os.fstat(file.fileno()).st_size)

@@ -1,9 +1,7 @@
 """From the members of a sample of a latent shard to a clip of latents, as `clips` does it for video.
 
-A sample is `{key}.safetensors` with a leading axis K, the clips of one video: `moments` (K, M, T, h, w), or `content`
-(K, C, h, w) and `motion` (K, D, T, S), not normalised; and captions as a text encoder gives them,
-`text.<fingerprint>.pooled` (W), `.tokens` (L, W), `.mask` (L). `{key}.txt` is the caption; `{key}.json` the facts of
-the video, with "fps" of the clips and "made_by": {"latent_space": fingerprint, "autoencoder": fingerprint or null}.
+data/README.md lists the tensors of a sample, of which the axis K is that of the clips of one video. Its json has "fps"
+of the clips and "made_by": {"latent_space": fingerprint, "autoencoder": fingerprint or null}.
 """
 
 import math
@@ -15,9 +13,7 @@ from torch import Tensor
 
 from cmd_lightning.data.clips import LATENT_SUFFIX, BadSample, read_caption, read_facts, read_label
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-"""That latents are stored in."""
-
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}  # that latents are stored in
 _AXES = {"moments": 5, "content": 4, "motion": 4}  # of a sample's clips, K included
 _TEXT_AXES = {"pooled": 1, "tokens": 2, "mask": 1}
 _MOST_HEADER_BYTES = 2**16  # a dozen tensors take one or two thousand; each of a hostile million would be an object
@@ -90,7 +86,7 @@ def _parse(data: bytes) -> dict[str, Tensor]:
         raise BadSample("unreadable latents")
     try:
         return load(data)
-    except Exception as error:  # the library's own, and what Python says of types and sizes that it does not know
+    except Exception as error:  # the library's, and Python's for unknown types and sizes
         raise BadSample("unreadable latents") from error
 
 

@@ -45,8 +45,8 @@ def claim_folder(folder: Path, settings: dict[str, Any], about: dict[str, Any]) 
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"out {folder}: its {SETTINGS_NAME} is damaged; give another folder") from error
     if differing:
-        told = ", ".join(f"{name} {_short(known.get(name))}, not {_short(settings[name])}" for name in differing)
-        raise InputError(f"out {folder}: its shards were made with {told}; give the same again, or another `out`")
+        found = ", ".join(f"{name} {_short(known.get(name))}, not {_short(settings[name])}" for name in differing)
+        raise InputError(f"out {folder}: its shards were made with {found}; give the same again, or another `out`")
 
 
 def index_latents(folder: Path, names: Sequence[str], classes: Classes) -> int:
@@ -80,12 +80,10 @@ class LatentStore:
         self.summary: dict[str, Any] = {"samples": 0, "shards": 0, "bad": Counter(), "failed": {}}
 
     def take(self, chunk: dict[str, Any], encoded: dict[str, Any]) -> None:
-        """Keep what was made of a chunk of `WholeShards`, or end its shard.
+        """Keep what was encoded of a chunk of `WholeShards`, or end its shard.
 
-        Args:
-            chunk: The clips, or the end of a shard.
-            encoded: "latents" of the clips by name; "text" of those that are the first of their video, by
-                fingerprint and part. Nothing at the end of a shard.
+        `encoded` has "latents" of the clips by name, and "text" of those that are the first of their video, by
+        fingerprint and part; nothing at the end of a shard.
         """
         name = chunk["shard"]
         part = self._open[name] = self._open.get(name) or _Part(self._folder / name)
@@ -111,7 +109,6 @@ class LatentStore:
                 part.write(self._made_by)
 
     def abandon(self) -> None:
-        """Remove what is not complete."""
         for part in self._open.values():
             part.close(keep=False)
         self._open.clear()
@@ -175,7 +172,6 @@ class _Part:
         self.bad: Counter[str] = Counter()
 
     def write(self, made_by: dict[str, str | None]) -> None:
-        """Write the sample, if its latents are good."""
         try:
             self._tar.write({"__key__": self.sample.key} | self.sample.members(made_by))
             self.samples += 1

@@ -17,5 +17,4 @@ class LatentDataModule(ShardDataModule):
     """
 
     def clip_loader(self, *, training: bool) -> SampleLoader:
-        """Reads latents, the same in training and evaluation."""
         return load_latents

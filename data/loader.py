@@ -1,21 +1,22 @@
-"""The loader of a stream, the position in it that a checkpoint keeps, and the DataModule that has both."""
+"""Streams of batches: their loader, the position in them that a checkpoint keeps, and the DataModule that has both."""
 
 import ctypes
 import signal
 import sys
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from webdataset import WebLoader
+from torch.utils.data import get_worker_info
+from webdataset import DataPipeline, WebLoader
 
 from cmd_lightning import compat
 from cmd_lightning.data.bad_samples import BadShare
-from cmd_lightning.data.batch import BatchStream
+from cmd_lightning.data.index import Shard
 from cmd_lightning.errors import InputError
 
 Split = Literal["train", "val", "test"]
@@ -23,8 +24,50 @@ Split = Literal["train", "val", "test"]
 _PR_SET_PDEATHSIG = 1
 
 
+class BatchStream(DataPipeline):
+    """A webdataset pipeline that ends in the batches of one rank, for a `StreamLoader` with any number of workers.
+
+    Args:
+        sizes: Numbers of samples in the batches of an epoch.
+        stages: Of the pipeline, the first one a source.
+    """
+
+    seed: int  # of every random choice
+    shards: Sequence[Shard] = ()  # that it reads, if any
+    _epoch = _first = 0
+
+    def __init__(self, sizes: list[int], *stages: Callable[..., Any]) -> None:
+        super().__init__(*stages)
+        self._sizes = sizes
+
+    @abstractmethod
+    def fingerprint(self, workers: int) -> str:
+        """What a number of batches done holds for: with another fingerprint it means other samples."""
+
+    def begin(self, epoch: int, first_batch: int = 0) -> None:
+        """Set where the next pass begins: in this epoch, at this batch."""
+        self._epoch, self._first = epoch, first_batch
+
+    def reader(self) -> tuple[int, int]:
+        """The reader that this worker is, and the number W of readers: it serves batches i of the epoch with i % W.
+
+        Whichever worker process plays it after a resume.
+        """
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        return (self._first + worker) % workers, workers
+
+    def count(self, batches: int) -> int:
+        """Samples in the first batches of an epoch of this rank."""
+        return sum(self._sizes[:batches])
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch, the same on every rank, wherever the next pass begins."""
+        return len(self._sizes)
+
+
 class Position:
-    """Where a fit is in its training data: the epoch, and how many of its batches are done."""
+    """Where training is in its data: the epoch, and how many of its batches are done."""
 
     def __init__(self) -> None:
         self._stream: BatchStream | None = None
@@ -35,8 +78,8 @@ class Position:
     def begin(self, stream: BatchStream, workers: int, trainer: Trainer | None) -> tuple[int, int]:
         """The epoch and first batch of a pass that begins now.
 
-        The epoch is the Trainer's, or counts the passes where there is none. After a resume it is the loaded
-        one: a Trainer that max_steps stopped within an epoch counts it as ended and yet finishes it.
+        The epoch is the Trainer's, or without one counts the passes. After a resume it is the loaded one: a Trainer
+        that max_steps stopped within an epoch counts it as ended and yet finishes it.
         """
         clock = trainer.current_epoch if trainer else self._passes
         epoch, first = clock + self._ahead, 0
@@ -80,7 +123,6 @@ class Position:
         return {"seed": self._stream.seed} | done
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Begin the next pass where the state says."""
         self._loaded = dict(state) or None
 
 
@@ -103,7 +145,7 @@ class StreamLoader(WebLoader):
             stream,
             batch_size=None,
             pin_memory=torch.cuda.is_available(),
-            # A generator of its own: starting an epoch must not move the global one, where models draw noise.
+            # Not the global generator: models sample their noise from it, so that starting an epoch must not use it.
             generator=torch.Generator().manual_seed(stream.seed),
             num_workers=num_workers,
             worker_init_fn=leave_signals,
@@ -115,7 +157,6 @@ class StreamLoader(WebLoader):
         warnings.filterwarnings("ignore", message=compat.MID_EPOCH)
 
     def __len__(self) -> int:
-        """Batches in a whole epoch."""
         return len(self.stream)
 
     def batches(self) -> Iterator[dict[str, Any]]:
@@ -176,19 +217,15 @@ class StreamDataModule(LightningDataModule):
         return self._loader("val") if self.has("val") else []
 
     def test_dataloader(self) -> StreamLoader:
-        """Batches for testing, the same each time."""
+        """Batches for testing and prediction, the same each time."""
         return self._loader("test")
 
-    def predict_dataloader(self) -> StreamLoader:
-        """The same as the test batches."""
-        return self._loader("test")
+    predict_dataloader = test_dataloader
 
     def state_dict(self) -> dict[str, Any]:
-        """The position in the training data, as plain numbers and names."""
         return self._position.state_dict(self.trainer)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up a position: the next pass over the training data begins there."""
         self._position.load_state_dict(state_dict)
 
     def _loader(self, split: Split, position: Position | None = None) -> StreamLoader:

@@ -1,8 +1,7 @@
-"""Which reader reads which samples, and what random draws hang on: pure functions, alike on all ranks."""
+"""Which reader reads which samples, and the seeds of random choices: pure functions, the same on all ranks."""
 
 import hashlib
 import random
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -31,18 +30,8 @@ def stable_hash(*parts: object) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def unique_names(names: Sequence[str]) -> list[str]:
-    """The names, each but the first of equal ones with a number: "a", "b", "a~2"."""
-    times: Counter[str] = Counter()
-    unique = []
-    for name in names:
-        times[name] += 1
-        unique.append(name if times[name] == 1 else f"{name}~{times[name]}")
-    return unique
-
-
 def clip_draw(seed: int, epoch: int, key: str, instead_of: str = "") -> int:
-    """What a clip's start and crop are drawn from; `instead_of` is the key of a bad sample that it stands in for."""
+    """The seed of a clip's start and crop; `instead_of` is the key of a bad sample that the clip replaces."""
     return stable_hash("clip", seed, epoch, key, instead_of)
 
 
@@ -88,7 +77,7 @@ def assign(
 ) -> list[list[list[Interval]]]:
     """Give every good sample of an epoch to exactly one reader.
 
-    The shards, with `counts` good samples each, are laid end to end, with `shuffle` in an order drawn from (seed,
+    The shards, with `counts` good samples each, are put in a line, with `shuffle` in a random order seeded by (seed,
     epoch), and the line is cut into one piece for each reader: shards are read in sequence, and shared where there are
     more readers than shards. Every rank has W workers (0 counts as 1) and full batches of `batch_size`.
 

@@ -29,28 +29,24 @@ _MEETS: dict[str, Callable[[Any, Any], bool]] = {
 class Selection:
     """Chooses samples by their facts, which are the entries of the json, and "caption".
 
-    Attributes:
-        where: Conditions on facts by name, of which a sample must meet all, `{"width": {"min": 512}}`: `min` and `max`
-            of numbers, `equals`, `in` a list, `matches` a regular expression anywhere in the text. Or a function of all
-            facts. None takes every sample.
-        images: Whether samples with a still image and no video are samples, too.
+    A sample must meet all conditions of `where`, `{"width": {"min": 512}}`: `min` and `max` of numbers, `equals`, `in`
+    a list, `matches` a regular expression anywhere in the text. It may also be a function of all facts; None takes
+    every sample.
 
     Raises:
         InputError: A condition is unknown or cannot be checked.
     """
 
     where: Mapping[str, Mapping[str, Any]] | Callable[[Facts], bool] | None = None
-    images: bool = False
+    images: bool = False  # whether samples with a still image and no video are samples, too
 
     def __post_init__(self) -> None:
-        """Check the conditions."""
         if not isinstance(self.where, Mapping):
             return
         for name, conditions in self.where.items():
             if not (isinstance(conditions, Mapping) and conditions and conditions.keys() <= _MEETS.keys()):
-                raise InputError(
-                    f"data.select {name} {conditions}: give conditions of {', '.join(_MEETS)}, for example {{min: 5}}"
-                )
+                known = ", ".join(_MEETS)
+                raise InputError(f"data.select {name} {conditions}: give conditions of {known}, e.g. {{min: 5}}")
             for condition, value in conditions.items():
                 try:
                     _MEETS[condition](0, value)
@@ -100,9 +96,8 @@ class Selection:
         try:
             return bool(self.where(facts))
         except Exception as error:  # of a user's function
-            raise InputError(
-                f"data.select {name_of(self.where)}: fails on {sample.key} ({error!r}); let it return true or false"
-            ) from error
+            problem = f"data.select {name_of(self.where)}: fails on {sample.key} ({error!r})"
+            raise InputError(f"{problem}; let it return true or false") from error
 
 
 def facts_of(sample: Sample) -> Facts | None:

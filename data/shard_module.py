@@ -32,7 +32,7 @@ _USED = {  # by the Trainer's verb
 
 
 class ShardDataModule(StreamDataModule):
-    """Batches from shards; a subclass says what becomes of a sample.
+    """Batches from shards; a subclass defines how a sample is loaded.
 
     Every good sample comes exactly once per epoch, for any number of ranks and workers, and every rank gets the same
     number of batches. Interrupted training resumes at the next batch.
@@ -46,7 +46,7 @@ class ShardDataModule(StreamDataModule):
         batch_size: Clips in a batch, per device.
         num_workers: Loader processes, per device.
         seed: Seed of every random choice of the data.
-        shuffle_buffer: Samples, per worker, not read yet, among which the next one is drawn in training.
+        shuffle_buffer: Samples, per worker, not read yet, from which the next one is chosen at random in training.
         max_bad_share: The largest share of bad samples to accept, from 0 to 1. They are replaced and counted; more of
             them, or of those that the index lists, end the run with a list.
         select: Conditions on the metadata of samples, as {width: {min: 512}, caption: {matches: "dog"}}, with min, max,
@@ -80,23 +80,22 @@ class ShardDataModule(StreamDataModule):
         check_at_least(0, num_workers=num_workers, shuffle_buffer=shuffle_buffer)
         if not 0 <= max_bad_share <= 1:
             raise InputError(f"max_bad_share {max_bad_share}: give a share from 0 to 1, e.g. 0.1")
-        self.shards: dict[str, Any] = {
-            "train_shards": train_shards,
-            "val_shards": val_shards,
-            "test_shards": test_shards,
-        }
+        self.shards: dict[str, Any] = {"train_shards": train_shards, "val_shards": val_shards}
+        self.shards["test_shards"] = test_shards
         for option, given in self.shards.items():
             _check_shards(option, given)
         self.batch_size, self.num_workers = batch_size, num_workers
         self.seed, self.shuffle_buffer = seed, shuffle_buffer
         self.max_bad_share, self.remote = max_bad_share, remote or ShardCache()
         self.select = select if isinstance(select, dict) or select is None else importable(select, "data.select")
+        if not isinstance(stages, list | tuple | None):
+            raise InputError(f"data.stages {stages}: give a list, [my_package.my_stage]")
         self.stages = [importable(stage, "data.stages") for stage in stages or ()]
         self._found: dict[str, list[list[Shard]]] = {}
 
     @abstractmethod
     def clip_loader(self, *, training: bool) -> SampleLoader:
-        """What makes a clip of a sample, in training or in evaluation."""
+        """The function that loads a clip from a sample, in training or in evaluation."""
 
     def num_classes(self) -> int:
         """Number of classes of the shards that the Trainer's verb reads, by their indexes; 0 if these know none.
@@ -134,7 +133,6 @@ class ShardDataModule(StreamDataModule):
         return about if select is None else about | {"select": select}
 
     def has(self, split: Split) -> bool:
-        """Whether shards of the split are given."""
         return bool(self.shards[f"{split}_shards"])
 
     def stream(self, split: Split) -> ShardStream:
@@ -164,10 +162,8 @@ class ShardDataModule(StreamDataModule):
         takes = portions(sizes, list(weights.values()))
         for name, shards, size, take in zip(weights, found, sizes, takes, strict=True):
             if take * len(shards) > _MOST * size:
-                raise InputError(
-                    f"train_shards {name}: an epoch would repeat it {take // size} times; lower its weight "
-                    f"{weights[name]:g}, or raise the others"
-                )
+                remedy = f"lower its weight {weights[name]:g}, or raise the others"
+                raise InputError(f"train_shards {name}: an epoch would repeat it {take // size} times; {remedy}")
         return [Part(range(*ends[number : number + 2]), take) for number, take in enumerate(takes)]
 
     def _used(self) -> list[str]:
@@ -186,7 +182,6 @@ class ShardDataModule(StreamDataModule):
         return self._found[option]
 
     def _index(self, option: str, shards: str | list[str]) -> list[Shard]:
-        """The shards of a data set."""
         selection = Selection(self.select, images=self.stills and option != "test_shards")
         chosen = None if selection == Selection() else selection
         urls = expand(shards, option, self.remote)
@@ -199,10 +194,8 @@ class ShardDataModule(StreamDataModule):
             rank_zero_info(f"{option} {shards}: data.select takes {good} of {there} samples")
         for shard in found:
             if not selection.images and shard.holds_images_alone(self.remote):
-                raise InputError(
-                    f"{option} {shard.url}: holds still images, and video is needed; to train and validate an "
-                    "autoencoder or content model on images as clips without motion, set data.images still"
-                )
+                remedy = "to train and validate an autoencoder or content model on images, set data.images still"
+                raise InputError(f"{option} {shard.url}: holds still images, and video is needed; {remedy}")
         if not good:
             why = list_bad(known_bad(found), most=3) if known_bad(found) else "no sample with a clip in it"
             raise InputError(f"{option} {shards}: no usable clip: {why}; see them with `shards check`")
@@ -212,19 +205,17 @@ class ShardDataModule(StreamDataModule):
 def _check_shards(option: str, given: Any) -> None:
     """Rejects what is no shards, and weights that make no epoch."""
     if isinstance(given, list | tuple) and not all(isinstance(one, str) for one in given):
-        raise InputError(
-            f"{option} {given}: a list holds paths of one data set; write several with weights as a mapping, "
-            "train_shards: {webvid/train: 0.7, openvid/train: 0.3}"
-        )
+        remedy = "write several with weights as a mapping, train_shards: {webvid/train: 0.7, openvid/train: 0.3}"
+        raise InputError(f"{option} {given}: a list holds paths of one data set; {remedy}")
+    if not isinstance(given, str | list | tuple | dict | None):
+        raise InputError(f"{option} {given!r}: give a path as str, or a list of them")
     if not isinstance(given, dict):
         return
     if option != "train_shards":
         raise InputError(f"{option} {given}: only train_shards has weights; give a path or a list of paths")
     for shards, weight in given.items():
         if not (isinstance(weight, int | float) and (weight == 0 or 1 / _MOST <= weight <= _MOST)):
-            raise InputError(
-                f"train_shards {shards}: the weight {weight} must be 0 or a number from {1 / _MOST:g} to {_MOST:g}, "
-                "e.g. 0.5"
-            )
+            allowed = f"0 or a number from {1 / _MOST:g} to {_MOST:g}, e.g. 0.5"
+            raise InputError(f"train_shards {shards}: the weight {weight} must be {allowed}")
     if not any(given.values()):
         raise InputError(f"train_shards {given}: the weights sum to zero; give one data set more than 0, e.g. 1")

@@ -30,14 +30,13 @@ def tar_writer(file: BinaryIO) -> TarWriter:
 class ShardWriter:
     """Writes samples to `folder/000000.tar`, `000001.tar`, ... and `index.json`.
 
-    Shards are written to a hidden folder and appear together when the block ends well; a failed run or Ctrl-C leaves
-    nothing behind.
+    Shards are written to a hidden folder and appear together when the block succeeds; a failed run or Ctrl-C leaves no
+    files behind.
 
     Args:
         folder: Folder for the shards, created if needed; it must not hold shards yet.
         shard_size: Samples in a shard, at least 1.
-        classes: Names of the classes by label, for the index.
-        num_classes: Number of classes, also where they have no names.
+        classes, num_classes: Names of the classes by label, and their number, for the index.
     """
 
     def __init__(
@@ -52,7 +51,6 @@ class ShardWriter:
             raise InputError(f"{folder}: holds shards already, or is a file; choose another folder or remove them")
 
     def __enter__(self) -> "ShardWriter":
-        """Make the hidden folder."""
         self._made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         self.folder.mkdir(parents=True, exist_ok=True)
         self._hidden = Path(tempfile.mkdtemp(prefix=".part-", dir=self.folder))
@@ -71,7 +69,6 @@ class ShardWriter:
         self.samples += 1
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Put the shards in their place, or remove what was begun."""
         self._close()
         done = kind is None and self.samples > 0
         try:

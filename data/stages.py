@@ -19,8 +19,8 @@ class Stages:
     """Passes samples through stages, as webdataset's dictionaries: "__key__", "__url__", and bytes by suffix.
 
     A stage gets them in the order of the epoch, with all members in memory. It may change, replace and reorder them,
-    but not their number, which the plan of an epoch has fixed. It begins each pass as it was given, so that what it
-    draws from a seed is the same after a resume. A sample that cannot be read passes by and comes last.
+    but must keep their number, which the plan of an epoch has fixed. It begins each pass as it was given, so that its
+    seeded random values are the same after a resume. A sample that cannot be read bypasses the stages and comes last.
 
     Raises:
         InputError: A stage gives more or fewer samples than it gets, or something else.
@@ -31,7 +31,7 @@ class Stages:
         self.names = [name_of(stage) for stage in stages]
 
     def __call__(self, samples: Iterable[Sample]) -> Iterator[Sample]:
-        """Yield what the last stage makes of the samples; without any stage, the samples, which are not read."""
+        """Yield the samples of the last stage; without any stage, the samples as they are, not read."""
         if not self._stages:
             yield from samples
             return
@@ -51,12 +51,10 @@ def importable(name: str | Callable[..., Any], option: str) -> Callable[..., Any
         try:
             found = getattr(import_module(module), attribute)
         except (ImportError, AttributeError, ValueError) as error:
-            raise InputError(
-                f"{option} {name}: cannot be imported ({error}); give package.module.function, with the package in the "
-                "working directory or installed"
-            ) from error
+            remedy = "give package.module.function, with the package installed or in the working directory"
+            raise InputError(f"{option} {name}: cannot be imported ({error}); {remedy}") from error
     if not callable(found):
-        raise InputError(f"{option} {name}: is a {type(found).__name__}, which cannot be called; name a function")
+        raise InputError(f"{option} {name}: is of type {type(found).__name__}, which cannot be called; name a function")
     return found
 
 
@@ -96,35 +94,29 @@ def _counted(name: str, stage: Stage, samples: Iterable[dict[str, Any]]) -> Iter
 
     made = stage(giving())
     if not isinstance(made, Iterable):
-        raise InputError(
-            f"data.stages {name}: returns a {type(made).__name__}, not an iterator over samples; give a function from "
-            "an iterator to an iterator, or from Python for example webdataset.map(function)"
-        )
+        problem = f"data.stages {name}: returns a {type(made).__name__}, not an iterator over samples"
+        raise InputError(f"{problem}; give a function from an iterator to an iterator, e.g. webdataset.map(function)")
     for sample in made:
         taken += 1
         if taken > given:
             break
         yield sample
     if taken != given:
-        raise InputError(
-            f"data.stages {name}: gives {taken} samples for {given}, and a stage must keep their number; leave samples "
-            "out with data.select, repeat them with weights of data.train_shards"
-        )
+        problem = f"data.stages {name}: gives {taken} samples for {given}, and a stage must keep their number"
+        remedy = "leave samples out with data.select, repeat them with weights of data.train_shards"
+        raise InputError(f"{problem}; {remedy}")
 
 
 def _staged(members: dict[str, Any]) -> Sample:
     if not isinstance(members, dict) or not isinstance(members.get("__key__"), str):
-        raise InputError(
-            f"data.stages: gave a {type(members).__name__} without a text as __key__; give samples as dictionaries"
-        )
+        kind = type(members).__name__
+        raise InputError(f"data.stages: gave a {kind} without a text as __key__; give samples as dictionaries")
     key = members["__key__"]
     held = {"__key__": key}
     for name in members.keys() & READ:
         try:
             held[name] = encode_based_on_extension1(members[name], name, default_handlers)
-        except Exception as error:  # of whatever makes bytes of this kind
-            kind = type(members[name]).__name__
-            raise InputError(
-                f"data.stages: {name} of {key} is a {kind}, which has no form as bytes; give bytes"
-            ) from error
+        except Exception as error:  # of any library that encodes this kind of member
+            problem = f"{name} of {key} is of type {type(members[name]).__name__}, which cannot be encoded"
+            raise InputError(f"data.stages: {problem}; give bytes") from error
     return _Staged(key, place=f"{members.get('__url__', '')} {key}", held=held)

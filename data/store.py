@@ -99,8 +99,8 @@ def _sorted_errors(url: str, *, final: bool = False) -> Iterator[None]:
         code = getattr(getattr(error, "response", None), "status_code", None)
         if code in (401, 403) or re.search("Credential|Auth", type(error).__name__):
             raise FetchError(f"{url}: no access ({reason(error)}); check the credentials") from error
+        if isinstance(error, TypeError):  # of an option that a file system passes on to its library
+            raise FetchError(f"{url}: cannot be opened ({reason(error)}); check data.remote.storage_options") from error
         if final:
-            raise FetchError(
-                f"{url}: cannot be read ({reason(error)}); check the address and what answers it"
-            ) from error
+            raise FetchError(f"{url}: cannot be read ({reason(error)}); check the address and its server") from error
         raise OSError(reason(error)) from error

@@ -19,19 +19,19 @@ from typing import Any, BinaryIO
 import webdataset
 
 from cmd_lightning.data.bad_samples import Bad, list_bad
-from cmd_lightning.data.batch import BatchStream
 from cmd_lightning.data.cache import ShardCache
 from cmd_lightning.data.clips import BadSample, SampleLoader, collate
 from cmd_lightning.data.fetch import FetchError
 from cmd_lightning.data.index import Shard, is_remote, shard_names
+from cmd_lightning.data.loader import BatchStream
 from cmd_lightning.data.plan import Interval, Part, assign, batch_sizes, clip_draw, stable_hash
 from cmd_lightning.data.stages import Stage, Stages
 from cmd_lightning.data.tar import Sample
 from cmd_lightning.data.watchdog import Watchdog
 from cmd_lightning.errors import InputError
 
-_STANDBY = 8  # samples kept to stand in for a bad one
-_SEARCHED = 1000  # samples tried for one that can stand in where none of these can
+_STANDBY = 8  # samples kept to replace a bad one
+_SEARCHED = 1000  # samples tried where none of these is good
 
 
 class ShardStream(BatchStream):
@@ -46,12 +46,9 @@ class ShardStream(BatchStream):
         batch_size: Samples in a batch, per rank.
         rank: This process, of `ranks`.
         ranks: Number of processes.
-        seed: Of the order and of every random choice.
-        shuffle_buffer: Undecoded samples among which the next one is drawn; 0 keeps the order of the shards.
         shuffle: Whether each epoch has another order of the shards.
-        parts: Data sets that the shards belong to, if an epoch takes them in a proportion of their own.
-        stages: The user's, see `Stages`.
-        remote: Fetches a shard while the one before it is read.
+        parts: Data sets that the shards belong to, if an epoch takes them in a given proportion.
+        seed, shuffle_buffer, stages, remote: As of `ShardDataModule`.
     """
 
     def __init__(
@@ -100,7 +97,7 @@ class ShardStream(BatchStream):
     def tar_samples(self, intervals: Iterable[Interval]) -> Iterator[Sample]:
         """Samples by the headers of their shards: webdataset's reader loads each, and does not know how many come.
 
-        Those of several data sets are drawn in turn, with a chance in proportion to what is left of each.
+        Samples of several data sets are mixed at random, each chosen in proportion to the samples that are left of it.
         """
         planned = list(intervals)
         sets = [[one for one in planned if one.shard in part.shards] for part in self.parts] or [planned]
@@ -113,7 +110,7 @@ class ShardStream(BatchStream):
             yield next(samples[chosen])
 
     def shuffled(self, samples: Iterator[Sample]) -> Iterator[Sample]:
-        """Samples in the order of webdataset's shuffle, drawn by the seed."""
+        """Samples in the order of webdataset's shuffle, seeded."""
         size = self.shuffle_buffer + 1
         return webdataset.shuffle(size, initial=size, rng=self._chance("buffer"))(samples)
 
@@ -139,7 +136,7 @@ class ShardStream(BatchStream):
             yield {"error": str(error)}
 
     def decode(self, sample: Sample, instead_of: str = "") -> dict[str, Any]:
-        """Read and decode one sample with the draws that belong to it in this epoch; raises `BadSample`."""
+        """Read and decode one sample with its random choices of this epoch; raises `BadSample`."""
         draw = clip_draw(self.seed, self._epoch, sample.key, instead_of)
         with self._watchdog.watch(sample.place):
             return self.clips(sample.read(), draw, self._epoch)
@@ -172,7 +169,7 @@ class ShardStream(BatchStream):
 
 
 class Standby:
-    """Decodes the samples of a reader and finds a stand-in for a bad one, the same one wherever a resume began.
+    """Decodes the samples of a reader and replaces a bad one, by the same one wherever a resume began.
 
     It is the last good one of the eight before it, else the first good one of the reader, else of all shards.
     """
@@ -183,7 +180,7 @@ class Standby:
         self._first_good: Sample | None = None
 
     def decode(self, sample: Sample) -> tuple[dict[str, Any], list[Bad]]:
-        """The clip of a sample; or of one that stands in for it, and why."""
+        """The clip of a sample; or of one that replaces it, and the reason."""
         try:
             return self._stream.decode(sample), []
         except BadSample as reason:
@@ -210,7 +207,7 @@ class Standby:
                 except BadSample as reason:
                     bad.append(Bad(str(reason), sample.place))
         remedy = "lower data.num_frames, or data.stride, or raise data.fps; or " if "too short" in dict(bad) else ""
-        if "still picture" in dict(bad):
+        if "still image" in dict(bad):
             remedy = "set data.images still for clips without motion; or "
         raise InputError(
             f"no usable clip among {len(bad)}: {list_bad(bad, most=1)}; {remedy}run `shards check` on these shards"

@@ -21,25 +21,19 @@ from cmd_lightning.data.clips import IMAGE_SUFFIXES, LATENT_SUFFIX, BadSample
 from cmd_lightning.video_io import VIDEO_SUFFIXES
 
 _CLIPS = frozenset({*VIDEO_SUFFIXES, LATENT_SUFFIX})
-SUFFIXES = _CLIPS | {"txt", "json", "cls"}
-"""Of the members that are read; others are passed over."""
+SUFFIXES = _CLIPS | {"txt", "json", "cls"}  # of the members that are read; others are ignored
+READ = SUFFIXES.union(IMAGE_SUFFIXES)  # the same where still images are asked for
 
+# Names before a suffix that are not part of the key. Of members with the same suffix the one without a field is used,
+# else the first in this order.
 FIELDS = (
     *("video", "image", "caption", "text", "prompt", "label", "class", "meta", "metadata"),
     *("thumbnail", "thumb", "preview"),
 )
-"""Names before a suffix that are not part of the key; of members with the same suffix the one without a field is taken,
-else the first in this order."""
 
-READ = SUFFIXES.union(IMAGE_SUFFIXES)
-"""Of the members that are read where still images are asked for."""
+NO_VIDEO, STILL, CUT = "no video", "still image", "truncated shard"
 
-NO_VIDEO, STILL = "no video", "still picture"
-
-MAX_MEMBER_BYTES = 0x7FFFF000
-"""A larger member (2 GiB, the most that one call reads) is not loaded: it would have to fit into memory."""
-
-CUT = "truncated shard"
+MAX_MEMBER_BYTES = 0x7FFFF000  # 2 GiB, the most that one call reads: a member must fit into memory
 _MAX_HEADER_BYTES = 2**20  # what tarfile may read at once; extended headers of honest archives are a few hundred bytes
 _MAX_NAME = 1024
 
@@ -90,11 +84,11 @@ class Sample:
 def read_samples(file: BinaryIO, name: str = "", images: bool = False) -> Iterator[Sample]:
     """Find the samples of an uncompressed tar file, in its order.
 
-    A sample with a fault comes too, so that all readers count alike: "no video" (nor latents), "member twice", "hostile
-    name" (leads out of its folder, or cannot be printed), "sparse member", "too large", and "truncated shard" for the
-    last one of a file that is cut off or damaged there. A file that is no tar file at all is one sample, "unreadable
+    A sample with a fault is given, too, so that all readers count alike: "no video" (nor latents), "member twice",
+    "hostile name" (leads out of its folder, or cannot be printed), "sparse member", "too large", and "truncated shard"
+    for the last one of a file that is cut off or damaged there. A file that is no tar file is one sample, "unreadable
     shard". A key that comes again later in the file is another sample and gets a number. The file needs a descriptor;
-    `name` is what the samples' places call it. With `images`, a still image in place of a video is a sample, too.
+    `name` is its name in errors. With `images`, a still image in place of a video is a sample, too.
     """
     times: Counter[str] = Counter()
     for key, group in groupby(_with_dots(_members(file, READ if images else SUFFIXES)), itemgetter(0)):
@@ -133,14 +127,14 @@ def _rank(rest: str) -> int:
 
 
 def _with_dots(members: Iterator[_Found]) -> Iterator[_Found]:
-    """Members whose key has no dots, or is that of a clip (`a.720p`); others, as `a.mask.json`, are passed over."""
+    """Members whose key has no dots, or is that of a clip (`a.720p`); others, as `a.mask.json`, are ignored."""
     current: str | None = None
     waiting: list[_Found] = []  # what comes before the clip that it may belong to
     for found in members:
         key, rest, member = found
         dotted = "." in key.rpartition("/")[2]
         if not rest and current is not None and key.startswith(f"{current}."):
-            yield current, rest, member  # a fault of the file, in a member that is passed over
+            yield current, rest, member  # a fault of the file, in a member that is ignored
         elif not dotted or suffix_of(rest) in _CLIPS or not rest:
             yield from (one for one in waiting if one[0] == key)
             current, waiting = key, []
@@ -183,7 +177,7 @@ def _members(file: BinaryIO, seen: Collection[str]) -> Iterator[_Found]:
 
 
 def _headers(file: BinaryIO) -> Iterator[tarfile.TarInfo | str]:
-    """The headers of a tar file in order; at last the fault of one that is none, or ends without an archive's end."""
+    """The headers of a tar file in order; at last the fault of another file, or of one without an archive's end."""
     fault = "unreadable shard"
     try:
         file.seek(0)

@@ -1,4 +1,4 @@
-"""The last resort against a clip that FFmpeg does not get through: the process ends, and says which clip it was."""
+"""The last resort against a clip that FFmpeg does not finish: the process ends, and names the clip."""
 
 import os
 import sys
@@ -7,16 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SECONDS = 300.0
-"""Of processor time for a clip: ten times what the largest that is not refused takes."""
-
+SECONDS = 300.0  # CPU time for a clip: ten times what the largest that is not rejected takes
 _SLICES = 20  # how often a limit is looked at before it is reached
 
 
 class Watchdog:
-    """Ends the process when something takes too much of the processor: Python cannot interrupt a library.
+    """Ends the process when something takes too much CPU time: Python cannot interrupt a library.
 
-    It counts the processor's time, not the clock's, so that a stopped process or a slow disk ends nothing.
+    It counts CPU time, not that of the clock, so that a stopped process or a slow disk ends nothing.
     """
 
     def __init__(self, seconds: float = SECONDS) -> None:

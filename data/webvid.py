@@ -14,8 +14,8 @@ from cmd_lightning.viewing import PLAIN, Viewing
 class WebVidDataModule(ShardDataModule):
     """Clips from shards in the layout video2dataset writes for WebVid: `{key}.mp4`, `.txt`, `.json`.
 
-    Training draws the order, the start frame of each clip and optionally the crop; evaluation keeps the order of the
-    shards, starts at the first frame and crops in the middle.
+    In training, the order, the start frame of each clip and optionally the crop are random; evaluation keeps the order
+    of the shards, starts at the first frame and crops in the middle.
 
     A batch is a dictionary: "video" uint8 (B, C, T, H, W), "caption" list of str, "label" int64 (B,) with -1
     for none, "key" list of str, "fps" float32 (B,), "epoch" int.
@@ -25,11 +25,11 @@ class WebVidDataModule(ShardDataModule):
         size: Height and width of a clip in pixels, one number for a square.
         fps: Frames per second at which clips are sampled; give this or stride.
         stride: Distance of a clip's frames in source frames; 1 if fps is not given either.
-        crop: Where training crops to the size; "random" draws it for each clip.
+        crop: Where training crops to the size; "random" is another place for each clip.
         viewing: How interlaced, HDR and transparent frames are shown.
         augment: What training changes at random in frames and captions.
-        images: What becomes of samples with a still image (jpg, png, webp) and no video: "still" makes clips of equal
-            frames of them, in training and validation; "forbid" does not read them, nor a shard of them alone.
+        images: Samples with a still image (jpg, png, webp) and no video: "still" reads them as clips of equal frames,
+            in training and validation; "forbid" skips them, and rejects shards that hold nothing else.
         **kwargs: As for `ShardDataModule`.
     """
 
@@ -55,6 +55,9 @@ class WebVidDataModule(ShardDataModule):
         check_positive(num_frames=num_frames, stride=1 if stride is None else stride)
         if fps is not None and not 0 < fps < math.inf:
             raise InputError(f"fps {fps}: must be a number above 0, e.g. 8")
+        for option, given, known in (("crop", crop, ("center", "random")), ("images", images, ("forbid", "still"))):
+            if given not in known:
+                raise InputError(f"{option} {given}: give {' or '.join(known)}")
         sides = [size, size] if isinstance(size, int) else list(size)
         if len(sides) != 2 or min(sides) < 1:
             raise InputError(f"size {size}: give one side or [height, width], in pixels, at least 1")
@@ -67,7 +70,7 @@ class WebVidDataModule(ShardDataModule):
         self.viewing, self.augment, self.stills = viewing, augment, images == "still"
 
     def clip_loader(self, *, training: bool) -> ClipLoader:
-        """Decodes a clip: drawn in training, else the first frames and the middle."""
+        """Decodes a clip: a random part of it in training, else the first frames and the middle."""
         return ClipLoader(
             self.num_frames,
             self.size,
@@ -81,6 +84,5 @@ class WebVidDataModule(ShardDataModule):
         )
 
     def describe(self) -> dict[str, Any]:
-        """What the test clips are, as plain data for the record of a result."""
         clip = {"frames": self.num_frames, "size": list(self.size), "stride": self.stride, "fps": self.fps}
         return super().describe() | clip | {"start": "first frame"} | self.viewing.describe()

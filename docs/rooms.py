@@ -22,13 +22,13 @@ from canvas import Canvas  # noqa: E402
 FILES = {
     "stable_diffusion": ("stable_diffusion", "pretrained_text"),
     "video_io": (
-        *("video_io", "video_file", "video_index", "video_start", "animation", "gif", "image_io", "viewing"),
+        *("video_io", "video_encoding", "video_file", "video_index", "animation", "gif", "image_io", "viewing"),
         "clip_folder",
     ),
     "commands": ("cli", "report", "__main__"),
     "basics": (
         *("__init__", "__version__", "errors", "provenance", "compat", "atomic_files", "markdown", "threads"),
-        *("metric_names", "progress"),
+        *("metric_names", "progress", "resizing"),
     ),
 }
 """Rooms of files at the top of the package; any other file there is a room by itself."""
@@ -45,10 +45,10 @@ GROUPS = {
 """What is drawn: the colour and the rooms of each group. "basics", which every room may import, is left out."""
 
 PLACES = {
-    **{"benchmarks": 540, "commands": 540, "ranking": 400, "components": 260, "pipeline": 180, "callbacks": 736},
-    **{"latent_space": 260, "shapes": 400, "stable_diffusion": 260, "zoo": 70, "diffusion": 190, "conditioning": 330},
-    **{"evaluation": 500, "packing": 622, "networks": 190, "metrics": 440, "data": 622, "pretrained": 190},
-    "video_io": 540,
+    **{"benchmarks": 540, "commands": 540, "ranking": 400, "components": 260, "pipeline": 131, "callbacks": 736},
+    **{"latent_space": 260, "shapes": 400, "stable_diffusion": 260, "zoo": 66, "diffusion": 196, "conditioning": 330},
+    **{"evaluation": 500, "packing": 622, "networks": 196, "metrics": 380, "data": 622, "pretrained": 196},
+    "video_io": 560,
 }
 """The horizontal centre of each room; its height follows from what it imports."""
 

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save
 
 from cmd_lightning.shapes.painting import make_clip
-from cmd_lightning.video_io import mp4_bytes
+from cmd_lightning.video_encoding import mp4_bytes
 
 
 def write_tar(path, samples):

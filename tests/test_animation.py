@@ -127,7 +127,7 @@ def test_still_pictures_are_no_animations(tmp_path, kind):
         (tmp_path / "a").write_bytes(animated(numbered(2), animation))
         assert is_animation(tmp_path / "a")
     if kind != "GIF":
-        with pytest.raises(VideoError, match="still picture"):
+        with pytest.raises(VideoError, match="still image"):
             VideoReader(picture(kind))
 
 

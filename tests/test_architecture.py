@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import itertools
 import re
 from pathlib import Path
 
@@ -75,6 +76,13 @@ def test_a_forbidden_import_is_found(tmp_path, monkeypatch):
 def test_the_drawing_is_that_of_the_source():
     assert rooms.FILE.read_text(encoding="utf-8") == rooms.drawing().svg(), "run `python docs/rooms.py`"
     assert "](drawings/rooms.svg)" in PAGE
+
+
+def test_rooms_are_drawn_apart():
+    boxes = re.findall(r'<rect x="([\d.]+)" y="([\d.]+)" width="118"', rooms.FILE.read_text())
+    places = sorted((float(y), float(x)) for x, y in boxes)
+    assert len(places) == len(rooms.PLACES)
+    assert all(b > y or u - x >= 118 for (y, x), (b, u) in itertools.pairwise(places)), "change rooms.PLACES"
 
 
 @pytest.mark.parametrize(("title", "most"), [("One clip", 7), ("One prompt", 5)])

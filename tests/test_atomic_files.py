@@ -14,7 +14,8 @@ from cmd_lightning.atomic_files import held, replaced
 from cmd_lightning.callbacks.whole_checkpoint import WholeCheckpointIO
 from cmd_lightning.commands.files import new_folder, write_json
 from cmd_lightning.data.index import INDEX_NAME
-from cmd_lightning.video_io import read_video, write_video
+from cmd_lightning.video_encoding import write_video
+from cmd_lightning.video_io import read_video
 
 
 def write(path, text):

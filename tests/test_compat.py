@@ -34,7 +34,7 @@ from transformers import PreTrainedModel
 
 from cmd_lightning import compat
 from cmd_lightning.commands.config_errors import first_match
-from cmd_lightning.video_io import mp4_bytes
+from cmd_lightning.video_encoding import mp4_bytes
 
 
 def trainer(folder, **options):

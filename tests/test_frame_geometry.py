@@ -12,7 +12,7 @@ from shown_videos import close, coded, ramps, tagged
 
 from cmd_lightning import video_file
 from cmd_lightning.video_file import VideoError
-from cmd_lightning.video_io import VideoReader, probe
+from cmd_lightning.video_io import VideoReader
 
 # The shape of pixels, and what a container cuts off
 
@@ -157,5 +157,5 @@ def test_the_default_track_is_shown_and_of_several_the_largest(tracks, wanted):
     reader = VideoReader(data)
     number = [height for height, _ in tracks].index(wanted)
     assert (reader.info.frames, reader.info.height) == (3 + number, wanted)
-    assert probe(data) == reader.info
+    assert VideoReader(data).info == reader.info
     assert numbers_in(reader.read()) == [*range(3 + number)]

@@ -115,8 +115,8 @@ import sys, pkgutil, importlib
 import cmd_lightning.metrics
 for module in pkgutil.iter_modules(cmd_lightning.metrics.__path__):
     importlib.import_module("cmd_lightning.metrics." + module.name)
-ours = {"metrics", "metric_names", "video_io", "video_file", "video_start", "image_io", "viewing"}
-ours |= {"atomic_files", "errors", "provenance", "compat"}
+ours = {"metrics", "metric_names", "video_io", "video_file", "image_io", "viewing"}
+ours |= {"atomic_files", "errors", "provenance", "compat", "resizing"}
 taken = {name.split(".")[1] for name in sys.modules if name.startswith("cmd_lightning.")} - ours
 taken |= {"lightning", "pytorch_lightning", "diffusers", "open_clip"} & set(sys.modules)
 assert not taken, taken

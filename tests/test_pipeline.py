@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DPMSolverMultistepScheduler,
+    LCMScheduler,
+    UNet2DConditionModel,
+)
 from PIL import Image
 from stable_diffusion_folders import vae_of
 
@@ -366,6 +372,19 @@ def test_a_solver_by_its_name(tiny_pipeline, name):
     assert type(pipeline.motion_scheduler) is SOLVERS[name]
     expected = by_hand(CAPTIONS[:2], seeds=[5, 6], **FEW, output_type="pt").frames
     assert torch.equal(pipeline(CAPTIONS[:2], seeds=[5, 6], **FEW, output_type="pt").frames, expected)
+
+
+def test_a_solver_for_one_stage(tiny_pipeline):
+    pipeline = tiny_pipeline()
+    motion = pipeline.motion_scheduler
+    pipeline.use_solver({"content": "lcm"})
+    assert type(pipeline.scheduler) is LCMScheduler and pipeline.motion_scheduler is motion
+    before = pipeline.scheduler
+    with pytest.raises(InputError, match="no stage 'unet'; the stages are content, motion"):
+        pipeline.use_solver({"unet": "lcm"})
+    with pytest.raises(InputError, match="solver heun: choose"):
+        pipeline.use_solver({"content": "ddim", "motion": "heun"})
+    assert pipeline.scheduler is before  # nothing is half done
 
 
 def test_a_solver_for_a_pipeline_without_content_parts(tiny_pipeline):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from cmd_lightning.report import ENVIRONMENT, Panel, Plot, Series, write_report
-from cmd_lightning.video_io import gif_bytes
+from cmd_lightning.video_encoding import gif_bytes
 
 NASTY = "<script>alert('x')</script> & \"quoted\""
 VOID = {"meta", "img"}

@@ -210,7 +210,7 @@ def test_adapters_train_alone_and_are_folded_in(base, kind, shards, trained, tmp
     # A fit of other adapters, or of all weights, does not go on from these, nor these from all weights.
     go_on = [*argv, f"--ckpt_path={tmp_path / 'content/last.ckpt'}", "--trainer.max_steps=5"]
     assert "it was trained with" in told(capsys, [*go_on, "--model.lora.alpha=2"])
-    assert "this fit is for all weights" in told(capsys, [*go_on, "--model.lora=null"])
+    assert "this run is for all weights" in told(capsys, [*go_on, "--model.lora=null"])
     argv = [*argv, f"--ckpt_path={trained / 'content/last.ckpt'}"]
     assert "it was trained with all weights" in told(capsys, argv)
 

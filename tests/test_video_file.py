@@ -12,8 +12,9 @@ from PIL import Image
 
 from cmd_lightning import video_file
 from cmd_lightning.errors import InputError
+from cmd_lightning.video_encoding import mp4_bytes
 from cmd_lightning.video_file import VideoError
-from cmd_lightning.video_io import VideoReader, mp4_bytes
+from cmd_lightning.video_io import VideoReader
 
 
 def damaged():
@@ -33,7 +34,7 @@ def damaged():
         ("empty file", lambda: b""),
         ("unreadable video", lambda: b"this is not a video"),
         ("unreadable video", lambda: mp4_bytes(torch.zeros(3, 4, 16, 16, dtype=torch.uint8), 8)[:400]),
-        *(("still picture", lambda kind=kind: picture(kind)) for kind in ("PNG", "JPEG", "WebP", "BMP", "TIFF")),
+        *(("still image", lambda kind=kind: picture(kind)) for kind in ("PNG", "JPEG", "WebP", "BMP", "TIFF")),
         ("no video stream", sound),
         ("damaged frames", damaged),
     ],
@@ -159,7 +160,7 @@ def test_an_hour_is_not_decoded_for_a_clip(kind, decoded):
     assert len(decoded) <= sum(number % 50 + 1 for number in range(7, 16_000, 1001))
 
 
-def test_what_costs_too_much_is_refused_before_it_is_decoded(decoded, monkeypatch):
+def test_what_costs_too_much_is_rejected_before_it_is_decoded(decoded, monkeypatch):
     data = encode(numbered(60), g="1000", sc_threshold="0")
     reader = VideoReader(data)
     monkeypatch.setattr(video_file, "MAX_DECODED_PIXELS", 20 * 16 * 64)
@@ -173,7 +174,7 @@ def test_what_costs_too_much_is_refused_before_it_is_decoded(decoded, monkeypatc
     reader.verify()  # whoever asks for all of it gets it
 
 
-def test_frames_beyond_all_bounds_are_refused(monkeypatch):
+def test_frames_beyond_all_bounds_are_rejected(monkeypatch):
     data = encode(numbered(3, 32))
     monkeypatch.setattr(video_file, "MAX_FRAME_PIXELS", 32 * 64 - 1)
     with pytest.raises(VideoError) as error:

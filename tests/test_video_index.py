@@ -4,8 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from cmd_lightning.video_index import START, FrameIndex, Key
-from cmd_lightning.video_start import Mark
+from cmd_lightning.video_index import START, FrameIndex, Key, Mark
 
 MILLISECOND = Fraction(1, 1000)
 

@@ -1,9 +1,9 @@
 import ctypes
 import io
 import os
+import resource
 from fractions import Fraction
 from itertools import permutations
-from pathlib import Path
 
 import av
 import numpy as np
@@ -15,8 +15,9 @@ from PIL import Image
 from cmd_lightning import video_io
 from cmd_lightning.errors import InputError
 from cmd_lightning.shapes.painting import make_clip
+from cmd_lightning.video_encoding import gif_bytes, mp4_bytes, write_video
 from cmd_lightning.video_file import VideoError, VideoFile
-from cmd_lightning.video_io import VideoReader, gif_bytes, mp4_bytes, natural_key, read_video, write_video
+from cmd_lightning.video_io import VideoReader, natural_key, read_video
 
 M_PERTURB = -6  # of malloc.h
 
@@ -220,15 +221,52 @@ def test_bad_input_is_one_line(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["cut.mp4", "empty", "full", "text.mp4"]
 
 
-def test_nothing_half_written_is_left(tmp_path, monkeypatch):
-    target = tmp_path / "clip.mp4"
+@pytest.mark.parametrize("suffix", [".mp4", ".gif", ".webp"])
+def test_nothing_half_written_is_left(tmp_path, suffix):
+    target = tmp_path / f"clip{suffix}"
     write_video(target, moving(), 8)
     before = target.read_bytes()
-    monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        write_video(target, moving(frames=3), 8)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # as a full disk
+    try:
+        with pytest.raises(OSError, match=r"File too large|clip"):
+            write_video(target, moving(frames=3), 8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert target.read_bytes() == before
-    assert os.listdir(tmp_path) == ["clip.mp4"]
+    assert os.listdir(tmp_path) == [target.name]
+
+
+def boxes(data):
+    """The kinds of the boxes at the top of an mp4, in order."""
+    kinds, place = [], 0
+    while place < len(data):
+        size = int.from_bytes(data[place : place + 4], "big")
+        kinds.append(data[place + 4 : place + 8].decode())
+        place += size
+    return kinds
+
+
+def test_players_can_begin_before_they_have_the_whole_file(tmp_path):
+    """The index comes before the frames; odd sides are made even, and chroma is subsampled, as players need it."""
+    write_video(tmp_path / "clip.mp4", moving()[:, :, :-1, :-1], 8)
+    kinds = boxes((tmp_path / "clip.mp4").read_bytes())
+    assert kinds.index("moov") < kinds.index("mdat")
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        codec = container.streams.video[0].codec_context
+        assert (codec.name, codec.pix_fmt, codec.width % 2, codec.height % 2) == ("h264", "yuv420p", 0, 0)
+
+
+@pytest.mark.parametrize("fps", [8, 30, 7.5, 1000])
+def test_webp_keeps_pixels_and_time(tmp_path, fps):
+    video = torch.randint(256, (3, 5, 9, 14), dtype=torch.uint8, generator=torch.manual_seed(0))
+    write_video(tmp_path / "clip.webp", video, fps)
+    assert torch.equal(read_video(tmp_path / "clip.webp"), video)
+    with Image.open(tmp_path / "clip.webp") as image:
+        assert image.is_animated and image.info["loop"] == 0
+    assert VideoReader(tmp_path / "clip.webp").fps == pytest.approx(fps, rel=0.01)
+    with pytest.raises(InputError, match="fps 1001"):
+        write_video(tmp_path / "fast.webp", video, 1001)
 
 
 def test_verify_finds_damage(tmp_path):

@@ -12,11 +12,12 @@ from shown_videos import bright, close, coded, fields, glass, ramps
 
 from cmd_lightning.cli import main
 from cmd_lightning.commands import shards
-from cmd_lightning.commands.generate import read_picture
+from cmd_lightning.commands.generation import read_picture
 from cmd_lightning.data.clips import ClipLoader
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.evaluation.sources import Selection, open_source
-from cmd_lightning.video_io import read_video, write_video
+from cmd_lightning.video_encoding import write_video
+from cmd_lightning.video_io import read_video
 from cmd_lightning.viewing import Viewing
 
 FIELDS = {"x264-params": "tff=1", "crf": "5"}

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.video_io import gif_bytes, mp4_bytes
+from cmd_lightning.video_encoding import gif_bytes, mp4_bytes
 
 
 @pytest.mark.parametrize("size", [(64, 64), (480, 854), (719, 1280), (720, 1280), (1080, 64), (722, 30)])

@@ -23,7 +23,7 @@ from cmd_lightning.latent_space import from_uint8, to_uint8
 from cmd_lightning.pipeline import CMDPipeline
 from cmd_lightning.provenance import weights_sha256
 from cmd_lightning.shapes.scenes import ALIGNMENTS, SPEEDS
-from cmd_lightning.video_io import gif_bytes
+from cmd_lightning.video_encoding import gif_bytes
 
 STAGES = ("autoencoder", "content", "motion")
 CURVES = {"psnr": "autoencoder", "psnr_of_mean_frame": "mean frame", "psnr_of_best_frame": "best frame"}

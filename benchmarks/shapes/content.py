@@ -12,10 +12,6 @@ classified. CPU seconds are those of the trainings, with loading and validation.
 
 from __future__ import annotations
 
-import json
-import os
-import resource
-import subprocess
 import time
 from collections.abc import Mapping
 from copy import deepcopy
@@ -29,9 +25,9 @@ import yaml
 
 from benchmarks.cells import Cell, Rows, closing, command_line, measure_cells, read
 from benchmarks.shapes.quality import Quality, Settings, clips, generate
-from cmd_lightning.commands.stages import COMMAND, trained
+from benchmarks.trainings import TimeIsUp, Trainings, placed
 from cmd_lightning.components.cmd import compose, load_stages
-from cmd_lightning.errors import InputError, program
+from cmd_lightning.errors import program
 from cmd_lightning.latent_space import from_uint8
 from cmd_lightning.markdown import table
 from cmd_lightning.metrics.content_naturalness import MEASURES, REAL
@@ -144,15 +140,10 @@ VARIANTS = (
 """In the order of measurement; the predictions are of 2026-12-01, before any of them was trained."""
 
 
-class TimeIsUp(Exception):
-    """A stage is not done yet."""
-
-
 def config(stage: str, variant: Variant, seed: int, root: Path, samples: Mapping[str, int]) -> dict[str, Any]:
     """The config of a stage: that of `BASE` with the variant's network, seed, length and folder."""
     made = deepcopy(yaml.safe_load((BASE / f"{stage}.yaml").read_text()))
-    options, data, trainer = made["model"]["init_args"], made["data"]["init_args"], made["trainer"]
-    folder = root / variant.folder(stage, seed)
+    options, data = made["model"]["init_args"], made["data"]["init_args"]
     kind, layout, motion = LAYOUTS[variant.layout]
     if stage == "autoencoder":
         common = {
@@ -164,77 +155,21 @@ def config(stage: str, variant: Variant, seed: int, root: Path, samples: Mapping
         options["autoencoder"] = str(root / variant.folder("autoencoder", seed) / "last.ckpt")
         data |= {"level": "plain", "motion": "middle"}
     steps = samples[stage] // data["batch_size"]
-    options["schedule"]["init_args"] = {"warmup_steps": min(200, steps // 10), "decay": "cosine", "total_steps": steps}
     if "cache_latents" in options:
         data["train_clips"] = min(CACHED, samples[stage])
-    made["seed_everything"] = seed
-    trainer |= {"max_steps": steps, "val_check_interval": max(1, steps // 4), "default_root_dir": str(folder)}
-    trainer["logger"]["init_args"]["save_dir"] = str(folder)
-    for callback in trainer["callbacks"]:
-        if callback["class_path"] == "LastCheckpoint":
-            callback["init_args"]["folder"] = str(folder)
-    return made
+    made["trainer"]["val_check_interval"] = max(1, steps // 4)
+    return placed(made, root / variant.folder(stage, seed), seed, steps)
 
 
-class Trainings:
-    """Trains the stages of variants, each once.
-
-    Args:
-        root: The folder of all stages.
-        samples: Clips per stage.
-        deadline: `time.monotonic()` at which training stops.
-    """
-
-    def __init__(self, root: Path, samples: Mapping[str, int], deadline: float) -> None:
-        self.root, self.samples, self.deadline = root, samples, deadline
-
-    def finished(self, stage: str, variant: Variant, seed: int) -> tuple[Path, float]:
-        """The checkpoint of a stage, trained if it is not there yet, and its CPU seconds in all calls.
-
-        Raises:
-            TimeIsUp: It is not done at the deadline.
-            InputError: The training failed.
-        """
-        folder = self.root / variant.folder(stage, seed)
-        checkpoint, clock, path = folder / "last.ckpt", folder / "cpu_seconds.json", folder / "config.yaml"
-        made = config(stage, variant, seed, self.root, self.samples)
-        spent = json.loads(clock.read_text()) if clock.is_file() else 0.0
-        steps, seconds = trained(checkpoint)
-        if steps < made["trainer"]["max_steps"]:
-            left = self.deadline - time.monotonic()
-            if left <= 0:
-                raise TimeIsUp
-            folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(yaml.safe_dump(made, sort_keys=False))
-            limit = ("--trainer.max_time", json.dumps({"seconds": round(seconds + left)}))
-            command = [*COMMAND, "fit", "-c", str(path), "--ckpt_path", "last", *limit]
-            print("$", *command, flush=True)
-            before = children()
-            code = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
-            spent += children() - before
-            clock.write_text(json.dumps(spent))
-            if code:
-                raise InputError(f"{path}: the training ended with code {code}; see its messages")
-            if trained(checkpoint).steps < made["trainer"]["max_steps"]:
-                raise TimeIsUp
-        return checkpoint, spent
-
-
-def children() -> float:
-    """CPU seconds of all child processes that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def measure(cell: Cell, trainings: Trainings, settings: Settings, guidance: Mapping[str, float]) -> Rows:
+def measure(cell: Cell, root: Path, trainings: Trainings, settings: Settings, guidance: Mapping[str, float]) -> Rows:
     """The row of a variant with a seed."""
     [variant] = [variant for variant in VARIANTS if variant.cell.items() <= cell.items()]
-    stages = {stage: trainings.finished(stage, variant, cell["seed"]) for stage in STAGES}
-    pipeline = compose(load_stages(*(str(stages[stage][0]) for stage in STAGES)))
+    stages = {stage: trainings.finished(config(stage, variant, cell["seed"], root, SAMPLES)) for stage in STAGES}
+    pipeline = compose(load_stages(*(str(stages[stage].checkpoint) for stage in STAGES)))
     pipeline.register_to_config(steps=dict.fromkeys(guidance, settings.curve_steps), guidance=dict(guidance))
     torch.set_num_threads(1)
     row = figures(pipeline, settings)
-    row["cpu seconds"] = {stage: round(spent) for stage, (_, spent) in stages.items()}
+    row["cpu seconds"] = {stage: round(trained.seconds) for stage, trained in stages.items()}
     return [row | {"predicted": variant.predicted}]
 
 
@@ -330,13 +265,17 @@ def main() -> int:
         return 0
     settings, guidance = Settings(num=256, curve_steps=16), {"content": 2.0, "motion": 1.0}
     record = {"settings": {**vars(settings), "samples": SAMPLES, "guidance": guidance}} | provenance()
-    trainings = Trainings(options.root, SAMPLES, time.monotonic() + 60 * options.minutes)
+    trainings = Trainings(time.monotonic() + 60 * options.minutes)
     cells = [
         {**variant.cell, "seed": seed} for seed in range(options.seeds) for variant in VARIANTS[: options.variants]
     ]
     try:
         result = measure_cells(
-            cells, lambda cell: measure(cell, trainings, settings, guidance), record, options.json, options.minutes
+            cells,
+            lambda cell: measure(cell, options.root, trainings, settings, guidance),
+            record,
+            options.json,
+            options.minutes,
         )
     except TimeIsUp:
         print("The time is up; the same command resumes from here.")

@@ -18,7 +18,7 @@ from cmd_lightning.atomic_files import replaced
 from cmd_lightning.compat import add_gif
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import to_uint8
-from cmd_lightning.video_io import gif_bytes
+from cmd_lightning.video_encoding import gif_bytes
 
 CELL_PIXELS = 128  # what a clip is enlarged to, about, if no scale is asked for
 GAP = 4

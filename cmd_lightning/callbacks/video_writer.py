@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from cmd_lightning.atomic_files import replaced
-from cmd_lightning.video_io import write_video
+from cmd_lightning.video_encoding import write_video
 
 
 class VideoWriter(BasePredictionWriter):

@@ -42,24 +42,25 @@ NAMED = (
 )
 
 
-def check_class_paths(config: Any) -> None:
+def check_class_paths(config: Any, in_stages: bool = False) -> None:
     """Looks at each `class_path` of a parsed config before any object is made.
 
     Where a factory is asked for (network, optimizer, schedule), jsonargparse would also call a function, any that can
     be imported, and only then find that it is no factory; where an argument may be anything, it would make an object
-    of any class, such as one that starts a process.
+    of any class, such as one that starts a process. Stages of the data may be any class of objects that can be called.
     """
     if isinstance(config, list | tuple):
         for item in config:
-            check_class_paths(item)
+            check_class_paths(item, in_stages)
     elif isinstance(config, dict | jsonargparse.Namespace):
         for key, value in vars(config).items() if isinstance(config, jsonargparse.Namespace) else config.items():
-            check_class_paths(value)
+            check_class_paths(value, key == "stages")
             if key == "class_path" and isinstance(value, str):
                 found = pydoc.locate(value)
                 if not isinstance(found, type):
                     raise InputError(f"class_path {value}: this is not a class; give a class")
-                if not issubclass(found, KINDS) and not value.startswith("cmd_lightning."):
+                is_stage = in_stages and any("__call__" in vars(base) for base in found.__mro__)
+                if not (issubclass(found, KINDS) or value.startswith("cmd_lightning.") or is_stage):
                     raise InputError(f"class_path {value}: classes of this kind are not allowed in a config")
                 if found in CALLERS:
                     raise InputError(f"class_path {value}: calls whatever a config names; write a class of your own")

@@ -18,6 +18,8 @@ REMEDIES = {
 FORMS = {
     "train_shards": "a path, a list of paths, or data sets with weights as a mapping, "
     "{webvid/train: 0.7, openvid/train: 0.3}",
+    "stages": "a list, [my_package.my_stage, {class_path: my_package.Stage, init_args: {size: 100}}]",
+    "select": "conditions, {width: {min: 512}}, or the name of a function",
 }
 """What an option takes, where the names of its types do not say it."""
 LONGEST = 300

@@ -20,7 +20,8 @@ from cmd_lightning.provenance import provenance, weights_sha256
 from cmd_lightning.report import Panel, write_report
 from cmd_lightning.shapes.reader import Reading, ShapesReader
 from cmd_lightning.shapes.scenes import unseen
-from cmd_lightning.video_io import gif_bytes, read_video
+from cmd_lightning.video_encoding import gif_bytes
+from cmd_lightning.video_io import read_video
 from cmd_lightning.zoo import model_folder
 
 FPS = 8

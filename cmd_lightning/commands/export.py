@@ -39,8 +39,10 @@ def export(
         checkpoints: The three checkpoints, or fewer and a model.
         out: Folder to write, new or empty.
         half: Store the weights in float16, half the size; the model still computes in float32.
-        steps: The model's default number of denoising steps; if not given, 50 for content and 100 for motion.
-        guidance: The model's default guidance scale; if not given, 4 for content and 1 for motion.
+        steps: The model's default number of denoising steps; if not given, that of a distilled stage or of the model
+            that provides the stage, else 50 for content and 100 for motion.
+        guidance: The model's default guidance scale; if not given, that of a distilled stage or of the model that
+            provides the stage, else 4 for content and 1 for motion.
     """
     check_sampling(steps, guidance)
     for path in checkpoints:
@@ -66,7 +68,10 @@ def export(
     stage_names: tuple[StageName, ...] = ("content", "motion")
     for name in stage_names:
         pipeline.sampling(name, steps, guidance)  # raises where the model does not take as many steps
-    pipeline.register_to_config(steps=steps, guidance=guidance)
+    own = pipeline.config
+    pipeline.register_to_config(
+        steps=(own.steps or {}) | (steps or {}) or None, guidance=(own.guidance or {}) | (guidance or {}) or None
+    )
     if half:
         halve(pipeline)
     with new_folder(Path(out), "out") as folder:

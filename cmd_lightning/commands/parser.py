@@ -47,18 +47,21 @@ class Parser(argparse.ArgumentParser):
 def parser_of(function: Callable[..., Any], prog: str) -> Parser:
     """The parser of a verb.
 
-    A parameter without default is positional (a list takes several), or a required option if it is keyword-only; the
-    others are options of the same name with dashes. Types: str, int, float, bool (a flag), Literal, list of these,
-    and `dict[str, number]` for what may differ by stage: `50` or `content=50,motion=100`.
+    Keyword-only parameters are options of the same name with dashes, required without a default; the others are
+    positional, and may be left out if they have a default. A list takes several values. Types: str, int, float, bool (a
+    flag), Literal, list of these, and a dict of one of these for what may differ by stage: `50` or
+    `content=50,motion=100`.
     """
     summary, about = docstring_of(function)
     parser = Parser(prog=prog, description=summary, allow_abbrev=False)
     hints = typing.get_type_hints(function)
     for name, parameter in inspect.signature(function).parameters.items():
         required = parameter.default is inspect.Parameter.empty
-        positional = required and parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+        positional = parameter.kind is not inspect.Parameter.KEYWORD_ONLY
         flags = [name] if positional else ["--" + name.rstrip("_").replace("_", "-")]
         settings: dict[str, Any] = {"help": about.get(name, "").replace("%", "%%")}
+        if positional and not required:
+            settings |= {"nargs": "?", "default": parameter.default}
         if not positional:
             settings |= {"default": None if required else parameter.default, "dest": name, "required": required}
             if not required and parameter.default not in (None, False):
@@ -93,18 +96,24 @@ def settings_of(hint: Any, name: str) -> dict[str, Any]:
     return {"type": hint, "metavar": metavar}
 
 
-def by_stage(number: type) -> Callable[[str], dict[str, Any]]:
-    """Reads `50` or `content=50,motion=100`."""
+def by_stage(kind: Any) -> Callable[[str], dict[str, Any]]:
+    """Reads `50` or `content=50,motion=100`; values of a type, or out of a `Literal`."""
+    choices = typing.get_args(kind)
+
+    def value_of(text: str) -> Any:
+        if choices and text not in choices:
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(choices)}")
+        return text if choices else kind(text)
 
     def read(text: str) -> dict[str, Any]:
         if "=" not in text:
-            return dict.fromkeys(STAGES, number(text))
-        values = {stage.strip(): number(value) for stage, value in (item.split("=") for item in text.split(","))}
+            return dict.fromkeys(STAGES, value_of(text))
+        values = {stage.strip(): value_of(value) for stage, value in (item.split("=") for item in text.split(","))}
         if unknown := [stage for stage in values if stage not in STAGES]:
             raise argparse.ArgumentTypeError(f"no stage {unknown[0]!r}; the stages are {', '.join(STAGES)}")
         return values
 
-    read.__name__ = number.__name__  # argparse names it in errors
+    read.__name__ = "str" if choices else kind.__name__  # argparse names it in errors
     return read
 
 

@@ -57,11 +57,12 @@ def reconstruct(
     with loading(model):
         import torch
 
-        from cmd_lightning import video_io
         from cmd_lightning.data.clips import resize_and_crop
         from cmd_lightning.latent_space import from_uint8, to_uint8
         from cmd_lightning.metrics.content_naturalness import REAL, ContentNaturalness
         from cmd_lightning.metrics.reconstruction import scores
+        from cmd_lightning.video_encoding import write_video
+        from cmd_lightning.video_io import read_video
         from cmd_lightning.viewing import Viewing
 
         viewing = Viewing(deinterlace, tone_map, background)
@@ -71,7 +72,7 @@ def reconstruct(
     rows: list[dict[str, Any]] = []
     written: set[Path] = set()
     for clip in clips:
-        source = video_io.read_video(clip, range(0, frames * stride, stride), viewing)
+        source = read_video(clip, range(0, frames * stride, stride), viewing)
         video = from_uint8(resize_and_crop(source, pipeline.size))[None].to(pipeline.device)
         with torch.no_grad():
             content, motion = pipeline.encode(video)
@@ -80,9 +81,9 @@ def reconstruct(
         row = {name: value.item() for name, value in scores(result, video).items()}
         rows.append({"clip": clip, **row})
         path = unused(folder / f"{Path(clip).stem}-reconstruction.mp4", written)
-        video_io.write_video(path, to_uint8(result)[0].cpu(), pipeline.config.fps)
+        write_video(path, to_uint8(result)[0].cpu(), pipeline.config.fps)
         beside = torch.cat([video, picture.expand_as(video), result], dim=-1)
-        video_io.write_video(f"{path.with_suffix('')}.gif", to_uint8(beside)[0].cpu(), pipeline.config.fps)
+        write_video(f"{path.with_suffix('')}.gif", to_uint8(beside)[0].cpu(), pipeline.config.fps)
         print(
             f"{Path(clip).name}: {row['psnr']:.2f} dB, SSIM {row['ssim']:.3f} "
             f"(mean frame {row['psnr_of_mean_frame']:.2f} dB, best frame {row['psnr_of_best_frame']:.2f} dB)",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cmd_lightning.latent_space import to_uint8
 from cmd_lightning.report import Panel
-from cmd_lightning.video_io import gif_bytes
+from cmd_lightning.video_encoding import gif_bytes
 
 
 def strips(

@@ -17,7 +17,8 @@ from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.metrics.reconstruction import psnr
 from cmd_lightning.provenance import provenance, weights_sha256
 from cmd_lightning.report import Panel, Plot, Series, write_report
-from cmd_lightning.video_io import gif_bytes, read_video
+from cmd_lightning.video_encoding import gif_bytes
+from cmd_lightning.video_io import read_video
 
 if TYPE_CHECKING:
     from cmd_lightning.commands.train import Run

@@ -3,6 +3,7 @@
 from cmd_lightning.components.autoencoder import VideoAutoencoder
 from cmd_lightning.components.cmd import CMD
 from cmd_lightning.components.content import ContentDiffusion
+from cmd_lightning.components.distillation import ContentDistillation, MotionDistillation
 from cmd_lightning.components.motion import MotionDiffusion
 from cmd_lightning.components.stable_diffusion_content import StableDiffusionContent
 from cmd_lightning.components.video_diffusion import VideoDiffusion
@@ -10,7 +11,9 @@ from cmd_lightning.components.video_diffusion import VideoDiffusion
 __all__ = [
     "CMD",
     "ContentDiffusion",
+    "ContentDistillation",
     "MotionDiffusion",
+    "MotionDistillation",
     "StableDiffusionContent",
     "VideoAutoencoder",
     "VideoDiffusion",

@@ -16,9 +16,10 @@ from cmd_lightning.latent_space import LatentSpace, Pixels
 from cmd_lightning.networks.classes import build
 from cmd_lightning.networks.lora import LoRA, fold, public
 from cmd_lightning.pipeline import CMDPipeline
+from cmd_lightning.pretrained_text import StableDiffusionText
 from cmd_lightning.provenance import fingerprint
 from cmd_lightning.stable_diffusion import StableDiffusion
-from cmd_lightning.zoo import models
+from cmd_lightning.zoo import model_folder, models
 
 KEY = "cmd"
 """The entry of a checkpoint with the description: plain data, readable with `weights_only=True`."""
@@ -52,6 +53,7 @@ class Stage:
         adapters: What was trained of the network in the public layout of LoRA; empty where all of it was.
         averaged: Whether the checkpoint holds averaged weights; then they are what was opened.
         arguments: Other arguments of the component that was trained, as plain data.
+        sampling: The `steps` and the `guidance` that it is sampled with by default, where it says so.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Stage:
     adapters: dict[str, Tensor]
     averaged: bool
     arguments: dict[str, Any] = field(default_factory=dict)
+    sampling: dict[str, float] = field(default_factory=dict)
 
     @property
     def latent_space(self) -> LatentSpace:
@@ -106,7 +109,8 @@ def load_stage(path: str | Path, stage: str, option: str) -> Stage:
                 part.requires_grad_(False).eval()
     shape, averaged = tuple(about["video_shape"]), bool(checkpoint.get("ema"))
     arguments = about.get("arguments", {})
-    return Stage(stage, parts, shape, about["fps"], about.get("trained_on"), adapters, averaged, arguments)
+    trained_on, sampling = about.get("trained_on"), about.get("sampling", {})
+    return Stage(stage, parts, shape, about["fps"], trained_on, adapters, averaged, arguments, sampling)
 
 
 def is_model(path: str | Path) -> bool:
@@ -129,9 +133,14 @@ def stage_of_model(model: str | Path, stage: str, option: str) -> Stage:
             logging.enable_progress_bar()
     parts: dict[str, Any] = {name: getattr(pipeline, part) for name, part in names.items()}
     if "condition_encoder" in parts:
-        parts["condition_encoder"] = pipeline.encoders[stage]
+        encoder = parts["condition_encoder"] = pipeline.encoders[stage]
+        if isinstance(encoder, StableDiffusionText):  # checkpoints leave its weights out, and name the folder
+            base = str(model_folder(model))
+            parts["condition_encoder"] = StableDiffusionText.of(encoder.text_model, encoder.tokenizer, base)
     if parts["network"] is None:
         raise InputError(f"{option} {model}: this model has no {stage} stage; give another, or a checkpoint")
+    config = pipeline.config
+    sampling = {option: config[option][stage] for option in ("steps", "guidance") if stage in (config[option] or {})}
     shared = pipeline.autoencoder.content_source if stage == "content" else None
     trained_on = shared or fingerprint(pipeline.autoencoder.state_dict())
     for part in parts.values():
@@ -140,11 +149,13 @@ def stage_of_model(model: str | Path, stage: str, option: str) -> Stage:
     return Stage(
         stage,
         {name: part for name, part in parts.items() if part is not None} | {"latent_space": pipeline.latent_space},
-        tuple(pipeline.config.video_shape),
-        pipeline.config.fps,
+        tuple(config.video_shape),
+        config.fps,
         None if stage == "autoencoder" else trained_on,
         {},
-        bool((pipeline.config.averaged_weights or {}).get(stage)),
+        bool((config.averaged_weights or {}).get(stage)),
+        {} if stage == "autoencoder" else {"autoencoder": str(model)},
+        sampling,
     )
 
 

@@ -180,6 +180,10 @@ def compose(stages: Mapping[str, Stage]) -> CMDPipeline:
     tokenizer = None
     if isinstance(text, StableDiffusionText):  # its parts, as Stable Diffusion's tools look for them
         text, tokenizer = text.text_model, text.tokenizer
+    own: dict[str, Any] = {
+        option: {name: stage.sampling[option] for name, stage in stages.items() if option in stage.sampling} or None
+        for option in ("steps", "guidance")
+    }
     return CMDPipeline(
         first.parts["network"],
         unet=stages["content"].parts["network"],
@@ -193,4 +197,5 @@ def compose(stages: Mapping[str, Stage]) -> CMDPipeline:
         video_shape=stages["motion"].video_shape,
         fps=first.fps,
         averaged_weights={name: stage.averaged for name, stage in stages.items()},
+        **own,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from cmd_lightning.components.diffusion_stage import CleanLatents, DiffusionStage
-from cmd_lightning.networks import Condition, ContentModel, LatentSpec
+from cmd_lightning.diffusion.sampling import Denoiser
+from cmd_lightning.networks import ContentModel, LatentSpec
 from cmd_lightning.networks.contracts import AutoencoderNetwork
 from cmd_lightning.networks.stock import predict_content
 from cmd_lightning.pipeline import CMDPipeline
@@ -48,10 +50,8 @@ class ContentDiffusion(DiffusionStage):
             return CleanLatents(self.encoded(batch)[0])
         return CleanLatents(self.autoencoder.encode_content(self.video(batch)))
 
-    def predict(
-        self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: Tensor | None = None
-    ) -> Tensor:
-        return predict_content(self.network, noisy, timestep, condition)
+    def denoiser(self, network: Any, content: Tensor | None = None) -> Denoiser:
+        return functools.partial(predict_content, network)
 
     @torch.no_grad()
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -59,12 +59,12 @@ class ContentDiffusion(DiffusionStage):
         pipeline = CMDPipeline(
             self.autoencoder,
             unet=self.network,
-            scheduler=self.objective.scheduler(),
+            scheduler=self.sampler(),
             text_encoder=self.condition_encoder,
             video_shape=self.video_shape,
         )
         pipeline.set_progress_bar_config(disable=True)
-        samples = pipeline.generate_content(self.values(batch), seeds=range(len(content)))
+        samples = pipeline.generate_content(self.values(batch), range(len(content)), **self.sampling_defaults)
         return {"content frame": self.shown(content), "sample": self.shown(samples)}
 
     def shown(self, content: Tensor) -> Tensor:

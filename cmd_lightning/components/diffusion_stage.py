@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from cmd_lightning.components.latent_cache import LatentCache
 from cmd_lightning.conditioning import ClassEncoder, ConditionEncoder, replace_condition, values_of
 from cmd_lightning.diffusion import Diffusion, Objective
 from cmd_lightning.diffusion.objectives import objective_of, recorded
+from cmd_lightning.diffusion.sampling import Denoiser, Scheduler
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import AutoencoderNetwork, Condition, LatentSpec
 from cmd_lightning.networks.classes import describe
@@ -66,8 +68,10 @@ class DiffusionStage(Component):
         autoencoder: The frozen autoencoder, on this module's device; not part of its parameters or checkpoints.
         latent_spec: Shapes of the autoencoder's latents; not set without an autoencoder.
         trained_on: Fingerprint of the autoencoder's weights; None without one.
+        sampling_defaults: The `steps` and the `guidance` that a model samples this stage with; the pipeline's if empty.
     """
 
+    sampling_defaults: Mapping[str, float] = MappingProxyType({})
     carries: ClassVar[bool] = False  # checkpoints hold the autoencoder too, also where it is from a file
     autoencoder: AutoencoderNetwork
     video_shape: tuple[int, int, int, int]
@@ -194,17 +198,18 @@ class DiffusionStage(Component):
         """What this stage learns of a batch."""
 
     @abstractmethod
+    def denoiser(self, network: Any, content: Tensor | None = None) -> Denoiser:
+        """A network of this stage as a function; `content` is that of `CleanLatents`."""
+
     def predict(
         self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: Tensor | None = None
     ) -> Tensor:
         """The network's prediction, in the shape of `noisy`; `content` is that of `CleanLatents`."""
+        return self.denoiser(self.network, content)(noisy, timestep, condition)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Add noise to the clean latents at a random timestep, predict, and compare (paper equations 7 and 8)."""
         clean, content = self.training_latents(batch)
-        if self.noise_floor:
-            floor = self.normal(batch, "noise floor")(tuple(clean.shape[1:])).to(clean)
-            clean = clean + self.noise_floor * self.latent_scale * floor
         condition = self.condition(batch)
         if self.condition_encoder is not None and condition is not None and self.condition_dropout:
             dropped = self.uniform(batch, "dropout") < self.condition_dropout
@@ -248,7 +253,14 @@ class DiffusionStage(Component):
         return content, self.autoencoder.normalize_motion(motion)
 
     def training_latents(self, batch: dict[str, Any]) -> CleanLatents:
-        """`clean_latents`, by way of the cache if there is one."""
+        """`clean_latents` to learn: from the cache if there is one, with the noise floor if there is one."""
+        clean, content = self._cached_latents(batch)
+        if self.noise_floor:
+            floor = self.normal(batch, "noise floor")(tuple(clean.shape[1:])).to(clean)
+            clean = clean + self.noise_floor * self.latent_scale * floor
+        return CleanLatents(clean, content)
+
+    def _cached_latents(self, batch: dict[str, Any]) -> CleanLatents:
         if self._cache is None:
             return self.clean_latents(batch)
         if not self.has_keys:
@@ -272,8 +284,12 @@ class DiffusionStage(Component):
         """What the samples of a batch are generated from."""
         return values_of(batch, self.condition_encoder)
 
+    def sampler(self) -> Scheduler:
+        """A fresh scheduler that samples from what was learned."""
+        return self.objective.scheduler()
+
     def parts(self) -> dict[str, Any]:
-        parts = {"network": self.network, "scheduler": self.objective.scheduler()}
+        parts = {"network": self.network, "scheduler": self.sampler()}
         return parts | ({"condition_encoder": self.condition_encoder} if self.condition_encoder else {})
 
     @property
@@ -283,7 +299,7 @@ class DiffusionStage(Component):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint[KEY]["trained_on"] = self.learned_from
+        checkpoint[KEY] |= {"trained_on": self.learned_from, "sampling": dict(self.sampling_defaults)}
         if self.trained_on is not None and (self.autoencoder_path is None or self.carries):
             checkpoint[KEY]["parts"]["autoencoder"] = describe(self.autoencoder)
             weights = self.autoencoder.state_dict()

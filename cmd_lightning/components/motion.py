@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from cmd_lightning.components.diffusion_stage import CleanLatents, DiffusionStage
+from cmd_lightning.diffusion.sampling import Denoiser, given_content
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import content_row
-from cmd_lightning.networks import Condition, LatentSpec, MotionModel
+from cmd_lightning.networks import LatentSpec, MotionModel
 from cmd_lightning.networks.contracts import AutoencoderNetwork
 from cmd_lightning.pipeline import CMDPipeline
 
@@ -72,11 +73,9 @@ class MotionDiffusion(DiffusionStage):
             content = content + self.content_noise * self.uniform(batch, "content level").view(-1, 1, 1, 1) * noise
         return CleanLatents(motion, content)
 
-    def predict(
-        self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: Tensor | None = None
-    ) -> Tensor:
+    def denoiser(self, network: Any, content: Tensor | None = None) -> Denoiser:
         assert content is not None  # from `clean_latents`
-        return self.network.predict(noisy, timestep, content, condition)
+        return given_content(network, content)
 
     @torch.no_grad()
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -84,12 +83,12 @@ class MotionDiffusion(DiffusionStage):
         pipeline = CMDPipeline(
             self.autoencoder,
             motion_model=self.network,
-            motion_scheduler=self.objective.scheduler(),
+            motion_scheduler=self.sampler(),
             motion_text_encoder=self.condition_encoder,
             video_shape=self.video_shape,
         )
         pipeline.set_progress_bar_config(disable=True)
-        sampled = pipeline.generate_motion(content, self.values(batch), seeds=range(len(content)))
+        sampled = pipeline.generate_motion(content, self.values(batch), range(len(content)), **self.sampling_defaults)
         true = self.autoencoder.denormalize_motion(motion)
         decode = self.latent_space.decode
         return {

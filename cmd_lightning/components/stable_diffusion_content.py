@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from diffusers import UNet2DConditionModel
 
-from cmd_lightning.components.checkpoints import KEY, Stage
+from cmd_lightning.components.adapted import AdaptedStage
+from cmd_lightning.components.checkpoints import Stage
 from cmd_lightning.components.content import ContentDiffusion
 from cmd_lightning.diffusion import Diffusion, Objective
-from cmd_lightning.errors import InputError
 from cmd_lightning.networks import LatentSpec
 from cmd_lightning.networks.contracts import AutoencoderNetwork
 from cmd_lightning.networks.lora import LoRA
 from cmd_lightning.pretrained_text import StableDiffusionText
-from cmd_lightning.provenance import fingerprint
 from cmd_lightning.stable_diffusion import StableDiffusion
 
 
-class StableDiffusionContent(ContentDiffusion):
+class StableDiffusionContent(AdaptedStage, ContentDiffusion):
     """Fine-tunes Stable Diffusion's U-Net, all of it or by adapters (paper App. B.3: 1.5 and 2.1-base).
 
     The architecture stands in the config; weights, tokenizer, text encoder and noise schedule are those of `base`, and
@@ -57,9 +55,7 @@ class StableDiffusionContent(ContentDiffusion):
         super().__init__(network, autoencoder, condition=text, objective=usual, **kwargs)
         self.base = StableDiffusion(base, variant, revision)
         self.lora = lora
-        self.strict_loading = lora is None  # a checkpoint of adapters leaves out what stays as it is in `base`
         self._objective_of_base = objective is None
-        self._base_fingerprint: str | None = None
         self._prepared = False
 
     @classmethod
@@ -84,32 +80,4 @@ class StableDiffusionContent(ContentDiffusion):
         if self.lora or not self.trainer.ckpt_path:
             self.base.load_unet(self.network)
         if self.lora:
-            self._base_fingerprint = fingerprint(self.network.state_dict())
-            self.lora.add_to(self.network)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        if self.lora is None:
-            return
-        checkpoint[KEY]["lora"] = self._adapted()
-        trained = {f"network.{name}" for name, weight in self.network.named_parameters() if weight.requires_grad}
-        for name in [name for name in checkpoint["state_dict"] if name not in trained]:
-            del checkpoint["state_dict"][name]
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        kept, own = checkpoint[KEY].get("lora"), self._adapted()
-        for name in ("lora", "fingerprint"):
-            if (kept or {}).get(name) != (own or {}).get(name):
-                raise InputError(
-                    f"`ckpt_path`: it was trained with {'all weights' if kept is None else kept}, this fit is for "
-                    f"{'all weights' if own is None else own}; set model.lora and model.base to that, or train anew"
-                )
-
-    def _adapted(self) -> dict[str, Any] | None:
-        """What is trained on what, as plain data; None where all weights are trained."""
-        if self.lora is None:
-            return None
-        name = str(Path(self.base.name).resolve()) if Path(self.base.name).is_dir() else self.base.name
-        source = {"name": name, "variant": self.base.variant, "revision": self.base.revision}
-        return {"base": source, "fingerprint": self._base_fingerprint, "lora": self.lora.plain()}
+            self.add_adapters(self.base)

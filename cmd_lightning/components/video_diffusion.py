@@ -12,10 +12,19 @@ from cmd_lightning.components.checkpoints import Stage
 from cmd_lightning.components.diffusion_stage import CleanLatents, DiffusionStage
 from cmd_lightning.components.video_model import VideoModel
 from cmd_lightning.conditioning import Values, count_videos, encode_condition
-from cmd_lightning.diffusion.sampling import Guided, PerStage, chosen, computing_in, generators_of, sample, seeded_noise
+from cmd_lightning.diffusion.sampling import (
+    Denoiser,
+    Guided,
+    PerStage,
+    chosen,
+    computing_in,
+    generators_of,
+    sample,
+    seeded_noise,
+)
 from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import LatentSpace, from_uint8, to_uint8
-from cmd_lightning.networks import Condition, LatentSpec, VideoDenoiser
+from cmd_lightning.networks import LatentSpec, VideoDenoiser
 from cmd_lightning.networks.contracts import AutoencoderNetwork
 
 
@@ -89,10 +98,8 @@ class VideoDiffusion(DiffusionStage, VideoModel):
     def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:
         return CleanLatents(self.video(batch) if self.trained_on is None else LatentSpec.pack(*self.encoded(batch)))
 
-    def predict(
-        self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: Tensor | None = None
-    ) -> Tensor:
-        return self.network(noisy, timestep, condition)
+    def denoiser(self, network: Any, content: Tensor | None = None) -> Denoiser:
+        return network
 
     def parts(self) -> dict[str, Any]:
         return super().parts() | {"scheduler": self.scheduler, "latent_space": self._frozen["latent_space"]}

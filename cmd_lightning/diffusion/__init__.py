@@ -1,4 +1,4 @@
-"""Objectives, guidance and the sampling loop, for any latent and any denoiser."""
+"""Objectives of the diffusion stages, for any latent and any denoiser."""
 
 from cmd_lightning.diffusion.objectives import Diffusion, FlowMatching, Objective
 

@@ -45,8 +45,20 @@ class Objective(ABC):
         """A fresh diffusers scheduler that fits this objective."""
 
     @abstractmethod
+    def at(self, share: Tensor) -> Tensor:
+        """Timesteps at shares of the schedule, in [0, 1)."""
+
     def timesteps(self, quantile: Tensor) -> Tensor:
         """Timesteps at the given quantiles, in [0, 1), of the training distribution."""
+        return self.at(self.shares(quantile))
+
+    @abstractmethod
+    def ladder(self, steps: int) -> Tensor:
+        """The timesteps that a sampler of so many steps visits, `(steps + 1,)`, from 0 (clean) to pure noise.
+
+        Raises:
+            InputError: The schedule cannot be divided into that many steps.
+        """
 
     @abstractmethod
     def corrupt(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
@@ -55,6 +67,17 @@ class Objective(ABC):
     @abstractmethod
     def target(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
         """What the network should say."""
+
+    @abstractmethod
+    def split(self, prediction: Tensor, noisy: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """The clean sample and the noise that a prediction says `noisy` is made of; undoes `corrupt`."""
+
+    def anchored(self, clean: Tensor, noisy: Tensor, timestep: Tensor) -> Tensor:
+        """A predicted clean sample, tied to `noisy` at timestep 0, as consistency models need it (arXiv 2303.01469).
+
+        By default the prediction itself, for objectives where it is `noisy` at timestep 0 already.
+        """
+        return clean
 
     def weight(self, timestep: Tensor) -> Tensor:
         """The weight of each sample's squared error, `(B,)`."""
@@ -140,8 +163,16 @@ class Diffusion(Objective):
     def scheduler(self) -> DDIMScheduler:
         return DDIMScheduler.from_config(self._scheduler.config)
 
-    def timesteps(self, quantile: Tensor) -> Tensor:
-        return (self.shares(quantile) * self.num_train_timesteps).long()
+    def at(self, share: Tensor) -> Tensor:
+        return (share * self.num_train_timesteps).long()
+
+    def ladder(self, steps: int) -> Tensor:
+        if not 1 <= steps <= self.num_train_timesteps or self.num_train_timesteps % steps:
+            raise InputError(
+                f"intervals {steps}: the teacher's schedule has {self.num_train_timesteps} timesteps; give a divisor "
+                "of that"
+            )
+        return (torch.arange(steps + 1) * (self.num_train_timesteps // steps) - 1).clamp_min(0)
 
     def corrupt(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
         return self._scheduler.add_noise(clean, noise, timestep)
@@ -152,6 +183,22 @@ class Diffusion(Objective):
         if self.prediction == "sample":
             return clean
         return self._scheduler.get_velocity(clean, noise, timestep)
+
+    def split(self, prediction: Tensor, noisy: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        kept = spread(self._scheduler.alphas_cumprod.to(noisy.device)[timestep], noisy)
+        signal, sigma = kept.sqrt(), (1 - kept).sqrt()
+        if self.prediction == "epsilon":
+            return (noisy - sigma * prediction) / signal, prediction
+        if self.prediction == "sample":
+            return prediction, (noisy - signal * prediction) / sigma
+        return signal * noisy - sigma * prediction, sigma * noisy + signal * prediction
+
+    def anchored(self, clean: Tensor, noisy: Tensor, timestep: Tensor) -> Tensor:
+        """As latent consistency models have it (arXiv 2310.04378), and diffusers' `LCMScheduler`: 0.5 is the data's
+        standard deviation, and a timestep counts as 10.
+        """
+        scaled = spread(timestep.float() * 10, noisy)
+        return clean * scaled / (scaled**2 + 0.25).sqrt() + noisy * 0.25 / (scaled**2 + 0.25)
 
     def weight(self, timestep: Tensor) -> Tensor:
         if self.min_snr_gamma is None and not self.velocity_loss:
@@ -187,17 +234,35 @@ class FlowMatching(Objective):
     def scheduler(self) -> FlowMatchEulerDiscreteScheduler:
         return FlowMatchEulerDiscreteScheduler(num_train_timesteps=self.num_train_timesteps, shift=self.shift)
 
-    def timesteps(self, quantile: Tensor) -> Tensor:
-        share = self.shares(quantile)
+    def at(self, share: Tensor) -> Tensor:
         sigma = self.shift * share / (1 + (self.shift - 1) * share)
         return sigma * self.num_train_timesteps
 
+    def ladder(self, steps: int) -> Tensor:
+        return self.at(torch.linspace(0, 1, steps + 1))
+
     def corrupt(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        sigma = (timestep / self.num_train_timesteps).view(-1, *[1] * (clean.ndim - 1)).to(clean.dtype)
+        sigma = spread(timestep / self.num_train_timesteps, clean)
         return (1 - sigma) * clean + sigma * noise
 
     def target(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
         return noise - clean
+
+    def split(self, prediction: Tensor, noisy: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        sigma = spread(timestep / self.num_train_timesteps, noisy)
+        return noisy - sigma * prediction, noisy + (1 - sigma) * prediction
+
+
+def spread(values: Tensor, like: Tensor) -> Tensor:
+    """A value for each sample, `(B,)`, in the dtype of `like` `(B, ...)` and with as many axes."""
+    return values.view(-1, *[1] * (like.ndim - 1)).to(like.dtype)
+
+
+def flow_shift(config: Mapping[str, Any]) -> float | None:
+    """The `FlowMatching.shift` of the config of a diffusers scheduler; None if it is not one of flow matching."""
+    if config.get("use_flow_sigmas"):
+        return config["flow_shift"]
+    return None if "beta_schedule" in config or config.get("use_dynamic_shifting") else config.get("shift")
 
 
 def recorded(objective: Objective) -> dict[str, Any]:
@@ -208,7 +273,7 @@ def recorded(objective: Objective) -> dict[str, Any]:
 
 def objective_of(
     scheduler: SchedulerMixin,
-    name: str = "Diffusion",
+    name: str | None = None,
     gamma: float | None = None,
     velocity_loss: bool = False,
     logit_normal: tuple[float, float] | None = None,
@@ -217,20 +282,26 @@ def objective_of(
 
     Args:
         scheduler: Its `scheduler()`.
-        name: Its class.
+        name: Its class; by default that which the scheduler is for.
         gamma: Its `min_snr_gamma`.
         velocity_loss: Its `velocity_loss`.
         logit_normal: Its `logit_normal`.
 
     Raises:
-        InputError: It is of a class of the user's own.
+        InputError: It is a custom class, or no objective here fits the scheduler.
     """
     config: dict[str, Any] = dict(scheduler.config)  # type: ignore[attr-defined]  # all schedulers have it
-    if name == "FlowMatching":
-        return FlowMatching(config["shift"], config["num_train_timesteps"], logit_normal)
-    if name != "Diffusion":
+    shift = flow_shift(config)
+    if name not in (None, "Diffusion", "FlowMatching"):
         raise InputError(f"objective {name}: checkpoints do not store custom objectives; build the component in code")
+    if shift is not None:
+        return FlowMatching(shift, config["num_train_timesteps"], logit_normal)
+    if "beta_schedule" not in config or config.get("trained_betas") is not None:
+        raise InputError(
+            f"scheduler {type(scheduler).__name__}: it has neither a noise schedule by name nor a fixed shift; give a "
+            "model with such a scheduler, as DDIMScheduler and FlowMatchEulerDiscreteScheduler are"
+        )
     names = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps", "clip_sample", "rescale_betas_zero_snr")
-    same = {option: config[option] for option in names}
+    same = {option: config[option] for option in names if option in config}
     weighting: dict[str, Any] = {"min_snr_gamma": gamma, "velocity_loss": velocity_loss, "logit_normal": logit_normal}
     return Diffusion(prediction=config["prediction_type"], **weighting, **same)

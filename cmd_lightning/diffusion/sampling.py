@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers.schedulers.scheduling_flow_match_lcm import FlowMatchLCMScheduler
 from torch import Tensor
 
 from cmd_lightning.errors import InputError
@@ -60,7 +61,8 @@ def chosen(
         InputError: There is no such stage, or a number is out of range.
     """
     number = per_stage(steps, own_steps, "steps")[stage]
-    most = scheduler.config.num_train_timesteps
+    config = scheduler.config
+    most = min(config.num_train_timesteps, config.get("original_inference_steps", config.num_train_timesteps))
     if not 1 <= number <= most:
         raise InputError(f"steps {number}: the {stage} model takes 1 to {most}; give such a number")
     scale = per_stage(guidance, own_guidance, "guidance")[stage]
@@ -229,7 +231,7 @@ def sample(
     """
     # Schedulers look every step up in tables on the CPU: a timestep on the device would be waited for. The network's
     # own are copied there once.
-    scheduler.set_timesteps(steps)
+    set_steps(scheduler, steps)
     trim_trailing(scheduler)
     begin = 0 if known is None else known.first_step(steps) * getattr(scheduler, "order", 1)
     timesteps = scheduler.timesteps[begin:]
@@ -257,6 +259,18 @@ def sample(
         changed = on_step(step, timestep, x)
         x = x if changed is None else changed
     return x
+
+
+def set_steps(scheduler: Scheduler, steps: int) -> None:
+    """Has a scheduler choose the timesteps of so many steps.
+
+    diffusers' LCM for flow matching would spend the last step next to the clean sample, where nothing is left to do:
+    four steps would be three. It gets equal shares of the schedule, before its shift, as all others have.
+    """
+    if isinstance(scheduler, FlowMatchLCMScheduler):
+        scheduler.set_timesteps(sigmas=[1 - step / steps for step in range(steps)])
+    else:
+        scheduler.set_timesteps(steps)
 
 
 def trim_trailing(scheduler: Scheduler) -> None:

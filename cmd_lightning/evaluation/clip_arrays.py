@@ -14,7 +14,6 @@ from cmd_lightning.evaluation.clip_files import Clips, OpenClip
 ARRAY_SUFFIXES = (".npy", ".pt", ".pth")
 LAYOUTS = ("NTHWC", "NCTHW", "NTCHW")
 _TYPES = ("uint8", "float16", "bfloat16", "float32", "float64")
-_REMEDIES = {1: "repeat a grey channel three times", 4: "drop the alpha channel"}
 
 
 class ArrayFile(Clips):
@@ -85,6 +84,7 @@ class ArrayFile(Clips):
         if layout is None and found:
             choices = " or ".join(f'"{axes}"' for axes in found)
             raise InputError(f"{what}: several axes could be the channels; say layout={choices}")
-        sizes = {shape[axes.index("C")] for axes in ([layout] if layout else LAYOUTS)}
-        remedy = next((text for number, text in _REMEDIES.items() if number in sizes), "give RGB clips")
-        raise InputError(f"{what}: no axis of 3 channels{f' in layout {layout}' if layout else ''}; {remedy}")
+        problem = f"no axis of 3 channels{f' in layout {layout}' if layout else ''}"
+        raise InputError(
+            f"{what}: {problem}; give RGB clips: repeat a grey channel three times, drop the alpha channel"
+        )

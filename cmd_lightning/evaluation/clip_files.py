@@ -31,7 +31,7 @@ class OpenClip:
 
 
 class Clips(ABC):
-    """Clips that can be opened by number. It holds no open files when it is pickled for a worker process."""
+    """Clips that can be opened by number; pickled for a worker process without open files."""
 
     kind: str  # "shards", "videos" or "array"
     keys: list[str]  # unique
@@ -58,32 +58,31 @@ class ShardFiles(Clips):
     def __init__(self, urls: Sequence[str], viewing: Viewing = PLAIN) -> None:
         self._viewing = viewing
         skipped: Counter[str] = Counter()
-        self._samples: list[tuple[str, Sample]] = []
+        self._samples: list[Sample] = []
         for shard in load_index(list(dict.fromkeys(urls))):
             with open(shard.url, "rb") as file:
                 for sample in read_samples(file, shard.url):
                     if fault := shard.bad.get(sample.key, sample.fault):
                         skipped[fault] += 1
                     else:
-                        self._samples.append((shard.url, replace(sample, file=None)))
+                        self._samples.append(replace(sample, file=None))
         self.skipped = dict(skipped)
-        self.keys = [sample.key for _, sample in self._samples]
+        self.keys = [sample.key for sample in self._samples]
         if len(set(self.keys)) < len(self.keys):  # of shards that were packed one by one
-            files = list(dict.fromkeys(url for url, _ in self._samples))
+            files = list(dict.fromkeys(sample.url for sample in self._samples))
             names = dict(zip(files, shard_names(files), strict=True))
-            self.keys = [f"{names[url]}/{sample.key}" for url, sample in self._samples]  # as in batches
+            self.keys = [f"{names[sample.url]}/{sample.key}" for sample in self._samples]  # as in batches
 
     def title(self, index: int) -> str:
-        url, sample = self._samples[index]
-        return f"{url} clip {sample.key}"
+        return f"{self._samples[index].url} clip {self._samples[index].key}"
 
     def open(self, index: int) -> OpenClip:
-        url, sample = self._samples[index]
-        with open(url, "rb") as file:
+        sample = self._samples[index]
+        with open(sample.url, "rb") as file:
             try:
                 members = replace(sample, file=file).read()
             except BadSample as reason:
-                raise InputError(f"{self.title(index)}: {reason}; fetch or make the shard anew") from reason
+                raise InputError(f"{self.title(index)}: {reason}; fetch or pack the shard again") from reason
         reader = self._named(index, partial(VideoReader, viewing=self._viewing), video_of(members))
         read = partial(self._named, index, reader.read)
         return OpenClip(reader.frames, reader.fps, read, members, reader.times)
@@ -129,16 +128,14 @@ class VideoFolder(Clips):
         path = self._paths[index]
         reader = VideoReader(path, self._viewing)
         stem = path if path.is_dir() else path.with_suffix("")
-        companions = {suffix: Path(f"{stem}.{suffix}") for suffix in ("txt", "json")}
-        members = {suffix: file.read_bytes() for suffix, file in companions.items() if file.is_file()}
+        members = {name: file.read_bytes() for name in ("txt", "json") if (file := Path(f"{stem}.{name}")).is_file()}
         return OpenClip(reader.frames, reader.fps, reader.read, members, reader.times)
 
 
 def _clips_below(folder: Path) -> Iterator[Path]:
     for place, names in walk(folder):
         here = [place / name for name in names]
-        videos = [path for path in here if clip_suffix(path)]
-        if videos:
+        if videos := [path for path in here if clip_suffix(path)]:
             yield from videos
         elif any(path.suffix[1:].lower() in FRAME_SUFFIXES for path in here):
             yield place

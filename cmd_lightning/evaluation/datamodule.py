@@ -22,12 +22,10 @@ class EvaluationData(LightningDataModule):
     twice.
 
     Args:
-        real: Real clips.
-        fake: Generated clips.
+        real, fake: Real and generated clips.
         captions: Of all clips of the source of `fake`, in its order; None for those that it has.
         paired: Whether clips of `fake` and `real` are paired; `pair` then chooses the clips of `fake`.
-        batch_size: Clips in a batch, per process.
-        workers: Loader processes, per process.
+        batch_size, workers: Clips in a batch, and loader processes, per process.
 
     Attributes:
         by_order: Whether clips are paired by their order, since no name is on both sides.
@@ -53,15 +51,12 @@ class EvaluationData(LightningDataModule):
             if real is None:
                 raise InputError("metrics psnr, ssim, lpips: they compare pairs of clips; give real ones, too")
             self.by_order = not pair(real, fake)
-
         # A process may have no clip of a side: metrics put together what the others have.
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def test_dataloader(self) -> list[DataLoader]:
-        """The batches of this process."""
         given = {side: source for side, source in (("real", self.real), ("fake", self.fake)) if source is not None}
-        together = [given] if self.paired else [{side: source} for side, source in given.items()]
-        return [self._loader(sources) for sources in together]
+        return list(map(self._loader, [given] if self.paired else [{side: given[side]} for side in given]))
 
     def _loader(self, sources: dict[str, ClipSource]) -> DataLoader:
         assert self.trainer is not None  # Lightning sets it before
@@ -76,14 +71,13 @@ class EvaluationData(LightningDataModule):
 
 
 def pair(real: ClipSource, fake: ClipSource) -> bool:
-    """Chooses for each chosen clip of `real` its partner in `fake`, by name or else by order; whether it was by name.
+    """Choose for each chosen clip of `real` its partner in `fake`, by name or else by order; return whether by name.
 
     Names are paths within a folder without suffix, or keys in shards. If no path is on both sides, but file names are,
     these count.
 
     Raises:
-        InputError: Some names are on both sides, and a clip of either side has no partner; or none is, and there are
-            more clips on one side.
+        InputError: A clip has no partner by name; or no name is on both sides, and one has more clips.
     """
     for name_of in (str, lambda key: key.rpartition("/")[2]):
         originals, places = ({name_of(key): i for i, key in enumerate(x.all_keys)} for x in (real, fake))
@@ -96,17 +90,13 @@ def pair(real: ClipSource, fake: ClipSource) -> bool:
             if (names := [name for name in own if name not in others])
         ]
         if lonely:
-            raise InputError(
-                f"metrics psnr, ssim, lpips: clips are paired by name, and these have no partner: "
-                f"{' and '.join(lonely)}; rename them, or remove those without a partner"
-            )
+            problem = f"these have no partner: {' and '.join(lonely)}"
+            raise InputError(f"metrics psnr, ssim, lpips: {problem}; rename them, or remove them")
         fake.take([places[name_of(key)] for key in real.keys])
         return True
     if real.of != fake.of:
-        raise InputError(
-            f"metrics psnr, ssim, lpips: {real.of} real clips and {fake.of} generated ones cannot be paired: no name "
-            "is on both sides; give equal numbers of clips, or the same names"
-        )
+        numbers = f"{real.of} real clips and {fake.of} generated ones cannot be paired"
+        raise InputError(f"metrics psnr, ssim, lpips: {numbers}; give as many, or the same names")
     fake.take(real.chosen)
     return False
 
@@ -116,7 +106,7 @@ def read_batch(
 ) -> dict[str, dict[str, Any]]:
     """The clips of these numbers as a batch of each side, see `collate`, with the captions put in.
 
-    Where a clip cannot be read, the batch is {"error": text} for whoever takes it to raise: raised here, it would come
+    Where a clip cannot be read, the batch is {"error": text} for the main process to raise: raised here, it would come
     with the traceback of a worker, or end one of several processes before the others.
     """
     batch = {}

@@ -34,36 +34,25 @@ KINDS = (
 class Selection:
     """Which clips of a source are taken, and which frames of them.
 
-    Attributes:
-        frames: Frames of a clip.
-        stride: Distance of the frames in source frames; 1 where neither it nor `fps` is given.
-        fps: Instead, frames per second to sample at; a slower source repeats frames.
-        size: (H, W) in pixels, scaled to cover it and cropped in the middle; None keeps the size.
-        random_start: Draw where a clip begins, from (seed, key); otherwise it begins at frame 0.
-        num: Number of clips; None takes all.
-        choose: Which ones if there are more: a random subset, or the first in the order of the source (natural, by
-            path), which is what StyleGAN-V takes (of UCF-101 they show 15 of the 101 classes).
-        seed: Of the choice and of the beginnings.
-        layout: Axes of an array, "NTHWC", "NCTHW" or "NTCHW"; None finds them by the one of size 3.
-        viewing: How interlaced, HDR and transparent frames are shown.
+    `choose` says which clips if there are more than `num`: a random subset, or the first in the order of the source,
+    which is what StyleGAN-V takes (of UCF-101 they show 15 of the 101 classes).
 
     Raises:
         InputError: A value is out of range, or stride and fps are both given.
     """
 
     frames: int = 16
-    stride: int | None = None
-    fps: float | None = None
-    size: tuple[int, int] | None = None
-    random_start: bool = False
-    num: int | None = None
+    stride: int | None = None  # distance of the frames in source frames; 1 where neither it nor `fps` is given
+    fps: float | None = None  # instead, frames per second to sample at; a slower source repeats frames
+    size: tuple[int, int] | None = None  # (H, W) in pixels, scaled to cover it and cropped in the middle
+    random_start: bool = False  # a clip begins at a random frame, by (seed, key); otherwise at frame 0
+    num: int | None = None  # of clips; None takes all
     choose: Literal["random", "first"] = "random"
-    seed: int = 0
-    layout: str | None = None
+    seed: int = 0  # of the choice and of the starts
+    layout: str | None = None  # axes of an array, one of `LAYOUTS`; None finds them by the one of size 3
     viewing: Viewing = PLAIN
 
     def __post_init__(self) -> None:
-        """Check the values."""
         counts = {"frames": self.frames, "stride": self.stride, "num": self.num}
         check_positive(**{name: count for name, count in counts.items() if count is not None})
         if self.fps is not None and not 0 < self.fps < math.inf:
@@ -92,8 +81,8 @@ class Selection:
     ) -> tuple[list[int], float]:
         """Numbers of the frames to take of a clip, and their distance in source frames.
 
-        Its `rate` is 0.0 if unknown; where it varies, `fps` goes by the `times` of its frames, a stride does not. A
-        random start is drawn from its `key`; errors call it `title`.
+        Its `rate` is 0.0 if unknown; where it varies, `fps` uses the `times` of its frames, a stride does not. The
+        `key` seeds a random start; errors call it `title`.
         """
         if self.fps and not rate:
             raise InputError(f"fps {self.fps:g}: nothing tells the rate of {title}; give a stride instead")
@@ -110,16 +99,14 @@ class Selection:
 
 
 class ClipSource(Dataset):
-    """The chosen clips of a source, in its order; `open_source` makes one.
-
-    The order is natural, by path: numbers in names count as numbers, so that 2.mp4 comes before 10.mp4.
-    Shards follow each other so too; within a shard, as within an array, clips keep their places.
+    """The chosen clips of a source, in natural order of the paths (2.mp4 before 10.mp4), also of shards.
 
     An item is {"video": (3, T, H, W), uint8, or float32 in [0, 1] of an array of floats; "key": unique in the source;
     "caption": "" if none; "fps": after sampling, 0.0 if unknown}. What is wrong with a clip is raised as `InputError`.
 
     Attributes:
-        of: Number of usable clips there.
+        all_keys: Names of all usable clips there.
+        of: Their number.
         chosen: Numbers of the chosen ones among them; ascending until `take`.
         keys: Names of the chosen clips, in that order.
         skipped: Numbers of unusable samples of shards by reason; they count nowhere else.
@@ -131,16 +118,11 @@ class ClipSource(Dataset):
 
     def __init__(self, path: str, selection: Selection, clips: Clips) -> None:
         self.path, self.selection, self._clips = path, selection, clips
-        self.of, self.skipped = len(clips.keys), clips.skipped
+        self.all_keys, self.of, self.skipped = clips.keys, len(clips.keys), clips.skipped
         if not clips.keys:
             skipped = f" ({describe(clips.skipped)})" if clips.skipped else ""
             raise InputError(f"{path}: holds no usable clips{skipped}; there are {KINDS}")
         self.take(selection.clips(self.of, path))
-
-    @property
-    def all_keys(self) -> list[str]:
-        """Names of all usable clips there, in the order of the source."""
-        return self._clips.keys
 
     def take(self, numbers: Sequence[int]) -> None:
         """Choose clips by their numbers among all usable ones, in the order given."""
@@ -148,16 +130,13 @@ class ClipSource(Dataset):
         self.chosen = list(numbers)
         self.keys = [clips.keys[index] for index in self.chosen]
         for index in self.chosen:
-            known = clips.frames(index)
-            if known is not None:  # reported at once, not after an hour of decoding
+            if (known := clips.frames(index)) is not None:  # reported at once, not after an hour of decoding
                 self.selection.frame_numbers(known, 0.0, clips.keys[index], clips.title(index))
 
     def __len__(self) -> int:
-        """Number of chosen clips."""
         return len(self.chosen)
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        """Read the clip of a number."""
         index = self.chosen[item]
         try:
             return self._load(index)
@@ -206,10 +185,8 @@ class ClipSource(Dataset):
 def open_source(path: str | Path, selection: Selection) -> ClipSource:
     """Open the clips under a path.
 
-    Args:
-        path: Local shards (a .tar, glob, brace range, or folder that holds some); a folder with videos and folders of
-            frames (PNG or TIFF) at any depth, or of frames; an array of clips (.npy, or .pt and .pth with a tensor).
-        selection: Which clips and frames.
+    It is one of local shards (a .tar, glob, brace range, or folder that holds some); a folder with videos and folders
+    of frames (PNG or TIFF) at any depth, or of frames; an array of clips (.npy, or .pt and .pth with a tensor).
 
     Raises:
         InputError: The path is none of these, is remote, or cannot be read; or see `ClipSource`.

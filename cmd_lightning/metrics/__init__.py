@@ -1,4 +1,4 @@
-"""Video metrics: a leaf that imports no other room but video_io, and neither lightning nor diffusers."""
+"""Video metrics as torchmetrics classes. They need neither lightning nor diffusers."""
 
 from cmd_lightning.compat import take_any_quantile
 from cmd_lightning.metrics.clip_similarity import CLIPSimilarity

@@ -15,11 +15,11 @@ from torchmetrics.utilities import rank_zero_warn
 
 from cmd_lightning import compat
 from cmd_lightning.errors import InputError, reason
-from cmd_lightning.image_io import covering
 from cmd_lightning.metrics.inputs import check_rgb, unit_range
 from cmd_lightning.metrics.precision import Frozen, KeepsPrecision, float32_weights, single_precision
 from cmd_lightning.metrics.torchscript import UNTRUSTED, is_torchscript, load_torchscript
 from cmd_lightning.provenance import sha256
+from cmd_lightning.resizing import covering
 
 # open_clip takes seconds to import, so it is imported where it is needed.
 
@@ -62,7 +62,7 @@ class CLIPSimilarity(KeepsPrecision, Metric):
     Raises:
         InputError: A model without a tokenizer, or a name or weights that cannot be opened: see `open_clip_model`.
 
-    Example:
+    Examples:
         A small model with random weights; `CLIPSimilarity()` has the published ones.
 
         >>> import open_clip, torch

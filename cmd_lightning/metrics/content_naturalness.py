@@ -41,7 +41,7 @@ class ContentNaturalness(Metric):
     Raises:
         InputError: The noise is not positive.
 
-    Example:
+    Examples:
         Noise has more energy at high frequencies than smooth frames have.
 
         >>> import torch

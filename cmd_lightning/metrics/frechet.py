@@ -130,7 +130,7 @@ class FrechetVideoDistance(FeatureDistance):
         unbiased: Whether covariances are sums over N - 1, or over N; if None as the preset says, else over N - 1.
         keep_features: Keep the features instead of their sums, for `curve` and `interval`.
 
-    Example:
+    Examples:
         Pixels as features: clips that are 0.1 brighter in each of 24 values are 24 * 0.1² apart.
         `FrechetVideoDistance()` uses the published I3D.
 

@@ -92,7 +92,7 @@ class I3D(nn.Module):
     Parameters are named as in the public files `rgb_imagenet.pt` and `i3d_pretrained_400.pt`. The epsilon of the batch
     norms is 1e-3 as in the original; `set_batch_norm_eps` gives them another one.
 
-    Example:
+    Examples:
         On the meta device, which computes shapes only; `open_i3d` loads the published weights.
 
         >>> import torch

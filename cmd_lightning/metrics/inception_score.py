@@ -71,7 +71,7 @@ class VideoInceptionScore(FeatureMetric):
     Raises:
         InputError: `splits` is below 1; or as for `open_feature`, or the number of logits cannot be measured.
 
-    Example:
+    Examples:
         A classifier that is sure about each clip, of four classes that are equally frequent: the score is 4.
 
         >>> import torch

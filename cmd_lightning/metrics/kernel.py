@@ -65,7 +65,7 @@ class KernelVideoDistance(FeatureDistance):
         num_features: d; if None, the network's attribute `num_features`, else measured on a black clip.
         reset_real_features: Whether `reset` forgets the real clips too; False saves computing them each time.
 
-    Example:
+    Examples:
         Pixels as features; `KernelVideoDistance()` uses the published I3D.
 
         >>> import torch

@@ -26,7 +26,7 @@ class PerFrame(WrapperMetric):
     Raises:
         InputError: Not a metric, or one that expects another range of values.
 
-    Example:
+    Examples:
         Others are `StructuralSimilarityIndexMeasure(data_range=1.0)` and
         `LearnedPerceptualImagePatchSimilarity("alex", normalize=True)`.
 

@@ -55,7 +55,7 @@ class Preparation:
     Raises:
         InputError: An invalid value, or two that exclude each other.
 
-    Example:
+    Examples:
         >>> from cmd_lightning.metrics import Preparation
         >>> preparation = Preparation.parse("videogpt,antialias=true")
         >>> preparation.resize, preparation.levels, preparation.antialias, preparation.unbiased

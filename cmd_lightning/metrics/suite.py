@@ -66,7 +66,7 @@ class MetricSuite(nn.Module):
     Raises:
         InputError: There is no such metric, no set takes it, its network cannot be opened, or the preset is for none.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cmd_lightning.metrics import MetricSuite
         >>> suite = MetricSuite(["psnr"])

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from cmd_lightning.errors import InputError, reason
-from cmd_lightning.image_io import covering
 from cmd_lightning.metrics.inputs import check_rgb
 from cmd_lightning.provenance import sha256
+from cmd_lightning.resizing import covering
 
 # transformers takes seconds to import, so it is imported where it is needed.
 
@@ -46,7 +46,7 @@ class TransformersFeatures(nn.Module):
     Raises:
         InputError: The checkpoint cannot be had, is of another architecture, or lacks weights.
 
-    Example:
+    Examples:
         A small encoder with random weights; an id, such as "MCG-NJU/videomae-base", loads published ones.
 
         >>> import tempfile, torch

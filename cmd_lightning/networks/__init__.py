@@ -1,4 +1,4 @@
-"""The contracts of the parts and the building blocks that the framework owns."""
+"""The contracts that networks fulfil, and what they exchange."""
 
 from cmd_lightning.networks.contracts import AutoencoderNetwork, ContentModel, MotionModel, VideoDenoiser
 from cmd_lightning.networks.latents import Condition, LatentSpec

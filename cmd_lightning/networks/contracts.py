@@ -27,7 +27,7 @@ class AutoencoderNetwork(Network):
     Attributes:
         granularity: Height and width of the videos must be multiples of it.
 
-    Example:
+    Examples:
         The mean frame as content, and one slot per frame for its difference in brightness:
 
         >>> import torch
@@ -160,7 +160,7 @@ def for_each(timestep: Tensor | float, noisy: Tensor) -> Tensor:
 class ContentModel(Denoiser):
     """Predicts what its objective asks for (the noise, by default) of a noisy content frame.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cmd_lightning.networks import ContentModel
         >>> class Convolution(ContentModel):
@@ -186,7 +186,7 @@ class MotionModel(Denoiser):
     motion latent, and the channels K of the pooled condition (0 for an unconditional model), then its own arguments,
     all with defaults. Its output starts at zero.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cmd_lightning.networks import LatentSpec, MotionModel
         >>> class MeanColour(MotionModel):
@@ -239,7 +239,7 @@ class VideoDenoiser(Denoiser):
     for models of the planes of an autoencoder, its `LatentSpec`. Its own arguments follow, all with defaults. Its
     output starts at zero, unless the architecture is third-party.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cmd_lightning.networks import VideoDenoiser
         >>> class Convolution(VideoDenoiser):

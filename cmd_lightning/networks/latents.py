@@ -24,7 +24,7 @@ class LatentSpec:
             are positions in [0, 1] of the content frame. Kind 0 is a row, `(0, y)`; 1 a column, `(1, x)`; 2 a cell of a
             grid, `(2, y, x)`; any other kind is about the whole frame, and its positions mean what they will.
 
-    Example:
+    Examples:
         A clip of 16 frames of 32×32 pixels, with motion on a grid of 2×2 cells per frame:
 
         >>> from cmd_lightning.networks import LatentSpec
@@ -101,7 +101,7 @@ class Condition:
         tokens: `(B, L, K)`, or None where there is only a pooled vector.
         mask: `(B, L)` bool, True for real tokens, or None where all are.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cmd_lightning.networks import Condition
         >>> condition = Condition(pooled=torch.zeros(2, 8), tokens=torch.zeros(2, 5, 8))

@@ -41,7 +41,7 @@ class Network(Recorded, ModelMixin, ConfigMixin):
         entry_points: Methods besides `forward` that a pipeline calls: where the weights are offloaded, each of them
             loads the weights first.
 
-    Example:
+    Examples:
         >>> import tempfile, torch
         >>> from cmd_lightning.networks import Network
         >>> class Scale(Network):

@@ -13,18 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cmd_lightning.clip_folder import clip_suffix, walk
+from cmd_lightning.clip_folder import clip_suffix, files_below
 from cmd_lightning.data.clips import BadSample, read_caption, read_facts, whole_number
 from cmd_lightning.data.plan import stable_hash
 from cmd_lightning.errors import InputError
 from cmd_lightning.packing.emoji import Emoji, find_names, parse, split_emoji
-from cmd_lightning.packing.table import read_table
+from cmd_lightning.packing.table import ACCEPTED, read_table
 from cmd_lightning.video_io import VIDEO_SUFFIXES
 
-ACCEPTED = (
-    "give a CSV, .jsonl or .parquet with the columns path,caption,label,split, or that of OpenVid-1M (video,caption) "
-    "or of WebVid (videoid,name,page_dir), the json of MSR-VTT, or the folder ucfTrainTestlist of UCF-101"
-)
 _WRITTEN = (".txt", ".json")  # files next to clips that may hold captions, the first choice first
 _MISSING = {"nan", "none", "null", "na", "n/a", "<na>", "-1", "-1.0"}  # of numbers, as libraries write it
 _UCF101_LIST = re.compile(r"(train|test)list\d+\.txt")
@@ -78,7 +74,7 @@ def read_annotations(videos: Path, captions: Path | None, prompts: Path | None =
     elif captions.suffix.lower() == ".json":
         annotations = read_msrvtt(captions, seed)
     else:
-        table = read_table(captions, ACCEPTED)
+        table = read_table(captions)
         rows = [_row_of(cells) for cells in table.rows]
         annotations = number_labels(rows, "path" not in table.columns, table.notes)
     return annotations if prompts is None else with_prompts(annotations, prompts)
@@ -87,8 +83,8 @@ def read_annotations(videos: Path, captions: Path | None, prompts: Path | None =
 def number_labels(rows: list[Row], moved: bool = False, notes: Sequence[str] = ()) -> Annotations:
     """Annotations whose labels keep their numbers if all are whole ones, and else count names in alphabetical order.
 
-    What pandas makes of whole numbers once one is missing, "10.0" and "nan", are whole numbers and no label; -1 is none
-    too, as in the json of samples.
+    Pandas writes whole numbers as "10.0" and "nan" once one is missing: these are a whole number and no label; -1 is
+    no label, too, as in the json of samples.
     """
     names = sorted({row.label for row in rows} - {""})
     numbers = {name: whole_number(name) for name in names}
@@ -104,11 +100,11 @@ def number_labels(rows: list[Row], moved: bool = False, notes: Sequence[str] = (
 
 
 def _row_of(cells: Mapping[str, str]) -> Row:
-    label, split = cells.get("label", ""), cells.get("split", "")
-    for column in ("path", "video"):
-        if column in cells:
-            return Row(cells[column], cells.get("caption", ""), label, split)
-    return Row(f"{cells['page_dir']}/{cells['videoid']}.mp4", cells["name"], label, split)
+    if "videoid" in cells:  # of WebVid
+        path, caption = f"{cells['page_dir']}/{cells['videoid']}.mp4", cells["name"]
+    else:
+        path, caption = cells.get("path") or cells.get("video", ""), cells.get("caption", "")
+    return Row(path, caption, cells.get("label", ""), cells.get("split", ""))
 
 
 def read_folder(folder: Path, seed: int = 0) -> Annotations:
@@ -118,7 +114,7 @@ def read_folder(folder: Path, seed: int = 0) -> Annotations:
     `{clip}.txt` or `{clip}.json` next to clips; where no clip has such a file, the names of the classes in words, and
     clips next to class folders are left out.
     """
-    found = [(place / name).relative_to(folder) for place, names in walk(folder) for name in names]
+    found = [path.relative_to(folder) for path in files_below(folder)]
     clips = sorted(path for path in found if clip_suffix(folder / path))
     if not clips:
         known = ", ".join("." + suffix for suffix in VIDEO_SUFFIXES)
@@ -144,7 +140,7 @@ def read_folder(folder: Path, seed: int = 0) -> Annotations:
 
 
 def _emoji_rows(folder: Path, clips: Sequence[Path], emoji: Sequence[Emoji], seed: int) -> Annotations:
-    """The annotations of clips that are emoji: captions and classes from the names of code points, splits drawn."""
+    """The annotations of clips that are emoji: captions and classes from the names of code points, random splits."""
     source, name_of = find_names()
     rows = []
     for clip, one, (split, reason) in zip(clips, emoji, split_emoji(emoji, seed), strict=True):
@@ -193,10 +189,8 @@ def _prompts_by_class(lines: list[str], classes: list[str], path: Path) -> dict[
     pairs = [[cell.strip() for cell in cells] for cells in csv.reader(lines, skipinitialspace=True)]
     for cells in pairs:
         if len(cells) != 2 or cells[0] not in classes or not cells[1]:
-            raise InputError(
-                f"prompts {path}: '{','.join(cells)[:80]}' is not a class of the clips and its prompt; write "
-                f'{classes[0]},"a prompt, in quotes if it has commas"'
-            )
+            example = f'{classes[0]},"a prompt, in quotes if it has commas"'
+            raise InputError(f"prompts {path}: '{','.join(cells)[:80]}' is not a class and its prompt; write {example}")
     prompts = dict(pairs)
     if len(pairs) != len(classes) or len(prompts) != len(classes):
         odd = next((name for name in classes if [cells[0] for cells in pairs].count(name) != 1), "")
@@ -249,8 +243,8 @@ def _lines(path: Path, option: str, remedy: str) -> list[str]:
 def read_msrvtt(path: Path, seed: int = 0) -> Annotations:
     """Read MSR-VTT's train_val_videodatainfo.json, test_videodatainfo.json, or one that holds both.
 
-    About twenty people described each clip. One description is drawn for it by the seed and its id, whatever their
-    order, as VideoLDM's evaluation does; all are kept next to it.
+    About twenty people described each clip. One description is chosen by the seed and the id of the clip, whatever
+    their order, as VideoLDM's evaluation does; all are kept next to it.
     """
     try:
         facts = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -260,10 +254,8 @@ def read_msrvtt(path: Path, seed: int = 0) -> Annotations:
             sentences.setdefault(sentence["video_id"], []).append((sentence["sen_id"], caption))
         rows = [_described_row(video, sorted(sentences.get(video["video_id"], [])), seed) for video in facts["videos"]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(
-            f"captions {path}: not MSR-VTT's json, with videos (video_id, split) and sentences (video_id, caption, "
-            f"sen_id): {type(error).__name__} {error}; {ACCEPTED}"
-        ) from error
+        known = "MSR-VTT's json, with videos (video_id, split) and sentences (video_id, caption, sen_id)"
+        raise InputError(f"captions {path}: not {known}: {type(error).__name__} {error}; {ACCEPTED}") from error
     if missing := [row.path for row in rows if not row.captions]:
         raise InputError(
             f"captions {path}: {len(missing)} videos have no sentence, as {missing[0]}; give the whole file"

@@ -10,9 +10,8 @@ from typing import Any
 
 from cmd_lightning.data.plan import stable_hash
 
+# Code points that give the emoji before them a skin tone.
 TONES = {0x1F3FB: "light", 0x1F3FC: "medium-light", 0x1F3FD: "medium", 0x1F3FE: "medium-dark", 0x1F3FF: "dark"}
-"""The code points that give the emoji before them a skin tone."""
-
 _HELD_OUT = 12  # one of so many base emoji is in no other split but test: 61 of 734
 _NAME = re.compile(r"[0-9a-f]{4,6}(-[0-9a-f]{4,6})*")
 _SUFFIXES = (".webp", ".png", ".apng", ".gif")  # not of videos, which may be numbered like code points
@@ -22,15 +21,10 @@ _GENDERS = {0x2640: "woman", 0x2642: "man"}
 
 @dataclass(frozen=True)
 class Emoji:
-    """What the name of a file says.
+    """What the name of a file says."""
 
-    Attributes:
-        base: Its code points without skin tones and variation selectors.
-        tone: Its skin tone, as "medium-light"; of people with several tones "light, dark"; "" without any.
-    """
-
-    base: tuple[int, ...]
-    tone: str
+    base: tuple[int, ...]  # its code points without skin tones and variation selectors
+    tone: str  # its skin tone, as "medium-light"; of people with several tones "light, dark"; "" without any
 
     def caption(self, name: str) -> str:
         """The name of the base emoji, then the skin tone after a comma."""
@@ -83,13 +77,11 @@ def unicode_name(base: Sequence[int]) -> str:
 
 
 def split_emoji(emoji: Sequence[Emoji], seed: int) -> list[tuple[str, str]]:
-    """Hold base emoji out completely, and of what is left a fifth of the combinations of person and skin tone.
+    """Hold out base emoji, and of the others a fifth of the combinations of person and skin tone.
 
-    A person with several tones loses one of them, drawn by the seed and its code points, unless the tone would be seen
-    with no other person. So each person and each tone is still in train.
-
-    Returns:
-        The split of each emoji, train, test or combinations, and the reason.
+    A person with several tones loses one of them, chosen by the seed and its code points, unless the tone would be seen
+    with no other person. So each person and each tone is still in train. Returned are the split of each emoji, train,
+    test or combinations, and the reason.
     """
     bases = sorted({one.base for one in emoji}, key=lambda base: stable_hash("emoji", seed, base))
     test = set(bases[: round(len(bases) / _HELD_OUT)])

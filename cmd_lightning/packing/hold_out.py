@@ -10,15 +10,14 @@ from cmd_lightning.errors import InputError
 def held_out(names: Sequence[str], classes: Sequence[str], share: float, seed: int) -> set[int]:
     """Choose clips to hold out at random: the same share of each class, to within one clip.
 
+    At least one clip is chosen, and never all clips of a class that has several.
+
     Args:
-        names: A name for each clip, from which its place in the order of the draw follows: clips that are added later
-            change little of the choice. Rows with the same name are one clip.
+        names: A name for each clip; the choice follows from it, so that clips that are added later change little. Rows
+            with the same name are one clip.
         classes: The class of each clip; "" for none.
         share: Share of the clips, between 0 and 1.
-        seed: Seed of the choice.
-
-    Returns:
-        The numbers of the clips: at least one of all clips, and never all clips of a class that has several.
+        seed: Of the choice.
 
     Raises:
         InputError: There are fewer than two clips.

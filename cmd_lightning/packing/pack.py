@@ -1,15 +1,15 @@
 """Pack clips from folders into shards, byte for byte as they are."""
 
 import os
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cmd_lightning.clip_folder import clip_suffix, walk
+from cmd_lightning.clip_folder import clip_suffix, files_below
 from cmd_lightning.data.bad_samples import describe
 from cmd_lightning.data.shard_writer import ShardWriter, split_folder
 from cmd_lightning.errors import InputError
@@ -89,10 +89,8 @@ def pack_clips(
             empty += not clip.row.caption
             unreadable += "\ufffd" in clip.row.caption
         if not made:
-            raise InputError(
-                f"videos {videos}: none of {len(rows)} clips is usable ({describe(bad)}); check the paths, "
-                f"{rows[0].path} is the first"
-            )
+            problem = f"none of {len(rows)} clips is usable ({describe(bad)})"
+            raise InputError(f"videos {videos}: {problem}; check the paths, {rows[0].path} is the first")
     unlabelled = sum(not row.label for row in known.rows) if known.labels else 0
     counted = {
         f"captions: {empty} of {made.total()} clips have none": empty,
@@ -137,12 +135,10 @@ class _Clip:
     def write(self, writer: ShardWriter, labels: dict[str, int]) -> None:
         row = self.row
         about: dict[str, Any] = {"label": labels.get(row.label, -1), "path": row.path}
-        if row.label:
-            about["class"] = row.label
-        if row.captions:
-            about["captions"] = list(row.captions)
-        about |= row.facts
-        writer.write(clip_suffix(self.path), self.path.read_bytes(), row.caption, about | asdict(self.info))
+        about |= {name: value for name, value in (("class", row.label), ("captions", row.captions)) if value}
+        writer.write(
+            clip_suffix(self.path), self.path.read_bytes(), row.caption, {**about, **row.facts, **asdict(self.info)}
+        )
 
 
 def _usable(
@@ -168,8 +164,8 @@ def _usable(
 
 
 def _no_clip(path: Path) -> str:
-    """Why a file without a clip's suffix is none."""
-    return "still picture" if path.suffix.lower() in (".png", ".webp") else "unknown suffix"
+    """Why a file is not a clip."""
+    return "still image" if path.suffix.lower() in (".png", ".webp") else "unknown suffix"
 
 
 def _held_out(clips: Sequence[_Clip], share: float, seed: int) -> list[_Clip]:
@@ -194,10 +190,8 @@ class _ClipFolder:
             return place
         found = self._places.get(place.stem, [])
         if len(found) > 1:
-            raise InputError(
-                f"videos {self.folder}: {place.stem} lies there twice, as {found[0]} and {found[1]}; name the folder "
-                "of one"
-            )
+            twice = f"{place.stem} is there twice, as {found[0]} and {found[1]}"
+            raise InputError(f"videos {self.folder}: {twice}; name the folder of one")
         return self.folder / found[0] if found else place
 
     def unused(self, known: Annotations, out: Path, used: Collection[Path]) -> Iterator[tuple[str, str]]:
@@ -205,22 +199,19 @@ class _ClipFolder:
         listed = {self._name(self.folder / row.path) for row in known.rows}
         skipped = {path.resolve() for path in used} | {(self.folder / path).resolve() for path in known.read}
         no_row = "next to class folders" if known.from_folder else "not in the table"
-        for place, names in walk(self.folder):
-            for path in (place / name for name in names):
-                if self._name(path) in listed or not (clip_suffix(path) or known.from_folder):
-                    continue
-                real = path.resolve()
-                if real not in skipped and out.resolve() not in real.parents:
-                    yield no_row if clip_suffix(path) else _no_clip(path), str(path.relative_to(self.folder))
+        for path in files_below(self.folder):
+            if self._name(path) in listed or not (clip_suffix(path) or known.from_folder):
+                continue
+            real = path.resolve()
+            if real not in skipped and out.resolve() not in real.parents:
+                yield no_row if clip_suffix(path) else _no_clip(path), str(path.relative_to(self.folder))
 
     def _name(self, path: Path) -> str:
-        """What a file is found by."""
         return path.stem if self.moved else os.path.normpath(path)
 
     @cached_property
-    def _places(self) -> dict[str, list[str]]:
-        places: dict[str, list[str]] = {}
-        for place, names in walk(self.folder):
-            for path in filter(clip_suffix, (place / name for name in names)):
-                places.setdefault(path.stem, []).append(str(path.relative_to(self.folder)))
+    def _places(self) -> Mapping[str, Sequence[str]]:
+        places = defaultdict(list)
+        for path in filter(clip_suffix, files_below(self.folder)):
+            places[path.stem].append(str(path.relative_to(self.folder)))
         return places

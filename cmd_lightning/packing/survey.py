@@ -1,4 +1,4 @@
-"""Facts about the clips of shards, from a sample of them: captions, labels, frame rates, lengths."""
+"""Facts about the clips of shards, from the first ones: captions, labels, frame rates, lengths."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,56 +13,45 @@ from cmd_lightning.errors import InputError
 from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VideoReader
 
-MOST = 500
-"""Clips that are looked at."""
+_MOST = 500  # clips that are looked at
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Facts about clips.
-
-    Attributes:
-        clips: Clips that were looked at.
-        captions: The captions that are not empty, in order.
-        labels: The labels, in order, of clips that have one.
-        fps: Median of the frame rates, in frames per second.
-        seconds: Nine of ten clips are at least this long.
-        frames: Nine of ten clips have at least this many frames.
-        lengths: Number of frames, and frames per second, of each clip.
-    """
+    """Facts about clips."""
 
     clips: int
-    captions: list[str]
-    labels: list[int]
-    fps: float
-    seconds: float
-    frames: float
-    lengths: list[tuple[int, float]]
+    captions: list[str]  # that are not empty
+    labels: list[int]  # of clips that have one
+    fps: float  # median of the frame rates, in frames per second
+    seconds: float  # nine of ten clips are at least this long
+    frames: float  # nine of ten clips have at least this many
+    lengths: list[tuple[int, float]]  # number of frames, and frames per second, of each clip
 
     def too_short(self, frames: int, fps: float) -> int:
         """Number of clips that end before a sample of `frames` frames at `fps` does, as `choose_frames` sees it."""
         return sum((number - 0.5) / rate <= (frames - 1) / fps for number, rate in self.lengths)
 
 
-def survey(shards: str | Sequence[str], option: str = "shards") -> Survey:
-    """Looks at the first `MOST` usable clips of shards, as `expand` takes them; nothing is decoded.
+def survey(shards: str, option: str) -> Survey:
+    """Look at the first 500 usable clips of shards, as `expand` takes them; nothing is decoded.
 
     Raises:
         InputError: There is no shard, or no usable clip in them. It names the `option`.
     """
-    found = list(islice(_looks(expand(shards, option)), MOST))
+    found = list(islice(_looks(expand(shards, option)), _MOST))
     if not found:
         raise InputError(f"{option} {shards}: no usable clip; `cmd-lightning shards check` counts the reasons")
     captions, labels, rates, frames = zip(*found, strict=True)
-    seconds = [number / rate for number, rate in zip(frames, rates, strict=True)]
+    lengths = list(zip(frames, rates, strict=True))
     return Survey(
         clips=len(found),
         captions=[caption for caption in captions if caption],
         labels=[label for label in labels if label >= 0],
         fps=median(rates),
-        seconds=_tenth(seconds),
+        seconds=_tenth([number / rate for number, rate in lengths]),
         frames=_tenth(frames),
-        lengths=list(zip(frames, rates, strict=True)),
+        lengths=lengths,
     )
 
 

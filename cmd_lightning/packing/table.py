@@ -3,16 +3,18 @@
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from cmd_lightning.data.clips import text_of
 from cmd_lightning.errors import InputError, reason
 
-COLUMNS = {
+# The columns that are read, each with the names it may have; of several the first in this order is used.
+_COLUMNS = {
     "path": ("path", "file", "file_name", "filename", "file_path", "filepath", "video_path"),
     "video": ("video",),
     "caption": ("caption", "captions", "text", "prompt", "description", "sentence", "title"),
@@ -22,110 +24,86 @@ COLUMNS = {
     "name": ("name",),
     "page_dir": ("page_dir",),
 }
-"""The columns that are read, each with the names it may have; of several the first in this order is taken."""
-
-LAYOUTS = (("path",), ("video",), ("videoid", "name", "page_dir"))
-"""Columns of which a table must have all of one layout: ours, that of OpenVid-1M, that of WebVid."""
-
+# Columns of which a table must have all of one layout: ours, that of OpenVid-1M, that of WebVid.
+_LAYOUTS = (("path",), ("video",), ("videoid", "name", "page_dir"))
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
 _END = "end of the table"
+
+ACCEPTED = (
+    "give a CSV, .jsonl or .parquet with the columns path,caption,label,split, or that of OpenVid-1M (video,caption) "
+    "or of WebVid (videoid,name,page_dir), the json of MSR-VTT, or the folder ucfTrainTestlist of UCF-101"
+)
 
 
 @dataclass
 class Table:
-    """The cells of a table.
+    """The cells of a table."""
 
-    Attributes:
-        columns: The columns that it has, of `COLUMNS`.
-        rows: By column; "" where a row has no such cell.
-        notes: What a user should know: columns by other names, columns and cells that are not used.
-    """
-
-    columns: set[str]
-    rows: list[dict[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    columns: set[str]  # of `_COLUMNS`
+    rows: list[dict[str, str]] = field(default_factory=list)  # by column; "" where a row has no such cell
+    notes: list[str] = field(default_factory=list)  # columns by other names, columns and cells that are not used
 
 
-def read_table(path: Path, accepted: str) -> Table:
-    """Read a table in one of the `LAYOUTS`.
-
-    Args:
-        path: The file: .parquet, .jsonl (or .ndjson) with an object per line, or else a CSV in UTF-8, its cells
-            separated by commas, semicolons, tabs or pipes.
-        accepted: What to give instead, for errors.
+def read_table(path: Path) -> Table:
+    """Read a table: .parquet, .jsonl (or .ndjson) with an object per line, or else a CSV in UTF-8.
 
     Raises:
         InputError: It is not such a table, or pyarrow is needed and missing.
     """
     kinds = {".parquet": _read_parquet, ".jsonl": _read_jsonl, ".ndjson": _read_jsonl}
-    table = kinds.get(path.suffix.lower(), _read_csv)(path, accepted)
+    table = kinds.get(path.suffix.lower(), _read_csv)(path)
     if not table.rows:
         raise InputError(f"captions {path}: no rows below the column names; give one a clip")
     return table
 
 
-def _read_jsonl(path: Path, accepted: str) -> Table:
+def _read_jsonl(path: Path) -> Table:
     rows: list[Mapping[str, Any]] = []
     try:
         with path.open(encoding="utf-8-sig") as file:
             rows.extend(dict(json.loads(line)) for line in file if line.strip())
     except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"captions {path}, object {len(rows) + 1}: not a JSON object in UTF-8; write one per line, as "
-            '{"path": "a.mp4", "caption": "..."}'
-        ) from error
-    return _of_objects(path, list(dict.fromkeys(name for row in rows for name in row)), lambda names: rows, accepted)
+        problem = f"captions {path}, object {len(rows) + 1}: not a JSON object in UTF-8"
+        raise InputError(f'{problem}; write one per line, as {{"path": "a.mp4", "caption": "..."}}') from error
+    return _of_objects(path, list(dict.fromkeys(name for row in rows for name in row)), lambda names: rows)
 
 
-def _read_parquet(path: Path, accepted: str) -> Table:
+def _read_parquet(path: Path) -> Table:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise InputError(
-            f"captions {path}: reading .parquet needs pyarrow; pip install 'cmd-lightning[parquet]', or save the table "
-            "as .csv"
-        ) from error
+        remedy = "pip install 'cmd-lightning[parquet]', or save the table as .csv"
+        raise InputError(f"captions {path}: reading .parquet needs pyarrow; {remedy}") from error
     try:
         file = parquet.ParquetFile(path)
-        return _of_objects(path, file.schema_arrow.names, lambda names: file.read(names).to_pylist(), accepted)
+        return _of_objects(path, file.schema_arrow.names, lambda names: file.read(names).to_pylist())
     except (ArrowException, OSError) as error:
         raise InputError(f"captions {path}: not readable as .parquet ({reason(error)}); write it again") from error
 
 
-def _of_objects(
-    path: Path, header: Sequence[str], read: Callable[[list[str]], Sequence[Mapping[str, Any]]], accepted: str
-) -> Table:
+def _of_objects(path: Path, header: Sequence[str], read: Callable[[list[str]], Sequence[Mapping[str, Any]]]) -> Table:
     """The table of rows by the names in the header; `read` gives those with some of the names."""
-    places = _expect_places(path, header, accepted)
+    places = _expect_places(path, header)
     names = {column: header[place] for column, place in places.items()}
-    rows = [{column: _text(row.get(name)) for column, name in names.items()} for row in read(list(names.values()))]
+    rows = [{column: text_of(row.get(name)) for column, name in names.items()} for row in read(list(names.values()))]
     return Table(set(places), rows, _notes(path, header, places, ","))
 
 
-def _text(value: Any) -> str:
-    """A value as the text of a cell; of several captions the first that is not empty."""
-    if isinstance(value, list):
-        return next(filter(None, map(_text, value)), "")
-    if value is None or value != value or isinstance(value, dict):  # NaN is not equal to itself
-        return ""
-    return str(value).encode("utf-8", "replace").decode().strip()  # JSON may hold half a character
-
-
-def _read_csv(path: Path, accepted: str) -> Table:
+def _read_csv(path: Path) -> Table:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file, _long_cells():
             first = file.readline()
-            delimiter = next((mark for mark in _DELIMITERS if _places(_header(first, mark))), ",")
+            delimiter = next((mark for mark in _DELIMITERS if _places(next(_cells([first], mark), []))), ",")
             file.seek(0)
-            return _read_lines(path, chain(file, ["\n", _END]), delimiter, accepted)
+            return _read_lines(path, chain(file, ["\n", _END]), delimiter)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"captions {path}: not a CSV in UTF-8 ({error}); save it as one") from error
 
 
-def _read_lines(path: Path, lines: Iterator[str], delimiter: str, accepted: str) -> Table:
-    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-    header = next((row for row in reader if any(row)), [])
-    places = _expect_places(path, header, accepted)
+def _read_lines(path: Path, lines: Iterator[str], delimiter: str) -> Table:
+    reader = _cells(lines, delimiter)
+    header: list[str] = next((row for row in reader if any(row)), [])
+    places = _expect_places(path, header)
     table = Table(set(places), notes=_notes(path, header, places, delimiter))
     surplus: list[int] = []
     last = begin = reader.line_num + 1
@@ -148,23 +126,23 @@ def _read_lines(path: Path, lines: Iterator[str], delimiter: str, accepted: str)
     return table
 
 
-def _header(line: str, delimiter: str) -> list[str]:
-    return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
+def _cells(lines: Iterable[str], delimiter: str) -> Any:
+    return csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
 
 
-def _expect_places(path: Path, header: Sequence[str], accepted: str) -> dict[str, int]:
+def _expect_places(path: Path, header: Sequence[str]) -> dict[str, int]:
     places = _places(header)
     if not places:
         there = ", ".join(cell.strip() for cell in header if cell != _END) or "none"
-        raise InputError(f"captions {path}: no column 'path' (there are: {there[:200]}); {accepted}")
+        raise InputError(f"captions {path}: no column 'path' (there are: {there[:200]}); {ACCEPTED}")
     return places
 
 
 def _places(header: Sequence[str]) -> dict[str, int]:
     """Where each column of the layout is, whatever its name and the case and space around it; empty for no layout."""
     cells = [cell.strip().lower() for cell in header]
-    found = {column: next((name for name in names if name in cells), "") for column, names in COLUMNS.items()}
-    layout = next((layout for layout in LAYOUTS if all(found[column] for column in layout)), None)
+    found = {column: next((name for name in names if name in cells), "") for column, names in _COLUMNS.items()}
+    layout = next((layout for layout in _LAYOUTS if all(found[column] for column in layout)), None)
     used = (*layout, "caption", "label", "split") if layout else ()
     return {column: cells.index(found[column]) for column in used if found[column]}
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from cmd_lightning.errors import InputError
-from cmd_lightning.image_io import covering, read_image, shown
+from cmd_lightning.image_io import read_image, shown
+from cmd_lightning.resizing import covering
 
 Image = Any
 """One image: a PIL image, the path or URL of a file, an array `(H, W, 3)` or a tensor `(3, H, W)`; arrays and tensors

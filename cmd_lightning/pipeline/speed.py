@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from cmd_lightning.errors import InputError
 from cmd_lightning.latent_space import FrameLatents
 from cmd_lightning.networks.compiling import compile_network
 from cmd_lightning.pipeline.latents import Latents
+from cmd_lightning.pipeline.request import SCHEDULERS
 
 
 class FasterSampling(Latents):
@@ -20,17 +22,26 @@ class FasterSampling(Latents):
     motion_model: Any
     device: torch.device
 
-    def use_solver(self, name: str) -> None:
-        """Replaces the samplers of both stages, for fewer steps: "ddim", "dpm++" or "unipc".
+    def use_solver(self, name: str | Mapping[str, str]) -> None:
+        """Replaces the samplers of both stages, for fewer steps: "ddim", "dpm++", "unipc" or "lcm".
 
-        Any other of diffusers goes into `scheduler` and `motion_scheduler` by its `from_config`, as into all pipelines.
+        "lcm" is for distilled models and LCM-LoRAs, at a guidance scale of 1. Any other of diffusers goes into
+        `scheduler` and `motion_scheduler` by its `from_config`, as into all pipelines.
+
+        Args:
+            name: One for both stages, or by stage, as {"content": "lcm"}; a stage left out keeps its own.
 
         Raises:
-            InputError: There is no such solver, or the model is of flow matching.
+            InputError: There is no such solver or stage, or it does not fit the model.
         """
-        for part in ("scheduler", "motion_scheduler"):
-            if (scheduler := getattr(self, part)) is not None:
-                setattr(self, part, solver(name, scheduler))
+        by_stage = dict.fromkeys(SCHEDULERS, name) if isinstance(name, str) else name
+        if unknown := set(by_stage) - set(SCHEDULERS):
+            raise InputError(f"solver: no stage {sorted(unknown)[0]!r}; the stages are {', '.join(SCHEDULERS)}")
+        parts = {SCHEDULERS[stage]: chosen for stage, chosen in by_stage.items()}  # type: ignore[index]  # just checked
+        found = {part: getattr(self, part) for part in parts}
+        made = {part: solver(parts[part], own) for part, own in found.items() if own is not None}
+        for part, scheduler in made.items():
+            setattr(self, part, scheduler)
 
     def use_frame_decoder(self, vae: Any) -> None:
         """Has another image autoencoder of the same latents decode the frames, such as a tiny one; `vae` encodes still.

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain
 from typing import Any, get_args
 
-from cmd_lightning.data.batch import BatchStream
 from cmd_lightning.data.clips import collate
-from cmd_lightning.data.loader import Split, StreamDataModule
+from cmd_lightning.data.loader import BatchStream, Split, StreamDataModule
 from cmd_lightning.data.plan import batch_sizes, stable_hash
 from cmd_lightning.errors import InputError, check_at_least, check_positive
 from cmd_lightning.shapes.painting import make_clip

@@ -9,7 +9,7 @@ from cmd_lightning.data.shard_writer import ShardWriter
 from cmd_lightning.errors import InputError, check_at_least, check_positive
 from cmd_lightning.shapes.painting import make_clip
 from cmd_lightning.shapes.scenes import SHAPES, Level, Motion
-from cmd_lightning.video_io import mp4_bytes
+from cmd_lightning.video_encoding import mp4_bytes
 
 
 def write_shapes(

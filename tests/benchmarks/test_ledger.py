@@ -187,3 +187,32 @@ def test_tests_that_hold_a_claim_are_there(tmp_path):
     for claim in held:
         assert verdict(claim, tmp_path).startswith("**tested** in test_")
     assert verdict(Claim("c", "d", "e", tests=("tests/none.py",), needs="a test"), tmp_path) == "needs a test"
+
+
+def test_systems_at_equal_compute_are_compared_by_intervals(results):
+    claim = Claim(**ledger.evidence({"beats": "one core-hour"}), claim="", defined="", beats="one core-hour")
+
+    def rows(entry, *distances):
+        about = {"entry": entry, "budget": "one core-hour", "sampling steps": 16}
+        return [about | {"seed": seed, "mixed": {"shapes": {"frechet": value}}} for seed, value in enumerate(distances)]
+
+    own = rows("cmd", 5.0, 5.1, 5.2)
+    assert verdict(claim, results("quality")) == "needs the trainings"
+    assert verdict(claim, results("quality", *own)) == "needs the trainings"
+    clear, near = rows("lvdm", 9.0, 9.1, 9.2), rows("latte", 5.2, 5.3, 5.4)
+    found = verdict(claim, results("quality", *own, *clear))
+    assert found == "**measured on the procedural world**: 5.1 ± 0.2 against LVDM-like 9.1 ± 0.2, better"
+    assert verdict(claim, results("quality", *own, *clear, *near)).startswith("**undecided on")
+    assert verdict(claim, results("quality", *own, *rows("lvdm", 1.0, 1.1, 1.2))).startswith("**contradicted on")
+
+
+def test_rows_of_table_4_at_small_scale_leave_the_claim_open(results):
+    claim = next(claim for claim in CLAIMS.values() if "mean frame" in claim.ablated)
+    made = [
+        {"entry": "table 4", "row": row, "seed": seed, "mixed": {"shapes": {"frechet": value + seed}}}
+        for row, value in (("16 motion channels", 1.0), ("8 motion channels, weighted sum, 16 frames", 2.0))
+        for seed in range(3)
+    ]
+    found = verdict(claim, results("quality", *made))
+    assert "16 motion channels confirmed, Fréchet distance on shapes features 2.00 against 3.00" in found
+    assert found.startswith("**small networks on the procedural world**") and found.endswith(f"needs {claim.needs}")

@@ -2,9 +2,11 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from benchmarks import sampling
 from benchmarks.sampling import accuracy, difference, table
+from cmd_lightning.pipeline import CMDPipeline
 
 
 def row(hits, seconds=1.0):
@@ -60,7 +62,7 @@ def test_settings_are_measured_once_and_go_into_one_file(tmp_path, monkeypatch, 
     assert [one["split"] for one in run("--test", "unipc/8")["rows"]] == ["val"] * 3 + ["test"]
     assert capsys.readouterr().out.endswith("done\n")
     monkeypatch.setattr("sys.argv", [*words, "--settings", "euler/5"])
-    with pytest.raises(sampling.InputError, match="euler/5: give SOLVER/STEPS"):
+    with pytest.raises(sampling.InputError, match="euler/5: give SOLVER/STEPS, one of ddim/50"):
         sampling.main()
     monkeypatch.setattr("sys.argv", [*words, "--reference", "17"])
     with pytest.raises(sampling.InputError, match="its results are of other settings; give another file"):
@@ -68,3 +70,36 @@ def test_settings_are_measured_once_and_go_into_one_file(tmp_path, monkeypatch, 
     run("--plot", str(tmp_path / "plot.png"), "--table")
     assert (tmp_path / "plot.png").stat().st_size > 1000
     assert capsys.readouterr().out.count("| val |") == 3
+
+
+def test_students_stand_among_the_solvers():
+    chosen = [f"{cell['solver']}/{cell['steps']}" for cell in sampling.cells([], [], ("lcm", "scm"))]
+    assert chosen[-8:] == [f"{name}/{steps}" for steps in (8, 4, 2, 1) for name in ("lcm", "scm")]
+    assert "dpm++/10" in chosen and len(chosen) == 6 * 3 + 8
+    assert sampling.cells(["scm/4"], [], ["scm"]) == [{"split": "test", "solver": "scm", "steps": 4}]
+    assert sampling.students_of(["lcm=a/b", "scm=c=d"]) == {"lcm": "a/b", "scm": "c=d"}
+    for wrong in (["lcm"], ["=a"], ["a="], ["ddim=a"], ["lcm=a", "lcm=b"]):
+        with pytest.raises(sampling.InputError, match="give NAME=FOLDER"):
+            sampling.students_of(wrong)
+
+
+def test_a_student_is_measured_by_its_own_scheduler_and_guidance(monkeypatch):
+    """And its teacher by the solver that is named, next to it."""
+    seen = []
+
+    def generate(pipeline, captions, steps):
+        seen.append((type(pipeline.scheduler).__name__, pipeline.sampling("motion", steps), len(captions)))
+        return torch.zeros(len(captions), 3, 16, 32, 32, dtype=torch.uint8)
+
+    teacher, student = (CMDPipeline.from_pretrained("shapes32") for _ in range(2))
+    student.use_solver("lcm")
+    student.register_to_config(guidance={"content": 1.0, "motion": 1.0})
+    monkeypatch.setattr(sampling, "generate", generate)
+    made = sampling.Sampling(teacher, {"val": 16}, 16, {"lcm": student})
+    rows = [made.measure({"split": "val", "solver": name, "steps": 4}) for name in ("lcm", "dpm++", "lcm")]
+    assert seen == [
+        ("FlowMatchLCMScheduler", (4, 1.0), 16),
+        ("DPMSolverMultistepScheduler", (4, 3.0), 16),
+        ("FlowMatchLCMScheduler", (4, 1.0), 16),
+    ]
+    assert all(row["hits"] == "0" * 16 and row["seconds"] > 0 for [row] in rows)

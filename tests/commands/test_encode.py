@@ -238,7 +238,7 @@ def test_what_is_complete_stays_and_the_rest_is_made_later(videos, checkpoint, t
     assert len(json.loads((out / "index.json").read_text())["shards"]) == 3
 
 
-def test_another_process_at_the_same_shard_is_told(videos, checkpoint, tmp_path, capsys):
+def test_another_process_at_the_same_shard_is_reported(videos, checkpoint, tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()
     with held(out / ".lock-000000"):
@@ -247,7 +247,7 @@ def test_another_process_at_the_same_shard_is_told(videos, checkpoint, tmp_path,
     assert not list(out.glob("*.tar"))
 
 
-def test_other_settings_are_refused(videos, checkpoint, stable_diffusion, tmp_path, capsys):
+def test_other_settings_are_rejected(videos, checkpoint, stable_diffusion, tmp_path, capsys):
     out, path = tmp_path / "out", checkpoint()
     first = ["--out", out, "--autoencoder", path]
     encode(videos, *first)

@@ -19,7 +19,7 @@ from cmd_lightning.metrics.kernel import kernel_distance
 from cmd_lightning.shapes.features import ShapesFeatures
 from cmd_lightning.shapes.sheets import SheetSimilarity
 from cmd_lightning.shapes.synth import write_shapes
-from cmd_lightning.video_io import write_video
+from cmd_lightning.video_encoding import write_video
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*generated clips for")
 

@@ -13,7 +13,8 @@ from cmd_lightning import zoo
 from cmd_lightning.cli import main
 from cmd_lightning.commands.demo import PROMPTS
 from cmd_lightning.commands.demo_page import asked
-from cmd_lightning.commands.generate import conditions, read_picture, slug
+from cmd_lightning.commands.generate import conditions, slug
+from cmd_lightning.commands.generation import read_picture
 from cmd_lightning.diffusion import FlowMatching
 from cmd_lightning.errors import InputError
 from cmd_lightning.pipeline import CMDPipeline
@@ -38,16 +39,16 @@ def saved(tiny_pipeline, tmp_path):
 def written(monkeypatch):
     """The videos that are handed to the encoder, by file name: mp4 itself loses a little."""
     videos = {}
-    from cmd_lightning import video_io
+    from cmd_lightning import video_encoding
 
-    original = video_io.write_video
+    original = video_encoding.write_video
 
     def record(path, video, fps, *args, **kwargs):
         videos[path.name] = video.clone()
         assert fps == 7.0
         original(path, video, fps, *args, **kwargs)
 
-    monkeypatch.setattr(video_io, "write_video", record)
+    monkeypatch.setattr(video_encoding, "write_video", record)
     return videos
 
 
@@ -103,10 +104,32 @@ def test_a_solver_and_half_precision(saved, written, tmp_path):
     assert close(written["square-0.mp4"], video_of(pipeline("square", seeds=[0], **settings).frames[0]))
 
 
-def test_a_solver_for_flow_matching_is_refused(saved, tmp_path, capsys):
+@pytest.mark.parametrize("steps", ["1", "4"])
+def test_few_steps_of_both_kinds_of_stage(saved, written, tmp_path, steps):
+    """LCM draws noise between its steps; a video is still that of its seed alone."""
     saved("caption", motion_scheduler=FlowMatching().scheduler())
-    assert main(["generate", str(tmp_path / "model"), "--prompt", "a", "--solver", "dpm++"]) == 2
-    assert "trained by flow matching" in capsys.readouterr().err
+    few = ["--prompt", "square", "--solver", "lcm", "--steps", steps, "--guidance", "1"]
+    run(tmp_path, *few, "--num", "2")
+    first = dict(written)
+    record = json.loads((tmp_path / "out" / "square-1.json").read_text())
+    assert record["solver"] == {"content": "LCMScheduler", "motion": "FlowMatchLCMScheduler"}
+    assert record["steps"] == {"content": int(steps), "motion": int(steps)}
+    run(tmp_path, *few, "--seed", "1")
+    assert close(written["square-1.mp4"], first["square-1.mp4"])
+    run(tmp_path, "--prompt", "square", "--solver", "content=lcm", "--steps", steps)
+    record = json.loads((tmp_path / "out" / "square-0.json").read_text())
+    assert record["solver"] == {"content": "LCMScheduler", "motion": "FlowMatchEulerDiscreteScheduler"}
+
+
+def test_wrong_solvers_are_reported(saved, tmp_path, capsys):
+    saved("caption", motion_scheduler=FlowMatching().scheduler())
+    for options, told in (
+        (["--solver", "euler"], "--solver: 'euler' is not one of ddim, dpm++, unipc, lcm"),
+        (["--solver", "video=lcm"], "no stage 'video'; the stages are content, motion"),
+        (["--solver", "lcm", "--steps", "60"], "steps 60: the content model takes 1 to 50; give such a number"),
+    ):
+        assert main(["generate", str(tmp_path / "model"), "--prompt", "a", *options]) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_compiled_networks(saved, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ def verb(
     mode: Literal["fast", "slow"] = "slow",
     steps: dict[str, int] | None = None,
     guidance: dict[str, float] | None = None,
+    solver: dict[str, Literal["quick", "exact"]] | None = None,
     batch_size: int = 8,
     fps: float = 7.5,
     verbose: bool = False,
@@ -53,6 +54,7 @@ def test_positions_options_and_defaults():
         "mode": "slow",
         "steps": None,
         "guidance": None,
+        "solver": None,
         "batch_size": 8,
         "fps": 7.5,
         "verbose": False,
@@ -98,10 +100,17 @@ def test_numbers_by_stage(text, steps):
     assert {type(value) for value in guidance.values()} == {float}
 
 
+def test_choices_by_stage():
+    for text, wanted in (("quick", {"content": "quick", "motion": "quick"}), ("motion=exact", {"motion": "exact"})):
+        assert parse("m", "c", "--out", "o", "--solver", text)["solver"] == wanted
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         ("m c", "--out"),
+        ("m c --out o --solver fast", "--solver.*'fast' is not one of quick, exact"),
+        ("m c --out o --solver motion=fast", "--solver.*'fast' is not one of quick, exact"),
         ("m --out o", "CLIPS: missing; see `program verb --help`"),
         ("m c --out o --steps ten", "--steps.*ten"),
         ("m c --out o --steps content=ten", "--steps"),

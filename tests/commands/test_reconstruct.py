@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from cmd_lightning.cli import main
-from cmd_lightning.video_io import read_video, write_video
+from cmd_lightning.video_encoding import write_video
+from cmd_lightning.video_io import read_video
 
 
 @pytest.fixture

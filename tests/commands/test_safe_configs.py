@@ -11,6 +11,8 @@ import torch
 import yaml
 
 from cmd_lightning.cli import main
+from cmd_lightning.commands.class_paths import check_class_paths
+from cmd_lightning.errors import InputError
 
 CONFIG = {
     "seed_everything": False,
@@ -41,6 +43,14 @@ class Touch:
 
 class Call(Touch):
     __call__ = touch
+
+
+class Stage:
+    def __init__(self, word: str):
+        self.word = word
+
+    def __call__(self, samples):
+        return samples
 """
 """A third party's module, with what does not fit anywhere."""
 
@@ -98,7 +108,7 @@ FACTORIES = ("network", "optimizer", "schedule")
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_does_not_fit_is_refused_and_not_called(refused, witness, place):
+def test_what_does_not_fit_is_rejected_and_not_called(refused, witness, place):
     payloads = [
         {"class_path": "os.system", "init_args": {"command": f"touch '{witness}'"}},
         {"class_path": "payloads.Touch"},
@@ -138,6 +148,22 @@ def test_nor_where_an_argument_may_be_anything(refused, witness, path):
     assert f"class_path {path}: " in refused(put(("trainer", "strategy"), ddp))
     time.sleep(0.1)
     assert not witness.exists()
+
+
+def test_stages_are_classes_of_objects_that_can_be_called(refused, witness):
+    def config(stages):
+        return put(
+            ("data",), {"class_path": "WebVidDataModule", "init_args": {"train_shards": "none", "stages": stages}}
+        )
+
+    for path in ("subprocess.Popen", "webdataset.gopen.Pipe", "payloads.Touch"):
+        stage = {"class_path": path} | PAYLOADS[path]
+        refused(config([stage]))
+        with pytest.raises(InputError, match=f"^class_path {path}: "):
+            check_class_paths({"stages": [stage]})
+    stage = {"class_path": "payloads.Stage", "init_args": {"word": "a"}}
+    assert "train_shards none: no such shard" in refused(config(["payloads.touch", stage]))  # after the stages are made
+    assert "data.stages payloads.Stage: expected a list, [my_package.my_stage," in refused(config("payloads.Stage"))
 
 
 def test_classes_that_call_whatever_they_are_given_are_refused(refused):
@@ -191,7 +217,7 @@ class Bomb:
         return os.system, (f"touch '{self.witness}'",)
 
 
-def test_checkpoints_with_code_are_refused_wherever_they_are_given(refused, witness, tmp_path, tiny_stages, capsys):
+def test_checkpoints_with_code_are_rejected_wherever_they_are_given(refused, witness, tmp_path, tiny_stages, capsys):
     evil = tmp_path / "last.ckpt"
     torch.save({"cmd": {"stage": "autoencoder"}, "state_dict": Bomb(witness)}, evil)
 

@@ -13,7 +13,8 @@ from cmd_lightning.data.shard_writer import ShardWriter
 from cmd_lightning.errors import InputError
 from cmd_lightning.shapes.painting import make_clip
 from cmd_lightning.shapes.scenes import SHAPES
-from cmd_lightning.video_io import read_video, write_video
+from cmd_lightning.video_encoding import write_video
+from cmd_lightning.video_io import read_video
 
 
 def members(path):

@@ -18,7 +18,7 @@ from cmd_lightning.commands import stages, train, train_configs, train_page
 from cmd_lightning.commands.train_configs import facts_of
 from cmd_lightning.errors import InputError
 from cmd_lightning.packing.pack import pack_clips
-from cmd_lightning.video_io import write_video
+from cmd_lightning.video_encoding import write_video
 
 CAPTIONS = ("a square rises", "a square falls")
 STEPS = 2

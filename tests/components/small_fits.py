@@ -2,6 +2,8 @@
 
 import os
 import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from diffusers import AutoencoderKL
@@ -12,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from cmd_lightning.callbacks import LastCheckpoint
-from cmd_lightning.components import ContentDiffusion, MotionDiffusion, VideoAutoencoder
+from cmd_lightning.components import ContentDiffusion, MotionDiffusion, MotionDistillation, VideoAutoencoder
 from cmd_lightning.conditioning import ClassEncoder, OpenCLIPTextEncoder
 from cmd_lightning.latent_space import FrameLatents, Pixels
 from cmd_lightning.networks.lora import LoRA
@@ -34,6 +36,7 @@ CASES = {
     "content DiT, classes": ("content", lambda spec, dim: ContentDiT(spec, dim, **DIT), "label"),
     "motion DiT, captions": ("motion", lambda spec, dim: MotionDiT(spec, dim, **DIT), "caption"),
     "motion DiT, classes": ("motion", lambda spec, dim: MotionDiT(spec, dim, **DIT), "label"),
+    "motion student, captions": ("motion", lambda spec, dim: MotionDiT(spec, dim, **DIT), "caption"),
 }
 """By name: the stage, how its network is made, and what it is conditioned on."""
 
@@ -100,6 +103,18 @@ def component(case, optimizer=sgd, pixels=False, **options):
         **options,
     )
     made.keep_frozen(latent_space=space)
+    return student(made, optimizer=optimizer, **options) if "student" in case else made
+
+
+def student(teacher, **options):
+    """A student of a component, guided, moved away from it."""
+    checkpoint = {"state_dict": teacher.state_dict()}
+    teacher.on_save_checkpoint(checkpoint)
+    with TemporaryDirectory() as folder:
+        torch.save(checkpoint, path := Path(folder, "teacher.ckpt"))
+        made = MotionDistillation(str(path), guidance=2.0, **options)
+    wake(made.network)
+    made.keep_frozen(latent_space=teacher._frozen["latent_space"])
     return made
 
 

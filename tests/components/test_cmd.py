@@ -16,7 +16,8 @@ from cmd_lightning.metrics.frechet import frechet_distance_from_features
 from cmd_lightning.metrics.kernel import kernel_distance
 from cmd_lightning.pipeline import CMDPipeline
 from cmd_lightning.shapes.synth import write_shapes
-from cmd_lightning.video_io import read_video, write_video
+from cmd_lightning.video_encoding import write_video
+from cmd_lightning.video_io import read_video
 
 STEPS, GUIDANCE = {"content": 3, "motion": 4}, {"content": 2.0, "motion": 1.5}
 

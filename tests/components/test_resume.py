@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from same import assert_same
-from training_configs import AUTOENCODER, config, motion
+from training_configs import AUTOENCODER, config, motion, motion_student
 
 from cmd_lightning.cli import main
 from cmd_lightning.shapes.synth import write_shapes
@@ -87,3 +87,9 @@ def test_stopped_by_max_steps_within_or_at_the_end_of_an_epoch(tmp_path, shards,
 def test_motion_with_random_draws_over_an_epoch_boundary(tmp_path, shards, workers):
     autoencoder = fit(tmp_path / "first", AUTOENCODER, shards, 0, 1)
     assert_resumes(tmp_path, motion(autoencoder), shards, workers, steps=9, stop=5)
+
+
+def test_a_student_over_an_epoch_boundary(tmp_path, shards):
+    autoencoder = fit(tmp_path / "first", AUTOENCODER, shards, 0, 1)
+    teacher = fit(tmp_path / "teacher", motion(autoencoder), shards, 0, 1)
+    assert_resumes(tmp_path, motion_student(teacher), shards, 0, steps=9, stop=5)

@@ -21,7 +21,8 @@ from cmd_lightning.latent_space import from_uint8, to_uint8
 from cmd_lightning.networks import VideoDenoiser
 from cmd_lightning.provenance import sha256
 from cmd_lightning.shapes.painting import make_clip
-from cmd_lightning.video_io import read_video, write_video
+from cmd_lightning.video_encoding import write_video
+from cmd_lightning.video_io import read_video
 from cmd_lightning.zoo.autoencoders.triplane import TriplaneAutoencoder
 from cmd_lightning.zoo.baselines.pvdm import TriplaneUNet
 from cmd_lightning.zoo.content.unet import unet

@@ -63,3 +63,10 @@ def motion(autoencoder) -> dict:
             "condition_dropout": 0.5,
         },
     }
+
+
+def motion_student(teacher) -> dict:
+    """A student of a motion stage, with guidance inside."""
+    schedule = {"class_path": "WarmupSchedule", "init_args": {"warmup_steps": 3}}
+    given = {"teacher": str(teacher), "guidance": 2.0, "schedule": schedule}
+    return {"class_path": "MotionDistillation", "init_args": given}

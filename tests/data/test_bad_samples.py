@@ -22,7 +22,7 @@ def test_streams_and_checks_count_alike(tmp_path):
     bad = {
         "empty file": {"a.mp4": b""},
         "unreadable video": {"b.mp4": b"junk" * 100},
-        "still picture": {"c.mp4": picture()},
+        "still image": {"c.mp4": picture()},
         "no video stream": {"d.mp4": sound()},
         "damaged frames": {"e.mp4": gone},
         "unreadable json": {"f.mp4": clip, "f.json": b"{"},

@@ -42,7 +42,7 @@ def test_scan_counts_what_tarfile_lists(shards, tmp_path):
     assert (found.samples, found.bad) == (3, {"e": "no video"})  # an empty video is found when it is decoded
 
 
-def test_cut_off_and_foreign_files(shards, tmp_path):
+def test_cut_off_and_other_files(shards, tmp_path):
     whole = (shards / "00003.tar").read_bytes()
     with tarfile.open(shards / "00003.tar") as tar:
         third = tar.getmember("0014.mp4")
@@ -76,14 +76,14 @@ def counted(path):
         b'{"shards": {"00002.tar": {"bytes": 10240, "samples": 1, "bad": ["a"]}}}',
     ],
 )
-def test_a_damaged_index_is_made_anew(shards, tmp_path, index):
+def test_a_damaged_index_is_rebuilt(shards, tmp_path, index):
     shutil.copy(shards / "00002.tar", tmp_path)
     (tmp_path / "index.json").write_bytes(index)
     assert [shard.good for shard in load_index(expand(str(tmp_path)), write=True)] == [1]
     assert json.loads((tmp_path / "index.json").read_text())["shards"]["00002.tar"]["samples"] == 1
 
 
-def test_a_strangers_index_is_believed_within_reason(shards, tmp_path):
+def test_an_untrusted_index_is_believed_within_reason(shards, tmp_path):
     class Remote:
         def __init__(self, **entry):
             self.entry, self.asked = {"bytes": 10240, "samples": 2, "bad": {}} | entry, []

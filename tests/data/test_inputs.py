@@ -81,7 +81,7 @@ def test_clips_of_all_kinds_in_folders_and_shards(files, tmp_path):
     (tmp_path / "clips" / "deep" / "cover.png").write_bytes(picture())
 
     done = pack_clips(tmp_path / "clips", tmp_path / "packed")
-    assert (done["samples"], done["bad"], done["empty_captions"]) == (len(files), {"still picture": 2}, 0)
+    assert (done["samples"], done["bad"], done["empty_captions"]) == (len(files), {"still image": 2}, 0)
     assert f"captions from {len(files)} .txt files; 0 clips without" in done["notes"][0]
     packed = streamed(tmp_path / "packed").values()
     assert sorted(frames for frames, *_ in packed) == wanted

@@ -267,7 +267,7 @@ def test_video_shards_and_latent_shards_are_told_apart(latents, shards):
     ],
     ids=str,
 )
-def test_a_batch_of_two_kinds_is_refused_on_one_line(tmp_path, other, workers):
+def test_a_batch_of_two_kinds_is_rejected_on_one_line(tmp_path, other, workers):
     write_tar(tmp_path / "0.tar", [latent_sample("a"), latent_sample("b", **other)])
     with pytest.raises(InputError, match=r"data: clip 0/a has .*, clip 0/b .*one `shards encode`") as error:
         list(module(tmp_path, num_workers=workers).val_dataloader())

@@ -59,7 +59,7 @@ def passes(streams, workers, monkeypatch):
         readers = []
         for worker in range(max(workers, 1)):
             info = types.SimpleNamespace(id=worker, num_workers=workers) if workers else None
-            monkeypatch.setattr("cmd_lightning.data.batch.get_worker_info", lambda info=info: info)
+            monkeypatch.setattr("cmd_lightning.data.loader.get_worker_info", lambda info=info: info)
             readers.append([batch["key"] for batch in stream])
         turns = itertools.zip_longest(*readers)
         ranks.append([keys for turn in turns for keys in turn if keys is not None])

@@ -17,8 +17,9 @@ from shard_files import serve_folder
 from cmd_lightning import video_file
 from cmd_lightning.data.clips import BadSample, ClipLoader
 from cmd_lightning.evaluation.sources import Selection, open_source
+from cmd_lightning.video_encoding import gif_bytes
 from cmd_lightning.video_file import VideoError
-from cmd_lightning.video_io import VideoReader, gif_bytes
+from cmd_lightning.video_io import VideoReader
 
 
 @pytest.mark.parametrize("data", [encode(numbered(1)), gif_bytes(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), 8)])

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+from dataclasses import replace
 
 import pytest
 from missing import missing
@@ -130,6 +131,15 @@ def test_no_credentials(remote, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(FetchError, match=r"^s3://clips/large/0.tar: no access .*check the credentials"):
         remote().open("s3://clips/large/0.tar")
+
+
+def test_an_unknown_option_is_named_at_once(remote, monkeypatch):
+    monkeypatch.setattr(fetch, "_pause", lambda _: pytest.fail("tried again"))
+    options = replace(remote(), storage_options={"s3": {"endpoint": "x", "skip_instance_cache": True}})
+    with pytest.raises(
+        FetchError, match=r"^s3://clips/large/0.tar: .* 'endpoint'\); check data\.remote\.storage_options$"
+    ):
+        options.open("s3://clips/large/0.tar")
 
 
 class Relay:

@@ -114,7 +114,7 @@ def test_a_function_selects(rated, tmp_path, monkeypatch):
     assert keys(module(rated, "user_select.odd")) == [i for i in GOOD if i % 2]
     assert keys(module(rated, lambda facts: "score" not in facts)) == [14]
     for name, words in (
-        ("user_select.number", r"data\.select user_select\.number: is a int"),
+        ("user_select.number", r"data\.select user_select\.number: is of type int"),
         ("user_select.none", r"data\.select user_select\.none: cannot be imported"),
         ("user_select.fails", r"data\.select user_select\.fails: fails on 00 \(TypeError"),
     ):

@@ -141,7 +141,7 @@ def test_still_webp_is_known_before_the_first_batch(shards, checked):
     write_tar(shards / "moving.tar", [webp(i, 5) for i in range(4)])
     given = str(shards / "{moving,stills}.tar")
     if checked:
-        assert check_shards(given)["bad"] == {"still picture": 4}
+        assert check_shards(given)["bad"] == {"still image": 4}
     with pytest.raises(
         InputError, match=r"^train_shards .*stills\.tar: holds still images, .* set data\.images still$"
     ) as error:

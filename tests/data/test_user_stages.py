@@ -78,6 +78,7 @@ def test_training_reads_a_webdataset_pipeline_through_its_loader(shards, workers
         one = list(data.train_dataloader().map(lambda batch: batch["key"]))
         assert len(one) == len(batches) == len(loader)
         assert sorted(key for keys in one for key in plain(keys)) != []
+        assert len(list(data.train_dataloader().slice(1))) == 1
 
 
 def test_stages_are_those_of_a_data_pipeline(shards):
@@ -204,18 +205,23 @@ def test_a_stage_must_keep_the_number_of_samples(shards, user, workers, stage, w
         ),
         ("no_module.stage", r"data\.stages no_module\.stage: cannot be imported \(No module named 'no_module'\)"),
         ("stage", r"data\.stages stage: cannot be imported"),
-        ("user_stages.number", r"data\.stages user_stages\.number: is a int, which cannot be called"),
+        ("user_stages.number", r"data\.stages user_stages\.number: is of type int, which cannot be called"),
     ],
 )
-def test_stages_that_are_none_are_an_error_at_the_start(shards, user, stage, words):
+def test_invalid_stages_are_an_error_at_the_start(shards, user, stage, words):
     with pytest.raises(InputError, match=words) as error:
         module(shards, stage)
     assert "\n" not in str(error.value)
 
 
+def test_a_single_stage_is_answered_with_the_right_spelling(shards):
+    with pytest.raises(InputError, match=r"^data\.stages a\.b: give a list, \[my_package\.my_stage\]$"):
+        WebVidDataModule(str(shards), stages="a.b")
+
+
 def test_what_a_stage_gives_is_checked(shards):
     for stage, words in (
-        (webdataset.map(lambda one: one | {"txt": 3}), "txt of .* is a int, which has no form as bytes"),
+        (webdataset.map(lambda one: one | {"txt": 3}), "txt of .* is of type int, which cannot be encoded; give bytes"),
         (webdataset.map(lambda one: one["mp4"]), "gave a bytes without a text as __key__"),
         (lambda samples: ({"mp4": one["mp4"]} for one in samples), "gave a dict without a text as __key__"),
     ):

@@ -1,5 +1,6 @@
 import json
 import warnings
+from pathlib import Path
 
 import lightning
 import pytest
@@ -204,11 +205,19 @@ def test_no_validation_shards_and_no_needless_warnings(shards):
         ({"stride": 0}, "stride 0"),
         ({"size": [8, 8, 8]}, "size"),
         ({"batch_size": 0}, "batch_size 0"),
+        ({"crop": "left"}, "crop left: give center or random"),
+        ({"images": "yes"}, "images yes: give forbid or still"),
     ],
 )
 def test_wrong_options(shards, options, words):
     with pytest.raises(InputError, match=words):
         module(shards, **options)
+
+
+@pytest.mark.parametrize("given", [Path("a"), 5])
+def test_shards_of_other_types_are_an_error(given):
+    with pytest.raises(InputError, match=r"^val_shards .*: give a path as str, or a list of them$"):
+        WebVidDataModule(val_shards=given)
 
 
 def test_missing_shards_are_named_with_their_option(tmp_path):

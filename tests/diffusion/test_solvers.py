@@ -1,6 +1,12 @@
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchLCMScheduler,
+    UniPCMultistepScheduler,
+)
 
 from cmd_lightning.diffusion import Diffusion, FlowMatching
 from cmd_lightning.diffusion.sampling import sample
@@ -47,11 +53,62 @@ def test_values_within_the_range_are_not_touched_by_clipping(name):
     torch.testing.assert_close(*results)
 
 
+FLOWS = {
+    "ddim": FlowMatchEulerDiscreteScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+    "lcm": FlowMatchLCMScheduler,
+}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_solvers_of_flow_matching_begin_at_pure_noise_and_take_equal_shares_before_the_shift(name, steps):
+    made = solver(name, FlowMatching(3.0).scheduler())
+    assert type(made) is FLOWS[name]
+    seen = []
+
+    def predict(noisy, timestep):
+        seen.append(timestep[0].item() / 1000)
+        return torch.zeros_like(noisy)
+
+    sample(predict, made, torch.randn(2, 3, 4), steps)
+    shares = [1 - step / steps for step in range(steps)]
+    if name != "ddim":  # diffusers' Euler has its own spacing
+        assert seen == pytest.approx([3 * share / (1 + 2 * share) for share in shares], abs=2e-3)
+    assert seen[0] == pytest.approx(1, abs=2e-3) and len(seen) == steps
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "unipc"])
+def test_solvers_of_flow_matching_reach_a_gaussian(name):
+    def velocity(noisy, timestep):  # of the best denoiser of data from N(0.7, 0.3²)
+        sigma = (timestep / 1000).view(-1, 1)
+        excess = (noisy - (1 - sigma) * 0.7) / ((1 - sigma) ** 2 * 0.09 + sigma**2)
+        return sigma * excess - (0.7 + (1 - sigma) * 0.09 * excess)
+
+    noise = torch.randn(1000, 1)
+    found = sample(velocity, solver(name, FlowMatching(2.0).scheduler()), noise, {"ddim": 200}.get(name, 30))
+    torch.testing.assert_close(found, 0.7 + 0.3 * noise, atol=0.06, rtol=0)
+
+
+@pytest.mark.parametrize("first", SOLVERS)
+@pytest.mark.parametrize("objective", [FlowMatching(3.0), Diffusion("v_prediction", "scaled_linear", 0.00085, 0.012)])
+def test_a_solver_follows_another(first, objective):
+    """Whichever solver a model has, the next one is that for how it was trained."""
+    other = solver(first, objective.scheduler())
+    for name in SOLVERS:
+        made, direct = (solver(name, own) for own in (other, objective.scheduler()))
+        assert type(made) is type(direct)
+        for key in ("shift", "flow_shift", "beta_start", "prediction_type", "num_train_timesteps"):
+            assert made.config.get(key) == direct.config.get(key)
+
+
 def test_what_cannot_be_is_reported():
-    with pytest.raises(InputError, match=r"solver euler: choose ddim, dpm\+\+, unipc"):
+    with pytest.raises(InputError, match=r"solver euler: choose ddim, dpm\+\+, unipc, lcm"):
         solver("euler", Diffusion().scheduler())
-    with pytest.raises(InputError, match="trained by flow matching"):
-        solver("dpm++", FlowMatching().scheduler())
+    by_size = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    with pytest.raises(InputError, match=r"FlowMatchEulerDiscreteScheduler has neither a noise schedule .* shift"):
+        solver("unipc", by_size)
     scheduler = DDIMScheduler(clip_sample=True, clip_sample_range=2.0)
     with pytest.raises(InputError, match=r"it clips to 1, the model to 2\.0"):
         solver("unipc", scheduler)

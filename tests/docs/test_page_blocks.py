@@ -16,7 +16,7 @@ from PIL import Image
 from cmd_lightning.cli import TRAINING, VERBS, function_of
 from cmd_lightning.commands.parser import parser_of
 from cmd_lightning.errors import InputError
-from cmd_lightning.video_io import write_video
+from cmd_lightning.video_encoding import write_video
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))

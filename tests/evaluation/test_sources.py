@@ -21,7 +21,8 @@ from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
 from cmd_lightning.evaluation.datamodule import read_batch
 from cmd_lightning.evaluation.sources import Selection, open_source
-from cmd_lightning.video_io import mp4_bytes, read_video, write_video
+from cmd_lightning.video_encoding import mp4_bytes, write_video
+from cmd_lightning.video_io import read_video
 
 
 def clips(num=7, frames=9, height=16, width=20, seed=0):
@@ -298,9 +299,9 @@ def test_ranks_and_workers_cover_every_clip_once(videos, tmp_path):
 def test_rate_and_beginning(tmp_path):
     ramp = torch.arange(40, dtype=torch.uint8)[None, :, None, None].expand(3, 40, 16, 16) * 6
     for index in range(30):
-        write_video(tmp_path / f"{index:02d}.mp4", ramp, 24, crf=0)
+        (tmp_path / f"{index:02d}.mp4").write_bytes(mp4_bytes(ramp, 24, crf=0))
         if index == 6:
-            write_video(tmp_path / "06.mp4", ramp, 17, crf=0)
+            (tmp_path / "06.mp4").write_bytes(mp4_bytes(ramp, 17, crf=0))
 
     def numbers(item):
         return [round(level / 6) for level in item["video"].float().mean((0, 2, 3)).tolist()]

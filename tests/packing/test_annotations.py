@@ -133,7 +133,7 @@ def test_ucf101_copies_that_are_flat_or_in_another_format_and_lack_clips(ucf, tm
     assert classes(tmp_path / "out" / "train") == CLASSES
     clip(videos / "again" / "v_YoYo_g08_c01.avi", 77)
     clip(videos / "once" / "v_YoYo_g08_c01.avi", 77)
-    refused(capsys, "v_YoYo_g08_c01 lies there twice", videos=videos, captions=lists, out=tmp_path / "twice")
+    refused(capsys, "v_YoYo_g08_c01 is there twice", videos=videos, captions=lists, out=tmp_path / "twice")
     assert not (tmp_path / "twice").exists()
 
 

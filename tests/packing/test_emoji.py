@@ -167,7 +167,7 @@ def test_a_folder_of_emoji_is_packed_with_facts_and_stills_are_counted(tmp_path,
     folder = folder_of(tmp_path / "emoji", stems, stills=["1f1e9-1f1ea", "2194-fe0f"])
     told = []
     done = pack_clips(folder, tmp_path / "out", progress=told.append)
-    assert done["bad"] == {"still picture": 2, "unknown suffix": 2}
+    assert done["bad"] == {"still image": 2, "unknown suffix": 2}
     assert done["samples"] == len(stems) == 34
     assert set(done["splits"]) == {str(tmp_path / "out" / split) for split in ("train", "test", "combinations")}
     assert any("34 animated emoji, 15 of them with a skin tone, of 19 base emoji" in line for line in told)

@@ -290,7 +290,7 @@ def test_whole_numbers_stay_labels(tmp_path, given, labels, classes):
         (
             ["cat/a.mp4", "cat/b.WMV", "cat/c.rm", ("cat/d.webp", STILL), ("dog/notes.txt", b"x")],
             2,
-            {"unknown suffix": 2, "still picture": 1},
+            {"unknown suffix": 2, "still image": 1},
         ),
         (["a.mp4", "b.1.mp4", "b.2.v1.0.mp4"], 3, {}),
         (["a.mp4", ".hidden.mp4", ".git/x.mp4"], 1, {}),

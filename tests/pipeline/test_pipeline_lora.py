@@ -4,8 +4,9 @@ import copy
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import LCMScheduler, StableDiffusionPipeline
 from missing import needed
+from safetensors.torch import save_file
 
 CAPTIONS = ["a red circle", "left"]
 
@@ -98,3 +99,51 @@ def test_adapters_of_the_text_encoder_change_the_empty_caption_too(stable_pipeli
     assert_same(adapted, content(stable_pipeline, few, negative_prompt=""))
     stable_pipeline.unload_lora_weights()
     assert_same(content(stable_pipeline, few), plain)
+
+
+LCM_LORA = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+LCM_LORA += ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj")
+"""What public LCM-LoRAs change: the ends of the names of the layers, linear and convolutional."""
+
+
+@pytest.fixture
+def lcm_lora(stable_pipeline, tmp_path):
+    """A file in the layout of latent-consistency/lcm-lora-sdv1-5, and what it adds to each weight of the U-Net."""
+    generator = torch.Generator().manual_seed(3)
+    rank, alpha = 3, 1.5
+    file, changes = {}, {}
+    for name, layer in stable_pipeline.unet.named_modules():
+        if not name.endswith(LCM_LORA) or not hasattr(layer, "weight"):
+            continue
+        outputs, inputs, *kernel = layer.weight.shape
+        down = 0.1 * torch.randn(rank, inputs, *kernel, generator=generator)
+        up = 0.1 * torch.randn(outputs, rank, *[1] * len(kernel), generator=generator)
+        stem = "lora_unet_" + name.replace(".", "_")
+        file |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up, f"{stem}.alpha": torch.tensor(alpha)}
+        changes[f"{name}.weight"] = alpha / rank * (up.flatten(1) @ down.flatten(1)).view_as(layer.weight)
+    save_file(file, tmp_path / "pytorch_lora_weights.safetensors")
+    return tmp_path / "pytorch_lora_weights.safetensors", changes
+
+
+def test_a_public_lcm_lora_makes_few_steps_of_the_content_stage(stable_pipeline, lcm_lora):
+    """Each of its changes arrives, also those of convolutions; the motion model samples as before."""
+    needed("peft")
+    path, changes = lcm_lora
+    assert {len(change.shape) for change in changes.values()} == {2, 4} and len(changes) > 30
+    motion = stable_pipeline.motion_scheduler
+    by_hand = copy.deepcopy(stable_pipeline.unet)
+    with torch.no_grad():
+        for name, change in changes.items():
+            by_hand.get_parameter(name).add_(change)
+    stable_pipeline.use_solver({"content": "lcm"})
+    assert type(stable_pipeline.scheduler) is LCMScheduler and stable_pipeline.motion_scheduler is motion
+    call = {"num_inference_steps": {"content": 4, "motion": 2}, "guidance_scale": 1.0}
+    plain = content(stable_pipeline, call)
+    stable_pipeline.load_lora_weights(path.parent, weight_name=path.name)
+    adapted = content(stable_pipeline, call)
+    alone = stable_pipeline(CAPTIONS[1], seeds=[6], **call, output_type="latent").content
+    assert_same(alone[0], adapted[1])  # its noise between steps is that of its seed
+    stable_pipeline.unload_lora_weights()
+    stable_pipeline.unet = by_hand
+    assert distance(adapted, plain) > 0.1
+    assert_same(content(stable_pipeline, call), adapted)

@@ -17,6 +17,7 @@ DIFFUSION = sorted(
 FLOWS = [
     (diffusers.FlowMatchEulerDiscreteScheduler, {"stochastic_sampling": True}),
     (diffusers.FlowMatchHeunDiscreteScheduler, {}),
+    (diffusers.FlowMatchLCMScheduler, {}),
 ]
 STOCHASTIC = {
     "DPMSolverMultistepScheduler": {"algorithm_type": "sde-dpmsolver++"},

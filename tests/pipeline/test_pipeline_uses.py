@@ -7,7 +7,7 @@ from PIL import Image
 
 from cmd_lightning.errors import InputError, InputWarning
 from cmd_lightning.pipeline.longer import seam_ratio
-from cmd_lightning.video_io import write_video
+from cmd_lightning.video_encoding import write_video
 
 CAPTIONS = ["a red circle moves left", "a blue square"]
 TENSOR = {"output_type": "pt"}

@@ -5,7 +5,8 @@ import torch
 from cmd_lightning.errors import InputError
 from cmd_lightning.shapes.neighbours import find_copies, nearest_neighbours, thumbnails
 from cmd_lightning.shapes.painting import make_clip
-from cmd_lightning.video_io import mp4_bytes, read_video
+from cmd_lightning.video_encoding import mp4_bytes
+from cmd_lightning.video_io import read_video
 
 
 def test_nearest_neighbours_are_those_of_a_full_search():

@@ -8,7 +8,8 @@ from cmd_lightning.shapes.drawing import draw_scene
 from cmd_lightning.shapes.features import ShapesFeatures
 from cmd_lightning.shapes.painting import render
 from cmd_lightning.shapes.reader import ANSWERS, Reading, ShapesReader, joint_accuracy
-from cmd_lightning.video_io import VideoReader, mp4_bytes
+from cmd_lightning.video_encoding import mp4_bytes
+from cmd_lightning.video_io import VideoReader
 
 SEED = 20_261_122
 """Of clips that no training has drawn."""

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cmd_lightning.video_io import mp4_bytes, read_video
+from cmd_lightning.video_encoding import mp4_bytes
+from cmd_lightning.video_io import read_video
 
 FRAMES = 16  # of every clip of the yardstick
 

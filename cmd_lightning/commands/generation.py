@@ -1,0 +1,199 @@
+"""What `generate` computes: a model opened as its options say, and videos in batches, each with its record."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cmd_lightning.commands.files import open_model, tell, warn
+from cmd_lightning.commands.loading import loading
+from cmd_lightning.commands.records import Job, Options, described, record, write_record
+from cmd_lightning.errors import InputError, InputWarning, reason
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cmd_lightning.pipeline import CMDPipeline
+    from cmd_lightning.pipeline.request import StageName
+
+Images = Mapping[str, tuple["Tensor", list[str]]]
+"""By file: an image in the model's size, `(3, height, width)` in [0, 1], and what was done to it in words."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The videos of one call of `generate`.
+
+    Args:
+        options: How the model is opened.
+        jobs: The videos.
+        paths: Where each is written; its record is next to it.
+        batch_size: Videos computed at once.
+        steps: Denoising steps by stage; None for the model's own.
+        guidance: Guidance scales by stage; None for the model's own.
+        resume: Whether to leave out videos that are there, with their record.
+    """
+
+    options: Options
+    jobs: Sequence[Job]
+    paths: Sequence[Path]
+    batch_size: int = 8
+    steps: Mapping[str, int] | None = None
+    guidance: Mapping[str, float] | None = None
+    resume: bool = False
+
+
+def work(run: Run, part: int = 0, parts: int = 1) -> None:
+    """Writes the videos of a run, or of one of several parts of it.
+
+    Batches are the same for every part and for a run that is resumed, so that each video is too.
+
+    Raises:
+        InputError: The model does not take what is asked for, or a video is there that was made in another way.
+    """
+    with loading(run.options.model):
+        from cmd_lightning import video_encoding
+
+        pipeline = opened(run.options)
+    images = fitted(pipeline, run)
+    stages: tuple[StageName, ...] = ("motion",) if images else ("content", "motion")
+    sampling = {stage: pipeline.sampling(stage, run.steps, run.guidance) for stage in stages}
+    steps: dict[str, int] = {stage: number for stage, (number, _) in sampling.items()}
+    guidance: dict[str, float] = {stage: scale for stage, (_, scale) in sampling.items()}
+    about = described(pipeline, run.options, steps, guidance)
+    notes = {job: [*told(pipeline, job, stages), *resized(job, images)] for job in run.jobs}
+    if part == 0:
+        for text in dict.fromkeys(text for texts in notes.values() for text in texts):
+            warn(text)
+    there = {path for job, path in zip(run.jobs, run.paths, strict=True) if run.resume and is_there(path, job, about)}
+    if there and part == 0:
+        tell(f"{len(there)} of {len(run.jobs)} videos are there already")
+    starts = range(0, len(run.jobs), run.batch_size)
+    for start in starts[part::parts]:
+        batch = slice(start, start + run.batch_size)
+        jobs, paths = run.jobs[batch], run.paths[batch]
+        if there.issuperset(paths):
+            continue
+        for place, (path, video) in enumerate(
+            zip(paths, videos_of(pipeline, jobs, images, steps, guidance), strict=True)
+        ):
+            if path not in there:
+                video_encoding.write_video(path, video, pipeline.config.fps)
+                write_record(record_path(path), record(about, jobs, place, video, notes[jobs[place]]))
+                print(path, flush=True)
+
+
+def videos_of(
+    pipeline: CMDPipeline, jobs: Sequence[Job], images: Images, steps: Mapping[str, int], guidance: Mapping[str, float]
+) -> Tensor:
+    """A batch of videos `(B, 3, T, H, W)`, uint8."""
+    from cmd_lightning.latent_space import to_uint8
+
+    arguments: dict[str, Any] = {"seeds": [job.seed for job in jobs], "output_type": "latent"}
+    arguments |= {"num_inference_steps": steps, "guidance_scale": guidance}
+    if images:
+        arguments["image"] = [images[job.image][0] for job in jobs if job.image]
+    if jobs[0].condition is not None:
+        name = "prompt" if isinstance(jobs[0].condition, str) else "class_labels"
+        arguments[name] = [job.condition for job in jobs]
+    elif not images:
+        arguments["num_videos_per_prompt"] = len(jobs)
+    with warnings.catch_warnings(action="ignore", category=InputWarning):  # reported for all batches at once
+        made: Any = pipeline(**arguments)  # not a tuple, which only `return_dict=False` gives
+    return to_uint8(pipeline.decode(made.content, made.frames)).cpu()
+
+
+def is_there(path: Path, job: Job, about: Mapping[str, Any]) -> bool:
+    """Whether a video and its record are there.
+
+    Raises:
+        InputError: The record is that of another video.
+    """
+    file = record_path(path)
+    if not (path.exists() and file.is_file()):
+        return False
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        wanted = {"condition": job.condition, "seed": job.seed, "image": job.image}
+        wanted |= {name: about[name] for name in ("steps", "guidance", "solver", "weights", "options")}
+        other = next((name for name, value in wanted.items() if found[name] != value), None)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"--resume: {file} is no record of a video; give another --out") from error
+    if other:
+        raise InputError(f"--resume: {path} was made with {other} {found[other]}; give the same, or another --out")
+    return True
+
+
+def record_path(path: Path) -> Path:
+    """Where the record of a video is; that of a folder of frames is next to the folder."""
+    return path.parent / f"{path.name.removesuffix(path.suffix)}.json"
+
+
+def opened(options: Options) -> CMDPipeline:
+    """The pipeline of a model.
+
+    Raises:
+        InputError: An option does not suit the model, or what it names cannot be read.
+    """
+    from cmd_lightning.stable_diffusion import StableDiffusion
+
+    pipeline = open_model(options.model, options.dtype)
+    if options.lora is not None:
+        add_lora(pipeline, Path(options.lora))
+    if options.solver is not None:
+        pipeline.use_solver(options.solver)
+    if options.frame_decoder is not None:
+        decoder: Any = StableDiffusion(options.frame_decoder, option="--frame-decoder").vae()
+        pipeline.use_frame_decoder(decoder.to(pipeline.dtype))
+    if options.compiled:
+        pipeline.compile_networks()
+    return pipeline
+
+
+def add_lora(pipeline: CMDPipeline, path: Path) -> None:
+    """Loads adapters into the content model."""
+    from diffusers import UNet2DConditionModel
+
+    file = path / "pytorch_lora_weights.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"--lora {path}: there is no {file.name}; give a .safetensors file, or its folder")
+    if not isinstance(pipeline.unet, UNet2DConditionModel):
+        raise InputError(f"--lora {path}: this model's content model is no Stable Diffusion U-Net; leave it out")
+    try:
+        pipeline.load_lora_weights(file.parent, weight_name=file.name)
+    except Exception as error:  # of many kinds: of safetensors, peft and diffusers
+        raise InputError(f"--lora {path}: it cannot be used with this model ({reason(error)}); give another") from error
+    if not pipeline.get_active_adapters():
+        raise InputError(f"--lora {path}: it holds no adapters for a Stable Diffusion U-Net; give another")
+
+
+def fitted(pipeline: CMDPipeline, run: Run) -> Images:
+    """The images of a run, each read once."""
+    from cmd_lightning.pipeline.images import fit_image
+
+    files = dict.fromkeys(job.image for job in run.jobs if job.image is not None)
+    return {file: fit_image(read_picture(file, run.options.background), pipeline.size) for file in files}
+
+
+def read_picture(path: str, background: str = "white") -> Tensor:
+    """An image file as `(3, H, W)`, uint8."""
+    from cmd_lightning.image_io import read_image
+
+    try:
+        return read_image(path, background)
+    except InputError as error:
+        raise InputError(f"--image {path}: it cannot be read as an image ({error}); give a PNG or JPEG") from error
+
+
+def told(pipeline: CMDPipeline, job: Job, stages: Sequence[StageName]) -> list[str]:
+    """What the stages do not use of a prompt."""
+    return pipeline.remarks(job.condition, stages) if job.condition is not None else []
+
+
+def resized(job: Job, images: Images) -> list[str]:
+    """What was done to the image of a job."""
+    return [f"--image {job.image}: {text}" for text in images[job.image][1]] if job.image is not None else []
