@@ -31,7 +31,7 @@ given = sys.argv[1:]
 if "--minutes" in given:
     place = given.index("--minutes")
     given[place : place + 2] = ["--steps", "2", "--size", "16"]
-if given[0] == "generate":
+if given[0] == "generate" and "--again" not in given:
     given += ["--steps", "2"]
 sys.exit(main(given))
 """
@@ -125,10 +125,11 @@ def programs(kind, text, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=name_of)
 def test_blocks_run(page, python, tmp_path):
-    """One after the other, in a folder with a reader's clips and image."""
+    """One after the other, in a folder with a reader's clips, captions and image."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     write_clips(tmp_path / "clips")
     Image.new("RGB", (40, 32), "red").save(tmp_path / "first.png")
+    (tmp_path / "captions.txt").write_text("a red circle moves left\na blue square moves up\n")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for mark, _, kind, text in BLOCK.findall(page.read_text()):
         for program in () if mark else programs(kind, text, tmp_path):
