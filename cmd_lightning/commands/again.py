@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cmd_lightning.commands.files import make_folder, tell, warn
-from cmd_lightning.commands.generation import Run, fitted, opened, record_path, resized, told, videos_of
+from cmd_lightning.commands.generation import Run, fitted, opened, prompt_notices, record_path, resized, videos_of
 from cmd_lightning.commands.loading import loading
 from cmd_lightning.commands.records import Job, Options, described, record, write_record
 from cmd_lightning.commands.uses import next_to, use_of
@@ -46,7 +46,7 @@ def make_again(file: str, out: str, suffix: str) -> int:
     finally:
         torch.set_num_threads(before)
     job = jobs[found["place"]]
-    notes = [*told(pipeline, job, list(found["steps"])), *resized(job, images), *changes]
+    notes = [*prompt_notices(pipeline, job, list(found["steps"])), *resized(job, images), *changes]
     made = record(about, jobs, found["place"], video, notes)
     video_encoding.write_video(path, video, pipeline.config.fps)
     write_record(record_path(path), made)

@@ -66,7 +66,7 @@ def work(run: Run, part: int = 0, parts: int = 1) -> None:
     steps: dict[str, int] = {stage: number for stage, (number, _) in sampling.items()}
     guidance: dict[str, float] = {stage: scale for stage, (_, scale) in sampling.items()}
     about = described(pipeline, run.options, steps, guidance)
-    notes = {job: [*told(pipeline, job, stages), *resized(job, images)] for job in run.jobs}
+    notes = {job: [*prompt_notices(pipeline, job, stages), *resized(job, images)] for job in run.jobs}
     if part == 0:
         for text in dict.fromkeys(text for texts in notes.values() for text in texts):
             warn(text)
@@ -201,7 +201,7 @@ def read_picture(path: str, background: str = "white") -> Tensor:
         raise InputError(f"--image {path}: it cannot be read as an image ({error}); give a PNG or JPEG") from error
 
 
-def told(pipeline: CMDPipeline, job: Job, stages: Sequence[StageName]) -> list[str]:
+def prompt_notices(pipeline: CMDPipeline, job: Job, stages: Sequence[StageName]) -> list[str]:
     """What the stages do not use of a prompt."""
     return pipeline.remarks(job.condition, stages) if job.condition is not None else []
 
