@@ -19,11 +19,7 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 
 def jump(objective: Objective, predict: Predict, noisy: Tensor, timestep: Tensor) -> Tensor:
     """The clean sample that a network reaches from `noisy` `(B, ...)` in one step; at timestep 0 `noisy` itself."""
-    return _jumped(objective, predict(noisy, timestep), noisy, timestep)
-
-
-def _jumped(objective: Objective, prediction: Tensor, noisy: Tensor, timestep: Tensor) -> Tensor:
-    clean, _ = objective.split(prediction, noisy, timestep)
+    clean, _ = objective.split(predict(noisy, timestep), noisy, timestep)
     return objective.anchored(clean, noisy, timestep)
 
 
