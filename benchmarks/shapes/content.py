@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import yaml
 
-from benchmarks.cells import Cell, Rows, closing, command_line, measure_cells, read
+from benchmarks.cells import Cell, Rows, closing, command_line, measure_cells, read, stamped
 from benchmarks.shapes.quality import Quality, Settings, clips, generate
 from benchmarks.trainings import TimeIsUp, Trainings, placed
 from cmd_lightning.components.cmd import compose, load_stages
@@ -170,7 +170,7 @@ def measure(cell: Cell, root: Path, trainings: Trainings, settings: Settings, gu
     torch.set_num_threads(1)
     row = figures(pipeline, settings)
     row["cpu seconds"] = {stage: round(trained.seconds) for stage, trained in stages.items()}
-    return [row | {"predicted": variant.predicted}]
+    return [stamped(row | {"predicted": variant.predicted})]
 
 
 @torch.no_grad()
