@@ -63,7 +63,9 @@ class Originals:
     def of(cls, shards: Sequence[Path], config: dict[str, object]) -> Originals:
         """The clips of these shards that are long enough, with the options of a config's data."""
         options = {key: config[key] for key in ("num_frames", "size", "fps")}
-        data = WebVidDataModule(test_shards=[str(path) for path in shards], batch_size=BATCH, max_bad_share=1, **options)  # type: ignore[arg-type]
+        data = WebVidDataModule(
+            test_shards=[str(path) for path in shards], batch_size=BATCH, max_bad_share=1, **options
+        )  # type: ignore[arg-type]
         batches = list(data.test_dataloader())
         captions = [caption for batch in batches for caption in batch["caption"]]
         return cls(captions, torch.cat([batch["video"] for batch in batches]))
