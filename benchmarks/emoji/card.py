@@ -87,12 +87,10 @@ def anatomy(pipeline: CMDPipeline, caption: str = CAPTIONS[0]) -> dict[str, Tens
     directions = torch.linalg.svd(motion - motion.mean(1, keepdim=True), full_matrices=False).U[:, :3]
     colours = (0.5 + (directions.T @ motion) / 5).clamp(0, 1).unflatten(1, (frames, -1))
     cells = int(colours.shape[-1] ** 0.5)
-    small = colours.unflatten(2, (cells, cells))
+    large = colours.unflatten(2, (cells, cells)).repeat_interleave(side // cells, 2).repeat_interleave(side // cells, 3)
     return {
         f"{caption}: content frame": content.clamp(0, 1),
-        "motion latent, its three main directions as colours": small.repeat_interleave(
-            side // cells, 2
-        ).repeat_interleave(side // cells, 3),
+        "motion latent, its three main directions as colours": large,
         "video": video.clamp(0, 1),
     }
 

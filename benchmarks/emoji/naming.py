@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,12 +61,11 @@ class Originals:
     video: Tensor
 
     @classmethod
-    def of(cls, shards: Sequence[Path], config: dict[str, object]) -> Originals:
+    def of(cls, shards: Sequence[Path], config: dict[str, Any]) -> Originals:
         """The clips of these shards that are long enough, with the options of a config's data."""
         options = {key: config[key] for key in ("num_frames", "size", "fps")}
-        data = WebVidDataModule(
-            test_shards=[str(path) for path in shards], batch_size=BATCH, max_bad_share=1, **options
-        )  # type: ignore[arg-type]
+        paths = [str(path) for path in shards]
+        data = WebVidDataModule(test_shards=paths, batch_size=BATCH, max_bad_share=1, **options)
         batches = list(data.test_dataloader())
         captions = [caption for batch in batches for caption in batch["caption"]]
         return cls(captions, torch.cat([batch["video"] for batch in batches]))

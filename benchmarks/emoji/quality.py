@@ -148,9 +148,8 @@ class Quality:
         captions = [self.clips["train"].captions[row] for row in rows]
         again = generate(self.pipeline, captions, first_seed=self.settings.first_seed + len(rows))
         originals = self.clips["train"].video
-        own, two = (
-            (one[:, :, 0].float() - video[:, :, 0].float()).abs().flatten(1).mean(1) for one in (originals[rows], again)
-        )
+        first = video[:, :, 0].float()
+        own, two = ((first - one[:, :, 0].float()).abs().flatten(1).mean(1) for one in (originals[rows], again))
         flat = originals[:, :, 0].flatten(1).float()
         others = torch.cdist(flat[rows], flat, p=1) / flat.shape[1]
         others[torch.arange(len(rows)), rows] = math.inf

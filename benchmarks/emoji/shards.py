@@ -97,9 +97,7 @@ def prepare(root: Path = ROOT) -> None:
     if (root / "shards").is_dir():
         return
     if find_spec("emoji") is None:
-        raise InputError(
-            "emoji64 is trained on the names that the package emoji has: pip install 'cmd-lightning[emoji]'"
-        )
+        raise InputError("emoji64 needs the names of the package emoji: pip install 'cmd-lightning[emoji]'")
     small = root / "small"
     small.mkdir(parents=True, exist_ok=True)
     archives = [fetch(address, digest, root / "archives") for address, digest in ARCHIVES.items()]

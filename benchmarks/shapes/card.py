@@ -167,15 +167,8 @@ def page(card: dict[str, Any], result: dict[str, Any]) -> str:
     settings = result["settings"]
     measured = RESULTS / f"{card['name']}_uses.json"
     uses = read(measured) if measured.is_file() else None
-    return fill(
-        "shapes/card.md.jinja",
-        card=card,
-        result=result,
-        cells=cells,
-        settings=settings,
-        reconstructions=rows,
-        uses=uses,
-    )
+    values = {"card": card, "result": result, "cells": cells, "settings": settings}
+    return fill("shapes/card.md.jinja", **values, reconstructions=rows, uses=uses)
 
 
 def main() -> int:

@@ -59,7 +59,7 @@ def test_intervals(right, number):
     assert low - 1e-9 <= share <= high + 1e-9
     for bound in (low, high):
         if 0 < bound < 1:
-            assert abs(share - bound) == pytest.approx(1.959964 * math.sqrt(bound * (1 - bound) / number))
+            assert abs(share - bound) == pytest.approx(1.959964 * math.sqrt(bound * (1 - bound) / number), abs=1e-6)
     assert interval(7, 10) == pytest.approx([0.3968, 0.8922], abs=1e-4)
 
 
