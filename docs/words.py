@@ -50,11 +50,8 @@ EXCEPT = {
 }
 
 UNCONVERTED = (
-    *("benchmarks/", "configs/openvid256/"),
+    "benchmarks/",
     *(f"cmd_lightning/{room}/" for room in ("commands", "components", "pipeline", "ranking")),
-    *(f"cmd_lightning/{file}.py" for file in ("compat", "conditioning", "latent_space", "metric_names")),
-    *(f"cmd_lightning/{file}.py" for file in ("pretrained", "pretrained_text", "provenance", "report")),
-    "cmd_lightning/templates/",
     *(
         f"tests/{room}/"
         for room in ("benchmarks", "commands", "components", "data", "evaluation", "packing", "ranking")

@@ -171,7 +171,9 @@ def test_what_cannot_be_used_is_told(tmp_path):
         FrameLatents("x", chunk_size=0)
     with pytest.raises(InputError, match="Conv2d does not record"):
         FrameLatents(nn.Conv2d(3, 3, 1))
-    with pytest.raises(InputError, match=r"vae none/such: it is no folder, and not to be had from the hub .*sd2-comm"):
+    with pytest.raises(
+        InputError, match=r"vae none/such: it is not a folder, and cannot be loaded from the hub .*sd2-comm"
+    ):
         FrameLatents("none/such").open()
     with pytest.raises(InputError, match="there is no vae in this folder"):
         FrameLatents(str(tmp_path)).open()

@@ -268,7 +268,7 @@ def test_wrong_bases_are_told(base, kind, shards, trained, tmp_path, capsys):
         return told(capsys, ["fit", *options("content", path, shards, tmp_path, kind), *more])
 
     line = content("nobody/stable-diffusion")
-    assert re.search(r"model.base nobody/stable-diffusion: it is no folder, and not to be had from the hub", line)
+    assert re.search(r"model.base nobody/stable-diffusion: it is not a folder, and cannot be loaded from the hub", line)
     assert "stable-diffusion-v1-5/stable-diffusion-v1-5" in line
 
     assert "there is no such folder" in content("outputs/no/such")

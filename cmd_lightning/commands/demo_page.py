@@ -57,7 +57,7 @@ def write_page(folder: Path, settings: dict[str, Any]) -> str:
         ("reconstruction", f"{test['psnr']:.2f} dB", f"SSIM {test['ssim']:.3f}"),
         ("  the mean frame instead", f"{test['psnr_of_mean_frame']:.2f} dB", ""),
         ("  the best single frame", f"{test['psnr_of_best_frame']:.2f} dB", ""),
-        ("samples read as asked", f"{scores['samples']['read_as_asked']} of {len(found)}", ""),
+        ("samples classified correctly", f"{scores['samples']['read_as_asked']} of {len(found)}", ""),
     ]
     table = "\n".join(f"  {name:26}{value:>10}  {remark}".rstrip() for name, value, remark in rows)
     taken = sum(command["seconds"] for command in settings["commands"])

@@ -95,7 +95,8 @@ def test_page_shows_clips_and_samples_with_captions_and_seed(page, shown):
 def test_page_says_what_the_reader_sees(page, shown):
     assert "a large yellow square moves right (seed 3); read as: yellow square, right" in page.text
     assert "a pink circle moves down right (seed 3); read as: pink none, none" in page.text
-    assert f"{RIGHT} of {len(PROMPTS)} are read as asked; a guess is right in 1 of 256" in page.text
+    correct = f"{RIGHT} of {len(PROMPTS)} samples are classified as their caption says"
+    assert f"{correct}; a random guess is correct in 1 of 256" in page.text
     assert json.loads((shown / "scores.json").read_text())["scores"]["samples"] == {"read_as_asked": RIGHT}
 
 
