@@ -257,7 +257,7 @@ def count_videos(values: Values, encoders: Iterable[object], seeds: Sequence[int
         )
     if not isinstance(values, int) and not any(encoders):
         raise InputError(
-            f"{values[0]!r}: this model is unconditional; give no prompt and no class, but how many videos"
+            f"{values[0]!r}: this model is unconditional; give no prompt and no class, only the number of videos"
         )
     if seeds is not None and len(seeds) != count:
         raise InputError(f"seeds: {len(seeds)} given for {count} videos; give one for each")

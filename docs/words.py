@@ -51,7 +51,7 @@ EXCEPT = {
 
 UNCONVERTED = (
     "benchmarks/",
-    *(f"cmd_lightning/{room}/" for room in ("commands", "components", "pipeline", "ranking")),
+    *("cmd_lightning/commands/", "cmd_lightning/pipeline/"),
     *(
         f"tests/{room}/"
         for room in ("benchmarks", "commands", "components", "data", "evaluation", "packing", "ranking")

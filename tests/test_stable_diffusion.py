@@ -306,7 +306,7 @@ def test_a_stage_alone_is_validated_and_not_tested(base, kind, shards, trained, 
 def test_a_fit_of_another_network_does_not_go_on(base, kind, shards, trained, tmp_path, capsys):
     argv = ["fit", *options("motion", base, shards, trained, kind), f"--trainer.default_root_dir={tmp_path}"]
     argv += [f"--ckpt_path={trained / 'motion/last.ckpt'}", "--model.network.width=32"]
-    assert "ckpt_path: its network has width 16, this fit's has 32; set model.network" in told(capsys, argv)
+    assert "ckpt_path: its network has width 16, this run's has 32; set model.network" in told(capsys, argv)
 
 
 def test_folders_are_found_from_elsewhere(base, kind, shards, tmp_path, monkeypatch):

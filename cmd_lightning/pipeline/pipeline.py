@@ -77,6 +77,15 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
         steps: Denoising steps of this model where none are given, by stage; the paper's if None.
         guidance: Guidance scales where none are given, by stage; those of the authors' runs if None.
         averaged_weights: Whether the weights of each stage are averages over its training; None where not recorded.
+
+    Examples:
+        A model that is included, with few steps; without `num_inference_steps` it uses its own:
+
+        >>> from cmd_lightning.pipeline import CMDPipeline
+        >>> pipeline = CMDPipeline.from_pretrained("shapes32")
+        >>> frames = pipeline("a red circle moves left", num_inference_steps=2, seeds=[0]).frames[0]
+        >>> len(frames), frames[0].size
+        (16, (32, 32))
     """
 
     config: Any

@@ -267,7 +267,7 @@ def test_frame_rates_must_agree(evaluate, tmp_path):
         write_folder(tmp_path / name, video, ".mp4", rate)
     options = {"real": tmp_path / "fast", "fake": tmp_path / "slow", "metrics": "kernel:shapes"}
     told = evaluate(**options, fails=True)
-    assert "--fake: clip 0 has 8 frames a second, others 25" in told
+    assert "--fake: clip 0 has 8 frames per second, others 25" in told
     assert "give --fps 8" in told
     (sampled,) = evaluate(**options, fps=8)
     assert "warnings" not in sampled

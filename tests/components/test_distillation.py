@@ -143,7 +143,7 @@ def test_a_student_comes_back_without_arguments_and_learns_on(flows, tmp_path, m
     learns = [{n for n, w in model.named_parameters() if w.requires_grad} for model in (made, opened)]
     assert learns[0] == learns[1] and all(name.startswith("network.") for name in learns[0])
     fit(opened, tmp_path)
-    with pytest.raises(InputError, match="checkpoint_path: it holds no student"):
+    with pytest.raises(InputError, match="checkpoint_path: it contains no student"):
         MotionDistillation.load_from_checkpoint(paths["motion"])
 
 

@@ -328,7 +328,7 @@ def test_wrong_inputs(model, tiny_autoencoder, batch, tmp_path, save_checkpoint)
         (lambda: VideoDiffusion(Mixer, autoencoder=triplane()), "model.video_shape: needed, as the network"),
         (
             lambda: VideoDiffusion(Mixer, autoencoder=tiny_autoencoder(motion_channels=5), video_shape=SHAPE),
-            "model.autoencoder: its content plane has 3 channels and its motion 5, .* give one with as many",
+            "model.autoencoder: its content plane has 3 channels and its motion 5, .* give one with equal numbers",
         ),
         (lambda: VideoDiffusion(Mixer, planes.latent_space, path), "model.latent_space: .* leave it out"),
         (lambda: model("caption").sample([1], seeds=[0]), "the video model is conditioned on captions: .* not a label"),
@@ -336,7 +336,7 @@ def test_wrong_inputs(model, tiny_autoencoder, batch, tmp_path, save_checkpoint)
         (lambda: model("caption").sample(1, seeds=[0]), "the video model is conditioned on captions: give a prompt"),
         (
             lambda: model(None).sample(["a"], seeds=[0]),
-            "'a': this model is unconditional; give .*, but how many videos",
+            "'a': this model is unconditional; give .*, only the number of videos",
         ),
         (lambda: model(None).sample(2, seeds=[0]), "seeds: 1 given for 2 videos; give one for each"),
         (lambda: model(None).sample(1, seeds=[0], steps=1001), "steps 1001: the video model takes 1 to 1000"),
