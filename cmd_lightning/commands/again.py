@@ -87,7 +87,9 @@ def read_record(file: str) -> dict[str, Any]:
 def job_of(data: Mapping[str, Any], file: Path) -> Job:
     """A job from a record, with files that may be next to the record too."""
     job = Job(**{**data, "use": use_of(data.get("use"))})
-    moved = {name: near(getattr(job, name), file) for name in ("image", "control_image") if getattr(job, name)}
+    moved: dict[str, Any] = {
+        name: near(getattr(job, name), file) for name in ("image", "control_image") if getattr(job, name)
+    }
     return replace(job, use=None if job.use is None else next_to(job.use, file.parent), **moved)
 
 

@@ -128,7 +128,7 @@ def generate(
     clips = {"content_from": content_from, "motion_from": motion_from, "video": video, "mask": [mask] if mask else None}
     uses = uses_of(clips, num, strength, interpolate=interpolate, frames=frames, overlap=overlap)
     check_model(model, values, "content" not in (uses[0] if uses else Use()).stages(image is not None))
-    if control_image and not (controlnet or model_index(model).get("controlnet")):
+    if control_image and not (controlnet or (model_index(model).get("controlnet") or [None])[0]):
         raise InputError(f"--control-image: {model} has no ControlNet; give --controlnet")
     prompted = [ip_adapter_image] if ip_adapter_image else None
     check_files({"--image": image, "--control-image": control_image, "--ip-adapter-image": prompted}, lora)

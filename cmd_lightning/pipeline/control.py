@@ -47,7 +47,7 @@ class GuidingImages:
         return next((name for name in names if getattr(self, name) is not None), None)
 
 
-class Controlled(Latents, IPAdapterMixin):  # type: ignore[misc]  # no types
+class Controlled(Latents, IPAdapterMixin):
     """The part of `CMDPipeline` that guides the content frame by images."""
 
     unet: Any
@@ -55,7 +55,6 @@ class Controlled(Latents, IPAdapterMixin):  # type: ignore[misc]  # no types
     image_encoder: Any
     feature_extractor: Any
     register_modules: Any
-    num_timesteps: int
 
     def load_ip_adapter(self, *args: Any, **kwargs: Any) -> None:
         """As for any diffusers pipeline; where it fails, all parts stay as they were.
@@ -118,7 +117,8 @@ class Controlled(Latents, IPAdapterMixin):  # type: ignore[misc]  # no types
         control = Control()
         if images.control_image is not None:
             conditions, notes = self._control_images(images.control_image, count, copies)
-            control = Control(conditions, *weights_of(images, len(conditions)))
+            scales, starts, ends = weights_of(images, len(conditions))
+            control = Control(conditions, scales, starts, ends)
         if images.ip_adapter_image is not None or images.ip_adapter_image_embeds is not None:
             embeds = self._image_embeds(images, len(loaded or ()), count, scale > 1)
             control = replace(control, embeds=embeds)
@@ -132,7 +132,8 @@ class Controlled(Latents, IPAdapterMixin):  # type: ignore[misc]  # no types
             self._check_controlnet(net)
         if several and not (isinstance(given, list | tuple) and len(given) == len(nets)):
             raise InputError(f"`control_image`: there are {len(nets)} ControlNets; give a list with images for each")
-        found, notes = [], [[] for _ in range(count)]
+        found: list[Tensor] = []
+        notes: list[list[str]] = [[] for _ in range(count)]
         for own in given if several else [given]:
             images, done = fit_images(own, self.size, "control_image")
             if len(images) not in (1, count // copies):
@@ -170,7 +171,8 @@ class Controlled(Latents, IPAdapterMixin):  # type: ignore[misc]  # no types
     def _image_embeds(self, images: GuidingImages, adapters: int, count: int, guided: bool) -> list[Tensor]:
         """For each IP-Adapter its embeddings for `count` videos, with guidance followed by the null ones."""
         given, embeds = images.ip_adapter_image, images.ip_adapter_image_embeds
-        option, shown = "ip_adapter_image" if embeds is None else "ip_adapter_image_embeds", None
+        option = "ip_adapter_image" if embeds is None else "ip_adapter_image_embeds"
+        each: Sequence[Any] = embeds or ()
         if not adapters:
             raise InputError(f"`{option}`: no IP-Adapter is loaded; call `load_ip_adapter` first")
         if given is not None and embeds is not None:
@@ -178,10 +180,11 @@ class Controlled(Latents, IPAdapterMixin):  # type: ignore[misc]  # no types
         if embeds is None:
             if self.image_encoder is None:
                 raise InputError("`ip_adapter_image`: no image encoder is loaded; give `ip_adapter_image_embeds`")
-            shown = [pillow_images(own) for own in (given if isinstance(given, list | tuple) else [given])]
-        if len(each := shown if embeds is None else list(embeds)) != adapters:
+            each = [pillow_images(own) for own in (given if isinstance(given, list | tuple) else [given])]
+        if len(each) != adapters:
             raise InputError(f"`{option}`: {len(each)} given for {adapters} IP-Adapters; give a list of one for each")
-        device = compat.execution_device(self.unet if shown is None else self.image_encoder)
+        device = compat.execution_device(self.image_encoder if embeds is None else self.unet)
+        shown, embeds = (each, None) if embeds is None else (None, each)
         try:
             found = self.prepare_ip_adapter_image_embeds(shown, embeds, device, count, guided)
             self.unet.encoder_hid_proj([own.to(compat.execution_device(self.unet), self.unet.dtype) for own in found])
@@ -193,16 +196,18 @@ class Controlled(Latents, IPAdapterMixin):  # type: ignore[misc]  # no types
     def _content_denoiser(self, request: Request) -> Denoiser:
         """The content model, guided by the images of a request."""
         control = request.control
-        attention = {"cross_attention_kwargs": dict(request.attention_kwargs) or None}
+        attention: dict[str, Any] = {"cross_attention_kwargs": dict(request.attention_kwargs) or None}
         if not (control.embeds or any(control.scales)):
             return functools.partial(predict_content, self.unet, **attention)
-        net = self.controlnet
-        net = net if isinstance(net, MultiControlNetModel | None) else MultiControlNetModel([net])
+        several: Any = self.controlnet
+        if several is not None and not isinstance(several, MultiControlNetModel):
+            several = MultiControlNetModel([several])
+        pipeline: Any = self
         steps = itertools.count()
 
         def predict(noisy: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
-            options: dict[str, Any] = dict(attention)
-            step, number, copies = next(steps), self.num_timesteps, len(noisy) // len(request.seeds)
+            options = dict(attention)
+            step, number, copies = next(steps), pipeline.num_timesteps, len(noisy) // len(request.seeds)
             if control.embeds:
                 options["added_cond_kwargs"] = {"image_embeds": [own[: len(noisy)].to(noisy) for own in control.embeds]}
             scales = [
@@ -212,7 +217,7 @@ class Controlled(Latents, IPAdapterMixin):  # type: ignore[misc]  # no types
             if any(scales):
                 tokens = stock_tokens(self.unet, noisy, condition)
                 images = [image.repeat(copies, 1, 1, 1).to(noisy) for image in control.images]
-                down, middle = net(noisy, timestep, tokens, images, scales, return_dict=False)
+                down, middle = several(noisy, timestep, tokens, images, scales, return_dict=False)
                 options |= {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
             return predict_content(self.unet, noisy, timestep, condition, **options)
 

@@ -104,7 +104,7 @@ def test_a_scale_of_0_is_as_without(run):
     [
         ((*CONTROL, "missing.png"), "--control-image missing.png: there is no such file"),
         (("--controlnet", "controlnet"), "--controlnet controlnet: it needs an image; give --control-image"),
-        (("--control-image", "a.png"), "`controlnet`: there is none"),
+        (("--control-image", "a.png"), "--control-image: model has no ControlNet; give --controlnet"),
         (("--controlnet", "model/unet", "--control-image", "a.png"), "--controlnet model/unet: it holds a UNet2DCond"),
         (("--controlnet", "nothing", "--control-image", "a.png"), "--controlnet nothing: there is no such folder"),
         ((*CONTROL, "a.png", "--image", "b.png"), "--control-image and --image: give one of the two"),

@@ -79,9 +79,9 @@ def test_the_checkpoint_of_an_autoencoder_is_enough(tiny_stages, clips, tmp_path
     paths, _ = tiny_stages("label")
     assert main(["export", *map(str, paths.values()), str(tmp_path / "whole")]) == 0
     rows = []
-    for model in (paths["autoencoder"], tmp_path / "whole"):
+    for out, model in (("first", paths["autoencoder"]), ("second", tmp_path / "whole")):
         capsys.readouterr()
-        assert main(["reconstruct", str(model), *clips, "--out", str(tmp_path / "out"), "--json", "-"]) == 0
+        assert main(["reconstruct", str(model), *clips, "--out", str(tmp_path / out), "--json", "-"]) == 0
         rows.append(json.loads(capsys.readouterr().out))
     assert rows[0] == rows[1]
     assert main(["reconstruct", str(paths["content"]), *clips]) == 2
