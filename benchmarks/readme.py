@@ -47,8 +47,8 @@ def zoo_table() -> str:
 
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "claims": ledger.table,
-    "ledger": ledger.shortened,
     "zoo": zoo_table,
+    "ledger": ledger.shortened,
     "leaderboard": lambda: leaderboard.table(leaderboard.ranked()),
     "counts": tables.counted,
     "fifth": partial(tables.measured, "fifth"),
