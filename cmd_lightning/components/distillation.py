@@ -223,7 +223,7 @@ class ContentDistillation(Distillation, ContentDiffusion):
         >>> from cmd_lightning.components import ContentDistillation
         >>> student = ContentDistillation(teacher="shapes32", steps=2)
         >>> type(student.sampler()).__name__, dict(student.sampling_defaults)
-        ('LCMScheduler', {'steps': 2, 'guidance': 1.0})
+        ('FlowMatchLCMScheduler', {'steps': 2, 'guidance': 1.0})
     """
 
 

@@ -45,6 +45,6 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def difference(own: Mapping[int, float], other: Mapping[int, float]) -> Estimate | None:
-    """The mean of `own - other` over common seeds, which have the same data and noise; None if there are none."""
+    """The mean of `own - other` over common seeds, with the same data and noise; None without any."""
     common = sorted(own.keys() & other.keys())
     return estimate([own[seed] - other[seed] for seed in common]) if common else None

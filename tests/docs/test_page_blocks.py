@@ -19,7 +19,7 @@ from cmd_lightning.errors import InputError
 from cmd_lightning.video_encoding import write_video
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^(?:<!-- (needs|run by): (.+?) -->\n)?```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WITH_BLOCKS = [page for page in PAGES if BLOCK.search(page.read_text())]
 
@@ -43,7 +43,9 @@ def name_of(page):
 
 
 def commands(script):
-    """The words of each `cmd-lightning` command of a shell script."""
+    """The words of each `cmd-lightning` command of a shell script, with its arrays filled in."""
+    for name, words in re.findall(r"(\w+)=\(([^)]*)\)", script):
+        script = script.replace(f'"${{{name}[@]}}"', words)
     for line in script.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words and words[0] == "cmd-lightning":
