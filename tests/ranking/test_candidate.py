@@ -98,7 +98,7 @@ def test_names_of_rows(of_mine, name, told):
         ("MotionDit", None, "did you mean MotionDiT"),
         ("ContentDiT", None, r"ContentDiT: this is not a motion model \(content\)"),
         ("my_pkg.MyMotoin", None, "did you mean MyMotion"),
-        ("my_pkg.NoModel", None, "no MotionModel"),
+        ("my_pkg.NoModel", None, "not a MotionModel"),
         ("no_such_pkg.Model", None, "cannot be imported"),
         ("missing.yaml", None, "^model missing.yaml: there is no such file"),
         ("MotionDiT", "missing.yaml", "^config missing.yaml: there is no such file"),
