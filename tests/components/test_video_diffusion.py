@@ -1,6 +1,7 @@
 """Models of whole videos: fitted, tested and sampled from their configs; the samples those of a loop of one's own."""
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -171,6 +172,7 @@ def test_a_baseline_from_its_config(name, tmp_path, monkeypatch, capsys):
     assert record["clips"] == {"real": 3, "fake": 3} and record["real"]["frames"] == 4
 
     capsys.readouterr()
+    shutil.rmtree(folder / "videos")
     assert run("predict", name) == 2
     assert "predict needs trained weights; add --ckpt_path last" in capsys.readouterr().err
 
