@@ -51,7 +51,7 @@ EXCEPT = {
 
 UNCONVERTED = (
     "benchmarks/",
-    *("cmd_lightning/commands/", "cmd_lightning/pipeline/"),
+    "cmd_lightning/pipeline/",
     *(
         f"tests/{room}/"
         for room in ("benchmarks", "commands", "components", "data", "evaluation", "packing", "ranking")

@@ -300,7 +300,7 @@ def test_sizes_that_do_not_divide_are_told(base, kind, shards, tmp_path, capsys)
 
 def test_a_stage_alone_is_validated_and_not_tested(base, kind, shards, trained, capsys):
     line = told(capsys, ["test", *options("motion", base, shards, trained, kind)])
-    assert "as in configs/.../cmd.yaml; a stage alone has `validate`" in line
+    assert "as in configs/.../cmd.yaml; for a single stage use `validate`" in line
 
 
 def test_a_fit_of_another_network_does_not_go_on(base, kind, shards, trained, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Load libraries and models: with a message, and faster."""
+"""Load libraries and models with a message, and faster."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cmd_lightning.progress import progress
 def loading(what: str) -> Iterator[None]:
     """Shows in a terminal that something is loaded, and imports faster.
 
-    Imports create millions of objects and hardly any garbage. Python's garbage collector, which looks through them
-    again and again, takes a fifth of the time of importing torch, diffusers and transformers; it is off meanwhile.
+    Imports create millions of objects and hardly any garbage. Python's garbage collector, which inspects them again and
+    again, takes a fifth of the time of importing torch, diffusers and transformers. So it is disabled meanwhile.
 
     Args:
-        what: What is loaded, such as the name of a model.
+        what: Name of what is loaded, such as a model.
     """
     collecting = gc.isenabled()
     gc.disable()

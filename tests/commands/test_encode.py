@@ -363,7 +363,7 @@ def test_a_shard_that_cannot_be_read_is_named_and_the_others_are_made(
     options = ["--out", out, "--autoencoder", checkpoint(), "--allow-commands"]
     encode(*names, *options, code=2)
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "SHARDS: 1 of 3 could not be read, the others are done: pipe:cat" in error
+    assert "SHARDS: 1 of 3 could not be read, the others are complete: pipe:cat" in error
     assert sorted(path.name for path in out.glob("*.tar")) == ["000000.tar", "000002.tar"]
     gone.write_bytes((videos / "000001.tar").read_bytes())
     encode(*names, *options)
@@ -394,24 +394,24 @@ def test_mistakes_are_told_on_one_line(videos, checkpoint, stable_diffusion, tmp
         ([videos, *good, *vae], "give one of the two"),
         ([videos, "--autoencoder", tmp_path / "none.ckpt"], "--autoencoder"),
         ([videos, "--vae", tmp_path / "none"], "--vae"),
-        ([videos, *vae], "--size: give"),
+        ([videos, *vae], "--size: missing; give"),
         ([videos, *vae, "--size", "16x20"], "--size 16x20: height and width must be multiples of 8"),
         ([videos, *vae, "--size", "huge"], "--size huge"),
         ([videos, *good, "--frames", "6"], "was trained on 5 frames of 16x24"),
         ([videos, *good, "--size", "24x16"], "was trained on 5 frames of 16x24"),
         ([videos, *good, "--fps", "8", "--stride", "2"], "give one of the two"),
-        ([videos, *good, "--variant", "fp16"], "these are of --vae"),
+        ([videos, *good, "--variant", "fp16"], "these are for --vae"),
         ([videos, *good, "--evaluation", "--crop", "random"], "--evaluation"),
         ([videos, *good, "--text", tmp_path / "none"], f"--text {tmp_path / 'none'}"),
         ([videos, *good, "--batch-size", "0"], "--batch-size 0"),
         ([videos, *good, "--clips-per-video", "0"], "--clips-per-video 0"),
-        ([videos, *good, "--nodes", "2"], "by torchrun"),
+        ([videos, *good, "--nodes", "2"], "with torchrun"),
         ([videos, *good, "--seed", "-1"], "--seed -1"),
         ([videos, *good, "--frames", "0"], "was trained on"),
         ([videos, *vae, "--size", "16", "--frames", "0"], "--frames 0: must"),
         ([videos / "none.tar", *good], "none.tar: there is no such file or folder"),
         ([videos, tmp_path / "copy", *good], "both are called 000000.tar"),
-        (["http://host/shard?name=0.tar", *good], "let it end in NAME.tar"),
+        (["http://host/shard?name=0.tar", *good], "it must end in NAME.tar"),
     ):
         assert main(["shards", "encode", *map(str, arguments), "--out", str(out)]) == 2, arguments
         error = capsys.readouterr().err.strip().splitlines()[-1]

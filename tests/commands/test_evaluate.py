@@ -250,7 +250,7 @@ def test_captions(evaluate, tmp_path):
     assert evaluate(**options)[0]["value"] == pytest.approx(by_prompts["value"], abs=1e-9)
     (tmp_path / "prompts.txt").write_text("one")
     assert "1 captions for 11 clips" in evaluate(**options, prompts=tmp_path / "prompts.txt", fails=True)
-    assert "is of generated clips alone" in evaluate(**options, real=folder, fails=True)
+    assert "needs generated clips only" in evaluate(**options, real=folder, fails=True)
 
 
 def test_inception_score(sets, evaluate):
@@ -384,11 +384,11 @@ def test_mistakes_are_told_on_one_line(sets, evaluate, tmp_path):
         ({"size": "64by64"}, "--size 64by64"),
         ({"statistics": tmp_path / "x.safetensors"}, "give one of the two"),
         ({"save_statistics": tmp_path / "x.npz"}, "ends in .safetensors"),
-        ({"prompts": tmp_path / "prompts.txt"}, "reads no captions"),
+        ({"prompts": tmp_path / "prompts.txt"}, "uses no captions"),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"nodes": 0}, "--nodes 0"),
         ({"devices": 13}, "12 clips are too few"),
-        ({"nodes": 2}, "by torchrun"),
+        ({"nodes": 2}, "with torchrun"),
         ({"metrics": "clipsim:ViT-B-32"}, "give model and weights"),
         ({"metrics": "frechet:frechet, frechet:frechet"}, "checkpoint frechet"),
         ({"json": tmp_path}, "it is a folder"),

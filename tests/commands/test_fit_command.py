@@ -148,7 +148,7 @@ WRONG = {
     "--trainer.accumulate_grad_batches=0": "--trainer.accumulate_grad_batches 0: give at least 1",
     "--trainer.check_val_every_n_epoch=0": "--trainer.check_val_every_n_epoch 0: give at least 1, or null",
     "--trainer.default_root_dir=one.yaml": "--trainer.default_root_dir one.yaml: this is a file; give a folder",
-    "--trainer.gradient_clip_val=-1": "--trainer.gradient_clip_val -1: would turn gradients around",
+    "--trainer.gradient_clip_val=-1": "--trainer.gradient_clip_val -1: would reverse gradients",
     "--model.autoencoder=shapes33": "model.autoencoder shapes33: there is no such file",
     "-c none.yaml": "-c none.yaml: there is no such file; did you mean one.yaml?",
     "-c folder": "-c folder: this is a folder; give one of its files: motion.yaml",

@@ -15,7 +15,7 @@ from cmd_lightning.cli import main
 from cmd_lightning.commands.demo import PROMPTS
 from cmd_lightning.commands.demo_page import asked
 from cmd_lightning.commands.generate import conditions, slug
-from cmd_lightning.commands.generation import read_picture
+from cmd_lightning.commands.generation import read_image_file
 from cmd_lightning.diffusion import FlowMatching
 from cmd_lightning.errors import InputError
 from cmd_lightning.pipeline import CMDPipeline
@@ -199,7 +199,7 @@ def test_picture_is_resized_by_its_shorter_side_and_cropped_in_the_middle(saved,
     wide = np.zeros((20, 90, 3), np.uint8)
     wide[:, 25:65] = (255, 0, 0)  # the middle is red, of which 30 columns remain
     Image.fromarray(wide).save(tmp_path / "wide.png")
-    picture = read_picture(str(tmp_path / "wide.png"))
+    picture = read_image_file(str(tmp_path / "wide.png"))
     assert picture.shape == (3, 20, 90)
     fitted, _ = fit_image(picture, pipeline.size)
     torch.testing.assert_close(fitted, torch.tensor([1.0, 0, 0]).view(3, 1, 1).expand(3, 8, 12))
@@ -213,7 +213,7 @@ def test_picture_is_resized_by_its_shorter_side_and_cropped_in_the_middle(saved,
 def test_picture_of_the_models_size_is_not_changed_whatever_its_mode(tmp_path):
     grey = np.arange(96, dtype=np.uint8).reshape(8, 12)
     Image.fromarray(grey).save(tmp_path / "grey.png")
-    picture = read_picture(str(tmp_path / "grey.png"))
+    picture = read_image_file(str(tmp_path / "grey.png"))
     assert np.array_equal(picture[1], grey)
     assert torch.equal(fit_image(picture, (8, 12))[0], picture.float() / 255)
 

@@ -56,7 +56,7 @@ def test_resumed_files_are_those_of_one_call(run, prompts, tmp_path):
     kept = (tmp_path / "out" / "red-0.mp4").stat()
     written, told = run(*prompts, "--resume")
     assert [os.path.basename(name) for name in written] == ["blue-0.mp4", "white-0.mp4"]
-    assert "3 of 5 videos are there already" in told
+    assert "3 of 5 videos exist already" in told
     assert hashes(tmp_path / "out") == whole
     assert (tmp_path / "out" / "red-0.mp4").stat().st_mtime_ns == kept.st_mtime_ns
     assert run(*prompts, "--resume")[0] == []
@@ -68,7 +68,7 @@ def test_resuming_does_not_mix_options(run, prompts, tmp_path):
     _, told = run(*prompts, "--resume", "--steps", "2", code=2)
     assert "was made with steps {'content': 2, 'motion': 3}; give the same, or another --out" in told
     (tmp_path / "out" / "red-0.json").write_text("[]")
-    assert "is no record of a video" in run(*prompts, "--resume", code=2)[1]
+    assert "is not a video's record" in run(*prompts, "--resume", code=2)[1]
     (tmp_path / "out" / "red-0.json").write_bytes(before[tmp_path / "out" / "red-0.json"])
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
@@ -179,7 +179,7 @@ def test_again_reports_other_frames(run, tmp_path, capsys):
     ("content", "words", "told"),
     [
         (None, (), "there is no such file; give the .json next to a video"),
-        ("no JSON", (), "it is no record of a video"),
+        ("no JSON", (), "it is not a video's record"),
         ("[]", (), "it has no 'options'"),
         ('{"model": "shapes32"}', (), "it has no 'options'; give a record of `generate` of this version"),
         ("{}", ("--seed", "3"), "--again and --seed: the record has it; leave it out"),

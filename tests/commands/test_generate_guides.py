@@ -70,7 +70,7 @@ def test_control_images(pipeline, run, tmp_path, capsys):
     assert [record["frames_sha256"] for record in own] == digests(output)
     assert own[0]["control_image"] == "a.png"
     assert "controlnet/diffusion_pytorch_model.safetensors" in own[0]["weights"]
-    assert "2 of 2 videos are there already" in run(*words, "--resume")[1]
+    assert "2 of 2 videos exist already" in run(*words, "--resume")[1]
     run(*words[:-1], "0.6", "--resume", code=2)
     (tmp_path / "a.png").rename(tmp_path / "out" / "a.png")
     assert main(["generate", "--again", "out/class-0-5.json", "--out", "again"]) == 0

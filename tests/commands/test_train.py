@@ -134,7 +134,7 @@ def test_the_same_line_continues(captioned, capsys, monkeypatch):
     assert len(InProcess.commands) == before  # all stages are trained
     printed = capsys.readouterr().out
     assert "resuming the run" in printed
-    assert f"all stages are trained for --steps {STEPS} already; give more" in printed
+    assert f"all stages are already trained for --steps {STEPS}; give more" in printed
     assert main([*arguments, "--steps", str(STEPS + 1)]) == 0
     ran = [command[command.index("-c") + 1].rpartition("/")[2] for command in InProcess.commands[before:]]
     assert ran == ["content.yaml", "motion.yaml"]  # another autoencoder would make them useless
@@ -206,7 +206,7 @@ def test_a_mistake_can_be_corrected_until_the_clips_are_packed(tmp_path, capsys,
     assert len(json.loads((tmp_path / "run" / "train.json").read_text())["facts"]["commands"]) == 1
     shards = ["train", f"{tmp_path}/run/shards", "--captions", good, "--out", f"{tmp_path}/other"]
     assert main(shards) == 2
-    assert "are shards, which have theirs; leave it out" in capsys.readouterr().err
+    assert "are shards with their own captions; leave it out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143), (SystemExit(2), 2)])

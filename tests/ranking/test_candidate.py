@@ -80,7 +80,7 @@ def test_a_third_partys_class_that_was_imported(of_mine, model, capsys):
     assert import_asked(["--import", "my_pkg"]) == []
     assert candidate(model) == expected
     assert main(["zoo", "rank", model, "--save"]) == 2
-    assert "MyMotion is none of these" in capsys.readouterr().err
+    assert "have cards, not MyMotion" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

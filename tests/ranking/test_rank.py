@@ -255,7 +255,7 @@ def test_the_command(prepared, small, tmp_path, monkeypatch, capsys):
     config.write_text("model: {init_args: {network: {class_path: MotionMixer, init_args: {width: 8}}}}")
     for others in (["--name", "Mixer"], ["--config", str(config)]):
         assert main([*rank_mixer, *others, "--save"]) == 2, "it has no card of its own"
-        assert "--save: cards are of the zoo's motion models" in capsys.readouterr().err
+        assert "--save: only motion models of the zoo" in capsys.readouterr().err
     assert prepared == [0, 1]
     assert main(["zoo", "rank", "MotionMixr"]) == 2
     assert "did you mean MotionMixer" in capsys.readouterr().err
