@@ -43,7 +43,7 @@ LAGS = (1, 4, 8)
 class Settings:
     """How a result is measured."""
 
-    captions: int = 200  # of the split train, drawn at random
+    captions: int = 200  # random captions of the split train
     first_seed: int = 1000  # of the samples, which training never used
 
 
