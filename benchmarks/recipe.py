@@ -9,9 +9,9 @@ gradients, Adam's state, activations. The EMA comes on top; in validation there 
 the weights and the gradients of the last step. Not counted: frozen parts (VAE, text encoder, the autoencoder of
 the later stages), what the libraries take for themselves, and what the allocator leaves unused.
 
-Hours: the multiply-adds of a sample, counted in the same way, attention included; a backward pass takes two forward passes, or
-one if only adapters are trained, and checkpointing adds one. `--tflops` is the assumed rate in bf16; give a third
-of the data sheet's rate for dense products. Waiting for data and validation are not included.
+Hours: the multiply-adds of a sample, counted in the same way, attention included; a backward pass takes two forward
+passes, or one if only adapters are trained, and checkpointing adds one. `--tflops` is the assumed rate in bf16; give a
+third of the data sheet's rate for dense products. Waiting for data and validation are not included.
 """
 
 from __future__ import annotations

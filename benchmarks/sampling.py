@@ -5,9 +5,9 @@
     OMP_NUM_THREADS=1 python -m benchmarks.sampling shapes32 --students lcm=DIR scm=DIR --json FILE    # and distilled
 
 Every setting, such as `dpm++/10` (10 steps per stage) on a split, is a cell of the result: the JSON file keeps it, and
-another call continues with the next. Its row has, for plain captions and one seed each: `hits`, a digit for each video, 1
-if shape, colour and direction are all classified as the caption says; the kernel distance on shapes features to 512 real
-clips of another split; and seconds per video (CPU seconds on a CPU), prompts in and pixels out, in batches of 32.
+another call continues with the next. Its row has, for plain captions and one seed each: `hits`, a digit for each video,
+1 if shape, colour and direction are all classified as the caption says; the kernel distance on shapes features to 512
+real clips of another split; and seconds per video (CPU seconds on a CPU), prompts in and pixels out, in batches of 32.
 Students of the model are folders, as exported with distilled stages, and are listed with the solvers, under the given
 names; they sample with their own scheduler and guidance. `--table` prints the rows; `--plot` draws them.
 """

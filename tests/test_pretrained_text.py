@@ -122,7 +122,7 @@ def test_a_pipelines_folder_holds_the_weights(weights, tmp_path):
     torch.testing.assert_close(again(CAPTIONS).pooled, encoder(CAPTIONS).pooled)
 
 
-def test_what_cannot_be_had_is_told(weights, tmp_path):
+def test_what_cannot_be_had_is_reported(weights, tmp_path):
     base = write_stable_diffusion(tmp_path / "sd", "2.1")
     for make, message in (
         (lambda: FrozenOpenCLIP("smal", str(weights)), "open_clip has no such model"),

@@ -106,7 +106,7 @@ def test_counts_are_compared_as_printed():
     assert line[6] == "yes"
 
 
-def test_commands_that_fail_are_told(monkeypatch):
+def test_commands_that_fail_are_reported(monkeypatch):
     with pytest.raises(InputError, match="table 1: `exit 3` ended with code 3"):
         Row("1", {}, "", "records", command="exit 3").run()
 

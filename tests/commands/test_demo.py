@@ -29,7 +29,7 @@ RIGHT = 5
 
 
 class Reader:
-    """Stands for the trained reader: right about the first prompts, and sees nothing in the others."""
+    """Replaces the trained reader: correct for the first prompts, and sees nothing in the others."""
 
     def read(self, video):
         assert video.shape == (len(PROMPTS), 3, 16, 32, 32) and video.dtype == torch.uint8
@@ -115,7 +115,7 @@ def test_what_is_asked_is_what_a_scene_of_this_caption_shows():
 
 
 def test_page_scores_each_clip(page, shown):
-    """The mean frame's score of a clip, computed anew from its file."""
+    """The mean frame's score of a clip, computed again from its file."""
     with tarfile.open(shown / "shards" / "mixed" / "test" / "000000.tar") as shard:
         name = sorted(name for name in shard.getnames() if name.endswith(".mp4"))[0]
         video = read_video(shard.extractfile(name).read()).double()

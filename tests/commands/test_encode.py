@@ -153,7 +153,7 @@ def test_moments_and_text(videos, stable_diffusion, tmp_path):
             assert torch.equal(stored["mask"][i], seen[key][3])
 
 
-def test_a_fit_on_latents_is_the_fit_on_videos(videos, checkpoint, tmp_path):
+def test_training_on_latents_equals_training_on_videos(videos, checkpoint, tmp_path):
     path = checkpoint("vae")
     encode(videos, "--out", tmp_path / "latents", "--autoencoder", path, *DRAWN, "--dtype", "float32",
            "--clips-per-video", 2)  # fmt: skip
@@ -252,7 +252,7 @@ def test_other_settings_are_rejected(videos, checkpoint, stable_diffusion, tmp_p
     first = ["--out", out, "--autoencoder", path]
     encode(videos, *first)
     before = members(out)
-    for changes, told in (
+    for changes, message in (
         (["--seed", "1"], "seed 0, not 1"),
         (["--crop", "random"], "crop center, not random"),
         (["--clips-per-video", "2"], "clips_per_video 1, not 2"),
@@ -266,7 +266,7 @@ def test_other_settings_are_rejected(videos, checkpoint, stable_diffusion, tmp_p
     ):
         encode(videos, *first, *changes, code=2)
         error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert f"out {out}: its shards were made with {told}" in error, changes
+        assert f"out {out}: its shards were made with {message}" in error, changes
     encode(videos / "000000.tar", *first, code=2)
     assert "sources 000000.tar, 000001.tar, 000002.tar, not 000000.tar" in capsys.readouterr().err
     assert members(out) == before
@@ -384,12 +384,12 @@ def test_classes_go_with_the_shards(videos, checkpoint, tmp_path):
     assert json.loads((tmp_path / "out" / "index.json").read_text())["classes"] == ["cat", "dog"]
 
 
-def test_mistakes_are_told_on_one_line(videos, checkpoint, stable_diffusion, tmp_path, capsys):
+def test_mistakes_are_reported_on_one_line(videos, checkpoint, stable_diffusion, tmp_path, capsys):
     path, out = checkpoint(), tmp_path / "made" / "out"
     good, vae = ["--autoencoder", path], ["--vae", stable_diffusion]
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / "000000.tar").write_bytes(b"")
-    for arguments, told in (
+    for arguments, message in (
         ([videos], "give one of the two"),
         ([videos, *good, *vae], "give one of the two"),
         ([videos, "--autoencoder", tmp_path / "none.ckpt"], "--autoencoder"),
@@ -416,7 +416,7 @@ def test_mistakes_are_told_on_one_line(videos, checkpoint, stable_diffusion, tmp
         assert main(["shards", "encode", *map(str, arguments), "--out", str(out)]) == 2, arguments
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith("cmd-lightning: "), error
-        assert told in error, (arguments, error)
+        assert message in error, (arguments, error)
     assert not out.exists()
     encode(videos, *good, "--frames", "5", "--size", "16x24", "--out", out)
     encode(out, *good, "--out", tmp_path / "latents of latents", code=2)

@@ -53,8 +53,8 @@ def digests(output):
 def test_control_images(pipeline, run, tmp_path, capsys):
     """One for each class; the record gives the same frames again, also where its images were sent with it."""
     words = ("--class", "0", "1", *CONTROL, "a.png", "wide.png", "--controlnet-scale", "0.7")
-    records, told = run(*words)
-    assert "--control-image wide.png: image of 20x8 pixels: resized and cropped" in told
+    records, message = run(*words)
+    assert "--control-image wide.png: image of 20x8 pixels: resized and cropped" in message
     pipeline.register_modules(controlnet=ControlNetModel.from_pretrained(tmp_path / "controlnet"))
     images = [str(tmp_path / name) for name in ("a.png", "wide.png")]
     with pytest.warns(match="resized"):
@@ -117,7 +117,7 @@ def test_a_scale_of_0_is_as_without(run):
 )
 def test_wrong_guides_are_named(run, words, said):
     given = words if "--class" in words else ("--class", "1", *words)
-    records, told = run(*given, code=2)
-    assert said in told
+    records, message = run(*given, code=2)
+    assert said in message
     assert not records
-    assert len(told.strip().splitlines()) == 1 or "loading" in told
+    assert len(message.strip().splitlines()) == 1 or "loading" in message

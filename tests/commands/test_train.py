@@ -70,7 +70,7 @@ def in_process():
 
 @pytest.fixture(scope="module")
 def captioned(tmp_path_factory, in_process):
-    """A folder with clips, their table, and a run of two steps a stage on them."""
+    """A folder with clips, their table, and a run of two steps per stage on them."""
     folder = tmp_path_factory.mktemp("captioned")
     write_clips(folder / "clips")
     table = write_table(folder / "clips.csv", caption=[CAPTIONS[index % 2] for index in range(10)])
@@ -197,8 +197,8 @@ def test_a_mistake_can_be_corrected_until_the_clips_are_packed(tmp_path, capsys,
     assert main([*arguments, "--captions", empty]) == 2
     assert "no clip has a caption or a label" in capsys.readouterr().err
     assert main([*arguments, "--captions", write_table(tmp_path / "one.csv", 1, caption=["up"])]) == 2
-    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cmd-lightning: ")]
-    assert "at least 2 usable clips are needed, there are 1" in told
+    (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cmd-lightning: ")]
+    assert "at least 2 usable clips are needed, there are 1" in message
     assert main([*arguments, "--captions", good, "--size", "16"]) == 0
     slash = ["train", f"{tmp_path}/clips/", *arguments[2:]]  # as shells complete it
     assert main([*slash, "--captions", good, "--size", "16"]) == 0
@@ -211,7 +211,7 @@ def test_a_mistake_can_be_corrected_until_the_clips_are_packed(tmp_path, capsys,
 
 @pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143), (SystemExit(2), 2)])
 @pytest.mark.parametrize("phase", ["pack", "fit", "sample"])
-def test_a_stopped_run_is_told_how_to_resume(tmp_path, capsys, monkeypatch, phase, stop, code):
+def test_a_stopped_run_prints_how_to_resume(tmp_path, capsys, monkeypatch, phase, stop, code):
     from cmd_lightning.commands import calls
 
     write_clips(tmp_path / "clips", 1)

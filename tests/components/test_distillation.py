@@ -1,4 +1,4 @@
-"""Students of both stages: what they are made of, what is saved of them, and what is refused."""
+"""Students of both stages: their parts, their checkpoints, and wrong options."""
 
 import pytest
 import torch
@@ -217,7 +217,7 @@ def test_clips_of_another_shape_are_reported(flows, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"steps": 0}, "model.steps 0: must be at least 1"),
         ({"guidance": float("nan")}, "model.guidance nan: give a finite number"),
@@ -225,9 +225,9 @@ def test_clips_of_another_shape_are_reported(flows, tmp_path):
         ({"steps": 51}, "model.steps 51: the student is sampled in 1 to 50"),
     ],
 )
-def test_wrong_options_are_reported(tiny_stages, wrong, told):
+def test_wrong_options_are_reported(tiny_stages, wrong, message):
     paths, _ = tiny_stages()
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         ContentDistillation(str(paths["content"]), **wrong)
 
 

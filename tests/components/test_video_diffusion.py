@@ -1,4 +1,4 @@
-"""Models of whole videos: fitted, tested and sampled from their configs; the samples those of a loop of one's own."""
+"""Models of whole videos: trained, tested and sampled from their configs; samples compared with a separate loop."""
 
 import json
 import shutil
@@ -63,16 +63,16 @@ class Mixer(VideoDenoiser):
     def __init__(self, latent: tuple[int, int, int, int], condition_dim: int, width: int = 16) -> None:
         super().__init__()
         self.stem = torch.nn.Conv3d(latent[0], width, 3, padding=1)
-        self.told = torch.nn.Linear(1 + condition_dim, width)
+        self.notices = torch.nn.Linear(1 + condition_dim, width)
         self.place = torch.nn.Parameter(torch.zeros(width, *latent[1:]))
         self.body = torch.nn.Conv3d(width, width, 3, padding=1)
         self.head = torch.nn.Conv3d(width, latent[0], 3, padding=1)
 
     def forward(self, latent, timestep, condition):
-        told = timestep[:, None].to(latent) / 1000
+        notices = timestep[:, None].to(latent) / 1000
         if condition is not None:
-            told = torch.cat([told, condition.pooled], dim=1)
-        x = (self.stem(latent) + self.place + self.told(told)[:, :, None, None, None]).tanh()
+            notices = torch.cat([notices, condition.pooled], dim=1)
+        x = (self.stem(latent) + self.place + self.notices(notices)[:, :, None, None, None]).tanh()
         return self.head(x + self.body(x).tanh())
 
 
@@ -305,7 +305,7 @@ def test_it_learns_a_clip_by_heart(batch, tmp_path):
     assert torch.stack(losses).mean() < 0.25 * torch.stack(zero).mean()
 
 
-def test_what_is_no_picture_is_not_shown_as_one(model, autoencoder, batch, wake):
+def test_what_is_no_image_is_not_shown_as_one(model, autoencoder, batch, wake):
     first = VideoAutoencoder(lambda: autoencoder).eval()
     assert list(first.preview(batch)) == ["original", "reconstruction"]
     options = {"autoencoder": autoencoder, "video_shape": SHAPE}
@@ -362,18 +362,18 @@ def test_wrong_inputs(model, tiny_autoencoder, batch, tmp_path, save_checkpoint)
         assert "\n" not in str(caught.value)
 
 
-def test_wrong_options_are_told_on_one_line(capsys, tmp_path, monkeypatch):
+def test_wrong_options_are_reported_on_one_line(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for options, told in (
+    for options, notices in (
         (["--model.gradient_checkpointing=true"], "ModelScope does not offer it; leave it out"),
         (["--model.video_shape=null"], "model.video_shape: needed, as the network is built for it"),
     ):
         assert run("fit", "modelscope", *options) == 2
         [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cmd-lightning: ")]
-        assert told in line
+        assert notices in line
 
 
-def test_a_test_without_metrics_is_refused(model):
+def test_a_test_without_metrics_is_rejected(model):
     made = model(None)
     made.sources = ["last.ckpt"]
     with pytest.raises(InputError, match=r"model\.metrics: none is given, so there is nothing to test"):

@@ -5,7 +5,7 @@ import tarfile
 
 import pytest
 import webdataset
-from odd_videos import encode, numbered, numbers_in, picture
+from odd_videos import encode, numbered, numbers_in, still_image
 from PIL import Image
 from shard_files import write_tar
 
@@ -77,8 +77,8 @@ def test_clips_of_all_kinds_in_folders_and_shards(files, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         path.with_suffix(".txt").write_text(f"clip {number}")
-    (tmp_path / "clips" / "cover.webp").write_bytes(picture("WebP"))
-    (tmp_path / "clips" / "deep" / "cover.png").write_bytes(picture())
+    (tmp_path / "clips" / "cover.webp").write_bytes(still_image("WebP"))
+    (tmp_path / "clips" / "deep" / "cover.png").write_bytes(still_image())
 
     done = pack_clips(tmp_path / "clips", tmp_path / "packed")
     assert (done["samples"], done["bad"], done["empty_captions"]) == (len(files), {"still image": 2}, 0)
