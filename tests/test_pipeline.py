@@ -336,7 +336,7 @@ def test_folders_that_are_no_model_are_reported(tmp_path):
 
 
 def tiny_image_autoencoder(seed, kind=AutoencoderTiny, channels=3):
-    """A stand-in for a VAE with 8 pixels a point, or for the tiny one made for its latents."""
+    """A stand-in for a VAE with 8 pixels per point, or for the tiny one made for its latents."""
     if kind is AutoencoderKL:
         return vae_of(seed, latent_channels=channels).eval()
     torch.manual_seed(seed)
@@ -495,5 +495,5 @@ def test_frame_decoders_that_do_not_fit_are_reported(tiny_pipeline):
     with pytest.raises(InputError, match="works in pixels"):
         tiny_pipeline().use_frame_decoder(tiny_image_autoencoder(4))
     pipeline = tiny_pipeline(vae=tiny_image_autoencoder(3, AutoencoderKL))
-    with pytest.raises(InputError, match="latents of 4 channels and 8 pixels a point, the model makes 3 and 8"):
+    with pytest.raises(InputError, match="latents of 4 channels and 8 pixels per point, the model has 3 and 8"):
         pipeline.use_frame_decoder(tiny_image_autoencoder(4, channels=4))

@@ -293,7 +293,7 @@ def test_wrong_bases_are_reported(base, kind, shards, trained, tmp_path, capsys)
 
 def test_sizes_that_do_not_divide_are_reported(base, kind, shards, tmp_path, capsys):
     fit = ["fit", *options("autoencoder", base, shards, tmp_path, kind)]
-    line = error_of(capsys, [*fit, "--data.size=[40,48]"])  # 8 pixels a point, patches of 2
+    line = error_of(capsys, [*fit, "--data.size=[40,48]"])  # 8 pixels per point, patches of 2
     assert "data.size [40, 48]: height and width must be multiples of 16" in line
     assert "multiples of 16" in error_of(capsys, [*fit, "--data.size=[36,48]"])
 
