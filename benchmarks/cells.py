@@ -1,4 +1,4 @@
-"""Measurements in cells: a call measures as many as it has time for, a JSON file keeps them, the next call resumes.
+"""Measurements in cells: a call measures as many as it has time for, a JSON file keeps them, the next call continues.
 
 Also what benchmarks share: their command lines, files of results, clocks.
 """

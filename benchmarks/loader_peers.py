@@ -1,4 +1,4 @@
-"""What the streaming loader is compared with: bare decoding, and the pipelines that webdataset's users write."""
+"""Peers of the streaming loader: bare decoding, and typical webdataset pipelines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trains a shipped model from scratch, in calls as short as wanted.
+"""Trains an included model from scratch, in calls of any length.
 
     python -m benchmarks.retrain shapes32 --minutes 60 --threads 1    # two CPU cores: one hour, then two more
     python -m benchmarks.retrain shapes64 --minutes 8    # a GPU: rerun until it reports completion

@@ -1,4 +1,4 @@
-"""The paper's own configs, made small: options, and command lines of fits on a small Stable Diffusion folder."""
+"""The paper's configs, made small: options, and command lines of training on a small Stable Diffusion folder."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Videos whose frames can be shown in more than one way, made apart from the project's own encoder."""
+"""Videos whose frames can be shown in more than one way, from another encoder than the project's."""
 
 import io
 

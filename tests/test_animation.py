@@ -1,4 +1,4 @@
-"""Animated PNG and WebP files: the frames, their times and the faults, apart from the project's own reader."""
+"""Animated PNG and WebP files: frames, times and errors, compared with another reader."""
 
 import io
 import struct

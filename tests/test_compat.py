@@ -1,4 +1,4 @@
-"""Each test shows a fault of a library, or what it offers only privately: when it fails, the workaround can go."""
+"""Each test shows a fault or a private part of a library; when it fails, the workaround can be removed."""
 
 import inspect
 import io

@@ -1,4 +1,4 @@
-"""Every config parses and builds what it names, with the stages before it built from their own configs.
+"""Every config parses and builds its classes, with earlier stages built from their own configs.
 
 The paper's networks are built on the meta device; those that a later stage reads are replaced by small ones.
 """

@@ -1,4 +1,4 @@
-"""Files that were cut without encoding: what FFmpeg decodes of them, and no more."""
+"""Files that were cut without encoding: the frames that FFmpeg decodes, and no more."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""The examples in the docstrings of public classes run, and there is one for each."""
+"""Every public class of metrics, networks, components and pipeline has an example that runs."""
 
 import doctest
 import inspect

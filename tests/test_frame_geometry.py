@@ -1,4 +1,4 @@
-"""The shape of pixels, what containers cut off, and which track is shown; compared with FFmpeg's filters."""
+"""Pixel shapes, cropping by containers, and the choice of a track; compared with FFmpeg's filters."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""What `pip install` puts on a machine: one import name, with the zoo and the configs inside."""
+"""The installed package: one import name, with the zoo and the configs inside."""
 
 import os
 import shutil

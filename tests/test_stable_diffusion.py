@@ -1,4 +1,4 @@
-"""The way of the paper's text-to-video set-up on a small Stable Diffusion folder: fit, test, export, generate."""
+"""The paper's text-to-video set-up on a small Stable Diffusion folder: fit, test, export, generate."""
 
 import json
 import re

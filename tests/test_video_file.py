@@ -1,4 +1,4 @@
-"""The decoder alone, on files as they are found in the wild: crafted, damaged, turned, odd, costly and endless ones."""
+"""The decoder alone, on unusual files: crafted, damaged, rotated, odd, expensive and endless ones."""
 
 import io
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""The rows of all efficiency results, and which of them the paper's figures are of."""
+"""The rows of all efficiency results, and the paper's figures for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The results as Markdown tables: what is counted or measured, what the paper reports, and the ratios."""
+"""The results as Markdown tables: counts, measurements, the paper's figures, and ratios."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good emoji64 is: reconstruction of emoji that it never saw, names of what it generates, motion, memorisation.
+"""The quality of emoji64: reconstruction of unseen emoji, names of generated videos, motion, memorisation.
 
     python -m benchmarks.emoji.quality emoji64 --json benchmarks/results/emoji64.json
 

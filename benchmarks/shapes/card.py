@@ -1,4 +1,4 @@
-"""Writes the card of a shipped model: what it is, how it was trained, what it scores, and where it fails.
+"""Writes the card of an included model: description, training, scores, and failures.
 
     python -m benchmarks.shapes.card shapes32
 

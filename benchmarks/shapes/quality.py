@@ -1,4 +1,4 @@
-"""How good a model of the procedural world is: reconstruction, generation, and where both fail.
+"""The quality of a model of the procedural world: reconstruction, generation, and failures.
 
     python -m benchmarks.shapes.quality shapes32 --recipe configs/shapes32/content.yaml --json RESULTS.json
 

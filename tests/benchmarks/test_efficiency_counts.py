@@ -1,4 +1,4 @@
-"""Counts of every system against what the paper prints, and ratios of made-up rows."""
+"""Counts of every system compared with the paper's, and ratios of made-up rows."""
 
 import json
 

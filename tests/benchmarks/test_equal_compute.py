@@ -1,4 +1,4 @@
-"""Equal compute: what each system is trained for, the queue at toy size, and the verdicts."""
+"""Equal compute: the trainings of each system, the queue at toy size, and the verdicts."""
 
 import time
 from dataclasses import replace

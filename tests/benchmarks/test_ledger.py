@@ -1,4 +1,4 @@
-"""Verdicts of the claims ledger, of evidence made up for the test."""
+"""Verdicts of the claims ledger, from made-up evidence."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The benchmark of the metrics, made small: its rows, what is computed from their parts, and memory."""
+"""The benchmark of the metrics, made small: its rows, values computed from their parts, and memory."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What is generated is current."""
+"""Generated text is current."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""The paper's tables: every figure of CMD has a way to be measured, and nothing else is in its column."""
+"""The paper's tables: every figure of CMD can be measured, and its column has no other figures."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The soak run, made short: its roles, and what is judged level."""
+"""The soak run, made short: its roles, and when memory counts as level."""
 
 import json
 import sys

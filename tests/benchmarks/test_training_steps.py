@@ -1,4 +1,4 @@
-"""The benchmark of training steps, made small: what is trained, what is kept, and what it asks of a machine."""
+"""The benchmark of training steps, made small: what is trained and kept, and requirements of the machine."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Training that a signal ends leaves a checkpoint from which it resumes, bit for bit as if uninterrupted."""
+"""Training that a signal ends writes a checkpoint, and resumes from it bit for bit as if uninterrupted."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Checkpoint files are whole or not there."""
+"""Checkpoint files are complete or absent."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""`shards encode`: latents as training on the fly would see them, once; whole shards, whatever comes between."""
+"""`shards encode`: latents equal those of training without it; complete shards even after interruptions."""
 
 import io
 import json

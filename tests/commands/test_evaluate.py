@@ -1,4 +1,4 @@
-"""`evaluate` as people call it: every kind of input, one number whichever way, records, and one line for a mistake."""
+"""`evaluate` on the command line: every kind of input, equal numbers for all, records, and one-line errors."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Models by the name of a folder that ships."""
+"""Models by the names of included folders."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`fit` and its sisters as a user runs them: where files go, and what is reported."""
+"""`fit`, `validate`, `test` and `predict` on the command line: files, messages and errors."""
 
 import csv
 import importlib.util

@@ -1,4 +1,4 @@
-"""`generate` to files: resumed, on several devices, in other formats, in a grid, and once more from a record."""
+"""`generate` to files: resumed, on several devices, in other formats, in a grid, and again from a record."""
 
 import json
 import os

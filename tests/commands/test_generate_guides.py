@@ -1,4 +1,4 @@
-"""`generate` with a ControlNet or an IP-Adapter: as the pipeline does it, recorded, and errors in one line."""
+"""`generate` with a ControlNet or an IP-Adapter: equal to the pipeline, recorded, and one-line errors."""
 
 import json
 

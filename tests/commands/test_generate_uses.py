@@ -1,4 +1,4 @@
-"""`generate` from clips: each option is the pipeline's method, and its videos are reproduced from their records."""
+"""`generate` from clips: each option calls a method of the pipeline, and its videos are reproduced from records."""
 
 import json
 import warnings

@@ -1,4 +1,4 @@
-"""Prompts: how files of them are read, and that what a model does not use of one is reported and recorded."""
+"""Prompts: how files are read, and that unused parts of a prompt are reported and recorded."""
 
 import json
 import warnings

@@ -1,4 +1,4 @@
-"""A config makes objects of the classes that fit, and calls nothing else; checkpoints run nothing wherever they go."""
+"""A config creates only objects of allowed classes, and calls nothing else; checkpoints never run code."""
 
 import copy
 import os

@@ -1,4 +1,4 @@
-"""What `shards check` tells of clips by size and rate, and the contact sheet that it draws."""
+"""The report of `shards check` on clips by size and rate, and its contact sheet."""
 
 import json
 

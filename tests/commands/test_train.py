@@ -1,4 +1,4 @@
-"""`train` at a tiny scale, through the command line: its files, its page, and what it does when called again."""
+"""`train` at a tiny scale, on the command line: its files, its page, and later calls."""
 
 import csv
 import json

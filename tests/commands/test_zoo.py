@@ -1,4 +1,4 @@
-"""`zoo list` and `zoo show`, the cards, and the guide docs/add-a-motion-model.md, followed to the letter."""
+"""`zoo list` and `zoo show`, the cards, and the guide docs/add-a-motion-model.md, followed exactly."""
 
 import importlib
 import inspect

@@ -1,4 +1,4 @@
-"""What runs in the processes of `test_distributed`.
+"""The processes of `test_distributed`.
 
 Importing it loads all libraries of a training run, so that forks of this process start at once.
 """

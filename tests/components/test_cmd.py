@@ -1,4 +1,4 @@
-"""The three stages composed: one seed gives the same frames through every door; `test` and `predict` as commands."""
+"""The three stages composed: a seed gives the same frames everywhere; `test` and `predict` as commands."""
 
 import json
 

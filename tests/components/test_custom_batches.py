@@ -1,4 +1,4 @@
-"""Batches of anyone's DataLoader: float clips, missing entries, seeds; and captions looked at before training."""
+"""Batches of custom DataLoaders: float clips, missing entries, seeds; and captions checked before training."""
 
 import re
 import warnings

@@ -1,4 +1,4 @@
-"""Several processes compute what one does with all of their clips, whether weights are in shards or not."""
+"""Several processes compute the same as one with all of their clips, with and without sharded weights."""
 
 import json
 import multiprocessing

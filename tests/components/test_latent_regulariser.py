@@ -1,4 +1,4 @@
-"""What training does to latents so that they are easier to learn: each option on its own, and off by default."""
+"""Training options that make latents easier to learn: each option alone, and off by default."""
 
 from functools import partial
 

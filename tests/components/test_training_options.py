@@ -1,4 +1,4 @@
-"""Options that make training faster or smaller change what it computes by rounding alone."""
+"""Options for faster or smaller training change results only by rounding."""
 
 import pytest
 import torch

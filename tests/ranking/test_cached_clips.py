@@ -1,4 +1,4 @@
-"""The cached clips: what they are, when they are taken again, and when not."""
+"""The cached clips: their contents, when they are reused, and when not."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What can be ranked: zoo names, dotted paths, configs; and what is said where one does not fit."""
+"""What can be ranked: zoo names, dotted paths, configs; and the errors for others."""
 
 import re
 import sys

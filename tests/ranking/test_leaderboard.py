@@ -1,4 +1,4 @@
-"""The leaderboard from made-up cards, and cards that keep what else they hold."""
+"""The leaderboard from made-up cards, and that saving keeps the rest of a card."""
 
 import pytest
 import yaml

@@ -1,4 +1,4 @@
-"""The whole way: what is kept of seeds, and the command."""
+"""A whole ranking: kept results of seeds, and the command."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""Training under the protocol: the same clips and noise for all models of a seed, averaged weights, faults told."""
+"""Training by the protocol: the same clips and noise for all models of a seed, averaged weights, errors reported."""
 
 import os
 from dataclasses import replace

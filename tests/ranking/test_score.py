@@ -1,4 +1,4 @@
-"""Scores: a model that knows the true motion is as good as reconstruction, and better than one that knows nothing."""
+"""Scores: a model that knows the true motion equals reconstruction, and is better than one that knows nothing."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What is done to clips to see whether a metric notices: in space, in time, and to the paths of things.
+"""Corruptions of clips to test metrics: in space, in time, and in the paths of shapes.
 
 Each corruption has five strengths, 0 (nothing) to 4, see STRENGTHS and UNITS. Blur and noise change frames and keep
 time; shuffle, freeze and reversal keep every frame as it is and change when it is shown; speed and trajectory render

@@ -1,4 +1,4 @@
-"""How the yardstick's networks are trained: a LightningModule of a network and its loss, a DataModule of random clips.
+"""Training of the yardstick's networks: a LightningModule of a network and its loss, a DataModule of random clips.
 
 The configs next to this file run with `cmd-lightning fit`; `save.py` measures the result and writes the weights.
 """

@@ -1,4 +1,4 @@
-"""The images and the page of emoji64's card, drawn with a small model that ships."""
+"""The images and the page of emoji64's card, with a small included model."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The cards of shipped models: each agrees with its record and results, for the included weights."""
+"""The cards of included models: each agrees with its record and results, for the included weights."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The measuring of models: what it measures in images, and that cells are kept."""
+"""The measuring of models: measurements of images, and kept cells."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Training of the yardstick's networks: in many calls as in one, by their configs, and what is saved of them."""
+"""Training of the yardstick's networks: in many calls as in one, by their configs, and their saved files."""
 
 import json
 import sys

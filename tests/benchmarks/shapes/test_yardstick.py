@@ -1,4 +1,4 @@
-"""The corruptions do what they say, and the shipped metrics react to each that they must react to."""
+"""The corruptions work as described, and the included metrics react to each that they should react to."""
 
 import json
 import math
