@@ -65,7 +65,8 @@ def notebook(path: str) -> tuple[str, dict[str, bytes]]:
     """The Markdown of an executed notebook, and its images by name."""
     from nbconvert import MarkdownExporter
 
-    text, resources = MarkdownExporter().from_filename(str(ROOT / path))
+    name = {"unique_key": Path(path).stem}  # of the images
+    text, resources = MarkdownExporter().from_filename(str(ROOT / path), resources=name)
     return re.sub(r"\n{3,}", "\n\n", text), resources["outputs"]
 
 

@@ -37,7 +37,7 @@ def execute(source: Path) -> nbformat.NotebookNode:
     notebook = jupytext.read(source)
     start = cpu_seconds()
     with tempfile.TemporaryDirectory() as folder:
-        client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": folder}})
+        client = NotebookClient(notebook, timeout=None, coalesce_streams=True, resources={"metadata": {"path": folder}})
         client.execute()
     protocol = f"{processor()}, one thread, {(cpu_seconds() - start) / 60:.1f} CPU minutes"
     versions = f"torch {version('torch')}, Python {platform.python_version()}, {date.today()}"
@@ -48,7 +48,11 @@ def execute(source: Path) -> nbformat.NotebookNode:
 
 def main(names: Sequence[str]) -> int:
     """Run the named tutorials, or all."""
-    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(FOLDER.parents[1]), *sys.path[1:]])}
+    os.environ |= {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "ignore",
+        "PYTHONPATH": str(FOLDER.parents[1]),  # of this checkout
+    }
     for source in sorted(FOLDER.glob("[!_]*.py")):
         if names and source.stem not in names:
             continue

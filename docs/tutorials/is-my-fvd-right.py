@@ -46,12 +46,17 @@ def clips(first, number=CLIPS):
     return torch.stack([make_clip(0, first + i, level="mixed", motion="middle")[0] for i in range(number)])
 
 
+@torch.no_grad()
+def features(videos):
+    """Features (B, 96) of clips."""
+    return torch.cat([network(part / 255) for part in videos.split(64)])
+
+
 def distance(real, fake, metric=FrechetVideoDistance, **options):
-    """A metric of two sets of clips."""
+    """A metric of two sets of features. For clips in place of features: `update`."""
     found = metric(feature=network, **options)
-    for start in range(0, len(real), 64):
-        found.update(real[start : start + 64], real=True)
-        found.update(fake[start : start + 64], real=False)
+    found.update_features(real, real=True)
+    found.update_features(fake, real=False)
     return found
 
 
@@ -77,8 +82,9 @@ plt.show()
 # The second is not: it is the best that a perfect model could reach with this number of clips.
 
 # %%
-for name, videos in {"itself": real, "other real clips": other, "generated clips": fake}.items():
-    print(f"real clips to {name:17} {distance(real, videos).compute():8.2f}")
+x, sets = features(real), {"other real clips": features(other), "generated clips": features(fake)}
+for name, y in {"themselves": x, **sets}.items():
+    print(f"real clips to {name:17} {distance(x, y).compute():8.2f}")
 
 # %% [markdown]
 # ## 2. How many clips?
@@ -90,16 +96,17 @@ for name, videos in {"itself": real, "other real clips": other, "generated clips
 numbers = [number for number in (32, 64, 128, 256, 512) if number <= CLIPS]
 found = {}
 for name, metric in {"Fréchet": FrechetVideoDistance, "kernel": KernelVideoDistance}.items():
-    for what, videos in {"other real clips": other, "generated clips": fake}.items():
-        found[name, what] = [float(distance(real[:n], videos[:n], metric).compute()) for n in numbers]
+    for what, y in sets.items():
+        found[name, what] = [float(distance(x[:n], y[:n], metric).compute()) for n in numbers]
 print(f"{'clips':26}", *(f"{number:9}" for number in numbers))
 for (name, what), values in found.items():
     print(f"{name:8} {what:17}", *(f"{value:9.3f}" for value in values))
 figure, axes = plt.subplots(1, 2, figsize=(7, 2.6), layout="constrained")
 for axis, name in zip(axes, ("Fréchet", "kernel"), strict=True):
-    for what in ("generated clips", "other real clips"):
+    for what in reversed(sets):
         axis.plot(numbers, found[name, what], "o-", label=what)
     axis.set(xscale="log", xlabel="clips", title=f"{name} distance", xticks=numbers, xticklabels=numbers)
+    axis.minorticks_off()
 axes[0].legend()
 plt.show()
 
@@ -113,8 +120,8 @@ plt.show()
 # %%
 from cmd_lightning.metrics.sample_size import extrapolated  # noqa: E402
 
-for name, videos in {"other real clips": other, "generated clips": fake}.items():
-    metric = distance(real, videos, keep_features=True)
+for name, y in sets.items():
+    metric = distance(x, y, keep_features=True)
     low, high = metric.interval(resamples=RESAMPLES)
     curve = metric.curve()
     shown = ", ".join(f"{value:.2f} at {number}" for number, value in curve.items())
@@ -132,7 +139,11 @@ for name, videos in {"other real clips": other, "generated clips": fake}.items()
 wide = [videos[..., 8:56, :] for videos in (real, fake)]
 small = "range=0..1,side=32"
 for preset in (f"stylegan-v,{small}", f"videogpt,{small}", f"tf,{small}", f"stylegan-v,{small},antialias=true"):
-    print(f"{preset:46} {distance(*wide, preset=preset).compute():8.2f}")
+    metric = FrechetVideoDistance(feature=network, preset=preset)
+    for first in range(0, CLIPS, 64):
+        metric.update(wide[0][first : first + 64], real=True)
+        metric.update(wide[1][first : first + 64], real=False)
+    print(f"{preset:46} {metric.compute():8.2f}")
 
 # %% [markdown]
 # ## 5. Size and frame rate
@@ -147,7 +158,7 @@ for name, pair in {
     "every second frame": (real[:, :, ::2], fake[:, :, ::2]),
     "resized to 16x16": shrunk,
 }.items():
-    print(f"{name:20} {distance(*pair).compute():8.2f}")
+    print(f"{name:20} {distance(*map(features, pair)).compute():8.2f}")
 
 # %% [markdown]
 # ## What to state
