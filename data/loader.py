@@ -167,6 +167,8 @@ class StreamLoader(WebLoader):
         epoch, first = 0, 0
         if self.position:
             epoch, first = self.position.begin(self.stream, self.num_workers, self.trainer)
+            if self.trainer and not first:
+                compat.begin_resumed_epoch(self.trainer)
         # `overfit_batches` asks for the same clips in every epoch; their noise is still that of the epoch.
         overfit = bool(self.position and getattr(self.trainer, "overfit_batches", 0))
         self.stream.begin(0 if overfit else epoch, first)

@@ -209,6 +209,8 @@ class Standby:
         remedy = "lower data.num_frames, or data.stride, or raise data.fps; or " if "too short" in dict(bad) else ""
         if "still image" in dict(bad):
             remedy = "set data.images still for clips without motion; or "
+        if self._stream.stages.names and "no video" in dict(bad):
+            remedy = "let data.stages keep the video; or "
         raise InputError(
             f"no usable clip among {len(bad)}: {list_bad(bad, most=1)}; {remedy}run `shards check` on these shards"
         )

@@ -69,7 +69,7 @@ def fails(path, *words, **selection):
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    """Class folders of mp4 at 24 frames a second, 12 frames long."""
+    """Class folders of mp4 at 24 frames per second, 12 frames long."""
     folder = tmp_path_factory.mktemp("videos")
     for index, name in enumerate(("b/2", "a/1", "a/0", "c")):
         write_video(folder / f"{name}.mp4", to_tensor(clips(1, 12, seed=index)[0]), 24)
