@@ -179,7 +179,9 @@ class Subject:
         self._process = None
         self._pipe: Connection | None = None
 
-    def try_(self, target: Callable[[bytes], str], data: bytes, timeout: float = TIMEOUT, wait: float = PATIENCE) -> Tried:
+    def try_(
+        self, target: Callable[[bytes], str], data: bytes, timeout: float = TIMEOUT, wait: float = PATIENCE
+    ) -> Tried:
         """Tries one input, within `timeout` CPU seconds and `wait` real ones.
 
         `target` gives the outcome, or raises what must not happen.
