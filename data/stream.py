@@ -1,7 +1,7 @@
 """The stream of batches that one rank reads from shards, each sample exactly once an epoch.
 
 Samples are found in sequence, mixed in a bounded buffer, and read and decoded last: so the buffer holds no video,
-and a resume goes past what was seen without reading it. What a sample becomes depends on (seed, epoch, key)
+and a resume skips what was seen without reading it. What a sample becomes depends on (seed, epoch, key)
 alone, never on what was read before it.
 """
 

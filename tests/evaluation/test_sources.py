@@ -351,7 +351,7 @@ def test_errors_of_arrays(tmp_path):
     fails(array(path, np.concatenate([data, data[..., :1]], -1)), "drop the alpha")
     fails(array(path, data[..., :2]), "no axis of 3 channels")
     fails(array(path, data.astype(np.int64)), "int64: give uint8, or float")
-    fails(array(path, data[:, :3]), 'say layout="NTHWC"', frames=3)
+    fails(array(path, data[:, :3]), 'give layout="NTHWC"', frames=3)
     assert items(path, frames=3, layout="NTHWC")[1]["video"].equal(to_tensor(data[1, :3]))
     fails(path, "no axis of 3 channels in layout NTCHW", frames=3, layout="NTCHW")
     fails(array(path, floats * 2 - 1), "a.npy clip 0: from -1 to 1; give float in [0, 1]", frames=9)
