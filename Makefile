@@ -43,7 +43,7 @@ lint: $(VENV)/.installed
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
-# The CPU's timings in benchmarks/README.md, measured anew in about ten minutes; nothing else should run meanwhile.
+# The CPU timings in docs/benchmarks/efficiency.md, measured again in about ten minutes; nothing else should run meanwhile.
 timings: $(VENV)/.installed
 	rm -f benchmarks/results/efficiency_fifth_cpu.json benchmarks/results/efficiency_shapes32_cpu.json
 	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.efficiency --scale fifth --device cpu --minutes 60

@@ -1,4 +1,4 @@
-"""The claims ledger of the README: each claim, how it is defined, whether it holds, and the command that checks it.
+"""The claims ledger: each claim, how it is defined, whether it holds, and the command that checks it.
 
 Claims are in ledger.yaml, what the paper reports in reported.yaml, what was measured in results/ and in the cards of
 the zoo. Ratios and verdicts are computed: of a claim without evidence the verdict is what it needs. Verdicts are
@@ -62,6 +62,7 @@ class Claim:
     ablated: tuple[str, ...] = ()
     tests: tuple[str, ...] = ()
     needs: str = ""
+    readme: bool = False
 
 
 def claims() -> list[Claim]:
@@ -295,3 +296,9 @@ def table() -> str:
         ]
         parts.append(markdown.table((head, "how it is defined", "verdict", "checked by"), rows))
     return "\n\n".join(parts)
+
+
+def shortened() -> str:
+    """The claims that the README shows, as Markdown."""
+    rows = [(one.claim, verdict(one), f"`{one.command}`") for one in claims() if one.readme]
+    return markdown.table(("claim", "verdict", "checked by"), rows)

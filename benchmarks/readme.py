@@ -1,4 +1,4 @@
-"""Writes what is generated: blocks of READMEs, and `parameters` and `naturalness` in the zoo's cards.
+"""Writes what is generated: blocks of pages, and `parameters` and `naturalness` in the zoo's cards.
 
     python -m benchmarks.readme            # after a measurement, a new card, a new claim
     python -m benchmarks.readme --check    # only says what is not current, with code 2
@@ -27,18 +27,20 @@ from cmd_lightning.zoo import Entry
 from cmd_lightning.zoo.card import with_field
 from cmd_lightning.zoo.sizes import count_parameters
 
-FILES = (Path("README.md"), Path("zoo/README.md"), Path("benchmarks/README.md"))
 BLOCK = re.compile(r"(<!-- begin (\w+): python -m benchmarks\.readme -->\n).*?(<!-- end (\w+) -->)", re.DOTALL)
+PAGES = (Path("README.md"), *sorted(Path("docs").rglob("*.md")))
+FILES = tuple(path for path in PAGES if BLOCK.search(path.read_text(encoding="utf-8")))
+"""The pages with blocks, from the top of the checkout."""
 
 
 def zoo_table() -> str:
-    """Every entry of the zoo, by kind, as a Markdown table."""
+    """Every entry of the zoo, by kind, as a Markdown table; links are from `docs/`."""
     rows = []
     for kind, title in TITLES.items():
         for number, entry in enumerate(zoo.entries(kind)):
             file = entry.module.removeprefix("cmd_lightning.").replace(".", "/")
-            link = f"{file}.py" if file else f"zoo/cards/{entry.name}.md"
-            what = entry.card.what.rstrip(".") + (f" ([config]({entry.card.config}))" if entry.card.config else "")
+            link = f"../{file}.py" if file else f"../zoo/cards/{entry.name}.md"
+            what = entry.card.what.rstrip(".") + (f" ([config](../{entry.card.config}))" if entry.card.config else "")
             rows.append((None if number else title, f"[`{entry.name}`]({link})", what, short(entry.card.total)))
     return markdown.table(("", "name", "what", "parameters"), rows)
 
@@ -46,6 +48,7 @@ def zoo_table() -> str:
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "claims": ledger.table,
     "zoo": zoo_table,
+    "ledger": ledger.shortened,
     "leaderboard": lambda: leaderboard.table(leaderboard.ranked()),
     "counts": tables.counted,
     "fifth": partial(tables.measured, "fifth"),

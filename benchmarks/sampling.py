@@ -106,7 +106,7 @@ def table(result: Mapping[str, Any]) -> str:
         distance = f"{row['kernel_distance']:.3f} ± {row['kernel_distance_error']:.3f}"
         what = row["split"], row["solver"], row["steps"], "{:.3f} ± {:.3f}".format(*accuracy(row))
         lines.append((*what, against, distance, f"{row['seconds']:.3f}"))
-    head = ("split", "solver", "steps", "accuracy", "against DDIM, 50", "kernel distance", "seconds a video")
+    head = ("split", "solver", "steps", "accuracy", "against DDIM, 50", "kernel distance", "seconds per video")
     return markdown.table(head, lines)
 
 
@@ -130,7 +130,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
     axes[0].set_ylabel("accuracy (shape, colour, direction)")
     axes[1].set_ylabel("kernel distance")
     for axis in axes:
-        axis.set_xlabel("seconds a video")
+        axis.set_xlabel("seconds per video")
     axes[0].legend()
     figure.tight_layout()
     figure.savefig(path, dpi=90)

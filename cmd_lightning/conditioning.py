@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import torch
@@ -50,6 +51,10 @@ class ConditionEncoder(Network):
 
     def unseen(self, caption: str) -> list[str]:
         """The words of a caption that the encoder never saw in training; [] if the weights do not show this."""
+        return []
+
+    def similar(self, word: str) -> list[str]:
+        """Known words that are spelled like an unseen one, the most similar first; [] if the encoder has no list."""
         return []
 
 
@@ -169,7 +174,9 @@ def remarks(encoders: Iterable[ConditionEncoder | None], caption: str) -> list[s
     unseen = dict.fromkeys(word for encoder in own for word in encoder.unseen(caption))
     found = [f"{prompt}: longer than the {most} tokens that the model reads; cut: {end!r}" for most, end in cut.items()]
     if unseen:
-        found.append(f"{prompt}: words that the model never saw in training: {', '.join(unseen)}")
+        similar = {word: [near for encoder in own for near in encoder.similar(word)][:1] for word in unseen}
+        words = [f"{word} (did you mean {near[0]}?)" if near else word for word, near in similar.items()]
+        found.append(f"{prompt}: words that the model never saw in training: {', '.join(words)}")
     return found
 
 
@@ -218,6 +225,9 @@ class PhraseEncoder(ConditionEncoder):
 
     def unseen(self, caption: str) -> list[str]:
         return [word for word in dict.fromkeys(words_of(caption)) if word not in self.rows.keys() | self.ignored]
+
+    def similar(self, word: str) -> list[str]:
+        return get_close_matches(word, self.rows, n=1, cutoff=0.7)
 
     def found(self, caption: str) -> list[int]:
         """The rows of the known words of a caption; 0 is the row of no word."""

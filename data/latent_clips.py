@@ -1,7 +1,7 @@
 """From the members of a sample of a latent shard to a clip of latents, as `clips` does it for video.
 
-data/README.md lists the tensors of a sample, of which the axis K is that of the clips of one video. Its json has "fps"
-of the clips and "made_by": {"latent_space": fingerprint, "autoencoder": fingerprint or null}.
+docs/data/latent-shards.md lists the tensors of a sample, of which the axis K is that of the clips of one video. Its
+json has "fps" of the clips and "made_by": {"latent_space": fingerprint, "autoencoder": fingerprint or null}.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What MkDocs does to the pages of the site: fills generated tables, and makes links to files of the repository work.
+"""What MkDocs does to the pages of the site: makes links to files of the repository work, and shows notebooks.
 
 A page of the site is a Markdown file of docs/, or one elsewhere that a page or the navigation links to, such as
 zoo/README.md. A link to another file of the repository leads to a page with its text, so the site is complete offline
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-import sys
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -17,7 +16,6 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # for benchmarks, which are no part of the package
 
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)")
 FENCE = re.compile(r"^( *```).*?^\1", re.MULTILINE | re.DOTALL)
@@ -39,16 +37,10 @@ def uri_of(path: str) -> str:
 
 
 def target_of(path: str, link: str) -> str | None:
-    """What a link in a file leads to in the repository, from the file's folder, else (generated tables) from the top.
-
-    A folder is its README or its docstring, if it has one.
-    """
-    for base in (posixpath.dirname(path), ""):
-        found = posixpath.normpath(posixpath.join(base, link))
-        names = [f"{found}/README.md", f"{found}/__init__.py", found]
-        if target := next((name for name in names if (ROOT / name).exists()), None):
-            return target
-    return None
+    """What a link in a file leads to in the repository; of a folder its README or its docstring, if it has one."""
+    found = posixpath.normpath(posixpath.join(posixpath.dirname(path), link))
+    names = [f"{found}/README.md", f"{found}/__init__.py", found]
+    return next((name for name in names if (ROOT / name).exists()), None)
 
 
 def text_of(path: str) -> str:
@@ -60,9 +52,7 @@ def text_of(path: str) -> str:
         )
     text = file.read_text(encoding="utf-8")
     if path.endswith(".md"):
-        from benchmarks.readme import written
-
-        return written(text, Path(path))
+        return text
     language = {".py": "python", ".yaml": "yaml", ".json": "json"}.get(file.suffix, "text")
     return f"---\nsearch: {{exclude: true}}\n---\n\n# {path}\n\n~~~~~~{language}\n{text}\n~~~~~~\n"
 

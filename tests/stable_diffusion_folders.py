@@ -92,3 +92,45 @@ def write_stable_diffusion(folder, kind="1.5", seed=2, **scheduler):
     )
     pipeline.save_pretrained(folder)
     return folder
+
+
+def write_controlnet(folder, unet, seed=3, **changes):
+    """Writes a ControlNet for a U-Net, with random weights where training begins with zeros; its folder."""
+    from diffusers import ControlNetModel
+
+    torch.manual_seed(seed)
+    network = ControlNetModel.from_unet(unet, **changes)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.2 * torch.randn_like(weight))
+    network.save_pretrained(folder)
+    return folder
+
+
+def write_ip_adapter(folder, unet, seed=4, channels=12):
+    """Writes an IP-Adapter for a U-Net as those on the hub are: models/adapter.safetensors and its image encoder."""
+    from safetensors.torch import save_file
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    torch.manual_seed(seed)
+    config = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        projection_dim=channels,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=8,
+        patch_size=4,
+    )
+    CLIPVisionModelWithProjection(config).save_pretrained(folder / "models" / "image_encoder")
+    dim = unet.config.cross_attention_dim
+    shapes = {"proj.weight": (4 * dim, channels), "proj.bias": (4 * dim,), "norm.weight": (dim,), "norm.bias": (dim,)}
+    weights = {f"image_proj.{name}": torch.randn(shape) for name, shape in shapes.items()}
+    own = dict(unet.named_modules())
+    layers = [name.removesuffix(".processor") for name in unet.attn_processors if name.endswith("attn2.processor")]
+    for number, name in enumerate(layers):
+        for part in ("to_k", "to_v"):
+            shape = getattr(own[name], part).weight.shape
+            weights[f"ip_adapter.{2 * number + 1}.{part}_ip.weight"] = torch.randn(shape)
+    save_file(weights, folder / "models" / "adapter.safetensors")
+    return folder

@@ -294,7 +294,7 @@ def test_what_a_user_must_give_is_told(config, option, capsys):
     [line] = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(f"cmd-lightning: {option}: ")
     assert f"add --{option} with the folder of a Stable Diffusion" in line
-    assert "configs/README.md" in line
+    assert "docs/stable-diffusion.md" in line
 
 
 def test_any_option_that_is_needed_is_told(capsys):

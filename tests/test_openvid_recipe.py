@@ -1,4 +1,4 @@
-"""The recipe of configs/README.md for one GPU, made small, from shards of video to a generated one."""
+"""The recipe of docs/scaling-out.md for one GPU, made small, from shards of video to a generated one."""
 
 import json
 import shutil

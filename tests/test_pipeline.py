@@ -43,6 +43,8 @@ def test_parts_have_the_names_of_stable_diffusion(tiny_pipeline, tmp_path):
         *("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
         *("autoencoder", "motion_model", "motion_scheduler", "motion_text_encoder"),
     }
+    guides = {"controlnet", "image_encoder", "feature_extractor"}
+    names |= guides
     settings = {"video_shape", "fps", "steps", "guidance", "averaged_weights"}
     pipeline = tiny_pipeline()
     assert set(pipeline.components) == names
@@ -50,7 +52,7 @@ def test_parts_have_the_names_of_stable_diffusion(tiny_pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
     assert {key for key in index if not key.startswith("_")} == settings | names
-    assert {folder.name for folder in tmp_path.iterdir() if folder.is_dir()} == names - {"vae", "tokenizer"}
+    assert {folder.name for folder in tmp_path.iterdir() if folder.is_dir()} == names - guides - {"vae", "tokenizer"}
     assert not [file for file in tmp_path.rglob("*") if file.suffix in (".bin", ".pt", ".pkl")]
 
 

@@ -15,7 +15,7 @@ from cmd_lightning.markdown import table
 
 RESULTS = Path(__file__).parent.parent / "results"
 STEPS = 50
-"""Of the videos in benchmarks/README.md."""
+"""Of the videos in docs/benchmarks/efficiency.md."""
 OWNERS = {"CMD": "Stable Diffusion", "LTX": "LTX"}
 """Whose frame decoders the systems have; the other systems have the first's."""
 YES = {True: "yes", False: "no"}
@@ -140,7 +140,7 @@ def timing_tables(rows: Sequence[Row], core: Row) -> str:
             networks.append((row["system"], name, compiled, number(row["tmacs"]), number(row["seconds"]), rate))
     head = ("system", "steps", "compiled", "frame decoder", "TMAC", "seconds", "paper", "TMAC/s", "memory, GB", "paper")
     parts = [table(head, videos)]
-    parts.append(table(("system", "one call a step of", "compiled", "TMAC", "seconds", "TMAC/s"), networks))
+    parts.append(table(("system", "one call per step of", "compiled", "TMAC", "seconds", "TMAC/s"), networks))
 
     found = pairs(rows)
     lines = []
@@ -165,7 +165,7 @@ def timing_tables(rows: Sequence[Row], core: Row) -> str:
 
 
 def counted() -> str:
-    """For benchmarks/README.md: what a video takes at the paper's resolution of sampling, without guidance."""
+    """For docs/benchmarks/efficiency.md: what a video takes at the paper's resolution of sampling, without guidance."""
     rows = read(RESULTS / "efficiency_counts.json")["rows"]
     at = {"resolution": RESOLUTIONS["9"], "guidance": False}
     whole = videos(rows, **at)
@@ -177,12 +177,12 @@ def counted() -> str:
         parameters = f"{row['params'] / 1e9:.3f}", params and f"{params / 1e9:g}"
         full = number(row["tmacs"]), number(step["tmacs"]), *(one and number(one["tmacs"]) for one in decoded)
         lines.append((row["system"], *parameters, number(row["tmacs_paper"], 4), paper(row, "tmacs_paper"), *full))
-    head = ("system", "parameters, B", "paper", "paper's counting", "paper", "in full", "a step, in full")
+    head = ("system", "parameters, B", "paper", "paper's counting", "paper", "in full", "per step, in full")
     return table((*head, "with the frame decoder", "with the tiny one"), lines)
 
 
 def measured(scale: str) -> str:
-    """For benchmarks/README.md: seconds of a video on a CPU, next to the first system's; "≈": fewer steps timed."""
+    """For docs/benchmarks/efficiency.md: seconds of a video on a CPU, next to the first system's; "≈": fewer steps."""
     rows = read(RESULTS / f"efficiency_{scale}_cpu.json")["rows"]
     whole = videos(rows)
     base, *_ = (system for system, _ in whole)
@@ -199,7 +199,7 @@ def measured(scale: str) -> str:
         rate = about + number(1e3 * row["tmacs"] / row["seconds"])
         lines.append((system + names[decoder], about + number(row["seconds"]), step, rate, *over))
     of = f"over {base}'s"
-    head = (f"{STEPS} steps", "seconds a video", "GMAC a step", "GMAC/s", f"seconds {of}", f"multiply-adds {of}")
+    head = (f"{STEPS} steps", "seconds per video", "GMAC per step", "GMAC/s", f"seconds {of}", f"multiply-adds {of}")
     return table((*head, "utilisation"), lines)
 
 

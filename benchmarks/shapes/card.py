@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from benchmarks.cells import by_name, command_line, read
-from benchmarks.shapes.pages import fill
+from benchmarks.pages import fill
 from benchmarks.shapes.quality import clips, generate
 from cmd_lightning.errors import InputError, program
 from cmd_lightning.latent_space import from_uint8, to_uint8
@@ -167,9 +167,8 @@ def page(card: dict[str, Any], result: dict[str, Any]) -> str:
     settings = result["settings"]
     measured = RESULTS / f"{card['name']}_uses.json"
     uses = read(measured) if measured.is_file() else None
-    return fill(
-        "card.md.jinja", card=card, result=result, cells=cells, settings=settings, reconstructions=rows, uses=uses
-    )
+    values = {"card": card, "result": result, "cells": cells, "settings": settings}
+    return fill("shapes/card.md.jinja", **values, reconstructions=rows, uses=uses)
 
 
 def main() -> int:

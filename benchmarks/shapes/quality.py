@@ -182,12 +182,17 @@ def clips(pipeline: CMDPipeline, num: int, split: str = "test", **options: Any) 
 
 @torch.no_grad()
 def generate(
-    pipeline: CMDPipeline, captions: Sequence[str], steps: int | None = None, of: Tensor | None = None
+    pipeline: CMDPipeline,
+    captions: Sequence[str],
+    steps: int | None = None,
+    of: Tensor | None = None,
+    first_seed: int = 0,
 ) -> Tensor:
-    """Videos of captions, uint8, sample i from seed i; with the true content frames `of` these clips if given."""
+    """Videos of captions, uint8, from consecutive seeds; with the true content frames `of` these clips if given."""
     videos = []
     for first in range(0, len(captions), BATCH):
-        values, seeds = list(captions[first : first + BATCH]), range(first, min(first + BATCH, len(captions)))
+        values = list(captions[first : first + BATCH])
+        seeds = range(first_seed + first, first_seed + first + len(values))
         if of is None:
             content = pipeline.generate_content(values, seeds, steps)
         else:

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from cmd_lightning.atomic_files import replaced
+from cmd_lightning.errors import InputError
 from cmd_lightning.video_encoding import write_video
 
 
@@ -19,12 +20,21 @@ class VideoWriter(BasePredictionWriter):
     """Writes `<folder>/<key>.mp4`, such as `videos/000000/0001.mp4`, and a `.json` with caption, label and seed.
 
     Args:
-        folder: Where the videos go; relative to the trainer's `default_root_dir`.
+        folder: Where the videos go, which must be empty; relative to the trainer's `default_root_dir`.
+
+    Raises:
+        InputError: Something is in the folder when prediction begins.
     """
 
     def __init__(self, folder: str = "videos") -> None:
         super().__init__(write_interval="batch")
         self.folder = folder
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        folder = Path(trainer.default_root_dir, self.folder)
+        if stage == "predict" and folder.exists() and any(folder.iterdir()):
+            raise InputError(f"trainer.default_root_dir: {folder} is not empty; give another, or remove it")
 
     def write_on_batch_end(
         self,

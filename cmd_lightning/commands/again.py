@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cmd_lightning.commands.files import make_folder, tell, warn
+from cmd_lightning.commands.files import check_unwritten, make_folder, tell, warn
 from cmd_lightning.commands.generation import Run, fitted, opened, prompt_notices, record_path, resized, videos_of
 from cmd_lightning.commands.loading import loading
 from cmd_lightning.commands.records import Job, Options, described, record, write_record
@@ -25,8 +26,12 @@ def make_again(file: str, out: str, suffix: str) -> int:
     """
     found = read_record(file)
     options = Options(**found["options"])
-    jobs = [near(Job(**job | {"use": use_of(job.get("use"))}), Path(file)) for job in found["batch"]]
-    path = make_folder(Path(out), "--out") / f"{Path(file).stem}-again{suffix}"
+    if options.ip_adapter_image is not None:
+        options = replace(options, ip_adapter_image=near(options.ip_adapter_image, Path(file)))
+    jobs = [job_of(job, Path(file)) for job in found["batch"]]
+    folder = make_folder(Path(out), "--out")
+    path = folder / f"{Path(file).stem}-again{suffix}"
+    check_unwritten(folder, [path, record_path(path)])
     with loading(options.model):
         import torch
 
@@ -41,7 +46,7 @@ def make_again(file: str, out: str, suffix: str) -> int:
         if changed:
             raise InputError(f"--again {file}: {options.model} has other weights now ({changed[0]}); give the old ones")
         images = fitted(pipeline, Run(options, jobs, []))
-        videos, changes = videos_of(pipeline, jobs, images, found["steps"], found["guidance"])
+        videos, changes = videos_of(pipeline, options, jobs, images, found["steps"], found["guidance"])
         video = videos[found["place"]]
     finally:
         torch.set_num_threads(before)
@@ -79,13 +84,18 @@ def read_record(file: str) -> dict[str, Any]:
     return found
 
 
-def near(job: Job, file: Path) -> Job:
-    """A job whose files are looked for next to the record too, as for a record that was sent with its image."""
-    if job.use is not None:
-        job = replace(job, use=next_to(job.use, file.parent))
-    if job.image is None or Path(job.image).is_file():
-        return job
-    image = file.parent / Path(job.image).name
-    if not image.is_file():
-        raise InputError(f"--again {file}: its image {job.image} is missing; put it next to the record")
-    return replace(job, image=str(image))
+def job_of(data: Mapping[str, Any], file: Path) -> Job:
+    """A job from a record, with files that may be next to the record too."""
+    job = Job(**{**data, "use": use_of(data.get("use"))})
+    moved: dict[str, Any] = {
+        name: near(getattr(job, name), file) for name in ("image", "control_image") if getattr(job, name)
+    }
+    return replace(job, use=None if job.use is None else next_to(job.use, file.parent), **moved)
+
+
+def near(image: str, file: Path) -> str:
+    """An image of a record, or the one of that name next to the record, as where both were sent."""
+    beside = file.parent / Path(image).name
+    if not (Path(image).is_file() or beside.is_file()):
+        raise InputError(f"--again {file}: its image {image} is missing; put it next to the record")
+    return image if Path(image).is_file() else str(beside)

@@ -11,8 +11,8 @@ from cmd_lightning import compat
 from cmd_lightning.errors import nearest
 
 REMEDIES = {
-    "base": "the folder of a Stable Diffusion in diffusers' layout, or its hub id (configs/README.md names some)",
-    "vae": "the folder of a Stable Diffusion or of an image autoencoder, or its hub id (configs/README.md names some)",
+    "base": "the folder of a Stable Diffusion in diffusers' layout, or its hub id (see docs/stable-diffusion.md)",
+    "vae": "the folder of a Stable Diffusion or of an image autoencoder, or its hub id (see docs/stable-diffusion.md)",
 }
 """What to give for an option that configs leave to their user."""
 FORMS = {

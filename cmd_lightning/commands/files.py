@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,13 @@ def check_new(path: Path, option: str) -> None:
     """Reject a path where something is."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{option} {path}: it exists and is not empty; give a new folder, or remove it")
+
+
+def check_unwritten(folder: Path, paths: Iterable[Path], remedy: str = "give another --out") -> None:
+    """Reject paths in a folder where something is: nothing of a user's is overwritten."""
+    if there := [path for path in paths if path.exists() or path.is_symlink()]:
+        more = f" and {len(there) - 1} more exist" if len(there) > 1 else " exists"
+        raise InputError(f"--out {folder}: {there[0].relative_to(folder)}{more} already; {remedy}")
 
 
 def make_folder(path: Path, option: str) -> Path:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from cmd_lightning.commands.again import make_again
 from cmd_lightning.commands.devices import spread
-from cmd_lightning.commands.files import check_sampling, make_folder, read_prompts, unused
-from cmd_lightning.commands.generation import Run, work
+from cmd_lightning.commands.files import check_sampling, check_unwritten, make_folder, read_prompts, unused
+from cmd_lightning.commands.generation import Run, record_path, work
 from cmd_lightning.commands.grid import write_grid
 from cmd_lightning.commands.records import Job, Options
 from cmd_lightning.commands.uses import Use, uses_of
@@ -47,6 +47,12 @@ def generate(
     guidance: dict[str, float] | None = None,
     solver: dict[str, Literal["ddim", "dpm++", "unipc", "lcm"]] | None = None,
     lora: str | None = None,
+    controlnet: str | None = None,
+    control_image: list[str] | None = None,
+    controlnet_scale: float = 1.0,
+    ip_adapter: str | None = None,
+    ip_adapter_image: str | None = None,
+    ip_adapter_scale: float = 1.0,
     frame_decoder: str | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
     compile_: bool = False,
@@ -87,14 +93,21 @@ def generate(
         solver: One of ddim, dpm++, unipc and lcm, by default the model's own; dpm++ and unipc are for few steps, such
             as 10. lcm is for 1 to 8 steps of distilled models and of LCM-LoRAs, usually with guidance 1.
         lora: LoRA adapters for the model's Stable Diffusion: a .safetensors file in the public layout, or its folder.
+        controlnet: ControlNet for the model's Stable Diffusion: a folder in diffusers' layout, or a hub id.
+        control_image: Images that it guides the content frames by, such as edges or poses: one, or one for each prompt.
+        controlnet_scale: How far to follow them; 0 is as without.
+        ip_adapter: IP-Adapter for the model's Stable Diffusion: a .safetensors file in the public layout, with a folder
+            image_encoder next to it.
+        ip_adapter_image: Image whose look or content the content frames get from it.
+        ip_adapter_scale: How far to follow it; 0 is as without.
         frame_decoder: Image autoencoder that decodes the frames instead of the model's, such as a tiny one for the same
             latents: a folder in diffusers' layout, or a hub id.
         dtype: Data type in which the networks compute; bfloat16 is for GPUs.
         compile_: Compile the networks first; takes minutes, and is worth it for many videos.
         batch_size: Videos generated at once; affects only speed, memory and the last bit of rounding.
         devices: GPUs that share the batches; without GPUs, processes.
-        resume: Leave out videos that an earlier call with the same options has written; those of other options are an
-            error.
+        resume: Leave out videos that an earlier call with the same options has written. Videos of other options are an
+            error, and without this, all that exist: nothing is overwritten.
         format_: Kind of the files: mp4 (H.264, for browsers and QuickTime), gif, webp (animated, lossless), or png for
             a folder of frames.
         grid: Write also all videos of this call as one, OUT/grid.mp4, with this many in a row.
@@ -115,9 +128,15 @@ def generate(
     clips = {"content_from": content_from, "motion_from": motion_from, "video": video, "mask": [mask] if mask else None}
     uses = uses_of(clips, num, strength, interpolate=interpolate, frames=frames, overlap=overlap)
     check_model(model, values, "content" not in (uses[0] if uses else Use()).stages(image is not None))
-    check_files(image or [], lora)
+    if control_image and not (controlnet or (model_index(model).get("controlnet") or [None])[0]):
+        raise InputError(f"--control-image: {model} has no ControlNet; give --controlnet")
+    prompted = [ip_adapter_image] if ip_adapter_image else None
+    check_files({"--image": image, "--control-image": control_image, "--ip-adapter-image": prompted}, lora)
+    check_guides(locals())
     if image is not None and len(values) not in (1, len(image)):
         raise InputError(f"--image: {len(image)} images for {len(values)} prompts; give one prompt, or one per image")
+    if control_image is not None and len({1, len(values), len(control_image)}) > 2:
+        raise InputError(f"--control-image: {len(control_image)} for {len(values)} prompts; give one, or one for each")
     folder = make_folder(Path(out), "--out")
     if interpolate and len(values) > 2:
         raise InputError(f"--interpolate {interpolate}: {len(values)} prompts; give one, or one for each clip")
@@ -126,21 +145,36 @@ def generate(
     if interpolate:
         jobs = [Job(values[-1 if (use.weight or 0) >= 0.5 else 0], seed, None, use) for use in uses]
     else:
-        count = max(map(len, (values, image or [], uses)))
-        given = [list(islice(cycle(each or [None]), count)) for each in (values, image, uses)]
-        jobs = [
-            Job(value, seed + copy, file, use) for value, file, use in zip(*given, strict=True) for copy in range(num)
-        ]
+        count = max(map(len, (values, image or [], uses, control_image or [])))
+        given = [list(islice(cycle(each or [None]), count)) for each in (values, image, uses, control_image)]
+        jobs = [Job(value, seed + copy, *files) for value, *files in zip(*given, strict=True) for copy in range(num)]
     written: set[Path] = set()
     paths = [unused(folder / f"{name_of(job)}{FORMATS[format_]}", written) for job in jobs]
-    options = Options(model, solver, lora, frame_decoder, dtype, compile_, background)
+    target = folder / f"grid{FORMATS[format_]}"
+    if not resume:
+        files = [file for path in paths for file in (path, record_path(path))] + ([] if grid is None else [target])
+        check_unwritten(folder, files, "give --resume to leave out such videos, or another --seed or --out")
+    options = Options(
+        model,
+        solver,
+        lora,
+        frame_decoder,
+        dtype,
+        compile_,
+        background,
+        controlnet,
+        controlnet_scale,
+        ip_adapter,
+        ip_adapter_image,
+        ip_adapter_scale,
+    )
     run = Run(options, jobs, paths, batch_size, steps, guidance, resume)
     if devices == 1:
         work(run)
     else:
         spread(run, devices)
     if grid is not None:
-        print(write_grid(paths, grid, folder / f"grid{FORMATS[format_]}"))
+        print(write_grid(paths, grid, target))
     return None
 
 
@@ -161,7 +195,7 @@ def conditions(prompt: list[str] | None, prompts: str | None, classes: list[int]
 
 def check_model(model: str, values: list[Any], given_images: bool) -> None:
     """Reject conditions that a model does not take, from its index alone: opening the model takes seconds."""
-    index = json.loads((model_folder(model) / "model_index.json").read_text(encoding="utf-8"))
+    index = model_index(model)
     parts = ("motion_text_encoder",) if given_images else ("text_encoder", "motion_text_encoder")
     classes = {(index.get(part) or [None, None])[1] for part in parts} - {None}
     text = dict.fromkeys(("OpenCLIPTextEncoder", "PhraseEncoder"), "a prompt (--prompt)")
@@ -171,13 +205,33 @@ def check_model(model: str, values: list[Any], given_images: bool) -> None:
         raise InputError(f"MODEL {model}: this model needs a condition; give {wanted}")
 
 
-def check_files(images: list[str], lora: str | None) -> None:
-    """Reject paths of missing files."""
-    for path in images:
+def model_index(model: str) -> dict[str, Any]:
+    """The classes of a model's parts, by name, and its settings."""
+    return json.loads((model_folder(model) / "model_index.json").read_text(encoding="utf-8"))
+
+
+def check_files(images: Mapping[str, list[str] | None], lora: str | None) -> None:
+    """Reject paths of missing files; of images by their options."""
+    for option, path in ((option, path) for option, paths in images.items() for path in paths or []):
         if not Path(path).is_file():
-            raise InputError(f"--image {path}: there is no such file; give a PNG or JPEG")
+            raise InputError(f"{option} {path}: there is no such file; give a PNG or JPEG")
     if lora is not None and not Path(lora).exists():
         raise InputError(f"--lora {lora}: there is no such file; give a .safetensors file, or its folder")
+
+
+def check_guides(values: Mapping[str, Any]) -> None:
+    """Reject options of a ControlNet or an IP-Adapter that lack another, or where no content frame is generated."""
+    if values["controlnet"] and not values["control_image"]:
+        raise InputError(f"--controlnet {values['controlnet']}: it needs an image; give --control-image")
+    adapter, image = values["ip_adapter"], values["ip_adapter_image"]
+    if bool(adapter) != bool(image):
+        raise InputError(f"--ip-adapter {adapter}, --ip-adapter-image {image}: give both, or neither")
+    if adapter and not Path(adapter).is_file():
+        raise InputError(f"--ip-adapter {adapter}: there is no such file; give a .safetensors file")
+    if guide := "--control-image" if values["control_image"] else "--ip-adapter" if adapter else None:
+        for name in ("image", "content_from", "interpolate", "frames"):
+            if values[name]:
+                raise InputError(f"{guide} and --{name.replace('_', '-')}: give one of the two")
 
 
 def name_of(job: Job) -> str:

@@ -79,30 +79,41 @@ def work(run: Run, part: int = 0, parts: int = 1) -> None:
         jobs, paths = run.jobs[batch], run.paths[batch]
         if there.issuperset(paths):
             continue
-        videos, changes = videos_of(pipeline, jobs, images, steps, guidance)
+        videos, changes = videos_of(pipeline, run.options, jobs, images, steps, guidance)
         for text in changes:
             warn(text)
         for place, (path, video) in enumerate(zip(paths, videos, strict=True)):
             if path not in there:
-                video_encoding.write_video(path, video, pipeline.config.fps)
+                # The record first: a video without one is not of this program, and is never replaced.
                 write_record(record_path(path), record(about, jobs, place, video, [*notes[jobs[place]], *changes]))
+                video_encoding.write_video(path, video, pipeline.config.fps)
                 print(path, flush=True)
 
 
 def videos_of(
-    pipeline: CMDPipeline, jobs: Sequence[Job], images: Images, steps: Mapping[str, int], guidance: Mapping[str, float]
+    pipeline: CMDPipeline,
+    options: Options,
+    jobs: Sequence[Job],
+    images: Images,
+    steps: Mapping[str, int],
+    guidance: Mapping[str, float],
 ) -> tuple[Tensor, list[str]]:
     """A batch of videos `(B, 3, T, H, W)`, uint8, and what was done to their clips, in words."""
     from cmd_lightning.latent_space import to_uint8
 
     arguments: dict[str, Any] = {"seeds": [job.seed for job in jobs], "output_type": "latent"}
     arguments |= {"num_inference_steps": steps, "guidance_scale": guidance}
-    if images:
-        arguments["image"] = [images[job.image][0] for job in jobs if job.image]
+    for name in ("image", "control_image"):
+        if getattr(jobs[0], name) is not None:
+            arguments[name] = [images[getattr(job, name)][0] for job in jobs]
+    if "control_image" in arguments:
+        arguments["controlnet_conditioning_scale"] = options.controlnet_scale
+    if options.ip_adapter_image is not None:
+        arguments["ip_adapter_image"] = read_picture(options.ip_adapter_image, options.background, "--ip-adapter-image")
     if jobs[0].condition is not None:
         name = "prompt" if isinstance(jobs[0].condition, str) else "class_labels"
         arguments[name] = [job.condition for job in jobs]
-    elif not images and not (jobs[0].use and jobs[0].use.files):
+    elif "image" not in arguments and not (jobs[0].use and jobs[0].use.files):
         arguments["num_videos_per_prompt"] = len(jobs)
     if uses := [job.use for job in jobs if job.use is not None]:
         return made(pipeline, uses, arguments)
@@ -123,21 +134,24 @@ def is_there(path: Path, job: Job, about: Mapping[str, Any]) -> bool:
     """Whether a video and its record are there.
 
     Raises:
-        InputError: The record is that of another video.
+        InputError: The record is that of another video, or the video has none.
     """
     file = record_path(path)
-    if not (path.exists() and file.is_file()):
+    if not file.is_file():
+        if path.exists():
+            raise InputError(f"--resume: {path} has no record next to it; move it, or give another --out")
         return False
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        wanted = {"condition": job.condition, "seed": job.seed, "image": job.image, "use": asdict(job)["use"]}
+        found = {"control_image": None} | json.loads(file.read_text(encoding="utf-8"))
+        found["options"] = asdict(Options(**found["options"]))  # with options that are newer than the record
+        wanted = asdict(job)
         wanted |= {name: about[name] for name in ("steps", "guidance", "solver", "weights", "options")}
         other = next((name for name, value in wanted.items() if found[name] != value), None)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"--resume: {file} is no record of a video; give another --out") from error
     if other:
         raise InputError(f"--resume: {path} was made with {other} {found[other]}; give the same, or another --out")
-    return True
+    return path.exists()
 
 
 def record_path(path: Path) -> Path:
@@ -156,6 +170,12 @@ def opened(options: Options) -> CMDPipeline:
     pipeline = open_model(options.model, options.dtype)
     if options.lora is not None:
         add_lora(pipeline, Path(options.lora))
+    if options.controlnet is not None:
+        add_controlnet(pipeline, options.controlnet)
+    if options.ip_adapter is not None:
+        path = Path(options.ip_adapter)
+        pipeline.load_ip_adapter(str(path.parent), subfolder="", weight_name=path.name)
+        pipeline.set_ip_adapter_scale(options.ip_adapter_scale)
     if options.solver is not None:
         pipeline.use_solver(options.solver)
     if options.frame_decoder is not None:
@@ -183,22 +203,42 @@ def add_lora(pipeline: CMDPipeline, path: Path) -> None:
         raise InputError(f"--lora {path}: it holds no adapters for a Stable Diffusion U-Net; give another")
 
 
+def add_controlnet(pipeline: CMDPipeline, name: str) -> None:
+    """Has a ControlNet guide the content model."""
+    from diffusers import ControlNetModel
+
+    from cmd_lightning.networks.stock import find
+    from cmd_lightning.pretrained import Repository
+
+    source = Repository(name, option="--controlnet", options={"torch_dtype": pipeline.dtype})
+    _, part = find(source, "controlnet", ("ControlNetModel",))
+    controlnet: Any = source.read(ControlNetModel.from_pretrained, part)
+    pipeline.register_modules(controlnet=controlnet.to(pipeline.device))
+
+
 def fitted(pipeline: CMDPipeline, run: Run) -> Images:
-    """The images of a run, each read once."""
+    """The images of a run that are set in motion or control, each read once."""
     from cmd_lightning.pipeline.images import fit_image
 
-    files = dict.fromkeys(job.image for job in run.jobs if job.image is not None)
-    return {file: fit_image(read_picture(file, run.options.background), pipeline.size) for file in files}
+    files = {file: option for job in run.jobs for option, file in pictures(job).items()}
+    background = run.options.background
+    return {file: fit_image(read_picture(file, background, option), pipeline.size) for file, option in files.items()}
 
 
-def read_picture(path: str, background: str = "white") -> Tensor:
+def pictures(job: Job) -> dict[str, str]:
+    """The images of a job, by their options."""
+    given = {"--image": job.image, "--control-image": job.control_image}
+    return {option: file for option, file in given.items() if file is not None}
+
+
+def read_picture(path: str, background: str = "white", option: str = "--image") -> Tensor:
     """An image file as `(3, H, W)`, uint8."""
     from cmd_lightning.image_io import read_image
 
     try:
         return read_image(path, background)
     except InputError as error:
-        raise InputError(f"--image {path}: it cannot be read as an image ({error}); give a PNG or JPEG") from error
+        raise InputError(f"{option} {path}: it cannot be read as an image ({error}); give a PNG or JPEG") from error
 
 
 def prompt_notices(pipeline: CMDPipeline, job: Job, stages: Sequence[StageName]) -> list[str]:
@@ -207,5 +247,5 @@ def prompt_notices(pipeline: CMDPipeline, job: Job, stages: Sequence[StageName])
 
 
 def resized(job: Job, images: Images) -> list[str]:
-    """What was done to the image of a job."""
-    return [f"--image {job.image}: {text}" for text in images[job.image][1]] if job.image is not None else []
+    """What was done to the images of a job."""
+    return [f"{option} {file}: {text}" for option, file in pictures(job).items() for text in images[file][1]]

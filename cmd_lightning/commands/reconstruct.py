@@ -6,13 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmd_lightning.commands.files import (
-    best_device,
-    make_folder,
-    open_model,
-    unused,
-    write_json,
-)
+from cmd_lightning.commands.files import best_device, check_unwritten, make_folder, open_model, unused, write_json
 from cmd_lightning.commands.loading import loading
 from cmd_lightning.errors import InputError, check_positive
 from cmd_lightning.zoo import model_folder
@@ -53,7 +47,9 @@ def reconstruct(
     for clip in clips:
         if not Path(clip).exists():
             raise InputError(f"CLIPS {clip}: there is no such file; check the path")
-    folder = make_folder(Path(out), "--out")
+    folder, taken = make_folder(Path(out), "--out"), set[Path]()
+    paths = [unused(folder / f"{Path(clip).stem}-reconstruction.mp4", taken) for clip in clips]
+    check_unwritten(folder, [file for path in paths for file in (path, path.with_suffix(".gif"))])
     with loading(model):
         import torch
 
@@ -70,8 +66,7 @@ def reconstruct(
     frames, space = pipeline.config.video_shape[1], pipeline.latent_space
     naturalness, told = ContentNaturalness(), sys.stderr if json == "-" else sys.stdout
     rows: list[dict[str, Any]] = []
-    written: set[Path] = set()
-    for clip in clips:
+    for clip, path in zip(clips, paths, strict=True):
         source = read_video(clip, range(0, frames * stride, stride), viewing)
         video = from_uint8(resize_and_crop(source, pipeline.size))[None].to(pipeline.device)
         with torch.no_grad():
@@ -80,10 +75,9 @@ def reconstruct(
             picture = space.decode(content[:, :, None])
         row = {name: value.item() for name, value in scores(result, video).items()}
         rows.append({"clip": clip, **row})
-        path = unused(folder / f"{Path(clip).stem}-reconstruction.mp4", written)
         write_video(path, to_uint8(result)[0].cpu(), pipeline.config.fps)
         beside = torch.cat([video, picture.expand_as(video), result], dim=-1)
-        write_video(f"{path.with_suffix('')}.gif", to_uint8(beside)[0].cpu(), pipeline.config.fps)
+        write_video(path.with_suffix(".gif"), to_uint8(beside)[0].cpu(), pipeline.config.fps)
         print(
             f"{Path(clip).name}: {row['psnr']:.2f} dB, SSIM {row['ssim']:.3f} "
             f"(mean frame {row['psnr_of_mean_frame']:.2f} dB, best frame {row['psnr_of_best_frame']:.2f} dB)",

@@ -30,6 +30,11 @@ class Options:
         dtype: Data type in which the networks compute.
         compiled: Whether the networks are compiled.
         background: Colour behind transparent pixels of images.
+        controlnet: Folder or hub id of the ControlNet that guides the content model.
+        controlnet_scale: How far to follow it.
+        ip_adapter: File of the IP-Adapter of the content model.
+        ip_adapter_image: Image prompt for it.
+        ip_adapter_scale: How far to follow that.
     """
 
     model: str
@@ -39,6 +44,11 @@ class Options:
     dtype: str = "float32"
     compiled: bool = False
     background: str = "white"
+    controlnet: str | None = None
+    controlnet_scale: float = 1.0
+    ip_adapter: str | None = None
+    ip_adapter_image: str | None = None
+    ip_adapter_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -50,12 +60,14 @@ class Job:
         seed: Its seed.
         image: File of the image to animate; None to generate the content frame too.
         use: What it is made from besides.
+        control_image: File of the image that the ControlNet guides its content frame by.
     """
 
     condition: str | int | None
     seed: int
     image: str | None = None
     use: Use | None = None
+    control_image: str | None = None
 
 
 def described(
@@ -68,6 +80,9 @@ def described(
     from cmd_lightning.provenance import provenance, weights_sha256
 
     weights = weights_sha256(model_folder(options.model))
+    for name in ("controlnet", "ip_adapter"):
+        if (path := getattr(options, name)) is not None and Path(path).exists():
+            weights |= {f"{name}/{file}": digest for file, digest in weights_sha256(path).items()}
     return {
         "steps": dict(steps),
         "guidance": dict(guidance),

@@ -12,7 +12,7 @@ from cmd_lightning.latent_space import from_uint8
 
 NEEDS = (
     "a batch is a dictionary with `video` (B, C, T, H, W), uint8 or floats in [-1, 1] or [0, 1], and `caption` or "
-    "`label` where the model is conditioned on these; see data/README.md"
+    "`label` where the model is conditioned on these; see docs/data/training-on-shards.md"
 )
 DEFAULT_FPS = 8.0
 """Frames per second of the videos of a model whose data have no `fps`."""

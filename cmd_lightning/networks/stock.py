@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -20,27 +20,25 @@ from cmd_lightning.pretrained import Repository
 
 
 def predict_content(
-    network: nn.Module,
-    content: Tensor,
-    timestep: Tensor,
-    condition: Condition | None,
-    attention_kwargs: Mapping[str, Any] | None = None,
+    network: nn.Module, content: Tensor, timestep: Tensor, condition: Condition | None, **options: Any
 ) -> Tensor:
     """The prediction of a `ContentModel` or a stock U-Net from a noisy content frame `(B, C, H, W)`.
 
     The U-Net stays the stock class, so that everything made for Stable Diffusion (LoRA, ControlNet, pipelines) opens
-    it. Like Stable Diffusion's, it attends to all tokens, padding included. `attention_kwargs` are arguments for its
-    attention processors.
+    it. `options` are further arguments of its `forward`, such as `cross_attention_kwargs`.
     """
     if isinstance(network, ContentModel):
         return network(content, timestep, condition)
+    tokens = stock_tokens(network, content, condition)
+    return network(content, timestep, encoder_hidden_states=tokens, return_dict=False, **options)[0]
+
+
+def stock_tokens(network: nn.Module, content: Tensor, condition: Condition | None) -> Tensor:
+    """What a stock U-Net attends to, `(B, L, K)`: as in Stable Diffusion all tokens, padding included, else zeros."""
     assert isinstance(network, UNet2DConditionModel), type(network)
     if condition is None:
-        tokens = content.new_zeros(len(content), 1, network.config["cross_attention_dim"])
-    else:
-        tokens = condition.sequence()
-    given = dict(attention_kwargs) if attention_kwargs else None
-    return network(content, timestep, encoder_hidden_states=tokens, cross_attention_kwargs=given, return_dict=False)[0]
+        return content.new_zeros(len(content), 1, network.config["cross_attention_dim"])
+    return condition.sequence()
 
 
 class StockDenoiser(Network):

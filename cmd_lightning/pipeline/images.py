@@ -49,15 +49,17 @@ def fit_image(image: Tensor, size: tuple[int, int], option: str = "image") -> tu
     return fitted, [f"image of {before} pixels: resized and cropped to the model's {after}"]
 
 
-def fit_images(images: Image | Sequence[Image], size: tuple[int, int]) -> tuple[Tensor, list[list[str]]]:
+def fit_images(
+    images: Image | Sequence[Image], size: tuple[int, int], option: str = "image"
+) -> tuple[Tensor, list[list[str]]]:
     """An image or several, `(B, 3, height, width)` in [0, 1]; several may be a list, an array or a tensor.
 
     See `fit_image`, which says what was done to each.
     """
-    tensors = tensors_of(images)
+    tensors = tensors_of(images, option)
     if not tensors:
-        raise InputError("`image`: an empty list; give at least one image")
-    fitted, resized = zip(*(fit_image(image, size) for image in tensors), strict=True)
+        raise InputError(f"`{option}`: an empty list; give at least one image")
+    fitted, resized = zip(*(fit_image(image, size, option) for image in tensors), strict=True)
     return torch.stack(fitted), list(resized)
 
 

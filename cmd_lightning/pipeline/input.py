@@ -14,12 +14,13 @@ from cmd_lightning.diffusion.sampling import Known, PerStage, per_stage
 from cmd_lightning.errors import InputError
 from cmd_lightning.networks import Condition
 from cmd_lightning.pipeline.clips import Clip, Clips
+from cmd_lightning.pipeline.control import Controlled, GuidingImages
 from cmd_lightning.pipeline.images import Image, fit_images
 from cmd_lightning.pipeline.prompt import Embeds, Prompting, embeds_by_stage, repeated
 from cmd_lightning.pipeline.request import NETWORKS, Request, StageName
 
 
-class Inputs(Clips, Prompting):
+class Inputs(Clips, Prompting, Controlled):
     """The part of `CMDPipeline` that reads the arguments of a call."""
 
     unet: Any
@@ -47,6 +48,7 @@ class Inputs(Clips, Prompting):
         prompt_embeds: Embeds,
         negative_prompt_embeds: Embeds,
         attention_kwargs: Mapping[str, Any] | None,
+        guiding: GuidingImages,
     ) -> Request:
         """The arguments of `CMDPipeline.__call__`, which describes them, checked and brought together."""
         one_of(prompt=prompt, class_labels=class_labels)
@@ -78,9 +80,11 @@ class Inputs(Clips, Prompting):
         notes = [self.remarks(value, stages) for value in values] if isinstance(values, list) else [[]] * count
         if changed:
             notes = [[*own, *changed[i // copies]] for i, own in enumerate(notes)]
-        scales = [self.sampling(stage, num_inference_steps, guidance_scale)[1] for stage in stages]
-        if negative is not None and max(scales, default=0) <= 1:
+        scales = {stage: self.sampling(stage, num_inference_steps, guidance_scale)[1] for stage in stages}
+        if negative is not None and max(scales.values(), default=0) <= 1:
             notes = [[*own, "negative prompt: guidance is disabled, so it has no effect"] for own in notes]
+        control, resized = self._control(guiding, "content" in stages, count, copies, scales.get("content", 1.0))
+        notes = [[*own, *more] for own, more in zip(notes, resized or [[]] * count, strict=True)]
         return Request(
             values,
             draw_seeds(seeds, generator, count),
@@ -92,6 +96,7 @@ class Inputs(Clips, Prompting):
             latents_by_stage(latents, {stage: getattr(self.latent_spec, stage) for stage in stages}, count),
             guidance_rescale,
             attention_kwargs or {},
+            control,
             {stage: own.repeat(copies) for stage, own in known.items()},
             notes,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,8 +18,8 @@ from cmd_lightning.conditioning import ConditionEncoder, Values
 from cmd_lightning.diffusion.sampling import PerStage, chosen, given_content
 from cmd_lightning.errors import InputWarning
 from cmd_lightning.networks import AutoencoderNetwork, MotionModel
-from cmd_lightning.networks.stock import predict_content
 from cmd_lightning.pipeline.clips import Clip
+from cmd_lightning.pipeline.control import GuidingImages
 from cmd_lightning.pipeline.editing import Editing
 from cmd_lightning.pipeline.folder import Folder
 from cmd_lightning.pipeline.images import Image
@@ -72,6 +71,9 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
         motion_text_encoder: Encodes the condition of the motion model; None if it has none.
         tokenizer: The tokenizer of Stable Diffusion's text encoder; None for encoders that bring their own.
         vae: The image autoencoder of the latent space, as `FrameLatents` takes it; None for pixels.
+        controlnet: Guides the content model by images: a `ControlNetModel`, or a `MultiControlNetModel` of several.
+        image_encoder: That of an IP-Adapter; `load_ip_adapter` sets it and its `feature_extractor`.
+        feature_extractor: Prepares images for the image encoder.
         video_shape: `(C, T, H, W)` of the videos in the autoencoder's space.
         fps: Frames a second of the videos.
         steps: Denoising steps of this model where none are given, by stage; the paper's if None.
@@ -80,7 +82,9 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
     """
 
     config: Any
-    model_cpu_offload_seq: Any = "text_encoder->motion_text_encoder->unet->motion_model->autoencoder->vae"
+    model_cpu_offload_seq: Any = (
+        "text_encoder->motion_text_encoder->image_encoder->unet->motion_model->autoencoder->vae"
+    )
     _optional_components = [  # noqa: RUF012 (diffusers' own spelling)
         "autoencoder",
         "unet",
@@ -91,6 +95,9 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
         "motion_text_encoder",
         "tokenizer",
         "vae",
+        "controlnet",
+        "image_encoder",
+        "feature_extractor",
     ]
 
     def __init__(
@@ -104,6 +111,9 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
         motion_text_encoder: ConditionEncoder | None = None,
         tokenizer: Any = None,
         vae: nn.Module | None = None,
+        controlnet: nn.Module | None = None,
+        image_encoder: nn.Module | None = None,
+        feature_extractor: Any = None,
         video_shape: list[int] | tuple[int, ...] = (3, 16, 64, 64),
         fps: float = 8.0,
         steps: dict[str, int] | None = None,
@@ -121,6 +131,9 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
             motion_text_encoder=motion_text_encoder,
             tokenizer=tokenizer,
             vae=vae,
+            controlnet=controlnet,
+            image_encoder=image_encoder,
+            feature_extractor=feature_extractor,
         )
         self.register_to_config(
             video_shape=list(video_shape), fps=fps, steps=steps, guidance=guidance, averaged_weights=averaged_weights
@@ -157,8 +170,7 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
         known = request.known.get("content")
         if known is not None and not known.strength:
             return known.clean
-        denoiser = functools.partial(predict_content, self.unet, attention_kwargs=request.attention_kwargs)
-        content = self._denoise("content", denoiser, self.latent_spec.content, request, known)
+        content = self._denoise("content", self._content_denoiser(request), self.latent_spec.content, request, known)
         return content if known is None else known.restore(content, known.clean.to(content))
 
     def _generate_motion(self, content: Tensor, request: Request) -> Tensor:
@@ -201,6 +213,12 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
         output_type: OutputType = "pil",
         return_dict: bool = True,
         attention_kwargs: Mapping[str, Any] | None = None,
+        control_image: Image | Sequence[Image] | None = None,
+        controlnet_conditioning_scale: float | Sequence[float] = 1.0,
+        control_guidance_start: float | Sequence[float] = 0.0,
+        control_guidance_end: float | Sequence[float] = 1.0,
+        ip_adapter_image: Image | Sequence[Image] | None = None,
+        ip_adapter_image_embeds: Sequence[Tensor] | None = None,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> CMDPipelineOutput | tuple:
@@ -241,6 +259,15 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
             return_dict: Whether to return a `CMDPipelineOutput` or the tuple of its fields.
             attention_kwargs: Arguments for the attention processors of a Stable Diffusion U-Net, such as
                 {"scale": 0.5} for LoRA adapters.
+            control_image: What `controlnet` guides the content frame by: one image for all prompts, or one each; a list
+                of these for several ControlNets.
+            controlnet_conditioning_scale: How far to follow it; 0 is as without it. A number for each ControlNet, or
+                one for all, as the next two.
+            control_guidance_start: Share of the content steps after which it begins to guide.
+            control_guidance_end: Share of the content steps after which it ends.
+            ip_adapter_image: The image prompt of all videos, for `load_ip_adapter`; a list with one for each
+                IP-Adapter if there are several, where a list in it is several images for one.
+            ip_adapter_image_embeds: Encoded images in its place, see `prepare_ip_adapter_image_embeds`.
             callback_on_step_end: See `StepCallback`; `stage` says which stage runs. Interrupted in the content stage,
                 the unfinished content frame stands still in the video.
             callback_on_step_end_tensor_inputs: What it gets: "latents", "prompt_embeds", "negative_prompt_embeds".
@@ -274,6 +301,14 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
             attention_kwargs=attention_kwargs,
+            guiding=GuidingImages(
+                control_image,
+                controlnet_conditioning_scale,
+                control_guidance_start,
+                control_guidance_end,
+                ip_adapter_image,
+                ip_adapter_image_embeds,
+            ),
         )
         self._begin(request, callback_on_step_end, callback_on_step_end_tensor_inputs)
         for note in dict.fromkeys(note for notes in request.notes for note in notes):

@@ -20,6 +20,26 @@ SCHEDULERS: Mapping[StageName, str] = {"content": "scheduler", "motion": "motion
 
 
 @dataclass(frozen=True)
+class Control:
+    """What guides content frames besides their condition.
+
+    Args:
+        images: For each ControlNet its images, `(B, 3, H, W)` in [0, 1].
+        scales: The weight of each ControlNet.
+        starts: The share of the steps after which each begins.
+        ends: The share of the steps after which each ends.
+        embeds: For each IP-Adapter its embeddings of images, as the U-Net takes them, `(B, N, ...)`; with guidance
+            `(2 * B, N, ...)`, the second half for the null condition.
+    """
+
+    images: Sequence[Tensor] = ()
+    scales: Sequence[float] = ()
+    starts: Sequence[float] = ()
+    ends: Sequence[float] = ()
+    embeds: Sequence[Tensor] = ()
+
+
+@dataclass(frozen=True)
 class Request:
     """What both stages are asked for.
 
@@ -35,6 +55,7 @@ class Request:
         guidance_rescale: See `Guided`.
         attention_kwargs: Arguments for the attention processors of a Stable Diffusion U-Net; its `scale` is that of
             LoRA adapters.
+        control: Images that guide the content frames.
         known: Content frames `(B, C, H, W)` and motion latents `(B, D, T, S)` that are given, by stage.
         notes: For each video, what its user should know: truncated prompts, resized images.
     """
@@ -49,5 +70,6 @@ class Request:
     latents: Mapping[str, Tensor] = field(default_factory=dict)
     guidance_rescale: float = 0.0
     attention_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    control: Control = field(default_factory=Control)
     known: Mapping[str, Known] = field(default_factory=dict)
     notes: Sequence[list[str]] = ()

@@ -111,7 +111,7 @@ class Steps:
         noise = seeded_noise(shape, generators)  # also where it is given: a stochastic scheduler draws what follows
         place = compat.execution_device(network), torch.float32
         noise = request.latents.get(stage, noise).to(*place)
-        first = 0
+        first, order = 0, getattr(scheduler, "order", 1)
         if known is not None:
             known, first = replace(known, clean=known.clean.to(*place)), known.first_step(number)
         guided = Guided(computing_in(network.dtype, denoiser), condition, null, scale, request.guidance_rescale)
@@ -121,11 +121,10 @@ class Steps:
 
             def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
                 self._current_timestep, guided.scale = timestep[0], self._guidance_scale
+                self._num_timesteps = len(scheduler.timesteps) - first * order
                 return guided(noisy, timestep)
 
             def on_step(step: int, timestep: Tensor, x: Tensor) -> Tensor:
-                order = getattr(scheduler, "order", 1)
-                self._num_timesteps = len(scheduler.timesteps) - first * order
                 if (step + 1) % order == 0 or step + 1 == self._num_timesteps:
                     bar.update()
                 return self._called_back(guided, step, timestep, x)

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -53,6 +54,7 @@ def written(monkeypatch):
 
 
 def run(tmp_path, *words):
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
     assert main(["generate", str(tmp_path / "model"), "--out", str(tmp_path / "out"), *STEPS, *words]) == 0
 
 

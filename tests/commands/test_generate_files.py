@@ -51,7 +51,8 @@ def test_resumed_files_are_those_of_one_call(run, prompts, tmp_path):
     )]  # fmt: skip
     whole = hashes(tmp_path / "out")
     (tmp_path / "out" / "blue-0.mp4").unlink()
-    (tmp_path / "out" / "white-0.json").unlink()  # as if it was interrupted before
+    for kind in ("mp4", "json"):  # as if it was interrupted before
+        (tmp_path / "out" / f"white-0.{kind}").unlink()
     kept = (tmp_path / "out" / "red-0.mp4").stat()
     written, told = run(*prompts, "--resume")
     assert [os.path.basename(name) for name in written] == ["blue-0.mp4", "white-0.mp4"]
@@ -70,6 +71,25 @@ def test_resuming_does_not_mix_options(run, prompts, tmp_path):
     assert "is no record of a video" in run(*prompts, "--resume", code=2)[1]
     (tmp_path / "out" / "red-0.json").write_bytes(before[tmp_path / "out" / "red-0.json"])
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_nothing_is_overwritten(run, tmp_path):
+    """Neither a video, nor a record of another format, nor what is not of this program; and nothing is computed."""
+    run("--prompt", "red", "blue")
+    (tmp_path / "out" / "mine-0.mp4").write_text("mine")
+    (tmp_path / "out" / "grid.mp4").symlink_to("elsewhere.mp4")
+    before = {path: path.lstat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    folder = f"--out {tmp_path / 'out'}: "
+    for words, told in (
+        (("red", "blue"), "red-0.mp4 and 3 more exist already; give --resume to leave out such videos, or another"),
+        (("green", "blue", "--steps", "9"), "blue-0.mp4 and 1 more exist already"),
+        (("red", "--format", "gif"), "red-0.json exists already; give --resume"),
+        (("mine",), "mine-0.mp4 exists already"),
+        (("green", "--grid", "2"), "grid.mp4 exists already"),
+    ):
+        assert run("--prompt", *words, code=2)[1].startswith(f"cmd-lightning: {folder}{told}")
+    assert "mine-0.mp4 has no record next to it; move it" in run("--prompt", "mine", "--resume", code=2)[1]
+    assert {path: path.lstat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
 
 
 @pytest.mark.slow
@@ -135,8 +155,10 @@ def test_again_of_an_image(run, tmp_path, capsys):
     record = tmp_path / "out" / "photo-red-3.json"
     (tmp_path / "photo.png").rename(tmp_path / "out" / "photo.png")  # sent along with the record
     assert main(["generate", "--again", str(record), "--out", str(tmp_path / "again")]) == 0
-    (tmp_path / "out" / "photo.png").unlink()
     assert main(["generate", "--again", str(record), "--out", str(tmp_path / "again")]) == 2
+    assert "photo-red-3-again.mp4 and 1 more exist already; give another --out" in capsys.readouterr().err
+    (tmp_path / "out" / "photo.png").unlink()
+    assert main(["generate", "--again", str(record), "--out", str(tmp_path / "other")]) == 2
     assert "photo.png is missing; put it next to the record" in capsys.readouterr().err
 
 
@@ -149,7 +171,7 @@ def test_again_reports_other_frames(run, tmp_path, capsys):
     told = capsys.readouterr().err.splitlines()[-1]
     assert told == f"warning: other frames than those of {record}: hardware another, now {found['hardware']}"
     record.write_text(json.dumps(found | {"weights": {"unet/a.safetensors": "0"}}))
-    assert main(["generate", "--again", str(record), "--out", str(tmp_path / "again")]) == 2
+    assert main(["generate", "--again", str(record), "--out", str(tmp_path / "other")]) == 2
     assert "has other weights now (unet/a.safetensors)" in capsys.readouterr().err
 
 

@@ -168,6 +168,8 @@ def test_a_shipped_model_knows_its_world():
     assert remarks(encoders, ", ".join(captions)) == []
     star = "a yellow star moves down"
     assert remarks(encoders, star) == [f"prompt '{star}': words that the model never saw in training: star"]
+    [remark] = remarks(encoders, "a red cirkle moves left, a purple square")
+    assert remark.endswith("never saw in training: cirkle (did you mean circle?), purple")
 
 
 def test_a_shipped_model_with_a_text_tower(tmp_path, capsys):

@@ -45,7 +45,7 @@ def test_scores_are_those_of_the_clips(clips, tmp_path, capsys, stride):
     assert all(-1 <= row["ssim"] <= 1 for row in rows)
 
 
-def test_writes_the_clip_beside_content_frame_and_reconstruction(clips, tmp_path):
+def test_writes_the_clip_beside_content_frame_and_reconstruction(clips, tmp_path, capsys):
     report = tmp_path / "scores.json"
     arguments = [*clips, "--out", str(tmp_path / "out"), "--json", str(report)]
     assert main(["reconstruct", str(tmp_path / "model"), *arguments]) == 0
@@ -54,6 +54,10 @@ def test_writes_the_clip_beside_content_frame_and_reconstruction(clips, tmp_path
     assert read_video(tmp_path / "out" / "moving-reconstruction.gif").shape == (3, 5, 8, 36)
     assert read_video(tmp_path / "out" / "moving-reconstruction.mp4").shape == (3, 5, 8, 12)
     assert len(json.loads(report.read_text())) == 2
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
+    assert main(["reconstruct", str(tmp_path / "model"), *arguments]) == 2
+    assert "moving-reconstruction.mp4 and 3 more exist already; give another --out" in capsys.readouterr().err
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()} == before
 
 
 @pytest.mark.parametrize("kind", ["missing", "unreadable", "short"])
@@ -75,9 +79,9 @@ def test_the_checkpoint_of_an_autoencoder_is_enough(tiny_stages, clips, tmp_path
     paths, _ = tiny_stages("label")
     assert main(["export", *map(str, paths.values()), str(tmp_path / "whole")]) == 0
     rows = []
-    for model in (paths["autoencoder"], tmp_path / "whole"):
+    for out, model in (("first", paths["autoencoder"]), ("second", tmp_path / "whole")):
         capsys.readouterr()
-        assert main(["reconstruct", str(model), *clips, "--out", str(tmp_path / "out"), "--json", "-"]) == 0
+        assert main(["reconstruct", str(model), *clips, "--out", str(tmp_path / out), "--json", "-"]) == 0
         rows.append(json.loads(capsys.readouterr().out))
     assert rows[0] == rows[1]
     assert main(["reconstruct", str(paths["content"]), *clips]) == 2

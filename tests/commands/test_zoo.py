@@ -365,7 +365,7 @@ def test_files_that_are_no_cards(tmp_path, text, told):
         Card.read(path, "Mine", "motion")
 
 
-OPENED = ("cmd_lightning", "zoo", "zoo/cards", "zoo/motion", "configs", "configs/motion")
+OPENED = ("cmd_lightning", "docs", "zoo", "zoo/cards", "zoo/motion", "configs", "configs/motion")
 """Folders that a copy of the checkout has as such, with their texts; all else are links."""
 
 
@@ -441,8 +441,8 @@ def test_the_walk_tests_the_new_motion_model(follow, walked):
 def test_the_walk_writes_the_table_and_passes_lint(follow, walked):
     checkout, (*_, written) = walked
     assert written == ["python", "-m", "benchmarks.readme"]
-    assert "README.md" in follow(written).splitlines()
-    assert "[`MotionMLP`](zoo/motion/mlp.py)" in (checkout / "README.md").read_text()
+    assert "docs/zoo.md" in follow(written).splitlines()
+    assert "[`MotionMLP`](../zoo/motion/mlp.py)" in (checkout / "docs/zoo.md").read_text()
     for verb in (["check"], ["format", "--check"]):
         follow(["python", "-m", "ruff", *verb, "zoo/motion/mlp.py", "--no-cache"])
 

@@ -170,7 +170,7 @@ def test_test_feeds_one_distance_three_ways(tiny_stages, shards, tmp_path):
     assert len({values["frechet_distance(means)", way] for way in ways}) == 3
 
 
-def test_predict_writes_a_video_a_sample(tiny_stages, shards, tmp_path):
+def test_predict_writes_a_video_a_sample_and_overwrites_none(tiny_stages, shards, tmp_path, capsys):
     paths, _ = tiny_stages("caption")
     assert run(tmp_path, "predict", paths, shards) == 0
     videos = sorted((tmp_path / "run" / "videos").rglob("*.mp4"))
@@ -179,6 +179,10 @@ def test_predict_writes_a_video_a_sample(tiny_stages, shards, tmp_path):
     about = json.loads(videos[0].with_suffix(".json").read_text())
     assert about["caption"].startswith("a ")
     assert len({json.loads(v.with_suffix(".json").read_text())["seed"] for v in videos}) == 5
+    before = [video.stat().st_mtime_ns for video in videos]
+    assert run(tmp_path, "predict", paths, shards) == 2
+    assert f"{tmp_path / 'run' / 'videos'} is not empty; give another, or remove it" in capsys.readouterr().err
+    assert [video.stat().st_mtime_ns for video in videos] == before
 
 
 def test_stages_of_different_autoencoders_are_refused(tiny_stages, tmp_path, save_checkpoint, tiny_autoencoder):

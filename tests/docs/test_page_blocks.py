@@ -19,7 +19,7 @@ from cmd_lightning.errors import InputError
 from cmd_lightning.video_encoding import write_video
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^(?:<!-- (needs|run by): (.+?) -->\n)?```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WITH_BLOCKS = [page for page in PAGES if BLOCK.search(page.read_text())]
 
@@ -43,7 +43,9 @@ def name_of(page):
 
 
 def commands(script):
-    """The words of each `cmd-lightning` command of a shell script."""
+    """The words of each `cmd-lightning` command of a shell script, with its arrays filled in."""
+    for name, words in re.findall(r"(\w+)=\(([^)]*)\)", script):
+        script = script.replace(f'"${{{name}[@]}}"', words)
     for line in script.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words and words[0] == "cmd-lightning":
@@ -125,10 +127,13 @@ def programs(kind, text, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=name_of)
 def test_blocks_run(page, python, tmp_path):
-    """One after the other, in a folder with a reader's clips, captions and image."""
+    """One after the other, in a folder with a reader's clips, captions and images."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     write_clips(tmp_path / "clips")
+    for number, name in enumerate(("a.mp4", "b.mp4")):
+        (tmp_path / name).symlink_to(f"clips/{number}.mp4")
     Image.new("RGB", (40, 32), "red").save(tmp_path / "first.png")
+    Image.new("L", (16, 16), "white").save(tmp_path / "mask.png")
     (tmp_path / "captions.txt").write_text("a red circle moves left\na blue square moves up\n")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for mark, _, kind, text in BLOCK.findall(page.read_text()):

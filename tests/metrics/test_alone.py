@@ -1,4 +1,4 @@
-"""The metrics in an environment of four packages, those that README.md names, and what these need themselves."""
+"""The metrics in an environment of four packages, those of docs/get-started.md, and what these need themselves."""
 
 import json
 import re
@@ -74,8 +74,8 @@ def with_needs(names):
 
 @pytest.fixture
 def site(tmp_path):
-    """A folder of packages with those of README.md alone."""
-    (line,) = re.findall(r"pip install (.*)  # the metrics alone", (ROOT / "README.md").read_text())
+    """A folder of packages with those of docs/get-started.md alone."""
+    (line,) = re.findall(r"pip install (.*)  # the metrics alone", (ROOT / "docs/get-started.md").read_text())
     names = line.split()
     assert len(names) == 4
     folder = tmp_path / "site"

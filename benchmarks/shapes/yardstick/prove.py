@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from benchmarks.cells import command_line, measure_cells
-from benchmarks.shapes.pages import fill
+from benchmarks.pages import fill
 from benchmarks.shapes.yardstick.augmentations import FRAMES, compressed
 from benchmarks.shapes.yardstick.corruptions import STRENGTHS, UNITS, corrupt, draw_clips
 from benchmarks.shapes.yardstick.gauges import RESAMPLES, Networks, gauges_of, networks, respond, see, spearman
@@ -114,7 +114,7 @@ def markdown(result: dict[str, Any]) -> str:
     scores = {name: record["scores"] for name, record in records.items()}
     protocol = {name: about for name, about in (result["protocol"] | result).items() if isinstance(about, str)}
     page = result | {"protocol": protocol, "counted": counted, "scores": scores}
-    return fill("yardstick/proof.md.jinja", **page)
+    return fill("shapes/yardstick/proof.md.jinja", **page)
 
 
 def main() -> int:

@@ -1,10 +1,11 @@
-"""Trains a shipped model of the procedural world from scratch, in calls as short as wanted.
+"""Trains a shipped model from scratch, in calls as short as wanted.
 
-    python -m benchmarks.shapes.retrain shapes32 --minutes 60 --threads 1    # two CPU cores: one hour, then two more
-    python -m benchmarks.shapes.retrain shapes64 --minutes 8    # a GPU: rerun until it reports completion
+    python -m benchmarks.retrain shapes32 --minutes 60 --threads 1    # two CPU cores: one hour, then two more
+    python -m benchmarks.retrain shapes64 --minutes 8    # a GPU: rerun until it reports completion
+    python -m benchmarks.retrain emoji64 --minutes 8     # downloads its data first
 
-A call resumes where the last one ended: the autoencoder first, then content and motion model side by side, then the
-export to outputs/NAME/model. Each stage is `cmd-lightning fit -c configs/NAME/STAGE.yaml`, and nothing else.
+A call resumes where the last one ended: the data, then the autoencoder, then content and motion model side by side,
+then the export to outputs/NAME/model. Each stage is `cmd-lightning fit -c configs/NAME/STAGE.yaml`, and nothing else.
 """
 
 import argparse
@@ -15,12 +16,16 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.emoji.shards import prepare
 from cmd_lightning.commands.stages import COMMAND, Stage, fit
 from cmd_lightning.errors import InputError, program
 
 ROUNDS = (("autoencoder",), ("content", "motion"))  # stages that train at the same time
+DATA = {"emoji64": prepare}
+"""What makes the shards of a model that is not trained on the procedural world."""
 SAMPLING = {
     "shapes32": ("--steps", "16", "--guidance", "content=2,motion=3"),
+    "emoji64": ("--steps", "16", "--guidance", "content=2,motion=2"),
     **dict.fromkeys(("shapes32paper", "shapes64"), ("--steps", "50", "--guidance", "content=1.5,motion=4")),
 }
 """Options of the export by model, as it ships; other folders take the defaults of `cmd-lightning export`."""
@@ -43,6 +48,8 @@ def main() -> int:
         )
     if options.minutes <= 0:
         raise InputError(f"--minutes {options.minutes}: give a positive number")
+    if options.name in DATA:
+        DATA[options.name]()
     deadline = time.monotonic() + 60 * options.minutes
     for names in ROUNDS:
         stages = [stage_of(options.name, name) for name in names]

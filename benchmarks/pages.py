@@ -1,4 +1,4 @@
-"""Pages in Markdown, from the templates in this folder."""
+"""Pages in Markdown, from the templates in folders of this one."""
 
 from pathlib import Path
 from typing import Any

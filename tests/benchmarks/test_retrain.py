@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from benchmarks.shapes import retrain
+from benchmarks import retrain
 from cmd_lightning import zoo
 
 
