@@ -64,6 +64,18 @@ def count_resumed_epoch(trainer: Trainer) -> None:
         epochs.increment_started()
 
 
+def begin_resumed_epoch(trainer: Trainer) -> None:
+    """Count the batches of an epoch from 0, if Lightning has not; to be called as the first batch is fetched.
+
+    Resumed with `max_steps` at the end of an epoch that no validation follows, Lightning (2.6) takes the first batch of
+    the next epoch for one more of the last one, and then begins another epoch.
+    """
+    batches, fetcher = trainer.fit_loop.epoch_loop.batch_progress, trainer.fit_loop._data_fetcher
+    if fetcher is not None and batches.current.ready >= trainer.num_training_batches:
+        batches.reset_on_run()
+        fetcher.fetched = 0
+
+
 def cluster_environment(trainer: Trainer) -> object:
     """The cluster environment that Lightning found, such as `SLURMEnvironment`.
 

@@ -1,7 +1,7 @@
 """EncodingData: the clips of whole shards, in chunks, for whoever encodes them.
 
 The unit of work is the shard. Rank r of W takes shards r, r + W, ... of all that are given, whatever is done already,
-so that ranks agree without a word; each of its loader's workers takes whole shards too.
+so that ranks need not communicate; each of its loader's workers takes whole shards too.
 """
 
 import json

@@ -124,6 +124,8 @@ def expand(shards: str | Sequence[str], option: str = "shards", remote: ShardCac
     found: list[str] = []
     given = [shards] if isinstance(shards, str) else shards
     for spec in (part for text in given for part in ([text] if os.path.exists(text) else _UNION.split(text))):
+        if not spec:
+            raise InputError(f"{option} {shards}: a path is empty; write a/train::b/train for the shards of both")
         try:
             urls = list(braceexpand(spec))
         except UnbalancedBracesError as error:

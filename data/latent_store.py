@@ -1,4 +1,4 @@
-"""Write latent shards, as `latent_clips` reads them: one a shard of videos, of the same name, whole or not at all."""
+"""Write latent shards, as `latent_clips` reads them: one per shard of videos, of the same name, whole or not at all."""
 
 import json
 import os

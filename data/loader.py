@@ -49,9 +49,9 @@ class BatchStream(DataPipeline):
         self._epoch, self._first = epoch, first_batch
 
     def reader(self) -> tuple[int, int]:
-        """The reader that this worker is, and the number W of readers: it serves batches i of the epoch with i % W.
+        """The number r of the reader that this worker is, and the number W of readers; it serves batches r, r + W, ...
 
-        Whichever worker process plays it after a resume.
+        After a resume another worker process may be this reader.
         """
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
@@ -167,6 +167,8 @@ class StreamLoader(WebLoader):
         epoch, first = 0, 0
         if self.position:
             epoch, first = self.position.begin(self.stream, self.num_workers, self.trainer)
+            if self.trainer and not first:
+                compat.begin_resumed_epoch(self.trainer)
         # `overfit_batches` asks for the same clips in every epoch; their noise is still that of the epoch.
         overfit = bool(self.position and getattr(self.trainer, "overfit_batches", 0))
         self.stream.begin(0 if overfit else epoch, first)

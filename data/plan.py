@@ -39,7 +39,7 @@ def batch_sizes(samples: int, ranks: int, batch_size: int) -> list[list[int]]:
     """Cut an epoch into batches: as many on every rank, none empty, every sample in exactly one.
 
     All batches are full but those of the last step, which share what is left. Where that would be fewer
-    samples than ranks, the last two steps share. With batches of one even that does not go round: then the
+    samples than ranks, the last two steps share. With batches of one even that is not enough: then the
     last batch of some ranks has two samples. Raises `InputError` if there are fewer samples than ranks.
     """
     if samples < ranks:

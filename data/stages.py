@@ -39,7 +39,8 @@ class Stages:
         passing: Iterable[dict[str, Any]] = _members(samples, unreadable)
         for name, stage in zip(self.names, deepcopy(self._stages), strict=True):
             passing = _counted(name, stage, passing)
-        yield from map(_staged, passing)
+        for members in passing:
+            yield _staged(self.names[-1], members)
         yield from unreadable
 
 
@@ -92,7 +93,11 @@ def _counted(name: str, stage: Stage, samples: Iterable[dict[str, Any]]) -> Iter
             given += 1
             yield sample
 
-    made = stage(giving())
+    try:
+        made = stage(giving())
+    except TypeError as error:
+        problem = f"data.stages {name}: cannot be called with an iterator over samples ({error})"
+        raise InputError(f"{problem}; name a function of one argument, or give class_path and init_args") from error
     if not isinstance(made, Iterable):
         problem = f"data.stages {name}: returns a {type(made).__name__}, not an iterator over samples"
         raise InputError(f"{problem}; give a function from an iterator to an iterator, e.g. webdataset.map(function)")
@@ -107,16 +112,16 @@ def _counted(name: str, stage: Stage, samples: Iterable[dict[str, Any]]) -> Iter
         raise InputError(f"{problem}; {remedy}")
 
 
-def _staged(members: dict[str, Any]) -> Sample:
+def _staged(name: str, members: dict[str, Any]) -> Sample:
     if not isinstance(members, dict) or not isinstance(members.get("__key__"), str):
         kind = type(members).__name__
-        raise InputError(f"data.stages: gave a {kind} without a text as __key__; give samples as dictionaries")
+        raise InputError(f"data.stages {name}: gives a {kind} without a text as __key__; give samples as dictionaries")
     key = members["__key__"]
     held = {"__key__": key}
-    for name in members.keys() & READ:
+    for suffix in members.keys() & READ:
         try:
-            held[name] = encode_based_on_extension1(members[name], name, default_handlers)
+            held[suffix] = encode_based_on_extension1(members[suffix], suffix, default_handlers)
         except Exception as error:  # of any library that encodes this kind of member
-            problem = f"{name} of {key} is of type {type(members[name]).__name__}, which cannot be encoded"
-            raise InputError(f"data.stages: {problem}; give bytes") from error
+            problem = f"{suffix} of {key} is of type {type(members[suffix]).__name__}, which cannot be encoded"
+            raise InputError(f"data.stages {name}: {problem}; give bytes") from error
     return _Staged(key, place=f"{members.get('__url__', '')} {key}", held=held)

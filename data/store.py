@@ -87,7 +87,7 @@ def _version(facts: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _sorted_errors(url: str, *, final: bool = False) -> Iterator[None]:
-    """Turns the errors of all libraries into final ones, and `OSError` where another try can help if not all are."""
+    """Sorts the errors of all libraries: `OSError` where another try can help, unless `final`; else `FetchError`."""
     try:
         yield
     except (FileNotFoundError, PermissionError) as error:

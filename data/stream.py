@@ -1,7 +1,7 @@
 """The stream of batches that one rank reads from shards, each sample exactly once an epoch.
 
 Samples are found in sequence, mixed in a bounded buffer, and read and decoded last: so the buffer holds no video,
-and a resume goes past what was seen without reading it. What a sample becomes depends on (seed, epoch, key)
+and a resume skips what was seen without reading it. What a sample becomes depends on (seed, epoch, key)
 alone, never on what was read before it.
 """
 
@@ -209,6 +209,8 @@ class Standby:
         remedy = "lower data.num_frames, or data.stride, or raise data.fps; or " if "too short" in dict(bad) else ""
         if "still image" in dict(bad):
             remedy = "set data.images still for clips without motion; or "
+        if self._stream.stages.names and "no video" in dict(bad):
+            remedy = "let data.stages keep the video; or "
         raise InputError(
             f"no usable clip among {len(bad)}: {list_bad(bad, most=1)}; {remedy}run `shards check` on these shards"
         )

@@ -20,7 +20,7 @@ class Watchdog:
     def __init__(self, seconds: float = SECONDS) -> None:
         self._seconds = seconds
         self._watched: tuple[str, float] | None = None
-        self._process = 0  # in which the thread runs: a child has it not
+        self._process = 0  # in which the thread runs: a forked child does not have it
 
     @contextmanager
     def watch(self, name: str) -> Iterator[None]:

@@ -55,10 +55,7 @@ UNCONVERTED = (
     *(f"cmd_lightning/{file}.py" for file in ("compat", "conditioning", "latent_space", "metric_names")),
     *(f"cmd_lightning/{file}.py" for file in ("pretrained", "pretrained_text", "provenance", "report")),
     "cmd_lightning/templates/",
-    *(
-        f"tests/{room}/"
-        for room in ("benchmarks", "commands", "components", "data", "evaluation", "packing", "ranking")
-    ),
+    *(f"tests/{room}/" for room in ("benchmarks", "commands", "components", "ranking")),
     *("tests/pipeline/", "tests/conftest.py", "tests/odd_videos.py", "tests/paper_fits.py", "tests/shown_videos.py"),
     *("tests/small_models.py", "tests/taef2.py", "tests/test_"),
 )

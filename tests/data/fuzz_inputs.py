@@ -84,7 +84,7 @@ NUMBERS = st.one_of(
 )
 TENSOR_WORDS = [*b"0 1 2 4 -1 1e9 2.5 99999999999 4611686018427387904 F16 F32 F64 BF16 F8_E4M3 F4 I8 BOOL".split()]
 TENSOR_WORDS += [*b"moments content motion text.ab.pooled text.ab.tokens text.ab.mask text.. shape dtype".split()]
-"""What may stand in the header of a safetensors file."""
+"""What the header of a safetensors file may hold."""
 KINDS = [bytes([kind]) for kind in b"\0" + b"01234567LKSxgXVDMNA"]
 RECORDS = [
     "size=-1",
@@ -112,7 +112,7 @@ def clip(name: str) -> bytes:
         stream.codec_context.thread_count = 1
         sound = container.add_stream(AUDIO[form], rate=48000, layout="mono") if form in AUDIO else None
         for number, time in enumerate(times):
-            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(square(number), format="rgb24")
             frame.pts, frame.time_base = time, Fraction(1, 12)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -125,7 +125,7 @@ def clip(name: str) -> bytes:
     return buffer.getvalue()
 
 
-def picture(number: int) -> np.ndarray:
+def square(number: int) -> np.ndarray:
     """A square that moves over a gradient, (H, W, 3)."""
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     frame = np.stack([4 * columns, 6 * rows, 0 * rows + 9 * number], 2).astype(np.uint8)
@@ -145,7 +145,7 @@ def turned() -> bytes:
 @cache
 def webp() -> bytes:
     """An animation that Pillow writes."""
-    images = [Image.fromarray(picture(number)) for number in EVEN]
+    images = [Image.fromarray(square(number)) for number in EVEN]
     buffer = io.BytesIO()
     images[0].save(buffer, "WEBP", save_all=True, append_images=images[1:], duration=80)
     return buffer.getvalue()

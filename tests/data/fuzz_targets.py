@@ -1,4 +1,4 @@
-"""What is fuzzed and what must hold, tried in a process of its own: FFmpeg can crash or hang; memory is measured."""
+"""What is fuzzed and what must hold, tried in a separate process: FFmpeg can crash or hang; memory is measured."""
 
 import ctypes
 import json
@@ -20,7 +20,9 @@ from typing import NamedTuple
 import torch
 
 TIMEOUT = 60.0
-"""Seconds after which a process is given up."""
+"""CPU seconds that one input may take."""
+PATIENCE = 10 * TIMEOUT
+"""Seconds to wait for an answer: other programs may need the processor."""
 MOST_MEMORY = 500 * 2**20
 """Bytes that one input may cost at its peak."""
 ADDRESS_SPACE = 4 * 2**30
@@ -32,7 +34,7 @@ class Tried(NamedTuple):
 
     Attributes:
         outcome: "fine", "bad: ..." with a reason that the reader may give, or "broken: ..." with what must not happen.
-        seconds: of the processor, several readings together; up to the limit of real ones if there was no answer.
+        seconds: of the processor, several readings together; of real time if there was no answer.
         grown: bytes between what was resident before and the peak.
         resident: bytes afterwards.
     """
@@ -164,7 +166,7 @@ def _loaded_twice(loader, sample: dict) -> str:
     assert math.isfinite(one["fps"]) and one["fps"] > 0, f"fps {one['fps']}"
     assert -1 <= one["label"] < 2**63
     one["caption"].encode()
-    assert torch.equal(one.pop("video"), two.pop("video")), "two decodings differ in their pictures"
+    assert torch.equal(one.pop("video"), two.pop("video")), "two decodings differ in their frames"
     assert one == two, f"two decodings differ: {one} and {two}"
     return "fine"
 
@@ -177,21 +179,26 @@ class Subject:
         self._process = None
         self._pipe: Connection | None = None
 
-    def try_(self, target: Callable[[bytes], str], data: bytes, timeout: float = TIMEOUT) -> Tried:
-        """Tries one input; `target` gives the outcome, or raises what must not happen."""
+    def try_(
+        self, target: Callable[[bytes], str], data: bytes, timeout: float = TIMEOUT, wait: float = PATIENCE
+    ) -> Tried:
+        """Tries one input, within `timeout` CPU seconds and `wait` real ones.
+
+        `target` gives the outcome, or raises what must not happen.
+        """
         if self._process is None:
             self._pipe, end = self._context.Pipe()
             self._process = self._context.Process(target=_serve, args=(end,), daemon=True)
             self._process.start()
             end.close()
-            assert self._pipe.poll(TIMEOUT), "the process does not get ready: a valid input hangs"
+            assert self._pipe.poll(PATIENCE), "the process does not get ready: a valid input hangs"
             self._pipe.recv()
         begin = time.monotonic()
         try:
-            self._pipe.send((target, data))
-            if self._pipe.poll(timeout):
+            self._pipe.send((target, data, timeout))
+            if self._pipe.poll(wait):
                 return self._pipe.recv()
-            outcome = f"broken: no answer after {timeout:g} s"
+            outcome = f"broken: no answer after {wait:g} s"
         except (EOFError, OSError):
             self._process.join()
             code = self._process.exitcode
@@ -225,17 +232,19 @@ def _serve(pipe: Connection) -> None:
     pipe.send("ready")
     while True:
         try:
-            target, data = pipe.recv()
+            target, data, timeout = pipe.recv()
         except EOFError:
             return
         with suppress(OSError):  # the peak counts from here on
             Path("/proc/self/clear_refs").write_text("5")
         before, begin = _status("VmRSS"), time.process_time()
+        signal.setitimer(signal.ITIMER_PROF, timeout)  # SIGPROF ends the process
         try:
             outcome = target(data)
         except BaseException as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
             outcome = f"broken: {type(error).__name__} at {Path(place.filename).name}:{place.lineno}: {error}"[:500]
+        signal.setitimer(signal.ITIMER_PROF, 0)
         seconds, peak = time.process_time() - begin, _status("VmHWM")
         if not data:  # what the allocator keeps for later is no leak; large frames leave it much
             ctypes.CDLL(None).malloc_trim(0)

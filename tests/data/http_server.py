@@ -90,7 +90,7 @@ def http_date(seconds):
 
 
 def get(url, size=None, **options):
-    """The bytes that `download` fetches; each call of its `put` goes on where the last one ended, or begins again."""
+    """The bytes that `download` fetches; each call of its `put` continues where the last one ended, or begins again."""
     memory = bytearray()
 
     def put(at, data, total):

@@ -20,11 +20,11 @@ COLOURS = {"blue": "#1e90ff", "orange": "#ff8800", "": "white"}
 
 def animated(alpha=True):
     """An animated WebP of 6 frames of 16x16: a dot at (4, 3) over nothing, or over black."""
-    pictures = np.zeros((6, 16, 16, 4), np.uint8)
-    pictures[..., 3] = 0 if alpha else 255
-    pictures[:, 4, 3] = 255, 0, 0, 255
-    pictures[range(6), 10, range(6)] = 0, 255, 0, 255  # which moves, so that there are six frames
-    images = [Image.fromarray(picture) for picture in pictures]
+    frames = np.zeros((6, 16, 16, 4), np.uint8)
+    frames[..., 3] = 0 if alpha else 255
+    frames[:, 4, 3] = 255, 0, 0, 255
+    frames[range(6), 10, range(6)] = 0, 255, 0, 255  # which moves, so that there are six frames
+    images = [Image.fromarray(frame) for frame in frames]
     buffer = io.BytesIO()
     images[0].save(buffer, "WEBP", save_all=True, append_images=images[1:], duration=100, loop=0, lossless=True)
     return buffer.getvalue()

@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from odd_videos import picture, sound
+from odd_videos import sound, still_image
 from shard_files import plain, sample, write_tar
 
 from cmd_lightning.data.check import check_shards
@@ -22,7 +22,7 @@ def test_streams_and_checks_count_alike(tmp_path):
     bad = {
         "empty file": {"a.mp4": b""},
         "unreadable video": {"b.mp4": b"junk" * 100},
-        "still image": {"c.mp4": picture()},
+        "still image": {"c.mp4": still_image()},
         "no video stream": {"d.mp4": sound()},
         "damaged frames": {"e.mp4": gone},
         "unreadable json": {"f.mp4": clip, "f.json": b"{"},

@@ -44,7 +44,7 @@ def content(cache, url, size=None):
 
 
 def copies(folder):
-    """The copies there by the names of their shards; nothing but the lock may lie beside them."""
+    """The copies there by the names of their shards; nothing but the lock may be next to them."""
     names = set(os.listdir(folder)) - {".lock"}
     assert all(name.startswith("shard-") for name in names), names
     return {name.split("-", 2)[2]: os.path.getsize(folder / name) for name in sorted(names)}
@@ -83,7 +83,7 @@ def test_the_folder_if_none_is_given(tmp_path, server, monkeypatch):
     assert copies(tmp_path / "home/mine") == {"0.tar": 10}
 
 
-def test_a_copy_of_another_size_is_fetched_anew(tmp_path, server):
+def test_a_copy_of_another_size_is_fetched_again(tmp_path, server):
     cache = ShardCache(str(tmp_path), gigabytes=8 * KB)  # not room for both
     url = server.url + "/5000/0.tar"
     content(cache, url)
@@ -119,7 +119,7 @@ def test_the_least_recently_used_copies_go(tmp_path, server):
 
 
 def test_the_bound_holds_always(tmp_path, server):
-    """Of what lies there, parts included, at any moment."""
+    """Of all copies, parts included, at any moment."""
     chance = random.Random(5)
     cache = ShardCache(str(tmp_path), gigabytes=20 * KB)
     totals, over = [], threading.Event()

@@ -49,7 +49,7 @@ def test_even_times_choose_what_numbers_do(rate, fps):
 
 
 def test_uneven_times_choose_the_nearest_frame_of_two_the_later():
-    times = [0, 1, 2, 6, 7, 8, 12]  # 2 seconds a frame on average
+    times = [0, 1, 2, 6, 7, 8, 12]  # 2 seconds per frame on average
     assert choose_frames(7, 4, 1, None, times) == [0, 2, 3, 3]  # 0, 2, 4 (as near to 2 as to 6), 6
     assert choose_frames(7, 7, 1, None, times) == [0, 2, 3, 3, 5, 6, 6]  # ..., 8, 10 (as near to 8 as to 12), 12
     assert choose_frames(7, 2, 6.49, None, times) == [0, 6]  # 12.98: less than half a mean frame after the last
@@ -68,8 +68,8 @@ def test_resize_is_that_of_pillow(size):
     height, width = round(48 * scale), round(64 * scale)
     top, left = (height - size[0]) // 2, (width - size[1]) // 2
     for index in range(2):
-        picture = Image.fromarray(video[:, index].permute(1, 2, 0).numpy())
-        full = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).astype(int)
+        frame = Image.fromarray(video[:, index].permute(1, 2, 0).numpy())
+        full = np.asarray(frame.resize((width, height), Image.Resampling.BILINEAR)).astype(int)
         wanted = full[top : top + size[0], left : left + size[1]]
         error = abs(wanted - out[:, index].permute(1, 2, 0).numpy())
         assert error.max() <= 1

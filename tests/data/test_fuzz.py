@@ -39,7 +39,7 @@ def subject():
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_kept(tmp_path_factory):
-    """hypothesis writes tables of characters beside the tests."""
+    """hypothesis writes tables of characters next to the tests."""
     configuration.set_hypothesis_home_dir(tmp_path_factory.mktemp("hypothesis"))
 
 
@@ -147,6 +147,11 @@ def hang(data):
     time.sleep(60)
 
 
+def spin(data):
+    while True:
+        pass
+
+
 def fill(data):
     bytearray(b"x") * (600 << 20)
     return "fine"
@@ -156,10 +161,16 @@ def raise_(data):
     return data[0]
 
 
-FAULTS = {raise_: "IndexError at test_fuzz.py", fill: "MiB of memory", crash: "ended with SIGSEGV", hang: "no answer"}
+FAULTS = {
+    raise_: "IndexError at test_fuzz.py",
+    fill: "MiB of memory",
+    crash: "ended with SIGSEGV",
+    spin: "ended with SIGPROF",
+    hang: "no answer",
+}
 
 
 @pytest.mark.parametrize("target", FAULTS, ids=lambda target: target.__name__)
 def test_what_must_not_happen_is_noticed(subject, target):
-    timeout = 1 if target is hang else fuzz_targets.TIMEOUT
-    assert FAULTS[target] in subject.try_(target, b"", timeout).failure
+    limits = {spin: {"timeout": 0.1}, hang: {"wait": 1}}
+    assert FAULTS[target] in subject.try_(target, b"", **limits.get(target, {})).failure

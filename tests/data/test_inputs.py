@@ -5,7 +5,7 @@ import tarfile
 
 import pytest
 import webdataset
-from odd_videos import encode, numbered, numbers_in, picture
+from odd_videos import encode, numbered, numbers_in, still_image
 from PIL import Image
 from shard_files import write_tar
 
@@ -14,6 +14,7 @@ from cmd_lightning.data.clips import BadSample, ClipLoader, read_label
 from cmd_lightning.data.index import expand, load_index
 from cmd_lightning.data.stream import ShardStream
 from cmd_lightning.data.tar import read_samples
+from cmd_lightning.errors import InputError
 from cmd_lightning.evaluation.sources import Selection, open_source
 from cmd_lightning.packing.pack import pack_clips
 
@@ -39,11 +40,11 @@ def files():
     """Bytes of clips of six frames at 25 per second by suffix; frame n of clip c holds the number 10 c + n."""
     made = {}
     for clip, suffix in enumerate([*KINDS, *ANIMATED]):
-        pictures = numbered(10 * clip + 6, 32, 64)[10 * clip :]
+        frames = numbered(10 * clip + 6, 32, 64)[10 * clip :]
         if suffix in KINDS:
-            made[suffix] = encode(pictures, *KINDS[suffix], rate=25)
+            made[suffix] = encode(frames, *KINDS[suffix], rate=25)
         else:
-            images = [Image.fromarray(one) for one in pictures]
+            images = [Image.fromarray(one) for one in frames]
             made[suffix] = webp_or_png(images, ANIMATED[suffix])
     return made
 
@@ -77,8 +78,8 @@ def test_clips_of_all_kinds_in_folders_and_shards(files, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         path.with_suffix(".txt").write_text(f"clip {number}")
-    (tmp_path / "clips" / "cover.webp").write_bytes(picture("WebP"))
-    (tmp_path / "clips" / "deep" / "cover.png").write_bytes(picture())
+    (tmp_path / "clips" / "cover.webp").write_bytes(still_image("WebP"))
+    (tmp_path / "clips" / "deep" / "cover.png").write_bytes(still_image())
 
     done = pack_clips(tmp_path / "clips", tmp_path / "packed")
     assert (done["samples"], done["bad"], done["empty_captions"]) == (len(files), {"still image": 2}, 0)
@@ -190,4 +191,6 @@ def test_unions_are_webdatasets(tmp_path):
         f"{tmp_path}/a/1.tar",
     ]
     assert expand(f"{tmp_path}/c::d.tar") == [f"{tmp_path}/c::d.tar"]
+    with pytest.raises(InputError, match=r"::: a path is empty; write a/train::b/train for the shards of both$"):
+        expand(f"{tmp_path}/b::")
     assert expand("http://[::1]:80/{0..1}.tar") == ["http://[::1]:80/0.tar", "http://[::1]:80/1.tar"]

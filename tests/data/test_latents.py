@@ -101,7 +101,7 @@ class Model(lightning.LightningModule):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_fit_goes_on_at_the_next_batch_of_the_same_epoch(latents, tmp_path, workers):
+def test_training_resumes_at_the_next_batch_of_the_same_epoch(latents, tmp_path, workers):
     def fit(checkpoint=None, **options):
         torch.manual_seed(0)
         model = Model()

@@ -1,4 +1,4 @@
-"""Every sample exactly once, on any number of ranks, loader workers and shards, also of a fit that is stopped."""
+"""Every sample exactly once, on any number of ranks, loader workers and shards, also when training is interrupted."""
 
 import itertools
 import json
@@ -66,7 +66,7 @@ def passes(streams, workers, monkeypatch):
     return ranks
 
 
-def test_streams_read_every_sample_once_and_go_on_at_any_batch(tmp_path, monkeypatch):
+def test_streams_read_every_sample_once_and_resume_at_any_batch(tmp_path, monkeypatch):
     shards = []
     for number, samples in enumerate((5, 0, 3, 1, 8, 1, 0, 2, 4)):
         keys = [f"{number}-{i}" for i in range(samples)]

@@ -93,7 +93,7 @@ def test_an_epoch_has_the_proportion_and_mixes(sets, workers):
     assert epochs[0] != epochs[1]
     for keys in epochs:
         seen = Counter(key for batch in keys for key in batch)
-        assert set(seen.values()) == {1}  # what is repeated has a key of its own
+        assert set(seen.values()) == {1}  # a repeated sample has a separate key
         assert Counter(key[0] for key in seen) == {"a": 12, "b": 6}
         assert Counter(key.partition("@")[0] for key in seen if key[0] == "b") == dict.fromkeys(
             ("b0/0", "b0/1", "b0/2"), 2

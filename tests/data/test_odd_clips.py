@@ -120,8 +120,8 @@ MATRICES = {  # as in the header of a track: what Apple's phones write for a tur
 
 @pytest.mark.parametrize("turn", MATRICES)
 def test_a_turned_clip_is_shown_as_its_header_says(turn):
-    pictures = corners()
-    data = encode(pictures, crf="1")
+    frames = corners()
+    data = encode(frames, crf="1")
     a, b, c, d = (65536 * value for value in MATRICES[turn])
     header = data.index(b"tkhd")
     place = data.index(struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 2**30), header)
@@ -168,14 +168,14 @@ def test_odd_sizes_and_pixels(size, kind, codec, pixels, error):
     )
     video = VideoReader(data).read()
     assert video.shape == (3, 3, *size)
-    for index, picture in enumerate((ramp, ramp // 2, ramp)):
-        assert (video[:, index].permute(1, 2, 0).float() - torch.from_numpy(picture).float()).abs().mean() <= error
+    for index, frame in enumerate((ramp, ramp // 2, ramp)):
+        assert (video[:, index].permute(1, 2, 0).float() - torch.from_numpy(frame).float()).abs().mean() <= error
     clip = ClipLoader(2, (16, 24), stride=1)({"__key__": "a", "mp4": data}, 0)
     assert clip["video"].shape == (3, 2, 16, 24)
 
 
 def test_frames_may_change_size_on_the_way():
-    """Two H.264 streams in one: their headers lie in the frames."""
+    """Two H.264 streams in one: each frame carries its headers."""
     parts = [encode(numbered(4, height), "h264", **{"x264-params": "repeat-headers=1"}) for height in (16, 32)]
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska") as container:

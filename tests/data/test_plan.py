@@ -25,7 +25,7 @@ def test_batches_are_equal_in_number_and_use_every_sample(ranks, batch_size):
             assert steps == samples // ranks
 
 
-def test_fewer_samples_than_ranks_is_told():
+def test_fewer_samples_than_ranks_are_an_error():
     with pytest.raises(InputError, match="3 samples for 4 ranks"):
         batch_sizes(3, 4, 2)
 

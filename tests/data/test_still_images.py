@@ -32,7 +32,7 @@ def image(number, kind):
     return buffer.getvalue()
 
 
-def picture(number):
+def image_sample(number):
     kind = KINDS[number % 4]
     about = json.dumps({"label": number % 4}).encode()
     return {
@@ -46,8 +46,8 @@ def picture(number):
 def shards(tmp_path):
     """A shard of videos, one of images, and one of both with a thumbnail next to a video."""
     write_tar(tmp_path / "videos.tar", [sample(f"v{i}", i) for i in range(5)])
-    write_tar(tmp_path / "images.tar", [picture(i) for i in (0, 1, 3, 4, 5, 7)])
-    both = [sample("v5", 5) | {"v5.jpg": image(50, "jpg")}, picture(6), {"i9.png": b"junk"}, {"i8.txt": b"alone"}]
+    write_tar(tmp_path / "images.tar", [image_sample(i) for i in (0, 1, 3, 4, 5, 7)])
+    both = [sample("v5", 5) | {"v5.jpg": image(50, "jpg")}, image_sample(6), {"i9.png": b"junk"}, {"i8.txt": b"alone"}]
     write_tar(tmp_path / "both.tar", both)
     return tmp_path
 
@@ -88,7 +88,7 @@ def test_images_are_clips_without_motion(shards, workers):
     assert not any(torch.equal(seen[f"v{i}"][0][:, 0], seen[f"v{i}"][0][:, -1]) for i in range(6))
 
 
-def test_a_crop_is_drawn_once_for_all_frames(shards):
+def test_a_crop_is_the_same_in_all_frames(shards):
     loader = ClipLoader(3, (8, 8), stride=1, random_crop=True, stills=True)
     wide = io.BytesIO()
     Image.fromarray(pixels(0, 8, 40)).save(wide, "png")

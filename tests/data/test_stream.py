@@ -105,7 +105,7 @@ def test_bad_samples_are_replaced_by_good_ones_and_counted(spoiled, workers):
     assert len(keys) == 21
     assert set(keys) == good
     clips = {batch["video"][i].numpy().tobytes() for batch in got for i in range(len(batch["key"]))}
-    assert len(clips) > len(good) - 2  # stand-ins draw a start of their own
+    assert len(clips) > len(good) - 2  # stand-ins have another start
 
 
 @pytest.mark.parametrize("workers", [0, 2, 3])
@@ -348,7 +348,7 @@ def test_commands_are_run_only_if_allowed(shards, tmp_path):
     assert (tmp_path / "ran").exists()
 
 
-def test_a_page_that_is_no_shard_is_refused(server):
+def test_a_page_that_is_no_shard_is_rejected(server):
     assert check_shards(f"{server}/with/index.json")["bad"] == {"unreadable shard": 1}
     with pytest.raises(InputError, match=r"no usable clip: 1 unreadable shard \(.*index.json"):
         WebVidDataModule(test_shards=f"{server}/without/../with/index.json").test_dataloader()

@@ -43,6 +43,9 @@ class Mixed:
     def __call__(self, samples):
         return webdataset.shuffle(self.size, initial=self.size, rng=self.chance)(samples)
 
+def alone():
+    """Takes no samples."""
+
 number = 3
 '''
 SCRIPT = "user_stages"
@@ -144,7 +147,7 @@ def fit(data, checkpoint=None, **options):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_fit_with_stages_from_their_names_resumes_bit_exactly(shards, user, tmp_path, workers):
+def test_training_with_stages_from_their_names_resumes_bit_exactly(shards, user, tmp_path, workers):
     def data():
         stages = [f"{user}.shout", webdataset.shuffle(4, initial=4, rng=random.Random(1))]
         return module(shards, *stages, num_workers=workers)
@@ -187,6 +190,8 @@ def test_stages_from_a_config(shards, user, tmp_path, monkeypatch):
         ("half", r"data\.stages user_stages\.half: gives 11 samples for 23, .*data\.select"),
         ("twice", r"data\.stages user_stages\.twice: gives 2 samples for 1, .*weights of data\.train_shards"),
         ("nothing", r"data\.stages user_stages\.nothing: returns a NoneType, not an iterator"),
+        ("alone", r"user_stages\.alone: cannot be called with an iterator over samples .*; name a function of one arg"),
+        ("Mixed", r"user_stages\.Mixed: returns a Mixed, not an iterator over samples; give a function"),
     ],
 )
 def test_a_stage_must_keep_the_number_of_samples(shards, user, workers, stage, words):
@@ -222,8 +227,10 @@ def test_a_single_stage_is_answered_with_the_right_spelling(shards):
 def test_what_a_stage_gives_is_checked(shards):
     for stage, words in (
         (webdataset.map(lambda one: one | {"txt": 3}), "txt of .* is of type int, which cannot be encoded; give bytes"),
-        (webdataset.map(lambda one: one["mp4"]), "gave a bytes without a text as __key__"),
-        (lambda samples: ({"mp4": one["mp4"]} for one in samples), "gave a dict without a text as __key__"),
+        (webdataset.map(lambda one: {"__key__": one["__key__"]}), "23 no video .*; let data.stages keep the video; or"),
+        (webdataset.map(lambda one: one["mp4"]), "filters._map: gives a bytes without a text as __key__"),
+        (lambda samples: ({"mp4": one["mp4"]} for one in samples), "<lambda>: gives a dict without a text as __key__"),
+        (webdataset.batched(2), "filters._batched: gives a dict without a text as __key__"),
     ):
         with pytest.raises(InputError, match=words):
             list(module(shards, stage).train_dataloader())

@@ -11,7 +11,7 @@ from shard_files import plain
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.errors import InputError
 
-# The model and the two-process script share this source: spawned ranks need a file of their own.
+# The model and the two-process script share this source: spawned ranks need a separate file.
 MODEL = """
 import lightning
 import torch
@@ -67,7 +67,7 @@ def fit(data, checkpoint=None, **options):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resumed_fit_is_bit_equal(shards, tmp_path, workers):
+def test_resumed_training_is_bit_exact(shards, tmp_path, workers):
     options = {"num_workers": workers}
     saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
     whole, _ = fit(module(shards, **options), max_epochs=3, callbacks=[saving], enable_checkpointing=True)
@@ -90,6 +90,20 @@ def test_stopped_by_max_steps_and_resumed(shards, tmp_path):
     last, _ = fit(module(shards), path, max_steps=20)
     assert [keys for _, keys in part.seen + more.seen + last.seen] == [keys for _, keys in whole.seen]
     assert torch.equal(last.layer.weight, whole.layer.weight)
+
+
+@pytest.mark.parametrize("validates", [False, True])
+@pytest.mark.parametrize("first", [{"max_steps": 8}, {"max_epochs": 1}, {"max_steps": 10}], ids=str)
+def test_resumed_from_the_end_of_an_epoch(shards, tmp_path, first, validates):
+    def data():
+        return module(shards) if validates else WebVidDataModule(str(shards), num_frames=4, size=16, batch_size=3)
+
+    saving = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, save_on_train_epoch_end=True)
+    fit(data(), callbacks=[saving], enable_checkpointing=True, **first)
+    whole, _ = fit(data(), max_steps=20)
+    rest, _ = fit(data(), tmp_path / "step=8.ckpt", max_steps=20)
+    assert rest.seen == whole.seen[8:]
+    assert torch.equal(rest.layer.weight, whole.layer.weight)
 
 
 @pytest.mark.parametrize("changed", [{"batch_size": 2}, {"num_workers": 2}, {"seed": 1}, {"shards": 4}], ids=str)
@@ -117,7 +131,7 @@ def test_a_second_fit_begins_at_epoch_zero(shards):
     assert first.seen == second.seen
 
 
-def test_without_a_trainer_passes_are_epochs_and_state_goes_on(shards):
+def test_without_a_trainer_passes_are_epochs_and_the_state_continues(shards):
     data = module(shards)
     first, second = ([batch["key"] for batch in data.train_dataloader()] for _ in range(2))
     assert first != second

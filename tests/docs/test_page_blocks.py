@@ -127,10 +127,13 @@ def programs(kind, text, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=name_of)
 def test_blocks_run(page, python, tmp_path):
-    """One after the other, in a folder with a reader's clips, captions and image."""
+    """One after the other, in a folder with a reader's clips, captions and images."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     write_clips(tmp_path / "clips")
+    for number, name in enumerate(("a.mp4", "b.mp4")):
+        (tmp_path / name).symlink_to(f"clips/{number}.mp4")
     Image.new("RGB", (40, 32), "red").save(tmp_path / "first.png")
+    Image.new("L", (16, 16), "white").save(tmp_path / "mask.png")
     (tmp_path / "captions.txt").write_text("a red circle moves left\na blue square moves up\n")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for mark, _, kind, text in BLOCK.findall(page.read_text()):

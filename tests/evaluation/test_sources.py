@@ -69,7 +69,7 @@ def fails(path, *words, **selection):
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    """Class folders of mp4 at 24 frames a second, 12 frames long."""
+    """Class folders of mp4 at 24 frames per second, 12 frames long."""
     folder = tmp_path_factory.mktemp("videos")
     for index, name in enumerate(("b/2", "a/1", "a/0", "c")):
         write_video(folder / f"{name}.mp4", to_tensor(clips(1, 12, seed=index)[0]), 24)
@@ -351,7 +351,7 @@ def test_errors_of_arrays(tmp_path):
     fails(array(path, np.concatenate([data, data[..., :1]], -1)), "drop the alpha")
     fails(array(path, data[..., :2]), "no axis of 3 channels")
     fails(array(path, data.astype(np.int64)), "int64: give uint8, or float")
-    fails(array(path, data[:, :3]), 'say layout="NTHWC"', frames=3)
+    fails(array(path, data[:, :3]), 'give layout="NTHWC"', frames=3)
     assert items(path, frames=3, layout="NTHWC")[1]["video"].equal(to_tensor(data[1, :3]))
     fails(path, "no axis of 3 channels in layout NTCHW", frames=3, layout="NTCHW")
     fails(array(path, floats * 2 - 1), "a.npy clip 0: from -1 to 1; give float in [0, 1]", frames=9)

@@ -18,12 +18,12 @@ WEBVID = "videoid,name,page_idx,page_dir,duration,contentUrl"
 
 
 def clip(path, number):
-    """A clip of that format whose every picture holds its number."""
+    """A clip of that format of frames that show its number."""
     kinds = {".mp4": ("mp4", "libx264"), ".avi": ("avi", "mpeg4"), ".webm": ("webm", "libvpx-vp9")}
     kind, codec = kinds[path.suffix]
-    pictures = odd_videos.numbered(number + 1)[[number] * 3]
+    frames = odd_videos.numbered(number + 1)[[number] * 3]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(odd_videos.encode(pictures, kind, codec))
+    path.write_bytes(odd_videos.encode(frames, kind, codec))
 
 
 def table(path, header, rows, encoding="utf-8"):
@@ -61,11 +61,11 @@ def refused(capsys, *words, **options):
     capsys.readouterr()
     assert pack(**options) == 2
     lines = capsys.readouterr().err.strip().splitlines()
-    told = [line for line in lines if not re.match(r"left out|\d+ of \d+ clips", line)]  # beside the progress
-    assert told == lines[-1:]
+    errors = [line for line in lines if not re.match(r"left out|\d+ of \d+ clips", line)]  # except the progress
+    assert errors == lines[-1:]
     for word in words:
-        assert word in told[0]
-    return told[0]
+        assert word in errors[0]
+    return errors[0]
 
 
 # Hammering comes before HammerThrow, and the folder and the files of HandstandPushups differ in an S, as published.
@@ -358,8 +358,8 @@ def test_other_tables(tmp_path, capsys):
         ('path,caption\nx.mp4,"y\nz.mp4,w\n', "t.csv, line 2: a quotation mark is opened and not closed"),
     ):
         (tmp_path / "t.csv").write_text(text)
-        told = refused(capsys, words, captions=tmp_path / "t.csv", **call)
-        assert ("give a CSV, .jsonl or .parquet with the columns path,caption,label,split" in told) == (
+        errors = refused(capsys, words, captions=tmp_path / "t.csv", **call)
+        assert ("give a CSV, .jsonl or .parquet with the columns path,caption,label,split" in errors) == (
             "column 'path'" in words
         )
     (tmp_path / "t.csv").write_bytes("path,caption\nx,Stra\xdfe\n".encode("latin-1"))

@@ -23,10 +23,10 @@ TONES = {"1f3fb": "light", "1f3fc": "medium-light", "1f3fd": "medium", "1f3fe": 
 
 def webp(frames, number=0):
     """Bytes of a WebP of that many frames of 8x8 pixels, transparent but for a square."""
-    pictures = np.zeros((frames, 8, 8, 4), np.uint8)
-    for index, picture in enumerate(pictures):
-        picture[2:6, 2:6] = 10 * index, 5 * number % 256, 200, 255
-    images = [Image.fromarray(picture) for picture in pictures]
+    drawn = np.zeros((frames, 8, 8, 4), np.uint8)
+    for index, one in enumerate(drawn):
+        one[2:6, 2:6] = 10 * index, 5 * number % 256, 200, 255
+    images = [Image.fromarray(one) for one in drawn]
     buffer = io.BytesIO()
     images[0].save(buffer, "WEBP", save_all=frames > 1, append_images=images[1:], duration=42, loop=0, lossless=True)
     return buffer.getvalue()

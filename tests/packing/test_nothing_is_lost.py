@@ -19,7 +19,7 @@ from cmd_lightning.errors import InputError
 from cmd_lightning.packing.pack import pack_clips
 
 CLIP = odd_videos.encode(odd_videos.numbered(2), "mp4", "libx264")
-STILL = odd_videos.picture("WebP")
+STILL = odd_videos.still_image("WebP")
 
 
 def folder_of(place, *names):
