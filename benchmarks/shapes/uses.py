@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.cells import command_line, measure_cells
+from benchmarks.cells import command_line, measure_cells, save, written
 from benchmarks.shapes.quality import clips
 from cmd_lightning.commands.files import open_model
 from cmd_lightning.errors import program
@@ -113,7 +113,10 @@ def measure(name: str, overlaps: Sequence[int] = OVERLAPS) -> None:
     settings = {"model": name, "weights": weights_sha256(WEIGHTS / name), "captions": NUM, "windows": WINDOWS}
     cells = [{"cell": "seam", "overlap": overlap} for overlap in overlaps]
     record = {"settings": settings} | provenance()
-    measure_cells(cells, lambda cell: [seams(pipeline, cell["overlap"])], record, RESULTS / f"{name}_uses.json")
+    path = RESULTS / f"{name}_uses.json"
+    if not path.exists():  # the card shows the image before any seam is measured
+        save(written(record | {"rows": []}), path)
+    measure_cells(cells, lambda cell: [seams(pipeline, cell["overlap"])], record, path)
 
 
 def main() -> int:

@@ -14,7 +14,8 @@ def loading(what: str) -> Iterator[None]:
     """Shows in a terminal that something is loaded, and imports faster.
 
     Imports create millions of objects and hardly any garbage. Python's garbage collector, which looks through them
-    again and again, takes a fifth of the time of importing torch, diffusers and transformers; it is off meanwhile.
+    again and again, takes a fifth of the time of importing torch, diffusers and transformers; it is off meanwhile. What
+    a process has loaded first stays to its end, so the collector leaves it out: looking through it once takes 0.3 s.
 
     Args:
         what: What is loaded, such as the name of a model.
@@ -26,4 +27,6 @@ def loading(what: str) -> Iterator[None]:
             yield
     finally:
         if collecting:
+            if not gc.get_freeze_count():
+                gc.freeze()
             gc.enable()

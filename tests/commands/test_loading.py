@@ -21,6 +21,7 @@ UNUSED = (
 def test_generate_reports_at_once_and_imports_no_library_in_vain(tmp_path):
     """In a terminal, the first words come before torch; the libraries are those of sampling and writing."""
     script = f"""
+import gc
 import sys
 from cmd_lightning.cli import main
 from cmd_lightning.commands import loading as module
@@ -32,6 +33,7 @@ module.progress = progress
 assert main(["generate", "shapes32", "--prompt", "a red circle moves left", "--steps", "1"]) == 0
 loaded = [name for name in {UNUSED!r} if name in sys.modules]
 assert not loaded, loaded
+assert gc.get_freeze_count() > 100_000  # what was imported is never looked through
 """
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))

@@ -1,6 +1,8 @@
 """The arguments and outputs of a call, as users of diffusers' video pipelines know them."""
 
 import inspect
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from cmd_lightning.networks import Condition
 from cmd_lightning.pipeline import CMDPipeline
 from cmd_lightning.video_io import read_video
 
+README = Path(__file__).resolve().parents[2] / "README.md"
 CAPTIONS = ["a red circle moves left", "a blue square"]
 NUMPY = {"output_type": "np"}
 
@@ -54,15 +57,13 @@ def test_output_types_show_the_same_video(tiny_pipeline, few):
     assert (content.shape, seeds, notes) == ((2, 3, 8, 12), [1, 2], [[], []])
 
 
-def test_the_readmes_example(tmp_path):
-    """With the shipped model, whose frames are 32 pixels wide."""
+def test_the_readmes_example(tmp_path, monkeypatch):
+    """The block itself, with the shipped model, whose frames are 32 pixels wide; but for the number of steps."""
     needed("imageio_ffmpeg")
-    from diffusers.utils import export_to_video
-
-    pipeline = CMDPipeline.from_pretrained("shapes32")
-    pipeline.set_progress_bar_config(disable=True)
-    frames = pipeline("a red circle moves left", num_inference_steps=2).frames[0]
-    export_to_video(frames, str(tmp_path / "out.mp4"), fps=8)
+    blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    [example] = [block for block in blocks if 'export_to_video(pipeline("a red circle moves left").frames[0]' in block]
+    monkeypatch.chdir(tmp_path)
+    exec(example.replace('moves left")', 'moves left", num_inference_steps=2)'), {})
     assert read_video(tmp_path / "out.mp4").shape == (3, 16, 32, 32)
 
 
