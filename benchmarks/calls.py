@@ -1,4 +1,4 @@
-"""The networks of the paper's text-to-video setup, and a network's call on one clip, of tensors without values."""
+"""The networks of the paper's text-to-video set-up, and one call of each on a clip, with tensors without values."""
 
 from __future__ import annotations
 

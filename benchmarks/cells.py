@@ -1,4 +1,4 @@
-"""Measurements in cells: a call measures as many as it has time for, a JSON file keeps them, the next call resumes.
+"""Measurements in cells: a call measures as many as it has time for, a JSON file keeps them, the next call continues.
 
 Also what benchmarks share: their command lines, files of results, clocks.
 """
@@ -184,12 +184,12 @@ def timed(call: Callable[[], object], number: int, device: torch.device) -> tupl
 
 
 def device_name(device: torch.device) -> str:
-    """What a row was measured on, where one thread of a CPU computes."""
+    """The hardware that a row was measured on; on a CPU, one thread is used."""
     return torch.cuda.get_device_name() if device.type == "cuda" else f"{processor()}, one thread"
 
 
 def check_device(name: str) -> None:
-    """Rejects --device cuda where there is none."""
+    """Rejects --device cuda without a CUDA device."""
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch finds no such device; give cpu")
 

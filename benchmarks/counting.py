@@ -1,4 +1,4 @@
-"""How many parameters a network has and how many multiply-adds a call of it takes, without doing any of it.
+"""Count the parameters of a network and the multiply-adds of a call without computing it.
 
     python -m benchmarks.counting configs/webvid_sd21
     python -m benchmarks.counting configs/webvid_sd21 --override autoencoder=configs/overrides/autoencoder_measured.yaml

@@ -1,4 +1,4 @@
-"""The CPU seconds of a training, kept in its checkpoints, so that interrupted and resumed runs count in full."""
+"""The CPU seconds of a training, kept in its checkpoints, so that interrupted and resumed runs are counted in full."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The streaming loader compared with bare decoding and with webdataset: how much of the decoder's speed is left.
+"""The streaming loader compared with bare decoding and with webdataset, as a share of the decoder's speed.
 
     OMP_NUM_THREADS=1 python -m benchmarks.dataloader    # five minutes on two cores; the same command resumes
 

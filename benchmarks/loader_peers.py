@@ -1,4 +1,4 @@
-"""What the streaming loader is compared with: bare decoding, and the pipelines that webdataset's users write."""
+"""Peers of the streaming loader: bare decoding, and typical webdataset pipelines."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Clips:
 def with_pyav(data: bytes, numbers: list[int], size: tuple[int, int], *, one_converter: bool) -> Tensor:
     """A clip decoded by PyAV alone; see `Decode`.
 
-    Without `one_converter` each frame is converted to RGB as PyAV's documentation shows, with a converter of its own.
+    Without `one_converter` each frame is converted to RGB as PyAV's documentation shows, with a new converter.
     """
     with av.open(io.BytesIO(data)) as container:
         stream = container.streams.video[0]

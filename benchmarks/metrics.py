@@ -1,10 +1,10 @@
-"""What the video metrics cost: seconds beside those of the bare network and of peers, and memory.
+"""The cost of the video metrics: seconds compared with the bare network and with peers, and memory.
 
     OMP_NUM_THREADS=2 python -m benchmarks.metrics --json benchmarks/results/metrics.json   # four minutes on two cores
 
 No weights are needed: time does not depend on values, so the I3D's are random. All seconds are medians over rounds
-in which everything that is compared has one turn, after a round of warming up, so that other work on the machine
-meets all of it alike.
+in which all compared functions take turns, after a warm-up round, so that other work on the machine affects all of
+them alike.
 """
 
 import json
@@ -151,7 +151,7 @@ def ratios(seconds: Mapping[str, Mapping[str, float]], batches: int, preset: str
 
 
 def solve(settings: Settings) -> dict[str, Any]:
-    """Seconds of the Fréchet distance from moments and from features, beside torchmetrics' and one decomposition."""
+    """Seconds of the Fréchet distance of moments and of features, compared with torchmetrics and one decomposition."""
     x, y = settings.sets(settings.samples)
     both = (*moments(x), *moments(y))
     calls: Calls = {
@@ -218,7 +218,7 @@ def resident(dim: int, stored: Sequence[int], keep: bool, batch: int) -> list[in
 
 
 def kernel(settings: Settings) -> dict[str, Any]:
-    """Seconds of the kernel distance, beside the bare products of features."""
+    """Seconds of the kernel distance, compared with the bare products of features."""
 
     def products(x: Tensor, y: Tensor) -> None:
         for one, two in ((x, x), (y, y), (x, y)):

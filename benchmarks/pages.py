@@ -1,4 +1,4 @@
-"""Pages in Markdown, from the templates in folders of this one."""
+"""Markdown pages from the templates in the folders here."""
 
 from pathlib import Path
 from typing import Any

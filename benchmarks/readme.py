@@ -1,4 +1,4 @@
-"""Writes what is generated: blocks of pages, and `parameters` and `naturalness` in the zoo's cards.
+"""Writes generated text: blocks of pages, and `parameters` and `naturalness` in the zoo's cards.
 
     python -m benchmarks.readme            # after a measurement, a new card, a new claim
     python -m benchmarks.readme --check    # only says what is not current, with code 2

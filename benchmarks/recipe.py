@@ -1,17 +1,17 @@
-"""What the three trainings of a folder of configs should take on one device: a prediction, from the configs alone.
+"""Memory and time of the three trainings of a folder of configs on one device, predicted from the configs.
 
     python -m benchmarks.recipe configs/openvid256 --tflops 50
     python -m benchmarks.recipe configs/openvid256 --tflops 50 -o content=configs/overrides/content_all_weights.yaml
 
-Memory: a step of each stage, with the config's batch, checkpointing and adapters, is gone through with tensors that
-have shapes and no values, under autocast to bf16, and every tensor's memory is counted while it lives: weights,
-gradients, Adam's state, activations. The EMA comes on top; in validation, without activations, a copy of the weights
-beside it, while the gradients of the last step stay. Not counted: frozen parts (VAE, text encoder, the autoencoder of
+Memory: a step of each stage, with the config's batch, checkpointing and adapters, is run with tensors that
+have shapes but no values, under autocast to bf16, and every tensor's memory is counted while it lives: weights,
+gradients, Adam's state, activations. The EMA comes on top; in validation there are no activations, but also a copy of
+the weights and the gradients of the last step. Not counted: frozen parts (VAE, text encoder, the autoencoder of
 the later stages), what the libraries take for themselves, and what the allocator leaves unused.
 
-Hours: the multiply-adds of a sample, counted likewise, attention included; a backward pass takes two forward passes, or
-one where only adapters learn, and checkpointing one more. `--tflops` is the rate that is assumed, in bf16; give a third
-of what the card's data sheet says of dense products. Waiting for data and validations is not in it.
+Hours: the multiply-adds of a sample, counted in the same way, attention included; a backward pass takes two forward
+passes, or one if only adapters are trained, and checkpointing adds one. `--tflops` is the assumed rate in bf16; give a
+third of the data sheet's rate for dense products. Waiting for data and validation are not included.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the paper reports, as data: `benchmarks/reported.yaml`, a figure at a time.
+"""The paper's figures as data: `benchmarks/reported.yaml`, one figure at a time.
 
     reported("LVDM", "seconds", table=9, steps=50).value         # 24.2
     reported("CMD", "tmacs_paper", table=8, component="motion")  # Figure(system='CMD', quantity='tmacs_paper', ...)

@@ -1,4 +1,4 @@
-"""Trains a shipped model from scratch, in calls as short as wanted.
+"""Trains an included model from scratch, in calls of any length.
 
     python -m benchmarks.retrain shapes32 --minutes 60 --threads 1    # two CPU cores: one hour, then two more
     python -m benchmarks.retrain shapes64 --minutes 8    # a GPU: rerun until it reports completion
@@ -33,12 +33,12 @@ SHORTEST = 1.0  # minutes below which a call starts no further stage
 
 
 def main() -> int:
-    """Trains for as long as asked for; 0 when all is done or the time is up."""
+    """Trains for the given time; returns 0 when all is complete or the time is up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="folder of configs/, e.g. shapes32")
     parser.add_argument("--minutes", type=float, default=8.0, help="of training; starting and writing come on top")
     parser.add_argument("--threads", type=int, help="CPU threads of a stage; by default as torch chooses")
-    parser.add_argument("overrides", nargs="*", help="options of every fit, after --, e.g. -- --data.num_workers 12")
+    parser.add_argument("overrides", nargs="*", help="options of every `fit`, after --, e.g. -- --data.num_workers 12")
     options = parser.parse_args()
     if any("max_steps" in word for word in options.overrides):
         parser.error("--trainer.max_steps: the configs say when a stage is done; change it there")

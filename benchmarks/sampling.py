@@ -1,15 +1,15 @@
-"""Quality beside seconds of few-step sampling: solvers and steps on a model of the procedural world.
+"""Quality and speed of few-step sampling: solvers and steps on a model of the procedural world.
 
     OMP_NUM_THREADS=1 python -m benchmarks.sampling shapes32paper          # choose, on captions of the split "val"
     OMP_NUM_THREADS=1 python -m benchmarks.sampling shapes32paper --test dpm++/10 ddim/50     # what was chosen, once
     OMP_NUM_THREADS=1 python -m benchmarks.sampling shapes32 --students lcm=DIR scm=DIR --json FILE    # and distilled
 
-Every setting, such as `dpm++/10` (10 steps a stage) on a split, is a cell of the result: the JSON file keeps it, and
-another call goes on with the next. Its row has, for plain captions and one seed each: `hits`, a digit for each video, 1
-where shape, colour and direction are all classified as asked; the kernel distance on shapes features to 512 real
-clips of another split; and seconds per video (CPU seconds on a CPU), prompts in and pixels out, in batches of 32.
-Students of the model are folders, as exported with distilled stages, and stand among the solvers under the names they
-are given: they sample by their own scheduler, at their own guidance. `--table` prints the rows; `--plot` draws.
+Every setting, such as `dpm++/10` (10 steps per stage) on a split, is a cell of the result: the JSON file keeps it, and
+another call continues with the next. Its row has, for plain captions and one seed each: `hits`, a digit for each video,
+1 if shape, colour and direction are all classified as the caption says; the kernel distance on shapes features to 512
+real clips of another split; and seconds per video (CPU seconds on a CPU), prompts in and pixels out, in batches of 32.
+Students of the model are folders, as exported with distilled stages, and are listed with the solvers, under the given
+names; they sample with their own scheduler and guidance. `--table` prints the rows; `--plot` draws them.
 """
 
 import math
@@ -111,7 +111,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
-    """Accuracy and kernel distance over seconds a video, a curve for each solver."""
+    """Accuracy and kernel distance over seconds per video, a curve for each solver."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,11 +1,11 @@
-"""What each measure gains in seconds from prompt to pixels, one after the other, by `CMDPipeline` itself; for a GPU.
+"""Seconds from prompt to pixels that each measure saves, added one by one, with `CMDPipeline`; for a GPU.
 
-    python -m benchmarks.sampling_gains                          # configs/webvid_sd21 at 512x1024, weights drawn
+    python -m benchmarks.sampling_gains                          # configs/webvid_sd21 at 512x1024, random weights
     python -m benchmarks.sampling_gains --scale fifth --size 64x64 --steps 2 --device cpu --json outputs/gains.json
 
-Rows stand in the order of `MEASURES`, each with those before it: as it is, bfloat16, compiled with CUDA graphs, DPM++
+Rows are in the order of `MEASURES`, each with those before it: plain, bfloat16, compiled with CUDA graphs, DPM++
 in 15 steps, the tiny frame decoder. Every row has the seconds of each part: content, motion, autoencoder, frames. No
-text is encoded: its vectors are drawn. A row is a cell: the next call goes on.
+text is encoded: its vectors are random. A row is a cell: the next call continues.
 """
 
 from collections.abc import Mapping
@@ -117,7 +117,7 @@ def main() -> int:
     parser.add_argument("--scale", choices=tuple(DIVISOR), default="paper", help="of the networks (default: paper)")
     parser.add_argument("--size", default="512x1024", help="pixels (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=50, help="of a stage (default: %(default)s)")
-    parser.add_argument("--guidance", type=float, default=1.0, help="scale; 1 is none (default: %(default)s)")
+    parser.add_argument("--guidance", type=float, default=1.0, help="scale; 1 disables it (default: %(default)s)")
     options = parser.parse_args()
     check_device(options.device)
     settings = {name: getattr(options, name) for name in ("scale", "size", "steps", "guidance", "device")}

@@ -1,4 +1,4 @@
-"""Whether memory stays level in a long fit: resident memory of the fit and of its loader workers over time.
+"""Whether memory stays level in a long training run: resident memory of the run and its loader workers over time.
 
     OMP_NUM_THREADS=1 python -m benchmarks.soak --minutes 30    # two CPU cores
 
@@ -7,7 +7,7 @@ off, too short), with an average of the weights, checkpoints and validation. Wor
 series is that of a role: the main process, worker 0, worker 1, .... A worker begins with what the main process holds at
 that moment; those of validation live for a second and are left out. A series is level if, after the first fifth of the
 run, the medians of successive tenths of the rest lie within 5 % of each other. What is judged is resident memory; the
-proportional share, which counts pages that processes have in common once, is given beside it.
+proportional share, which counts shared pages once, is given too.
 """
 
 import io
@@ -67,9 +67,9 @@ class Series:
 
 
 class Watch(Callback):
-    """Reads the memory of a fit's process and of its loader workers from /proc, from a thread of its own (Linux).
+    """Reads the memory of a training process and its loader workers from /proc, in a separate thread (Linux).
 
-    Workers start in order, and both loaders have as many.
+    Workers start in order, and both loaders have the same number.
     """
 
     def __init__(self, workers: int, every: float) -> None:
@@ -203,8 +203,8 @@ def plot(record: dict[str, Any], path: Path) -> None:
         minutes = [second / 60 for second in row["series"]["seconds"]]
         axis.plot(minutes, [size / 2**20 for size in row["series"]["resident"]], label=role, linewidth=1)
     axis.axvspan(0, WARM_UP * record["done"]["seconds"] / 60, color="0.9", label="warm-up")
-    axis.set(xlabel="minutes of the fit", ylabel="resident memory in MiB", ylim=(0, None))
-    axis.set_title("a fit with loader workers")
+    axis.set(xlabel="minutes of training", ylabel="resident memory in MiB", ylim=(0, None))
+    axis.set_title("training with loader workers")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     figure.savefig(path, dpi=100)

@@ -1,12 +1,12 @@
-"""One training step of each of the paper's networks: seconds and memory, beside what its table 8 reports.
+"""One training step of each of the paper's networks: seconds and memory, compared with its table 8.
 
     python -m benchmarks.training_steps                    # rerun it until it reports completion
     python -m benchmarks.training_steps --size 512x1024 --json benchmarks/results/training_steps_wide.json
 
 Table 8's protocol: 512x512 pixels, 16 frames, batch 1, mixed precision (bf16 here), fused attention, gradient
-checkpointing off. Each network is at its full size, of random weights, on random latents that lie on the device: no
+checkpointing off. Each network is at its full size, with random weights, on random latents on the device: no
 data is read, and neither Stable Diffusion's VAE nor a text encoder nor the frozen autoencoder runs, as with latent
-shards. A step is draws of noise, forward, loss, backward and fused AdamW, without EMA; weights and the optimiser's
+shards. A step is sampling noise, forward, loss, backward and fused AdamW, without EMA; weights and the optimiser's
 state are float32. Seconds are the median of `--steps`, each waited for, after as many that warm up; memory is the most
 that tensors took in a step, the weights, gradients and optimiser's state included. Checkpointing is that of our
 networks and of diffusers, compiling that of the option `compile` of our components: our networks a block at a time,
@@ -167,7 +167,7 @@ def run(settings: Settings, *kept: Any) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The results as a Markdown table, what the paper reports in columns of their own."""
+    """The results as a Markdown table, with the paper's figures in separate columns."""
     head = ("network", "TMAC", "paper", "checkpointing", "compiled", "seconds", "paper", "memory in GB", "paper")
     lines = []
     for row in result["rows"]:

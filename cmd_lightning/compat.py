@@ -1,7 +1,7 @@
 """Every private use and every patch of another library, with its reason and the versions that need it.
 
-Each has a test in `tests/test_compat.py` that shows the fault or the missing public way in the library itself, and so
-fails once a workaround can go. Version numbers are those installed when the entry was last checked.
+Each has a test in `tests/test_compat.py` that shows the fault, or the missing public method, in the library itself. The
+test fails once the workaround is no longer needed. Version numbers are those installed when the entry was last checked.
 
 The libraries are imported within the functions: `metrics` uses this file, and needs neither Lightning nor diffusers.
 """
@@ -56,7 +56,7 @@ def count_resumed_epoch(trainer: Trainer) -> None:
     """Count the epoch that is under way, if Lightning has not; to be called at the start of each training batch.
 
     Resumed at the end of an epoch, Lightning (2.6) begins the next one without counting it as begun. A checkpoint of
-    that epoch would say that it is over, and a fit that is resumed from there would leave out its rest.
+    that epoch would record it as complete, and training resumed from there would skip its rest.
     """
     epochs = trainer.fit_loop.epoch_progress
     if epochs.current.ready == epochs.current.completed:
@@ -153,7 +153,7 @@ MID_EPOCH = "You're resuming from a checkpoint that ended before the epoch ended
 """Lightning (2.6) warns of loaders without a `state_dict`; it does not see one of the DataModule."""
 
 FEW_WORKERS = ".*does not have many workers"
-"""Lightning (2.6) warns of loaders without worker processes, also of those that hand on what is in memory."""
+"""Lightning (2.6) warns of loaders without worker processes, also of those that return data in memory."""
 
 TREESPEC = ".*isinstance.treespec, LeafSpec"
 """Lightning (2.6) uses what torch (2.14) has deprecated."""
@@ -169,7 +169,7 @@ def worker_died(error: RuntimeError) -> bool:
 def add_gif(writer: Any, tag: str, path: Path, height: int, width: int, step: int) -> None:
     """Add a GIF file to the log of a `SummaryWriter`.
 
-    `SummaryWriter.add_video` of torch (2.14) needs moviepy < 2, and fails or stays silent without it (pytorch#147317).
+    `SummaryWriter.add_video` of torch (2.14) needs moviepy < 2, and fails or does nothing without it (pytorch#147317).
     TensorBoard shows the bytes of an image summary as they are, and browsers play a GIF; but there is no public method
     to add a summary.
     """
@@ -180,10 +180,10 @@ def add_gif(writer: Any, tag: str, path: Path, height: int, width: int, step: in
 
 
 class CreatedTensors(TorchDispatchMode):
-    """A context that hands each tensor that an operator returns to `add`.
+    """A context that passes each tensor that an operator returns to `add`.
 
-    Dispatch modes of torch (2.14) are private. The public `TorchFunctionMode` sees only calls from Python, so nothing
-    of a backward pass.
+    Dispatch modes of torch (2.14) are private. The public `TorchFunctionMode` sees only calls from Python, and so
+    nothing of a backward pass.
     """
 
     def add(self, tensor: Tensor) -> None:
@@ -204,12 +204,12 @@ def fake_tensors() -> AbstractContextManager:
 
 
 def storage_key(storage: UntypedStorage) -> int:
-    """What tells a storage from others that are alive; torch (2.14) has only `data_ptr`, 0 for all fake tensors."""
+    """A number that identifies a storage while it exists; torch (2.14) has only `data_ptr`, 0 for all fake tensors."""
     return storage._cdata
 
 
 class KeepsPrecision(nn.Module):
-    """A base of modules that move with the module around them, and keep their precision when it is cast.
+    """A base of modules that move with the module that contains them, but keep their precision when it is cast.
 
     torch (2.14) has no public hook for it. torchmetrics (1.9) guards the states of a metric against `.half()` and the
     like, but not against `.to(torch.half)`, and not the networks within it.
@@ -220,7 +220,7 @@ class KeepsPrecision(nn.Module):
 
 
 def own_precision(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """What a module's `_apply` is given, without the change of type: tensors move, and keep theirs."""
+    """The function given to a module's `_apply`, without the change of type: tensors only move."""
 
     def move(tensor: Tensor) -> Tensor:
         moved = fn(tensor)
@@ -233,9 +233,9 @@ def own_precision(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 
 def note_update(metric: Metric) -> None:
-    """Record that a metric took something in without its `update`, which torchmetrics (1.9) wraps for this.
+    """Record that a metric was updated without its `update`, which torchmetrics (1.9) wraps to record it.
 
-    Otherwise `compute` would warn that nothing was taken in, and return the value that it returned before.
+    Otherwise `compute` would warn that there was no update, and return its previous value.
     """
     metric._computed = None
     metric._update_count += 1
@@ -256,7 +256,7 @@ def torchmetrics_frechet(mean: Tensor, cov: Tensor, other_mean: Tensor, other_co
 def take_any_quantile() -> None:
     """Have `BootStrapper` take a tensor of quantiles of any precision.
 
-    torchmetrics (1.9) gives it to `torch.quantile`, which wants the precision of the values; ours are double.
+    torchmetrics (1.9) passes it to `torch.quantile`, which needs the precision of the values; ours are double.
     """
     from torchmetrics.wrappers import BootStrapper
 
@@ -284,12 +284,12 @@ be on one device as a whole. Classes of networks set it; nothing public reads it
 
 
 def offers_checkpointing(network: nn.Module) -> bool:
-    """Whether a network of diffusers (0.42) offers gradient checkpointing, which it has no public attribute to tell."""
+    """Whether a network of diffusers (0.42) offers gradient checkpointing; no public attribute shows it."""
     return getattr(network, "_supports_gradient_checkpointing", False)
 
 
 def run_checkpointed(network: ModelMixin, block: nn.Module, *inputs: Any) -> Tensor:
-    """`block(*inputs)` with the function that was given to the network's `enable_gradient_checkpointing`.
+    """`block(*inputs)` with the function that the network's `enable_gradient_checkpointing` was called with.
 
     Networks of diffusers (0.42) keep it in a private attribute, for their own classes.
     """
@@ -316,7 +316,7 @@ def execution_device(module: nn.Module) -> torch.device:
 
 
 def quantization_of(config: Any, part: str) -> Any:
-    """The settings of a pipeline's quantization for one of its parts, a network of diffusers; None for none.
+    """The settings of a pipeline's quantization for one of its parts, a network of diffusers; None if it has none.
 
     `PipelineQuantizationConfig` of diffusers (0.42) offers them in a private method only.
     """
@@ -326,8 +326,8 @@ def quantization_of(config: Any, part: str) -> Any:
 def is_recorded(model: object) -> bool:
     """Whether the arguments of a model's constructor are in its config already.
 
-    With `register_to_config` of diffusers (0.42) on the constructors of a class and of its base, what the subclass
-    hands to its base replaces what was given to the subclass. So only the outermost constructor may record.
+    With `register_to_config` of diffusers (0.42) on the constructors of a class and of its base, the arguments that
+    the subclass passes to its base replace its own. So only the outermost constructor may record.
     """
     return hasattr(model, "config")
 
@@ -365,14 +365,14 @@ WRONG_CHOICE = (
 
 # PyAV
 
-_PRINTING = Lock()  # the level is of the process
+_PRINTING = Lock()  # the level is global to the process
 
 
 def container_crop(container: Any, index: int) -> tuple[int, int, int, int]:
     """Pixels that a container cuts off a stream: left, right, top, bottom.
 
-    FFmpeg reads them from MP4 (clap) and Matroska (PixelCrop) into the side data of the stream, of which PyAV (18)
-    gives nothing but what FFmpeg prints of it.
+    FFmpeg reads them from MP4 (clap) and Matroska (PixelCrop) into the side data of the stream. PyAV (18)
+    offers only the text that FFmpeg prints about it.
     """
     import av.logging
 
@@ -383,7 +383,7 @@ def container_crop(container: Any, index: int) -> tuple[int, int, int, int]:
             text = container.dumps_format()
         finally:
             av.logging.set_level(level)
-    # Metadata of a file may be any text, but its lines begin otherwise.
+    # Metadata of a file may be any text, but its lines begin differently.
     printed = re.split(r"^  Stream #\d+:(\d+)", text, flags=re.MULTILINE)
     own = dict(zip(printed[1::2], printed[2::2], strict=True)).get(str(index), "")
     found = re.search(r"^      Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)$", own, flags=re.MULTILINE)

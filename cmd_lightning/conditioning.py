@@ -15,20 +15,21 @@ from cmd_lightning.errors import InputError, check_positive
 from cmd_lightning.networks import Condition, Network
 
 Values = Sequence[str] | Sequence[int] | int
-"""What videos are generated from: captions, class ids, or for an unconditional model how many."""
+"""What videos are generated from: captions, class ids, or for an unconditional model their number."""
 
 MAX_CLASSES = 1_000_000
-"""A larger label is taken as an identifier, not as a class."""
+"""A larger label is taken for an identifier, not for a class."""
 
 
 class ConditionEncoder(Network):
-    """Encodes what a batch says of its videos.
+    """Encodes the captions or class labels of a batch.
 
     Attributes:
         dim: Channels K of the condition.
         field: The entry of a batch that it reads.
-        frozen: Whether it is pretrained and stays as it is; `open` reads its weights, and checkpoints leave them out.
-        context_length: Tokens that it reads of a caption at most, start and end included; None if it reads all.
+        frozen: Whether it is pretrained and not trained further; `open` reads its weights, and checkpoints leave them
+            out.
+        context_length: Largest number of tokens that it reads of a caption, start and end included; None: no limit.
     """
 
     dim: int
@@ -42,7 +43,7 @@ class ConditionEncoder(Network):
         """The condition of each value: of captions or, as `field` says, of class labels."""
 
     def null(self, count: int) -> Condition:
-        """The condition that says nothing, `count` times, in the same shapes: by default of the empty caption."""
+        """The null condition, `count` times, in the same shapes: by default that of the empty caption."""
         return self([""]).map(lambda x: x.expand(count, *x.shape[1:]))
 
     def cut(self, caption: str) -> str:
@@ -82,7 +83,7 @@ class ClassEncoder(ConditionEncoder):
             num_classes: Number of classes.
 
         Raises:
-            InputError: There are none, or far too many.
+            InputError: The number is less than 1, or far too large.
         """
         if not 1 <= num_classes <= MAX_CLASSES:
             raise InputError(
@@ -120,12 +121,11 @@ class ClassEncoder(ConditionEncoder):
 class OpenCLIPTextEncoder(ConditionEncoder):
     """The text tower of an open_clip model: the hidden state of every token, and their mean.
 
-    The null condition is the empty caption, as Stable Diffusion's users and pipelines know it; where the tower is
-    trained, so is its encoding.
+    The null condition is the empty caption, as in Stable Diffusion; if the tower is trained, its encoding is too.
 
     Args:
         text_cfg: open_clip's own `text_cfg`: `context_length`, `width`, `heads`, `layers`, and optionally more.
-        trainable: Whether the tower learns with the model, or stays as it is.
+        trainable: Whether the tower is trained with the model, or frozen.
     """
 
     field = "caption"
@@ -137,8 +137,8 @@ class OpenCLIPTextEncoder(ConditionEncoder):
 
         self.tower = TextTransformer(**text_cfg, output_dim=None, output_tokens=True)
         self.tower.requires_grad_(trainable)
-        # A word that training never shows keeps its vector: it shall say nothing, rather than something random. So the
-        # weights show which words were seen; see `unseen`.
+        # Zero: the vector of a word that training never shows stays zero, instead of random. So the weights show which
+        # words were seen; see `unseen`.
         nn.init.zeros_(self.tower.token_embedding.weight)
         self.context_length = self.tower.context_length
         self.tokenizer = SimpleTokenizer(context_length=self.context_length)
@@ -165,7 +165,7 @@ class OpenCLIPTextEncoder(ConditionEncoder):
 
 
 def remarks(encoders: Iterable[ConditionEncoder | None], caption: str) -> list[str]:
-    """What of a prompt the encoders of a model's stages do not use, a sentence each; nothing for most prompts."""
+    """A sentence for each part of a prompt that the encoders of a model's stages ignore; none for most prompts."""
     own = [encoder for encoder in encoders if encoder is not None]
     if own and not caption.strip():
         return ["the prompt is empty: generation is unconditional"]
@@ -237,7 +237,7 @@ class PhraseEncoder(ConditionEncoder):
 
 
 def values_of(batch: Mapping[str, Any], encoder: ConditionEncoder | None) -> list[str] | list[int] | int:
-    """What the samples of a batch are generated from: captions or labels, or without an encoder how many they are."""
+    """What the samples of a batch are generated from: captions or labels, or without an encoder their number."""
     if encoder is None:
         return len(batch["key"])
     values = batch[encoder.field]
@@ -245,10 +245,10 @@ def values_of(batch: Mapping[str, Any], encoder: ConditionEncoder | None) -> lis
 
 
 def count_videos(values: Values, encoders: Iterable[object], seeds: Sequence[int] | None) -> int:
-    """How many videos `values` ask for.
+    """The number of videos that `values` ask for.
 
     Raises:
-        InputError: None, no part has an encoder to read them, or there are not as many seeds.
+        InputError: There is no value, no part has an encoder for them, or the number of seeds differs.
     """
     count = values if isinstance(values, int) else len(values)
     if count < 1:
@@ -257,7 +257,7 @@ def count_videos(values: Values, encoders: Iterable[object], seeds: Sequence[int
         )
     if not isinstance(values, int) and not any(encoders):
         raise InputError(
-            f"{values[0]!r}: this model is unconditional; give no prompt and no class, but how many videos"
+            f"{values[0]!r}: this model is unconditional; give no prompt and no class, only the number of videos"
         )
     if seeds is not None and len(seeds) != count:
         raise InputError(f"seeds: {len(seeds)} given for {count} videos; give one for each")
@@ -267,17 +267,17 @@ def count_videos(values: Values, encoders: Iterable[object], seeds: Sequence[int
 def encode_condition(
     encoder: ConditionEncoder | None, values: Values, guidance: float, model: str, negative: Sequence[str] | None = None
 ) -> tuple[Condition | None, Condition | None]:
-    """The condition to sample from and, where guidance is enabled, that to lead away from; None without an encoder.
+    """The condition and, if guidance is enabled, the null or negative condition; None without an encoder.
 
     Args:
         encoder: Reads the values.
         values: What videos are generated from.
         guidance: The guidance scale; 1 or less disables guidance.
-        model: What errors call the model.
+        model: Name of the model in error messages.
         negative: A negative prompt for each video; None for the null condition.
 
     Raises:
-        InputError: The model wants another kind of condition.
+        InputError: The model needs another kind of condition.
     """
     if encoder is None:
         return None, None
@@ -297,7 +297,7 @@ def encode_condition(
 
 
 def replace_condition(condition: Condition, null: Condition, dropped: Tensor) -> Condition:
-    """Puts the null condition in the place of the samples `dropped`, `(B,)` bool (classifier-free guidance)."""
+    """Replaces the condition of the samples `dropped`, `(B,)` bool, by the null one (classifier-free guidance)."""
 
     def choose(own: Tensor, empty: Tensor) -> Tensor:
         return torch.where(dropped.view(-1, *[1] * (own.ndim - 1)), empty, own)

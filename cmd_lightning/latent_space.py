@@ -23,11 +23,11 @@ Noise = Callable[[tuple[int, ...]], Tensor]
 """From the shape of one sample to standard normal values `(B, *shape)`."""
 
 PROBE = 64
-"""Side in pixels of the grey picture that an image autoencoder is tried on; it must be a multiple of its factor."""
+"""Side in pixels of the grey image that an image autoencoder is tested with; it must be a multiple of its factor."""
 
 
 class LatentSpace(Recorded, ConfigMixin):
-    """Videos as the autoencoder sees them. A space is frozen: it is neither trained, averaged nor checkpointed.
+    """The space of the autoencoder's inputs. It is frozen: not trained, not averaged and not in checkpoints.
 
     Attributes:
         vae: The image autoencoder; None for pixels.
@@ -43,21 +43,21 @@ class LatentSpace(Recorded, ConfigMixin):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """What tells two spaces apart: a hash of the weights."""
+        """A hash of the weights, which differs between spaces."""
 
     def open(self) -> None:
         """Reads the weights, if there are any and they have not been read yet."""
 
     @abstractmethod
     def moments(self, video: Tensor) -> Tensor:
-        """What the space says of each frame of a video `(B, 3, T, H, W)` in [-1, 1] before any draw, `(B, M, T, h, w)`.
+        """The encoding of each frame of a video `(B, 3, T, H, W)` in [-1, 1] before sampling, `(B, M, T, h, w)`.
 
-        For a posterior this is its mean and log-variance, one after the other.
+        For a posterior these are its mean and log-variance, concatenated.
         """
 
     @abstractmethod
     def latent(self, moments: Tensor, noise: Noise | None = None) -> Tensor:
-        """The latent `(B, C, T, h, w)` of `moments`: drawn from a posterior with `noise`, its mean without."""
+        """The latent `(B, C, T, h, w)` of `moments`: with `noise`, a sample of the posterior; without, its mean."""
 
     def encode(self, video: Tensor, noise: Noise | None = None) -> Tensor:
         """A video `(B, 3, T, H, W)` in [-1, 1] to its latent `(B, C, T, h, w)`."""
@@ -92,14 +92,14 @@ class FrameLatents(LatentSpace):
     Latents are shifted and scaled as the autoencoder's config says (`shift_factor`, `scaling_factor`).
 
     Args:
-        vae: Stable Diffusion folder or hub id, of which the `vae` is taken; that of an image autoencoder of diffusers
-            (`AutoencoderKL`, `AutoencoderTiny`, ...); or a module with `encode` and `decode` of pictures
+        vae: Folder or hub id of a Stable Diffusion model, whose `vae` is used, or of an image autoencoder of diffusers
+            (`AutoencoderKL`, `AutoencoderTiny`, ...); or a module with `encode` and `decode` of images
             `(N, 3, H, W)` in [-1, 1], in YAML by class_path and init_args.
-        variant: Of the weights, such as "fp16".
-        revision: Of a hub id: branch, tag or commit.
-        posterior: Whether training sees a draw from the VAE's posterior, as the authors do, or its mean; all else takes
-            the mean.
-        chunk_size: Frames that are encoded or decoded at once, which bounds the memory.
+        variant: Variant of the weights, such as "fp16".
+        revision: Branch, tag or commit of a hub id.
+        posterior: Whether training uses a sample of the VAE's posterior, as the authors do, or its mean. Everything
+            else uses the mean.
+        chunk_size: Frames to encode or decode at a time; fewer need less memory.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class FrameLatents(LatentSpace):
             return
         if self._source is not None and self.vae is None:
             self.vae = self._source.vae()
-        if not self._given:  # else it is the caller's, and stays as it is
+        if not self._given:  # else it is the caller's, and is left unchanged
             self.vae.requires_grad_(False).eval()
         weights = dict(self.vae.named_parameters())
         like = next(iter(weights.values()), torch.zeros(()))
@@ -162,7 +162,7 @@ class FrameLatents(LatentSpace):
                 f"videos of {height}x{width} pixels: height and width must be multiples of {self.factor}, the pixels "
                 "on the side of a latent point; choose another size"
             )
-        return self._by_frame(lambda pictures: _tensor(self.vae.encode(pictures)), video)
+        return self._by_frame(lambda frames: _tensor(self.vae.encode(frames)), video)
 
     def latent(self, moments: Tensor, noise: Noise | None = None) -> Tensor:
         self.open()
@@ -177,9 +177,9 @@ class FrameLatents(LatentSpace):
     @torch.no_grad()
     def decode(self, latent: Tensor) -> Tensor:
         self.open()
-        return self._by_frame(self._pictures, latent / self._scale + self._shift).clamp(-1, 1)
+        return self._by_frame(self._decoded, latent / self._scale + self._shift).clamp(-1, 1)
 
-    def _pictures(self, latents: Tensor) -> Tensor:
+    def _decoded(self, latents: Tensor) -> Tensor:
         out = self.vae.decode(latents)
         return out if isinstance(out, Tensor) else out.sample
 
@@ -200,14 +200,14 @@ class FrameLatents(LatentSpace):
 
 
 def _tensor(encoded: Any) -> Tensor:
-    """What an image autoencoder's `encode` says: the parameters of a posterior, or latents."""
+    """The result of an image autoencoder's `encode`: the parameters of a posterior, or latents."""
     if isinstance(encoded, Tensor):
         return encoded
     return encoded.latent_dist.parameters if hasattr(encoded, "latent_dist") else encoded.latents
 
 
 def content_row(space: LatentSpace, content: Tensor, channels: int) -> dict[str, Tensor]:
-    """The content frames `(B, C, H, W)` as a row of a preview; none where they have other channels than a video."""
+    """The content frames `(B, C, H, W)` as a row of a preview; {} if they do not have the channels of a video."""
     return {"content frame": space.decode(content[:, :, None])} if content.shape[1] == channels else {}
 
 
@@ -222,7 +222,7 @@ def from_uint8(video: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def shape_text(shape: tuple[int, ...], factor: int = 1) -> str:
-    """A video shape for people: channels, frames, height x width; `factor` pixels on the side of a latent point."""
+    """A video shape in words: channels, frames, height x width; `factor` pixels on the side of a latent point."""
     channels, frames, height, width = shape
     of_what = f"{channels} channels" if factor == 1 else f"{channels} latent channels"
     return f"{of_what}, {frames} frames, {height * factor}x{width * factor}"

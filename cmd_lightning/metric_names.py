@@ -1,4 +1,4 @@
-"""Metrics by name: what a user may ask for. Without torch, so that a wrong name is reported at once."""
+"""Names of metrics that a user may ask for. Needs no torch, so that a wrong name is reported at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Self
 from cmd_lightning.errors import InputError
 
 SHORT = {"fvd": "frechet:i3d", "kvd": "kernel:i3d", "clipsim": "clipsim:ViT-B-32-quickgelu/openai"}
-"""What names without features stand for."""
+"""Names without features, with what they are short for."""
 
 DISTANCES = {"frechet": ("fvd", "frechet_distance"), "kernel": ("kvd", "kernel_distance")}
 """Names of a distance on the published I3D, and on any other features."""
@@ -19,7 +19,7 @@ PAIRED = {
     "ssim": "mean over frames",
     "lpips": "mean over frames, of torchmetrics' LPIPS 0.1 with AlexNet",
 }
-"""Metrics of a generated clip against the real one it stands for, and how they are averaged."""
+"""Metrics of a generated clip against its real counterpart, and how they are averaged."""
 
 SMALLEST = {"ssim": 11, "lpips": 31}
 """Pixels on the shorter side of a clip that a metric needs: the window of SSIM, the layers of AlexNet."""
@@ -35,12 +35,12 @@ ALIASES = {
     "feature": {"shapes": "cmd_lightning.shapes.features.ShapesFeatures.from_pretrained"},
     "clipsim": {"shapes": "cmd_lightning.shapes.sheets.SheetSimilarity.from_pretrained"},
 }
-"""Short names, by what is asked for."""
+"""Short names of features and models, by their role."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A metric that was asked for: what it does, and on which features."""
+    """A requested metric: its kind, and its features or model."""
 
     kind: str
     what: str
@@ -61,12 +61,12 @@ class Asked:
 
     @property
     def over_i3d(self) -> bool:
-        """Whether clips are prepared for it by a preset."""
+        """Whether a preset prepares clips for it."""
         return self.kind in (*DISTANCES, "is") and takes_preset(self.what)
 
 
 def takes_preset(name: str) -> bool:
-    """Whether a name stands for an I3D, which needs to be told how clips are prepared for it."""
+    """Whether a name is that of an I3D, for which a preset must say how clips are prepared."""
     return name in I3D_NAMES or name.endswith(WEIGHT_SUFFIXES)
 
 

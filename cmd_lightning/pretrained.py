@@ -13,17 +13,17 @@ from cmd_lightning.errors import InputError, reason
 
 @dataclass(frozen=True)
 class Repository:
-    """A pretrained model or a part of one, in a folder or on the hub; nothing is read before it is asked for.
+    """A pretrained model or a part of one, in a folder or on the hub; read only when needed.
 
     Args:
         name: A folder in diffusers' layout, or a hub id.
         variant: Variant of the weights, such as "fp16".
         revision: Branch, tag or commit of a hub id.
-        option: What the user calls it, for errors.
+        option: Name of the user's option, for errors.
         options: Other options of diffusers' `from_pretrained`, such as `torch_dtype` and `cache_dir`.
 
     Attributes:
-        parts: What a folder of this kind holds, for errors.
+        parts: Contents of a folder of this kind, for errors.
         examples: Hub ids of this kind, for errors.
     """
 
@@ -40,25 +40,25 @@ class Repository:
         from diffusers import DDIMScheduler, UNet2DConditionModel
         from huggingface_hub.errors import EntryNotFoundError
 
-        kind: Any = DDIMScheduler if part == "scheduler" else UNet2DConditionModel  # which name the file alike
+        kind: Any = DDIMScheduler if part == "scheduler" else UNet2DConditionModel  # which use the same file name
         if self._folder and not (self._folder / part / kind.config_name).is_file():
             return None
         try:
             return self._opened(kind.load_config, part)
         except InputError as error:
-            # Where there is no network: not in the cache either.
+            # Without a network: it is not in the cache either.
             if error.__cause__ and isinstance(error.__cause__.__context__, EntryNotFoundError):
                 return None
             raise
 
     def config(self, part: str) -> dict[str, Any]:
-        """The config of a part, as `find` gives it, which must be there."""
+        """The config of a part, as from `find`; an error if it is missing."""
         if (found := self.find(part)) is None:
             raise self._missing(part)
         return found
 
     def read(self, opener: Callable[..., Any], part: str, **settings: Any) -> Any:
-        """What a `from_pretrained` of diffusers or transformers returns for a part, with `settings` of its own."""
+        """Open a part with `opener`, a `from_pretrained` of diffusers or transformers, and the given `settings`."""
         if self._folder and part and not (self._folder / part).is_dir():
             raise self._missing(part)
         return self._opened(opener, part, **settings)
@@ -96,7 +96,7 @@ class Repository:
         if any(isinstance(try_to_load_from_cache(self.name, file, **where), str) for file in configs):
             return  # one of these is in the cache after any part was read
         if settings.get("local_files_only"):
-            raise self._gone("its cache holds nothing of it, and local_files_only is set")
+            raise self._gone("it is not in the cache, and local_files_only is set")
         try:
             HfApi().model_info(self.name, revision=settings["revision"], token=settings.get("token"), timeout=10)
         except Exception as error:  # of many kinds, of the hub and of the network
@@ -110,12 +110,12 @@ class Repository:
     def _gone(self, why: str) -> InputError:
         examples = f" such as {' or '.join(self.examples)}" if self.examples else ""
         return InputError(
-            f"{self.option} {self.name}: it is no folder, and not to be had from the hub ({why}); "
-            f"give a folder in diffusers' layout, or where there is a network a hub id{examples}"
+            f"{self.option} {self.name}: it is not a folder, and cannot be loaded from the hub ({why}); "
+            f"give a folder in diffusers' layout or, with a network, a hub id{examples}"
         )
 
     def _variants(self, folder: Path) -> str:
-        """A hint at variants of the weights in a folder that has not the wanted one."""
+        """A hint at other variants of the weights in a folder that lacks the requested one."""
         matches = [re.search(r"\.(\w+)\.(safetensors|bin)$", file.name) for file in folder.glob("*")]
         found = {match[1] for match in matches if match}
         return f"; its weights are of variant {', '.join(sorted(found))}" if found - {self.variant} else ""

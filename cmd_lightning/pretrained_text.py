@@ -24,7 +24,7 @@ class PretrainedText(ConditionEncoder):
 
     field = "caption"
     frozen = True
-    activation: str  # its name, which the weights do not tell
+    activation: str  # its name, which is not in the weights
 
     @abstractmethod
     def open(self) -> None:
@@ -32,7 +32,7 @@ class PretrainedText(ConditionEncoder):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Tells two encoders apart, by their weights and their activation."""
+        """A hash of the weights and the activation, which differs between encoders."""
         self.open()
         return fingerprint(self.state_dict(), self.activation)
 
@@ -42,7 +42,7 @@ class StableDiffusionText(PretrainedText):
 
     Args:
         base: Stable Diffusion folder or hub id.
-        width: Channels of the hidden states: 768 for 1.5, 1024 for 2.1. With None, weights are read at once to see.
+        width: Channels of the hidden states: 768 for 1.5, 1024 for 2.1. None: reads the weights at once to see.
         variant: Variant of the weights, such as "fp16".
         revision: Branch, tag or commit of a hub id.
     """
@@ -60,7 +60,7 @@ class StableDiffusionText(PretrainedText):
 
     @classmethod
     def of(cls, text_model: nn.Module, tokenizer: Any, base: str = "") -> Self:
-        """One whose parts are at hand, which stay as they are; `base` is the folder or hub id that has them too."""
+        """An encoder of loaded parts, which are left unchanged; `base` is the folder or hub id that they come from."""
         encoder = cls(base)
         encoder.text_model, encoder.tokenizer = text_model, tokenizer
         return encoder
@@ -128,11 +128,11 @@ class StableDiffusionText(PretrainedText):
 class FrozenOpenCLIP(PretrainedText, OpenCLIPTextEncoder):
     """The text tower of a public open_clip model: the hidden states of the caption's tokens, and their mean.
 
-    The paper's motion model reads ViT-H (table 6), through a projection of its own.
+    The paper's motion model reads ViT-H (table 6), through a separate projection.
 
     Args:
         model: A name out of `open_clip.list_models()`; OpenAI's weights need one that ends in -quickgelu.
-        weights: A tag of published weights, which are looked up in the local cache or downloaded; or a file.
+        weights: A tag of published weights, from the local cache or downloaded; or a file.
     """
 
     def __init__(self, model: str = "ViT-H-14", weights: str = "laion2b_s32b_b79k") -> None:
@@ -163,7 +163,7 @@ class FrozenOpenCLIP(PretrainedText, OpenCLIPTextEncoder):
         return encoder
 
     def unseen(self, caption: str) -> list[str]:
-        return []  # what its authors trained it on is not known
+        return []  # its training data are not known
 
     @torch.no_grad()
     def forward(self, values: Sequence[str]) -> Condition:
@@ -198,7 +198,7 @@ def open_text_encoder(spec: str) -> PretrainedText:
     from cmd_lightning.metrics.clip_similarity import expect_weights
 
     try:
-        expect_weights(model, weights)  # before seconds go into building a large tower
+        expect_weights(model, weights)  # before building a large tower, which takes seconds
         encoder = FrozenOpenCLIP(model, weights)
         encoder.open()
     except InputError as error:

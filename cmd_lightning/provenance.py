@@ -1,4 +1,4 @@
-"""What makes a number reproducible: commit, versions, hardware, date, and the weights it holds for."""
+"""What makes a number reproducible: commit, versions, hardware, date and weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def provenance() -> dict[str, str]:
-    """Versions, commit, hardware, system and date, as a record beside a result."""
+    """Versions, commit, hardware, system and date, as a record to store with a result."""
     import torch
 
     from cmd_lightning import __version__
@@ -37,7 +37,7 @@ def provenance() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The checked-out commit, if this package lies in its own repository."""
+    """The checked-out commit, if this package runs from its own repository."""
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None
@@ -76,7 +76,7 @@ def sha256(*files: str | Path) -> str:
 
 
 def state_sha256(network: nn.Module) -> str:
-    """The sha256 of a network's weights and buffers, whatever file they are from."""
+    """The sha256 of a network's weights and buffers, independent of their file."""
     import torch
 
     digest = hashlib.sha256()
@@ -87,7 +87,7 @@ def state_sha256(network: nn.Module) -> str:
 
 
 def fingerprint(tensors: Mapping[str, Tensor], about: str = "") -> str:
-    """The sha256 of names, shapes and values, in any type, and of what else matters, as 16 hexadecimal digits."""
+    """First 16 hexadecimal digits of the sha256 of names, shapes and values, whatever their type, and of `about`."""
     digest = hashlib.sha256(about.encode())
     for name, tensor in sorted(tensors.items()):
         value = tensor.detach().cpu().float().contiguous()

@@ -32,7 +32,7 @@ MEDIA = {b"GIF8": "image/gif", b"\x89PNG": "image/png"}
 
 
 def write_report(path: str | Path, template: str | Template, **values: Any) -> Path:
-    """Writes a page of a template with its `values`, among them the `title`; a reader never finds half of one."""
+    """Writes a page of a template with its `values`, among them the `title`; never leaves half a page."""
     page = ENVIRONMENT.get_or_select_template(template).render(**values)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def write_report(path: str | Path, template: str | Template, **values: Any) -> P
 
 @dataclass(frozen=True)
 class Panel:
-    """A GIF or PNG with a caption; `alt` describes it to who cannot see it, by default the caption does."""
+    """A GIF or PNG with a caption; `alt` is its description for screen readers, by default the caption."""
 
     image: bytes
     caption: str
@@ -71,7 +71,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Series:
-    """A curve: a line, or with `dots=True` a dot for each value, for the few of a validation."""
+    """A curve: a line, or with `dots=True` a dot for each value, for the few values of validations."""
 
     name: str
     steps: Sequence[float]
@@ -88,7 +88,7 @@ class Plot:
     log: bool = False
 
     def drawing(self) -> tuple[Ticks, Ticks, list[Points]] | None:
-        """The named places of both axes and each curve's points, all in pixels; None without a finite value."""
+        """The labels of both axes and the points of each curve, in pixels; None without a finite value."""
         curves = [
             sorted(
                 (float(x), float(y))
@@ -109,12 +109,12 @@ class Plot:
 
 
 class _Axis:
-    """Places values between two pixels, and chooses the round values to name."""
+    """Maps values to pixels between two ends, and chooses round values for the labels."""
 
     def __init__(self, values: Sequence[float], start: float, end: float, log: bool = False) -> None:
         self.log, self.start, self.end = log, start, end
         self.low, self.high = self._scaled(min(values)), self._scaled(max(values))
-        if self.low == self.high:  # a single value stands in the middle
+        if self.low == self.high:  # a single value is put in the middle
             room = 0.5 if log else abs(self.low) / 2 or 0.5
             self.low, self.high = self.low - room, self.high + room
 

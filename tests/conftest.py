@@ -1,4 +1,4 @@
-"""What all tests share: no network, a fixed seed, tiny models, and the folder of real clips."""
+"""Fixtures of all tests: no network, a fixed seed, tiny models, and the folder of real clips."""
 
 import ipaddress
 import os
@@ -18,9 +18,9 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISAB
 COLLECTED = pytest.StashKey[dict[str, set[str]]]()
 
 
-@pytest.hookimpl(tryfirst=True)  # before some are left out
+@pytest.hookimpl(tryfirst=True)  # before tests are deselected
 def pytest_collection_modifyitems(config, items):
-    """Notes which tests there are, and skips those that need a GPU where there is none."""
+    """Records all tests, and skips those that need a GPU if there is no GPU."""
     names = config.stash[COLLECTED] = {}
     for item in items:
         names.setdefault(item.path.relative_to(config.rootpath).as_posix(), set()).add(item.originalname)
@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(autouse=True)
 def same_threads():
-    """A program under test sets the number of threads for itself only: the last bit of sums depends on it."""
+    """Restores the number of threads after each test, as the last bit of sums depends on it."""
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -40,7 +40,7 @@ def same_threads():
 
 @pytest.fixture(autouse=True)
 def no_modules_of_others(monkeypatch):
-    """What a test has `--import` name is not suggested to the next test."""
+    """Modules that a test imports with `--import` are not suggested to the next test."""
     monkeypatch.setattr("cmd_lightning.zoo.discovery.OTHERS", [])
 
 
@@ -85,7 +85,7 @@ def no_network():
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
-    """Every test draws the same numbers, whichever ran before it."""
+    """Every test has the same random numbers, whatever ran before it."""
     torch.manual_seed(0)
 
 
@@ -106,25 +106,25 @@ def assets():
 
 @pytest.fixture(scope="session")
 def python():
-    """Runs Python programs that need no time to import libraries; see `forks`."""
+    """Runs Python programs without the time for importing libraries; see `forks`."""
     python = Python()
     yield python
     python.close()
 
 
 VIDEO_SHAPE = (3, 5, 8, 12)
-"""Of the tiny models: an odd number of frames, not square."""
+"""Video shape of the tiny models: an odd number of frames, not square."""
 
 
 @pytest.fixture
 def wake():
-    """Gives every weight of a network a random share, as `small_models.wake`, and ends its training."""
+    """Adds a random value to every weight of a network, as `small_models.wake`, in evaluation mode."""
     return lambda network, scale=0.1: small_models.wake(network, scale).eval()
 
 
 @pytest.fixture
 def tiny_autoencoder(wake):
-    """Makes a small autoencoder with random weights and measured motion statistics."""
+    """Creates a small autoencoder with random weights and measured motion statistics."""
     from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
 
     def make(**changes):
@@ -139,7 +139,7 @@ def tiny_autoencoder(wake):
 
 @pytest.fixture
 def tiny_condition(wake):
-    """Makes a small condition encoder: of captions ("caption"), of classes ("label"), or None."""
+    """Creates a small condition encoder: of captions ("caption"), of classes ("label"), or None."""
     from cmd_lightning.conditioning import ClassEncoder, OpenCLIPTextEncoder
 
     def make(kind):
@@ -152,7 +152,7 @@ def tiny_condition(wake):
 
 @pytest.fixture
 def tiny_pipeline(wake, tiny_autoencoder, tiny_condition):
-    """Makes a whole pipeline with random weights, conditioned on captions, labels or nothing."""
+    """Creates a whole pipeline with random weights, conditioned on captions, labels or nothing."""
     from cmd_lightning.diffusion import Diffusion
     from cmd_lightning.pipeline import CMDPipeline
     from cmd_lightning.zoo.content.unet import unet
@@ -179,7 +179,7 @@ def tiny_pipeline(wake, tiny_autoencoder, tiny_condition):
 
 @pytest.fixture
 def save_checkpoint():
-    """Writes what a Trainer would keep of a component, as far as later stages read it."""
+    """Writes the parts of a Trainer's checkpoint of a component that later stages read."""
 
     def save(component, path, **more):
         checkpoint = {"state_dict": component.state_dict(), **more}
@@ -217,7 +217,7 @@ def tiny_stages(tmp_path, save_checkpoint, tiny_autoencoder, tiny_condition, wak
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The times of all frames that were decoded, wanted or not."""
+    """The times of all decoded frames, requested or not."""
     from cmd_lightning.video_file import VideoFile
 
     times, original = [], VideoFile._decoded

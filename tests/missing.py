@@ -1,4 +1,4 @@
-"""What a test does that needs something which is not on this machine."""
+"""What to do in a test if a requirement is missing on this machine."""
 
 import os
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Videos made apart from the project's own encoder, whose frames say which they are, and files that are none."""
+"""Videos from another encoder than the project's, with numbered frames, and files that are not videos."""
 
 import contextlib
 import io
@@ -12,18 +12,18 @@ from PIL import Image
 
 
 def encode(
-    pictures, kind="mp4", codec="libx264", pixels="yuv420p", ticks=None, base=Fraction(1, 1000), rate=10, **options
+    images, kind="mp4", codec="libx264", pixels="yuv420p", ticks=None, base=Fraction(1, 1000), rate=10, **options
 ):
     """An encoder apart from the project's: uint8 (T, H, W, 3), shown at these ticks of the base, to bytes."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=kind) as container:
         stream = container.add_stream(codec, rate=Fraction(rate), options={"crf": "10", **options})
-        stream.height, stream.width = pictures[0].shape[:2]
+        stream.height, stream.width = images[0].shape[:2]
         stream.pix_fmt = pixels
         if ticks is not None:
             stream.codec_context.time_base = base
-        for number, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        for number, image in enumerate(images):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             if ticks is not None:
                 frame.pts, frame.time_base = ticks[number], base
             container.mux(stream.encode(frame))
@@ -65,12 +65,12 @@ def _pulled(graph):
 
 
 def numbered(count, height=16, width=64):
-    """Pictures that hold their number as eight black or white bars."""
-    pictures = np.zeros((count, height, width, 3), np.uint8)
+    """Images that show their number as eight black or white bars."""
+    images = np.zeros((count, height, width, 3), np.uint8)
     for number in range(count):
         for bit in range(8):
-            pictures[number, :, bit * width // 8 : (bit + 1) * width // 8] = 255 * (number >> bit & 1)
-    return pictures
+            images[number, :, bit * width // 8 : (bit + 1) * width // 8] = 255 * (number >> bit & 1)
+    return images
 
 
 def numbers_in(video):
@@ -79,14 +79,14 @@ def numbers_in(video):
 
 
 def corners(height=24, width=40):
-    """Pictures that no turn and no mirror leaves alike: red, green, blue and white corners."""
-    picture = np.zeros((height, width, 3), np.uint8)
+    """Images that any rotation or mirroring changes: red, green, blue and white corners."""
+    image = np.zeros((height, width, 3), np.uint8)
     middle = height // 2, width // 2
-    picture[: middle[0], : middle[1], 0] = 220
-    picture[: middle[0], middle[1] :, 1] = 220
-    picture[middle[0] :, : middle[1], 2] = 220
-    picture[middle[0] :, middle[1] :] = 220
-    return picture[None].repeat(4, 0)
+    image[: middle[0], : middle[1], 0] = 220
+    image[: middle[0], middle[1] :, 1] = 220
+    image[middle[0] :, : middle[1], 2] = 220
+    image[middle[0] :, middle[1] :] = 220
+    return image[None].repeat(4, 0)
 
 
 def still_image(kind="PNG"):

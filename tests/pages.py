@@ -1,4 +1,4 @@
-"""The parts of a page, for tests."""
+"""Parser of HTML pages, for tests."""
 
 from html.parser import HTMLParser
 

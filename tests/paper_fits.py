@@ -1,4 +1,4 @@
-"""The paper's own configs, made small: options, and command lines of fits on a small Stable Diffusion folder."""
+"""The paper's configs, made small: options, and command lines of training on a small Stable Diffusion folder."""
 
 import json
 
@@ -30,7 +30,7 @@ def small(stage, base, kind="1.5"):
 
 
 def options(stage, base, shards, folder, kind):
-    """The command line of a fit of the paper's own config, made small."""
+    """The command line to train with a small version of a config of the paper."""
     own = small(stage, base, kind)
     if stage != "autoencoder":
         own.append(f"--model.autoencoder={folder / 'autoencoder/last.ckpt'}")

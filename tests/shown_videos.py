@@ -1,4 +1,4 @@
-"""Videos whose frames can be shown in more than one way, made apart from the project's own encoder."""
+"""Videos whose frames can be shown in more than one way, from another encoder than the project's."""
 
 import io
 
@@ -11,18 +11,18 @@ def close(video, wanted, levels=2):
     assert (video.float() - wanted.float()).abs().max() <= levels
 
 
-def coded(pictures, kind="mp4", codec="libx264", pixels="yuv420p", prepare=None, rate=10, **options):
-    """Pictures (T, H, W, 3 or 4) encoded apart from the project; `prepare` sets up the stream."""
+def coded(images, kind="mp4", codec="libx264", pixels="yuv420p", prepare=None, rate=10, **options):
+    """Images (T, H, W, 3 or 4) encoded without the project's encoder; `prepare` sets up the stream."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=kind) as container:
         stream = container.add_stream(codec, rate=rate, options=options)
-        stream.height, stream.width = pictures[0].shape[:2]
+        stream.height, stream.width = images[0].shape[:2]
         stream.pix_fmt = pixels
         if prepare:
             prepare(stream)
-        for picture in pictures:
-            layout = "rgba" if picture.shape[2] == 4 else "rgb24"
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format=layout)
+        for image in images:
+            layout = "rgba" if image.shape[2] == 4 else "rgb24"
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=layout)
             container.mux(stream.encode(frame.reformat(format=pixels)))
         container.mux(stream.encode(None))
     return buffer.getvalue()
@@ -40,13 +40,13 @@ def tagged(stream):
 
 
 def fields(count=8, height=32, width=48):
-    """Interlaced pictures of a bar that moves: even lines show a time, odd lines half a frame later."""
-    pictures = np.full((count, height, width, 3), 40, np.uint8)
+    """Interlaced frames of a moving bar: even lines show a time, odd lines half a frame later."""
+    images = np.full((count, height, width, 3), 40, np.uint8)
     for number in range(count):
         for line in range(height):
             left = 4 + 4 * number + 2 * (line % 2)
-            pictures[number, line, left : left + 8] = 220
-    return pictures
+            images[number, line, left : left + 8] = 220
+    return images
 
 
 def pq(nits):
@@ -61,7 +61,7 @@ def bright(transfer, codec="libx265", kind="matroska", primaries=9):
     codes = pq([0, 1, 10, 50, 100, 203, 1000, 10000]) if transfer == 16 else np.linspace(0, 1, 8)
     patches = np.stack([codes] * 3, -1)
     patches = np.concatenate([patches, np.eye(3) * 0.6, 0.6 - np.eye(3) * 0.4])
-    picture = (np.rint(patches * 65535).astype(np.uint16))[None].repeat(32, 1).repeat(16, 0)
+    image = (np.rint(patches * 65535).astype(np.uint16))[None].repeat(32, 1).repeat(16, 0)
 
     def prepare(stream):
         codec = stream.codec_context
@@ -73,10 +73,10 @@ def bright(transfer, codec="libx265", kind="matroska", primaries=9):
         alone = "pools=none:frame-threads=1:bframes=0"
         options = {"libx265": {"x265-params": f"lossless=1:log-level=none:{alone}"}, "libx264": {"crf": "1"}}[codec]
         stream = container.add_stream(codec, rate=10, options=options)
-        stream.height, stream.width, stream.pix_fmt = 16, picture.shape[1], "yuv444p10le"
+        stream.height, stream.width, stream.pix_fmt = 16, image.shape[1], "yuv444p10le"
         prepare(stream)
         for number in range(2):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb48le")
+            frame = av.VideoFrame.from_ndarray(image, format="rgb48le")
             frame = frame.reformat(format="yuv444p10le", dst_colorspace=9, dst_color_range=1)
             frame.pts = number
             container.mux(stream.encode(frame))
@@ -85,20 +85,20 @@ def bright(transfer, codec="libx265", kind="matroska", primaries=9):
 
 
 def glass(frames=3, height=16, width=24):
-    """Pictures (T, H, W, 4): a third opaque, a third half transparent, a third clear over colours nobody should see."""
-    pictures = np.zeros((frames, height, width, 4), np.uint8)
-    pictures[..., :3] = 200, 40, 10
-    pictures[..., 3] = np.repeat([255, 128, 0], 8)
-    pictures[:, :, 16:, :3] = 0, 255, 0
-    return pictures
+    """Images (T, H, W, 4): one third opaque, one half transparent, one transparent over hidden colours."""
+    images = np.zeros((frames, height, width, 4), np.uint8)
+    images[..., :3] = 200, 40, 10
+    images[..., 3] = np.repeat([255, 128, 0], 8)
+    images[:, :, 16:, :3] = 0, 255, 0
+    return images
 
 
-def palette(picture):
-    """A frame with a palette of greys and the reds of a picture as indices."""
-    frame = av.VideoFrame(picture.shape[1], picture.shape[0], "pal8")
+def palette(image):
+    """A frame with a palette of greys, and the red channel of an image as indices."""
+    frame = av.VideoFrame(image.shape[1], image.shape[0], "pal8")
     colours = np.stack([np.arange(256), 255 - np.arange(256), np.full(256, 90), np.full(256, 255)], -1)
     frame.planes[1].update(np.ascontiguousarray(colours.astype(np.uint8)).tobytes())
-    rows = np.zeros((picture.shape[0], frame.planes[0].line_size), np.uint8)
-    rows[:, : picture.shape[1]] = picture[..., 0]
+    rows = np.zeros((image.shape[0], frame.planes[0].line_size), np.uint8)
+    rows[:, : image.shape[1]] = image[..., 0]
     frame.planes[0].update(rows.tobytes())
     return frame

@@ -1,4 +1,4 @@
-"""What small models share, in fixtures and in processes of their own."""
+"""Settings of small models, for fixtures and separate processes."""
 
 import torch
 
@@ -8,7 +8,7 @@ TEXT = {"context_length": 12, "width": 16, "heads": 2, "layers": 1}
 
 @torch.no_grad()
 def wake(network, scale=0.1):
-    """Gives every weight a random share, so that nothing is hidden behind weights that start at zero."""
+    """Adds a random value to every weight, so that weights which start at zero have an effect."""
     for parameter in network.parameters():
         parameter += scale * torch.randn_like(parameter)
     return network

@@ -52,7 +52,7 @@ def decoder() -> nn.Sequential:
 
 
 class TAEF2(ModelMixin, ConfigMixin):
-    """Pictures `(N, 3, H, W)` in [-1, 1] to latents `(N, 32, H / 8, W / 8)` and back.
+    """Images `(N, 3, H, W)` in [-1, 1] to latents `(N, 32, H / 8, W / 8)` and back.
 
     Args:
         folder: Of `taef2_encoder.pth` and `taef2_decoder.pth`; None leaves random weights, as for a pipeline's folder.
@@ -67,8 +67,8 @@ class TAEF2(ModelMixin, ConfigMixin):
                 weights = torch.load(Path(folder, f"taef2_{part}.pth"), weights_only=True)
                 getattr(self, part).load_state_dict({name: weight.float() for name, weight in weights.items()})
 
-    def encode(self, pictures: Tensor) -> Tensor:
-        return self.encoder((pictures + 1) / 2)
+    def encode(self, images: Tensor) -> Tensor:
+        return self.encoder((images + 1) / 2)
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.decoder(latents).clamp(0, 1) * 2 - 1

@@ -1,4 +1,4 @@
-"""Animated PNG and WebP files: the frames, their times and the faults, apart from the project's own reader."""
+"""Animated PNG and WebP files: frames, times and errors, compared with another reader."""
 
 import io
 import struct
@@ -17,9 +17,9 @@ from cmd_lightning.video_io import VideoReader, read_video
 from cmd_lightning.viewing import Viewing
 
 
-def animated(pictures, kind="WEBP", duration=100, **options):
+def animated(arrays, kind="WEBP", duration=100, **options):
     """Bytes of an animation of uint8 (T, H, W, 3 or 4), as Pillow writes it."""
-    images = [Image.fromarray(one) for one in pictures]
+    images = [Image.fromarray(one) for one in arrays]
     if kind == "WEBP":
         options = {"lossless": True, "exact": True, **options}
     buffer = io.BytesIO()
@@ -29,17 +29,17 @@ def animated(pictures, kind="WEBP", duration=100, **options):
 
 @pytest.mark.parametrize("kind", ["WEBP", "PNG"])
 def test_frames_and_times_are_those_that_were_written(tmp_path, kind):
-    pictures = numbered(9)
-    data = animated(pictures, kind, [40, 80, 120, 40, 40, 200, 40, 40, 500])
+    arrays = numbered(9)
+    data = animated(arrays, kind, [40, 80, 120, 40, 40, 200, 40, 40, 500])
     (tmp_path / "a.mp4").write_bytes(data)  # whatever the name says
     for source in (data, tmp_path / "a.mp4"):
         reader = VideoReader(source)
-        assert torch.equal(reader.read(), torch.from_numpy(pictures).permute(3, 0, 1, 2))
+        assert torch.equal(reader.read(), torch.from_numpy(arrays).permute(3, 0, 1, 2))
         assert reader.times == pytest.approx([0, 0.04, 0.12, 0.24, 0.28, 0.32, 0.52, 0.56, 0.6])
         assert reader.fps == pytest.approx(8 / 0.6)
         assert numbers_in(reader.read([7, 2, 2])) == [7, 2, 2]
         reader.verify()
-    even = VideoReader(animated(pictures, kind, 83))
+    even = VideoReader(animated(arrays, kind, 83))
     assert (even.times, even.fps) == (None, pytest.approx(1 / 0.083))
     sampled = ClipLoader(4, (16, 64), fps=5)({"__key__": "a", "apng": data}, 0)
     assert numbers_in(sampled["video"]) == [0, 3, 5, 8]  # at 0, 0.2, 0.4 and 0.6 seconds; of two as near the later
@@ -57,12 +57,12 @@ def test_frames_without_a_duration_last_a_moment():
 @pytest.mark.parametrize("blend", [0, 1])
 def test_frames_build_on_each_other_as_specified(disposal, blend):
     """A dot that moves over a pattern, of which only what changes is stored."""
-    pictures = np.zeros((6, 24, 32, 4), np.uint8)
-    pictures[..., 3] = 255
-    pictures[:, ::2, ::3, 0] = 200
+    arrays = np.zeros((6, 24, 32, 4), np.uint8)
+    arrays[..., 3] = 255
+    arrays[:, ::2, ::3, 0] = 200
     for number in range(6):
-        pictures[number, 4:9, 4 * number : 4 * number + 6] = (0, 250, 40 * number, 255 if number % 2 else 0)
-    data = animated(pictures, "PNG", disposal=disposal, blend=blend)
+        arrays[number, 4:9, 4 * number : 4 * number + 6] = (0, 250, 40 * number, 255 if number % 2 else 0)
+    data = animated(arrays, "PNG", disposal=disposal, blend=blend)
     wanted = composed(data)
     alpha = wanted[..., 3:] / 255
     for background, colour in (("white", 255), ("black", 0)):
@@ -109,7 +109,7 @@ def composed(data):
     return np.stack(shown)
 
 
-def test_a_picture_for_programs_without_animation_is_not_a_frame():
+def test_an_image_for_programs_without_animation_is_not_a_frame():
     first, *others = (Image.fromarray(one) for one in numbered(5))
     buffer = io.BytesIO()
     first.save(buffer, "PNG", save_all=True, append_images=others, duration=50, default_image=True)
@@ -119,7 +119,7 @@ def test_a_picture_for_programs_without_animation_is_not_a_frame():
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "PNG", "GIF", "JPEG"])
-def test_still_pictures_are_no_animations(tmp_path, kind):
+def test_still_images_are_no_animations(tmp_path, kind):
     for number, data in enumerate([still_image(kind), animated(numbered(1)), b"\x89PNG\r\n\x1a\n\0\0", b"RIFF"]):
         (tmp_path / str(number)).write_bytes(data)
         assert not is_animation(tmp_path / str(number))

@@ -1,4 +1,4 @@
-"""The arrows between rooms, and that the architecture page says what the source says."""
+"""Which room may import which, and that the architecture page agrees with the source."""
 
 import ast
 import importlib.util

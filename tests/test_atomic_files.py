@@ -1,4 +1,4 @@
-"""Outputs take the place of files only: links, devices and pipes stay what they are."""
+"""Outputs replace only files: links, devices and pipes are kept."""
 
 import errno
 import json

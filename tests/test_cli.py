@@ -103,12 +103,12 @@ def test_completion_knows_every_command_and_option():
     """Of the parser that shtab reads."""
     whole = parser()
     assert whole.parse_args(["fit", "-c", "a.yaml"]).config == "a.yaml"
-    for words, told in (
+    for words, message in (
         ("generate shapes32 --prompt a --steps 3", {"prompt": ["a"], "steps": {"content": 3, "motion": 3}}),
         ("zoo show MotionDiT", {"name": "MotionDiT"}),
         ("shards pack --videos a --out b", {"videos": "a", "out": "b"}),
     ):
-        assert vars(whole.parse_args(words.split())).items() >= told.items()
+        assert vars(whole.parse_args(words.split())).items() >= message.items()
     text = whole.format_help()
     assert all(verb.split()[0] in text for verb in (*VERBS, *TRAINING))
 
@@ -131,7 +131,7 @@ def test_python_m_is_the_same_program(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("generat x", "generat: there is no such command; did you mean generate?"),
         ("fitt -c x", "did you mean fit?"),
@@ -151,8 +151,8 @@ def test_python_m_is_the_same_program(tmp_path):
         ("fit -c no/such/config.yaml", "no/such/config.yaml"),
     ],
 )
-def test_mistakes_are_told_on_one_line(fails, words, told):
-    assert told in fails(*words.split())
+def test_mistakes_are_reported_on_one_line(fails, words, message):
+    assert message in fails(*words.split())
 
 
 def test_folder_that_is_no_model(fails, tmp_path):
@@ -164,8 +164,8 @@ def test_folders_called_like_an_argument_keep_their_names(fails, tmp_path, monke
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
     assert f"MODEL {name}: no model_index.json in this folder" in fails("generate", name, "--prompt", "a")
-    told = fails("evaluate", "--real", name, "--fake", name, "--metrics", "frechet:shapes")
-    assert f": {name}: holds no usable clips" in told
+    message = fails("evaluate", "--real", name, "--fake", name, "--metrics", "frechet:shapes")
+    assert f": {name}: holds no usable clips" in message
 
 
 def test_files_of_prompts(fails, tmp_path):
@@ -174,16 +174,16 @@ def test_files_of_prompts(fails, tmp_path):
     assert "the file has no caption" in fails("generate", tmp_path, "--prompts", tmp_path / "empty.txt")
 
 
-def test_pictures_that_cannot_be_read(fails, model, tmp_path):
+def test_images_that_cannot_be_read(fails, model, tmp_path):
     folder = model(None)
-    (tmp_path / "noise.png").write_bytes(b"no picture")
+    (tmp_path / "noise.png").write_bytes(b"no image")
     for name in ("noise.png", "none.png"):
-        told = "there is no such file" if name == "none.png" else "it cannot be read as an image"
-        assert f"--image {tmp_path / name}: {told}" in fails("generate", folder, "--image", tmp_path / name)
+        message = "there is no such file" if name == "none.png" else "it cannot be read as an image"
+        assert f"--image {tmp_path / name}: {message}" in fails("generate", folder, "--image", tmp_path / name)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("--prompt hello", "conditioned on labels: give class ids (--class), not a caption"),
         ("", "this model needs a condition; give class ids (--class)"),
@@ -194,15 +194,15 @@ def test_pictures_that_cannot_be_read(fails, model, tmp_path):
         ("--class 1 --guidance move=3", "no stage 'move'"),
     ],
 )
-def test_what_the_model_does_not_take_is_told(fails, model, tmp_path, words, told):
-    assert told in fails("generate", model("label"), "--out", tmp_path / "out", *words.split())
+def test_what_the_model_does_not_take_is_reported(fails, model, tmp_path, words, message):
+    assert message in fails("generate", model("label"), "--out", tmp_path / "out", *words.split())
 
 
-def test_checkpoints_that_do_not_fit_are_told(fails, tiny_stages, tmp_path):
+def test_checkpoints_that_do_not_fit_are_reported(fails, tiny_stages, tmp_path):
     paths, _ = tiny_stages()
     motion = paths["motion"]
-    told = fails("export", paths["autoencoder"], motion, motion, tmp_path / "out")
-    assert "give one each of autoencoder, content and motion" in told
+    message = fails("export", paths["autoencoder"], motion, motion, tmp_path / "out")
+    assert "give one each of autoencoder, content and motion" in message
     assert "there is no such file" in fails("export", *paths.values(), tmp_path / "none.ckpt", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -215,7 +215,7 @@ class Bomb:
         return Path.touch, (self.path,)
 
 
-def test_code_in_a_checkpoint_is_refused_and_not_run(fails, tiny_stages, tmp_path):
+def test_code_in_a_checkpoint_is_rejected_and_not_run(fails, tiny_stages, tmp_path):
     paths, _ = tiny_stages()
     evil, witness = tmp_path / "evil.ckpt", tmp_path / "ran"
     for write in (
@@ -223,8 +223,8 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(fails, tiny_stages, tmp_pat
         lambda content: evil.write_bytes(pickle.dumps(content)),
     ):
         write({"cmd": {"stage": "motion"}, "state_dict": Bomb(witness)})
-        told = fails("export", paths["autoencoder"], paths["content"], evil, tmp_path / "out")
-        assert f"{evil}: it cannot be read as a checkpoint" in told
+        message = fails("export", paths["autoencoder"], paths["content"], evil, tmp_path / "out")
+        assert f"{evil}: it cannot be read as a checkpoint" in message
         assert not witness.exists()
     pickle.loads(pickle.dumps(Bomb(witness)))
     assert witness.exists()  # the bomb is live
@@ -238,7 +238,7 @@ def fit_config(tmp_path, name, change):
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "told"),
+    ("name", "change", "message"),
     [
         (
             "autoencoder.yaml",
@@ -288,14 +288,14 @@ def fit_config(tmp_path, name, change):
         ),
     ],
 )
-def test_mistakes_in_a_config_are_told(fails, tmp_path, monkeypatch, name, change, told):
+def test_mistakes_in_a_config_are_reported(fails, tmp_path, monkeypatch, name, change, message):
     config = fit_config(tmp_path, name, change)
     monkeypatch.chdir(tmp_path)
-    assert told in fails("fit", "-c", config, "--seed_everything=false")
+    assert message in fails("fit", "-c", config, "--seed_everything=false")
 
 
 @pytest.mark.parametrize(
-    ("told", "spelled"),
+    ("message", "spelled"),
     [
         ("num_frames 0: must be at least 1", "--num-frames 0: must be at least 1"),
         ("`num_frames`, `size`: give `size` alone", "--num-frames, --size: give --size alone"),
@@ -305,14 +305,14 @@ def test_mistakes_in_a_config_are_told(fails, tmp_path, monkeypatch, name, chang
         ("model: a folder", "model: a folder"),
     ],
 )
-def test_arguments_are_spelled_as_options(told, spelled):
+def test_arguments_are_spelled_as_options(message, spelled):
     options = {"num_frames": "--num-frames", "size": "--size", "model": "MODEL", "class_labels": "--class"}
     with pytest.raises(InputError) as caught, spelling(options):
-        raise InputError(told)
+        raise InputError(message)
     assert str(caught.value) == spelled
 
 
-def test_third_partys_module_is_imported_on_request(capsys, tmp_path, monkeypatch):
+def test_third_party_module_is_imported_on_request(capsys, tmp_path, monkeypatch):
     (tmp_path / "own_classes.py").write_text("print('imported')\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))

@@ -1,4 +1,4 @@
-"""Each test shows a fault of a library, or what it offers only privately: when it fails, the workaround can go."""
+"""Each test shows a fault or a private part of a library; when it fails, the workaround can be removed."""
 
 import inspect
 import io
@@ -132,7 +132,7 @@ def test_auto_is_a_shard_a_node(monkeypatch):
     assert parts(8) == (8, 1)
 
 
-def test_what_a_strategy_was_told_is_private():
+def test_what_a_strategy_was_given_is_private():
     pieces, whole = (ModelParallelStrategy(save_distributed_checkpoint=value) for value in (True, False))
     assert compat.writes_pieces(pieces) and not compat.writes_pieces(whole)
     assert not {"data_parallel_size", "save_distributed_checkpoint"} & {*public(pieces)}
@@ -408,7 +408,7 @@ def test_jsonargparse_complains_in_text(kind, given, pattern, found):
 
 
 def test_pyav_tells_of_a_containers_crop_in_print_alone():
-    """That what is printed is read right is shown in test_frame_geometry.py."""
+    """That the printed text is parsed correctly is tested in test_frame_geometry.py."""
     named = public(av.VideoStream) + public(av.video.codeccontext.VideoCodecContext) + public(av.VideoFrame)
     assert not [name for name in named if "crop" in name]
     assert "side_data" not in public(av.VideoStream)

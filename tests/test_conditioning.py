@@ -27,7 +27,7 @@ def test_classes_are_rows_of_the_table_and_null_is_the_last():
 
 
 @pytest.mark.parametrize("wrong", [-1, 4, 99])
-def test_classes_out_of_range_are_told(wrong):
+def test_classes_out_of_range_are_reported(wrong):
     with pytest.raises(InputError, match=f"class {wrong}: the model knows classes 0 to 3"):
         ClassEncoder(4, 6)([2, wrong, 1])
 

@@ -1,6 +1,6 @@
-"""Every config parses and builds what it names, with the stages before it built from their own configs.
+"""Every config parses and builds its classes, with earlier stages built from their own configs.
 
-The paper's networks are built on the meta device; of those that a later stage reads, small ones stand in.
+The paper's networks are built on the meta device; those that a later stage reads are replaced by small ones.
 """
 
 import re
@@ -236,9 +236,9 @@ def commands(path):
 @pytest.mark.parametrize("path", [*FILES, *OVERRIDES, *BASELINES], ids=named)
 def test_commands_in_the_comments_print_the_config(path, monkeypatch, capsys):
     monkeypatch.chdir(CONFIGS.parent)
-    told = commands(path)
-    assert any(f"-c configs/{named(path)}.yaml" in command for command in told)
-    for command in told:
+    message = commands(path)
+    assert any(f"-c configs/{named(path)}.yaml" in command for command in message)
+    for command in message:
         assert main([*shlex.split(command.replace(" ...", "")), "--print_config"]) == 0, command
         printed = leaves(yaml.safe_load(capsys.readouterr().out))
         *_, last = re.findall(r"-c (\S+)", command)
@@ -289,7 +289,7 @@ def test_batches_of_the_paper(folder):
     ("config", "option"),
     [("webvid_sd21/content", "model.base"), ("webvid_sd15/autoencoder", "model.latent_space.vae")],
 )
-def test_what_a_user_must_give_is_told(config, option, capsys):
+def test_what_a_user_must_give_is_reported(config, option, capsys):
     assert main(["fit", "-c", str(CONFIGS / f"{config}.yaml")]) == 2
     [line] = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(f"cmd-lightning: {option}: ")
@@ -297,7 +297,7 @@ def test_what_a_user_must_give_is_told(config, option, capsys):
     assert "docs/stable-diffusion.md" in line
 
 
-def test_any_option_that_is_needed_is_told(capsys):
+def test_any_option_that_is_needed_is_reported(capsys):
     assert main(["fit", "--model", "MotionDiffusion", "--data", "ShapesDataModule"]) == 2
     [line] = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(

@@ -1,4 +1,4 @@
-"""Containers without an index of frames, or with times that begin anywhere: frames are those of a plain decode."""
+"""Containers without an index of frames, or with times that begin anywhere: frames equal those of a plain decode."""
 
 import io
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""Files that were cut without encoding: what FFmpeg decodes of them, and no more."""
+"""Files that were cut without encoding: the frames that FFmpeg decodes, and no more."""
 
 import contextlib
 import io
@@ -55,7 +55,7 @@ def test_a_file_that_is_cut_anywhere_has_the_frames_that_ffmpeg_decodes(codec, o
     frames = {}
     with av.open(io.BytesIO(data)) as container:
         for packet in container.demux(video=0):
-            with contextlib.suppress(av.error.InvalidDataError):  # which FFmpeg reports, to go on
+            with contextlib.suppress(av.error.InvalidDataError):  # FFmpeg reports it and continues
                 for frame in packet.decode():
                     time = len(frames) if kind == "avi" else frame.pts
                     if time > max(frames, default=-1):  # FFmpeg drops what comes late

@@ -1,20 +1,20 @@
-"""The examples in the docstrings of public classes run, and there is one for each."""
+"""Every public class of metrics, networks, components and pipeline has an example that runs."""
 
 import doctest
 import inspect
 
 import pytest
 
-from cmd_lightning import metrics, networks
+from cmd_lightning import components, metrics, networks, pipeline
 
-CLASSES = [
-    getattr(room, name) for room in (metrics, networks) for name in room.__all__ if inspect.isclass(getattr(room, name))
-]
+ROOMS = (components, metrics, networks, pipeline)
+CLASSES = [getattr(room, name) for room in ROOMS for name in room.__all__ if inspect.isclass(getattr(room, name))]
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 
 def test_every_kind_of_class_is_among_them():
     assert {metrics.FrechetVideoDistance, networks.MotionModel, networks.LatentSpec} <= set(CLASSES)
+    assert {components.CMD, components.MotionDiffusion, pipeline.CMDPipeline} <= set(CLASSES)
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)

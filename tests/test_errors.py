@@ -1,4 +1,4 @@
-"""Hints at what was meant."""
+"""Suggestions of the nearest name in errors."""
 
 import pytest
 

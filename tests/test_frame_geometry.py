@@ -1,4 +1,4 @@
-"""The shape of pixels, what containers cut off, and which track is shown; compared with FFmpeg's filters."""
+"""Pixel shapes, cropping by containers, and the choice of a track; compared with FFmpeg's filters."""
 
 import io
 import struct
@@ -48,7 +48,7 @@ def test_a_disc_is_round_also_turned():
 
 
 @pytest.mark.parametrize("aspect", ["20", "1/20"])
-def test_pixels_of_absurd_shape_are_refused(aspect, monkeypatch):
+def test_pixels_of_absurd_shape_are_rejected(aspect, monkeypatch):
     monkeypatch.setattr(video_file, "MAX_FRAME_PIXELS", 10 * 48 * 32)
 
     def prepare(stream):
@@ -125,19 +125,19 @@ def test_text_is_not_a_crop():
 
 
 def several(*tracks):
-    """An mkv of several tracks: (pictures, whether it is the default)."""
+    """An mkv of several tracks: (images, whether it is the default)."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska") as container:
         streams = []
-        for pictures, default in tracks:
+        for images, default in tracks:
             stream = container.add_stream("ffv1", rate=10)
-            stream.height, stream.width = pictures[0].shape[:2]
+            stream.height, stream.width = images[0].shape[:2]
             stream.pix_fmt = "bgr0"
             stream.disposition = av.stream.Disposition.default if default else av.stream.Disposition(0)
             streams.append(stream)
-        for stream, (pictures, _) in zip(streams, tracks, strict=True):
-            for picture in pictures:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for stream, (images, _) in zip(streams, tracks, strict=True):
+            for image in images:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
             container.mux(stream.encode(None))
     return buffer.getvalue()
 

@@ -40,15 +40,15 @@ DEEP = [
 
 @pytest.mark.parametrize(("kind", "codec", "pixels"), DEEP)
 def test_values_of_any_depth_and_palettes_are_read_as_ffmpeg_does(kind, codec, pixels):
-    pictures = ramps() if pixels != "pal8" else ramps() // 51 * 51  # the colours of a fixed palette, about
+    arrays = ramps() if pixels != "pal8" else ramps() // 51 * 51  # the colours of a fixed palette, about
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=kind) as container:
         stream = container.add_stream(codec, rate=10)
         stream.height, stream.width, stream.pix_fmt = 32, 48, pixels
-        for number, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        for number, frame_array in enumerate(arrays):
+            frame = av.VideoFrame.from_ndarray(frame_array, format="rgb24")
             if pixels == "pal8":
-                frame = palette(picture)
+                frame = palette(frame_array)
             else:
                 frame = frame.reformat(format=pixels)
             frame.pts = number
@@ -75,7 +75,7 @@ def test_16_bit_images_are_scaled_in_folders_and_alone(tmp_path):
 
 @pytest.mark.parametrize("pixels", ["rgb48be", "rgba64be", "ya16be", "gray16be", "pal8", "monob", "rgba", "ya8"])
 def test_png_folders_agree_with_ffmpeg(tmp_path, pixels):
-    """Pictures that FFmpeg's encoder wrote, opaque."""
+    """Opaque images from FFmpeg's encoder."""
     frame = palette(ramps()[0]) if pixels == "pal8" else av.VideoFrame.from_ndarray(ramps()[0], format="rgb24")
     context = av.CodecContext.create("png", "w")
     context.width, context.height, context.pix_fmt, context.time_base = 48, 32, pixels, Fraction(1, 10)
@@ -116,7 +116,7 @@ def test_images_that_pillow_fails_on_are_video_errors(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
-def test_32_bit_images_are_refused(tmp_path, mode):
+def test_32_bit_images_are_rejected(tmp_path, mode):
     Image.new(mode, (4, 4), 1000).save(tmp_path / "0.tif")
     with pytest.raises(VideoError, match="32 bits"):
         read_video(tmp_path)
@@ -142,7 +142,7 @@ def test_transparent_images_show_the_background(tmp_path, mode):
     ("suffix", "deep"), [*((name, False) for name in ("jpg", "png", "tif", "webp")), ("png", True), ("tif", True)]
 )
 def test_images_are_turned_as_exif_says(tmp_path, orientation, suffix, deep):
-    """The stored picture that orientation n turns upright, by EXIF 2.3's table."""
+    """The stored image that orientation n turns upright, by the table of EXIF 2.3."""
     upright = corners()[0] if not deep else (corners()[0, ..., 0] // 2 + corners()[0, ..., 1]).astype(np.uint16) * 257
     axes = (1, 0, 2)[: upright.ndim]
     stored = {

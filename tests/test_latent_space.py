@@ -46,8 +46,8 @@ def test_stable_diffusions_vae_frame_by_frame(chunk_size):
     with torch.no_grad():
         mean = by_frame(lambda frame: (vae.encode(frame).latent_dist.mode() - 0.1) * 0.3, VIDEO)
         torch.testing.assert_close(space.encode(VIDEO), mean, atol=1e-5, rtol=1e-4)
-        pictures = by_frame(lambda latent: vae.decode(latent / 0.3 + 0.1).sample.clamp(-1, 1), mean)
-    torch.testing.assert_close(space.decode(mean), pictures, atol=1e-5, rtol=1e-4)
+        images = by_frame(lambda latent: vae.decode(latent / 0.3 + 0.1).sample.clamp(-1, 1), mean)
+    torch.testing.assert_close(space.decode(mean), images, atol=1e-5, rtol=1e-4)
     assert space.factor == 8
 
 
@@ -121,8 +121,8 @@ def test_what_the_hubs_cache_holds_needs_no_network(tmp_path):
     (model / "refs/main").write_text(commit)
     code = "from cmd_lightning.latent_space import FrameLatents; print(FrameLatents('owner/sd').fingerprint)"
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
-    assert told.stdout.split()[-1:] == [FrameLatents(vae_of()).fingerprint], told.stderr
+    message = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert message.stdout.split()[-1:] == [FrameLatents(vae_of()).fingerprint], message.stderr
     cached = StableDiffusion("owner/sd", options={"cache_dir": tmp_path})
     assert cached.config("vae")["latent_channels"] == 4
     with pytest.raises(
@@ -166,12 +166,14 @@ def test_a_space_can_be_built_from_its_description(tmp_path, module):
     assert again.encode(VIDEO).shape == (2, 4, 5, 2, 3)
 
 
-def test_what_cannot_be_used_is_told(tmp_path):
+def test_what_cannot_be_used_is_reported(tmp_path):
     with pytest.raises(InputError, match=r"^latent_space.chunk_size 0: give at least 1 frame$"):
         FrameLatents("x", chunk_size=0)
     with pytest.raises(InputError, match="Conv2d does not record"):
         FrameLatents(nn.Conv2d(3, 3, 1))
-    with pytest.raises(InputError, match=r"vae none/such: it is no folder, and not to be had from the hub .*sd2-comm"):
+    with pytest.raises(
+        InputError, match=r"vae none/such: it is not a folder, and cannot be loaded from the hub .*sd2-comm"
+    ):
         FrameLatents("none/such").open()
     with pytest.raises(InputError, match="there is no vae in this folder"):
         FrameLatents(str(tmp_path)).open()

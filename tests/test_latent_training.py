@@ -1,4 +1,4 @@
-"""A fit on latent shards is the fit on the videos that they were made of: same draws, same losses, same weights."""
+"""Training on latent shards equals training on their videos: same noise, same losses, same weights."""
 
 import csv
 
@@ -13,7 +13,7 @@ from cmd_lightning.pretrained_text import open_text_encoder
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A base model, shards of videos, a trained autoencoder, and latent shards with two clips a video."""
+    """A base model, shards of videos, a trained autoencoder, and latent shards with two clips per video."""
     folder = tmp_path_factory.mktemp("made")
     base, shards = write_stable_diffusion(folder / "sd"), folder / "videos/train"
     assert main(["shards", "synth", "--out", str(folder / "videos"), "--num", "5", "--size", "64"]) == 0
@@ -60,7 +60,7 @@ def test_latent_shards_give_the_fit_that_videos_give(made, stage, tmp_path, monk
 
 
 @pytest.mark.slow
-def test_latents_of_another_origin_are_refused(made, tmp_path, capsys):
+def test_latents_of_another_origin_are_rejected(made, tmp_path, capsys):
     other = write_stable_diffusion(tmp_path / "sd", seed=9)
     argv = options("autoencoder", other, made / "videos/train", tmp_path, "1.5")
     latent = ["--data=LatentDataModule", "--data.batch_size=2"]

@@ -1,4 +1,4 @@
-"""The recipe of docs/scaling-out.md for one GPU, made small, from shards of video to a generated one."""
+"""The recipe of docs/scaling-out.md for one GPU, made small, from shards of video to a generated video."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def test_recipe(tmp_path, monkeypatch):
     fit("autoencoder", *small("autoencoder", base))
     encode("latents", "--autoencoder", folder / "autoencoder/last.ckpt", "--text", base)
     fit("content", *small("content", base), "--model.lora.rank=2")
-    # ViT-H has no small weights: the base model's text encoder stands in.
+    # ViT-H has no small weights: the base model's text encoder replaces it.
     fit("motion", *DIT, "--model.condition=StableDiffusionText", f"--model.condition.base={base}")
 
     checkpoints = [folder / stage / "last.ckpt" for stage in ("autoencoder", "content", "motion")]

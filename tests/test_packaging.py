@@ -1,4 +1,4 @@
-"""What `pip install` puts on a machine: one import name, with the zoo and the configs inside."""
+"""The installed package: one import name, with the zoo and the configs inside."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ ROOT = Path(cmd_lightning.__path__[0]).parent
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Built from a copy, since setuptools leaves its working folders beside the sources."""
+    """Built from a copy, since setuptools leaves its working folders next to the sources."""
     if not (ROOT / "setup.cfg").is_file():
         missing("only a checkout has what a wheel is built from")
     folder = tmp_path_factory.mktemp("wheel")

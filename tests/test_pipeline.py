@@ -128,13 +128,13 @@ def test_a_model_has_defaults_of_its_own(tiny_pipeline, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["num_inference_steps", "guidance_scale"])
-def test_an_unknown_stage_is_told(tiny_pipeline, option):
+def test_an_unknown_stage_is_reported(tiny_pipeline, option):
     with pytest.raises(InputError, match=r"no stage 'contents'; the stages are content, motion"):
         tiny_pipeline(None)(seeds=[5], **{option: {"contents": 3}})
 
 
 @pytest.mark.parametrize("steps", [0, -3, 1001, {"motion": 0}])
-def test_impossible_steps_are_told(tiny_pipeline, steps):
+def test_impossible_steps_are_reported(tiny_pipeline, steps):
     with pytest.raises(InputError, match="takes 1 to 1000"):
         tiny_pipeline(None)(seeds=[5], num_inference_steps=steps)
 
@@ -158,7 +158,7 @@ def test_model_of_classes(tiny_pipeline):
 
 
 @pytest.mark.parametrize(
-    ("kind", "given", "told"),
+    ("kind", "given", "message"),
     [
         (
             "label",
@@ -172,23 +172,23 @@ def test_model_of_classes(tiny_pipeline):
         ("caption", {"prompt": "a", "output_type": "mp4"}, "choose pil, np, pt, latent"),
     ],
 )
-def test_what_does_not_fit_is_told(tiny_pipeline, kind, given, told):
-    with pytest.raises(InputError, match=told):
+def test_what_does_not_fit_is_reported(tiny_pipeline, kind, given, message):
+    with pytest.raises(InputError, match=message):
         tiny_pipeline(kind)(**FEW | given)
 
 
-def test_a_picture_is_its_own_content_frame(tiny_pipeline):
+def test_an_image_is_its_own_content_frame(tiny_pipeline):
     pipeline = tiny_pipeline(unet=None, scheduler=None, text_encoder=None)
-    pictures = torch.rand(2, 3, 8, 12)
-    output = pipeline(CAPTIONS[:2], image=pictures, num_videos_per_prompt=2, seeds=[1, 2, 3, 4], **FEW)
-    torch.testing.assert_close(output.content, pictures[[0, 0, 1, 1]] * 2 - 1, atol=1e-5, rtol=0)
-    alone = pipeline(CAPTIONS[1], image=pictures[1:], seeds=[3], **FEW, output_type="np")
-    whole = pipeline(CAPTIONS[:2], image=pictures, num_videos_per_prompt=2, seeds=[1, 2, 3, 4], **FEW, output_type="np")
+    arrays = torch.rand(2, 3, 8, 12)
+    output = pipeline(CAPTIONS[:2], image=arrays, num_videos_per_prompt=2, seeds=[1, 2, 3, 4], **FEW)
+    torch.testing.assert_close(output.content, arrays[[0, 0, 1, 1]] * 2 - 1, atol=1e-5, rtol=0)
+    alone = pipeline(CAPTIONS[1], image=arrays[1:], seeds=[3], **FEW, output_type="np")
+    whole = pipeline(CAPTIONS[:2], image=arrays, num_videos_per_prompt=2, seeds=[1, 2, 3, 4], **FEW, output_type="np")
     np.testing.assert_allclose(alone.frames[0], whole.frames[2], atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 12), (1, 1, 8, 12), (8, 12), (0, 3, 8, 12), (1, 3, 0, 12)])
-def test_pictures_that_do_not_fit_are_told(tiny_pipeline, shape):
+def test_images_that_do_not_fit_are_reported(tiny_pipeline, shape):
     with pytest.raises(InputError, match="image"):
         tiny_pipeline()(CAPTIONS[0], image=torch.zeros(shape), **FEW)
 
@@ -233,7 +233,7 @@ def test_seeds_come_from_the_generator(tiny_pipeline):
 
 
 def test_folder_gives_the_same_frames_in_a_fresh_process(python, tiny_pipeline, tmp_path):
-    """Bit for bit for batches; of a single vector, the last bit of a product depends on where weights lie in memory."""
+    """Bit-exact for batches; for a single vector, the last bit of a product depends on memory addresses."""
     pipeline = tiny_pipeline()
     pipeline.save_pretrained(tmp_path / "model")
     frames = pipeline(CAPTIONS, seeds=[5, 6, 7], **FEW, output_type="np").frames
@@ -293,7 +293,7 @@ class Drift(MotionModel):
 
 
 @pytest.mark.parametrize("module", ["drift_model", "drift_model.parts", "drift_model.dit.parts"])
-def test_a_third_partys_motion_model_opens_once_it_is_imported(tiny_pipeline, tmp_path, monkeypatch, module):
+def test_a_third_party_motion_model_opens_once_it_is_imported(tiny_pipeline, tmp_path, monkeypatch, module):
     """Also one of a package that is called like a pipeline of diffusers."""
     file = tmp_path / f"{module.replace('.', '/')}.py"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -327,7 +327,7 @@ def test_a_third_partys_motion_model_opens_once_it_is_imported(tiny_pipeline, tm
             del sys.modules[name]
 
 
-def test_folders_that_are_no_model_are_told(tmp_path):
+def test_folders_that_are_no_model_are_reported(tmp_path):
     with pytest.raises(InputError, match=r"no model_index\.json"):
         CMDPipeline.from_pretrained(tmp_path)
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
@@ -336,7 +336,7 @@ def test_folders_that_are_no_model_are_told(tmp_path):
 
 
 def tiny_image_autoencoder(seed, kind=AutoencoderTiny, channels=3):
-    """A stand-in for a VAE with 8 pixels a point, or for the tiny one made for its latents."""
+    """A stand-in for a VAE with 8 pixels per point, or for the tiny one made for its latents."""
     if kind is AutoencoderKL:
         return vae_of(seed, latent_channels=channels).eval()
     torch.manual_seed(seed)
@@ -464,19 +464,19 @@ def test_predictions_that_are_overwritten_do_no_harm(tiny_pipeline):
 
 def test_another_frame_decoder_decodes_but_does_not_encode(tiny_pipeline):
     pipeline = tiny_pipeline(vae=tiny_image_autoencoder(3, AutoencoderKL))
-    pictures = torch.rand(1, 3, 64, 96)
-    own = pipeline(CAPTIONS[0], image=pictures, seeds=[5], **FEW, output_type="pt")
+    arrays = torch.rand(1, 3, 64, 96)
+    own = pipeline(CAPTIONS[0], image=arrays, seeds=[5], **FEW, output_type="pt")
     assert own.frames.shape == (1, 5, 3, 64, 96)
     tiny = tiny_image_autoencoder(4)
     pipeline.use_frame_decoder(tiny)
-    other = pipeline(CAPTIONS[0], image=pictures, seeds=[5], **FEW, output_type="pt")
+    other = pipeline(CAPTIONS[0], image=arrays, seeds=[5], **FEW, output_type="pt")
     assert torch.equal(other.content, own.content)
     motion = pipeline.generate_motion(own.content, CAPTIONS[:1], [5], 4, 1.5)
     latent = pipeline.autoencoder.decode(own.content, motion) / tiny.config.scaling_factor
     frames = torch.stack([tiny.decode(frame).sample for frame in latent.unbind(2)], 1).clamp(-1, 1)
     torch.testing.assert_close((frames + 1) / 2, other.frames, atol=1e-4, rtol=0)
     pipeline.use_frame_decoder(None)
-    assert torch.equal(pipeline(CAPTIONS[0], image=pictures, seeds=[5], **FEW, output_type="pt").frames, own.frames)
+    assert torch.equal(pipeline(CAPTIONS[0], image=arrays, seeds=[5], **FEW, output_type="pt").frames, own.frames)
 
 
 def test_a_replaced_vae_both_encodes_and_decodes(tiny_pipeline, tmp_path):
@@ -491,9 +491,9 @@ def test_a_replaced_vae_both_encodes_and_decodes(tiny_pipeline, tmp_path):
     torch.testing.assert_close(output.content, still, atol=1e-4, rtol=1e-3)
 
 
-def test_frame_decoders_that_do_not_fit_are_told(tiny_pipeline):
+def test_frame_decoders_that_do_not_fit_are_reported(tiny_pipeline):
     with pytest.raises(InputError, match="works in pixels"):
         tiny_pipeline().use_frame_decoder(tiny_image_autoencoder(4))
     pipeline = tiny_pipeline(vae=tiny_image_autoencoder(3, AutoencoderKL))
-    with pytest.raises(InputError, match="latents of 4 channels and 8 pixels a point, the model makes 3 and 8"):
+    with pytest.raises(InputError, match="latents of 4 channels and 8 pixels per point, the model has 3 and 8"):
         pipeline.use_frame_decoder(tiny_image_autoencoder(4, channels=4))

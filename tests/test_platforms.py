@@ -1,4 +1,4 @@
-"""Every module can be imported where modules and calls of Unix are missing, as on Windows."""
+"""Every module can be imported without Unix-only modules and functions, as on Windows."""
 
 SCRIPT = """
 import builtins, os, pkgutil, select, signal

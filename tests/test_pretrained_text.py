@@ -122,7 +122,7 @@ def test_a_pipelines_folder_holds_the_weights(weights, tmp_path):
     torch.testing.assert_close(again(CAPTIONS).pooled, encoder(CAPTIONS).pooled)
 
 
-def test_what_cannot_be_had_is_told(weights, tmp_path):
+def test_what_cannot_be_had_is_reported(weights, tmp_path):
     base = write_stable_diffusion(tmp_path / "sd", "2.1")
     for make, message in (
         (lambda: FrozenOpenCLIP("smal", str(weights)), "open_clip has no such model"),
@@ -133,7 +133,10 @@ def test_what_cannot_be_had_is_told(weights, tmp_path):
             "^text ViT-B-32:openai: .* were trained with QuickGELU; use ViT-B-32-quickgelu",
         ),
         (lambda: open_text_encoder("ViT-H-14:laion2b_s32b_b79k"), "not in the local cache and cannot be downloaded"),
-        (lambda: open_text_encoder("some/where"), "^text some/where: it is no folder, and not to be had from the hub"),
+        (
+            lambda: open_text_encoder("some/where"),
+            "^text some/where: it is not a folder, and cannot be loaded from the hub",
+        ),
         (
             lambda: StableDiffusionText(str(base), 16).open(),
             "has 24 channels, where the U-Net.* for 16; .*2.1 has 1024",

@@ -1,4 +1,4 @@
-"""The progress bar in a terminal, of which all that is written is kept."""
+"""The progress bar in a terminal, with all its output recorded."""
 
 import io
 import re

@@ -94,8 +94,8 @@ def test_gifs_come_through_and_are_enlarged_by_whole_factors(tmp_path):
     image = page(tmp_path, GALLERY, panels=[Panel(gif(), "a red circle moves left")]).all("img")[0]
     data = base64.b64decode(image["src"].split(",")[1])
     assert data == gif()
-    with Image.open(io.BytesIO(data)) as picture:
-        assert picture.n_frames == 5 and picture.size == (48, 32)
+    with Image.open(io.BytesIO(data)) as frame_array:
+        assert frame_array.n_frames == 5 and frame_array.size == (48, 32)
     assert image["width"] == "144" and image["alt"] == "a red circle moves left"
 
     png = io.BytesIO()
@@ -106,7 +106,7 @@ def test_gifs_come_through_and_are_enlarged_by_whole_factors(tmp_path):
         page(tmp_path, GALLERY, panels=[Panel(b"RIFF....", "clip")])
 
 
-def test_table_shows_numbers_beside_their_protocol(tmp_path):
+def test_table_shows_numbers_next_to_their_protocol(tmp_path):
     rows = [["PSNR", 31.23456, "256 clips"], ["FVD", None, "not run"]]
     result = page(tmp_path, TABLE, columns=["metric", "value", "protocol"], rows=rows)
     for text in ("metric", "31.23", "256 clips", "\N{EN DASH}", "not run"):

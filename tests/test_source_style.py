@@ -1,4 +1,4 @@
-"""What ruff and mypy cannot check: docstring entries are capitalised, ignored types say why, libraries are declared."""
+"""Style that ruff and mypy cannot check: capitals in docstrings, reasons of ignored types, declared libraries."""
 
 import ast
 import configparser

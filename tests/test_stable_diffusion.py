@@ -1,4 +1,4 @@
-"""The way of the paper's text-to-video set-up on a small Stable Diffusion folder: fit, test, export, generate."""
+"""The paper's text-to-video set-up on a small Stable Diffusion folder: fit, test, export, generate."""
 
 import json
 import re
@@ -77,8 +77,8 @@ def test_plain_stable_diffusion_opens_the_export(exported, trained, base):
     for name, value in SCHEDULE.items():
         assert pipeline.scheduler.config[name] == value
     pipeline.set_progress_bar_config(disable=True)
-    picture = pipeline("a red circle moves left", height=32, width=48, num_inference_steps=2, output_type="np").images
-    assert picture.shape == (1, *SIZE, 3)
+    image = pipeline("a red circle moves left", height=32, width=48, num_inference_steps=2, output_type="np").images
+    assert image.shape == (1, *SIZE, 3)
 
 
 def test_generate_test_and_reconstruct_on_the_export(exported, shards, tmp_path, kind):
@@ -154,7 +154,7 @@ def test_a_lora_in_the_public_layout_loads_and_unloads(exported, tmp_path):
     assert before.keys() == after.keys()
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
     again = pipeline.generate_content(["a red circle"], [0], steps=2)
-    torch.testing.assert_close(again, plain, atol=1e-3, rtol=0)  # the last bit depends on where weights lie in memory
+    torch.testing.assert_close(again, plain, atol=1e-3, rtol=0)  # the last bit depends on memory addresses
 
 
 def test_generate_takes_a_lora(exported, tmp_path, capsys):
@@ -179,11 +179,11 @@ def test_generate_takes_a_lora(exported, tmp_path, capsys):
         ("broken.safetensors", "cannot be used"),
         ("other.safetensors", "--lora"),
     ):
-        assert message in told(capsys, [*argv, str(tmp_path / "no"), "--lora", str(tmp_path / name)])
+        assert message in error_of(capsys, [*argv, str(tmp_path / "no"), "--lora", str(tmp_path / name)])
 
 
 def test_adapters_train_alone_and_are_folded_in(base, kind, shards, trained, tmp_path, capsys):
-    """LoRA by the content config: what is saved, a resumed fit, and the export."""
+    """LoRA by the content config: checkpoint, resuming, and export."""
     (tmp_path / "autoencoder").mkdir()
     shutil.copy(trained / "autoencoder/last.ckpt", tmp_path / "autoencoder")
     argv = ["fit", *options("content", base, shards, tmp_path, kind), "--model.lora.rank=2", "--model.lora.alpha=6"]
@@ -207,12 +207,12 @@ def test_adapters_train_alone_and_are_folded_in(base, kind, shards, trained, tmp
             assert not torch.equal(weight, before[name])
         torch.testing.assert_close(after[name], weight, atol=1e-6, rtol=1e-5)
 
-    # A fit of other adapters, or of all weights, does not go on from these, nor these from all weights.
-    go_on = [*argv, f"--ckpt_path={tmp_path / 'content/last.ckpt'}", "--trainer.max_steps=5"]
-    assert "it was trained with" in told(capsys, [*go_on, "--model.lora.alpha=2"])
-    assert "this run is for all weights" in told(capsys, [*go_on, "--model.lora=null"])
+    # Training of other adapters or of all weights does not resume from these, nor these from all weights.
+    resume = [*argv, f"--ckpt_path={tmp_path / 'content/last.ckpt'}", "--trainer.max_steps=5"]
+    assert "it was trained with" in error_of(capsys, [*resume, "--model.lora.alpha=2"])
+    assert "this run is for all weights" in error_of(capsys, [*resume, "--model.lora=null"])
     argv = [*argv, f"--ckpt_path={trained / 'content/last.ckpt'}"]
-    assert "it was trained with all weights" in told(capsys, argv)
+    assert "it was trained with all weights" in error_of(capsys, argv)
 
     # The same adapters in the public layout, on the base itself.
     pipeline = StableDiffusionPipeline.from_pretrained(base)
@@ -223,7 +223,7 @@ def test_adapters_train_alone_and_are_folded_in(base, kind, shards, trained, tmp
         torch.testing.assert_close(after[name], weight, atol=1e-6, rtol=1e-5)
 
 
-def test_adapters_on_another_base_are_told(base, kind, shards, trained, tmp_path, capsys):
+def test_adapters_on_another_base_are_reported(base, kind, shards, trained, tmp_path, capsys):
     other = shutil.copytree(base, tmp_path / "sd")
     argv = ["fit", *options("content", other, shards, trained, kind), "--model.lora.rank=2"]
     callbacks = f'[{{"class_path": "LastCheckpoint", "init_args": {{"folder": "{tmp_path}"}}}}]'
@@ -233,9 +233,9 @@ def test_adapters_on_another_base_are_told(base, kind, shards, trained, tmp_path
     tuned = UNet2DConditionModel.from_pretrained(other / "unet")
     next(tuned.parameters()).data.add_(0.1)
     tuned.save_pretrained(other / "unet")
-    assert "last.ckpt: its base has other weights than in training" in told(capsys, export)
+    assert "last.ckpt: its base has other weights than in training" in error_of(capsys, export)
     shutil.rmtree(other)
-    assert re.search(r"content .*last.ckpt: .*sd: there is no such folder", told(capsys, export))
+    assert re.search(r"content .*last.ckpt: .*sd: there is no such folder", error_of(capsys, export))
 
 
 def test_the_noise_schedule_is_that_of_the_base(shards, trained, tmp_path, kind):
@@ -251,7 +251,7 @@ def test_the_noise_schedule_is_that_of_the_base(shards, trained, tmp_path, kind)
     assert parts["scheduler"]["class_path"].endswith("FlowMatchEulerDiscreteScheduler")
 
 
-def told(capsys, argv):
+def error_of(capsys, argv):
     """The one line that a wrong command ends with."""
     capsys.readouterr()
     assert main(argv) == 2
@@ -260,15 +260,15 @@ def told(capsys, argv):
     return line
 
 
-def test_wrong_bases_are_told(base, kind, shards, trained, tmp_path, capsys):
+def test_wrong_bases_are_reported(base, kind, shards, trained, tmp_path, capsys):
     (tmp_path / "autoencoder").mkdir()
     shutil.copy(trained / "autoencoder/last.ckpt", tmp_path / "autoencoder")
 
     def content(path, *more):
-        return told(capsys, ["fit", *options("content", path, shards, tmp_path, kind), *more])
+        return error_of(capsys, ["fit", *options("content", path, shards, tmp_path, kind), *more])
 
     line = content("nobody/stable-diffusion")
-    assert re.search(r"model.base nobody/stable-diffusion: it is no folder, and not to be had from the hub", line)
+    assert re.search(r"model.base nobody/stable-diffusion: it is not a folder, and cannot be loaded from the hub", line)
     assert "stable-diffusion-v1-5/stable-diffusion-v1-5" in line
 
     assert "there is no such folder" in content("outputs/no/such")
@@ -288,25 +288,25 @@ def test_wrong_bases_are_told(base, kind, shards, trained, tmp_path, capsys):
     assert re.search(r"its U-Net has \w+ .*, model.network has .*; take the config of its kind", line)
 
     argv = [word for word in options("content", base, shards, tmp_path, kind) if not word.startswith("--model.base")]
-    assert "model.base" in told(capsys, ["fit", *argv])
+    assert "model.base" in error_of(capsys, ["fit", *argv])
 
 
-def test_sizes_that_do_not_divide_are_told(base, kind, shards, tmp_path, capsys):
+def test_sizes_that_do_not_divide_are_reported(base, kind, shards, tmp_path, capsys):
     fit = ["fit", *options("autoencoder", base, shards, tmp_path, kind)]
-    line = told(capsys, [*fit, "--data.size=[40,48]"])  # 8 pixels a point, patches of 2
+    line = error_of(capsys, [*fit, "--data.size=[40,48]"])  # 8 pixels per point, patches of 2
     assert "data.size [40, 48]: height and width must be multiples of 16" in line
-    assert "multiples of 16" in told(capsys, [*fit, "--data.size=[36,48]"])
+    assert "multiples of 16" in error_of(capsys, [*fit, "--data.size=[36,48]"])
 
 
 def test_a_stage_alone_is_validated_and_not_tested(base, kind, shards, trained, capsys):
-    line = told(capsys, ["test", *options("motion", base, shards, trained, kind)])
-    assert "as in configs/.../cmd.yaml; a stage alone has `validate`" in line
+    line = error_of(capsys, ["test", *options("motion", base, shards, trained, kind)])
+    assert "as in configs/.../cmd.yaml; for a single stage use `validate`" in line
 
 
-def test_a_fit_of_another_network_does_not_go_on(base, kind, shards, trained, tmp_path, capsys):
+def test_training_of_another_network_does_not_resume(base, kind, shards, trained, tmp_path, capsys):
     argv = ["fit", *options("motion", base, shards, trained, kind), f"--trainer.default_root_dir={tmp_path}"]
     argv += [f"--ckpt_path={trained / 'motion/last.ckpt'}", "--model.network.width=32"]
-    assert "ckpt_path: its network has width 16, this fit's has 32; set model.network" in told(capsys, argv)
+    assert "ckpt_path: its network has width 16, this run's has 32; set model.network" in error_of(capsys, argv)
 
 
 def test_folders_are_found_from_elsewhere(base, kind, shards, tmp_path, monkeypatch):
@@ -320,7 +320,7 @@ def test_folders_are_found_from_elsewhere(base, kind, shards, tmp_path, monkeypa
     assert stage.latent_space.fingerprint == FrameLatents(str(base)).fingerprint
 
 
-def test_another_vae_than_in_training_is_told(base, kind, shards, trained, tmp_path, capsys):
+def test_another_vae_than_in_training_is_reported(base, kind, shards, trained, tmp_path, capsys):
     checkpoint = torch.load(trained / "autoencoder/last.ckpt", weights_only=True)
     vae = checkpoint["cmd"]["parts"]["latent_space"]["init_args"]
     assert vae["vae"] == str(base)
@@ -337,4 +337,4 @@ def test_another_vae_than_in_training_is_told(base, kind, shards, trained, tmp_p
         if message is None:  # the right folder elsewhere, then another VAE in it
             vae_of(seed=8).save_pretrained(tmp_path / "sd/vae")
             message = "its latent space has other weights than in training"
-        assert message in told(capsys, ["fit", *options("motion", base, shards, tmp_path, kind)])
+        assert message in error_of(capsys, ["fit", *options("motion", base, shards, tmp_path, kind)])

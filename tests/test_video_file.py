@@ -1,4 +1,4 @@
-"""The decoder alone, on files as they are found in the wild: crafted, damaged, turned, odd, costly and endless ones."""
+"""The decoder alone, on unusual files: crafted, damaged, rotated, odd, expensive and endless ones."""
 
 import io
 from fractions import Fraction
@@ -87,7 +87,7 @@ def test_a_path_is_a_file_whatever_it_looks_like(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "rate", [Fraction(24000, 1001), Fraction(25), Fraction(30000, 1001), Fraction(30), Fraction(48)]
 )
-def test_an_even_rate_is_told_from_the_rounding_of_times(kind, rate):
+def test_an_even_rate_is_distinguished_from_the_rounding_of_times(kind, rate):
     ticks = [round(number / rate * 1000) for number in range(100)]
     data = encode(numbered(100), kind, ticks=ticks, preset="ultrafast")
     reader = VideoReader(data)
@@ -102,8 +102,8 @@ def test_a_quarter_turn_clockwise_puts_the_left_edge_on_top():
         stream = container.add_stream("libx264", rate=10, options={"crf": "1"})
         stream.height, stream.width, stream.pix_fmt = 24, 40, "yuv420p"
         stream.set_display_rotation(-90)  # "degrees: rotation angle, counterclockwise"
-        for picture in corners():
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for still_image in corners():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(still_image, format="rgb24")))
         container.mux(stream.encode(None))
     frame = VideoReader(buffer.getvalue()).read([0])[:, 0].float()
     assert frame.shape == (3, 40, 24)
@@ -115,9 +115,9 @@ def test_a_quarter_turn_clockwise_puts_the_left_edge_on_top():
 
 
 def test_grey_is_grey():
-    pictures = np.arange(0, 250, 50, dtype=np.uint8)[:, None, None, None].repeat(33, 1).repeat(17, 2).repeat(3, 3)
-    video = VideoReader(encode(pictures, "matroska", "ffv1", "gray")).read()
-    assert (video.float() - torch.from_numpy(pictures).permute(3, 0, 1, 2).float()).abs().max() <= 2
+    images = np.arange(0, 250, 50, dtype=np.uint8)[:, None, None, None].repeat(33, 1).repeat(17, 2).repeat(3, 3)
+    video = VideoReader(encode(images, "matroska", "ffv1", "gray")).read()
+    assert (video.float() - torch.from_numpy(images).permute(3, 0, 1, 2).float()).abs().max() <= 2
     assert torch.equal(video[0], video[2])
 
 

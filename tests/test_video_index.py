@@ -1,4 +1,4 @@
-"""Numbers, times and key frames of a video's frames, from what is known of its packets alone."""
+"""Numbers, times and key frames of a video's frames, from its packets alone."""
 
 from fractions import Fraction
 

@@ -23,7 +23,7 @@ M_PERTURB = -6  # of malloc.h
 
 
 def moving(frames=12, height=32, width=48):
-    """A soft gradient with a bright square that moves two pixels a frame."""
+    """A soft gradient with a bright square that moves two pixels per frame."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     video = torch.stack([x * 3, y * 4, x + y]).clamp(0, 255).to(torch.uint8)[:, None].repeat(1, frames, 1, 1)
     for index in range(frames):
@@ -37,8 +37,8 @@ def encode(path, frames, codec, **options):
         stream = container.add_stream(codec, rate=Fraction(10), options=options)
         stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
         for index in range(frames):
-            picture = np.full((32, 32, 3), 40 + 3 * index % 200, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            frame_array = np.full((32, 32, 3), 40 + 3 * index % 200, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_array, format="rgb24")))
         container.mux(stream.encode(None))
     return path
 
@@ -109,9 +109,9 @@ def test_real_files(assets):
 def test_frames_are_transformed_in_groups_of_one_size(tmp_path, monkeypatch, held, groups):
     monkeypatch.setattr(video_io, "_GROUP", held)  # bytes
     draw = np.random.default_rng(0)
-    pictures = [draw.integers(0, 256, (size, 8, 3), np.uint8) for size in (6, 6, 6, 6, 9, 6, 6)]
-    for number, picture in enumerate(pictures):
-        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    images = [draw.integers(0, 256, (size, 8, 3), np.uint8) for size in (6, 6, 6, 6, 9, 6, 6)]
+    for number, frame_array in enumerate(images):
+        Image.fromarray(frame_array).save(tmp_path / f"{number}.png")
     seen = []
 
     def corner(frames):
@@ -120,7 +120,7 @@ def test_frames_are_transformed_in_groups_of_one_size(tmp_path, monkeypatch, hel
 
     for order in ([*range(7)], [6, 0, 3, 3, 1, 5, 2, 4]):
         seen.clear()
-        wanted = np.stack([pictures[number][:4, :5] for number in order])
+        wanted = np.stack([images[number][:4, :5] for number in order])
         assert torch.equal(VideoReader(tmp_path).read(order, corner), torch.from_numpy(wanted).permute(3, 0, 1, 2))
         assert seen == groups
     with pytest.raises(VideoError, match="of several sizes"):
@@ -193,9 +193,9 @@ def test_gif_is_sharp():
     data = gif_bytes(video, 12.5, scale=3)
     back = read_video(data)
     assert torch.equal(back, video.repeat_interleave(3, 2).repeat_interleave(3, 3))  # four colours: exact
-    with Image.open(io.BytesIO(data)) as picture:
-        assert picture.info["loop"] == 0
-        assert picture.info["duration"] == 80
+    with Image.open(io.BytesIO(data)) as frame_array:
+        assert frame_array.info["loop"] == 0
+        assert frame_array.info["duration"] == 80
 
 
 def test_bad_input_is_one_line(tmp_path):

@@ -12,7 +12,7 @@ from shown_videos import bright, close, coded, fields, glass, ramps
 
 from cmd_lightning.cli import main
 from cmd_lightning.commands import shards
-from cmd_lightning.commands.generation import read_picture
+from cmd_lightning.commands.generation import read_image_file
 from cmd_lightning.data.clips import ClipLoader
 from cmd_lightning.data.webvid import WebVidDataModule
 from cmd_lightning.evaluation.sources import Selection, open_source
@@ -124,7 +124,7 @@ def test_sources_show_folders_of_frames_over_the_background(tmp_path):
 def test_an_image_to_set_in_motion_is_read_over_the_background(tmp_path):
     Image.fromarray(glass()[0]).save(tmp_path / "a.png")
     for background, wanted in (("white", [255, 255, 255]), ("black", [0, 0, 0]), ("red", [255, 0, 0])):
-        assert read_picture(str(tmp_path / "a.png"), background)[:, 8, 20].tolist() == wanted
+        assert read_image_file(str(tmp_path / "a.png"), background)[:, 8, 20].tolist() == wanted
     deep = np.linspace(0, 65535, 16 * 24).reshape(16, 24).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
-    close(read_picture(str(tmp_path / "deep.png"))[0], torch.from_numpy(deep / 257.0), 1)
+    close(read_image_file(str(tmp_path / "deep.png"))[0], torch.from_numpy(deep / 257.0), 1)

@@ -1,27 +1,27 @@
-"""What a video costs: CMD and other text-to-video systems, counted and measured alike, beside the paper's figures.
+"""The cost of a video: CMD and other text-to-video systems, counted and measured alike, next to the paper's figures.
 
     python -m benchmarks.efficiency --counts                  # on any machine, in a minute
-    python -m benchmarks.efficiency                           # on a GPU, again until it says that it is done
+    python -m benchmarks.efficiency                           # on a GPU; rerun until it reports completion
     python -m benchmarks.efficiency --scale fifth --device cpu
     python -m benchmarks.efficiency --profile                 # which operators take the time
 
 `--counts` builds every network on the meta device and counts parameters and multiply-adds (MACs) of a call, of a step
-and of a video, without and with guidance. The paper's counting leaves out the products within attention and takes
-CMD's whole autoencoder for every video, encoder too; "in full" has those products, and of the autoencoder what sampling
-needs, its decoder.
+and of a video, without and with guidance. The paper's counting leaves out the products within attention, and
+counts CMD's whole autoencoder for every video, the encoder too. "In full" includes these products, and only the
+decoder of the autoencoder, as sampling needs no encoder.
 
 Without it, samples are timed: every system with random weights, its text encoded beforehand, DDIM through the
 project's own sampling loop, weights and latents in bf16 (float32 on a CPU), 2-D convolutions channels last, torch's
 fused attention, and with `compiled` every network through torch.compile with CUDA graphs. No system gets what another
 does not. A core cell (512x1024, batch 1, 50 steps, no guidance) is timed as a whole, the median of `rounds` videos
-after a warm-up; where a row says `extrapolated`, its seconds are steps times the median step, and the autoencoder once.
+after a warm-up; seconds of a row with `extrapolated` are steps times the median step, plus the autoencoder once.
 Seconds of a frame decoder are added, not overlapped. Memory is the most that tensors took, weights included. On a CPU
-one thread computes, seconds are those of the processor, and the systems take turns, a round each, so that other work
-on the machine counts little and hits them alike.
+one thread is used, seconds are CPU seconds, and the systems take turns, so that other work on the machine has little
+effect, and the same one on all.
 
 A cell is measured once: the JSON file keeps it, another call continues with the next, core cells first. Its `rows` have
-the fields of benchmarks/efficiency/rows.py; tables (.md) and a picture (.svg) are written next to it. It needs torch,
-diffusers, jsonargparse and PyYAML, for the picture matplotlib.
+the fields of benchmarks/efficiency/rows.py; tables (.md) and a plot (.svg) are written next to it. It needs torch,
+diffusers, jsonargparse and PyYAML, and for the plot matplotlib.
 """
 
 from __future__ import annotations

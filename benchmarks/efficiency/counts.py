@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of systems, on the meta device: of a network's call, a step, a video."""
+"""Parameters and multiply-adds of systems: per call of a network, per step and per video, on the meta device."""
 
 from __future__ import annotations
 

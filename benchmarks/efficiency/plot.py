@@ -1,4 +1,4 @@
-"""The results as pictures in SVG."""
+"""The results as SVG plots."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OURS, THEIRS, SOFT = "#d9480f", "#2563eb", "0.6"
 
 
 def plot_counts(rows: Sequence[Row], path: Path, resolution: str, steps: int) -> None:
-    """Multiply-adds of a video in both countings, beside what the paper reports, and with the frame decoder."""
+    """Multiply-adds of a video in both countings, compared with the paper's figures, and with the frame decoder."""
     fixed = {"component": "video", "resolution": resolution, "steps": steps, "guidance": False}
     plain = [row for row in rows if fits(row, fixed | {"decoder": NONE})]
     whole = {row["system"]: row["tmacs"] for row in rows if fits(row, fixed | {"decoder": "full"})}
@@ -66,6 +66,6 @@ def plot_timing(rows: Sequence[Row], path: Path, core: Row) -> None:
 
 
 def _save(figure: object, path: Path) -> None:
-    with plt.rc_context({"svg.hashsalt": "efficiency"}):  # the same picture is the same file
+    with plt.rc_context({"svg.hashsalt": "efficiency"}):  # the same plot gives the same file
         figure.savefig(path, metadata={"Date": None}, dpi=100)
     plt.close(figure)

@@ -1,4 +1,4 @@
-"""The rows of all efficiency results, and which of them the paper's figures are of."""
+"""The rows of all efficiency results, and the paper's figures for them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ FIELDS = (
     *("params", "tmacs", "tmacs_paper", "seconds", "memory_gb", "reported", "device", "versions", "date"),
     *("extrapolated", "rounds"),
 )
-"""Of every row, null where they say nothing.
+"""Fields of every row, null if they do not apply.
 
 `component` is "video" for the whole of a sample, "step" for one step of all denoisers, else a network: "denoiser",
 "content", "motion", "autoencoder", "frame decoder". Of a network, `steps` null is one call. `tmacs` has all
 multiply-adds, in T, of the videos of a batch; `tmacs_paper` is the paper's counting. `decoder` is that of frames:
-"none", "full" (Stable Diffusion's, or LTX-Video's own), "tiny". `seconds` null beside a device: memory did not suffice.
+"none", "full" (Stable Diffusion's, or LTX-Video's own), "tiny". `seconds` null with a device: out of memory.
 """
 NONE = "none"
 """Frame decoder of a sample that ends with latents."""
 RESOLUTIONS = {"8": "512x512", "9": "512x1024", "text": "512x1024"}
-"""Of the clips of the paper's tables of training steps and of sampling; table 10 holds for all."""
+"""Clip sizes of the paper's tables of training steps and of sampling; table 10 is for all sizes."""
 
 
 def row(published: bool = True, **known: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The systems that are compared, each at several sizes of networks: `SCALES`."""
+"""The compared systems, each at several network sizes: `SCALES`."""
 
 from __future__ import annotations
 

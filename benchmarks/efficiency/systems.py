@@ -1,4 +1,4 @@
-"""What a text-to-video system consists of, and how a video is sampled from it."""
+"""The parts of a text-to-video system, and how a video is sampled from it."""
 
 from __future__ import annotations
 

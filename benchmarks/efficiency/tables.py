@@ -1,4 +1,4 @@
-"""The results as Markdown tables: what is counted or measured, what the paper reports, and the ratios."""
+"""The results as Markdown tables: counts, measurements, the paper's figures, and ratios."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def number(value: float | None, digits: int = 3) -> str | None:
     return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:#.{digits}g}".rstrip(".")
 
 
-def beside(row: Row, key: str) -> tuple[float | None, str | None]:
-    """What the paper reports of a row, and how far the row is from it."""
+def compared(row: Row, key: str) -> tuple[float | None, str | None]:
+    """The paper's figure for a row, and the deviation of the row from it."""
     given = paper(row, key)
     return given, given and f"{round(100 * (row[key] / given - 1), 1) + 0.0:+.1f} %"  # no -0.0
 
@@ -84,7 +84,7 @@ def counts_tables(rows: Sequence[Row]) -> str:
             system = OWNERS[row["system"]] if decoding else row["system"]
             name = f"{row['component']}, {row['decoder']}" if decoding else row["component"]
             counted = f"{row['params'] / 1e6:.1f}", number(row["tmacs"]), number(row["tmacs_paper"])
-            calls.append((system, name, row["resolution"], *counted, *beside(row, "tmacs_paper")))
+            calls.append((system, name, row["resolution"], *counted, *compared(row, "tmacs_paper")))
     head = ("system", "network", "size", "parameters, M", "TMAC", "TMAC, paper's counting", "paper", "deviation")
     parts = [table(head, calls)]
 
@@ -95,13 +95,13 @@ def counts_tables(rows: Sequence[Row]) -> str:
     for at, row in plain.items():
         ways = ((False, NONE), (True, NONE), (False, "full"), (False, "tiny"))
         numbers = (number(whole[*way, *at]["tmacs"]) if (*way, *at) in whole else None for way in ways)
-        lines.append((*at, *numbers, number(row["tmacs_paper"], 4), *beside(row, "tmacs_paper")))
+        lines.append((*at, *numbers, number(row["tmacs_paper"], 4), *compared(row, "tmacs_paper")))
     head = ("system", "size", "steps", "TMAC", "with guidance", "with the frame decoder", "with the tiny one")
     parts.append(table((*head, "TMAC, paper's counting", "paper", "deviation"), lines))
 
     parameters = []
     for system, row in {row["system"]: row for row in plain.values()}.items():
-        given, deviation = beside(row, "params")
+        given, deviation = compared(row, "params")
         parameters.append((system, f"{row['params'] / 1e9:.3f}", given and given / 1e9, deviation))
     parts.append(table(("system", "parameters, B", "paper", "deviation"), parameters))
     return "\n\n".join([*parts, headline_table(rows)])

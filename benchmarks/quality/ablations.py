@@ -1,4 +1,4 @@
-"""The paper's table 4 at small scale: what is varied, and what the paper says of it."""
+"""The paper's table 4 at small scale: variants, and the paper's claims about them."""
 
 from __future__ import annotations
 

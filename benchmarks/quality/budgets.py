@@ -1,4 +1,4 @@
-"""What a system may spend on its training."""
+"""The compute budgets for training a system."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-"""The cells of the queue: how each is trained and measured, and which size a probe has found best."""
+"""The cells of the queue: how each is trained and measured, and the best size of a probe."""
 
 from __future__ import annotations
 

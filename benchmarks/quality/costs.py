@@ -1,4 +1,4 @@
-"""What training and sampling a system costs in multiply-adds, and the steps that a budget is enough for."""
+"""The cost of training and sampling a system in multiply-adds, and the number of steps that a budget allows."""
 
 from __future__ import annotations
 

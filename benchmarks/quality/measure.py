@@ -1,4 +1,4 @@
-"""What a trained system is worth: joint accuracy, and distances of its videos from held-out clips."""
+"""The quality of a trained system: joint accuracy, and distances of its videos from held-out clips."""
 
 from __future__ import annotations
 

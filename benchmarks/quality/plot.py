@@ -1,4 +1,4 @@
-"""The frontier of quality and cost: every trained system against what its training and its sampling took."""
+"""Quality against cost: every trained system with its cost of training and sampling."""
 
 from __future__ import annotations
 

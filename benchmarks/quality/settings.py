@@ -1,4 +1,4 @@
-"""How much every system may spend, and how its videos are measured; rows of results by what sets them apart."""
+"""The budgets of all systems, and how their videos are measured; rows of results, by their settings."""
 
 from __future__ import annotations
 

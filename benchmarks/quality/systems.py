@@ -1,4 +1,4 @@
-"""The systems that are compared, each in three sizes: their stages, and the config that trains a stage."""
+"""The compared systems, each in three sizes: their stages, and the config of each stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the queue has found, as Markdown: systems at equal budgets, and the verdicts on table 4."""
+"""Results of the queue in Markdown: systems at equal budgets, and the verdicts on table 4."""
 
 from __future__ import annotations
 

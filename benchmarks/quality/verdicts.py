@@ -1,4 +1,4 @@
-"""What the queue's results say of claims, for the claims ledger."""
+"""Verdicts on claims from the results of the queue, for the claims ledger."""
 
 from __future__ import annotations
 

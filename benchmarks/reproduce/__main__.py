@@ -1,4 +1,4 @@
-"""The paper's tables: what each needs, what is here, and each figure as reported, as measured, or what is missing.
+"""The paper's tables: requirements, what is available, and each figure as reported, as measured, or what is missing.
 
     python -m benchmarks.reproduce              # all tables
     python -m benchmarks.reproduce --table 4    # 1, 2, 3, 4, 8, 9, 10 or 11

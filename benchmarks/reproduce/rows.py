@@ -1,4 +1,4 @@
-"""The figures of a table: what the paper reports, what was measured in its way, and what is missing for that."""
+"""The figures of a table: reported by the paper, measured with its protocol, and what is missing to measure them."""
 
 from __future__ import annotations
 

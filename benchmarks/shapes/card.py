@@ -1,4 +1,4 @@
-"""Writes the card of a shipped model: what it is, how it was trained, what it scores, and where it fails.
+"""Writes the card of an included model: description, training, scores, and failures.
 
     python -m benchmarks.shapes.card shapes32
 
@@ -135,8 +135,8 @@ def plot_failures(cells: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def draw_picture(pipeline: CMDPipeline, path: Path, columns: int = 8) -> None:
-    """A moving picture: originals, content frames, reconstructions, generated motion, samples; plain, then mixed."""
+def draw_animation(pipeline: CMDPipeline, path: Path, columns: int = 8) -> None:
+    """An animation: originals, content frames, reconstructions, generated motion, samples; plain, then mixed."""
     (plain, first), (mixed, then) = (clips(pipeline, columns, level=level) for level in ("plain", "mixed"))
     video, captions = torch.cat([first, then]), [scene.caption for scene in (*plain, *mixed)]
     pipeline.set_progress_bar_config(disable=True)
@@ -186,7 +186,7 @@ def main() -> int:
         raise InputError(f"{measured}: results of other weights; run benchmarks.shapes.quality again")
     path.parent.mkdir(exist_ok=True)
     path.write_text(yaml.safe_dump(card, sort_keys=False, width=120))
-    draw_picture(pipeline, CARDS / f"{name}.gif")
+    draw_animation(pipeline, CARDS / f"{name}.gif")
     draw_mixed_samples(pipeline, CARDS / f"{name}-mixed.gif")
     plot_training(card, CARDS / f"{name}-training.svg")
     plot_failures(by_name(result), CARDS / f"{name}-failures.svg")

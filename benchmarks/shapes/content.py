@@ -1,4 +1,4 @@
-"""What content frames, motion layouts and content models are worth: trained alike from scratch, judged by generation.
+"""Content frames, motion layouts and content models compared: trained alike from scratch, judged by generation.
 
     python -m benchmarks.shapes.content --minutes 60    # one thread; rerun until it reports completion
     python -m benchmarks.shapes.content --table         # what is measured so far, as Markdown

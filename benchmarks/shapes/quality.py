@@ -1,4 +1,4 @@
-"""How good a model of the procedural world is: reconstruction, generation, and where both fail.
+"""The quality of a model of the procedural world: reconstruction, generation, and failures.
 
     python -m benchmarks.shapes.quality shapes32 --recipe configs/shapes32/content.yaml --json RESULTS.json
 
@@ -96,7 +96,7 @@ class Quality:
         return {name: value.item() for name, value in naturalness.compute().items()}
 
     def reconstruction(self, **options: Any) -> dict[str, float]:
-        """PSNR and SSIM of mixed clips beside those of still pictures, and the gain over the better of these."""
+        """PSNR and SSIM of mixed clips compared with still images, and the gain over the better of these."""
         _, video = clips(self.pipeline, self.settings.num, level="mixed", **options)
         rows = [scores(from_uint8(self.reconstruct(part)), from_uint8(part)) for part in video.split(BATCH)]
         result = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
@@ -156,7 +156,7 @@ class Quality:
         return torch.cat([to_uint8(part).cpu() for part in decoded])
 
     def copies_in(self, video: Tensor) -> dict[str, float]:
-        """How close the videos come to the clips they were trained on, beside how close other real clips come."""
+        """The distance of videos to the training clips, compared with that of other real clips."""
         data = ShapesDataModule(**yaml.safe_load(self.recipe.read_text())["data"]["init_args"])
         stream = data.stream("train")
         number = min(self.settings.bank, stream.num)

@@ -1,4 +1,4 @@
-"""What two latents make easy, as images for the card of a shipped model, and how visible the seams of long clips are.
+"""Uses of the two latents, as images for the card of an included model; and how visible seams of long clips are.
 
     python -m benchmarks.shapes.uses shapes32
 

@@ -1,4 +1,4 @@
-"""`generate --again`: a video once more, bit for bit, from its record."""
+"""`generate --again`: the same video again, bit by bit, from its record."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from cmd_lightning.errors import InputError
 
 
 def make_again(file: str, out: str, suffix: str) -> int:
-    """Writes OUT/<name of the record>-again with a suffix, and its record; gives 1 if a frame differs, else 0.
+    """Writes OUT/<name of the record>-again with a suffix, and its record; returns 1 if a frame differs, else 0.
 
     The whole batch is computed, on as many threads as before, since rounding depends on both.
 
     Raises:
-        InputError: The file is no record, or the model's weights are others now.
+        InputError: The file is not a record, or the model's weights have changed.
     """
     found = read_record(file)
     options = Options(**found["options"])
@@ -44,7 +44,7 @@ def make_again(file: str, out: str, suffix: str) -> int:
         about = described(pipeline, options, found["steps"], found["guidance"])
         changed = [name for name, digest in found["weights"].items() if about["weights"].get(name) != digest]
         if changed:
-            raise InputError(f"--again {file}: {options.model} has other weights now ({changed[0]}); give the old ones")
+            raise InputError(f"--again {file}: {options.model} has other weights now ({changed[0]}); put those back")
         images = fitted(pipeline, Run(options, jobs, []))
         videos, changes = videos_of(pipeline, options, jobs, images, found["steps"], found["guidance"])
         video = videos[found["place"]]
@@ -69,14 +69,14 @@ def read_record(file: str) -> dict[str, Any]:
     """The record in a file.
 
     Raises:
-        InputError: There is none, or it is of a version that did not record enough.
+        InputError: There is no record, or it is from a version that recorded too little.
     """
     try:
         found = json.loads(Path(file).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"--again {file}: there is no such file; give the .json next to a video") from None
     except (ValueError, OSError) as error:
-        raise InputError(f"--again {file}: it is no record of a video ({error}); give the .json next to one") from error
+        raise InputError(f"--again {file}: it is not a video's record ({error}); give the .json next to one") from error
     needed = ("options", "batch", "place", "steps", "guidance", "weights", "threads", "frames_sha256")
     missing = [name for name in needed if not isinstance(found, dict) or name not in found]
     if missing:
@@ -85,7 +85,7 @@ def read_record(file: str) -> dict[str, Any]:
 
 
 def job_of(data: Mapping[str, Any], file: Path) -> Job:
-    """A job from a record, with files that may be next to the record too."""
+    """A job from a record; missing files are also searched next to the record."""
     job = Job(**{**data, "use": use_of(data.get("use"))})
     moved: dict[str, Any] = {
         name: near(getattr(job, name), file) for name in ("image", "control_image") if getattr(job, name)
@@ -94,8 +94,8 @@ def job_of(data: Mapping[str, Any], file: Path) -> Job:
 
 
 def near(image: str, file: Path) -> str:
-    """An image of a record, or the one of that name next to the record, as where both were sent."""
-    beside = file.parent / Path(image).name
-    if not (Path(image).is_file() or beside.is_file()):
+    """An image of a record, or else the file of that name next to the record."""
+    moved = file.parent / Path(image).name
+    if not (Path(image).is_file() or moved.is_file()):
         raise InputError(f"--again {file}: its image {image} is missing; put it next to the record")
-    return image if Path(image).is_file() else str(beside)
+    return image if Path(image).is_file() else str(moved)

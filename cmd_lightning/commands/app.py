@@ -18,17 +18,17 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 def app(model: str, *, host: str = "127.0.0.1", port: int = 7860) -> None:
     """Serve a page in the browser to play with a model, until Ctrl-C; needs the extra `app`.
 
-    The page needs no internet. Videos are in a temporary folder, which is removed at the end; download what you keep.
+    The page needs no internet. Videos are in a temporary folder, which is removed at the end; download your favourites.
 
     Args:
         model: Model folder, as written by export, or a name of the zoo, e.g. shapes32.
-        host: Address to listen on: by default only this computer can open the page; 0.0.0.0 opens it to all who can
-            reach this computer, without a password.
+        host: Address to listen on: by default only this computer can open the page; 0.0.0.0 opens it to everyone who
+            can reach this computer, without a password.
         port: Port to listen on.
     """
     model_folder(model)
     check_port(host, port)
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read at import
     with loading(model):
         try:
             import gradio  # noqa: F401  (before the model is opened, which takes seconds)
@@ -39,7 +39,7 @@ def app(model: str, *, host: str = "127.0.0.1", port: int = 7860) -> None:
         pipeline = open_model(model)
     pipeline.set_progress_bar_config(disable=True)
     if host not in LOCAL:
-        warn(f"--host {host}: the page has no password; all who can reach this computer can use it")
+        warn(f"--host {host}: the page has no password; everyone who can reach this computer can use it")
     with TemporaryDirectory(prefix="cmd-lightning-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # for uploads
         page = Page(pipeline, model, Path(folder))

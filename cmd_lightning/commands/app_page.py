@@ -1,4 +1,4 @@
-"""The page of `app`: what it looks like, and what its buttons do."""
+"""The page of `app`: its layout and its buttons."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from cmd_lightning.pipeline.request import StageName
 
 EXAMPLES: Mapping[str, Sequence[str]] = {MODEL: PROMPTS}
-"""Captions for the models that ship."""
+"""Example captions of included models."""
 QUEUE = 16
-"""Videos that may wait; more are refused."""
+"""Videos that may wait; more are rejected."""
 UPLOAD = "10mb"
-"""Size of an uploaded file at most."""
+"""Largest size of an uploaded file."""
 CAPTION = 1000
-"""Characters of a caption at most."""
+"""Largest number of characters of a caption."""
 MOST_STEPS, MOST_GUIDANCE = 200, 10
 """Upper ends of the sliders."""
 SIDE = 256
 """Pixels of the shorter side to which smaller videos are enlarged on the page."""
 FONT = ["system-ui", "sans-serif"]
-"""Of the system: gradio's own come from the internet."""
+"""Fonts of the system: those of gradio are loaded from the internet."""
 CSS = """
 .stages label { display: grid; grid-template-columns: 4.5rem 1fr 5.5rem; gap: .75rem; align-items: center; }
 .stages progress { width: 100%; height: .6rem; appearance: none; border: 0; }
@@ -77,7 +77,7 @@ class Page:
             self.connect()
 
     def add_inputs(self) -> None:
-        """What the user gives: a caption, class or image, the seed, and the settings of each stage."""
+        """Adds the inputs: a caption, class or image, the seed, and the settings of each stage."""
         self.condition: Any = gr.State(None)
         if "caption" in self.fields:
             self.condition = gr.Textbox(label="Caption", lines=2, max_length=CAPTION, autofocus=True)
@@ -90,8 +90,8 @@ class Page:
         self.image = gr.Image(
             label="Image to animate" + optional, type="filepath", sources=["upload", "clipboard"], height=160
         )
-        # `read` opens the file: gradio would report a broken one with the words of Pillow. It writes a file next to the
-        # source of any subclass of its components, so the method is replaced.
+        # `read` opens the file: gradio would show Pillow's message for a broken one. A subclass of its components would
+        # make it write a file next to the source, so the method is replaced.
         self.image.preprocess = uploaded  # type: ignore[method-assign]  # see above
         with gr.Row():
             self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=120)
@@ -111,7 +111,7 @@ class Page:
             self.stop = gr.Button("Stop")
 
     def add_outputs(self) -> None:
-        """What the user gets: progress, the content frame, the video, its files, and earlier videos."""
+        """Adds the outputs: progress, the content frame, the video, its files, and earlier videos."""
         self.progress = gr.HTML(bars(dict.fromkeys(self.stages, 0), {}), elem_classes="stages")
         with gr.Row():
             self.content = gr.Image(
@@ -136,7 +136,7 @@ class Page:
         self.made = gr.State([])
 
     def connect(self) -> None:
-        """What the buttons do."""
+        """Connects the buttons."""
         self.image.upload(kept_image, self.image, self.image, show_progress="hidden")
         begins = [self.start.click] + ([self.condition.submit] if "caption" in self.fields else [])
         running = gr.on(
@@ -153,7 +153,7 @@ class Page:
     def generate(
         self, condition: Any, image: str | None, seed: float | None, new_seed: bool, made: list[Any], *numbers: float
     ) -> Iterator[dict[Any, Any]]:
-        """Makes a video, and writes to the page as it grows."""
+        """Generates a video, and updates the page at each step."""
         used = random.randrange(2**31) if new_seed else int(seed or 0)
         hidden = gr.update(visible=False)
         try:
@@ -186,10 +186,10 @@ class Page:
             raise gr.Error(str(error), print_exception=False) from error
 
     def order(self, condition: Any, image: str | None, seed: int, numbers: Sequence[float]) -> Order:
-        """What the page asks for, as the pipeline takes it.
+        """The settings on the page, as an order.
 
         Raises:
-            InputError: The image cannot be read, or there is none where one is needed.
+            InputError: The image cannot be read, or a required input is missing.
         """
         steps: dict[str, int] = {stage: int(number) for stage, number in zip(self.stages, numbers[::2], strict=True)}
         guidance: dict[str, float] = dict(zip(self.stages, numbers[1::2], strict=True))
@@ -202,7 +202,7 @@ class Page:
         return Order(condition, None if image is None else read(image), seed, steps, guidance)
 
     def write(self, order: Order, image: str | None, video: Tensor, notes: Sequence[str]) -> list[str]:
-        """Writes a video: enlarged for the page, as it is, and its record. Gives their paths."""
+        """Writes a video, an enlarged copy for the page, and its record. Returns their paths."""
         path = (
             Path(mkdtemp(dir=self.folder))
             / f"{slug(order.condition, Path(image).stem if image else '')}-{order.seed}.mp4"
@@ -250,13 +250,13 @@ def bars(done: Mapping[str, int], steps: Mapping[str, int]) -> str:
 
 
 def enlarged(video: Tensor) -> Tensor:
-    """A video `(3, T, H, W)`, each pixel as often as its shorter side fits into `SIDE`."""
+    """A video `(3, T, H, W)` with pixels repeated as often as its shorter side fits into `SIDE`."""
     factor = max(1, SIDE // min(video.shape[2:]))
     return video.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
 
 
 def launch(page: Page, host: str, port: int) -> str:
-    """Serves a page in threads; gives its address."""
+    """Serves a page in threads; returns its address."""
     theme = gr.themes.Default(font=FONT, font_mono=["monospace"])
     _, address, _ = page.blocks.queue(max_size=QUEUE).launch(
         server_name=host,

@@ -1,4 +1,4 @@
-"""A video of the page while it is made: the steps of both stages, the content frame, then the video."""
+"""The generation of a video for the page: reports each step, the content frame, then the video."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Order:
-    """What a user of the page asks for.
+    """A request from a user of the page.
 
     Args:
         condition: Caption or class id; None for an unconditional model.
@@ -40,13 +40,13 @@ class Order:
 
 @dataclass(frozen=True)
 class Moment:
-    """How far a video is.
+    """The progress of a video.
 
     Args:
-        done: Denoising steps done, by stage, of the stages that run.
+        done: Finished denoising steps of the stages that run, by stage.
         content: The content frame once it is known, `(3, H, W)`, uint8.
         video: The video once it is done, `(3, T, H, W)`, uint8.
-        notes: What the user should know, such as words of the caption that the model does not know.
+        notes: Messages for the user, such as words of the caption that the model does not know.
     """
 
     done: Mapping[str, int] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Moment:
 
 
 def sampled(pipeline: CMDPipeline, order: Order) -> Iterator[Moment]:
-    """Generates a video in a thread, and reports each step; to close the iterator ends the generation.
+    """Generates a video in a thread, and reports each step; closing the iterator stops the generation.
 
     Raises:
         InputError: The order does not fit the model.

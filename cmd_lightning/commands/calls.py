@@ -1,4 +1,4 @@
-"""Commands that a command runs: printed, so that you could run them, then run in this process."""
+"""Commands that another command runs in its process; each is printed, so that you could run it yourself."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from cmd_lightning.cli import PROGRAM, main
 
 
 def call(*words: object) -> dict[str, Any]:
-    """Prints one command, runs it, and gives it with the seconds that it took.
+    """Prints a command, runs it, and returns it with its time in seconds.
 
     Raises:
-        SystemExit: It ended with another code than 0; it has printed why.
+        SystemExit: It ended with another code than 0; it has printed the reason.
     """
     arguments = [str(word) for word in words]
     command = shlex.join([PROGRAM, *arguments])

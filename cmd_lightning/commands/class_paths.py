@@ -1,4 +1,4 @@
-"""The classes that a config may name, by their paths or without a module."""
+"""Classes that a config may use, by their paths or without a module."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ KINDS = (
     *(ClusterEnvironment, LayerSync, Precision, nn.Module, optim.Optimizer, optim.lr_scheduler.LRScheduler),
     *(ConditionEncoder, Objective, ConfigMixin),
 )
-"""What a config may make objects of: these, their subclasses, and the classes of this project."""
+"""A config may create objects of these classes, their subclasses, and the classes of this project."""
 CALLERS = (LambdaCallback, optim.lr_scheduler.LambdaLR, optim.lr_scheduler.MultiplicativeLR)
-"""Of these not, but their subclasses: their own arguments are functions, of any module."""
+"""Exceptions, except for their subclasses: their arguments are functions, from any module."""
 
 # Imported for the class names that a config may use without a module.
 NAMED = (
@@ -43,11 +43,11 @@ NAMED = (
 
 
 def check_class_paths(config: Any, in_stages: bool = False) -> None:
-    """Looks at each `class_path` of a parsed config before any object is made.
+    """Checks each `class_path` of a parsed config before any object is created.
 
-    Where a factory is asked for (network, optimizer, schedule), jsonargparse would also call a function, any that can
-    be imported, and only then find that it is no factory; where an argument may be anything, it would make an object
-    of any class, such as one that starts a process. Stages of the data may be any class of objects that can be called.
+    For a factory (network, optimizer, schedule), jsonargparse would call any importable function, and only then notice
+    that it is not a factory. For an argument of any type, it would create an object of any class, such as one that
+    starts a process. Stages of the data may be any class with `__call__`.
     """
     if isinstance(config, list | tuple):
         for item in config:
@@ -63,7 +63,7 @@ def check_class_paths(config: Any, in_stages: bool = False) -> None:
                 if not (issubclass(found, KINDS) or value.startswith("cmd_lightning.") or is_stage):
                     raise InputError(f"class_path {value}: classes of this kind are not allowed in a config")
                 if found in CALLERS:
-                    raise InputError(f"class_path {value}: calls whatever a config names; write a class of your own")
+                    raise InputError(f"class_path {value}: it calls any function of a config; write your own class")
 
 
 def known_classes() -> list[type]:

@@ -10,7 +10,7 @@ from cmd_lightning.commands.parser import complete_paths, parser_of
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of all commands; of the training ones, whose options depend on the config, only the first few."""
+    """The parser of all commands; for training commands, whose options depend on the config, only the main ones."""
     whole = argparse.ArgumentParser(PROGRAM, description="Content-motion latent video diffusion.")
     commands = whole.add_subparsers()
     groups: dict[str, Any] = {"": commands}

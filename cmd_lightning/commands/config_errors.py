@@ -1,4 +1,4 @@
-"""What jsonargparse complains of in a config or an option, told on one line with the nearest right name."""
+"""Errors of jsonargparse in a config or an option, rewritten as one line with the nearest valid name."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ REMEDIES = {
     "base": "the folder of a Stable Diffusion in diffusers' layout, or its hub id (see docs/stable-diffusion.md)",
     "vae": "the folder of a Stable Diffusion or of an image autoencoder, or its hub id (see docs/stable-diffusion.md)",
 }
-"""What to give for an option that configs leave to their user."""
+"""What to give for a required option that configs leave out."""
 FORMS = {
     "train_shards": "a path, a list of paths, or data sets with weights as a mapping, "
     "{webvid/train: 0.7, openvid/train: 0.3}",
     "stages": "a list, [my_package.my_stage, {class_path: my_package.Stage, init_args: {size: 100}}]",
     "select": "conditions, {width: {min: 512}}, or the name of a function",
 }
-"""What an option takes, where the names of its types do not say it."""
+"""The values of an option, if the names of its types do not explain them."""
 LONGEST = 300
 
 
 def explain(message: str, classes: Iterable[type]) -> str:
-    """Jsonargparse's message, which nests one complaint in another, as the innermost one on one line."""
+    """The innermost of jsonargparse's nested messages, on one line."""
     line = " ".join(message.split())
     by_name = {cls.__name__: cls for cls in classes}
     if option := first_match(compat.UNKNOWN_OPTION, line):
@@ -37,7 +37,7 @@ def explain(message: str, classes: Iterable[type]) -> str:
         owner, name = missing.groups()
         path = ".".join([*re.findall(compat.NESTED_KEY, line[: missing.start()]), name])
         place = path.rpartition(".")[0] or "model"
-        what = REMEDIES.get(name, f"a value; what it may be says --{place}.help {owner.rpartition('.')[2]}")
+        what = REMEDIES.get(name, f"a value; see --{place}.help {owner.rpartition('.')[2]}")
         return f"{path}: {owner.rpartition('.')[2]} needs it, and none is given; add --{path} with {what}"
     if wrong := re.search(compat.WRONG_VALUE, line):
         key, expected, value = wrong.groups()
@@ -64,25 +64,25 @@ def explain(message: str, classes: Iterable[type]) -> str:
 
 
 def raised_in(error: BaseException, package: str) -> bool:
-    """Whether a function of the package raised an error, and none that it called."""
+    """Whether a function of the package itself raised an error, not one that it called."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return bool(frames) and frames[-1].f_globals.get("__name__", "").partition(".")[0] == package
 
 
 def place_of(text: str, *more: str) -> str:
-    """The option that the complaints of `text` are about, each within the one before."""
+    """The option that the nested messages of `text` are about."""
     return ".".join([*re.findall(compat.NESTED_KEY, text), *more])
 
 
 def kind_of(cls: type) -> str:
-    """What a class is, for people: a contract that it fulfils, or itself."""
+    """The kind of a class in words: the contract that it implements, or its name."""
     contracts = [base.__name__ for base in cls.__mro__[1:] if base.__module__.endswith(".contracts")]
     kind = contracts[0] if contracts else cls.__name__
     return f"{'an' if kind[0] in 'AEIOU' else 'a'} {kind}"
 
 
 def first_match(patterns: Iterable[str], line: str) -> str | None:
-    """The first group of the first pattern that is found."""
+    """The first group of the first pattern that matches."""
     return next((found[1] for pattern in patterns if (found := re.search(pattern, line))), None)
 
 

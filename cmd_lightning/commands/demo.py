@@ -13,10 +13,10 @@ from cmd_lightning.commands.derived_configs import write_config
 from cmd_lightning.errors import InputError
 
 MODEL = "shapes32"
-"""The shipped model, and the folder of configs that trained it."""
+"""The included model, and the folder of the configs that trained it."""
 
 EVALUATED = 64  # test clips
-LEVELS = ("plain", "mixed")  # of the test clips, half of the clips each
+LEVELS = ("plain", "mixed")  # half of the test clips each
 
 PROMPTS = (
     "a red circle moves left",
@@ -30,14 +30,14 @@ PROMPTS = (
 )
 
 RECORD = "demo.json"
-"""Settings of the demo; a folder without it is not the demo's, and is left alone."""
+"""Settings of the demo; a folder without this file is not a demo, and is left unchanged."""
 
 WRITTEN = ("shards", "cmd", "cmd.yaml", "prompts.txt", "samples", "scores.json", "report.html", RECORD)
-"""What a demo leaves in its folder."""
+"""Files of a demo."""
 
 
 def demo(*, out: str = "outputs/demo", seed: int = 0) -> None:
-    """Run the included model: write test clips, compute scores, generate videos, write a report. Some minutes.
+    """Run the included model: write test clips, compute scores, generate videos, write a report. Takes a few minutes.
 
     Each command is printed before it runs. Shards, configs, logs and videos are written to OUT, and the report to
     OUT/report.html. `cmd-lightning train` does the same for a model of your own clips.
@@ -69,7 +69,7 @@ def clear(folder: Path) -> None:
         raise InputError(f"--out {folder}: this is a file; give a folder")
     if folder.is_dir() and any(folder.iterdir()):
         if not (folder / RECORD).is_file():
-            raise InputError(f"--out {folder}: it holds something else than a demo; give a new folder, or empty it")
+            raise InputError(f"--out {folder}: it is not empty and not a demo; give a new folder, or empty it")
         for name in WRITTEN:
             path = folder / name
             if path.is_dir() and not path.is_symlink():
@@ -80,7 +80,7 @@ def clear(folder: Path) -> None:
 
 
 def commands(folder: Path, settings: dict[str, Any]) -> Iterator[Sequence[object]]:
-    """The commands of the demo, each when what it reads is written."""
+    """The commands of the demo; each is yielded after its inputs are written."""
     for level in settings["levels"]:
         number = settings["evaluated"] // len(settings["levels"])
         options = ("--split", "test", "--level", level, "--num", number, "--size", 32, "--seed", settings["seed"])
@@ -93,7 +93,7 @@ def commands(folder: Path, settings: dict[str, Any]) -> Iterator[Sequence[object
 
 
 def test_settings(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """What the demo changes in the config of the three stages together: the model, and clips from its own shards."""
+    """The demo's changes to the config of the three stages together: the model, and clips from its shards."""
     shards = [(folder / "shards" / level / "test").as_posix() for level in settings["levels"]]
     data = {"test_shards": shards, "num_frames": 16, "size": 32, "stride": 1, "batch_size": 16}
     return {

@@ -1,4 +1,4 @@
-"""The page about a demo, made from the files that its commands left."""
+"""The report of a demo, from the files that its commands wrote."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHOWN = 6
 
 
 def write_page(folder: Path, settings: dict[str, Any]) -> str:
-    """Writes FOLDER/report.html and FOLDER/scores.json; returns their path and the main scores, for people."""
+    """Writes FOLDER/report.html and FOLDER/scores.json; returns a text with the path and the main scores."""
     seed, prompts = settings["seed"], settings["prompts"]
     videos = [read_video(folder / "samples" / f"{slug(prompt)}-{seed}.mp4") for prompt in prompts]
     found = dict(zip(prompts, ShapesReader.from_pretrained().read(torch.stack(videos)), strict=True))
@@ -57,7 +57,7 @@ def write_page(folder: Path, settings: dict[str, Any]) -> str:
         ("reconstruction", f"{test['psnr']:.2f} dB", f"SSIM {test['ssim']:.3f}"),
         ("  the mean frame instead", f"{test['psnr_of_mean_frame']:.2f} dB", ""),
         ("  the best single frame", f"{test['psnr_of_best_frame']:.2f} dB", ""),
-        ("samples read as asked", f"{scores['samples']['read_as_asked']} of {len(found)}", ""),
+        ("samples classified correctly", f"{scores['samples']['read_as_asked']} of {len(found)}", ""),
     ]
     table = "\n".join(f"  {name:26}{value:>10}  {remark}".rstrip() for name, value, remark in rows)
     taken = sum(command["seconds"] for command in settings["commands"])
@@ -66,14 +66,14 @@ def write_page(folder: Path, settings: dict[str, Any]) -> str:
 
 
 def asked(prompt: str) -> Reading:
-    """What a video of "a [size] colour shape moves direction" should be read as."""
+    """The correct classification of a video of "a [size] colour shape moves direction"."""
     thing, direction = prompt.split(" moves ")
     *_, colour, shape = thing.split()
     return Reading(shape, colour, direction)
 
 
 def sample(prompt: str, video: Tensor, reading: Reading, seed: int) -> Panel:
-    """The video of a prompt, with what the reader sees in it."""
+    """The video of a prompt, with its classification by the reader."""
     words = f"{prompt} (seed {seed}); read as: {reading.colour} {reading.shape}, {reading.direction}"
     if astuple(asked(prompt)) in unseen():
         words += "; a combination held out of training"
@@ -81,7 +81,7 @@ def sample(prompt: str, video: Tensor, reading: Reading, seed: int) -> Panel:
 
 
 def shown(folder: Path, settings: dict[str, Any]) -> list[Panel]:
-    """A panel for each of some test clips."""
+    """Panels of some test clips."""
     config = yaml.safe_load((folder / "cmd.yaml").read_text())
     number, levels = settings["evaluated"], len(settings["levels"])
     data = WebVidDataModule(**config["data"]["init_args"] | {"batch_size": number})
@@ -98,11 +98,11 @@ def shown(folder: Path, settings: dict[str, Any]) -> list[Panel]:
 
 
 def protocol(settings: dict[str, Any], weights: dict[str, str]) -> dict[str, str]:
-    """What holds for every number on the page."""
+    """The protocol of the numbers on the page."""
     seed, levels = settings["seed"], settings["levels"]
     clips = " and ".join(f"{settings['evaluated'] // len(levels)} {level}" for level in levels)
     return {
-        "data": f"procedural world, seed {seed}: {clips} clips to test; 16 frames of 32x32 pixels, 8 a second",
+        "data": f"procedural world, seed {seed}: {clips} clips to test; 16 frames of 32x32 pixels, 8 per second",
         "seeds": f"{seed} for the clips and for every video",
         "weights": f"{settings['model']}: sha256 of "
         + ", ".join(f"{name.partition('/')[0]} {digest[:12]}" for name, digest in weights.items()),

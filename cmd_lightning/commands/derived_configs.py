@@ -1,4 +1,4 @@
-"""Configs that a command writes for itself: those that ship, with changes."""
+"""Configs that a command writes: included ones with changes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def write_config(folder: Path, base: str, name: str, comments: list[str], change
     config = merged(json.loads(json.dumps(yaml.safe_load(text)).replace(f"outputs/{base}", here)), changes)
     path = folder / f"{name}.yaml"
     head = "".join(f"# {comment}\n" for comment in comments)
-    with replaced(path) as draft:  # `train` takes a config that is there for one of yours
+    with replaced(path) as draft:  # `train` keeps a config that exists
         draft.write_text(head + yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return path
 
 
 def merged(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`config` with `changes` put in, mapping by mapping; another class takes the place of one with its arguments."""
+    """`config` updated with `changes`, mapping by mapping; another class replaces the old one and its arguments."""
     for key, value in changes.items():
         old = config.get(key)
         if isinstance(value, dict) and isinstance(old, dict):

@@ -1,4 +1,4 @@
-"""A run of `generate` on several devices: a process for each."""
+"""A run of `generate` on several devices, one process for each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def spread(run: Run, devices: int) -> None:
 
     Raises:
         InputError: There are fewer GPUs.
-        SystemExit: A process failed; it has printed why.
+        SystemExit: A process failed; it has printed the reason.
     """
     import torch
 
@@ -37,7 +37,7 @@ def spread(run: Run, devices: int) -> None:
 
 
 def part_of(run: Run, part: int, parts: int, modules: list[str]) -> None:
-    """What one process does; `modules` are those of third parties, which `--import` named."""
+    """Generates the part of one process; `modules` are third-party ones, named by `--import`."""
     import torch
 
     from cmd_lightning.threads import cores
@@ -51,7 +51,7 @@ def part_of(run: Run, part: int, parts: int, modules: list[str]) -> None:
     try:
         work(run, part, parts)
     except InputError as error:
-        if part == 0:  # the others find the same
+        if part == 0:  # the others have the same error
             print(f"{PROGRAM}: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

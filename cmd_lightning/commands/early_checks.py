@@ -19,30 +19,30 @@ NO_TRAINING = {
     "trainer.max_epochs": "at least 1, or -1 for no limit",
     "trainer.limit_train_batches": "a number of batches, or a share of them such as 0.5",
 }
-"""Options with which nothing is trained if they are 0, and what to give."""
+"""Options that disable training if they are 0, with valid values."""
 NOT_ZERO = {
     "trainer.val_check_interval": "a number of batches, or a share of an epoch such as 0.5",
     "trainer.check_val_every_n_epoch": "at least 1, or null to count batches only",
     "trainer.accumulate_grad_batches": "at least 1",
 }
-"""Other options that must not be 0, and what to give."""
+"""Other options that must not be 0, with valid values."""
 
 
 def check(verb: str, words: Sequence[str]) -> None:
-    """Raises an InputError for a config, a checkpoint or a model that is not there, and for a fit of no steps."""
+    """Raises an InputError for a missing config, checkpoint or model, and for training without steps."""
     import yaml
 
     given: dict[str, Any] = {}
-    typed: dict[str, Any] = {}  # what is not from a config
+    typed: dict[str, Any] = {}  # options that are not from a config
     for name, value in pairs(words):
         if name in ("-c", "--config"):
             if not value or "{" in value or "\n" in value:
-                return  # a config itself, or a mistake that jsonargparse tells
+                return  # a config as text, or a mistake that jsonargparse reports
             check_config(Path(value))
             try:
                 config = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
             except (yaml.YAMLError, UnicodeDecodeError):
-                return  # jsonargparse tells what is wrong with it
+                return  # jsonargparse reports the error in it
             given |= flat(config)
         elif name.startswith("--"):
             typed[name[2:].replace(".init_args.", ".")] = value
@@ -51,13 +51,13 @@ def check(verb: str, words: Sequence[str]) -> None:
     if not given and not typed:
         raise InputError(f"{verb}: no config; give one, such as -c configs/shapes32/autoencoder.yaml")
     check_numbers(verb, given | typed)
-    if "lightning" not in sys.modules:  # else there may be classes of the user's own, by `--import`
+    if "lightning" not in sys.modules:  # else there may be the user's classes, from `--import`
         check_class((given | typed).get("model") or (given | typed).get("model.class_path"))
     check_files(typed)
 
 
 def check_config(path: Path) -> None:
-    """Raises an InputError for a config that is no file."""
+    """Raises an InputError for a config that is not a file."""
     if path.is_file():
         return
     configs = sorted(file.name for file in (path if path.is_dir() else path.parent).glob("*.yaml"))
@@ -68,7 +68,7 @@ def check_config(path: Path) -> None:
 
 
 def check_numbers(verb: str, given: dict[str, Any]) -> None:
-    """Raises an InputError for a fit of no steps, and numbers that the Trainer takes and stumbles over."""
+    """Raises an InputError for training without steps, and for numbers that make the Trainer fail later."""
     zero = {option for option, value in given.items() if re.fullmatch(r"0+(\.0*)?", str(value))}
     if verb == "fit" and (options := [option for option in NO_TRAINING if option in zero]):
         raise InputError(f"--{options[0]} 0: nothing would be trained; give {NO_TRAINING[options[0]]}")
@@ -76,11 +76,11 @@ def check_numbers(verb: str, given: dict[str, Any]) -> None:
         raise InputError(f"--{options[0]} 0: give {NOT_ZERO[options[0]]}")
     clip = str(given.get("trainer.gradient_clip_val"))
     if clip.startswith("-"):
-        raise InputError(f"--trainer.gradient_clip_val {clip}: would turn gradients around; give a positive number")
+        raise InputError(f"--trainer.gradient_clip_val {clip}: would reverse gradients; give a positive number")
 
 
 def check_class(name: Any) -> None:
-    """Raises an InputError for a component of no module that is not one of ours."""
+    """Raises an InputError for a component without a module that is not one of this project."""
     source = files("cmd_lightning").joinpath("components", "__init__.py").read_text(encoding="utf-8")
     [listed] = re.findall(r"__all__ = (\[.*?\])", source, flags=re.DOTALL)
     known = ast.literal_eval(listed)
@@ -90,7 +90,7 @@ def check_class(name: Any) -> None:
 
 
 def check_files(given: dict[str, str]) -> None:
-    """Raises an InputError for a checkpoint or a model that is not there."""
+    """Raises an InputError for a missing checkpoint or model."""
     from cmd_lightning.zoo import model_folder, models
 
     folder = given.get("trainer.default_root_dir")
@@ -99,7 +99,7 @@ def check_files(given: dict[str, str]) -> None:
     checkpoint = given.get("ckpt_path")
     if checkpoint == "best":
         raise InputError(
-            "--ckpt_path best: only the run that wrote a best checkpoint knows it; "
+            "--ckpt_path best: only the run that wrote a best checkpoint knows its path; "
             "give the file that ModelCheckpoint wrote, or last"
         )
     if checkpoint is not None and checkpoint not in ("last", "hpc", "null") and not Path(checkpoint).exists():

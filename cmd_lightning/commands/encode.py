@@ -1,4 +1,4 @@
-"""`shards encode`: latent shards of shards of videos, so that training reads no video and encodes nothing."""
+"""`shards encode`: turns shards of videos into latent shards, so that training decodes and encodes nothing."""
 
 from __future__ import annotations
 
@@ -90,9 +90,9 @@ def encode(
     if (autoencoder is None) == (vae is None):
         raise InputError("--autoencoder, --vae: give one of the two, a checkpoint of the first stage or an image VAE")
     if vae is None and (variant or revision):
-        raise InputError("--variant, --revision: these are of --vae; the checkpoint of --autoencoder knows its own")
+        raise InputError("--variant, --revision: these are for --vae; the checkpoint of --autoencoder has its own")
     if evaluation and (clips_per_video > 1 or crop != "center"):
-        raise InputError("--evaluation: there is one clip of a video then, cropped in the middle; leave out the others")
+        raise InputError("--evaluation: this takes one clip per video, cropped in the centre; leave out the others")
     if not 0 <= seed < 2**32:
         raise InputError(f"--seed {seed}: give a number from 0 to {2**32 - 1}")
     for option, path in (*(("SHARDS", shard) for shard in shards), ("--autoencoder", autoencoder)):
@@ -124,13 +124,13 @@ def encode(
         space, network, frames, sides = open_stage(autoencoder, frames, pixels(size))
     else:
         space, sides = open_vae(str(vae), variant, revision, pixels(size))
-    # Made now, as another precision changes the weights.
+    # Computed now, as a change of precision changes the weights.
     made_by = {
         "latent_space": space.fingerprint,
         "autoencoder": None if network is None else fingerprint(network.state_dict()),
     }
     encoders = {encoder.fingerprint: encoder for encoder in map(open_text_encoder, text or [])}
-    # Checked, and read, as in training.
+    # Checked and read as in training.
     videos = WebVidDataModule(
         num_frames=16 if frames is None else frames, size=sides, fps=fps, stride=stride, crop=crop, viewing=viewing
     )
@@ -157,11 +157,11 @@ def encode(
     total = index_latents(folder, names, classes)
     if done["failed"]:
         raise InputError(
-            f"SHARDS: {len(done['failed'])} of {len(names)} could not be read, the others are done: "
-            f"{'; '.join(list(done['failed'].values())[:3])}; give the same command again for these"
+            f"SHARDS: {len(done['failed'])} of {len(names)} could not be read, the others are complete: "
+            f"{'; '.join(list(done['failed'].values())[:3])}; run the same command again for these"
         )
     if not total:
-        raise InputError(f"SHARDS: not one sample is usable ({done['bad']}); see them with `shards check`")
+        raise InputError(f"SHARDS: no sample is usable ({done['bad']}); find them with `shards check`")
     rate = done["samples"] * clips_per_video / (time.monotonic() - began)
     now = {name: done[name] for name in ("shards", "samples", "bad")} | {"clips_per_second": round(rate, 2)}
     report({"samples": total, "out": out, "now": now} | made_by, json)
@@ -175,7 +175,7 @@ def open_stage(
 
     stage = load_stage(path, "autoencoder", "--autoencoder")
     if not stage.video_shape:
-        raise InputError(f"--autoencoder {path}: it has seen no clip yet; train it first")
+        raise InputError(f"--autoencoder {path}: it was not trained yet; train it first")
     _, own_frames, *sides = stage.video_shape
     own_size = [side * stage.latent_space.factor for side in sides]
     if frames not in (None, own_frames) or (size is not None and list(size) != own_size):
@@ -195,7 +195,7 @@ def open_vae(
 
     space = FrameLatents(StableDiffusion(vae, variant, revision, option="--vae").vae())
     if size is None:
-        raise InputError("--size: give the height and width of clips, HEIGHTxWIDTH; --vae takes any")
+        raise InputError("--size: missing; give the height and width of clips, HEIGHTxWIDTH")
     if size[0] % space.factor or size[1] % space.factor:
         raise InputError(
             f"--size {size[0]}x{size[1]}: height and width must be multiples of {space.factor}, the pixels on the side "
@@ -205,17 +205,17 @@ def open_vae(
 
 
 def names_of(urls: Sequence[str]) -> list[str]:
-    """The names that the shards, and what is made of them, have in their folders."""
+    """The file names of the shards and of their latent shards."""
     from cmd_lightning.data.index import place_of
 
     names: dict[str, str] = {}
     for url in urls:
         name = place_of(url).name
         if not re.fullmatch(r"[^./\s][^/\s]*\.tar", name):
-            raise InputError(f"SHARDS {url}: what is made of it gets its name, so let it end in NAME.tar")
+            raise InputError(f"SHARDS {url}: its latent shard gets the same name, so it must end in NAME.tar")
         if name in names:
             raise InputError(
-                f"SHARDS {names[name]}, {url}: both are called {name}; give each folder an --out of its own"
+                f"SHARDS {names[name]}, {url}: both are called {name}; encode each folder to a separate --out"
             )
         names[name] = url
     return list(names)

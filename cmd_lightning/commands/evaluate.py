@@ -1,4 +1,4 @@
-"""`evaluate`: metrics of generated clips against real ones, each with a record of how it was measured."""
+"""`evaluate`: metrics of generated clips against real ones, each with its protocol."""
 
 from __future__ import annotations
 
@@ -60,8 +60,9 @@ def evaluate(
         fake: Generated clips.
         metrics: One or several, separated by commas: fvd, kvd, clipsim, psnr, ssim, lpips; on other features
             frechet:FEATURE, kernel:FEATURE, is:CLASSIFIER, clipsim:MODEL/TAG. FEATURE is i3d, a file of I3D weights,
-            an importable class as my_package.Network, an id or folder of a VideoMAE or V-JEPA 2 checkpoint, or shapes;
-            CLASSIFIER is one of the first three. fvd and kvd use the I3D file in CMD_I3D_WEIGHTS, or download it.
+            an importable class such as my_package.Network, an id or folder of a VideoMAE or V-JEPA 2 checkpoint, or
+            shapes; CLASSIFIER is one of the first three. fvd and kvd use the I3D file in CMD_I3D_WEIGHTS, or download
+            it.
         preset: How clips are prepared for the I3D: stylegan-v, videogpt or tf, optionally with changes, as in
             videogpt,antialias=true (default: stylegan-v).
         num: Number of clips from each set (default: all); 2048 is usual.
@@ -100,7 +101,7 @@ def evaluate(
     check_inputs(list(asked), kinds, real, fake, prompts, statistics, save_statistics)
     check_targets(save_statistics, json)
     if paired and random_start:
-        raise InputError("--random-start: of pairs, for psnr, ssim and lpips, both clips begin at the same frame")
+        raise InputError("--random-start: for psnr, ssim and lpips both clips begin at the same frame; leave it out")
     with loading("libraries"):
         from cmd_lightning.components.evaluation import Evaluation
         from cmd_lightning.data.bad_samples import describe
@@ -124,7 +125,7 @@ def evaluate(
             if skipped := sources[side].skipped:
                 tell(f"--{side} {path}: not used: {describe(skipped)}")
     captions = captions_of(prompts, sources.get("fake"))
-    ignored = warnings.catch_warnings(action="ignore", category=UserWarning)  # of weights: their records have them
+    ignored = warnings.catch_warnings(action="ignore", category=UserWarning)  # records have the warnings about weights
     with ignored, redirect_stdout(sys.stderr):
         suite = MetricSuite(list(asked), None, preset, intervals, trust_torchscript, skip_missing=True)
     for name, why in suite.missing.items():
@@ -133,7 +134,7 @@ def evaluate(
         raise InputError(f"--save-statistics {save_statistics}: {next(iter(suite.missing.values()))}")
     check_counts(suite, sources, devices * nodes)
     if not (suite.distances or suite.paired):
-        sources.pop("real", None)  # asked for by metrics that are left out
+        sources.pop("real", None)  # requested by metrics that are left out
     elif not suite.distances:
         statistics = None
     about = {} if statistics is None else {"real": describe_statistics(statistics)}
@@ -167,12 +168,12 @@ def evaluate(
 def report(
     results: list[dict[str, Any]], about: dict[str, Any], rates: set[float], of_pairs: list[str], json: str | None
 ) -> None:
-    """Prints the results with their warnings, and writes them with all that they depend on."""
+    """Prints the results with their warnings, and writes them with their protocol."""
     from cmd_lightning.provenance import provenance
 
     notes = []
     if rates and max(rates) > 1.02 * min(rates):
-        notes = [f"clips have from {min(rates):g} to {max(rates):g} frames a second, and distances measure that too"]
+        notes = [f"clips have from {min(rates):g} to {max(rates):g} frames per second, which changes distances too"]
     protocol = about | {"precision": "float32"} | provenance()
     records = [result | protocol for result in results]
     width = max((len(record["metric"]) for record in records), default=0)
@@ -186,7 +187,7 @@ def report(
 
 
 def check_targets(save_statistics: str | None, json: str | None) -> None:
-    """Make the folders of what will be written, before the work and not after it."""
+    """Create the folders of the output files before the evaluation starts."""
     for option, target in (("--save-statistics", save_statistics), ("--json", json)):
         if target not in (None, "-"):
             make_folder(Path(target).parent, option)
@@ -197,21 +198,21 @@ def check_targets(save_statistics: str | None, json: str | None) -> None:
 def check_sizes(sizes: dict[str, tuple[int, int]]) -> None:
     """Reject two sets of clips of different heights or widths."""
     if len(set(sizes.values())) > 1:
-        told = ", ".join(f"--{side} has {height}x{width} pixels" for side, (height, width) in sizes.items())
+        given = ", ".join(f"--{side} has {height}x{width} pixels" for side, (height, width) in sizes.items())
         height, width = map(min, zip(*sizes.values(), strict=True))
         least = height if height == width else f"{height}x{width}"
-        raise InputError(f"{told}: the sizes must be equal; give --size {least}")
+        raise InputError(f"{given}: the sizes must be equal; give --size {least}")
 
 
 def check_counts(suite: MetricSuite, sources: dict[str, ClipSource], processes: int) -> None:
-    """Refuse fewer clips than the metrics, or the processes, need."""
+    """Reject fewer clips than the metrics or the processes need."""
     for side, source in sources.items():
         least = 10 if side == "fake" and suite.asks("is") else 2 if suite.distances else 1
         if len(source) < least:
             asked = ", ".join(entry.label for entry in suite.entries)
             raise InputError(f"--{side} {source.path}: number of clips {len(source)}; {asked} needs at least {least}")
     most = max(map(len, sources.values()))
-    if processes > most:  # the Trainer lets a process without any clip end before the others
+    if processes > most:  # a process without clips would end before the others
         raise InputError(f"--devices, --nodes: {most} clips are too few for {processes} processes; give no more")
 
 
@@ -224,7 +225,7 @@ def check_inputs(
     statistics: str | None,
     save_statistics: str | None,
 ) -> None:
-    """Refuse what does not go together, and what would be ignored."""
+    """Reject options that conflict or would be ignored."""
     asked, distances = ", ".join(names), not DISTANCES.keys().isdisjoint(kinds)
     of_both = distances or not PAIRED.keys().isdisjoint(kinds)
     if not names:
@@ -232,16 +233,16 @@ def check_inputs(
     if of_both and (real is None) == (statistics is None):
         raise InputError("--real, --statistics: give one of the two, real clips or their saved statistics")
     if not of_both and (real or statistics):
-        raise InputError(f"--real, --statistics: {asked} is of generated clips alone; leave them out")
+        raise InputError(f"--real, --statistics: {asked} needs generated clips only; leave them out")
     if fake is None and save_statistics is None:
-        raise InputError("--fake: give generated clips, or only --save-statistics FILE for those of the real ones")
+        raise InputError("--fake: give generated clips, or only --save-statistics FILE for those of the real clips")
     if save_statistics is not None and not (real and distances and save_statistics.endswith(".safetensors")):
         raise InputError(
             f"--save-statistics {save_statistics}: give a name that ends in .safetensors, real clips by --real, and "
             "distances by --metrics"
         )
     if prompts is not None and "clipsim" not in kinds:
-        raise InputError(f"--prompts {prompts}: {asked} reads no captions; leave it out, or ask for clipsim too")
+        raise InputError(f"--prompts {prompts}: {asked} uses no captions; leave it out, or add clipsim")
     for option, path in (("--real", real), ("--fake", fake), ("--prompts", prompts), ("--statistics", statistics)):
         if path and not re.search(r"[*?{[]|://", path) and not Path(path).exists():
             raise InputError(f"{option} {path}: there is no such file or folder; check the path")
@@ -254,14 +255,14 @@ def captions_of(path: str | None, fake: ClipSource | None) -> list[str] | None:
     lines = read_prompts(path)
     if len(lines) != fake.of:
         raise InputError(
-            f"--prompts {path}: {len(lines)} captions for {fake.of} clips of --fake; give one each, blank "
+            f"--prompts {path}: {len(lines)} captions for {fake.of} clips of --fake; give one for each, blank "
             "lines do not count"
         )
     return lines
 
 
 def line_of(record: dict[str, Any], width: int = 0) -> str:
-    """A result for people, in columns; `width` is that of the longest name."""
+    """A result as text in columns; `width` is that of the longest name."""
     text = f"{record['metric'] + ':':{width + 1}} {record['value']:<8.5g}"
     if "standard_deviation" in record:
         text += f" ± {record['standard_deviation']:.3g} over {record['splits']} splits"

@@ -1,4 +1,4 @@
-"""`export`: the checkpoints of the three stages to a folder that diffusers' users know."""
+"""`export`: the checkpoints of the three stages to a folder in diffusers' layout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 GIVE = "give one each of autoencoder, content and motion, or a model and the stages to replace, then the folder"
 EXAMPLES = ("a dog runs along the beach", "a red circle moves left")
-"""Prompts to try a model of captions with: the one of which it knows more words."""
+"""Prompts to suggest for a text-conditioned model; the one with more known words is used."""
 
 
 def export(
@@ -67,7 +67,7 @@ def export(
     pipeline = compose(stages)
     stage_names: tuple[StageName, ...] = ("content", "motion")
     for name in stage_names:
-        pipeline.sampling(name, steps, guidance)  # raises where the model does not take as many steps
+        pipeline.sampling(name, steps, guidance)  # raises if the model does not allow that many steps
     own = pipeline.config
     pipeline.register_to_config(
         steps=(own.steps or {}) | (steps or {}) or None, guidance=(own.guidance or {}) | (guidance or {}) or None
@@ -84,7 +84,7 @@ def export(
 
 
 def example(pipeline: CMDPipeline) -> str:
-    """Options of `generate` that suit a model."""
+    """Options of `generate` to suggest for a model."""
     encoder = next((encoder for encoder in pipeline.encoders.values() if encoder is not None), None)
     if encoder is None:
         return "--num 4"
@@ -94,7 +94,7 @@ def example(pipeline: CMDPipeline) -> str:
 
 
 def halve(pipeline: CMDPipeline) -> None:
-    """Casts every part to float16, which must leave every weight finite."""
+    """Casts every part to float16; all weights must stay finite."""
     import torch
 
     for name, part in pipeline.components.items():

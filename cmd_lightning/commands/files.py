@@ -1,4 +1,4 @@
-"""What commands read and write: model folders, folders that are written whole or not at all, reports; sizes."""
+"""Files of commands: model folders, folders that are written completely or not at all, reports; and sizes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def new_folder(path: Path, option: str) -> Iterator[Path]:
-    """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not."""
+    """A temporary folder that becomes `path` when the block succeeds, and is removed when it fails."""
     from cmd_lightning.atomic_files import replaced
 
     check_new(path, option)
@@ -30,29 +30,29 @@ def new_folder(path: Path, option: str) -> Iterator[Path]:
 
 
 def check_new(path: Path, option: str) -> None:
-    """Reject a path where something is."""
+    """Reject a path that exists and is not an empty folder."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{option} {path}: it exists and is not empty; give a new folder, or remove it")
 
 
 def check_unwritten(folder: Path, paths: Iterable[Path], remedy: str = "give another --out") -> None:
-    """Reject paths in a folder where something is: nothing of a user's is overwritten."""
+    """Reject paths in a folder that exist already: files of the user are never overwritten."""
     if there := [path for path in paths if path.exists() or path.is_symlink()]:
         more = f" and {len(there) - 1} more exist" if len(there) > 1 else " exists"
         raise InputError(f"--out {folder}: {there[0].relative_to(folder)}{more} already; {remedy}")
 
 
 def make_folder(path: Path, option: str) -> Path:
-    """The folder `path`, made if it is not there."""
+    """The folder `path`, created if missing."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{option} {path}: no folder can be made there ({error.strerror}); give another") from error
+        raise InputError(f"{option} {path}: the folder cannot be created ({error.strerror}); give another") from error
     return path
 
 
 def unused(path: Path, used: set[Path]) -> Path:
-    """`path`, or with a number before its suffix if this run has written it already; notes it in `used`."""
+    """`path`, or with a number before its suffix if this run has used it already; adds it to `used`."""
     choice, number = path, 1
     while choice in used:
         number += 1
@@ -80,7 +80,7 @@ def read_prompts(path: str) -> list[str]:
 
 
 def check_sampling(steps: dict[str, int] | None, guidance: dict[str, float] | None) -> None:
-    """Reject numbers that suit no model, before one is opened."""
+    """Reject numbers that no model allows, before one is opened."""
     check_positive(steps=min((steps or {"": 1}).values()))
     for scale in (guidance or {}).values():
         if not math.isfinite(scale):
@@ -88,7 +88,7 @@ def check_sampling(steps: dict[str, int] | None, guidance: dict[str, float] | No
 
 
 def warn(text: str) -> None:
-    """A warning, on standard error."""
+    """Prints a warning to standard error."""
     tell(f"warning: {text}")
 
 
@@ -118,12 +118,12 @@ def pixels(size: str | None) -> tuple[int, int] | None:
 
 
 def tell(text: str) -> None:
-    """A line of progress, on standard error."""
+    """Prints a line of progress to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 def report(result: dict[str, Any], target: str | None) -> None:
-    """Writes a report to where `--json` says, else for people to standard error."""
+    """Writes a report to the file of `--json`, or else to standard error."""
     if target is None:
         tell(json.dumps(result, indent=2, ensure_ascii=False))
     write_json(result, target)
@@ -137,7 +137,7 @@ def open_model(model: str, dtype: str = "float32") -> CMDPipeline:
 
     from cmd_lightning.pipeline import CMDPipeline
 
-    logging.disable_progress_bar()  # of reading the parts, which takes a moment; that of the denoising steps stays
+    logging.disable_progress_bar()  # for reading the parts, which takes a moment; that of the denoising steps stays
     try:
         pipeline = CMDPipeline.from_pretrained(folder, **{} if dtype == "float32" else {"dtype": getattr(torch, dtype)})
     except InputError:

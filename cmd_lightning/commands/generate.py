@@ -1,4 +1,4 @@
-"""`generate`: videos from prompts, classes or images, each with a record of how it was made."""
+"""`generate`: videos from prompts, classes, images or clips, each with a record to generate it again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cmd_lightning.errors import InputError, check_positive
 from cmd_lightning.zoo import model_folder
 
 FORMATS = {"mp4": ".mp4", "gif": ".gif", "webp": ".webp", "png": ""}
-"""What the names of files end with; a folder of PNGs has no suffix."""
+"""Suffixes of files; a folder of PNGs has none."""
 
 
 def generate(
@@ -74,16 +74,15 @@ def generate(
         content_from: Clips or images whose content gets new motion, or that of --motion-from.
         motion_from: Clips whose motion is followed by the generated content, or by that of --content-from or --image.
         video: Clips to change, to edit with --mask, to continue with --frames, or to --interpolate.
-        strength: How far to change what is given: the share of the denoising steps that run, from 0 to 1; by default
+        strength: How much to change the given clips: the share of the denoising steps that run, from 0 to 1; by default
             0.75 for --video, 0.5 for --motion-from, 1 within --mask, 0.6 with --interpolate, 0.3 for the content frames
             of windows with --frames.
-        mask: Image of the size of --video, white where to edit; all else stays as it is.
-        interpolate: Go from the content, or from the motion, of the first --video to that of the second, in --num
-            videos.
-        frames: Frames of a video longer than the model's; each window of the model begins with the last frames before.
-        overlap: Frames that windows share, by default as many as decide the content frame.
-        again: Record (.json) of a video that is generated once more, bit for bit, as OUT/<name>-again; alone, or with
-            --out and --format. The exit code is 1 if a frame differs, as on other hardware.
+        mask: Image of the size of --video, white where to edit; the rest is kept.
+        interpolate: Interpolate the content, or the motion, from the first --video to the second, in --num videos.
+        frames: Frames of a video longer than the model's; each window begins with the last frames of the one before.
+        overlap: Frames that windows share, by default as many as determine the content frame.
+        again: Record (.json) of a video to generate again, bit for bit, as OUT/<name>-again; only --out and --format
+            may be added. The exit code is 1 if a frame differs, as on other hardware.
         background: Colour behind transparent pixels of images, a name or #rrggbb.
         num: Videos for each prompt, class, image or clip.
         seed: Seed of the first video for each prompt, class or image; the next videos use the next numbers.
@@ -94,20 +93,20 @@ def generate(
             as 10. lcm is for 1 to 8 steps of distilled models and of LCM-LoRAs, usually with guidance 1.
         lora: LoRA adapters for the model's Stable Diffusion: a .safetensors file in the public layout, or its folder.
         controlnet: ControlNet for the model's Stable Diffusion: a folder in diffusers' layout, or a hub id.
-        control_image: Images that it guides the content frames by, such as edges or poses: one, or one for each prompt.
-        controlnet_scale: How far to follow them; 0 is as without.
+        control_image: Images for the ControlNet, such as edges or poses: one, or one for each prompt.
+        controlnet_scale: Weight of the ControlNet; 0 disables it.
         ip_adapter: IP-Adapter for the model's Stable Diffusion: a .safetensors file in the public layout, with a folder
             image_encoder next to it.
-        ip_adapter_image: Image whose look or content the content frames get from it.
-        ip_adapter_scale: How far to follow it; 0 is as without.
+        ip_adapter_image: Image prompt, whose style or content the content frames follow.
+        ip_adapter_scale: Weight of the IP-Adapter; 0 disables it.
         frame_decoder: Image autoencoder that decodes the frames instead of the model's, such as a tiny one for the same
             latents: a folder in diffusers' layout, or a hub id.
         dtype: Data type in which the networks compute; bfloat16 is for GPUs.
         compile_: Compile the networks first; takes minutes, and is worth it for many videos.
         batch_size: Videos generated at once; affects only speed, memory and the last bit of rounding.
         devices: GPUs that share the batches; without GPUs, processes.
-        resume: Leave out videos that an earlier call with the same options has written. Videos of other options are an
-            error, and without this, all that exist: nothing is overwritten.
+        resume: Skip videos that an earlier call with the same options has written. Videos with other options are an
+            error; without --resume, any existing file is. Nothing is overwritten.
         format_: Kind of the files: mp4 (H.264, for browsers and QuickTime), gif, webp (animated, lossless), or png for
             a folder of frames.
         grid: Write also all videos of this call as one, OUT/grid.mp4, with this many in a row.
@@ -186,7 +185,7 @@ def check_alone(values: Mapping[str, Any]) -> None:
 
 
 def conditions(prompt: list[str] | None, prompts: str | None, classes: list[int] | None) -> list[Any]:
-    """What to generate from, one entry per video; a single None where neither a prompt nor a class is given."""
+    """The prompts or classes to generate from; a single None if neither is given."""
     given = [name for name, value in (("prompt", prompt), ("prompts", prompts), ("class", classes)) if value]
     if len(given) > 1:
         raise InputError(f"--{given[0]} and --{given[1]}: give one of the two")
@@ -194,7 +193,7 @@ def conditions(prompt: list[str] | None, prompts: str | None, classes: list[int]
 
 
 def check_model(model: str, values: list[Any], given_images: bool) -> None:
-    """Reject conditions that a model does not take, from its index alone: opening the model takes seconds."""
+    """Reject conditions that a model does not support, from its index: opening the model takes seconds."""
     index = model_index(model)
     parts = ("motion_text_encoder",) if given_images else ("text_encoder", "motion_text_encoder")
     classes = {(index.get(part) or [None, None])[1] for part in parts} - {None}
@@ -211,7 +210,7 @@ def model_index(model: str) -> dict[str, Any]:
 
 
 def check_files(images: Mapping[str, list[str] | None], lora: str | None) -> None:
-    """Reject paths of missing files; of images by their options."""
+    """Reject paths of missing files; images by their options."""
     for option, path in ((option, path) for option, paths in images.items() for path in paths or []):
         if not Path(path).is_file():
             raise InputError(f"{option} {path}: there is no such file; give a PNG or JPEG")
@@ -220,7 +219,7 @@ def check_files(images: Mapping[str, list[str] | None], lora: str | None) -> Non
 
 
 def check_guides(values: Mapping[str, Any]) -> None:
-    """Reject options of a ControlNet or an IP-Adapter that lack another, or where no content frame is generated."""
+    """Reject incomplete options of a ControlNet or an IP-Adapter, and those without a content frame to generate."""
     if values["controlnet"] and not values["control_image"]:
         raise InputError(f"--controlnet {values['controlnet']}: it needs an image; give --control-image")
     adapter, image = values["ip_adapter"], values["ip_adapter_image"]
@@ -242,7 +241,7 @@ def name_of(job: Job) -> str:
     return f"{slug(job.condition, Path(file).stem if file else '')}-{job.seed}{weight}"
 
 
-def slug(value: str | int | None, picture: str = "") -> str:
-    """A picture's name and a condition as a file name: lower-case letters, digits and dashes, 60 at most."""
+def slug(value: str | int | None, image: str = "") -> str:
+    """The name of an image and a condition as a file name: lower-case letters, digits and dashes, 60 at most."""
     condition = f"class-{value}" if isinstance(value, int) else value or ""
-    return re.sub(r"[^a-z0-9]+", "-", f"{picture} {condition}".lower()).strip("-")[:60] or "video"
+    return re.sub(r"[^a-z0-9]+", "-", f"{image} {condition}".lower()).strip("-")[:60] or "video"

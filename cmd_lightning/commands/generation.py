@@ -1,4 +1,4 @@
-"""What `generate` computes: a model opened as its options say, and videos in batches, each with its record."""
+"""The computation of `generate`: opens the model, and writes videos in batches, each with its record."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cmd_lightning.pipeline.request import StageName
 
 Images = Mapping[str, tuple["Tensor", list[str]]]
-"""By file: an image in the model's size, `(3, height, width)` in [0, 1], and what was done to it in words."""
+"""By file: an image in the model's size, `(3, height, width)` in [0, 1], and notes on how it was changed."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Run:
     Args:
         options: How the model is opened.
         jobs: The videos.
-        paths: Where each is written; its record is next to it.
+        paths: File of each; its record is next to it.
         batch_size: Videos computed at once.
         steps: Denoising steps by stage; None for the model's own.
         guidance: Guidance scales by stage; None for the model's own.
-        resume: Whether to leave out videos that are there, with their record.
+        resume: Whether to skip videos that exist with their record.
     """
 
     options: Options
@@ -51,10 +51,10 @@ class Run:
 def work(run: Run, part: int = 0, parts: int = 1) -> None:
     """Writes the videos of a run, or of one of several parts of it.
 
-    Batches are the same for every part and for a run that is resumed, so that each video is too.
+    Batches are the same for every part and for a resumed run, so that each video is the same, too.
 
     Raises:
-        InputError: The model does not take what is asked for, or a video is there that was made in another way.
+        InputError: The model does not support the request, or a video exists that was generated with other options.
     """
     with loading(run.options.model):
         from cmd_lightning import video_encoding
@@ -72,7 +72,7 @@ def work(run: Run, part: int = 0, parts: int = 1) -> None:
             warn(text)
     there = {path for job, path in zip(run.jobs, run.paths, strict=True) if run.resume and is_there(path, job, about)}
     if there and part == 0:
-        tell(f"{len(there)} of {len(run.jobs)} videos are there already")
+        tell(f"{len(there)} of {len(run.jobs)} videos exist already")
     starts = range(0, len(run.jobs), run.batch_size)
     for start in starts[part::parts]:
         batch = slice(start, start + run.batch_size)
@@ -84,7 +84,7 @@ def work(run: Run, part: int = 0, parts: int = 1) -> None:
             warn(text)
         for place, (path, video) in enumerate(zip(paths, videos, strict=True)):
             if path not in there:
-                # The record first: a video without one is not of this program, and is never replaced.
+                # The record first: a video without one is not from this program, and is never replaced.
                 write_record(record_path(path), record(about, jobs, place, video, [*notes[jobs[place]], *changes]))
                 video_encoding.write_video(path, video, pipeline.config.fps)
                 print(path, flush=True)
@@ -98,7 +98,7 @@ def videos_of(
     steps: Mapping[str, int],
     guidance: Mapping[str, float],
 ) -> tuple[Tensor, list[str]]:
-    """A batch of videos `(B, 3, T, H, W)`, uint8, and what was done to their clips, in words."""
+    """A batch of videos `(B, 3, T, H, W)`, uint8, and notes on how their clips were changed."""
     from cmd_lightning.latent_space import to_uint8
 
     arguments: dict[str, Any] = {"seeds": [job.seed for job in jobs], "output_type": "latent"}
@@ -109,7 +109,9 @@ def videos_of(
     if "control_image" in arguments:
         arguments["controlnet_conditioning_scale"] = options.controlnet_scale
     if options.ip_adapter_image is not None:
-        arguments["ip_adapter_image"] = read_picture(options.ip_adapter_image, options.background, "--ip-adapter-image")
+        arguments["ip_adapter_image"] = read_image_file(
+            options.ip_adapter_image, options.background, "--ip-adapter-image"
+        )
     if jobs[0].condition is not None:
         name = "prompt" if isinstance(jobs[0].condition, str) else "class_labels"
         arguments[name] = [job.condition for job in jobs]
@@ -148,7 +150,7 @@ def is_there(path: Path, job: Job, about: Mapping[str, Any]) -> bool:
         wanted |= {name: about[name] for name in ("steps", "guidance", "solver", "weights", "options")}
         other = next((name for name, value in wanted.items() if found[name] != value), None)
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"--resume: {file} is no record of a video; give another --out") from error
+        raise InputError(f"--resume: {file} is not a video's record; give another --out") from error
     if other:
         raise InputError(f"--resume: {path} was made with {other} {found[other]}; give the same, or another --out")
     return path.exists()
@@ -163,7 +165,7 @@ def opened(options: Options) -> CMDPipeline:
     """The pipeline of a model.
 
     Raises:
-        InputError: An option does not suit the model, or what it names cannot be read.
+        InputError: An option is not for this model, or its file cannot be read.
     """
     from cmd_lightning.stable_diffusion import StableDiffusion
 
@@ -194,17 +196,17 @@ def add_lora(pipeline: CMDPipeline, path: Path) -> None:
     if not file.is_file():
         raise InputError(f"--lora {path}: there is no {file.name}; give a .safetensors file, or its folder")
     if not isinstance(pipeline.unet, UNet2DConditionModel):
-        raise InputError(f"--lora {path}: this model's content model is no Stable Diffusion U-Net; leave it out")
+        raise InputError(f"--lora {path}: this model's content model is not a Stable Diffusion U-Net; leave it out")
     try:
         pipeline.load_lora_weights(file.parent, weight_name=file.name)
     except Exception as error:  # of many kinds: of safetensors, peft and diffusers
         raise InputError(f"--lora {path}: it cannot be used with this model ({reason(error)}); give another") from error
     if not pipeline.get_active_adapters():
-        raise InputError(f"--lora {path}: it holds no adapters for a Stable Diffusion U-Net; give another")
+        raise InputError(f"--lora {path}: it contains no adapters for a Stable Diffusion U-Net; give another")
 
 
 def add_controlnet(pipeline: CMDPipeline, name: str) -> None:
-    """Has a ControlNet guide the content model."""
+    """Adds a ControlNet to the content model."""
     from diffusers import ControlNetModel
 
     from cmd_lightning.networks.stock import find
@@ -217,21 +219,21 @@ def add_controlnet(pipeline: CMDPipeline, name: str) -> None:
 
 
 def fitted(pipeline: CMDPipeline, run: Run) -> Images:
-    """The images of a run that are set in motion or control, each read once."""
+    """The images of a run to animate or for a ControlNet, each read once."""
     from cmd_lightning.pipeline.images import fit_image
 
-    files = {file: option for job in run.jobs for option, file in pictures(job).items()}
+    files = {file: option for job in run.jobs for option, file in images_of(job).items()}
     background = run.options.background
-    return {file: fit_image(read_picture(file, background, option), pipeline.size) for file, option in files.items()}
+    return {file: fit_image(read_image_file(file, background, option), pipeline.size) for file, option in files.items()}
 
 
-def pictures(job: Job) -> dict[str, str]:
+def images_of(job: Job) -> dict[str, str]:
     """The images of a job, by their options."""
     given = {"--image": job.image, "--control-image": job.control_image}
     return {option: file for option, file in given.items() if file is not None}
 
 
-def read_picture(path: str, background: str = "white", option: str = "--image") -> Tensor:
+def read_image_file(path: str, background: str = "white", option: str = "--image") -> Tensor:
     """An image file as `(3, H, W)`, uint8."""
     from cmd_lightning.image_io import read_image
 
@@ -242,10 +244,10 @@ def read_picture(path: str, background: str = "white", option: str = "--image") 
 
 
 def prompt_notices(pipeline: CMDPipeline, job: Job, stages: Sequence[StageName]) -> list[str]:
-    """What the stages do not use of a prompt."""
+    """Notes on parts of a prompt that the stages do not use."""
     return pipeline.remarks(job.condition, stages) if job.condition is not None else []
 
 
 def resized(job: Job, images: Images) -> list[str]:
-    """What was done to the images of a job."""
-    return [f"{option} {file}: {text}" for option, file in pictures(job).items() for text in images[file][1]]
+    """Notes on how the images of a job were changed."""
+    return [f"{option} {file}: {text}" for option, file in images_of(job).items() for text in images[file][1]]

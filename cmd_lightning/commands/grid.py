@@ -10,12 +10,12 @@ GAP = 2
 
 
 def write_grid(paths: Sequence[Path], columns: int, target: Path) -> Path:
-    """Writes videos of one size in rows of so many; the last row may be shorter. Gives the path.
+    """Writes videos of one size as a grid; the last row may be shorter. Returns the path.
 
     Args:
         paths: The videos, from left to right and from top to bottom.
         columns: Videos in a row.
-        target: Where to; its suffix says how, as for `write_video`.
+        target: File to write; its suffix gives the format, as for `write_video`.
     """
     import torch
 
@@ -31,5 +31,5 @@ def write_grid(paths: Sequence[Path], columns: int, target: Path) -> Path:
     for place, video in enumerate(videos):
         top, left = (place // columns) * (height + GAP), (place % columns) * (width + GAP)
         grid[:, :, top : top + height, left : left + width] = video
-    write_video(target, grid, VideoReader(paths[0]).fps or 1.0)  # a folder of PNGs has no rate, and needs none
+    write_video(target, grid, VideoReader(paths[0]).fps or 1.0)  # a folder of PNGs has no rate
     return target

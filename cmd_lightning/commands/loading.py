@@ -1,4 +1,4 @@
-"""Load libraries and models: with a message, and faster."""
+"""Load libraries and models with a message, and faster."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cmd_lightning.progress import progress
 def loading(what: str) -> Iterator[None]:
     """Shows in a terminal that something is loaded, and imports faster.
 
-    Imports create millions of objects and hardly any garbage. Python's garbage collector, which looks through them
-    again and again, takes a fifth of the time of importing torch, diffusers and transformers; it is off meanwhile. What
-    a process has loaded first stays to its end, so the collector leaves it out: looking through it once takes 0.3 s.
+    Imports create millions of objects and hardly any garbage. Python's garbage collector, which inspects them again and
+    again, takes a fifth of the time of importing torch, diffusers and transformers, so it is disabled meanwhile. The
+    objects of the first load stay until the process ends, so the collector skips them: one inspection takes 0.3 s.
 
     Args:
-        what: What is loaded, such as the name of a model.
+        what: Name of what is loaded, such as a model.
     """
     collecting = gc.isenabled()
     gc.disable()

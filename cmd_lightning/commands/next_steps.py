@@ -19,16 +19,16 @@ from cmd_lightning.networks.classes import TRUSTED
 
 OTHER = {"content": "motion", "motion": "content"}
 KEPT_BY_STAGE = ("--data.batch_size", "--data.num_workers")
-"""Options of the data that each stage sets for itself."""
+"""Options of the data that each stage sets separately."""
 
 
 def next_commands(model: LightningModule, words: Sequence[str], checkpoint: Path) -> list[str]:
-    """What to run after `fit` has trained `model`; nothing where it cannot be told.
+    """The commands to run after `fit` has trained `model`; [] if unknown.
 
     Args:
-        model: What was trained.
+        model: The trained model.
         words: The command line after `cmd-lightning`.
-        checkpoint: The file that was written.
+        checkpoint: The checkpoint that was written.
     """
     needed = dict.fromkeys([*imports(), *modules_of(model)])
     added = "".join(f" --import {module}" for module in needed)
@@ -36,13 +36,13 @@ def next_commands(model: LightningModule, words: Sequence[str], checkpoint: Path
 
 
 def modules_of(model: LightningModule) -> list[str]:
-    """The modules of the parts of `model` that are other people's: they are not imported by themselves."""
+    """The modules of third-party parts of `model`, which are not imported automatically."""
     modules = [type(part).__module__ for part in model.parts().values()] if isinstance(model, Component) else []
     return [module for module in modules if module.partition(".")[0] not in TRUSTED]
 
 
 def following(model: LightningModule, words: Sequence[str], checkpoint: Path) -> list[str]:
-    """What to run next, without modules to import."""
+    """The commands to run next, without modules to import."""
     stage = getattr(model, "stage", None)
     configs = [Path(value) for value in values_of(words, "-c", "--config")]
     if stage == "video":
@@ -67,17 +67,17 @@ def following(model: LightningModule, words: Sequence[str], checkpoint: Path) ->
 
 
 def fit_command(config: Path, words: Sequence[str], autoencoder: Path) -> str:
-    """`fit` of a later stage: with the same data, and the autoencoder if its config names another."""
-    told = [command("fit", "-c", config)]
-    told += [shlex.join(["-c", path]) for path in values_of(words, "-c", "--config")[1:] if "model" not in read(path)]
+    """The command `fit` of a later stage: with the same data, and the autoencoder if its config has another."""
+    parts = [command("fit", "-c", config)]
+    parts += [shlex.join(["-c", path]) for path in values_of(words, "-c", "--config")[1:] if "model" not in read(path)]
     arguments = read(config)["model"].get("init_args", {})
     if Path(arguments.get("autoencoder", "")) != autoencoder:
-        told.append(shlex.join(["--model.autoencoder", str(autoencoder)]))
+        parts.append(shlex.join(["--model.autoencoder", str(autoencoder)]))
     if "StableDiffusion" in read(config)["model"]["class_path"] and "base" not in arguments:
         [*_, base] = ["BASE", *values_of(words, "--model.base", "--model.latent_space.vae")]
-        told.append(shlex.join(["--model.base", base]))
-    told += [shlex.join(pair) for pair in options(words[1:]) if is_shared(pair[0].partition("=")[0])]
-    return " ".join(told)
+        parts.append(shlex.join(["--model.base", base]))
+    parts += [shlex.join(pair) for pair in options(words[1:]) if is_shared(pair[0].partition("=")[0])]
+    return " ".join(parts)
 
 
 def is_shared(option: str) -> bool:
@@ -97,20 +97,20 @@ def later_configs(configs: Sequence[Path]) -> Iterator[Path]:
 
 
 def autoencoder_of(words: Sequence[str], configs: Sequence[Path]) -> str | None:
-    """The autoencoder that a stage was trained on, as the options or else the configs name it."""
+    """The autoencoder that a stage was trained on, from the options or else the configs."""
     named = [read(path).get("model", {}).get("init_args", {}).get("autoencoder") for path in configs]
     given = [name for name in named if isinstance(name, str)] + values_of(words, "--model.autoencoder")
     return given[-1] if given else None
 
 
 def last_of(config: dict[str, Any]) -> Path | None:
-    """The checkpoint that a config has its run write."""
+    """The checkpoint that a run of a config writes."""
     folder = config.get("trainer", {}).get("default_root_dir")
     return Path(folder, "last.ckpt") if folder else None
 
 
 def new_folder(checkpoint: Path) -> Path:
-    """A folder for the model, next to those of the stages."""
+    """A new folder for the model, next to those of the stages."""
     names = itertools.chain(["model"], (f"model-{number}" for number in itertools.count(2)))
     return next(path for name in names if not (path := checkpoint.parent.parent / name).exists())
 

@@ -15,7 +15,7 @@ import docstring_parser
 from cmd_lightning.errors import InputError, nearest
 
 STAGES = ("content", "motion")
-"""What options of sampling may differ by."""
+"""Stages for which sampling options may differ."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message.removeprefix("argument "))
 
     def parse_all(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """The options by name; what nothing takes is an error with the nearest option."""
+        """The options by name; an unknown option is an error that names the nearest one."""
         values, unknown = self.parse_known_args(list(arguments))
         if unknown:
             given = unknown[0].partition("=")[0]
@@ -76,7 +76,7 @@ def parser_of(function: Callable[..., Any], prog: str) -> Parser:
 def complete_paths(action: argparse.Action) -> None:
     """Let shtab complete the value of an option as a path."""
     paths = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
-    action.complete = paths  # type: ignore[attr-defined]  # what shtab looks for
+    action.complete = paths  # type: ignore[attr-defined]  # read by shtab
 
 
 def settings_of(hint: Any, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What verbs on several devices and nodes share: the Trainer, quiet, and the ways in which it ends."""
+"""A quiet Trainer for commands on several devices and nodes, and how it ends."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def check_nodes(nodes: int) -> None:
-    """Refuse several nodes where nothing starts a process on each."""
+    """Reject several nodes if nothing starts a process on each."""
     if nodes > 1 and not {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"} & set(os.environ):
-        raise InputError(f"--nodes {nodes}: start it on each node by torchrun, or by SLURM's srun")
+        raise InputError(f"--nodes {nodes}: start it on each node with torchrun or SLURM's srun")
 
 
 def clip_bar(clips: int) -> Callback:
-    """A callback that shows how many clips of a `test` are done, on the first process, in a terminal."""
+    """A callback that shows the progress of a `test` in clips, on the first process, in a terminal."""
     from lightning import Callback
 
     class ClipBar(Callback):
@@ -50,7 +50,7 @@ def clip_bar(clips: int) -> Callback:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Lets Ctrl-C end a Trainer as `KeyboardInterrupt`, where Lightning would exit with code 1."""
+    """Makes Ctrl-C end a Trainer with `KeyboardInterrupt`; Lightning would exit with code 1."""
     try:
         yield
     except SystemExit as error:
@@ -61,7 +61,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def quiet_trainer(devices: int, nodes: int, **options: Any) -> Iterator[Trainer]:
-    """A Trainer that logs and saves nothing and leaves the data to us; what it prints goes to standard error."""
+    """A Trainer that logs and saves nothing and does not change the sampler; it prints to standard error."""
     from lightning import Trainer
     from lightning.pytorch.strategies import DDPStrategy
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -71,8 +71,8 @@ def quiet_trainer(devices: int, nodes: int, **options: Any) -> Iterator[Trainer]
     with redirect_stdout(sys.stderr), warnings.catch_warnings():
         for message in (compat.FEW_WORKERS, compat.TREESPEC):
             warnings.filterwarnings("ignore", message=message)
-        logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # what devices it lacks
-        uneven = timedelta(weeks=4)  # by which a process may end before another, which a barrier must wait for
+        logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # hides unused devices
+        uneven = timedelta(weeks=4)  # a barrier must wait for the slowest process
         try:
             trainer = Trainer(
                 devices=devices,

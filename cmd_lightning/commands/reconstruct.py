@@ -1,4 +1,4 @@
-"""`reconstruct`: what the autoencoder keeps of real clips."""
+"""`reconstruct`: how well the autoencoder reconstructs real clips."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def reconstruct(
         viewing = Viewing(deinterlace, tone_map, background)
         pipeline = open_autoencoder(model) if Path(model).is_file() else open_model(model)
     frames, space = pipeline.config.video_shape[1], pipeline.latent_space
-    naturalness, told = ContentNaturalness(), sys.stderr if json == "-" else sys.stdout
+    naturalness, output = ContentNaturalness(), sys.stderr if json == "-" else sys.stdout
     rows: list[dict[str, Any]] = []
     for clip, path in zip(clips, paths, strict=True):
         source = read_video(clip, range(0, frames * stride, stride), viewing)
@@ -72,23 +72,23 @@ def reconstruct(
         with torch.no_grad():
             content, motion = pipeline.encode(video)
             result = pipeline.decode(content, motion)
-            picture = space.decode(content[:, :, None])
+            image = space.decode(content[:, :, None])
         row = {name: value.item() for name, value in scores(result, video).items()}
         rows.append({"clip": clip, **row})
         write_video(path, to_uint8(result)[0].cpu(), pipeline.config.fps)
-        beside = torch.cat([video, picture.expand_as(video), result], dim=-1)
-        write_video(path.with_suffix(".gif"), to_uint8(beside)[0].cpu(), pipeline.config.fps)
+        side_by_side = torch.cat([video, image.expand_as(video), result], dim=-1)
+        write_video(path.with_suffix(".gif"), to_uint8(side_by_side)[0].cpu(), pipeline.config.fps)
         print(
             f"{Path(clip).name}: {row['psnr']:.2f} dB, SSIM {row['ssim']:.3f} "
             f"(mean frame {row['psnr_of_mean_frame']:.2f} dB, best frame {row['psnr_of_best_frame']:.2f} dB)",
-            file=told,
+            file=output,
         )
-        naturalness.update(to_uint8(picture)[:, :, 0].cpu(), real=False)
+        naturalness.update(to_uint8(image)[:, :, 0].cpu(), real=False)
         naturalness.update(to_uint8(video)[0].transpose(0, 1).cpu(), real=True)
     measures = {name: value.item() for name, value in naturalness.compute().items()}
     parts = [f"{n.replace('_', ' ')} {v:.3f} ({measures[n + REAL]:.3f})" for n, v in measures.items() if REAL not in n]
-    print(f"content frames, in brackets real frames: {', '.join(parts)}", file=told)
-    print(f"videos and pictures are in {folder}", file=told)
+    print(f"content frames, in brackets real frames: {', '.join(parts)}", file=output)
+    print(f"videos are in {folder}", file=output)
     write_json(rows, json)
 
 
@@ -99,6 +99,6 @@ def open_autoencoder(checkpoint: str) -> CMDPipeline:
 
     stage = load_stage(checkpoint, "autoencoder", "MODEL")
     if not stage.video_shape:
-        raise InputError(f"MODEL {checkpoint}: it has seen no clip yet; train it first")
+        raise InputError(f"MODEL {checkpoint}: it was not trained yet; train it first")
     vae = stage.latent_space.vae
     return CMDPipeline(stage.parts["network"], vae=vae, video_shape=stage.video_shape, fps=stage.fps).to(best_device())

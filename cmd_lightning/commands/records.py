@@ -1,4 +1,4 @@
-"""The record next to a video: how it was made, in enough detail to make it again bit for bit."""
+"""The record next to a video: all settings that are needed to generate it again, bit for bit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """How a model is opened, in the words of the command line.
+    """Options of the command line for opening a model.
 
     Args:
         model: Model folder, or a name of the zoo.
@@ -31,10 +31,10 @@ class Options:
         compiled: Whether the networks are compiled.
         background: Colour behind transparent pixels of images.
         controlnet: Folder or hub id of the ControlNet that guides the content model.
-        controlnet_scale: How far to follow it.
+        controlnet_scale: Weight of the ControlNet.
         ip_adapter: File of the IP-Adapter of the content model.
-        ip_adapter_image: Image prompt for it.
-        ip_adapter_scale: How far to follow that.
+        ip_adapter_image: Image prompt of the IP-Adapter.
+        ip_adapter_scale: Weight of the IP-Adapter.
     """
 
     model: str
@@ -57,10 +57,10 @@ class Job:
 
     Args:
         condition: Caption or class id; None for an unconditional model.
-        seed: Its seed.
+        seed: Seed of the video.
         image: File of the image to animate; None to generate the content frame too.
-        use: What it is made from besides.
-        control_image: File of the image that the ControlNet guides its content frame by.
+        use: Its clips and what to do with them.
+        control_image: File of the image for the ControlNet.
     """
 
     condition: str | int | None
@@ -73,7 +73,7 @@ class Job:
 def described(
     pipeline: CMDPipeline, options: Options, steps: Mapping[str, int], guidance: Mapping[str, float]
 ) -> dict[str, Any]:
-    """What is the same for all videos of a run: settings of the stages that run, weights, versions and hardware."""
+    """The part of the record that all videos of a run share: settings of the stages, weights, versions and hardware."""
     import torch
 
     from cmd_lightning.pipeline.request import SCHEDULERS
@@ -106,10 +106,10 @@ def record(
 
     Args:
         about: See `described`.
-        batch: The videos that were computed together: rounding depends on all of them.
-        place: Which one of them it is, from 0.
+        batch: The videos that were computed together, as rounding depends on all of them.
+        place: Index of the video in the batch, from 0.
         video: The video itself, `(3, T, H, W)`, uint8.
-        warnings: What the user was warned of.
+        warnings: Warnings that were shown.
     """
     own = asdict(batch[place])
     return {

@@ -1,4 +1,4 @@
-"""The verbs `shards synth`, `shards pack` and `shards check`; `shards encode` has a file of its own."""
+"""The verbs `shards synth`, `shards pack` and `shards check`; `shards encode` is in encode.py."""
 
 from pathlib import Path
 
@@ -25,8 +25,8 @@ def synth(
 ) -> None:
     """Make the procedural data set: captioned moving shapes as real shards, in OUT/SPLIT.
 
-    A clip depends on seed, split, level, motion and its number alone. Other splits of the same seed are other clips.
-    The split "train" leaves out a fifth of the combinations of shape, colour and direction, which all others show.
+    A clip depends only on seed, split, level, motion and its number. Other splits of the same seed have other clips.
+    The split "train" leaves out a fifth of the combinations of shape, colour and direction; other splits have all.
 
     Args:
         out: Folder for the shards.

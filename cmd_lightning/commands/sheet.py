@@ -1,4 +1,4 @@
-"""A contact sheet of clips: an image to see at a glance what shards hold."""
+"""A contact sheet: an image that shows the contents of shards at a glance."""
 
 import textwrap
 import unicodedata
@@ -15,9 +15,9 @@ from cmd_lightning.video_io import VideoReader
 
 _SIDE = 128  # pixels of the square that a frame is fitted into
 _GAP, _LINE = 8, 14
-_LINES = 3  # of text: what the clip is, and the beginning of its caption
+_LINES = 3  # lines of text: facts of the clip, and the beginning of its caption
 _WIDTH, _HEIGHT = 2 * _SIDE + _GAP, _SIDE + _GAP + _LINES * _LINE
-_LETTERS = 44  # of a line
+_LETTERS = 44  # per line
 _COLUMNS = 4
 
 
@@ -36,7 +36,7 @@ class ContactSheet:
     path: Path
     clips: int = 24
     _cells: list[tuple[list[Any], str, str]] = field(default_factory=list, init=False)
-    _step: int = field(default=1, init=False)  # of so many clips that are added one is kept
+    _step: int = field(default=1, init=False)  # one of so many added clips is kept
     _added: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:

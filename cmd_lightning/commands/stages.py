@@ -1,4 +1,4 @@
-"""The stages of a model, each trained by `cmd-lightning fit` in a process of its own."""
+"""The stages of a model, each trained by `cmd-lightning fit` in a separate process."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Log = dict[str, list[tuple[int, float]]]
 COMMAND = (sys.executable, "-m", "cmd_lightning")
 
 REPORTED = 60.0
-"""Seconds between two lines about a stage where no terminal shows bars, as in a log file."""
+"""Seconds between progress lines of a stage without a terminal, as in a log file."""
 
 OUTPUT = "output.txt"
-"""What the process of a stage prints, in its folder."""
+"""File with the output of a stage's process, in its folder."""
 
 
 class Trained(NamedTuple):
-    """How far a stage has come, in all calls so far."""
+    """The progress of a stage, in all calls so far."""
 
     steps: int
     seconds: float
@@ -61,7 +61,7 @@ class Stage:
 
     @property
     def trained(self) -> Trained:
-        """Steps and seconds of training in its checkpoint; 0 where there is none."""
+        """Steps and seconds of training in its checkpoint; 0 without one."""
         return trained(self.checkpoint)
 
     def command(self, *options: str) -> list[str]:
@@ -70,7 +70,7 @@ class Stage:
 
 
 def trained(checkpoint: Path) -> Trained:
-    """Steps and seconds of training that are in a checkpoint; 0 where there is none."""
+    """Steps and seconds of training in a checkpoint; 0 without one."""
     import torch
 
     if not checkpoint.is_file():
@@ -83,26 +83,26 @@ def trained(checkpoint: Path) -> Trained:
 def fit(
     stages: Mapping[Stage, float | None], options: Sequence[str] = (), threads: int | None = None
 ) -> list[dict[str, Any]]:
-    """Trains stages side by side, and shows how far each is; on Ctrl-C each keeps a checkpoint.
+    """Trains stages at the same time, and shows their progress; on Ctrl-C each writes a checkpoint.
 
     Args:
-        stages: The stages, each with its training time in this call in seconds, or None for as long as its config says;
-            their commands are printed.
+        stages: The stages, each with its training time in this call in seconds, or None for the time in its config.
+            Their commands are printed.
         options: Options of every `fit`.
-        threads: CPU threads of each; by default as torch chooses.
+        threads: CPU threads of each; by default chosen by torch.
 
     Returns:
-        Each command, with the seconds until all had ended.
+        Each command, with the seconds until all ended.
 
     Raises:
-        InputError: A training failed; it names the file with what it printed.
+        InputError: A training failed; the message names the file with its output.
     """
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     with _ending_on_signals(), ExitStack() as stack:
         start, running, commands = time.monotonic(), [], []
         for stage, seconds in stages.items():
             limit: list[str] = []
-            if seconds is not None:  # Lightning's max_time counts from the first call on
+            if seconds is not None:  # Lightning's max_time includes earlier calls
                 limit = ["--trainer.max_time", json.dumps({"seconds": round(stage.trained.seconds + seconds)})]
             words = stage.command(*limit, *options)
             commands.append(shlex.join([PROGRAM, *words]))
@@ -110,7 +110,7 @@ def fit(
             stage.folder.mkdir(parents=True, exist_ok=True)
             output = stack.enter_context((stage.folder / OUTPUT).open("ab"))
             command = [*COMMAND, *words, "--trainer.enable_progress_bar", "false"]
-            # A session of its own: on Ctrl-C only this process is interrupted, and asks the others to end, once.
+            # In a new session: Ctrl-C interrupts only this process, which then ends the others, once.
             process = subprocess.Popen(
                 command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
@@ -122,7 +122,7 @@ def fit(
             last = (path.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
             raise InputError(
                 f"{stage.name}: its training ended with code {code}: {last.removeprefix(PROGRAM + ': ')} "
-                f"({path} has all that it printed)"
+                f"(see {path} for its output)"
             )
     for stage in stages:
         print(f"{stage.name}: {stage.trained.steps} steps in {stage.trained.seconds / 60:.1f} minutes", flush=True)
@@ -132,7 +132,7 @@ def fit(
 
 @contextmanager
 def _ending_on_signals() -> Iterator[None]:
-    """Lets SIGTERM and SIGHUP end this process as an exception does, so that no training is left behind."""
+    """Makes SIGTERM and SIGHUP raise an exception, so that no training process is left running."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -150,7 +150,7 @@ def _ending_on_signals() -> Iterator[None]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process, if it runs yet, and waits until it has written its checkpoint."""
+    """Ends a process that still runs, and waits until it has written its checkpoint."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     process.wait()
@@ -159,7 +159,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _watch(
     running: Sequence[tuple[Stage, subprocess.Popen[bytes]]], seconds: Mapping[Stage, float | None]
 ) -> tuple[Stage, int] | None:
-    """Shows a bar for each process, until all have ended or one has failed, which it returns with its code."""
+    """Shows a progress bar for each process until all have ended; returns a failed one with its exit code."""
     from tqdm import tqdm
 
     limited = "{desc:11} {percentage:3.0f}%|{bar}| {unit}{postfix}"
@@ -172,7 +172,7 @@ def _watch(
                     total=limit and before[stage] + limit,
                     position=place,
                     bar_format=limited if limit else "{desc:11} {elapsed}{postfix}",
-                    disable=None,  # where no terminal shows them
+                    disable=None,  # disabled without a terminal
                 )
             )
             for place, (stage, _) in enumerate(running)
@@ -200,7 +200,7 @@ def _watch(
 
 
 def state(stage: Stage) -> str:
-    """The last step and loss in a stage's log, or that it starts."""
+    """The last step and loss in a stage's log, or "starting"."""
     log = read_log(stage.folder)
     if not log.get("train/loss"):
         return "starting"
@@ -209,12 +209,12 @@ def state(stage: Stage) -> str:
 
 
 def read_log(folder: Path) -> Log:
-    """The values that the CSVLogger of a training logged in FOLDER/log, with their steps, in all calls."""
+    """The values that CSVLogger wrote to FOLDER/log in all calls, with their steps."""
     log: Log = {}
     versions = sorted(folder.glob("log/version_*/metrics.csv"), key=lambda path: int(path.parent.name[8:]))
     for name, step, value in (entry for path in versions for entry in _entries(path)):
         points = log.setdefault(name, [])
-        while points and points[-1][0] >= step:  # of a training that was resumed from before it
+        while points and points[-1][0] >= step:  # the training was resumed from an earlier step
             points.pop()
         points.append((step, value))
     return log

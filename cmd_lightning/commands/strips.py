@@ -1,4 +1,4 @@
-"""Clips as a model sees them, side by side, for a page."""
+"""Clips and what a model makes of them, side by side, for a page."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def strips(
 
     Args:
         rows: Videos or still images of each clip by name, as `CMD.preview` returns them, in [-1, 1].
-        captions: Of the clips.
-        texts: What is written below each panel.
+        captions: Captions of the clips.
+        texts: Text below each panel.
         fps: Frames per second.
-        scale: Factor by which a pixel is enlarged.
+        scale: Factor by which pixels are enlarged.
     """
     panels = []
     for i, (caption, text) in enumerate(zip(captions, texts, strict=True)):

@@ -15,22 +15,22 @@ from cmd_lightning.commands.train_configs import stage_of
 from cmd_lightning.errors import InputError, check_at_least
 
 STOPPED = (130, 143)
-"""Exit codes of a command that Ctrl-C or SIGTERM ended."""
+"""Exit codes after Ctrl-C or SIGTERM."""
 
 RECORD = "train.json"
-"""What a run was started with, in its folder; a folder without it is not a run, and is left alone."""
+"""Settings and facts of a run, in its folder; a folder without this file is not a run, and is left unchanged."""
 
 HOLD_OUT = 0.1
-"""The part of the clips that nothing is trained on."""
+"""The share of the clips that are held out from training."""
 
 GUIDANCE = "content=2,motion=1"
-"""Guidance scales of the model where none are given."""
+"""Default guidance scales of the model."""
 
 LARGEST = 512
-"""Side of frames beyond which learning pixels from scratch is hopeless, and memory runs out."""
+"""Largest side of frames; larger ones cannot be learned from scratch in pixels, and need too much memory."""
 
 SHOWN = 8
-"""Samples that are generated."""
+"""Number of samples to generate."""
 
 
 def train(
@@ -48,7 +48,7 @@ def train(
 
     The same command resumes an interrupted run; with larger --minutes or --steps it trains a finished one longer. A
     tenth of the clips is held out for the scores. Each command is printed before it runs, and its config is in OUT,
-    so you can change the config and run the command yourself; a config that you changed is kept. OUT/model,
+    so you can change the config and run the command yourself; changed configs are kept. OUT/model,
     OUT/samples and the report are written again in each call.
 
     Args:
@@ -76,7 +76,7 @@ def train(
     if captions is not None and not Path(captions).exists():
         raise InputError(f"--captions {captions}: no such file; give a table of the clips, or leave it out")
     if Path(clips).resolve() in [Path(out).resolve(), *Path(out).resolve().parents]:
-        raise InputError(f"--out {out}: it is in the folder of the clips; give one elsewhere")
+        raise InputError(f"--out {out}: it is in the folder of the clips; give one outside of it")
     settings = {"clips": clips, "captions": captions, "classes": classes, "size": size, "seed": seed}
     run = open_run(Path(out), settings)
     try:
@@ -98,9 +98,9 @@ class Run:
     """A run: its folder and its record.
 
     Attributes:
-        folder: All that it writes is in there.
-        settings: What it was started with, by option.
-        facts: What was found out about the clips, and how long its commands took.
+        folder: Folder for all files of the run.
+        settings: Its options, by name.
+        facts: Facts about the clips, and its commands with their times.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], facts: dict[str, Any]) -> None:
@@ -114,7 +114,7 @@ class Run:
             draft.write_text(json.dumps({"settings": self.settings, "facts": self.facts}, indent=2) + "\n")
 
     def call(self, *words: object) -> None:
-        """Prints a command, runs it in this process, and notes how long it took."""
+        """Prints a command, runs it in this process, and records its time."""
         done = call(*words)
         self.note(commands=[*self.facts["commands"], done])
 
@@ -122,7 +122,7 @@ class Run:
 def open_run(folder: Path, settings: dict[str, Any]) -> Run:
     """Begins a run in a new or empty folder, or continues one that was started with the same settings.
 
-    Until its clips are packed nothing depends on the settings, so that a mistake in them can be corrected.
+    Settings may change until the clips are packed, so that mistakes can be corrected.
     """
     path = folder / RECORD
     if folder.exists() and not folder.is_dir():
@@ -151,19 +151,19 @@ def open_run(folder: Path, settings: dict[str, Any]) -> Run:
 
 
 def same(value: Any, other: Any) -> bool:
-    """Whether two settings are the same; of a path, with or without a slash at its end."""
+    """Whether two settings are equal; paths may differ in a slash at the end."""
     return Path(value) == Path(other) if isinstance(value, str) and isinstance(other, str) else value == other
 
 
 def so_far(run: Run) -> str:
-    """The steps that the checkpoints of a run have, for people."""
+    """The steps in the checkpoints of a run, as text."""
     steps = {name: stage_of(run.folder, name).trained.steps for name in train_configs.STAGES}
     kept = [f"{name} at step {done}" for name, done in steps.items() if done]
     return f" ({', '.join(kept)})" if kept else ""
 
 
 def pack(run: Run) -> None:
-    """Packs the clips, once, and looks at what they are like."""
+    """Packs the clips, if not done yet, and records facts about them."""
     if "splits" in run.facts:
         return
     clips, shards = Path(run.settings["clips"]), run.folder / "shards"
@@ -171,11 +171,11 @@ def pack(run: Run) -> None:
     captions = run.settings["captions"]
     if all(any(folder.glob("*.tar")) for folder in folders.values()):
         if captions:
-            raise InputError(f"--captions {captions}: CLIPS {clips} are shards, which have theirs; leave it out")
+            raise InputError(f"--captions {captions}: CLIPS {clips} are shards with their own captions; leave it out")
     else:
         held_out = split_of(clips, captions)
         folders = {"train": shards / "train", "test": shards / (held_out or "test")}
-        shutil.rmtree(shards, ignore_errors=True)  # what an interrupted run left
+        shutil.rmtree(shards, ignore_errors=True)  # files of an interrupted run
         table = ("--captions", captions) if captions else ()
         options = () if held_out else ("--hold-out", HOLD_OUT, "--seed", run.settings["seed"])
         report = run.folder / "pack.json"
@@ -185,7 +185,7 @@ def pack(run: Run) -> None:
 
 
 def split_of(clips: Path, captions: str | None) -> str | None:
-    """The split of the table that holds clips out, or None where the table has no splits."""
+    """The name of the held-out split in the table; None if the table has no splits."""
     from cmd_lightning.cli import spelling
     from cmd_lightning.packing.annotations import read_annotations
 
@@ -201,7 +201,7 @@ def split_of(clips: Path, captions: str | None) -> str | None:
 
 
 def fit(run: Run, minutes: float | None, steps: int | None) -> None:
-    """Trains the stages: the autoencoder, then content and motion model side by side, or one by one on a GPU."""
+    """Trains the stages: the autoencoder, then content and motion model at the same time, or on a GPU in turn."""
     import torch
 
     from cmd_lightning.threads import cores
@@ -235,11 +235,11 @@ def fit(run: Run, minutes: float | None, steps: int | None) -> None:
                 )
     if complete:
         limit = f"--minutes {minutes:g}" if minutes else f"--steps {steps}"
-        print(f"all stages are trained for {limit} already; give more to train them longer", flush=True)
+        print(f"all stages are already trained for {limit}; give more to train longer", flush=True)
 
 
 def sample(run: Run) -> None:
-    """Exports the model, scores it on held-out clips, generates samples; those of an earlier call are replaced."""
+    """Exports the model, scores it on held-out clips, generates samples; replaces those of an earlier call."""
     folder, seed = run.folder, run.settings["seed"]
     for name in ("model", "samples"):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -250,7 +250,7 @@ def sample(run: Run) -> None:
     options: tuple[object, ...] = ("--num", SHOWN)
     if run.facts["condition"] == "captions":
         prompts = folder / "prompts.txt"
-        if not prompts.exists():  # else they may be your own
+        if not prompts.exists():  # otherwise they may be the user's
             with replaced(prompts) as draft:
                 draft.write_text("\n".join(run.facts["prompts"]) + "\n", encoding="utf-8")
         options = ("--prompts", prompts, "--num", -(-SHOWN // len(read_prompts(str(prompts)))))

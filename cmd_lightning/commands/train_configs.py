@@ -19,19 +19,19 @@ STAGES = {
     "content": "captions or classes -> content frame",
     "motion": "content frame -> motion latent",
 }
-"""The stages, in order, and what each learns."""
+"""The stages in order, with what each learns."""
 
 ROUNDS = (("autoencoder",), ("content", "motion"))
 """Stages that may train at the same time."""
 
 SHARES = {"autoencoder": 0.3, "content": 0.7, "motion": 0.7}
-"""The part of the training time that a stage has, where those of a round train at the same time."""
+"""The share of the training time of each stage, if the stages of a round train at the same time."""
 
 FRAMES, FPS = 16, 8.0
-"""Frames of a clip, and frames per second where the clips are long enough."""
+"""Frames of a clip, and frames per second if the clips are long enough."""
 
 TESTED = 64
-"""Held-out clips that are scored."""
+"""Number of held-out clips to score."""
 
 SAMPLING_STEPS = 50
 """Denoising steps of content frame and motion, in the model and in its test."""
@@ -41,10 +41,10 @@ GPU: dict[str, dict[str, Any]] = {
     "content": {"width": 128, "layers": 2, "heads": 8},
     "motion": {"width": 128, "layers": 2},
 }
-"""Arguments of the networks on a GPU, where they are larger."""
+"""Arguments of the larger networks on a GPU."""
 
 MOST_WORDS = 1000
-"""Different words of the captions that are learned, the most frequent ones."""
+"""Largest vocabulary of captions: the most frequent words."""
 
 
 def stage_of(folder: Path, name: str) -> Stage:
@@ -56,13 +56,12 @@ def facts_of(splits: Mapping[str, Path], settings: Mapping[str, Any]) -> dict[st
     """Facts about the clips of a run.
 
     Returns:
-        "clips", how many were looked at; "condition", what videos are generated from: "captions", "classes" or
-        "nothing"; "classes", their names; "prompts", some captions of held-out clips; "words" of the captions; "fps",
-        at which clips are read.
+        "clips", their number; "condition", what videos are generated from: "captions", "classes" or "nothing";
+        "classes", their names; "prompts", some captions of held-out clips; "words" of the captions; "fps", the frame
+        rate at which clips are read.
 
     Raises:
-        InputError: The clips, or those held out, are too short, or have no captions or classes where these are asked
-            for.
+        InputError: Training or held-out clips are too short, or lack the requested captions or classes.
     """
     from cmd_lightning.commands.files import warn
     from cmd_lightning.data.index import read_index
@@ -87,7 +86,7 @@ def facts_of(splits: Mapping[str, Path], settings: Mapping[str, Any]) -> dict[st
     asked = bool(settings["captions"] or not classes) and not settings["classes"]
     labelled = classes and len(seen.labels) == seen.clips
     condition = "captions" if asked and seen.captions else "classes" if labelled else "nothing"
-    # A clip is two seconds; of shorter ones as long as nine in ten are, of slow ones every frame.
+    # A clip has two seconds, or if videos are shorter, the length that nine in ten have; slow videos use every frame.
     fps = round(min(seen.fps, max(FPS, FRAMES / seen.seconds)), 3)
     length = f"shorter than {FRAMES} frames at {fps:g} per second"
     if held_out.too_short(FRAMES, fps) == held_out.clips:
@@ -116,7 +115,7 @@ def words(captions: list[str]) -> list[str]:
 
 
 def write_configs(run: Run) -> None:
-    """Writes the configs that are not there yet; one that you have changed stays as it is."""
+    """Writes the configs that do not exist yet; changed ones are kept."""
     import torch
 
     from cmd_lightning.commands.derived_configs import write_config
@@ -132,7 +131,7 @@ def write_configs(run: Run) -> None:
 
 
 def stage_changes(run: Run, name: str, gpu: bool) -> dict[str, Any]:
-    """What differs from `BASE` in the config of a stage."""
+    """Changes of `BASE` in the config of a stage."""
     from cmd_lightning.threads import cores
 
     size = run.settings["size"]
@@ -161,12 +160,12 @@ def stage_changes(run: Run, name: str, gpu: bool) -> dict[str, Any]:
 
 
 def logger(kind: str, folder: str) -> dict[str, Any]:
-    """A logger that writes to a folder of the stage's."""
+    """A logger that writes to the folder of a stage."""
     return {"class_path": f"lightning.pytorch.loggers.{kind}", "init_args": {"save_dir": None, "name": folder}}
 
 
 def text_encoder(words: list[str]) -> dict[str, Any]:
-    """A vector for each word, which learns far faster from few captions than a text tower does."""
+    """A vector for each word, which learns much faster from few captions than a text tower."""
     return {"class_path": "PhraseEncoder", "init_args": {"words": words, "dim": 64}}
 
 
@@ -185,7 +184,7 @@ def data_of(run: Run) -> dict[str, Any]:
 
 
 def test_changes(run: Run) -> dict[str, Any]:
-    """What differs from `BASE` in the config of the three stages together."""
+    """Changes of `BASE` in the config of the three stages together."""
     data = data_of(run) | {"batch_size": 8}
     trainer = {"limit_test_batches": TESTED // 8, "logger": False, "callbacks": [], "devices": 1}
     sampling = {"steps": SAMPLING_STEPS}

@@ -1,4 +1,4 @@
-"""The page about a `train` run, made from the files that its commands left."""
+"""The report of a `train` run, from the files that its commands wrote."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 TITLES = {"autoencoder": "Autoencoder", "content": "Content model", "motion": "Motion model"}
 SHOWN = 6
-"""Held-out clips on the page."""
+"""Number of held-out clips on the page."""
 
 
 def write_page(run: Run) -> str:
-    """Writes RUN/report.html and RUN/scores.json; returns their path and the main scores, for people."""
+    """Writes RUN/report.html and RUN/scores.json; returns a text with the path and the main scores."""
     tests = json.loads((run.folder / "cmd" / "test.json").read_text())
     scores = {test["metric"]: test["value"] for test in tests}
     logs = {name: read_log(run.folder / name) for name in STAGES}
@@ -67,7 +67,7 @@ def write_page(run: Run) -> str:
 
 
 def next_commands(run: Run) -> list[str]:
-    """What to do next, as comments and commands."""
+    """Commands to run next, with comments."""
     settings, folder = run.settings, run.folder.as_posix()
     options = [f"--captions {shlex.quote(settings['captions'])}"] * bool(settings["captions"])
     options += ["--classes"] * settings["classes"]
@@ -82,7 +82,7 @@ def next_commands(run: Run) -> list[str]:
 
 
 def samples(run: Run) -> list[Panel]:
-    """The samples, with what each was generated from."""
+    """The samples with their conditions."""
     panels = []
     for path in sorted((run.folder / "samples").glob("*.mp4")):
         record = json.loads(path.with_suffix(".json").read_text())
@@ -95,7 +95,7 @@ def samples(run: Run) -> list[Panel]:
 
 
 def shown(run: Run) -> list[Panel]:
-    """A panel for each of some held-out clips: original, content frame, reconstruction, sampled motion, sample."""
+    """Panels of some held-out clips: original, content frame, reconstruction, sampled motion, sample."""
     config = yaml.safe_load((run.folder / "cmd.yaml").read_text())
     data = WebVidDataModule(**config["data"]["init_args"] | {"batch_size": SHOWN})
     batch = next(iter(data.test_dataloader()))
@@ -107,7 +107,7 @@ def shown(run: Run) -> list[Panel]:
 
 
 def scale_of(run: Run) -> int:
-    """The factor by which a pixel is enlarged."""
+    """The factor by which pixels are enlarged."""
     return 2 if run.settings["size"] < 128 else 1
 
 

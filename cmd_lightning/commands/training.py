@@ -30,20 +30,20 @@ from cmd_lightning.progress import notify
 
 
 class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
-    """LightningCLI that calls classes only, reads checkpoints as plain data, and writes predictions to files."""
+    """LightningCLI that calls only classes, reads checkpoints as plain data, and writes predictions to files."""
 
     @optional_save_dir()
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Sets defaults that hold for every config."""
+        """Sets defaults for all configs."""
         parser.set_defaults({"seed_everything": 0, "trainer.enable_model_summary": False})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parses `args`, and not the process's own command line."""
+        """Parses `args` instead of the command line of the process."""
         self.words: list[str] = list(args or [])
-        self.config = parser.parse_args(args)  # type: ignore[arg-type]  # a list, as `run` gives
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]  # a list, from `run`
         check_class_paths(self.config)
         verb = self.config.get("subcommand")
         checkpoint = self.config[verb].get("ckpt_path") if verb else None
@@ -51,7 +51,7 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
             checkpoints.read(checkpoint, "ckpt_path", "give one that `fit` wrote")
 
     def instantiate_classes(self) -> None:
-        """Puts the logs of loggers without a folder into the Trainer's; the config that is saved does not name it."""
+        """Sets the Trainer's folder for loggers without one; the saved config does not contain it."""
         self.given = self.config
         self.config = self.config.clone()
         trainer = self._get(self.config, "trainer")
@@ -63,7 +63,7 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
         super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The Trainer, with our progress bar, and a callback that saves the config as it was given."""
+        """The Trainer, with our progress bar, and the config as given, for the callback that saves it."""
         self.config = self.given
         options = self._get(self.config_init, "trainer")
         given = options.callbacks if isinstance(options.callbacks, list) else [options.callbacks]
@@ -81,7 +81,7 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
 
     @property
     def callbacks(self) -> list[Callback]:
-        """The Trainer's."""
+        """The callbacks of the Trainer."""
         return self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
 
     @property
@@ -91,7 +91,7 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
         return next((callback.path(self.trainer) for callback in found), None)
 
     def before_fit(self) -> None:
-        """Makes sure that an interrupted fit leaves a checkpoint."""
+        """Adds a callback, if needed, so that interrupted training writes a checkpoint."""
         fast = self.trainer.fast_dev_run  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
         wanted = self.config.fit.trainer.enable_checkpointing is not False and not fast
         if wanted and self.last_checkpoint is None:
@@ -109,12 +109,12 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
         """Raises an InputError unless the model overrides one of the methods of `LightningModule`."""
         if all(getattr(type(self.model), name) is getattr(LightningModule, name) for name in methods):
             raise InputError(
-                "model: test and predict are for what makes videos: VideoDiffusion, and class CMD, the three stages "
-                "together, as in configs/.../cmd.yaml; a stage alone has `validate`"
+                "model: test and predict need a model that generates videos: VideoDiffusion, or class CMD, the three "
+                "stages together, as in configs/.../cmd.yaml; for a single stage use `validate`"
             )
 
     def fit(self, **kwargs: Any) -> None:
-        """Trains, from `ckpt_path` on if it is given; `last` begins where there is no last checkpoint yet."""
+        """Trains, from `ckpt_path` if it is given; `last` starts a new run if there is no last checkpoint yet."""
         kwargs = self.resolve_last(kwargs, needed=False)
         self.trainer.fit(**kwargs, weights_only=True)
         fast = self.trainer.fast_dev_run  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
@@ -122,20 +122,20 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
             self.finish()
 
     def finish(self) -> None:
-        """Ends a fit: validates the weights that it ends with, and reports what there is and what to run next."""
+        """Ends training: validates the final weights, and reports the checkpoint and the commands to run next."""
         trainer, step = self.trainer, self.trainer.global_step
         if not step:
-            raise InputError("trainer: no step was trained; give it more time, or more clips than a batch has")
-        whole = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)  # others cannot set up twice
+            raise InputError("trainer: no step was trained; give more time, or more clips than the batch size")
+        whole = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)  # others cannot be set up twice
         if self.validated.step != step and whole and count(trainer.num_val_batches):
             trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         figures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if "loss_at" not in name)
+        losses = ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if "loss_at" not in name)
         log_dir = trainer.log_dir  # on every process: it is broadcast
         if not trainer.is_global_zero:
             return
         last = self.last_checkpoint
-        tell(f"{last or trainer.default_root_dir} after step {step}{': ' * bool(told)}{told}")
+        tell(f"{last or trainer.default_root_dir} after step {step}{': ' * bool(losses)}{losses}")
         if images := list(Path(log_dir or ".", "videos").glob(f"*-step{step}.gif")):
             tell(f"images: {images[0]}")
         if last is not None:
@@ -151,11 +151,11 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
         self.trainer.test(**self.resolve_last(kwargs), weights_only=True)
 
     def predict(self, **kwargs: Any) -> None:
-        """Generates over the test data; the `VideoWriter` callback keeps what comes out."""
+        """Generates videos for the test data; the `VideoWriter` callback writes them."""
         self.trainer.predict(**self.resolve_last(kwargs) | {"return_predictions": False}, weights_only=True)
 
     def resolve_last(self, kwargs: dict[str, Any], needed: bool = True) -> dict[str, Any]:
-        """Arguments of a verb, in which `ckpt_path: last` is the file of `LastCheckpoint`, or if not `needed` None."""
+        """Arguments of a verb; replaces `ckpt_path: last` by the file of `LastCheckpoint`, or None if not `needed`."""
         last = self.last_checkpoint
         if kwargs.get("ckpt_path") != "last" or last is None:
             return kwargs
@@ -175,27 +175,27 @@ class CMDCLI(NoOptionsFromCheckpoint, LightningCLI):
 
 
 class Validated(Callback):
-    """Reports the start of a fit, and notes the step of the last validation."""
+    """Reports the start of training, and records the step of the last validation."""
 
     step: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reports what is trained, and the run folder."""
+        """Reports stage, trainable parameters and run folder."""
         weights = sum(weight.numel() for weight in pl_module.parameters() if weight.requires_grad)
         tell(f"fit {stage_name(pl_module)}: {weights:,} trainable parameters, run folder {trainer.default_root_dir}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes it, unless only a few batches were tried before the fit."""
+        """Records the step, unless it was only the check before training."""
         if not trainer.sanity_checking:
             self.step = trainer.global_step
 
 
 tell = rank_zero_only(notify)
-"""A line for the user from the first process alone."""
+"""Prints a line for the user, on the first process only."""
 
 
 def trainer_error(options: jsonargparse.Namespace, error: Exception) -> InputError:
-    """What Lightning says of options of the Trainer, with those that it says it of."""
+    """An error of Lightning about options of the Trainer, with the names of these options."""
     text = " ".join(str(error).split())
     named = {name: value for name, value in vars(options).items() if isinstance(value, str | int) and value != ""}
     culprits = [
@@ -219,7 +219,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def run_cli(arguments: Sequence[str]) -> None:
-    """The same, with all warnings; a user's mistake becomes an `InputError`."""
+    """As `run`, but with all warnings; turns mistakes of the user into an `InputError`."""
     strict = {"exit_on_error": False, "allow_abbrev": False}
     try:
         CMDCLI(
@@ -235,13 +235,13 @@ def run_cli(arguments: Sequence[str]) -> None:
         if not worker_died(error):
             raise
         raise InputError(
-            f"data.num_workers: {reason(error)}; its last words, if any, are above: fix that, or if memory ran out "
+            f"data.num_workers: {reason(error)}; its messages, if any, are above: fix the cause, or if memory ran out "
             "lower data.num_workers or data.batch_size; then resume with --ckpt_path last"
         ) from error
     except MisconfigurationException as error:
         raise InputError(" ".join(str(error).split())) from error
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-        cause: BaseException | None = error  # jsonargparse wraps what a constructor raises
+        cause: BaseException | None = error  # jsonargparse wraps errors of constructors
         while cause is not None and not isinstance(cause, InputError):
             cause = cause.__cause__
         if cause is not None:
@@ -252,13 +252,13 @@ def run_cli(arguments: Sequence[str]) -> None:
             raise InputError(f"{place} {owner[-1].rpartition('.')[2] if owner else ''}: {reason(missing)}") from error
         if isinstance(error, jsonargparse.ArgumentError):
             raise InputError(explain(str(error), known_classes())) from error
-        if raised_in(error, "lightning"):  # of options of the Trainer, as it reads the data
+        if raised_in(error, "lightning"):  # about options of the Trainer that depend on the data
             raise InputError(" ".join(str(error).split())) from error
         raise
 
 
 def missing_package(error: BaseException | None) -> ModuleNotFoundError | None:
-    """The error of an import behind another one, as of a logger whose library is not installed."""
+    """The import error that caused another error, such as for a logger whose library is not installed."""
     while error is not None and not isinstance(error, ModuleNotFoundError):
         error = error.__cause__ or error.__context__
     return error

@@ -1,4 +1,4 @@
-"""What `generate` makes from clips: their content or motion, changed, edited, continued or mixed."""
+"""How `generate` uses clips: it changes, edits, continues or mixes their content and motion."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ FILES = {"content_from": "--content-from", "motion_from": "--motion-from", "vide
 
 @dataclass(frozen=True)
 class Use:
-    """What a video is made from besides its prompt and image, as the options of `generate` say.
+    """Inputs of a video besides its prompt and image, from the options of `generate`.
 
     Args:
-        content_from: File of which the content frame is kept.
-        motion_from: Clip of which the motion is followed.
-        video: Clip that is changed, edited, continued, or where an interpolation begins.
-        mask: Image that is white where to edit.
-        second: Clip where an interpolation ends.
-        weight: Share of that clip, from 0 to 1.
-        interpolate: Stage that is interpolated.
-        frames: Frames of a longer video.
+        content_from: File whose content frame is kept.
+        motion_from: Clip whose motion is followed.
+        video: Clip to change, edit or continue, or the start of an interpolation.
+        mask: Image, white where to edit.
+        second: End of an interpolation.
+        weight: Weight of `second`, from 0 to 1.
+        interpolate: Stage to interpolate.
+        frames: Number of frames of a longer video.
         overlap: Frames that its windows share.
-        content_strength: How far to change the content that is given.
-        motion_strength: How far to change the motion that is given.
+        content_strength: How much to change the given content.
+        motion_strength: How much to change the given motion.
     """
 
     content_from: str | None = None
@@ -58,7 +58,7 @@ class Use:
 
     @property
     def strength(self) -> dict[str, float]:
-        """How far to change what is given, of the stages for which that is set."""
+        """How much to change the given clips, for stages with a strength."""
         both = {"content": self.content_strength, "motion": self.motion_strength}
         return {stage: value for stage, value in both.items() if value is not None}
 
@@ -73,13 +73,13 @@ class Use:
 def uses_of(
     clips: Mapping[str, Sequence[str] | None], num: int, strength: Mapping[str, float] | None, **options: Any
 ) -> list[Use]:
-    """What is made of each clip, or for each video from one clip to another; empty without such options.
+    """A use for each clip, or for each video of an interpolation; [] without such options.
 
     Args:
         clips: Files by attribute of `Use`.
-        num: Videos of each clip, or of an interpolation.
+        num: Videos per clip, or of an interpolation.
         strength: Strengths by stage.
-        **options: Other attributes, the same for all; of `generate`.
+        **options: Other attributes, from `generate`, equal for all.
 
     Raises:
         InputError: Files are missing, or options do not go together.
@@ -109,7 +109,7 @@ def uses_of(
 def check_together(
     given: Mapping[str, Sequence[str]], num: int, strength: Mapping[str, float] | None, options: Mapping[str, Any]
 ) -> None:
-    """Reject options that exclude each other, or that need others."""
+    """Reject options that conflict or need others."""
     if "video" in given and (other := next((name for name in ("content_from", "motion_from") if name in given), None)):
         raise InputError(f"--video and {FILES[other]}: give one of the two")
     kinds = {"--mask": "mask" in given, "--interpolate": options["interpolate"], "--frames": options["frames"]}
@@ -118,7 +118,7 @@ def check_together(
     if several and several[0] != "--frames" and "video" not in given:
         raise InputError(f"{several[0]}: no clip is given; give --video")
     if options["interpolate"] and len(given["video"]) != 2:
-        raise InputError(f"--interpolate {options['interpolate']}: give --video the two clips to go between")
+        raise InputError(f"--interpolate {options['interpolate']}: give --video two clips, start and end")
     if options["interpolate"] and num < 2:
         raise InputError(f"--num {num}: give at least 2 with --interpolate, as the two clips are among the videos")
     if options["overlap"] is not None and not options["frames"]:
@@ -128,31 +128,31 @@ def check_together(
 
 
 def made(pipeline: CMDPipeline, uses: Sequence[Use], call: Mapping[str, Any]) -> tuple[Tensor, list[str]]:
-    """Videos `(B, 3, T, H, W)`, uint8, and what was done to their clips, in words.
+    """Videos `(B, 3, T, H, W)`, uint8, and notes on changes of their clips, such as resizing.
 
     Args:
         pipeline: The model.
-        uses: What each is made from, all in the same way.
+        uses: Their inputs, all of the same kind.
         call: Arguments of the pipeline's call.
     """
     with warnings.catch_warnings(record=True, action="always", category=InputWarning) as reported:
         output = begun(pipeline, uses, dict(call))
         if uses[0].frames:
             output = continued(pipeline, uses, dict(call), output)
-    # What is said of prompts is reported for all batches at once.
+    # Notes on prompts are reported for all batches at once.
     texts = dict.fromkeys(str(warning.message) for warning in reported)
     videos = (output.frames * 255).round().byte().transpose(1, 2).cpu()
     return videos, [text for text in texts if text.startswith("clip of")]
 
 
 def begun(pipeline: CMDPipeline, uses: Sequence[Use], call: dict[str, Any]) -> Any:
-    """The pipeline's output for all but longer videos; for those, what they begin with, or None if that is a clip."""
+    """The pipeline's output; for longer videos, that of their first window, or None if they continue a clip."""
     use, given = uses[0], {name: [own.files[name] for own in uses] for name in uses[0].files}
     call["output_type"] = "pt"
     strength = use.strength
     if use.interpolate:
         weights = [own.weight for own in uses]
-        for name in {"prompt", "class_labels"} & call.keys():  # each video has that of its nearer clip already
+        for name in {"prompt", "class_labels"} & call.keys():  # each video has the one of the nearer clip already
             call[name] = (call[name][0], call[name][-1])
         own = {"strength": strength[use.interpolate]} if use.interpolate in strength else {}
         call |= {"seed": call.pop("seeds")[0], "weights": weights, "stage": use.interpolate} | own
@@ -169,7 +169,7 @@ def begun(pipeline: CMDPipeline, uses: Sequence[Use], call: dict[str, Any]) -> A
 
 
 def continued(pipeline: CMDPipeline, uses: Sequence[Use], call: dict[str, Any], begun: Any) -> Any:
-    """The pipeline's output for longer videos, which begin with those of another output, or with clips."""
+    """The pipeline's output for longer videos, which continue those of another output, or clips."""
     use = uses[0]
     assert use.frames is not None
     for name in ("image", "num_videos_per_prompt"):
@@ -180,12 +180,12 @@ def continued(pipeline: CMDPipeline, uses: Sequence[Use], call: dict[str, Any], 
 
 
 def use_of(data: Mapping[str, Any] | None) -> Use | None:
-    """A use from its record; None where there is none."""
+    """A use from its record; None for None."""
     return None if data is None else Use(**{field.name: data[field.name] for field in fields(Use)})
 
 
 def next_to(use: Use, folder: Path) -> Use:
-    """A use whose missing files are looked for in a folder, that of its record."""
+    """A use whose missing files are replaced by those in the folder of its record."""
     moved: dict[str, Any] = {
         name: str(folder / Path(file).name) for name, file in use.files.items() if not Path(file).exists()
     }

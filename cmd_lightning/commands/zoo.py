@@ -85,20 +85,20 @@ def show(name: str, *, json: str | None = None) -> None:
 
 
 def fields(entry: Entry) -> dict[str, Any]:
-    """What the JSON of `zoo list` says of an entry."""
+    """The fields of an entry in the JSON of `zoo list`."""
     card = entry.card
     known = {key: getattr(card, key) for key in ("name", "kind", "what", "source", "parameters", "config", "weights")}
     return known | {"module": entry.module, "ranked": bool(card.ranking)}
 
 
 def natural(measured: Mapping[str, Any]) -> str:
-    """How natural the content frames of an autoencoder are, on one line; "" where it is not measured."""
+    """How natural the content frames of an autoencoder are, on one line; "" if not measured."""
     errors = ", ".join(f"{found['denoising_error']:.2f} with {frame}" for frame, found in measured.items())
     return f"denoising error of content frames over that of real frames: {errors}" if errors else ""
 
 
 def counted_for(entry: Entry) -> str:
-    """What the parameters of a network are counted for, in words."""
+    """The input for which the parameters of a network are counted, in words."""
     card = entry.card
     if entry.kind == "motion":
         return "the latents of shapes32paper, as `zoo rank` trains it"
@@ -110,7 +110,7 @@ def counted_for(entry: Entry) -> str:
 
 
 def sizes(parameters: int | Mapping[str, int]) -> str:
-    """Parameters in words, of each part where there are several."""
+    """Parameters in words, by part if there are several."""
     if isinstance(parameters, int):
         return f"{parameters:,}"
     parts = ", ".join(f"{part} {short(number)}" for part, number in parameters.items())
@@ -118,7 +118,7 @@ def sizes(parameters: int | Mapping[str, int]) -> str:
 
 
 def short(number: int | None) -> str:
-    """A number in three digits: 3.21 M, 866 M, 1.41 B; nothing for None."""
+    """A number in three digits: 3.21 M, 866 M, 1.41 B; "" for None."""
     if number is None:
         return ""
     scale, unit = (1e9, "B") if number >= 999.5e6 else (1e6, "M") if number >= 999.5e3 else (1e3, "k")
@@ -128,12 +128,12 @@ def short(number: int | None) -> str:
 
 
 def cut(text: str, width: int) -> str:
-    """`text`, cut to a line of the terminal."""
+    """`text`, shortened to a line of the terminal."""
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"
 
 
 def listing(values: Mapping[str, str], width: int) -> str:
-    """Names and values that are not empty, a line or a wrapped paragraph each."""
+    """Names with non-empty values, each as a line or a wrapped paragraph."""
     names = max(len(name) for name in values) + 2
     wrapper = textwrap.TextWrapper(max(width, names + 20), break_on_hyphens=False, break_long_words=False)
     wrapper.subsequent_indent = " " * names
@@ -169,8 +169,8 @@ def rank(
         json: Write the result to this file; - is standard output, with nothing else on it.
 
     Raises:
-        InputError: There is no such model, it does not fit, its numbers are not finite, samples are too few, or there
-            is no card to save it in.
+        InputError: There is no such model, it cannot be built or trained, its numbers are not finite, samples are too
+            few, or there is no card to save it in.
     """
     check_positive(seeds=seeds, **{} if samples is None else {"samples": samples})
     for path in (config, model if model.endswith((".yaml", ".yml")) else None):
@@ -192,8 +192,8 @@ def rank(
     own = next((one for one in own_networks("motion") if one.name == found.name), None)
     if save and (own is None or found != candidate(own.name)):
         raise InputError(
-            f"--save: cards are of the zoo's motion models as configs/motion has them, and {found.name} is none of "
-            "these; leave it out, and keep the result by --json"
+            f"--save: only motion models of the zoo with their config in configs/motion have cards, not {found.name}; "
+            "leave it out, and keep the result by --json"
         )
     result = ranked(found, protocol, seeds, make_folder(Path(out), "--out"), tell)
     write_json({"name": found.name, "ranking": result}, json)

@@ -1,4 +1,4 @@
-"""Stages that train all weights of their network, or low-rank adapters alone."""
+"""Stages that train either all weights of their network or only low-rank adapters."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from cmd_lightning.stable_diffusion import StableDiffusion
 
 
 class AdaptedStage(DiffusionStage):
-    """A stage that may train adapters alone: its checkpoints then hold these, and name the base that they belong to.
+    """A stage that can train only adapters. Its checkpoints then contain these, and the name of their base.
 
     Attributes:
-        lora: The adapters; None where all weights are trained.
+        lora: The adapters; None if all weights are trained.
     """
 
     lora: LoRA | None = None
-    _adapted: dict[str, Any] | None = None  # what is trained on what, as plain data
+    _adapted: dict[str, Any] | None = None  # the adapters and their base, as plain data
 
     def add_adapters(self, base: StableDiffusion) -> None:
         """Adds the adapters of `lora` to the network, which has the weights of `base`."""
@@ -31,7 +31,7 @@ class AdaptedStage(DiffusionStage):
         own = fingerprint(self.network.state_dict())
         self._adapted = {"base": source, "fingerprint": own, "lora": self.lora.plain()}
         self.lora.add_to(self.network)
-        self.strict_loading = False  # a checkpoint of adapters leaves out what stays as it is in `base`
+        self.strict_loading = False  # a checkpoint of adapters leaves out the frozen weights of `base`
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

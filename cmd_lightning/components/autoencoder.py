@@ -27,12 +27,23 @@ class VideoAutoencoder(Component):
     """Trains an autoencoder network to reconstruct clips (paper section 3.2).
 
     Args:
-        network: Makes the network.
-        loss: "l2" is the paper's "simple reconstruction objective"; "l1" is what the authors ran on pixels.
-        latent_space: The space that it works in, such as `FrameLatents` of Stable Diffusion's VAE; pixels by default.
-        regulariser: Makes the latents easier to learn, by noise, masks or scales; nothing by default, as in the paper.
-        optimizer: Makes the optimiser from the trainable weights; by default the paper's.
-        **kwargs: As for `Component`.
+        network: Creates the network.
+        loss: "l2" is the paper's "simple reconstruction objective"; the authors used "l1" on pixels.
+        latent_space: The space of its inputs, such as `FrameLatents` of Stable Diffusion's VAE; pixels by default.
+        regulariser: Makes the latents easier to learn, by noise, masks or scales; off by default, as in the paper.
+        optimizer: Creates the optimiser from the trainable weights; by default the paper's.
+        **kwargs: Arguments of `Component`.
+
+    Examples:
+        A small autoencoder, before training. A batch is a dictionary with `video`, and `fps`, the frames per second:
+
+        >>> import torch
+        >>> from cmd_lightning.components import VideoAutoencoder
+        >>> from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
+        >>> stage = VideoAutoencoder(network=lambda: CMDAutoencoder(width=16, depth=1, heads=2, head_dim=8)).eval()
+        >>> batch = {"video": torch.rand(2, 3, 4, 8, 8), "fps": torch.full((2,), 8.0)}
+        >>> {name: tuple(images.shape) for name, images in stage.preview(batch).items()}
+        {'original': (2, 3, 4, 8, 8), 'content frame': (2, 3, 1, 8, 8), 'reconstruction': (2, 3, 4, 8, 8)}
     """
 
     stage = "autoencoder"
@@ -73,14 +84,14 @@ class VideoAutoencoder(Component):
         if height % least or width % least:
             raise InputError(
                 f"data.size [{height}, {width}]: height and width must be multiples of {least}, which is "
-                f"{self.latent_space.factor} pixels a latent point times the autoencoder's patch size "
+                f"{self.latent_space.factor} pixels per latent point times the autoencoder's patch size "
                 f"{self.network.granularity}; choose another"
             )
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         video = self.video(batch)
         content, motion = self.network.encode(video)
-        # The mean of all steps so far at first, then of about the last hundred.
+        # At first the mean of all steps so far, later of about the last hundred.
         self.network.measure_motion(motion, momentum=min(0.99, self.global_step / (self.global_step + 1)))
         disturbed = self.regulariser.disturb(content, motion, lambda name, shape: self.normal(batch, name)(shape))
         loss = self.error(self.network.decode(*disturbed), video)
@@ -92,7 +103,7 @@ class VideoAutoencoder(Component):
         video = self.video(batch)
         reconstruction = self.network(video)
         self.log_mean("val/loss", self.error(reconstruction, video), len(video))
-        if "video" not in batch:  # moments alone: there are no pixels to compare with
+        if "video" not in batch:  # only moments: there are no pixels to compare with
             return
         pixels = self.clip_range.pixels(batch["video"], self.dtype)
         for name, value in scores(self.latent_space.decode(reconstruction), pixels).items():

@@ -1,4 +1,4 @@
-"""What all trainable components share: batches to tensors, optimiser, draws by step, self-describing checkpoints."""
+"""The base of all trainable components: batches to tensors, optimiser, random numbers, self-describing checkpoints."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Component(FrozenParts):
     """A stage of CMD, or another model of videos, that is trained on batches of a DataModule.
 
     Args:
-        optimizer: Makes the optimiser from the trainable weights.
-        schedule: Makes the learning-rate schedule, stepped with every optimiser step.
+        optimizer: Creates the optimiser from the trainable weights.
+        schedule: Creates the learning-rate schedule, which is stepped after every optimiser step.
         gradient_checkpointing: Whether the network recomputes its activations in the backward pass, to save memory.
-        compile: Whether torch.compile compiles the network; or its arguments.
+        compile: Whether to compile the network with torch.compile; or the arguments of torch.compile.
 
     Attributes:
-        lr: Learning rate in place of the optimiser's own; None, unless `Tuner.lr_find` or the user sets it.
+        lr: Learning rate that replaces the optimiser's; None unless `Tuner.lr_find` or the user sets it.
     """
 
     stage: ClassVar[str]
@@ -79,18 +79,18 @@ class Component(FrozenParts):
         weights_only: bool | None = None,
         **kwargs: Any,
     ) -> Self:
-        """The component of a checkpoint that `fit` wrote, with averaged weights where there are some.
+        """Load the component from a checkpoint that `fit` wrote, with averaged weights if it has them.
 
         Checkpoints contain all arguments, so none is needed; no code from the checkpoint is run.
 
         Args:
             checkpoint_path: The checkpoint.
             map_location: Device to move the component to.
-            hparams_file: Not used; as for `strict` and `weights_only`, Lightning's method has it.
-            strict: Not used: all weights must be there.
+            hparams_file: Not used; like `strict` and `weights_only`, an argument of Lightning's method.
+            strict: Not used: no weight may be missing.
             weights_only: Not used: checkpoints are always loaded with weights only.
-            **kwargs: Arguments of the component in place of those that it was trained with. The optimiser and its
-                schedule are not recorded: the defaults, or these.
+            **kwargs: Arguments of the component that replace those of the training. Checkpoints do not record the
+                optimiser and its schedule: give them here, or the defaults are used.
 
         Raises:
             InputError: As for `load_stage`.
@@ -106,14 +106,14 @@ class Component(FrozenParts):
         """The arguments of the component that follow from the parts of a trained stage."""
 
     def adopt(self, stage: Stage, source: str) -> None:
-        """Takes over what a trained stage knows beside its parts; they learn on, as after a fit."""
+        """Takes shape and frame rate from a trained stage, and makes its parts trainable, as after training."""
         self.video_shape, self.fps = stage.video_shape or None, stage.fps
         for part in self.parts().values():
             if isinstance(part, nn.Module) and part not in self._frozen.values():
                 part.requires_grad_(True).train()
 
     def arguments(self) -> dict[str, Any]:
-        """What `load_from_checkpoint` needs beside the parts, as plain data."""
+        """Other arguments that `load_from_checkpoint` needs, besides the parts, as plain data."""
         return {}
 
     @abstractmethod
@@ -122,7 +122,7 @@ class Component(FrozenParts):
 
     @abstractmethod
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """What a look at the model shows: videos `(B, C, T, H, W)` or pictures `(B, C, H, W)` in [-1, 1], by name."""
+        """Videos `(B, C, T, H, W)` or images `(B, C, H, W)` in [-1, 1] that show results of the model, by name."""
 
     def configure_callbacks(self) -> list[Callback]:
         """A guard against numerical faults, unless the Trainer has one already."""
@@ -146,7 +146,7 @@ class Component(FrozenParts):
         }
 
     def configure_model(self) -> None:
-        """Switches gradient checkpointing and compilation on, and shards the weights where the strategy asks for it."""
+        """Enables gradient checkpointing and compilation, and shards the weights if the strategy requires it."""
         if self._configured:
             return
         self._configured = True
@@ -161,9 +161,9 @@ class Component(FrozenParts):
             shard(self, self.device_mesh)
 
     def video(self, batch: dict[str, Any]) -> Tensor:
-        """The batch's videos in the autoencoder's space, `(B, C, T, H, W)`; from their moments, where it has these.
+        """The batch's videos in the autoencoder's space, `(B, C, T, H, W)`; from their moments, if it has these.
 
-        In training a posterior is drawn from, with draws that belong to the samples; else its mean is taken.
+        Of a posterior, training takes a sample, with noise that depends on each clip's key; otherwise its mean is used.
         """
         space = self.latent_space
         if "moments" in batch:
@@ -175,7 +175,7 @@ class Component(FrozenParts):
             moments = space.moments(pixels)
         else:
             raise InputError(
-                f"data: these shards hold no videos and no moments, which the {self.stage} stage needs; "
+                f"data: these shards contain no videos and no moments, which the {self.stage} stage needs; "
                 "encode some with `shards encode --vae`, or train on videos"
             )
         latent = space.latent(moments, self.normal(batch, "posterior") if self.training else None)
@@ -186,7 +186,7 @@ class Component(FrozenParts):
             self.video_shape = shape
         if self.video_shape != shape:
             self.refuse(self.video_shape, shape_text(shape, space.factor))
-        if self.fps is None and self.training:  # those of validation may have another rate
+        if self.fps is None and self.training:  # validation clips may have another rate
             if "fps" not in batch:
                 rank_zero_warn(
                     f"data: batches have no `fps`, so generated videos get {DEFAULT_FPS:g} frames per second"
@@ -195,7 +195,7 @@ class Component(FrozenParts):
         return latent
 
     def check_clip(self, frames: int, height: int, width: int) -> None:
-        """Refuses clips of another length or size in pixels than the model was built for, before they are encoded."""
+        """Rejects clips of another length or size in pixels than the model was built for, before they are encoded."""
         if self.video_shape is not None:
             factor = self.latent_space.factor
             _, own_frames, *sides = self.video_shape
@@ -211,12 +211,12 @@ class Component(FrozenParts):
         )
 
     def check_shape(self, video_shape: tuple[int, int, int, int]) -> None:
-        """Raises InputError for a video shape that the networks cannot take; before the first batch is used."""
+        """Raises an InputError for a video shape that the networks do not support, before the first batch is used."""
 
     def on_fit_start(self) -> None:
-        """Takes up the seed of the run; allows clipping with fused optimisers.
+        """Reads the seed of the run; allows gradient clipping with fused optimisers.
 
-        Not with a gradient scaler, as it scales until the step.
+        Not with a gradient scaler, as gradients are then scaled until the step.
         """
         draws.begin()
         self._wanted = [options_of(optimizer) for optimizer in self.trainer.optimizers]
@@ -233,7 +233,7 @@ class Component(FrozenParts):
                 )
 
     def on_train_start(self) -> None:
-        """Has options of the optimiser that changed since the checkpoint hold, and reports them."""
+        """Applies options of the optimiser that changed since the checkpoint, and reports them."""
         if not self.trainer.ckpt_path:
             return
         for optimizer, wanted in zip(self.trainer.optimizers, self._wanted, strict=True):
@@ -243,26 +243,26 @@ class Component(FrozenParts):
                 rank_zero_only(notify)(change)
 
     def log_mean(self, name: str, value: Tensor, clips: int, prog_bar: bool = False) -> None:
-        """Log the mean of a batch in validation, to be averaged over the clips of all processes."""
+        """Log the mean over a validation batch; Lightning averages it over the clips of all processes."""
         # Lightning (2.6) divides the number of clips of all processes by the number of processes, and rounds it down.
         processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
         self.log(name, value, prog_bar=prog_bar, batch_size=clips * processes, sync_dist=True)
 
     def normal(self, batch: dict[str, Any], name: str) -> Callable[[tuple[int, ...]], Tensor]:
-        """From the shape of one sample to standard normal values for a batch, the samples' own under this name."""
+        """A function from a sample's shape to standard normal values `(B, *shape)` that depend on key and `name`."""
         keys, time = batch["key"], self._time(batch)
         return lambda shape: draws.normal(shape, name, keys, time).to(self.device)
 
     def uniform(self, batch: dict[str, Any], name: str) -> Tensor:
-        """A value in [0, 1) for each sample of a batch, its own under this name, `(B,)`."""
+        """A random value in [0, 1) for each sample of a batch that depends on its key and `name`, `(B,)`."""
         return draws.uniform(name, batch["key"], self._time(batch)).to(self.device)
 
     def _time(self, batch: dict[str, Any]) -> int | str:
-        """The epoch of the data; the step where they do not tell it, so that a clip never sees the same draws again."""
+        """The epoch of the data or, if batches lack it, the step, so that a clip never gets the same noise twice."""
         return batch.get("epoch", f"step {self.global_step}")
 
     def check_origin(self, batch: dict[str, Any]) -> None:
-        """Refuses a batch of latent shards that another latent space or another autoencoder encoded."""
+        """Rejects a batch of latent shards that another latent space or another autoencoder encoded."""
         ours = {part: own for part, own in self.origin().items() if part == "latent_space" or "content" in batch}
         for made_by in batch["made_by"]:
             for part, own in ours.items():
@@ -273,15 +273,15 @@ class Component(FrozenParts):
                     )
 
     def origin(self) -> dict[str, str]:
-        """What makes the latents that this stage learns: a fingerprint for each part."""
+        """The fingerprint of each part that computes the latents which this stage learns."""
         autoencoder = {"autoencoder": self.trained_on} if self.trained_on else {}
         return {"latent_space": self._frozen["latent_space"].fingerprint} | autoencoder
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Completes the batch, and seeds its draws, so that a resumed run repeats those of an uninterrupted one."""
+        """Completes the batch, and sets the seed, so that a resumed run repeats the random numbers of a whole one."""
         compat.count_resumed_epoch(self.trainer)
         self.has_keys = complete(batch, "train", self.trainer.global_rank, batch_idx)
-        # The draws of the components belong to the samples; this is for networks that draw, as dropout does.
+        # Noise of components depends on the samples' keys; this seed is for random layers such as dropout.
         draws.seed_step("train", self.global_step, batch_idx, self.trainer.global_rank)
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -302,7 +302,7 @@ class Component(FrozenParts):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses the checkpoint of another stage, and takes over what the data looked like."""
+        """Rejects the checkpoint of another stage, and takes shape and frame rate of the data from it."""
         about = checkpoint.get(KEY)
         if about is None or about["stage"] != self.stage:
             held = "something else" if about is None else f"the {about['stage']} stage"
@@ -312,7 +312,7 @@ class Component(FrozenParts):
             theirs, ours = (made[name] if name in made else made["init_args"][name] for made in (kept, own))
             if theirs != ours:
                 raise InputError(
-                    f"`ckpt_path`: its network has {name} {theirs}, this fit's has {ours}; set model.network to that, "
+                    f"`ckpt_path`: its network has {name} {theirs}, this run's has {ours}; set model.network to that, "
                     "or train from scratch without `ckpt_path`"
                 )
         self.video_shape, self.fps = tuple(about["video_shape"]) or None, about["fps"]

@@ -1,4 +1,4 @@
-"""Batches of any DataLoader: what they need, what has a default, and which range float clips have."""
+"""Batches of any DataLoader: required entries, defaults, and the range of float clips."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cmd_lightning.latent_space import from_uint8
 
 NEEDS = (
     "a batch is a dictionary with `video` (B, C, T, H, W), uint8 or floats in [-1, 1] or [0, 1], and `caption` or "
-    "`label` where the model is conditioned on these; see docs/data/training-on-shards.md"
+    "`label` if the model is conditioned on these; see docs/data/training-on-shards.md"
 )
 DEFAULT_FPS = 8.0
 """Frames per second of the videos of a model whose data have no `fps`."""
@@ -21,17 +21,17 @@ _ROUNDING = 1e-3  # beyond a range, as after resizing or in half precision
 
 
 def complete(batch: Any, *position: object) -> bool:
-    """Give the samples of a batch keys, if it has none, that follow from its position.
+    """Give the samples of a batch without keys some that depend on its position.
 
     Args:
-        batch: What a DataLoader yields; it is changed in place.
-        *position: What tells it from other batches.
+        batch: A batch of a DataLoader; it is changed in place.
+        *position: What distinguishes it from other batches, such as rank and number.
 
     Returns:
-        Whether it has keys of its own.
+        Whether the batch came with keys.
 
     Raises:
-        InputError: It is no dictionary, or holds no clips.
+        InputError: The batch is not a dictionary, or has no clips.
     """
     if not isinstance(batch, dict):
         raise InputError(f"data: a batch is a {type(batch).__name__}; {NEEDS}")
@@ -58,9 +58,9 @@ def field_of(batch: dict[str, Any], name: str, stage: str) -> Any:
 
 
 class ClipRange:
-    """Converts clips to [-1, 1]: uint8, or floats in one of two ranges, which the first batch shows.
+    """Converts clips to [-1, 1]: uint8, or floats in one of two ranges.
 
-    Floats are in [-1, 1] if any is negative, else in [0, 1]; all batches must have the same range.
+    Floats are taken to be in [-1, 1] if any is negative, else in [0, 1]; all batches must have the same range.
     """
 
     def __init__(self) -> None:
@@ -71,10 +71,10 @@ class ClipRange:
 
         Args:
             video: `(B, C, T, H, W)`, uint8 or floats.
-            dtype: Of the result.
+            dtype: Type of the result.
 
         Raises:
-            InputError: The clips have another shape, type or range, or another range than those before.
+            InputError: The clips have another shape, type or range, or another range than earlier ones.
         """
         if video.ndim != 5:
             raise InputError(f"data: `video` has the shape {tuple(video.shape)}; {NEEDS}")
@@ -83,7 +83,7 @@ class ClipRange:
         if not video.is_floating_point():
             raise InputError(f"data: `video` is {video.dtype}; {NEEDS}")
         low, high = (float(bound) for bound in torch.aminmax(video))
-        if not (low >= -1 - _ROUNDING and high <= 1 + _ROUNDING):  # NaN is no number in the range
+        if not (low >= -1 - _ROUNDING and high <= 1 + _ROUNDING):  # false for NaN too
             raise InputError(f"data: `video` has floats from {low:g} to {high:g}; {NEEDS}")
         lowest = -1 if low < -_ROUNDING else 0
         if self.lowest is None:

@@ -1,4 +1,4 @@
-"""Checkpoints that describe themselves: parts by class and arguments, so that a path is all a later stage needs."""
+"""Self-describing checkpoints: parts by class and arguments, so that a later stage needs only their path."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ PARTS: dict[str, dict[str, str]] = {
         "condition_encoder": "motion_text_encoder",
     },
 }
-"""The parts of a stage by their names in `Stage`: their names in a pipeline."""
+"""For each stage, the names of its parts in `Stage`, with their names in a pipeline."""
 
 CARRIED = "carried"
-"""The entry of a checkpoint with weights that were not trained, of parts that it shall open without other files."""
+"""The entry of a checkpoint with untrained weights of other parts, so that it opens without other files."""
 
 
 @dataclass
@@ -45,15 +45,15 @@ class Stage:
 
     Args:
         name: "autoencoder", "content", "motion" or "video".
-        parts: Networks, schedulers and the latent space by attribute name; averaged weights where there are some, in
+        parts: Networks, schedulers and the latent space by attribute name; averaged weights if it has them, in
             eval mode.
         video_shape: `(C, T, H, W)` of the videos that it was trained on.
-        fps: Frames a second of these videos.
-        trained_on: Fingerprint of the autoencoder whose latents it learned; None where it learned none's.
-        adapters: What was trained of the network in the public layout of LoRA; empty where all of it was.
-        averaged: Whether the checkpoint holds averaged weights; then they are what was opened.
+        fps: Frames per second of these videos.
+        trained_on: Fingerprint of the autoencoder whose latents it learned; None if it learned none.
+        adapters: The trained LoRA weights in their public layout; empty if all weights were trained.
+        averaged: Whether the checkpoint has averaged weights; then `parts` have them.
         arguments: Other arguments of the component that was trained, as plain data.
-        sampling: The `steps` and the `guidance` that it is sampled with by default, where it says so.
+        sampling: Default `steps` and `guidance` of sampling, if the checkpoint has them.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Stage:
 
     @property
     def latent_space(self) -> LatentSpace:
-        """The space that it works in."""
+        """The space of the autoencoder's inputs."""
         return self.parts.get("latent_space") or Pixels()
 
 
@@ -78,10 +78,10 @@ def load_stage(path: str | Path, stage: str, option: str) -> Stage:
     Args:
         path: The checkpoint; or a folder that `export` wrote, or a name of the zoo.
         stage: "autoencoder", "content", "motion" or "video".
-        option: What the user calls the path, for errors.
+        option: The user's option for the path, for errors.
 
     Raises:
-        InputError: There is no such file or model, it is not of this project, or it does not hold the stage.
+        InputError: There is no such file or model, it is not of this project, or it has another stage.
     """
     if is_model(path) and stage in PARTS:
         return stage_of_model(path, stage, option)
@@ -95,7 +95,7 @@ def load_stage(path: str | Path, stage: str, option: str) -> Stage:
         raise InputError(f"{option} {path}: this checkpoint holds the {about['stage']} stage, not {stage}; {hint}")
     weights = {**checkpoint["state_dict"], **checkpoint.get("ema", {}), **checkpoint.get(CARRIED, {})}
     parts, adapters = {}, {}
-    with torch.device("cpu"):  # also where the caller builds its own networks on the meta device
+    with torch.device("cpu"):  # even if the caller builds its own networks on the meta device
         for name, description in about["parts"].items():
             part = parts[name] = build(description)
             own = {k[len(name) + 1 :]: v for k, v in weights.items() if k.startswith(f"{name}.")}
@@ -114,7 +114,7 @@ def load_stage(path: str | Path, stage: str, option: str) -> Stage:
 
 
 def is_model(path: str | Path) -> bool:
-    """Whether `path` is a model folder or a name of the zoo, and so no checkpoint."""
+    """Whether `path` is a model folder or a name of the zoo, and not a checkpoint."""
     return Path(path, "model_index.json").is_file() or str(path) in models()
 
 
@@ -123,7 +123,7 @@ def stage_of_model(model: str | Path, stage: str, option: str) -> Stage:
     names = PARTS[stage]
     others = {part for name, parts in PARTS.items() for part in parts.values() if name not in ("autoencoder", stage)}
     shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # of reading the parts, which takes a moment
+    logging.disable_progress_bar()  # for reading the parts, which takes a moment
     try:
         pipeline = CMDPipeline.from_pretrained(model, **dict.fromkeys(others))
     except InputError as error:
@@ -134,7 +134,7 @@ def stage_of_model(model: str | Path, stage: str, option: str) -> Stage:
     parts: dict[str, Any] = {name: getattr(pipeline, part) for name, part in names.items()}
     if "condition_encoder" in parts:
         encoder = parts["condition_encoder"] = pipeline.encoders[stage]
-        if isinstance(encoder, StableDiffusionText):  # checkpoints leave its weights out, and name the folder
+        if isinstance(encoder, StableDiffusionText):  # checkpoints store its folder instead of its weights
             base = str(model_folder(model))
             parts["condition_encoder"] = StableDiffusionText.of(encoder.text_model, encoder.tokenizer, base)
     if parts["network"] is None:
@@ -160,16 +160,16 @@ def stage_of_model(model: str | Path, stage: str, option: str) -> Stage:
 
 
 def located(description: dict[str, Any]) -> dict[str, Any]:
-    """The description of a frozen part with absolute paths where it says where its weights are stored."""
+    """The description of a frozen part, with the paths of its weights made absolute."""
     arguments = dict(description["init_args"])
-    for name in {"base", "vae", "weights"} & arguments.keys():  # each a folder, a file or something on the hub
+    for name in {"base", "vae", "weights"} & arguments.keys():  # each a folder, a file or a hub id
         if isinstance(arguments[name], str) and Path(arguments[name]).exists():
             arguments[name] = str(Path(arguments[name]).resolve())
     return description | {"init_args": arguments}
 
 
 def open_frozen(part: Any, name: str, fingerprint: str, where: str) -> None:
-    """Opens a part whose weights a checkpoint leaves out; they must be where they were in training, and the same."""
+    """Opens a part whose weights a checkpoint leaves out; they must be unchanged, in the same place as in training."""
     what = name.replace("_", " ")
     try:
         part.open()
@@ -181,7 +181,7 @@ def open_frozen(part: Any, name: str, fingerprint: str, where: str) -> None:
 
 
 def adapt(network: nn.Module, weights: Mapping[str, Tensor], about: dict[str, Any], where: str) -> dict[str, Tensor]:
-    """Folds trained adapters into a network of their base's architecture, and returns them in their public layout."""
+    """Merges trained adapters into a network of their base's architecture, and returns them in their public layout."""
     StableDiffusion(**about["base"], option=f"{where}: its base").load_unet(network)
     check_weights(f"{where}: its base", fingerprint(network.state_dict()), about["fingerprint"])
     lora = LoRA(**about["lora"])
@@ -190,7 +190,7 @@ def adapt(network: nn.Module, weights: Mapping[str, Tensor], about: dict[str, An
 
 
 def check_weights(what: str, own: str, wanted: str) -> None:
-    """Refuses other weights than those of the training, by their fingerprints."""
+    """Rejects weights that differ from those of the training, by their fingerprints."""
     if own != wanted:
         raise InputError(f"{what} has other weights than in training ({own}, not {wanted}); put those back")
 
@@ -201,7 +201,7 @@ def stage_of(path: str | Path) -> str:
 
 
 def read(path: str | Path, option: str, hint: str) -> dict[str, Any]:
-    """A checkpoint of this project, as plain data and tensors; code in the file is refused, not run."""
+    """A checkpoint of this project, as plain data and tensors; a file with code is rejected, and no code is run."""
     if not Path(path).is_file():
         raise InputError(f"{option} {path}: there is no such file; {hint}")
     try:

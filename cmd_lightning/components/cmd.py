@@ -1,4 +1,4 @@
-"""The three trained stages together: generates over a DataModule, and is tested on one."""
+"""The three trained stages together: generates videos for a DataModule, and is tested on one."""
 
 from __future__ import annotations
 
@@ -25,25 +25,33 @@ from cmd_lightning.zoo import model_folder
 
 
 class CMD(VideoModel):
-    """Content-motion latent diffusion, for `test` and `predict`: a thin module over `CMDPipeline`.
+    """Content-motion latent diffusion for `test` and `predict`, a thin wrapper of `CMDPipeline`.
 
     Give either a model or the three stages.
 
     Args:
         model: Folder that `export` wrote, or a name of the zoo.
         autoencoder: Checkpoint of the autoencoder stage, or the model to take it from.
-        content: The content stage, likewise.
-        motion: The motion stage, likewise.
+        content: The same for the content stage.
+        motion: The same for the motion stage.
         steps: Denoising steps, one number or by stage; by default the model's own, else {content: 50, motion: 100}.
         guidance: Guidance scale, one number or by stage, 1 or less disables it; by default the model's own, else
             {content: 4, motion: 1}.
-        metrics: What `test` measures beside PSNR and SSIM of reconstructions, as `MetricSuite` names it. Distances are
-            those of reconstructions, of true content frames with generated motion, and of samples, each from the test
-            clips; `is` and CLIP similarities are of samples, lpips of reconstructions.
+        metrics: Metrics of `test` besides PSNR and SSIM of reconstructions, by their names in `MetricSuite`. Distances
+            compare reconstructions, true content frames with generated motion, and samples with the test clips; `is`
+            and CLIP similarities measure samples, lpips reconstructions.
         preset: How clips are prepared for the I3D: "stylegan-v" by default, see `Preparation`.
+
+    Examples:
+        A model that is included, with few steps:
+
+        >>> from cmd_lightning.components import CMD
+        >>> model = CMD(model="shapes32", steps=2)
+        >>> model.sample(["a red circle moves left", "a large blue square moves up"], seeds=[0, 1]).shape
+        torch.Size([2, 3, 16, 32, 32])
     """
 
-    # Clips after the autoencoder, the true content frame with generated motion, and samples.
+    # Reconstructions, the true content frame with generated motion, and samples.
     tested: ClassVar[Mapping[str, Sequence[str]]] = {
         "reconstruction": ("frechet", "kernel", "lpips"),
         "motion prediction": ("frechet", "kernel"),
@@ -72,7 +80,7 @@ class CMD(VideoModel):
                 "model: give model.model, a folder or zoo name, or three checkpoints: autoencoder, content, motion"
             )
         self.pipeline.set_progress_bar_config(disable=True)
-        # Registered, so that Lightning moves them; the pipeline reads its device off them.
+        # Registered, so that Lightning moves them, and with them the pipeline.
         self.networks = torch.nn.ModuleDict(
             {name: part for name, part in self.pipeline.components.items() if isinstance(part, torch.nn.Module)}
         )
@@ -99,7 +107,7 @@ class CMD(VideoModel):
         return values_of(batch, self.pipeline.encoders["content"])
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Scores the reconstruction of each clip next to what a still image would reach, and feeds the metrics."""
+        """Scores the reconstruction of each clip, and still images for comparison, and updates the metrics."""
         clips = self.clips(batch)
         video = from_uint8(clips)
         content, motion = self.pipeline.encode(video)
@@ -134,7 +142,7 @@ class CMD(VideoModel):
 
     @torch.no_grad()
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Originals, their content frames and reconstructions, true content with sampled motion, and full samples."""
+        """Originals, content frames, reconstructions, true content frames with sampled motion, and full samples."""
         video = from_uint8(self.clips(batch))
         content, motion = self.pipeline.encode(video)
         seeds, values = range(len(video)), self.values(batch)
@@ -152,7 +160,7 @@ def load_stages(autoencoder: str, content: str, motion: str) -> dict[str, Stage]
     """The three stages by name, from their checkpoints or models, with their averaged weights.
 
     Raises:
-        InputError: A checkpoint is missing or of another stage, or two were not trained on this autoencoder.
+        InputError: A checkpoint is missing or of another stage, or was not trained on this autoencoder.
     """
     paths = {"autoencoder": autoencoder, "content": content, "motion": motion}
     stages = {name: load_stage(path, name, name) for name, path in paths.items()}
@@ -168,17 +176,17 @@ def load_stages(autoencoder: str, content: str, motion: str) -> dict[str, Stage]
     if len(fields) > 1:
         raise InputError(
             f"content {content} and motion {motion}: one is conditioned on captions, the other on labels; "
-            "give two of a kind"
+            "give two of the same kind"
         )
     return stages
 
 
 def compose(stages: Mapping[str, Stage]) -> CMDPipeline:
-    """The pipeline of three stages, as `load_stages` gives them."""
+    """The pipeline of three stages from `load_stages`."""
     first = stages["autoencoder"]
     text: Any = stages["content"].parts.get("condition_encoder")
     tokenizer = None
-    if isinstance(text, StableDiffusionText):  # its parts, as Stable Diffusion's tools look for them
+    if isinstance(text, StableDiffusionText):  # its parts, where Stable Diffusion's tools expect them
         text, tokenizer = text.text_model, text.tokenizer
     own: dict[str, Any] = {
         option: {name: stage.sampling[option] for name, stage in stages.items() if option in stage.sampling} or None

@@ -1,4 +1,4 @@
-"""What data say to a condition encoder: their classes, their captions, and captions that shards hold encoded."""
+"""Inputs of condition encoders from the data: number of classes, captions, and captions stored encoded in shards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cmd_lightning.networks import Condition
 
 
 def count_classes(datamodule: Any, stage: str) -> int:
-    """The number of classes that a DataModule knows; `InputError` where it knows none."""
+    """The number of classes of a DataModule; `InputError` if it has none."""
     count = getattr(datamodule, "num_classes", None)
     if count is None:
         raise InputError("model.condition.num_classes: the data do not provide the number of classes; give it")
@@ -40,7 +40,7 @@ def warn_of_captions(captions: Sequence[str], of: str, encoder: ConditionEncoder
 
 
 def stored_condition(text: Mapping[str, Mapping[str, Tensor]], encoder: Any, stage: str) -> Condition:
-    """The condition that latent shards hold of a frozen encoder; `InputError` where they hold others'."""
+    """The condition by a frozen encoder that latent shards contain; `InputError` if it is by other encoders."""
     if (stored := text.get(encoder.fingerprint)) is None:
         raise InputError(
             f"data: these latents come with text of other encoders ({', '.join(text)}) than the "

@@ -22,10 +22,29 @@ class ContentDiffusion(DiffusionStage):
     """Trains a content model: a stock `UNet2DConditionModel` or any `ContentModel` (paper equation 7).
 
     Args:
-        network: Makes the content model from the latents' shapes and the number of condition channels.
+        network: Creates the content model from the latents' shapes and the number of condition channels.
         autoencoder: Checkpoint of the autoencoder stage, a model (zoo name or exported folder) that has one, or the
             trained network itself.
-        **kwargs: As for `DiffusionStage`.
+        **kwargs: Arguments of `DiffusionStage`.
+
+    Examples:
+        The content frames of clips, which it learns, with a small U-Net:
+
+        >>> import torch
+        >>> from cmd_lightning.components import ContentDiffusion
+        >>> from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
+        >>> from cmd_lightning.zoo.content.unet import unet
+        >>> stage = ContentDiffusion(
+        ...     network=lambda spec, condition_dim: unet(spec, condition_dim, (8, 16), 1, 2),
+        ...     autoencoder=CMDAutoencoder(width=16, depth=1, heads=2, head_dim=8),
+        ...     video_shape=(3, 4, 8, 8),
+        ... ).eval()
+        >>> batch = {"video": torch.rand(2, 3, 4, 8, 8)}
+        >>> content = stage.clean_latents(batch).latent
+        >>> content.shape
+        torch.Size([2, 3, 8, 8])
+        >>> stage.predict(content, torch.tensor([0, 999]), condition=None).shape
+        torch.Size([2, 3, 8, 8])
     """
 
     stage = "content"
@@ -41,7 +60,7 @@ class ContentDiffusion(DiffusionStage):
 
     @property
     def learned_from(self) -> str | None:
-        """The source of key frames, which any autoencoder with the same key frame shares; else the fingerprint."""
+        """The source of key frames, equal for all autoencoders with the same key frame; otherwise the fingerprint."""
         return self.autoencoder.content_source or self.trained_on
 
     @torch.no_grad()
@@ -68,7 +87,7 @@ class ContentDiffusion(DiffusionStage):
         return {"content frame": self.shown(content), "sample": self.shown(samples)}
 
     def shown(self, content: Tensor) -> Tensor:
-        """Content frames as images; feature planes, which are no images, as videos with mean motion."""
+        """Content frames as images; feature planes, which are not images, as videos with mean motion."""
         spec = self.latent_spec
         if spec.content[0] == self.video_shape[0]:
             return self.latent_space.decode(content[:, :, None])

@@ -1,4 +1,4 @@
-"""What all diffusion stages share: a training step, the condition and its dropout, and validation by timestep."""
+"""The base of all diffusion stages: a training step, the condition and its dropout, and validation by timestep."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from cmd_lightning.provenance import fingerprint
 
 
 class CleanLatents(NamedTuple):
-    """What a stage learns of a batch, before noise is added.
+    """The latents of a batch that a stage learns, before noise is added.
 
     Attributes:
-        latent: What is diffused, `(B, ...)`.
-        content: The clean content frame `(B, C, H, W)`, for a network that sees it; else None.
+        latent: The latent to add noise to, `(B, ...)`.
+        content: The clean content frame `(B, C, H, W)`, for a network that takes it; otherwise None.
     """
 
     latent: Tensor
@@ -45,24 +45,24 @@ def adam(params: Any) -> Adam:
 
 
 class DiffusionStage(Component):
-    """Trains a denoiser of a latent; a subclass builds `network` and says what the latent is.
+    """Trains a denoiser of a latent; a subclass builds `network` and defines the latent.
 
     Args:
         autoencoder: The frozen autoencoder whose latents are learned: checkpoint of its stage, a model (zoo name or
-            exported folder) that has one, or the trained network; None for a stage that learns videos of the latent
-            space.
-        video_shape: `(C, T, H, W)` in the latent space; by default what the checkpoint of the autoencoder has.
+            exported folder) that has one, or the trained network; None for a stage that learns videos in the
+            latent space.
+        video_shape: `(C, T, H, W)` in the latent space; by default that of the autoencoder's checkpoint.
         condition: Encodes the captions or labels of a batch; None for an unconditional model.
-        condition_dropout: Share of samples that see the null condition in training, for guidance.
-        objective: What is predicted and how it is weighted; the paper's noise prediction by default.
+        condition_dropout: Share of samples that are trained with the null condition, for guidance.
+        objective: What the network predicts, and the weights of the loss; the paper's noise prediction by default.
         cache_latents: Keep the latents of every training clip in memory, in half precision by its key, so that later
-            epochs encode nothing; for data that fit, and that are the same in every epoch: no random crop, start or
-            augmentation.
-        noise_floor: Standard deviation of noise added to the latents to learn, in the autoencoder's units: the noise
-            that its decoder was trained with (see `LatentRegulariser`), so that samples have it too (Unified Latents,
-            arXiv 2602.17270); 0 for none.
-        optimizer: Makes the optimiser from the trainable weights; by default the paper's.
-        **kwargs: As for `Component`.
+            epochs encode nothing. For data that fit into memory and are the same in every epoch: no random crop, start
+            or augmentation.
+        noise_floor: Standard deviation of the noise added to the latents to learn, in the autoencoder's units. Give
+            that of its decoder's training (see `LatentRegulariser`), so that samples have it too (Unified Latents,
+            arXiv 2602.17270); 0 adds none.
+        optimizer: Creates the optimiser from the trainable weights; by default the paper's.
+        **kwargs: Arguments of `Component`.
 
     Attributes:
         autoencoder: The frozen autoencoder, on this module's device; not part of its parameters or checkpoints.
@@ -72,7 +72,7 @@ class DiffusionStage(Component):
     """
 
     sampling_defaults: Mapping[str, float] = MappingProxyType({})
-    carries: ClassVar[bool] = False  # checkpoints hold the autoencoder too, also where it is from a file
+    carries: ClassVar[bool] = False  # checkpoints contain the autoencoder even if it is from a file
     autoencoder: AutoencoderNetwork
     video_shape: tuple[int, int, int, int]
     condition_encoder: ConditionEncoder | None
@@ -138,7 +138,7 @@ class DiffusionStage(Component):
         }
 
     def arguments(self) -> dict[str, Any]:
-        """What `load_from_checkpoint` needs beside the parts; the path of an autoencoder that came from a file."""
+        """Other arguments that `load_from_checkpoint` needs, such as the path of an autoencoder from a file."""
         path = {} if self.autoencoder_path is None else {"autoencoder": self.autoencoder_path}
         return path | {
             "condition_dropout": self.condition_dropout,
@@ -157,11 +157,11 @@ class DiffusionStage(Component):
 
     @property
     def latent_scale(self) -> Tensor | float:
-        """What the autoencoder's latent was multiplied with to give the one that is learned."""
+        """The factor from the autoencoder's latent to the one that is learned."""
         return 1.0
 
     def setup(self, stage: str) -> None:
-        """Sizes a table of classes by the data, where the config leaves their number out."""
+        """Takes the number of classes from the data, if the config leaves it out."""
         super().setup(stage)
         encoder = self.condition_encoder
         if isinstance(encoder, ClassEncoder) and encoder.num_classes is None:
@@ -188,27 +188,27 @@ class DiffusionStage(Component):
             self.report_captions(batch["caption"], "clips of the first batch")
 
     def report_captions(self, captions: Sequence[str], of: str) -> None:
-        """Warns of captions that say less to the encoder than they should, once."""
+        """Warns once of captions that are empty or longer than the encoder reads."""
         self._captions_reported, encoder = True, self.condition_encoder
         if encoder is not None and encoder.field == "caption":
             warn_of_captions(captions, of, encoder, self.stage)
 
     @abstractmethod
     def clean_latents(self, batch: dict[str, Any]) -> CleanLatents:
-        """What this stage learns of a batch."""
+        """The latents of a batch that this stage learns."""
 
     @abstractmethod
     def denoiser(self, network: Any, content: Tensor | None = None) -> Denoiser:
-        """A network of this stage as a function; `content` is that of `CleanLatents`."""
+        """A network of this stage as a function; `content` is from `CleanLatents`."""
 
     def predict(
         self, noisy: Tensor, timestep: Tensor, condition: Condition | None, content: Tensor | None = None
     ) -> Tensor:
-        """The network's prediction, in the shape of `noisy`; `content` is that of `CleanLatents`."""
+        """The network's prediction, in the shape of `noisy`; `content` is from `CleanLatents`."""
         return self.denoiser(self.network, content)(noisy, timestep, condition)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Add noise to the clean latents at a random timestep, predict, and compare (paper equations 7 and 8)."""
+        """Adds noise to the clean latents at a random timestep, predicts, and compares (paper equations 7 and 8)."""
         clean, content = self.training_latents(batch)
         condition = self.condition(batch)
         if self.condition_encoder is not None and condition is not None and self.condition_dropout:
@@ -223,7 +223,7 @@ class DiffusionStage(Component):
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """The loss at fixed noise, in the middle of each quarter of the timesteps: runs differ by the weights alone."""
+        """The loss with fixed noise in the middle of each quarter of the timesteps, so that runs can be compared."""
         clean, content = self.clean_latents(batch)
         condition = self.condition(batch)
         generator = torch.Generator().manual_seed(batch_idx)
@@ -247,13 +247,13 @@ class DiffusionStage(Component):
             if (tuple(content.shape[1:]), tuple(motion.shape[1:])) != (spec.content, spec.motion):
                 raise InputError(
                     f"data: latents of shapes {tuple(content.shape[1:])} and {tuple(motion.shape[1:])}, but the "
-                    f"{self.stage} stage is built for {spec.content} and {spec.motion}; encode clips of the frames and "
-                    "size that the autoencoder was trained on"
+                    f"{self.stage} stage is built for {spec.content} and {spec.motion}; encode clips with the "
+                    "number of frames and the size that the autoencoder was trained on"
                 )
         return content, self.autoencoder.normalize_motion(motion)
 
     def training_latents(self, batch: dict[str, Any]) -> CleanLatents:
-        """`clean_latents` to learn: from the cache if there is one, with the noise floor if there is one."""
+        """`clean_latents` for a training step: from the cache and with the noise floor, if these are enabled."""
         clean, content = self._cached_latents(batch)
         if self.noise_floor:
             floor = self.normal(batch, "noise floor")(tuple(clean.shape[1:])).to(clean)
@@ -271,7 +271,7 @@ class DiffusionStage(Component):
         return CleanLatents(*(latent.to(self.device, self.dtype) for latent in latents))
 
     def condition(self, batch: dict[str, Any]) -> Condition | None:
-        """The condition of a batch, without dropout; read from the shards that hold it, if its encoder is frozen."""
+        """The condition of a batch, without dropout; of a frozen encoder, from the shards if they contain it."""
         encoder = self.condition_encoder
         if encoder is None:
             return None
@@ -281,11 +281,11 @@ class DiffusionStage(Component):
         return stored.map(lambda x: x.to(self.device, self.dtype if x.is_floating_point() else None))
 
     def values(self, batch: dict[str, Any]) -> list[str] | list[int] | int:
-        """What the samples of a batch are generated from."""
+        """The captions, the labels or the number of samples that videos for a batch are generated from."""
         return values_of(batch, self.condition_encoder)
 
     def sampler(self) -> Scheduler:
-        """A fresh scheduler that samples from what was learned."""
+        """A new scheduler to sample with."""
         return self.objective.scheduler()
 
     def parts(self) -> dict[str, Any]:
@@ -294,7 +294,7 @@ class DiffusionStage(Component):
 
     @property
     def learned_from(self) -> str | None:
-        """What checkpoints say the latents were of: the fingerprint of the autoencoder, if there is one."""
+        """The origin of the latents, as stored in checkpoints: the fingerprint of the autoencoder, if there is one."""
         return self.trained_on
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Distillation of a trained stage: a student learns to sample in 1 to 8 steps what its teacher samples in 50."""
+"""Distillation of a trained stage: a student learns to sample in 1 to 8 steps, where its teacher needs 50."""
 
 from __future__ import annotations
 
@@ -36,30 +36,30 @@ from cmd_lightning.stable_diffusion import StableDiffusion
 from cmd_lightning.zoo import model_folder
 
 LEVELS = 4
-"""Noise levels that validation looks at."""
+"""Number of noise levels in validation."""
 
 
 class Distillation(AdaptedStage):
-    """Trains a student of a content or motion stage to sample in few steps, with the teacher's guidance inside.
+    """Trains a student of a content or motion stage to sample in few steps, with the teacher's guidance built in.
 
-    The student starts as its teacher, on the same latents, and keeps its condition encoder. Its checkpoint is one of
-    the teacher's stage, so `export` composes it with other stages; the folder samples by diffusers' `LCMScheduler`, or
-    `FlowMatchLCMScheduler` for flow matching, in `steps` steps without guidance.
+    The student starts with the teacher's weights, latents and condition encoder. Its checkpoint is one of the teacher's
+    stage, so `export` combines it with other stages. The exported model samples with diffusers' `LCMScheduler`, or for
+    flow matching `FlowMatchLCMScheduler`, in `steps` steps without guidance.
 
     Args:
         teacher: Checkpoint of the stage, or a model (zoo name or exported folder) that has it.
         method: How the student learns.
-        guidance: Guidance scale of the teacher's samples; by default that which the teacher is sampled with.
-        steps: Steps that the student is sampled in by default.
+        guidance: Guidance scale of the teacher's samples; by default the teacher's own.
+        steps: Default number of sampling steps of the student.
         lora: Train low-rank adapters only, in the layout of public LCM-LoRAs; for a teacher that is a model with a
             Stable Diffusion U-Net. None trains all weights.
-        **kwargs: As for the component that trained the teacher.
+        **kwargs: Arguments of the component that trained the teacher.
 
     Attributes:
         teacher: The teacher's network, frozen.
 
     Raises:
-        InputError: The teacher is of another stage, is a student itself, or has a scheduler that fits no objective.
+        InputError: The teacher is of another stage, is a student itself, or has an unsupported scheduler.
     """
 
     teacher: nn.Module
@@ -126,7 +126,7 @@ class Distillation(AdaptedStage):
             raise InputError(f"model.steps {steps}: the student is sampled in 1 to {most}; give such a number")
 
     def _base_of(self, teacher: str) -> StableDiffusion:
-        """What adapters of the network are stored for."""
+        """The model that adapters of the network are for."""
         if not isinstance(self.network, UNet2DConditionModel):
             raise InputError(
                 f"model.lora: it is for Stable Diffusion's U-Net, and model.teacher {teacher} has a "
@@ -134,7 +134,7 @@ class Distillation(AdaptedStage):
             )
         if not is_model(teacher):
             raise InputError(
-                f"model.lora: adapters are stored without what they adapt, and model.teacher {teacher} is no model "
+                f"model.lora: adapters are stored without their base, and model.teacher {teacher} is not a model "
                 "folder; `export` the teacher first and give the folder"
             )
         return StableDiffusion(str(model_folder(teacher)), option="model.teacher")
@@ -142,7 +142,7 @@ class Distillation(AdaptedStage):
     @classmethod
     def arguments_of(cls, stage: Stage) -> dict[str, Any]:
         if "teacher" not in stage.arguments:
-            raise InputError("checkpoint_path: it holds no student; give one that a distillation wrote")
+            raise InputError("checkpoint_path: it contains no student; give a checkpoint of a distillation")
         return {"method": method_of(stage.arguments["method"])}
 
     def arguments(self) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class Distillation(AdaptedStage):
         self._keep_encoder()
 
     def _keep_encoder(self) -> None:
-        """Leaves the condition encoder, which is the teacher's too, as it is."""
+        """Freezes the condition encoder, which the teacher uses too."""
         if isinstance(self.condition_encoder, nn.Module):
             self.condition_encoder.requires_grad_(False).eval()
 
@@ -169,7 +169,7 @@ class Distillation(AdaptedStage):
         return made
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Add noise to the clean latents, and compare where the student jumps from there and from nearby."""
+        """Adds noise to the clean latents, and computes the loss of `method`."""
         clean, content = self.training_latents(batch)
         student, teacher = self._pair(self.condition(batch), content, len(clean))
         noise = self.normal(batch, "noise")(tuple(clean.shape[1:])).to(clean)
@@ -179,9 +179,9 @@ class Distillation(AdaptedStage):
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """How far the student's jumps from a trajectory of the teacher land from its end: mean squared error.
+        """Mean squared error of the student's jumps from points of a teacher's trajectory, compared with its end.
 
-        The noise is fixed, and the jumps start in equal parts of the schedule, the first from pure noise.
+        The noise is fixed. The jumps start at equal intervals of the schedule, the first from pure noise.
         """
         clean, content = self.clean_latents(batch)
         student, teacher = self._pair(self.condition(batch), content, len(clean))
@@ -217,12 +217,29 @@ class Distillation(AdaptedStage):
 class ContentDistillation(Distillation, ContentDiffusion):
     """`Distillation` of a content stage, also one on Stable Diffusion.
 
-    Args as for `Distillation` and `ContentDiffusion`, without what the teacher determines.
+    Arguments are those of `Distillation` and `ContentDiffusion`, without those that the teacher determines.
+
+    Examples:
+        >>> from cmd_lightning.components import ContentDistillation
+        >>> student = ContentDistillation(teacher="shapes32", steps=2)
+        >>> type(student.sampler()).__name__, dict(student.sampling_defaults)
+        ('FlowMatchLCMScheduler', {'steps': 2, 'guidance': 1.0})
     """
 
 
 class MotionDistillation(Distillation, MotionDiffusion):
     """`Distillation` of a motion stage.
 
-    Args as for `Distillation` and `MotionDiffusion`, without what the teacher determines.
+    Arguments are those of `Distillation` and `MotionDiffusion`, without those that the teacher determines.
+
+    Examples:
+        The student starts with the teacher's weights, and learns its samples with guidance:
+
+        >>> from cmd_lightning.components import MotionDistillation
+        >>> student = MotionDistillation(teacher="shapes32", guidance=4.0)
+        >>> pairs = zip(student.network.parameters(), student.teacher.parameters())
+        >>> all(own.equal(taught) for own, taught in pairs)
+        True
+        >>> dict(student.sampling_defaults)
+        {'steps': 4, 'guidance': 1.0}
     """

@@ -1,4 +1,4 @@
-"""Encoding: clips to what latent shards keep of them, on as many devices and nodes as the Trainer has."""
+"""Encoding of clips for latent shards, on as many devices and nodes as the Trainer has."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from cmd_lightning.networks.contracts import AutoencoderNetwork
 
 
 class Encoding(FrozenParts):
-    """Encodes the chunks of an `EncodingData` as training would, with the draws that belong to the samples.
+    """Encodes the chunks of an `EncodingData` as training would, with the same noise for each clip.
 
     Args:
-        latent_space: What the autoencoder works in.
+        latent_space: The space of the autoencoder's inputs.
         autoencoder: Splits a clip into content frame and motion latent; None keeps the moments of the latent space.
         text: Frozen encoders of captions.
-        draw: Whether posteriors are drawn from, as in training, or their means are taken, as in validation.
+        draw: Whether to sample posteriors, as in training, or to use their means, as in validation.
     """
 
     def __init__(
@@ -38,9 +38,9 @@ class Encoding(FrozenParts):
         self.keep_frozen(latent_space=latent_space, autoencoder=autoencoder, **encoders)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """What a latent shard keeps of a chunk: its "latents" by name, and "text" of the first clips of their videos.
+        """The entries of a latent shard for a chunk: its "latents", and the "text" of the first clip of each video.
 
-        `{"latents": {name: tensor}, "text": {fingerprint: {part: tensor}}}`; nothing for the end of a shard.
+        `{"latents": {name: tensor}, "text": {fingerprint: {part: tensor}}}`; {} at the end of a shard.
         """
         if "video" not in batch:
             return {}
@@ -61,7 +61,7 @@ class Encoding(FrozenParts):
         return {"content": content, "motion": motion}
 
     def text(self, captions: Sequence[str]) -> dict[str, dict[str, Tensor]]:
-        """What each encoder says of captions, by its fingerprint."""
+        """The encoded captions of each encoder, by its fingerprint."""
         encoders = (getattr(self, name) for name in self.text_names)
         return {
             encoder.fingerprint: {part: value for part, value in vars(encoder(captions)).items() if value is not None}

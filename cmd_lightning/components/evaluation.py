@@ -1,4 +1,4 @@
-"""Evaluation: metrics over two sets of clips, on as many devices and nodes as the Trainer has."""
+"""Evaluation: metrics of two sets of clips, on as many devices and nodes as the Trainer has."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from cmd_lightning.metrics.suite import MetricSuite
 class Evaluation(LightningModule):
     """Feeds the batches of an `EvaluationData` to metrics.
 
-    Afterwards `records` holds the numbers, `rates` the frame rates of all clips as far as known, and with several
-    processes `error` what was wrong on one of them.
+    Afterwards `records` has the results, `rates` the known frame rates of all clips, and with several processes `error`
+    the error of one of them.
 
     Args:
         suite: The metrics.
-        reading: How clips are read, plain data that saved statistics must agree with.
+        reading: How clips are read, as plain data; saved statistics must agree with it.
         fps: Frames per second that all clips of known rate must have; None for any.
-        load_from: Saved statistics to take in place of real clips.
-        save_to: Where to save those of the real clips.
+        load_from: Saved statistics to use instead of real clips.
+        save_to: File to save the statistics of the real clips to.
         about: Plain data on the real clips to save with them.
     """
 
@@ -45,12 +45,12 @@ class Evaluation(LightningModule):
         self.error: str | None = None
 
     def on_test_start(self) -> None:
-        """Loads statistics where the metrics are now."""
+        """Loads statistics to the device of the metrics."""
         if self.load_from:
             self.attempt(load_statistics, self.load_from, self.suite.distances, self.reading)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Takes in the real clips of a batch, the generated ones, or both."""
+        """Evaluates the real clips of a batch, the generated ones, or both."""
         self.attempt(self.take, batch)
 
     def take(self, batch: dict[str, Any]) -> None:
@@ -64,37 +64,37 @@ class Evaluation(LightningModule):
             self.suite.update(fake["video"], captions=fake["caption"], real=real and real["video"])
 
     def check(self, side: str, clips: dict[str, Any]) -> None:
-        """Refuses a batch of one side that cannot be evaluated."""
+        """Rejects real or generated clips that cannot be evaluated."""
         if "error" in clips:
             raise InputError(clips["error"])
         self.rates |= {round(fps, 3) for fps in clips["fps"].tolist() if fps}
         for key, fps, caption in zip(clips["key"], clips["fps"].tolist(), clips["caption"], strict=True):
             if self.fps and fps and abs(fps - self.fps) > 0.02 * self.fps:
                 raise InputError(
-                    f"`{side}`: clip {key} has {fps:g} frames a second, others {self.fps:g}, and distances measure "
-                    f"that too; give `fps` {min(fps, self.fps):g}, or `stride` 1 to have it so"
+                    f"`{side}`: clip {key} has {fps:g} frames per second, others {self.fps:g}, which changes "
+                    f"distances too; give `fps` {min(fps, self.fps):g}, or `stride` 1 to evaluate them as they are"
                 )
             if side == "fake" and not caption and self.suite.asks("clipsim"):
-                raise InputError(f"`fake`: clip {key} has no caption; give `prompts`, or a {key}.txt beside it")
+                raise InputError(f"`fake`: clip {key} has no caption; give `prompts`, or a {key}.txt next to it")
 
     def on_test_epoch_end(self) -> None:
-        """Puts the sums of all processes together, on every process."""
-        told = [(self.error, self.rates)] * self.trainer.world_size
+        """Combines the results of all processes, on every process."""
+        found = [(self.error, self.rates)] * self.trainer.world_size
         if self.trainer.world_size > 1:
-            torch.distributed.all_gather_object(told, told[0])
-        self.error = next((error for error, _ in told if error), None)
-        self.rates = set().union(*(rates for _, rates in told))
+            torch.distributed.all_gather_object(found, found[0])
+        self.error = next((error for error, _ in found if error), None)
+        self.rates = set().union(*(rates for _, rates in found))
         self.attempt(self.finish)
 
     def finish(self) -> None:
-        """Saves statistics, and computes."""
+        """Saves statistics, and computes the metrics."""
         if self.save_to:
             save_statistics(self.save_to, self.suite.distances, self.reading, self.about)
         if self.trainer.datamodule.fake is not None:  # type: ignore[attr-defined]  # Lightning sets it elsewhere
             self.records = self.suite.results()
 
     def attempt(self, step: Callable[..., None], *arguments: Any) -> None:
-        """Takes a step; after an error on one of several processes none, so that all reach the end where it is told."""
+        """Runs a step, unless an earlier one failed; several processes keep an error until all reach the end."""
         if self.error is not None:
             return
         try:

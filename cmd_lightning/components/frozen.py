@@ -12,7 +12,7 @@ from cmd_lightning.latent_space import LatentSpace
 
 
 class FrozenParts(LightningModule):
-    """A module with parts that are attributes like others, on its device, but not among its parameters or its state."""
+    """A module with parts that are attributes on its device, but are not in its parameters or its state."""
 
     dtype: torch.dtype
 
@@ -33,7 +33,7 @@ class FrozenParts(LightningModule):
         for part in self._frozen.values():
             if hasattr(part, "open"):
                 part.open()
-                _ = part.fingerprint  # now, and kept: another precision changes the weights
+                _ = part.fingerprint  # computed now and kept, as a change of precision changes the weights
 
     def __getattr__(self, name: str) -> Any:
         part = self.__dict__.get("_frozen", {}).get(name)
@@ -42,5 +42,5 @@ class FrozenParts(LightningModule):
         module = part.vae if isinstance(part, LatentSpace) else part
         weight = None if module is None else next(module.parameters(), None)
         if weight is not None and (weight.device, weight.dtype) != (self.device, self.dtype):
-            nn.Module.to(module, self.device, self.dtype)  # not diffusers' own, which warns where a dtype is named
+            nn.Module.to(module, self.device, self.dtype)  # not that of diffusers, which warns if a dtype is given
         return part

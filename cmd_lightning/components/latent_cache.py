@@ -1,4 +1,4 @@
-"""Latents of training clips that are kept in memory."""
+"""Latents of training clips, kept in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class LatentCache:
-    """Keeps what each clip became, by its key and in half precision, so that later epochs encode nothing."""
+    """Keeps the latents of each clip, by its key and in half precision, so that later epochs encode nothing."""
 
     def __init__(self) -> None:
         self._kept: dict[str, tuple[Tensor, ...]] = {}
@@ -17,12 +17,12 @@ class LatentCache:
     def latents(self, keys: Sequence[str], encode: Callable[[], Iterable[Tensor | None]]) -> list[Tensor]:
         """The latents of the clips of a batch, on the CPU; from `encode` unless all of them are kept.
 
-        What is kept is also what is used at first, so that a resumed run sees the same values. Values that are not
-        finite are not kept: they are a fault of this step, which must not come again in every epoch.
+        The first epoch uses the same half-precision values, so that a resumed run does too. Values that are not finite
+        are not kept: they are an error of this step, which must not be repeated in every epoch.
 
         Args:
-            keys: The clips.
-            encode: Gives latents of the batch, `(B, ...)` each; None is left out.
+            keys: Keys of the clips.
+            encode: Returns latents of the batch, `(B, ...)` each; None is left out.
         """
         if not all(key in self._kept for key in keys):
             exact = [latent for latent in encode() if latent is not None]

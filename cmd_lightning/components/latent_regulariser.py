@@ -12,16 +12,16 @@ from cmd_lightning.errors import InputError
 from cmd_lightning.networks.contracts import AutoencoderNetwork
 
 Draw = Callable[[str, tuple[int, ...]], Tensor]
-"""From a name and the shape of one sample to standard normal values for a batch, `(B, *shape)`."""
+"""A function from a name and the shape of one sample to standard normal values for a batch, `(B, *shape)`."""
 
 
 class LatentRegulariser:
-    """Adds noise and masks to the latents between encoder and decoder, and a loss across scales; all off by default.
+    """Adds noise and masks to the latents between encoder and decoder, and a loss at half size; all off by default.
 
     Args:
-        content_noise: Standard deviation of noise on the content frame before it is decoded, fixed as in Unified
-            Latents (arXiv 2602.17270): detail below it is lost, and the decoder repairs errors of that size.
-        motion_noise: The same on the motion latent, which is within [-1, 1].
+        content_noise: Standard deviation of noise on the content frame before it is decoded, constant, as in
+            Unified Latents (arXiv 2602.17270): smaller detail is lost, and the decoder corrects errors of that size.
+        motion_noise: The same for the motion latent, which is in [-1, 1].
         motion_mask: Share of the motion slots that are set to zero before decoding, all frames of a slot together;
             the decoder fills them in from the others (latent denoising, arXiv 2507.15856).
         scale_weight: Weight of scale equivariance (arXiv 2502.09509, 2502.14831): the content frame at half size, with
@@ -57,7 +57,7 @@ class LatentRegulariser:
         if self.motion_noise:
             motion = motion + self.motion_noise * draw("motion noise", motion.shape[1:]).to(motion)
         if self.motion_mask:
-            # A standard normal value is below the quantile with just that probability.
+            # A standard normal value is below this quantile with probability `motion_mask`.
             quantile = torch.special.ndtri(torch.tensor(self.motion_mask)).to(motion.device)
             kept = draw("motion mask", motion.shape[-1:]) >= quantile
             motion = motion * kept[:, None, None].to(motion)
@@ -70,13 +70,13 @@ class LatentRegulariser:
         content: Tensor,
         error: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor | float:
-        """What is added to the reconstruction loss; 0 where nothing is.
+        """A term to add to the reconstruction loss; 0 if disabled.
 
         Args:
             network: The autoencoder.
             video: `(B, C, T, H, W)`.
             content: Its content frames, `(B, C, H, W)`.
-            error: The reconstruction loss, from reconstruction and video.
+            error: The reconstruction loss, a function of reconstruction and video.
         """
         if not self.scale_weight:
             return 0.0

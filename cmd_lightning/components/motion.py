@@ -1,4 +1,4 @@
-"""The third stage: a light diffusion model learns the motion that goes with a content frame."""
+"""The third stage: a light diffusion model learns the motion of a content frame."""
 
 from __future__ import annotations
 
@@ -21,15 +21,33 @@ class MotionDiffusion(DiffusionStage):
     """Trains a motion model on the normalised motion latents, given the clean content frame (paper equation 8).
 
     Args:
-        network: Makes the motion model from the latents' shapes and the number of condition channels.
+        network: Creates the motion model from the latents' shapes and the number of condition channels.
         autoencoder: Checkpoint of the autoencoder stage, a model (zoo name or exported folder) that has one, or the
             trained network itself.
         content_noise: Largest standard deviation of the noise that training adds to the content frame, so that the
             motion model tolerates errors of generated frames (Ho et al., arXiv 2106.15282); sampled per clip, from 0.
-        **kwargs: As for `DiffusionStage`.
+        **kwargs: Arguments of `DiffusionStage`.
 
     Raises:
         InputError: The noise is less than 0.
+
+    Examples:
+        The motion latents of clips, which it learns, each with its content frame:
+
+        >>> import torch
+        >>> from cmd_lightning.components import MotionDiffusion
+        >>> from cmd_lightning.zoo.autoencoders.cmd import CMDAutoencoder
+        >>> from cmd_lightning.zoo.motion.dit import MotionDiT
+        >>> stage = MotionDiffusion(
+        ...     network=lambda spec, condition_dim: MotionDiT(spec, condition_dim, width=16, depth=1, heads=2),
+        ...     autoencoder=CMDAutoencoder(width=16, depth=1, heads=2, head_dim=8),
+        ...     video_shape=(3, 4, 8, 8),
+        ... ).eval()
+        >>> motion, content = stage.clean_latents({"video": torch.rand(2, 3, 4, 8, 8)})
+        >>> motion.shape, content.shape
+        (torch.Size([2, 8, 4, 8]), torch.Size([2, 3, 8, 8]))
+        >>> stage.predict(motion, torch.tensor([0, 999]), condition=None, content=content).shape
+        torch.Size([2, 8, 4, 8])
     """
 
     stage = "motion"

@@ -1,4 +1,4 @@
-"""Options of the optimiser that a config has changed since the checkpoint that a fit resumes from."""
+"""Options of the optimiser that were changed in the config since the checkpoint that training resumes from."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 APPLIED = ("weight_decay", "betas", "eps", "momentum", "dampening", "nesterov", "alpha", "rho")
-"""Besides the learning rate: what an optimiser reads in each step, and its state does not depend on."""
+"""Options, besides the learning rate, that are read in each step and do not affect an optimiser's state."""
 
 HOW = ("params", "foreach", "fused", "capturable", "differentiable")
-"""How an optimiser computes, not what."""
+"""Options that change how an optimiser computes, but not its results."""
 
 
 def options_of(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """The options of each group of weights, the learning rate as it was given, before any schedule."""
+    """The options of each group of weights, with the learning rate as given, before any schedule."""
     groups = []
     for group in optimizer.param_groups:
         own = {name: value for name, value in group.items() if name not in (*HOW, "initial_lr")}
@@ -27,17 +27,17 @@ def options_of(optimizer: Optimizer) -> list[dict[str, Any]]:
 def apply_changes(
     optimizer: Optimizer, wanted: Sequence[Mapping[str, Any]], schedules: Sequence[LRScheduler] = ()
 ) -> list[str]:
-    """Gives an optimiser, restored from a checkpoint, the options that the config asks for.
+    """Sets the options of the config in an optimiser that was restored from a checkpoint.
 
     Args:
-        optimizer: The optimiser as restored; its learning rate is what its schedule has made of it.
-        wanted: The options of each of its groups, as `options_of` gave them before it was restored.
+        optimizer: The optimiser as restored; its learning rate is that of its schedule.
+        wanted: The options of each of its groups, from `options_of` before it was restored.
         schedules: The schedules of its learning rate, as restored.
 
     Returns:
         A sentence for each option that differs.
     """
-    told = []
+    changes = []
     restored = options_of(optimizer)
     for index, (group, before, now) in enumerate(zip(optimizer.param_groups, restored, wanted, strict=True)):
         for name in before.keys() & now.keys():
@@ -49,14 +49,14 @@ def apply_changes(
             elif name in APPLIED:
                 group[name] = now[name]
             else:
-                told.append(f"{change}, which is kept; start a new run to change it")
+                changes.append(f"{change}, which is kept; start a new run to change it")
                 continue
-            told.append(f"{change}; the new value is used from here on")
-    return sorted(set(told))
+            changes.append(f"{change}; the new value is used from here on")
+    return sorted(set(changes))
 
 
 def change_rate(group: dict[str, Any], index: int, before: Any, now: Any, schedules: Sequence[LRScheduler]) -> None:
-    """Scales the learning rate of a group to another peak, at the same place in its schedules."""
+    """Changes the peak learning rate of a group, at the same position in its schedules."""
     factor = float(group["lr"]) / float(before) if before else 1.0
     if hasattr(group["lr"], "fill_"):  # a tensor, whose address compiled code may hold
         group["lr"].fill_(float(now) * factor)
@@ -69,7 +69,7 @@ def change_rate(group: dict[str, Any], index: int, before: Any, now: Any, schedu
 
 
 def plain(value: Any) -> Any:
-    """A value that compares and prints well."""
+    """A value as plain Python, to compare and print."""
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return float(value) if hasattr(value, "item") else value

@@ -1,4 +1,4 @@
-"""Learning-rate schedules with warm-up, one step an optimiser step."""
+"""Learning-rate schedules with warm-up, stepped after each optimiser step."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from cmd_lightning.errors import InputError
 
 
 class WarmupSchedule(LambdaLR):
-    """Linear warm-up, then constant (the paper) or a cosine down to zero.
+    """Linear warm-up, then constant (as in the paper) or a cosine decay to zero.
 
     Args:
-        optimizer: The optimiser whose learning rate is the peak.
+        optimizer: The optimiser; its learning rate is the peak.
         warmup_steps: Optimiser steps from zero to the peak.
         total_steps: Length of the cosine, warm-up included; needed for "cosine" only.
         decay: What follows the warm-up.

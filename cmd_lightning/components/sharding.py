@@ -1,4 +1,4 @@
-"""Weights, gradients and optimiser states in shards, a process holding a part of each (torch's `fully_shard`)."""
+"""Weights, gradients and optimiser states in shards, one per process (torch's `fully_shard`)."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from cmd_lightning.networks.compiling import blocks
 class ShardedStrategy(ModelParallelStrategy):
     """`--trainer.strategy sharded`: Lightning's `ModelParallelStrategy` over all processes, with whole checkpoints.
 
-    They are those of a fit without shards: it may go on under another strategy or number of processes, and later stages
-    read them. (Lightning's own way has files in pieces, or reads weights before a component can say that they are of
-    another stage, and mistakes the states of an optimiser that leaves some weights out.)
+    The checkpoints are the same as without shards: training can resume with another strategy or number of processes,
+    and later stages read them. (Lightning's own checkpoints are in pieces, or their weights are loaded before a
+    component can check the stage; and it restores wrong states for an optimiser that leaves some weights out.)
 
     Args:
-        process_group_backend: "nccl", "gloo" or another of torch.distributed; by default what fits the devices.
+        process_group_backend: "nccl", "gloo" or another of torch.distributed; by default chosen for the devices.
         timeout: How long a process waits for the others.
     """
 
@@ -42,25 +42,25 @@ class ShardedStrategy(ModelParallelStrategy):
         super().__init__("auto", 1, False, process_group_backend, timeout)
 
     def setup_environment(self) -> None:
-        """Takes as many shards as there are processes on all nodes."""
+        """Sets the number of shards to the number of processes on all nodes."""
         compat.shard_over(self, self.num_nodes * self.num_processes)
         super().setup_environment()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The whole weights on the first process, elsewhere not."""
+        """The whole weights on the first process, {} on the others."""
         assert self.model is not None
         return gathered(self.model.state_dict(), keep=self.is_global_zero)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The whole state of an optimiser on the first process, elsewhere not."""
+        """The whole state of an optimiser on the first process, {} on the others."""
         return gathered(optimizer.state_dict(), keep=self.is_global_zero)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """As `WholeCheckpointIO` reads it; the processes of a machine share one copy of the tensors in memory."""
+        """Reads it with `WholeCheckpointIO`; the processes of a machine share one copy of the tensors in memory."""
         return WholeCheckpointIO(mmap=True).load_checkpoint(checkpoint_path)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Takes this process's part of the weights."""
+        """Loads this process's part of the weights."""
         assert self.model is not None
         own = self.model.state_dict()
         kept = checkpoint["state_dict"]
@@ -68,7 +68,7 @@ class ShardedStrategy(ModelParallelStrategy):
         self.model.load_state_dict(parts, strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Takes this process's part of the optimisers' states."""
+        """Loads this process's part of the optimisers' states."""
         for optimizer, kept in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
             numbers = [number for group in kept["param_groups"] for number in group["params"]]
@@ -89,9 +89,8 @@ StrategyRegistry.register("sharded", ShardedStrategy, description="weights, grad
 def shard(component: LightningModule, mesh: DeviceMesh) -> None:
     """Shards the weights of a component over the processes, in `configure_model`.
 
-    Each block that repeats (`_repeated_blocks`, `_no_split_modules` of its networks) is put together when it runs, one
-    after the other, and the rest of the weights for the whole of a step or preview; elsewhere they are in pieces. The
-    networks themselves keep their classes.
+    Each repeated block (`_repeated_blocks`, `_no_split_modules` of its networks) is gathered only while it runs, and
+    the rest of the weights for a whole step or preview; otherwise they are in shards. The networks keep their classes.
     """
     strategy = component.trainer.strategy
     if (
@@ -100,12 +99,12 @@ def shard(component: LightningModule, mesh: DeviceMesh) -> None:
         or compat.writes_pieces(strategy)
     ):
         raise InputError(
-            f"trainer.strategy {type(strategy).__name__}: layers are not split, and checkpoints are one file here; "
+            f"trainer.strategy {type(strategy).__name__}: layers cannot be split, and checkpoints are one file here; "
             f"give trainer.strategy sharded, or data_parallel_size {mesh.size()}, tensor_parallel_size 1 and "
             "save_distributed_checkpoint false"
         )
-    # Pieces again after each use, also those of the root: what reads weights between steps (averaging, checkpoints)
-    # finds all of them in pieces.
+    # In shards again after each use, also the weights of the root: averaging and checkpoints, which read weights
+    # between steps, need all of them in shards.
     options: Any = {"mesh": mesh["data_parallel"], "reshard_after_forward": True}
     for block in reversed(blocks(component, REPEATED, WHOLE).values()):  # inner ones first
         if next(block.parameters(), None) is not None:

@@ -1,4 +1,4 @@
-"""Diffusion of whole videos, without content frame and motion latent: the home of the baselines."""
+"""Diffusion of whole videos, without content frame and motion latent: the component of the baselines."""
 
 from __future__ import annotations
 
@@ -29,29 +29,42 @@ from cmd_lightning.networks.contracts import AutoencoderNetwork
 
 
 class VideoDiffusion(DiffusionStage, VideoModel):
-    """Trains a model of whole videos, and samples from it: LVDM- and ModelScope-like ones, PVDM-like ones.
+    """Trains a model of whole videos, and samples from it: baselines such as LVDM, ModelScope and PVDM.
 
-    It denoises videos as they are in the latent space, `(B, C, T, H, W)`; with `autoencoder` that one's latents in its
-    place, packed as `(B, C, N)`: all points of the content plane, then all points of the normalised motion.
+    It denoises videos in the latent space, `(B, C, T, H, W)`; or, with `autoencoder`, the latents of that, packed as
+    `(B, C, N)`: all points of the content plane, then all points of the normalised motion.
 
     Args:
-        network: Makes the denoiser from the shape `(C, T, H, W)` of a latent, or with `autoencoder` from the shapes of
-            its latents, and the number of condition channels.
-        latent_space: What videos are seen in, such as `FrameLatents` of Stable Diffusion's VAE; pixels by default. A
-            checkpoint of an autoencoder brings its own.
+        network: Creates the denoiser from the shape `(C, T, H, W)` of a latent, or with `autoencoder` from the shapes
+            of its latents, and the number of condition channels.
+        latent_space: The space of the videos, such as `FrameLatents` of Stable Diffusion's VAE; pixels by default. A
+            checkpoint of an autoencoder includes its own.
         autoencoder: Checkpoint of the autoencoder stage, a model (zoo name or exported folder) that has one, or the
-            trained network itself; it has as many motion channels as its content plane has.
-        video_shape: `(C, T, H, W)` of the videos in the latent space; a checkpoint of an autoencoder knows it.
+            trained network itself; motion and content plane must have the same number of channels.
+        video_shape: `(C, T, H, W)` of the videos in the latent space; not needed with a checkpoint of an autoencoder.
         steps: Denoising steps of `test`, `predict` and `sample`, by default 50.
-        guidance: Guidance scale of these, 1 is none, by default 4.
-        metrics: What `test` measures, as `MetricSuite` names it: distances of samples from the test clips, `is` and
+        guidance: Guidance scale of `test`, `predict` and `sample`, by default 4; 1 disables it.
+        metrics: Metrics of `test`, by their names in `MetricSuite`: distances between samples and test clips, `is` and
             CLIP similarities of samples.
         preset: How clips are prepared for the I3D: "stylegan-v" by default, see `Preparation`.
-        **kwargs: As for `DiffusionStage`.
+        **kwargs: Arguments of `DiffusionStage`.
+
+    Examples:
+        Two videos from a small LVDM, before training:
+
+        >>> from cmd_lightning.components import VideoDiffusion
+        >>> from cmd_lightning.zoo.baselines.lvdm import LVDM
+        >>> model = VideoDiffusion(
+        ...     network=lambda latent, condition_dim: LVDM(latent, condition_dim, 8, (1, 2), 1, 2),
+        ...     video_shape=(3, 4, 8, 8),
+        ... ).eval()
+        >>> video = model.sample(2, seeds=[0, 1], steps=2)
+        >>> video.shape, video.dtype
+        (torch.Size([2, 3, 4, 8, 8]), torch.uint8)
     """
 
     stage = "video"
-    carries = True  # it samples without other files
+    carries = True  # so that it samples without other files
 
     def __init__(
         self,
@@ -66,7 +79,7 @@ class VideoDiffusion(DiffusionStage, VideoModel):
         **kwargs: Any,
     ) -> None:
         if latent_space is not None and isinstance(autoencoder, str):
-            raise InputError("model.latent_space: the autoencoder's checkpoint brings its own; leave it out")
+            raise InputError("model.latent_space: the autoencoder's checkpoint includes its own; leave it out")
         super().__init__(autoencoder, video_shape, **kwargs)
         self.keep_frozen(latent_space=latent_space)
         self.latent: tuple[int, int, int, int] | LatentSpec
@@ -74,7 +87,8 @@ class VideoDiffusion(DiffusionStage, VideoModel):
         if isinstance(self.latent, LatentSpec) and self.latent.content[0] != self.latent.motion[0]:
             raise InputError(
                 f"model.autoencoder: its content plane has {self.latent.content[0]} channels and its motion "
-                f"{self.latent.motion[0]}, but they are denoised as one; give one with as many, as TriplaneAutoencoder"
+                f"{self.latent.motion[0]}, but they are denoised together; give one with equal numbers, such as "
+                "TriplaneAutoencoder"
             )
         self.latent_shape: tuple[int, ...] = self.latent.packed if isinstance(self.latent, LatentSpec) else self.latent
         self.network = network(self.latent, self.condition_dim)
@@ -118,12 +132,12 @@ class VideoDiffusion(DiffusionStage, VideoModel):
         return to_uint8(self.decode(latent))
 
     def sampling(self, steps: PerStage = None, guidance: PerStage = None) -> tuple[int, float]:
-        """Denoising steps and guidance scale: what is given, else the component's own, else those of CMD's content."""
+        """Denoising steps and guidance scale: as given, otherwise the component's, otherwise 50 and 4."""
         steps, guidance = self.steps if steps is None else steps, self.guidance if guidance is None else guidance
         return chosen("video", steps, guidance, {"video": 50}, {"video": 4.0}, self.scheduler)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """The video `(B, 3, T, H, W)` in [-1, 1] of what was denoised."""
+        """The video `(B, 3, T, H, W)` in [-1, 1] of a denoised latent."""
         if isinstance(self.latent, LatentSpec):
             content, motion = self.latent.unpack(latent)
             motion, dtype = self.autoencoder.denormalize_motion(motion), self.autoencoder.dtype
@@ -146,7 +160,7 @@ class VideoDiffusion(DiffusionStage, VideoModel):
     def on_test_start(self) -> None:
         self.check_trained("test")
         if not self.metrics:
-            raise InputError("model.metrics: none is given, so there is nothing to test; give some, as frechet:shapes")
+            raise InputError("model.metrics: none is given, so there is nothing to test; give one, as frechet:shapes")
         super().on_test_start()
 
     def made_with(self) -> dict[str, Any]:
@@ -160,12 +174,12 @@ class VideoDiffusion(DiffusionStage, VideoModel):
         self.check_trained("predict")
 
     def check_trained(self, verb: str) -> None:
-        """Raises InputError if videos are to be made by a network that nobody trained."""
+        """Raises an InputError if the network was never trained."""
         if not self.sources:
             raise InputError(f"`ckpt_path`: {verb} needs trained weights; add `ckpt_path` last, or another checkpoint")
 
     def on_train_end(self) -> None:
-        """Notes that the weights are trained, and from no file."""
+        """Records that the weights were trained here and are not from a file."""
         self.sources = [f"trained in this process, {self.global_step} steps"]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

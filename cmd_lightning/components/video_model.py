@@ -1,4 +1,4 @@
-"""What CMD and the models of whole videos share: generating over a DataModule, and being tested on one."""
+"""The base of CMD and models of whole videos: `predict` and `test` with a DataModule."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class VideoModel(LightningModule):
     """A model that generates videos.
 
     Attributes:
-        tested: What `test` measures: names of sets of clips, each with the kinds of metrics that it gets.
-        metrics: The metrics of `test`, as `MetricSuite` names them; opened when a test starts.
+        tested: Sets of clips that `test` evaluates, by name, each with its kinds of metrics.
+        metrics: Metrics of `test`, by their names in `MetricSuite`; opened when a test starts.
         preset: How clips are prepared for the I3D: see `Preparation`.
-        fps: Frames a second of the videos.
-        sources: Where the weights are from: folders or files.
+        fps: Frames per second of the videos.
+        sources: Folders or files of the weights.
     """
 
     tested: ClassVar[Mapping[str, Sequence[str]]] = {"generation": ("frechet", "kernel", "is", "clipsim")}
@@ -49,8 +49,8 @@ class VideoModel(LightningModule):
         """Generates videos.
 
         Args:
-            condition: Captions, class ids, or how many for an unconditional model.
-            seeds: One for each video, which draws from it alone: batching changes nothing but rounding.
+            condition: Captions, class ids, or for an unconditional model the number of videos.
+            seeds: A seed for each video. Its noise depends on nothing else, so batching changes only rounding.
             steps: Denoising steps, one number or by stage.
             guidance: Guidance scale, one number or by stage; 1 or less disables it.
 
@@ -58,16 +58,16 @@ class VideoModel(LightningModule):
             Videos `(B, C, T, H, W)`, uint8.
 
         Raises:
-            InputError: The model wants another kind of condition, or a number is out of range.
+            InputError: The model needs another kind of condition, or a number is out of range.
         """
 
     @abstractmethod
     def values(self, batch: dict[str, Any]) -> list[str] | list[int] | int:
-        """What the samples of a batch are generated from."""
+        """The captions, labels or number of samples that videos for a batch are generated from."""
 
     @abstractmethod
     def made_with(self) -> dict[str, Any]:
-        """The part of a test's protocol that says whether weights are averaged and how it samples, as plain data."""
+        """The part of a test's protocol on averaged weights and sampling, as plain data."""
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Generates one video for each sample, from its caption or label; its seed is derived from its key."""
@@ -76,17 +76,17 @@ class VideoModel(LightningModule):
         return {"video": self.sample(self.values(batch), seeds=seeds), "seed": seeds, **about}
 
     def on_test_start(self) -> None:
-        """Opens the metrics: their networks are no part of the model, and a fit does without them."""
+        """Opens the metrics: their networks are not part of the model, and training does not need them."""
         self.suite = MetricSuite(self.metrics, self.tested, self.preset).to(self.device)
 
     def on_test_end(self) -> None:
-        """Lets the metrics go."""
+        """Deletes the metrics, to free their memory."""
         del self.suite
 
     def clips(self, batch: dict[str, Any]) -> Tensor:
-        """The clips of a test batch, `(B, C, T, H, W)`, uint8; they must have the shape of the model's."""
+        """The clips of a test batch, `(B, C, T, H, W)`, uint8; in the shape that the model was built for."""
         if "video" not in batch:
-            raise InputError("data: testing needs videos, these shards hold latents; give data.test_shards of videos")
+            raise InputError("data: testing needs videos, these are latent shards; give data.test_shards of videos")
         video = batch["video"]
         return video if video.dtype == torch.uint8 else to_uint8(self.clip_range.pixels(video))
 
@@ -104,18 +104,18 @@ class VideoModel(LightningModule):
         complete(batch, self.trainer.global_rank, batch_idx)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Feeds the metrics with the clips and with what is generated for their captions or labels."""
+        """Updates the metrics with the clips and with videos generated for their captions or labels."""
         self.suite.update_real(self.clips(batch))
         if self.suite.asks(fake="generation"):
             video = self.sample(self.values(batch), seeds=seeds_of(batch))
             self.suite.update(video, "generation", captions=batch.get("caption"))
 
     def results(self) -> dict[str, dict[str, Any]]:
-        """What a test came to: a record for each number, by the name that it is logged under."""
+        """The results of a test: a record for each number, by the name that it is logged under."""
         return {f"{result['of'].replace(' ', '_')}/{result['metric']}": result for result in self.suite.results()}
 
     def on_test_epoch_end(self) -> None:
-        """Logs the metrics, and writes `test.json` into the Trainer's folder: a record each, with its protocol."""
+        """Logs the metrics, and writes `test.json` into the Trainer's folder: a record for each, with its protocol."""
         results = self.results()
         self.log_dict({f"test/{name}": result["value"] for name, result in results.items()}, rank_zero_only=True)
         made = {
@@ -136,5 +136,5 @@ class VideoModel(LightningModule):
 
 
 def seeds_of(batch: dict[str, Any]) -> list[int]:
-    """A seed for each sample of a batch, which follows from its key."""
+    """A seed for each sample of a batch, derived from its key."""
     return [int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") for key in batch["key"]]

@@ -1,4 +1,4 @@
-"""`CMDPipeline`: prompt or image in, video out, with the conventions of diffusers; one file for each of its parts."""
+"""`CMDPipeline`: prompt or image in, video out, with the diffusers API; one file for each group of methods."""
 
 from cmd_lightning.pipeline.pipeline import GUIDANCE, STEPS, CMDPipeline
 

@@ -1,4 +1,4 @@
-"""The model card of a pipeline, as `push_to_hub` writes it: what it is, how to use it, and what it was made with."""
+"""The model card of a pipeline, as `push_to_hub` writes it: what it is, how to use it, and versions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cmd_lightning.pipeline.request import SCHEDULERS
 
 
 def model_card(pipeline: Any, name: str) -> str:
-    """The card in Markdown, with the metadata of the hub; the licence and the data are left to its author.
+    """The card in Markdown, with the metadata of the hub; for its author to add licence and data.
 
     Args:
         pipeline: A `CMDPipeline`.
@@ -50,7 +50,7 @@ tags:
 
 A content-motion latent diffusion model ([CMD](https://arxiv.org/abs/2403.14148)) for {task}: {frames} frames of
 {width}x{height} pixels at {fps:g} frames per second. This card was generated; add the licence, the training data and
-what the model is meant for.
+the intended use.
 
 ```python
 from diffusers.utils import export_to_video

@@ -1,4 +1,4 @@
-"""Clips as `CMDPipeline` takes them: of any kind and size, and their two latents."""
+"""Clips as inputs of `CMDPipeline`, in many formats and sizes, and their two latents."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from cmd_lightning.pipeline.latents import Latents
 
 Clip = Any
 """One clip: the path of a video file or of a folder of frames, a list of PIL images, an array `(T, H, W, 3)` or a
-tensor `(T, 3, H, W)`; or one image, as `Image` has it, which stands still. Arrays and tensors hold floats in [0, 1] or
-uint8."""
+tensor `(T, 3, H, W)`; or one image, see `Image`, for a clip that stands still. Arrays and tensors have floats in [0, 1]
+or uint8."""
 
 
 class Clips(Latents):
@@ -40,14 +40,14 @@ class Clips(Latents):
         return self._latents(clips, "clips", stride)
 
     def _latents(self, clips: Clip | Sequence[Clip], option: str, stride: int = 1) -> tuple[Tensor, Tensor]:
-        """As `encode_clips`, for clips that the user calls `option`."""
+        """As `encode_clips`, for the clips of the user's argument `option`."""
         video, notes = self._whole(clips, option, stride)
         for note in dict.fromkeys(note for own in notes for note in own):
             warnings.warn(note, InputWarning, stacklevel=3)
         return self.encode(video * 2 - 1)
 
     def _whole(self, clips: Clip | Sequence[Clip], option: str, stride: int = 1) -> tuple[Tensor, list[list[str]]]:
-        """Clips of the model's length and size, `(B, 3, T, H, W)` in [0, 1], and what was done to each, in words."""
+        """Clips of the model's length and size, `(B, 3, T, H, W)` in [0, 1], and notes on how each was changed."""
         frames = self.config.video_shape[1]
         shortened = [of_length(clip[:, ::stride], frames, option) for clip in clips_of(clips, option)]
         video, notes = fit_clips([clip for clip, _ in shortened], self.size, option)
@@ -55,10 +55,10 @@ class Clips(Latents):
 
 
 def of_length(clip: Tensor, frames: int, option: str) -> tuple[Tensor, list[str]]:
-    """The first `frames` frames of a clip `(3, T, H, W)`, or an image that stands still; and a note if some are left.
+    """The first `frames` frames of a clip `(3, T, H, W)`, or an image repeated; and a note if frames are left over.
 
     Raises:
-        InputError: It has more than one frame, and too few.
+        InputError: It is not an image, and has too few frames.
     """
     given = clip.shape[1]
     if given == 1:
@@ -69,10 +69,10 @@ def of_length(clip: Tensor, frames: int, option: str) -> tuple[Tensor, list[str]
 
 
 def fit_clips(clips: Sequence[Tensor], size: tuple[int, int], option: str) -> tuple[Tensor, list[list[str]]]:
-    """Clips `(3, T, H, W)` as floats `(B, 3, T, *size)` in [0, 1], as `fit_image` has it, and what was done to each.
+    """Clips `(3, T, H, W)` as floats `(B, 3, T, *size)` in [0, 1], by `fit_image`, and notes on how each was changed.
 
     Raises:
-        InputError: They have different numbers of frames, or are no RGB clips.
+        InputError: They have different numbers of frames, or are not RGB.
     """
     if len(lengths := {clip.shape[1] for clip in clips}) > 1:
         raise InputError(f"`{option}`: clips of {min(lengths)} and {max(lengths)} frames; give clips of one length")
@@ -88,7 +88,7 @@ def clips_of(given: Clip | Sequence[Clip], option: str) -> list[Tensor]:
     """Clips as tensors `(3, T, H, W)`, with their own sizes and values.
 
     Raises:
-        InputError: There is none, or one is no clip; `option` is what the user calls them.
+        InputError: The list is empty, or one is not a clip; `option` is the name of the user's argument.
     """
     if isinstance(given, np.ndarray | Tensor):
         if not 3 <= given.ndim <= 5:

@@ -26,7 +26,7 @@ from cmd_lightning.pipeline.latents import Latents
 from cmd_lightning.pipeline.request import Control, Request
 
 SHARED = ("in_channels", "cross_attention_dim", "block_out_channels", "layers_per_block")
-"""What a ControlNet has in common with the U-Net that it is for."""
+"""Settings that a ControlNet must share with its U-Net."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class GuidingImages:
 
     @property
     def given(self) -> str | None:
-        """The first of the images that is given."""
+        """The name of the first image argument that is given."""
         names = ("control_image", "ip_adapter_image", "ip_adapter_image_embeds")
         return next((name for name in names if getattr(self, name) is not None), None)
 
@@ -57,10 +57,10 @@ class Controlled(Latents, IPAdapterMixin):
     register_modules: Any
 
     def load_ip_adapter(self, *args: Any, **kwargs: Any) -> None:
-        """As for any diffusers pipeline; where it fails, all parts stay as they were.
+        """As for any diffusers pipeline; if it fails, all parts stay unchanged.
 
         Raises:
-            InputError: The content model is no U-Net of Stable Diffusion, or the adapter does not fit it.
+            InputError: The content model is not a Stable Diffusion U-Net, or the adapter is for another one.
         """
         unet = stable_unet(self.unet, "load_ip_adapter")
         parts = {"image_encoder": self.image_encoder, "feature_extractor": self.feature_extractor}
@@ -77,7 +77,7 @@ class Controlled(Latents, IPAdapterMixin):
             ) from error
 
     def set_ip_adapter_scale(self, scale: Any) -> None:
-        """As for any diffusers pipeline: 1 by default; 0 is as without the adapter, bit for bit."""
+        """As for any diffusers pipeline: 1 by default; 0 equals no adapter, bit for bit."""
         stable_unet(self.unet, "set_ip_adapter_scale")
         super().set_ip_adapter_scale(scale)
 
@@ -96,10 +96,10 @@ class Controlled(Latents, IPAdapterMixin):
     def _control(
         self, images: GuidingImages, runs: bool, count: int, copies: int, scale: float
     ) -> tuple[Control, list[list[str]]]:
-        """What guides the content frames of a call, and what was done to each of its control images, in words.
+        """The images that guide the content frames of a call, and notes on how each control image was changed.
 
         Args:
-            images: What the user gave.
+            images: The user's arguments.
             runs: Whether the content model runs.
             count: Number of videos.
             copies: Number of videos for each prompt.
@@ -125,7 +125,7 @@ class Controlled(Latents, IPAdapterMixin):
         return control, notes
 
     def _control_images(self, given: Any, count: int, copies: int) -> tuple[list[Tensor], list[list[str]]]:
-        """For each ControlNet its images, `(count, 3, H, W)` in [0, 1], and what was done to each, in words."""
+        """For each ControlNet its images, `(count, 3, H, W)` in [0, 1], and notes on how each was changed."""
         several = isinstance(self.controlnet, MultiControlNetModel)
         nets = list(self.controlnet.nets) if several else [self.controlnet]
         for net in nets:
@@ -149,7 +149,7 @@ class Controlled(Latents, IPAdapterMixin):
     def _check_controlnet(self, net: Any) -> None:
         """Raises an `InputError` for a ControlNet that was not made for the content model."""
         if not isinstance(net, ControlNetModel):
-            what = "there is none" if net is None else f"it is a {type(net).__name__}"
+            what = "it is missing" if net is None else f"it is a {type(net).__name__}"
             raise InputError(f"`controlnet`: {what}; set `pipeline.controlnet` to a ControlNetModel of diffusers")
         own, theirs = ({name: plain(part.config[name]) for name in SHARED} for part in (self.unet, net))
         if other := [name for name in SHARED if own[name] != theirs[name]]:
@@ -169,7 +169,7 @@ class Controlled(Latents, IPAdapterMixin):
             )
 
     def _image_embeds(self, images: GuidingImages, adapters: int, count: int, guided: bool) -> list[Tensor]:
-        """For each IP-Adapter its embeddings for `count` videos, with guidance followed by the null ones."""
+        """For each IP-Adapter its embeddings for `count` videos; with guidance, then those of the null condition."""
         given, embeds = images.ip_adapter_image, images.ip_adapter_image_embeds
         option = "ip_adapter_image" if embeds is None else "ip_adapter_image_embeds"
         each: Sequence[Any] = embeds or ()
@@ -190,7 +190,7 @@ class Controlled(Latents, IPAdapterMixin):
             self.unet.encoder_hid_proj([own.to(compat.execution_device(self.unet), self.unet.dtype) for own in found])
         except Exception as error:  # of shapes, of many kinds
             raise InputError(f"`{option}`: they do not fit the IP-Adapter ({reason(error)}); give others") from error
-        # diffusers puts the null ones first.
+        # diffusers puts those of the null condition first.
         return [torch.cat(own.chunk(2)[::-1]) if guided else own for own in found]
 
     def _content_denoiser(self, request: Request) -> Denoiser:
@@ -225,9 +225,9 @@ class Controlled(Latents, IPAdapterMixin):
 
 
 def stable_unet(unet: Any, option: str) -> UNet2DConditionModel:
-    """The content model, which must be a U-Net of Stable Diffusion for what the user calls `option`."""
+    """The content model; an `InputError` about the argument `option` if it is not a Stable Diffusion U-Net."""
     if not isinstance(unet, UNet2DConditionModel):
-        kind = "there is none" if unet is None else f"it is a {type(unet).__name__}"
+        kind = "it is missing" if unet is None else f"it is a {type(unet).__name__}"
         raise InputError(
             f"`{option}`: the content model must be a UNet2DConditionModel of diffusers, but {kind}; use another model"
         )
@@ -235,7 +235,7 @@ def stable_unet(unet: Any, option: str) -> UNet2DConditionModel:
 
 
 def weights_of(images: GuidingImages, nets: int) -> list[list[float]]:
-    """The scale, start and end of each ControlNet, from one number for all or one each."""
+    """The scale, start and end of each ControlNet, from one number for all or one for each."""
     found = []
     for option in ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end"):
         value = getattr(images, option)
@@ -252,7 +252,7 @@ def weights_of(images: GuidingImages, nets: int) -> list[list[float]]:
 
 
 def pillow_images(given: Image | Sequence[Image]) -> list[Any]:
-    """Images of any kind as PIL images, in their own size."""
+    """Images in any format as PIL images, in their original size."""
     from PIL import Image as pillow
 
     tensors = tensors_of(given, "ip_adapter_image")

@@ -1,4 +1,4 @@
-"""Masked editing: a part of a clip is generated again, and all around it stays as it is."""
+"""Masked editing: a part of a clip is generated again, and the rest is kept."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class Editing(Clips):
     ) -> CMDPipelineOutput:
         """Generates the white part of a mask again, in all frames.
 
-        The content frame outside the mask and the motion slots that do not reach into it are held fixed while the rest
-        is denoised. Pixels outside the mask are those of the clip, resized to the model's size where it has another.
+        The content frame outside the mask and the motion slots that do not affect the mask are fixed while the rest is
+        denoised. Pixels outside the mask are those of the clip, resized to the model's size if needed.
 
         Args:
             video: A clip or several.
             mask: An image of the clip's size, or of the model's: white where to edit, black where to keep.
-            prompt: One caption for each clip, of the clip as it should be.
+            prompt: One caption for each clip, which describes the result.
             class_labels: One class id for each clip.
             output_type: "pil", "np" or "pt".
-            **call: Other arguments of a call, such as `seeds`, or `strength` to stay near the clip in the mask.
+            **call: Other arguments of a call, such as `seeds`, or `strength` to stay close to the clip within the mask.
 
         Raises:
             InputError: The mask has another size, or no white part, or a call rejects its arguments.
@@ -81,5 +81,5 @@ class Editing(Clips):
         fitted, _ = fit_image(image, self.size, "mask")
         part = fitted.mean(0) >= 0.5
         if not part.any():
-            raise InputError("`mask`: no part of it is white; make white what to edit")
+            raise InputError("`mask`: no part of it is white; mark the part to edit in white")
         return part

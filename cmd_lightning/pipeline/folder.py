@@ -20,9 +20,9 @@ from cmd_lightning.pipeline.card import model_card
 from cmd_lightning.zoo import model_folder, models
 
 HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download", "proxies")
-"""Arguments that say what to read from the hub."""
+"""Arguments for reading from the hub."""
 LOADING = ("device_map", "max_memory", "use_safetensors", "low_cpu_mem_usage", "disable_mmap")
-"""Arguments that every part is opened with; its dtype, variant and quantization may be its own."""
+"""Arguments for every part; dtype, variant and quantization may differ between parts."""
 
 
 class Folder:
@@ -34,17 +34,17 @@ class Folder:
 
     @classmethod
     def from_pretrained(cls, model: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """Opens a folder that `save_pretrained` or `cmd-lightning export` wrote, a model that ships, or one of the hub.
+        """Opens a folder that `save_pretrained` or `cmd-lightning export` wrote, an included model, or one of the hub.
 
-        Weights are float32, also those that were stored in half precision, unless a dtype is given.
+        Weights are float32, even if they were stored in half precision, unless a dtype is given.
 
         Args:
             model: The folder, a name of the zoo, or a hub id, OWNER/NAME.
             **kwargs: As for any diffusers pipeline; a part given by name replaces the folder's.
 
         Raises:
-            InputError: There is no such model, the folder is no CMD pipeline, a part is of a third-party class that is
-                not imported, or parts are to be spread over devices.
+            InputError: There is no such model, the folder is not a CMD pipeline, a part is of a third-party class that
+                is not imported, or parts are requested on several devices.
         """
         hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         folder = model_folder(downloaded(str(model), kwargs.get("use_safetensors"), **hub))
@@ -54,7 +54,7 @@ class Folder:
             raise InputError(f"variant {variant}: {folder} has no such weights; leave it out, or give another folder")
         described = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
         parts = {name: kwargs.pop(name) for name in cls._optional_components if name in kwargs}
-        # diffusers opens its own and transformers' classes; ours are opened here, and others' refused by name.
+        # diffusers opens its own and transformers' classes; ours are opened here, and others are rejected by name.
         for name in set(cls._optional_components) - set(parts):
             library, class_name = described.get(name) or (None, None)
             if isinstance(library, str) and library not in ("diffusers", "transformers"):
@@ -63,7 +63,7 @@ class Folder:
         opened = super().from_pretrained(folder, **kwargs, **dict.fromkeys(parts))  # type: ignore[misc]  # a base of the pipeline has it
         opened.register_modules(**parts)
         if not {"dtype", "torch_dtype", "quantization_config"} & kwargs.keys():
-            for part in opened.components.values():  # transformers leaves them as they were stored
+            for part in opened.components.values():  # transformers keeps the stored type
                 if isinstance(part, nn.Module):
                     nn.Module.float(part)
         return opened
@@ -73,8 +73,8 @@ class Folder:
         """As for any diffusers pipeline: a pipeline of the parts of another, such as one of Stable Diffusion.
 
         Args:
-            pipeline: Where the parts are from, as they are.
-            **kwargs: Parts in the place of its own or besides, such as `autoencoder`, and settings, such as
+            pipeline: The source of the parts, which are used unchanged.
+            **kwargs: Parts that replace or extend these, such as `autoencoder`, and settings, such as
                 `video_shape`. `dtype` casts all parts, those of `pipeline` too: by default to float32, as in diffusers.
         """
         own = {name: part for name, part in pipeline.components.items() if name in cls._optional_components}
@@ -109,7 +109,7 @@ class Folder:
 
         Args:
             repo_id: OWNER/NAME of the repository; it is created if it does not exist.
-            commit_message: What the commit says.
+            commit_message: Message of the commit.
             private: Whether a new repository is private.
             token: Access token; by default the one that is logged in.
             create_pr: Whether to open a pull request with the files.
@@ -132,7 +132,7 @@ class Folder:
         token: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Uploads a folder that `save_pretrained` wrote, with a model card where there is none."""
+        """Uploads a folder that `save_pretrained` wrote, with a model card if it has none."""
         repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
         if not (folder / "README.md").exists() and not file_exists(repo_id, "README.md", token=token):
             (folder / "README.md").write_text(model_card(self, repo_id), encoding="utf-8")
@@ -143,11 +143,11 @@ class Folder:
 
 
 UPLOAD = ("commit_message", "private", "token", "create_pr")
-"""Arguments of `save_pretrained` that say how to upload."""
+"""Arguments of `save_pretrained` for the upload."""
 
 
 def downloaded(model: str, use_safetensors: bool | None, **options: Any) -> str:
-    """The local folder of a hub id; what is a folder or a name of the zoo stays as it is.
+    """The local folder of a hub id; a folder or a name of the zoo is returned unchanged.
 
     Raises:
         InputError: The hub has no such model, or cannot be reached.
@@ -166,7 +166,7 @@ def downloaded(model: str, use_safetensors: bool | None, **options: Any) -> str:
 
 
 def settings_of(part: str, folder: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `from_pretrained` for one part of our own, from those for the whole pipeline."""
+    """The arguments of `from_pretrained` for a part of this project, from those for the whole pipeline."""
     settings = {name: given[name] for name in LOADING if name in given}
     dtype = given.get("dtype", given.get("torch_dtype"))
     if isinstance(dtype, dict):

@@ -1,4 +1,4 @@
-"""Images as `CMDPipeline` takes them: of any kind and size."""
+"""Images as inputs of `CMDPipeline`, in many formats and sizes."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from cmd_lightning.resizing import covering
 
 Image = Any
 """One image: a PIL image, the path or URL of a file, an array `(H, W, 3)` or a tensor `(3, H, W)`; arrays and tensors
-hold floats in [0, 1] or uint8."""
+have floats in [0, 1] or uint8."""
 
 
 def fit_image(image: Tensor, size: tuple[int, int], option: str = "image") -> tuple[Tensor, list[str]]:
-    """An image in a model's size: resized, with antialiasing, until it just covers it; the middle is kept.
+    """An image in a model's size: resized with antialiasing to cover it, then cropped in the centre.
 
     Args:
         image: `(3, H, W)`, uint8 or floats in [0, 1], of any size.
         size: Height and width of the model in pixels.
-        option: What errors call the image.
+        option: Name of the image in error messages.
 
     Returns:
-        The image `(3, height, width)` in [0, 1], and what was done to it in words; nothing if it has the model's size.
+        The image `(3, height, width)` in [0, 1], and notes on how it was changed; [] if it has the model's size.
 
     Raises:
         InputError: It has another shape, or other values.
@@ -54,7 +54,7 @@ def fit_images(
 ) -> tuple[Tensor, list[list[str]]]:
     """An image or several, `(B, 3, height, width)` in [0, 1]; several may be a list, an array or a tensor.
 
-    See `fit_image`, which says what was done to each.
+    See `fit_image`, also for the notes on each.
     """
     tensors = tensors_of(images, option)
     if not tensors:
@@ -64,7 +64,7 @@ def fit_images(
 
 
 def tensors_of(images: Image | Sequence[Image], option: str = "image") -> list[Tensor]:
-    """Images as tensors `(3, H, W)`, with their own sizes and values; errors call them `option`."""
+    """Images as tensors `(3, H, W)`, with their original sizes and values; `option` is their name in error messages."""
     from PIL import Image as pillow
     from PIL import ImageOps
 

@@ -1,4 +1,4 @@
-"""The arguments of a call of `CMDPipeline`, checked and brought together."""
+"""The arguments of a call of `CMDPipeline`, checked and combined into a `Request`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Inputs(Clips, Prompting, Controlled):
         attention_kwargs: Mapping[str, Any] | None,
         guiding: GuidingImages,
     ) -> Request:
-        """The arguments of `CMDPipeline.__call__`, which describes them, checked and brought together."""
+        """The arguments of `CMDPipeline.__call__`, which documents them, checked and combined."""
         one_of(prompt=prompt, class_labels=class_labels)
         one_of(image=image, content=content, video=video)
         one_of(motion=motion, video=video)
@@ -108,7 +108,7 @@ class Inputs(Clips, Prompting, Controlled):
         content: Tensor | None,
         motion: Tensor | None,
     ) -> tuple[dict[StageName, Tensor], list[list[str]]]:
-        """The latents that are given, by stage, and what was done to each image or clip, in words."""
+        """The given latents by stage, and notes on how each image or clip was changed."""
         notes: list[list[str]] = []
         if image is not None:
             images, notes = fit_images(image, self.size)
@@ -129,16 +129,16 @@ class Inputs(Clips, Prompting, Controlled):
 def known_of(
     given: Mapping[StageName, Tensor], strength: PerStage, keep: Mapping[str, Tensor], usual: float
 ) -> dict[StageName, Known]:
-    """What is known of each stage's latents.
+    """The known latents of each stage.
 
     Args:
         given: Latents by stage.
-        strength: How far to change them.
+        strength: How much to change them.
         keep: Where to keep them.
-        usual: The strength where none is given and nothing is kept.
+        usual: The strength if none is given and nothing is kept.
 
     Raises:
-        InputError: Settings for a stage of which nothing is given, or out of range.
+        InputError: A setting is for a stage without given latents, or is out of range.
     """
     named = {"strength": strength if isinstance(strength, Mapping) else {}, "keep": keep}
     for option, stage in ((option, stage) for option, by_stage in named.items() for stage in by_stage):
@@ -165,12 +165,12 @@ def known_of(
 def asked(
     given: str | int | Sequence[str] | Sequence[int] | None, embeds: Mapping[str, Condition], alone: int, copies: int
 ) -> Values:
-    """What the videos are generated from, each `copies` times in a row: captions, classes, or how many there are.
+    """The captions or classes of the videos, each `copies` times in a row; or the number of videos.
 
     Args:
         given: Captions or classes, if any.
-        embeds: Encoded prompts, as many times as there are videos.
-        alone: How many there are where neither is given.
+        embeds: Encoded prompts, one for each video.
+        alone: The number of videos without copies, if neither is given.
         copies: Videos for each.
     """
     if given is None:
@@ -186,20 +186,20 @@ def one_of(**given: Any) -> None:
 
 
 def check_size(own: tuple[int, int, int], num_frames: int | None, height: int | None, width: int | None) -> None:
-    """Raises an `InputError` if a size is asked for that is not the model's `own`: frames, height and width."""
+    """Raises an `InputError` if a requested size is not the model's `own`: frames, height and width."""
     asked = {"num_frames": num_frames, "height": height, "width": width}
     for (name, value), number in zip(asked.items(), own, strict=True):
         if value is not None and value != number:
-            raise InputError(f"`{name}` {value}: this model makes {number}; leave it out, or train another model")
+            raise InputError(f"`{name}` {value}: this model generates {number}; leave it out, or train another model")
 
 
 def draw_seeds(
     seeds: Sequence[int] | None, generator: torch.Generator | Sequence[torch.Generator] | None, count: int
 ) -> list[int]:
-    """A seed for each of `count` videos: the given ones, or drawn from the generator or one generator for each video.
+    """A seed for each of `count` videos: the given ones, or random ones from one generator or one for each video.
 
     Raises:
-        InputError: There is another number of generators.
+        InputError: The number of generators is wrong.
     """
     if seeds is not None:
         return list(seeds)
@@ -214,10 +214,10 @@ def draw_seeds(
 def latents_by_stage(
     latents: Tensor | Mapping[str, Tensor] | None, shapes: Mapping[str, tuple[int, ...]], count: int
 ) -> dict[str, Tensor]:
-    """The given initial noise by stage; a tensor alone is that of the first stage.
+    """The given initial noise by stage; a single tensor is for the first stage.
 
     Args:
-        latents: What the user gave.
+        latents: The user's argument.
         shapes: The shapes of one sample's latents, by the stages that run, in their order.
         count: Number of videos.
 

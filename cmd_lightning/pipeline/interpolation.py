@@ -1,4 +1,4 @@
-"""Videos between two clips: their contents or their motions mixed, and denoised to what the model knows."""
+"""Videos between two clips: their contents or motions are mixed, then made realistic by denoising."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Interpolation(Clips):
         """Videos from one clip to another.
 
         The latents of the stage are mixed, noised by `strength`, all with the same noise, and denoised: a mixture of
-        two contents is no likely content, and what is denoised is one. The latents of both ends stay as they are.
+        two contents is not a likely content, but the denoised one is. The latents of both ends are kept.
 
         Args:
             first: A clip or an image.
@@ -41,7 +41,7 @@ class Interpolation(Clips):
             class_labels: One class id, or one of each clip.
             stage: "content": from content to content, with motion generated for each. "motion": from motion to motion,
                 all with the content of the first clip.
-            weights: For each video the share of the second clip, from 0 to 1.
+            weights: For each video the weight of the second clip, from 0 to 1.
             strength: Share of the denoising steps that run, from 0 to 1; 0 only mixes.
             seed: Seed of all videos.
             **call: Other arguments of a call, such as `output_type`.
@@ -78,7 +78,7 @@ def nearer(values: Any, weights: Sequence[float], option: str) -> list[Any] | No
     """For each video the caption or class of the nearer clip, of two; a single one for all.
 
     Raises:
-        InputError: There are neither one nor two.
+        InputError: There are not one or two values.
     """
     if values is None:
         return None

@@ -1,4 +1,4 @@
-"""Between videos and latents, as `CMDPipeline` does it: content frames and motion latents, through the latent space."""
+"""Videos to latents and back for `CMDPipeline`: content frames and motion latents, through the latent space."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Latents:
 
     @property
     def frames(self) -> LatentSpace:
-        """What decodes frames: the latent space, or what `use_frame_decoder` put in its place."""
+        """The decoder of frames: the latent space, or its replacement from `use_frame_decoder`."""
         return self._frame_decoder or self.latent_space
 
     @property
@@ -62,8 +62,8 @@ class Latents:
         latent = space.encode(video.to(compat.execution_device(self.autoencoder), self.autoencoder.dtype))
         if tuple(latent.shape[1:]) != (expected := tuple(self.config.video_shape)):
             raise InputError(
-                f"videos of {shape_text(tuple(latent.shape[1:]), space.factor)}, the model makes "
-                f"{shape_text(expected, space.factor)}; give such, in training configs by data.num_frames and data.size"
+                f"videos of {shape_text(tuple(latent.shape[1:]), space.factor)}, the model generates "
+                f"{shape_text(expected, space.factor)}; give such clips; configs set data.num_frames and data.size"
             )
         return self.autoencoder.encode(latent)
 

@@ -1,4 +1,4 @@
-"""Clips longer than the model's: from window to window, each of which begins with the last frames of the one before."""
+"""Clips longer than the model's, window by window; each window begins with the last frames of the one before."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ class Longer(Clips):
         """Continues clips, window by window.
 
         A window begins with the last `overlap` frames so far. Their motion is held fixed while that of the other frames
-        is denoised. Its content frame is theirs, where these frames decide it, as for models of the first frame;
-        other models get that of a clip whose last frame stands still, changed by `strength`.
+        is denoised. If these frames determine the content frame, it is kept, as for models of the first frame;
+        other models start from that of a clip whose last frame is repeated, changed by `strength`.
 
         Args:
             video: A clip or several of one length, at least `overlap`; or an image, which begins the video.
             num_frames: Frames of the result.
             prompt: One caption for each clip.
             class_labels: One class id for each clip.
-            overlap: Frames that windows share, from 1 to one less than the model's; by default as many as decide the
-                content frame, but at most three quarters of these.
-            strength: How far to change content frames that the overlap does not decide, from 0 to 1.
+            overlap: Frames that windows share, from 1 to one less than the model's; by default as many as
+                determine the content frame, but at most three quarters of the model's.
+            strength: How much to change content frames that the overlap does not determine, from 0 to 1.
             seeds: One seed for each clip, from which each window gets its own.
             generator: Source of the seeds, as in a call.
             output_type: "pil", "np" or "pt".
             **call: Other arguments of a call, such as `guidance_scale`.
 
         Returns:
-            The videos, which begin with the frames that were given; `content` is that of the last window.
+            The videos, which begin with the given frames; `content` is that of the last window.
 
         Raises:
             InputError: A number is out of range, the clips are too short, or a call rejects its arguments.
@@ -96,16 +96,16 @@ class Longer(Clips):
 
 
 def seed_of_window(seed: int, number: int) -> int:
-    """The seed of a further window of a video: another one than the video's own."""
+    """The seed of a later window of a video, which differs from the video's seed."""
     return int(torch.randint(2**31, (number + 1,), generator=torch.Generator().manual_seed(seed))[number])
 
 
 def seam_ratio(video: Tensor, seams: Sequence[int]) -> float:
-    """How much more frames change at seams than elsewhere: 1 where a seam cannot be told.
+    """How much more frames change at seams than elsewhere: 1 if a seam cannot be seen.
 
     Args:
         video: `(B, C, T, H, W)`, in any range.
-        seams: Numbers of the frames that begin a window's own part.
+        seams: Numbers of the first new frames of the windows.
 
     Returns:
         Mean absolute change from the frame before, at the seams, relative to that of all other frames.

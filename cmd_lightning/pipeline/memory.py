@@ -1,4 +1,4 @@
-"""Ways to sample with less memory: weights that are elsewhere until they are used, frames that are cut into pieces."""
+"""Sampling with less memory: weights stay on the CPU until they are used, frames are split into tiles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cmd_lightning.errors import InputError
 from cmd_lightning.pipeline.latents import Latents
 
 READS_PARTS = "MultiheadAttention"
-"""The class of torch whose `forward` reads the weights of a module in it without calling that module."""
+"""The class of torch whose `forward` reads the weights of a submodule without calling it."""
 
 
 class LessMemory(Latents):
@@ -21,14 +21,14 @@ class LessMemory(Latents):
     _exclude_from_cpu_offload: list[str]
 
     def enable_model_cpu_offload(self, gpu_id: int | None = None, device: torch.device | str | None = None) -> None:
-        """As for any diffusers pipeline: each part is on the GPU while it runs, and on the CPU else."""
+        """As for any diffusers pipeline: each part is on the GPU only while it runs, otherwise on the CPU."""
         self.latent_space.open()  # which runs the VAE once
         super().enable_model_cpu_offload(gpu_id, device)  # type: ignore[misc]  # a base of the pipeline has it
 
     def enable_sequential_cpu_offload(
         self, gpu_id: int | None = None, device: torch.device | str | None = None
     ) -> None:
-        """As for any diffusers pipeline: each layer is on the GPU while it runs, and on the CPU else."""
+        """As for any diffusers pipeline: each layer is on the GPU only while it runs, otherwise on the CPU."""
         from accelerate import cpu_offload
 
         self.latent_space.open()
@@ -68,7 +68,7 @@ class LessMemory(Latents):
             vae.disable_tiling()
 
     def _vaes(self) -> list[Any]:
-        """The image autoencoders; `InputError` if there are none."""
+        """The image autoencoders; `InputError` if the model has none."""
         if self.vae is None:
             raise InputError("vae: this model works in pixels and has none; leave slicing and tiling out")
         return [self.vae, *([] if self._frame_decoder is None else [self._frame_decoder.vae])]

@@ -1,4 +1,4 @@
-"""What `CMDPipeline` returns, in the forms that diffusers' pipelines offer."""
+"""The output of `CMDPipeline`, in the formats of diffusers' pipelines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Frames = Tensor | np.ndarray | list[list[Image]]
 
 @dataclass
 class CMDPipelineOutput(BaseOutput):
-    """What `CMDPipeline` returns.
+    """The output of `CMDPipeline`.
 
     Args:
         frames: The videos: for "pil" a list of frames for each, for "np" an array `(B, T, H, W, C)` and for "pt" a
@@ -37,21 +37,21 @@ class CMDPipelineOutput(BaseOutput):
 
 
 def check_output(output_type: str, latent: bool = True) -> None:
-    """Raises an `InputError` for an unknown output type, and for "latent" unless it is possible."""
+    """Raises an `InputError` for an unknown output type, and for "latent" if `latent` is false."""
     types = [name for name in get_args(OutputType) if latent or name != "latent"]
     if output_type not in types:
         raise InputError(f"output_type {output_type!r}: choose {', '.join(types)}")
 
 
 def to_output(video: Tensor, output_type: OutputType) -> Frames:
-    """A video `(B, C, T, H, W)` in [-1, 1] as `output_type` asks; see `CMDPipelineOutput`."""
+    """A video `(B, C, T, H, W)` in [-1, 1] in the format `output_type`; see `CMDPipelineOutput`."""
     if output_type == "pil":
         return to_images(to_uint8(video))
     return to_floats((video.float() + 1) / 2, output_type)
 
 
 def shown(video: Tensor, output_type: OutputType) -> Frames:
-    """A video `(B, C, T, H, W)` in [0, 1] as `output_type` asks, without a rounding of what are whole grey levels."""
+    """A video `(B, C, T, H, W)` in [0, 1] in the format `output_type`; whole grey levels stay exact."""
     return to_images((video * 255).round().byte()) if output_type == "pil" else to_floats(video, output_type)
 
 

@@ -56,12 +56,12 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
 ):
     """Content-motion latent diffusion: a content frame, then its motion latent, then the video.
 
-    It has the conventions of diffusers' video pipelines; docs/pipeline.md lists them. The content parts have Stable
-    Diffusion's names, so that its tools open them, and `load_lora_weights` takes its adapters. A part may be missing:
-    without the content parts an image must be given.
+    It follows the conventions of diffusers' video pipelines; docs/pipeline.md lists them. The content parts have Stable
+    Diffusion's names, so that its tools open them, and `load_lora_weights` loads its adapters. A part may be missing:
+    without the content parts an image is required.
 
     Args:
-        autoencoder: Splits clips and puts them together.
+        autoencoder: Splits clips into content frame and motion latent, and decodes these.
         unet: Denoises content frames: a stock `UNet2DConditionModel` or any `ContentModel`.
         scheduler: The content model's sampler.
         text_encoder: Encodes the condition of the content model: a `ConditionEncoder`, or with `tokenizer` that of
@@ -69,16 +69,25 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
         motion_model: Denoises motion latents.
         motion_scheduler: The motion model's sampler.
         motion_text_encoder: Encodes the condition of the motion model; None if it has none.
-        tokenizer: The tokenizer of Stable Diffusion's text encoder; None for encoders that bring their own.
-        vae: The image autoencoder of the latent space, as `FrameLatents` takes it; None for pixels.
+        tokenizer: The tokenizer of Stable Diffusion's text encoder; None for encoders that include one.
+        vae: The image autoencoder of the latent space, see `FrameLatents`; None for pixels.
         controlnet: Guides the content model by images: a `ControlNetModel`, or a `MultiControlNetModel` of several.
         image_encoder: That of an IP-Adapter; `load_ip_adapter` sets it and its `feature_extractor`.
         feature_extractor: Prepares images for the image encoder.
         video_shape: `(C, T, H, W)` of the videos in the autoencoder's space.
-        fps: Frames a second of the videos.
-        steps: Denoising steps of this model where none are given, by stage; the paper's if None.
-        guidance: Guidance scales where none are given, by stage; those of the authors' runs if None.
-        averaged_weights: Whether the weights of each stage are averages over its training; None where not recorded.
+        fps: Frames per second of the videos.
+        steps: Default denoising steps of this model, by stage; the paper's if None.
+        guidance: Default guidance scales, by stage; those of the authors' runs if None.
+        averaged_weights: Whether the weights of each stage are averages over its training; None if not recorded.
+
+    Examples:
+        A model that is included, with few steps; without `num_inference_steps` it uses its own:
+
+        >>> from cmd_lightning.pipeline import CMDPipeline
+        >>> pipeline = CMDPipeline.from_pretrained("shapes32")
+        >>> frames = pipeline("a red circle moves left", num_inference_steps=2, seeds=[0]).frames[0]
+        >>> len(frames), frames[0].size
+        (16, (32, 32))
     """
 
     config: Any
@@ -140,7 +149,7 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
         )
 
     def sampling(self, stage: StageName, steps: PerStage = None, guidance: PerStage = None) -> tuple[int, float]:
-        """Denoising steps and guidance scale of a stage: what is given, else the model's own, else the paper's.
+        """Denoising steps and guidance scale of a stage: as given, otherwise the model's, otherwise the paper's.
 
         Raises:
             InputError: A number is out of range.
@@ -155,7 +164,7 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
         """Content frames `(B, C, H, W)` for captions, class ids or a count.
 
         Raises:
-            InputError: The model wants another kind of condition, or a number is out of range.
+            InputError: The model needs another kind of condition, or a number is out of range.
         """
         return self._generate_content(self._begin(Request(values, seeds, steps, guidance)))
 
@@ -163,7 +172,7 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
     def generate_motion(
         self, content: Tensor, values: Values, seeds: Sequence[int], steps: PerStage = None, guidance: PerStage = None
     ) -> Tensor:
-        """Motion latents `(B, D, T, S)` that go with `content` `(B, C, H, W)`; raises as `generate_content` does."""
+        """Motion latents `(B, D, T, S)` for `content` `(B, C, H, W)`; raises as `generate_content` does."""
         return self._generate_motion(content, self._begin(Request(values, seeds, steps, guidance)))
 
     def _generate_content(self, request: Request) -> Tensor:
@@ -227,57 +236,57 @@ class CMDPipeline(  # type: ignore[misc]  # Folder's methods extend those of dif
         Args:
             prompt: One caption or several, for a model of captions.
             class_labels: One class id or several, for a model of classes.
-            image: An image to set in motion, or several: PIL images, paths, URLs, arrays `(H, W, 3)` or tensors
+            image: An image to animate, or several: PIL images, paths, URLs, arrays `(H, W, 3)` or tensors
                 `(3, H, W)`, uint8 or floats in [0, 1]. Those of another size than the model's are resized and cropped,
                 see `fit_image`. The content model is not run.
             video: A clip to change, or several, see `Clip`: both its latents are noised by `strength` and denoised.
-            strength: How far to change what is given, one number or {"content": ..., "motion": ...}: the share of the
-                denoising steps that run. 0 leaves it as it is, 1 generates it from scratch. By default 0.75 for
-                `video`, 1 where `keep` holds the rest, else 0.
-            negative_prompt: What guidance leads away from, one for all prompts or one each; by default nothing.
-            height: Height in pixels; only the model's own.
-            width: Width in pixels; only the model's own.
-            num_frames: Frames of a video; only the model's own.
+            strength: How much to change given latents, one number or {"content": ..., "motion": ...}: the share of the
+                denoising steps that run. 0 keeps them, 1 generates them from scratch. By default 0.75 for
+                `video`, 1 with `keep`, else 0.
+            negative_prompt: Negative prompt for guidance, one for all prompts or one for each; by default empty.
+            height: Height in pixels; only the model's is allowed.
+            width: Width in pixels; only the model's is allowed.
+            num_frames: Frames of a video; only the model's number is allowed.
             num_inference_steps: Denoising steps, one number or {"content": ..., "motion": ...}; by default the
                 model's own, else 50 and 100.
             guidance_scale: Guidance scale, one number or a mapping as above; 1 or less disables it; by default the
                 model's own, else 4 and 1.
             guidance_rescale: See `Guided`; 0 to 1.
             num_videos_per_prompt: Videos for each prompt, class or image (of an unconditional model: in all).
-            seeds: One seed for each video; a video depends on its own alone. Drawn from `generator` if not given.
+            seeds: One seed for each video, which depends on no other. Random from `generator` if not given.
             generator: Source of seeds, or one for each video; by default torch's global one.
-            latents: Standard normal noise to start from, `(B, *shape)` by stage, see `latent_spec`; a tensor is that of
-                the first stage that runs.
+            latents: Standard normal noise to start from, `(B, *shape)` by stage, see `latent_spec`; a single tensor is
+                for the first stage that runs.
             content: Content frames `(B, C, H, W)`, as in the output or from `encode_clips`; the content model is not
                 run, unless `strength` is above 0.
             motion: Motion latents `(B, D, T, S)`, as in the output or from `encode_clips`; the motion model is not run,
                 unless `strength` is above 0.
-            keep: Where given latents stay as they are while the rest is denoised, by stage: bool, broadcast to them.
-            prompt_embeds: Encoded prompts in the place of `prompt`, as `encode_prompt` returns them; see `Embeds`.
+            keep: Where to keep given latents while the rest is denoised, by stage: bool, broadcast to them.
+            prompt_embeds: Encoded prompts instead of `prompt`, as returned by `encode_prompt`; see `Embeds`.
             negative_prompt_embeds: Encoded negative prompts, in the same forms.
             output_type: "pil", "np", "pt" or "latent", see `CMDPipelineOutput`.
             return_dict: Whether to return a `CMDPipelineOutput` or the tuple of its fields.
             attention_kwargs: Arguments for the attention processors of a Stable Diffusion U-Net, such as
                 {"scale": 0.5} for LoRA adapters.
-            control_image: What `controlnet` guides the content frame by: one image for all prompts, or one each; a list
-                of these for several ControlNets.
-            controlnet_conditioning_scale: How far to follow it; 0 is as without it. A number for each ControlNet, or
-                one for all, as the next two.
-            control_guidance_start: Share of the content steps after which it begins to guide.
-            control_guidance_end: Share of the content steps after which it ends.
+            control_image: Images for `controlnet`: one for all prompts, or one for each; a list of these for several
+                ControlNets.
+            controlnet_conditioning_scale: Weight of the ControlNet; 0 disables it. A number for each ControlNet, or one
+                for all, as for the next two.
+            control_guidance_start: Share of the content steps after which the ControlNet starts.
+            control_guidance_end: Share of the content steps after which the ControlNet stops.
             ip_adapter_image: The image prompt of all videos, for `load_ip_adapter`; a list with one for each
                 IP-Adapter if there are several, where a list in it is several images for one.
-            ip_adapter_image_embeds: Encoded images in its place, see `prepare_ip_adapter_image_embeds`.
-            callback_on_step_end: See `StepCallback`; `stage` says which stage runs. Interrupted in the content stage,
-                the unfinished content frame stands still in the video.
-            callback_on_step_end_tensor_inputs: What it gets: "latents", "prompt_embeds", "negative_prompt_embeds".
+            ip_adapter_image_embeds: Encoded images instead, see `prepare_ip_adapter_image_embeds`.
+            callback_on_step_end: See `StepCallback`; `stage` is the stage that runs. If the content stage is
+                interrupted, the video shows the unfinished content frame without motion.
+            callback_on_step_end_tensor_inputs: Its tensors: "latents", "prompt_embeds", "negative_prompt_embeds".
 
         Raises:
-            InputError: An argument is wrong, or does not fit the model or the others.
+            InputError: An argument is wrong, or conflicts with the model or other arguments.
 
         Warns:
-            InputWarning: A prompt is empty, is cut, or has words that training never showed; an image is resized. The
-                output has the same text for each video.
+            InputWarning: A prompt is empty, is truncated, or has unknown words; an image is resized. The output has the
+                same text for each video.
         """
         check_output(output_type)
         check_size((self.config.video_shape[1], *self.size), num_frames, height, width)

@@ -1,4 +1,4 @@
-"""From prompts to the conditions of both stages, as `CMDPipeline` does it: encoded, given encoded, or negative."""
+"""The conditions of both stages of `CMDPipeline`, from prompts, encoded prompts or negative prompts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cmd_lightning.pipeline.request import NETWORKS, Request, StageName
 from cmd_lightning.pretrained_text import StableDiffusionText
 
 Embeds = Tensor | Condition | Mapping[str, Tensor | Condition] | None
-"""Encoded prompts: a `Condition`, or tokens `(B, L, K)` or pooled vectors `(B, K)`; by stage where they differ."""
+"""Encoded prompts: a `Condition`, or tokens `(B, L, K)` or pooled vectors `(B, K)`; by stage if they differ."""
 
 
 class Prompting:
@@ -42,11 +42,11 @@ class Prompting:
         do_classifier_free_guidance: bool = True,
         num_videos_per_prompt: int = 1,
     ) -> tuple[dict[str, Condition], dict[str, Condition]]:
-        """Encodes prompts for both stages, to be given as `prompt_embeds` and `negative_prompt_embeds`.
+        """Encodes prompts for both stages, for use as `prompt_embeds` and `negative_prompt_embeds`.
 
         Args:
             prompt: One caption or several.
-            negative_prompt: What to lead away from: one for all captions, or one each; by default the empty caption.
+            negative_prompt: Negative prompt: one for all captions, or one for each; by default the empty caption.
             do_classifier_free_guidance: Whether to encode the negative prompts too.
             num_videos_per_prompt: How often to repeat each.
 
@@ -66,12 +66,12 @@ class Prompting:
     def _conditions(
         self, stage: StageName, scale: float, request: Request
     ) -> tuple[Condition | None, Condition | None]:
-        """The condition of a stage and, where guidance is enabled, that to lead away from; on its network's device."""
+        """The condition of a stage and, if guidance is enabled, the null or negative one; on its network's device."""
         own, null = request.embeds.get(stage), request.negative_embeds.get(stage)
         encoder, network = self.encoders[stage], getattr(self, NETWORKS[stage])
         with scaled_lora(self.text_encoder if stage == "content" else None, request.attention_kwargs.get("scale")):
             if own is None:
-                guidance = scale if null is None else 1.0  # at which no other is encoded
+                guidance = scale if null is None else 1.0  # so that no other is encoded
                 own, empty = encode_condition(encoder, request.values, guidance, stage, request.negative)
                 null = empty if null is None else null
             elif null is None and scale > 1:
@@ -91,10 +91,10 @@ class Prompting:
 def null_of(
     encoder: ConditionEncoder | None, count: int, stage: str, negative: Sequence[str] | None = None
 ) -> Condition:
-    """The condition to lead away from where prompts were given encoded."""
+    """The null or negative condition, if prompts were given encoded."""
     if encoder is None:
         raise InputError(
-            f"`negative_prompt_embeds`: guidance of the {stage} model needs them where it has no text encoder; give "
+            f"`negative_prompt_embeds`: guidance of the {stage} model needs them, as it has no text encoder; give "
             "them, or guidance_scale 1"
         )
     return encoder.null(count) if negative is None else encoder(negative)
@@ -138,7 +138,7 @@ def repeated(negative: str | Sequence[str] | None, prompts: int, copies: int) ->
     """A negative prompt for each video: one for all prompts, or one each, each `copies` times in a row.
 
     Raises:
-        InputError: There are neither one nor as many as prompts.
+        InputError: Their number is neither one nor that of the prompts.
     """
     if negative is None:
         return None

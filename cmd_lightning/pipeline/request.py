@@ -1,4 +1,4 @@
-"""What a call of `CMDPipeline` asks for, in the form that its stages read."""
+"""The arguments of a call of `CMDPipeline`, in the form that its stages use."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SCHEDULERS: Mapping[StageName, str] = {"content": "scheduler", "motion": "motion
 
 @dataclass(frozen=True)
 class Control:
-    """What guides content frames besides their condition.
+    """Images that guide content frames.
 
     Args:
-        images: For each ControlNet its images, `(B, 3, H, W)` in [0, 1].
+        images: Images of each ControlNet, `(B, 3, H, W)` in [0, 1].
         scales: The weight of each ControlNet.
         starts: The share of the steps after which each begins.
         ends: The share of the steps after which each ends.
-        embeds: For each IP-Adapter its embeddings of images, as the U-Net takes them, `(B, N, ...)`; with guidance
+        embeds: Image embeddings of each IP-Adapter, in the form of the U-Net, `(B, N, ...)`; with guidance
             `(2 * B, N, ...)`, the second half for the null condition.
     """
 
@@ -41,23 +41,23 @@ class Control:
 
 @dataclass(frozen=True)
 class Request:
-    """What both stages are asked for.
+    """The checked arguments of a call.
 
     Args:
-        values: Captions or class ids, one for each video, or how many videos.
-        seeds: One for each video.
+        values: Captions or class ids, one for each video, or the number of videos.
+        seeds: A seed for each video.
         steps: Denoising steps, see `CMDPipeline.sampling`.
         guidance: Guidance scale, see `CMDPipeline.sampling`.
         negative: A negative prompt for each video; None for the null condition.
-        embeds: Encoded prompts by stage, in the place of `values`.
+        embeds: Encoded prompts by stage, which replace `values`.
         negative_embeds: Encoded negative prompts by stage.
-        latents: Initial noise by stage, in the place of that of the seeds.
+        latents: Initial noise by stage, which replaces that of the seeds.
         guidance_rescale: See `Guided`.
         attention_kwargs: Arguments for the attention processors of a Stable Diffusion U-Net; its `scale` is that of
             LoRA adapters.
         control: Images that guide the content frames.
-        known: Content frames `(B, C, H, W)` and motion latents `(B, D, T, S)` that are given, by stage.
-        notes: For each video, what its user should know: truncated prompts, resized images.
+        known: Given content frames `(B, C, H, W)` and motion latents `(B, D, T, S)`, by stage.
+        notes: For each video, notes for its user on truncated prompts and resized images.
     """
 
     values: Values

@@ -1,4 +1,4 @@
-"""Ways to sample faster: other solvers, compiled networks, another decoder of frames."""
+"""Faster sampling: other solvers, compiled networks, another decoder of frames."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class FasterSampling(Latents):
     def use_solver(self, name: str | Mapping[str, str]) -> None:
         """Replaces the samplers of both stages, for fewer steps: "ddim", "dpm++", "unipc" or "lcm".
 
-        "lcm" is for distilled models and LCM-LoRAs, at a guidance scale of 1. Any other of diffusers goes into
-        `scheduler` and `motion_scheduler` by its `from_config`, as into all pipelines.
+        "lcm" is for distilled models and LCM-LoRAs, at a guidance scale of 1. Set any other scheduler of diffusers
+        as `scheduler` or `motion_scheduler` with its `from_config`, as in all pipelines.
 
         Args:
-            name: One for both stages, or by stage, as {"content": "lcm"}; a stage left out keeps its own.
+            name: One for both stages, or by stage, as in {"content": "lcm"}; other stages keep theirs.
 
         Raises:
             InputError: There is no such solver or stage, or it does not fit the model.
@@ -44,12 +44,12 @@ class FasterSampling(Latents):
             setattr(self, part, scheduler)
 
     def use_frame_decoder(self, vae: Any) -> None:
-        """Has another image autoencoder of the same latents decode the frames, such as a tiny one; `vae` encodes still.
+        """Decodes frames with another image autoencoder of the same latents, such as a tiny one; `vae` still encodes.
 
-        A `vae` that is replaced, as other pipelines have it, would encode the pictures and clips that are given too.
+        Replacing `vae`, as in other pipelines, would also change how given images and clips are encoded.
 
         Args:
-            vae: For example an `AutoencoderTiny` that was made for the model's `vae`; None for `vae` itself.
+            vae: For example an `AutoencoderTiny` for the model's `vae`; None for `vae` itself.
 
         Raises:
             InputError: The model works in pixels, or in latents of another shape.
@@ -61,17 +61,17 @@ class FasterSampling(Latents):
             own, theirs = ((space.vae.config.latent_channels, space.factor) for space in (self.latent_space, decoder))
             if own != theirs:
                 raise InputError(
-                    "frame decoder: it takes latents of {} channels and {} pixels a point, the model makes {} and {}; "
-                    "give one that was made for the model's vae".format(*theirs, *own)
+                    "frame decoder: it takes latents of {} channels and {} pixels per point, the model has {} and "
+                    "{}; give one that was made for the model's vae".format(*theirs, *own)
                 )
         self._frame_decoder = decoder
 
     def compile_networks(self, **options: Any) -> None:
-        """Has torch.compile compile the networks when they first run, which takes minutes, and again for a new shape.
+        """Compiles the networks with torch.compile at their first run, and for each new shape; takes minutes.
 
         The denoisers of both stages are compiled as a whole, so that a GPU replays each step as one CUDA graph; the
-        decoders, which run once a video, without graphs. Convolutions take their pictures channels last. To be called
-        when all is in its place: device, dtype, adapters, frame decoder.
+        decoders, which run once per video, without graphs. Convolutions use the channels-last layout. Call this last,
+        after setting device, dtype, adapters and frame decoder.
 
         Args:
             **options: Arguments of torch.compile for the denoisers; by default the mode "reduce-overhead" on a GPU.

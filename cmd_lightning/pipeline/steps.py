@@ -1,4 +1,4 @@
-"""The denoising steps of `CMDPipeline`: what is known of a call while it runs, and callbacks that change or end it."""
+"""The denoising steps of `CMDPipeline`: the state of a running call, and callbacks that change or end it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cmd_lightning.networks import Condition
 from cmd_lightning.pipeline.request import NETWORKS, SCHEDULERS, Request, StageName
 
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks
-"""Called with the pipeline, the number of the step, its timestep and the wanted tensors by name; it returns those that
-it changes."""
+"""Called with the pipeline, the number of the step, its timestep and the requested tensors by name; it returns those
+that it changes."""
 
 STREAMS: Mapping[StageName, int] = {"content": 0, "motion": 1}
-"""Which random numbers of a seed a stage draws; never changed, or seeds would give other videos."""
+"""The stream of random numbers of each stage; never change it, or seeds would give other videos."""
 
 
 class Steps:
@@ -72,7 +72,7 @@ class Steps:
 
     @property
     def current_timestep(self) -> Tensor | None:
-        """The timestep that is denoised; None outside a stage."""
+        """The current timestep; None outside a stage."""
         return self._current_timestep
 
     @property
@@ -82,13 +82,13 @@ class Steps:
 
     @property
     def interrupt(self) -> bool:
-        """Whether the call ends after the step that runs."""
+        """Whether the call ends after the current step."""
         return self._interrupt
 
     def _begin(
         self, request: Request, callback: StepCallback | None = None, inputs: Sequence[str] = ("latents",)
     ) -> Request:
-        """Sets the state of a call that begins; the request is returned as it is."""
+        """Sets the state of a new call; returns the request unchanged."""
         if isinstance(callback, PipelineCallback | MultiPipelineCallbacks):
             inputs = callback.tensor_inputs
         if unknown := set(inputs) - set(self._callback_tensor_inputs):
@@ -103,12 +103,12 @@ class Steps:
     def _denoise(
         self, stage: StageName, denoiser: Denoiser, shape: Sequence[int], request: Request, known: Known | None
     ) -> Tensor:
-        """From noise, or what is known, to samples `(B, *shape)`, in float32, by the denoiser of a stage."""
+        """Samples `(B, *shape)`, in float32, from noise or known latents, with the denoiser of a stage."""
         number, scale = self.sampling(stage, request.steps, request.guidance)
         network, scheduler = getattr(self, NETWORKS[stage]), getattr(self, SCHEDULERS[stage])
         condition, null = self._conditions(stage, scale, request)
         generators = generators_of(request.seeds, STREAMS[stage])
-        noise = seeded_noise(shape, generators)  # also where it is given: a stochastic scheduler draws what follows
+        noise = seeded_noise(shape, generators)  # even if given: stochastic schedulers use the next numbers
         place = compat.execution_device(network), torch.float32
         noise = request.latents.get(stage, noise).to(*place)
         first, order = 0, getattr(scheduler, "order", 1)
@@ -134,7 +134,7 @@ class Steps:
         return sampled
 
     def _called_back(self, guided: Guided, step: int, timestep: Tensor, x: Tensor) -> Tensor:
-        """The sample after a step, as the callback of the call returns it; it may change the conditions too."""
+        """The sample after a step, as returned by the callback, which may change the conditions too."""
         if self._callback is None:
             return x
         state: dict[str, Tensor | Condition | None] = {

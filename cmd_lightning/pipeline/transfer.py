@@ -1,4 +1,4 @@
-"""New motion for the content of a clip, and the motion of a clip for another content."""
+"""New motion for the content of a clip, or another content for the motion of a clip."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Transfer(Clips):
         Args:
             content_from: A clip or an image, or several.
             motion_from: A clip, or several.
-            prompt: One caption for each video, of the video as it should be.
+            prompt: One caption for each video, which describes the result.
             class_labels: One class id for each video.
-            strength: How far to change the motion that is given, from 0 to 1. A motion latent also holds what its
-                frames look like: at 0 that shows, at 1 nothing of the motion is left.
+            strength: How much to change the given motion, from 0 to 1. A motion latent also has some of the look of
+                its frames, which is visible at 0; at 1 nothing of the motion is left.
             **call: Other arguments of a call, such as `seeds` or `output_type`.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What is ranked: a motion model from a name of the zoo, a dotted class path or a config."""
+"""The motion model to rank: from a name of the zoo, a dotted class path or a config."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Candidate:
     """A motion model that can be built.
 
     Attributes:
-        name: The name of its row and its card.
+        name: The name of its row in the leaderboard and of its card.
         cls: Its class.
         init_args: Arguments of the constructor after `latent_spec` and `condition_dim`.
     """
@@ -40,7 +40,7 @@ class Candidate:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What is ranked, as plain data."""
+        """Class path and arguments, as plain data."""
         return {"class_path": self.class_path, "init_args": dict(self.init_args)}
 
     def build(self, spec: LatentSpec, condition_dim: int) -> MotionModel:
@@ -60,14 +60,14 @@ class Candidate:
             return constructor(spec, condition_dim, **self.init_args)
         except InputError:
             raise
-        except Exception as error:  # a third party's constructor raises what it likes
+        except Exception as error:  # a third-party constructor may raise anything
             raise InputError(
                 f"model {self.name}: it cannot be built for motion latents {spec.motion} and content frames "
                 f"{spec.content} ({reason(error)}); its constructor takes (latent_spec, condition_dim, **init_args)"
             ) from error
 
     def check(self, spec: LatentSpec, condition: Condition) -> None:
-        """Calls a fresh model once, on as many samples as the condition has.
+        """Builds the model and calls it once, with as many samples as the condition has.
 
         Raises:
             InputError: The call fails, or its output does not have the shape of the motion latent, is NaN or infinite,
@@ -100,13 +100,13 @@ def candidate(model: str, config: str | None = None, name: str | None = None) ->
 
     Args:
         model: A motion model of the zoo, the dotted path of an importable class, or a config as in configs/motion.
-        config: A config with the model's arguments; by default, a model of the zoo has those of its own config, and
-            any other class its defaults.
+        config: A config with the model's arguments; by default, a model of the zoo uses its config, and any other class
+            its defaults.
         name: Name of its row, by default that of the class.
 
     Raises:
         InputError: There is no such model, it is not a motion model, the config is missing or of another model, or the
-            name is invalid or that of another model of the zoo.
+            name is invalid or taken by another model of the zoo.
     """
     zoo = {entry.name: entry.module for entry in own_networks("motion")}
     if Path(model).suffix in (".yaml", ".yml"):
@@ -114,7 +114,7 @@ def candidate(model: str, config: str | None = None, name: str | None = None) ->
             raise InputError(f"config {config}: model {model} is a config already; give one of them")
         path, init_args = network_of(Path(model), "model ")
         if not path:
-            raise InputError(f"model {model}: it names no class; give it as `config`, with the name of its model")
+            raise InputError(f"model {model}: it names no class; give it as `config`, and the name of its model")
         cls = class_of(path)
     else:
         cls = class_of(model)
@@ -134,7 +134,7 @@ def candidate(model: str, config: str | None = None, name: str | None = None) ->
 
 
 def class_of(path: str) -> type[MotionModel]:
-    """The motion model of a name of the zoo or a dotted path, which may be importable from the working directory.
+    """The motion model class of a name of the zoo or of a dotted path; the working directory is searched too.
 
     Raises:
         InputError: There is no such class, it cannot be imported, or it is not a motion model.
@@ -150,11 +150,11 @@ def class_of(path: str) -> type[MotionModel]:
     try:
         imported = importlib.import_module(module)
         cls = getattr(imported, name, None)
-    except Exception as error:  # importing runs their code
+    except Exception as error:  # importing runs third-party code
         raise InputError(f"model {path}: {module} cannot be imported ({reason(error)}); check the path") from error
     if cls is None:
         names = [key for key, value in vars(imported).items() if isinstance(value, type)]
         raise InputError(f"model {path}: {module} has no {name}; {nearest(name, names) if names else 'check the path'}")
     if not (isinstance(cls, type) and issubclass(cls, MotionModel)):
-        raise InputError(f"model {path}: it is no MotionModel; derive it from cmd_lightning.networks.MotionModel")
+        raise InputError(f"model {path}: it is not a MotionModel; derive it from cmd_lightning.networks.MotionModel")
     return cls

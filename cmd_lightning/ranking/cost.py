@@ -1,4 +1,4 @@
-"""What a motion model costs: parameters, multiply-adds, and seconds next to those of the paper's model."""
+"""The cost of a motion model: parameters, multiply-adds, and seconds compared with the paper's model."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from cmd_lightning.ranking.protocol import Protocol
 from cmd_lightning.ranking.score import with_model
 
 YARDSTICK = "MotionDiT"
-"""The model next to which the others are timed."""
+"""The model that the others are timed against."""
 ROUNDS = 10
-"""Timed samplings of each of the two."""
+"""Timed samplings of each of the two models."""
 
 
 def counts(network: MotionModel, spec: LatentSpec, condition: Condition) -> dict[str, int]:
-    """Parameters, multiply-adds of a step, and those of what is done once for all; of one sample, without guidance."""
+    """Parameters, and multiply-adds per step and of `prepare`, which runs once; of one sample, without guidance."""
     motion, content = torch.empty(1, *spec.motion), torch.empty(1, *spec.content)
     timestep = torch.zeros(1, dtype=torch.long)
     whole = count(network, motion, timestep, content, condition, call=lambda model, *inputs: model.predict(*inputs))
@@ -31,10 +31,10 @@ def counts(network: MotionModel, spec: LatentSpec, condition: Condition) -> dict
 
 
 def timing(network: MotionModel, yardstick: MotionModel, bench: Bench, protocol: Protocol) -> dict[str, Any]:
-    """Median CPU seconds to sample the motion of one clip on one thread, by turns with the yardstick.
+    """Median CPU seconds to sample the motion of one clip on one thread, alternating with the yardstick.
 
-    The ratio is that of neighbours in time, which other work on the machine disturbs less, each model the first of the
-    two as often as the second.
+    The ratio is the median ratio of consecutive runs, which other work on the machine affects less. Each model is the
+    first of the two as often as the second.
     """
     content, caption = bench.tensors["test/content"][:1], bench.captions["test"][:1]
 

@@ -1,4 +1,4 @@
-"""What a few seeds tell: a mean with its interval, and whether a difference is more than their spread."""
+"""Statistics of a few seeds: a mean with its interval, and whether a difference is significant."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ MOST_SEEDS = len(T_QUANTILES) + 1
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its 95 % interval `mean ± half`; of a single value the half is infinite.
+    """A mean and its 95 % interval `mean ± half`; infinite for a single value.
 
     Attributes:
         mean: The mean.
-        half: Half of the width of the interval.
+        half: Half the width of the interval.
     """
 
     mean: float
@@ -31,7 +31,7 @@ class Estimate:
         return abs(self.mean) > self.half
 
     def __format__(self, spec: str) -> str:
-        """The mean as `spec` says, and half of the width in the same way, without a sign."""
+        """The mean in the format `spec`, and half the width in the same format, without a sign."""
         half = f" ± {self.half:{spec.removeprefix('+')}}" if math.isfinite(self.half) else ""
         return f"{self.mean:{spec}}{half}"
 
@@ -45,6 +45,6 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def difference(own: Mapping[int, float], other: Mapping[int, float]) -> Estimate | None:
-    """The mean of `own - other` over the seeds that both have, as a seed has the same data and noise; None without."""
+    """The mean of `own - other` over common seeds, with the same data and noise; None without any."""
     common = sorted(own.keys() & other.keys())
     return estimate([own[seed] - other[seed] for seed in common]) if common else None

@@ -30,25 +30,25 @@ from cmd_lightning.shapes.scenes import Scene
 
 FORMAT = "cmd-lightning ranking latents 2"
 BATCH, TEXTS = 32, 64
-"""Clips and captions that are encoded at once."""
+"""Clips and captions to encode at a time."""
 PROBED = 3
-"""Clips of each split that are rendered whenever a cache is looked for, so that another world is another cache."""
+"""Clips of each split that are rendered to find a cache, so that a changed world does not use an old one."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What models are trained and scored with.
+    """The frozen parts and the clips that models are trained and scored with.
 
     Attributes:
         pipeline: The frozen parts, with the motion model that is being scored.
-        features: The feature network of the distances.
-        reader: Reads the direction of a plain clip.
+        features: Feature network of the distances.
+        reader: Classifies the direction of a plain clip.
         tensors: By split and name: "train/content" `(N, C, H, W)` and "train/motion" `(N, D, T, S)`, half precision and
-            not normalised; "test/content" and "test/motion" in full; "test/features", "test/reconstruction" and
-            "val/features" `(N, d)`: of held-out clips, of their reconstructions, and of as many other clips.
+            not normalised; "test/content" and "test/motion" in full precision; "test/features", "test/reconstruction"
+            and "val/features" `(N, d)`: features of held-out clips, of their reconstructions, and of as many others.
         captions: Captions of the clips, by split.
-        directions: Directions of the plain ones among the held-out clips, by row.
-        key: A fingerprint of all this.
+        directions: Directions of the plain held-out clips, by row.
+        key: A fingerprint of all of these.
     """
 
     pipeline: CMDPipeline
@@ -61,7 +61,7 @@ class Bench:
 
 
 class StoredCaptions(ConditionEncoder):
-    """A frozen text encoder that looks up captions, each of which has a row in a table of conditions.
+    """A frozen text encoder that looks up each caption in a table of conditions.
 
     The constructor takes no captions, as all its arguments are recorded in `config`; use `of`.
 
@@ -80,7 +80,7 @@ class StoredCaptions(ConditionEncoder):
 
     @classmethod
     def of(cls, captions: Sequence[str], table: Condition) -> StoredCaptions:
-        """The encoder of `captions`: row i of `table` is the condition of the i-th."""
+        """The encoder of `captions`: row i of `table` is the condition of caption i."""
         encoder = cls(table.pooled.shape[1])
         encoder._rows = {caption: row for row, caption in enumerate(captions)}
         for name, tensor in vars(table).items():
@@ -111,7 +111,7 @@ def rendered(scenes: Sequence[Scene], protocol: Protocol) -> Tensor:
 def open_bench(
     protocol: Protocol, folder: Path, tell: Callable[[str], None], pipeline: CMDPipeline | None = None
 ) -> Bench:
-    """The bench of a protocol, from the cache in `folder`; without one, made and cached there."""
+    """The bench of a protocol, from the cache in `folder`; created there if missing."""
     pipeline = pipeline or frozen(protocol.model)
     assert pipeline.motion_text_encoder is not None
     features, reader = ShapesFeatures.from_pretrained(), ShapesReader.from_pretrained()
@@ -145,7 +145,7 @@ def open_bench(
 
 
 def frozen(model: str) -> CMDPipeline:
-    """A model of the zoo without what a ranking does not use."""
+    """A model of the zoo without the parts that a ranking does not use."""
     from diffusers.utils import logging
 
     logging.disable_progress_bar()
@@ -155,7 +155,7 @@ def frozen(model: str) -> CMDPipeline:
 
 
 def read(path: Path, about: str) -> dict[str, Tensor] | None:
-    """The tensors of a cache; None if it is missing, damaged or of something else."""
+    """The tensors of a cache; None if it is missing, damaged or of other clips."""
     try:
         with safe_open(path, "pt") as file:
             if (file.metadata() or {}).get("about") != about:
@@ -190,14 +190,14 @@ def make(
 
 
 def counted(batches: Sequence[Sequence[Scene]], done: Callable[[int], object]) -> Iterator[Sequence[Scene]]:
-    """The batches; reports the number of clips of each once the next one is asked for."""
+    """The batches; reports the clips of each one when the next is requested."""
     for batch in batches:
         yield batch
         done(len(batch))
 
 
 def measured(split: str, video: Tensor, pipeline: CMDPipeline, features: ShapesFeatures) -> dict[str, Tensor]:
-    """What is kept of the clips, uint8 `(B, C, T, H, W)`, of a split."""
+    """The tensors to keep of clips, uint8 `(B, C, T, H, W)`, of a split."""
     if split == "val":
         return {"features": features(video)}
     content, motion = pipeline.autoencoder.encode(from_uint8(video))

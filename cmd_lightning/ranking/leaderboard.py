@@ -1,4 +1,4 @@
-"""The leaderboard: what cards hold of rankings, as a table, and the row of a model into its card."""
+"""The leaderboard: a table of the rankings in the zoo's cards, and the ranking of a model written to its card."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ COLUMNS = (
 
 
 def ranked() -> dict[str, Ranking]:
-    """What the cards of the zoo hold of rankings, by model."""
+    """The rankings in the cards of the zoo, by model."""
     return {entry.name: entry.card.ranking for entry in entries("motion") if entry.card.ranking}
 
 
 def table(rankings: Mapping[str, Ranking], marked: str | None = None) -> str:
-    """The leaderboard in Markdown, the least distance first, of the protocol of the row `marked`, else that of most.
+    """The leaderboard in Markdown, smallest distance first, for the protocol of row `marked` or the most common one.
 
-    A model is "undecided" against the best, or the next better one, where the 95 % interval of the differences, seed by
-    seed, holds 0.
+    A model is "undecided" against the best, or the next better one, if the 95 % interval of their differences, seed by
+    seed, contains 0.
     """
     if not rankings:
         return "No motion model has been ranked yet."
@@ -77,7 +77,7 @@ def distance(ranking: Ranking) -> Estimate:
 
 
 def verdict(ranking: Ranking, better: Ranking) -> str:
-    """By how much a model is behind a better one, and whether that is more than the spread of the seeds."""
+    """The difference of a model from a better one, and whether it is significant."""
     own, other = ({seed["seed"]: seed["frechet"] for seed in row["seeds"]} for row in (ranking, better))
     found = difference(own, other)
     if found is None:
@@ -86,7 +86,7 @@ def verdict(ranking: Ranking, better: Ranking) -> str:
 
 
 def words(ranking: Ranking) -> str:
-    """The protocol, references for the distances, and what the table does not show."""
+    """The protocol, reference values of the distances, and limits of the table."""
     protocol, reference = ranking["protocol"], ranking["reference"]
     perfect, other = reference["reconstruction"], reference["other clips"]
     hardware = ranking["sampling"]["hardware"].removesuffix(", one thread")
@@ -109,7 +109,7 @@ def words(ranking: Ranking) -> str:
 def save(ranking: Ranking, entry: Entry) -> Path:
     """Writes the `ranking` of the card of a motion model and leaves the rest of it as it is.
 
-    Without a card, it makes one of what is known of the model.
+    Without a card, a minimal one is created.
     """
     if entry.card_path.is_file():
         text = entry.card_path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""How motion models are ranked: all that must be the same for two results to be comparable, and fingerprints of it."""
+"""The settings of a ranking, which must be equal for two results to be comparable, and fingerprints of them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ CODE = (
     *("shapes/convnet.py", "shapes/features.py", "shapes/reader.py", "shapes/saved_network.py", "shapes/scenes.py"),
     *("threads.py", "zoo/autoencoders/*.py"),
 )
-"""What trains, samples and scores, within the package; the clips have a fingerprint too, `Bench.key`."""
+"""Files of the package that train, sample and score; the clips have a separate fingerprint, `Bench.key`."""
 LIBRARIES = ("abc", "builtins", "diffusers", "huggingface_hub", "torch", "typing")
-"""Packages whose version is in the card, and not in the fingerprint."""
+"""Packages whose version is recorded in the card instead of the fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -33,20 +33,20 @@ class Protocol:
     """The settings of a ranking.
 
     Attributes:
-        samples: Training samples of a seed; every model sees the same ones, in the same order and with the same noise.
-        batch_size: Samples of an optimiser step.
-        learning_rate: Adam's peak learning rate; it warms up and falls to zero along a cosine.
-        warmup_steps: Steps to the peak.
-        ema: Decay of the average of the weights that is scored.
+        samples: Training samples per seed: for every model the same ones, in the same order and with the same noise.
+        batch_size: Samples per optimiser step.
+        learning_rate: Adam's peak learning rate, after warm-up and before cosine decay to zero.
+        warmup_steps: Optimiser steps to the peak.
+        ema: Decay of the averaged weights, which are scored.
         condition_dropout: Share of samples trained with the null condition.
         guidance: Guidance scale of scored samples; 1 disables it.
         steps: Denoising steps of scored and timed samples.
-        train_clips: Clips that training repeats, of the split "train".
+        train_clips: Training clips, of the split "train".
         test_clips: Held-out clips that are scored, of the split "test".
-        levels: Levels of the clips, in turn.
+        levels: Levels of the clips, used in turn.
         motion: Speed of the clips.
         size: Side of the frames in pixels.
-        frames: Frames of a clip.
+        frames: Frames per clip.
         data_seed: Seed of the procedural world.
         model: The model of the zoo whose autoencoder and text encoder are used, frozen.
     """
@@ -86,7 +86,7 @@ def digest(facts: Mapping[str, Any]) -> str:
 
 
 def key_of(record: Mapping[str, Any], network: nn.Module, protocol: Protocol, bench_key: str) -> str:
-    """A fingerprint of all that the scores of a seed depend on: a candidate's record, code, protocol and clips."""
+    """A fingerprint of all that determines the scores of a seed: a candidate's record, code, protocol and clips."""
     root = Path(cmd_lightning.__path__[0])
     code = executed(file for pattern in CODE for file in root.glob(pattern))
     made = {"source": source_of(network), "code": code, "bench": bench_key}
@@ -94,7 +94,7 @@ def key_of(record: Mapping[str, Any], network: nn.Module, protocol: Protocol, be
 
 
 def source_of(network: nn.Module) -> str:
-    """A fingerprint of the files of all classes that a network is made of, including those they inherit from."""
+    """A fingerprint of the files of all classes in a network, including their bases."""
     classes = {cls for module in network.modules() for cls in type(module).__mro__}
     own = [cls for cls in classes if cls.__module__.partition(".")[0] not in LIBRARIES]
     files = {Path(file) for cls in own if (file := inspect.getsourcefile(cls))}
@@ -102,18 +102,18 @@ def source_of(network: nn.Module) -> str:
 
 
 def executed(files: Iterable[Path]) -> str:
-    """The sha256 of what runs in Python files: docstrings, comments and formatting make no difference.
+    """The sha256 of the code in Python files; docstrings, comments and formatting do not change it.
 
-    It is the same within one minor version of Python only, as `ast.dump` differs between them: with another version
-    kept scores are not found, and are computed again.
+    As `ast.dump` differs between minor versions of Python, kept scores are not found with another version, and are
+    computed again.
     """
     trees = [Executed().visit(ast.parse(path.read_bytes())) for path in sorted(files)]
     return hashlib.sha256("".join(ast.dump(tree, annotate_fields=False) for tree in trees).encode()).hexdigest()
 
 
 class Executed(ast.NodeTransformer):
-    """Leaves out statements that are only a text: docstrings, and those after a constant."""
+    """Removes statements that are only a string: docstrings, also those of constants."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
-        """Keeps all expressions but constants."""
+        """Keeps all expressions except constants."""
         return None if isinstance(node.value, ast.Constant) else node

@@ -1,4 +1,4 @@
-"""One model through the whole protocol, seed by seed; an interrupted call keeps what it has done."""
+"""Ranks one model with several seeds; after an interruption, finished seeds are kept."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from cmd_lightning.ranking.train import seeded, train
 from cmd_lightning.threads import cores, one_thread
 
 DIGITS = 5
-"""Significant digits of what is kept."""
+"""Significant digits of kept numbers."""
 CHECKED = 2
-"""Samples of the call that a model is tried on before anything is trained."""
+"""Samples of the call that checks a model before training."""
 
 
 def rank(model: Candidate, protocol: Protocol, seeds: int, folder: Path, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Trains and scores a model with each seed, on one thread; as many at a time as there are cores.
+    """Trains and scores a model with each seed, on one thread each and as many at a time as there are cores.
 
     Args:
         model: The motion model.
         protocol: The settings; only results of the same protocol and clips can be compared.
-        seeds: Number of seeds, which count from 0.
-        folder: Where the cached clips ("cache") and the scores of each seed are kept; a later call uses them again.
-        tell: Takes lines of progress. With several cores it is pickled, as each seed has a process.
+        seeds: Number of seeds, counted from 0.
+        folder: Where the cached clips ("cache") and the scores of each seed are kept; later calls reuse them.
+        tell: Called with lines of progress. With several cores it is pickled, as each seed has a process.
 
     Returns:
-        The record that a card has under "ranking", as plain data.
+        The entry "ranking" of a card, as plain data.
 
     Raises:
         InputError: `seeds` is out of range, there are fewer samples than two steps need, the model cannot be built or
@@ -81,9 +81,9 @@ def rank(model: Candidate, protocol: Protocol, seeds: int, folder: Path, tell: C
 def all_seeds(
     model: Candidate, bench: Bench, protocol: Protocol, seeds: int, cache: Path, kept: Path, tell: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """The scores of seeds 0, 1, ...: those in the folder `kept`, and the others, trained for in processes.
+    """The scores of seeds 0, 1, ...: from the folder `kept`, or else from training in separate processes.
 
-    A single process is this one, and uses `bench`; others open the clips in `cache`.
+    If there is one process only, it is this one, with `bench`; others open the clips in `cache`.
     """
     rows: dict[int, dict[str, Any]] = {}
     for seed in range(seeds):
@@ -92,7 +92,7 @@ def all_seeds(
             tell(f"{model.name}, seed {seed}: {in_words(rows[seed])}, kept in {path}")
     missing = [seed for seed in range(seeds) if seed not in rows]
     processes = min(len(missing), cores())
-    with ProcessPoolExecutor(max(processes, 1), get_context("spawn")) as pool:  # starts none before it is used
+    with ProcessPoolExecutor(max(processes, 1), get_context("spawn")) as pool:  # starts no process until it is used
         run, opened = (pool.map, None) if processes > 1 else (map, bench)
         found = run(partial(one_seed, model, protocol, cache, kept, tell, bench=opened), missing)
         rows |= dict(zip(missing, found, strict=True))
@@ -108,7 +108,7 @@ def one_seed(
     seed: int,
     bench: Bench | None = None,
 ) -> dict[str, Any]:
-    """The scores of a seed, trained for and kept; without `bench`, as in another process, it opens the cached clips."""
+    """Trains with a seed, and keeps the scores; without `bench`, as in another process, it opens the cached clips."""
     kept.mkdir(parents=True, exist_ok=True)
     with one_thread():
         bench = bench or open_bench(protocol, cache, tell)
@@ -117,7 +117,7 @@ def one_seed(
             model.build, bench, protocol, seed, kept, lambda line: tell(f"{model.name}, seed {seed}: {line}")
         )
         row = rounded({"seed": seed, **score(network, bench, protocol, seed), **facts})
-    row["core_seconds"] = round(time.process_time() - begun)  # which other work on the machine does not lengthen much
+    row["core_seconds"] = round(time.process_time() - begun)  # little affected by other work on the machine
     made = provenance()
     row |= {"commit": made["commit"], "date": made["date"]}
     with replaced(kept / f"seed-{seed}.json") as draft:
@@ -127,7 +127,7 @@ def one_seed(
 
 
 def in_words(row: dict[str, Any]) -> str:
-    """The scores of a seed."""
+    """The scores of a seed in words."""
     return (
         f"distance {row['frechet']:.2f}, direction classified correctly {row['direction']:.1%}, "
         f"{row['core_seconds']} CPU seconds"
@@ -135,5 +135,5 @@ def in_words(row: dict[str, Any]) -> str:
 
 
 def rounded(value: Any) -> Any:
-    """Plain data with floats of a few significant digits."""
+    """Plain data with floats rounded to a few significant digits."""
     return json.loads(json.dumps(value), parse_float=lambda text: float(f"{float(text):.{DIGITS}g}"))

@@ -1,4 +1,4 @@
-"""How good a motion model is: clips of true content frames and generated motion, compared with the true clips."""
+"""Scores of a motion model: clips of true content frames and generated motion, compared with the true clips."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def score(network: MotionModel, bench: Bench, protocol: Protocol, seed: int) -> 
         network: The trained model.
         bench: The clips and the frozen parts.
         protocol: Denoising steps and guidance.
-        seed: Seed of the training, on which alone the noise of the samples depends: it is the same for all models.
+        seed: Seed of the training. The noise of the samples depends on it alone, so it is the same for all models.
 
     Returns:
         "frechet" and "kernel", the distances of the predicted clips to the true ones on shapes features, and
@@ -53,7 +53,7 @@ def predict(network: MotionModel, bench: Bench, protocol: Protocol, seed: int) -
 
 
 def with_model(bench: Bench, network: MotionModel) -> CMDPipeline:
-    """The bench's pipeline with a motion model."""
+    """The pipeline of the bench with a motion model."""
     bench.pipeline.register_modules(motion_model=network, motion_scheduler=objective().scheduler())
     return bench.pipeline
 
@@ -76,7 +76,7 @@ def direction(video: Tensor, bench: Bench) -> float:
 
 @torch.no_grad()
 def references(bench: Bench) -> dict[str, dict[str, float]]:
-    """What perfect motion would score, and what other real clips do."""
+    """Reference scores: of perfect motion, and of other real clips."""
     content, motion = bench.tensors["test/content"], bench.tensors["test/motion"]
     parts = zip(content.split(BATCH), motion.split(BATCH), strict=True)
     video = torch.cat([to_uint8(bench.pipeline.decode(*part)) for part in parts])

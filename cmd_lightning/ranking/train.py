@@ -1,4 +1,4 @@
-"""One training of a motion model under the protocol: the real component and the real Trainer, on cached latents."""
+"""One training of a motion model by the protocol: component and Trainer as usual, on cached latents."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from cmd_lightning.ranking.latents import Bench
 from cmd_lightning.ranking.protocol import Protocol
 
 REPORTS = 4
-"""Lines of progress of a training."""
+"""Progress lines per training."""
 
 
 @dataclass(eq=False)
 class Order(IterableDataset):
-    """Batches of cached latents as latent shards give them, for each epoch in another order, which the seed decides."""
+    """Batches of cached latents like those of latent shards, in an order that depends on seed and epoch."""
 
     bench: Bench
     protocol: Protocol
@@ -61,13 +61,13 @@ class Order(IterableDataset):
                 "motion": tensors["train/motion"][rows],
                 "caption": [captions[row] for row in chosen],
                 "key": [f"{row:09d}" for row in chosen],
-                "made_by": [self.made_by],  # of all of them; each more is looked through by the Trainer
+                "made_by": [self.made_by],  # one for all samples: the Trainer inspects each entry
                 "epoch": epoch,
             }
 
 
 class Watch(Callback):
-    """Keeps the losses and reports progress, a few times within the steps of the whole training."""
+    """Keeps the losses, and reports progress a few times during training."""
 
     def __init__(self, steps: int, tell: Callable[[str], None]) -> None:
         self.steps, self.tell = steps, tell
@@ -102,13 +102,12 @@ def train(
     """Trains a motion model.
 
     Args:
-        build: Builds the model from the shapes of the latents and the channels of the condition, as `Candidate.build`.
+        build: Builds the model from latent shapes and channels of the condition, such as `Candidate.build`.
         bench: The clips and the frozen parts.
         protocol: The settings of the training.
-        seed: Seed of the weights, of the order of the clips and of the noise; for one seed the latter two are the same
-            for all models.
-        folder: Where the Trainer writes a list of skipped steps, if there are any.
-        tell: Takes lines of progress.
+        seed: Seed of weights, order of the clips, and noise; order and noise are the same for all models.
+        folder: Folder for the Trainer's list of skipped steps, if there are any.
+        tell: Called with lines of progress.
 
     Returns:
         The model with averaged weights, in evaluation mode, and its "loss", the mean of the last tenth of the steps.
@@ -121,7 +120,7 @@ def train(
     logger = logging.getLogger("lightning.pytorch")
     with seeded(seed), warnings.catch_warnings(action="ignore"), ExitStack() as stack:
         stack.callback(logger.setLevel, logger.level)
-        logger.setLevel(logging.ERROR)  # without messages on devices, loggers and workers
+        logger.setLevel(logging.ERROR)  # hides messages on devices, loggers and workers
         component = MotionDiffusion(
             build,
             bench.pipeline.autoencoder,
@@ -165,7 +164,7 @@ def train(
 
 
 def objective() -> Diffusion:
-    """The objective of all ranked models, that of shapes32paper."""
+    """The objective of all ranked models, as in shapes32paper."""
     return Diffusion(prediction="v_prediction", beta_schedule="linear")
 
 

@@ -1,4 +1,4 @@
-"""Cells of a benchmark: measured once, kept, and gone on with."""
+"""Cells of a benchmark: measured once, kept, and continued."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ CELLS = [{"network": name, "compiled": compiled} for compiled in (False, True) f
 RECORD = {"settings": {"size": (64, 64)}, "hardware": "a machine", "versions": "torch 2"}
 
 
-def test_another_call_goes_on_with_the_next_cell(tmp_path, capsys):
+def test_another_call_continues_with_the_next_cell(tmp_path, capsys):
     path, done = tmp_path / "deep" / "cells.json", []
 
     def measure(cell):
@@ -38,7 +38,7 @@ def test_another_call_goes_on_with_the_next_cell(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("key", "value"), [("settings", {"size": [64, 128]}), ("hardware", "another"), ("versions", "torch 3")]
 )
-def test_results_of_something_else_are_refused(tmp_path, key, value):
+def test_results_of_something_else_are_rejected(tmp_path, key, value):
     path = tmp_path / "cells.json"
     path.write_text(json.dumps(RECORD | {"rows": [], key: value}))
     with pytest.raises(InputError, match=f"--json {path}: its results are of other {key}; give another file"):
@@ -46,7 +46,7 @@ def test_results_of_something_else_are_refused(tmp_path, key, value):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("not json", r"it cannot be read \(Expecting value: .*\)"),
         ("\xff", "it cannot be read"),
@@ -55,10 +55,10 @@ def test_results_of_something_else_are_refused(tmp_path, key, value):
         ('{"rows": [1]}', "it holds no results of a benchmark"),
     ],
 )
-def test_files_without_results_are_refused_before_measuring(tmp_path, text, told):
+def test_files_without_results_are_rejected_before_measuring(tmp_path, text, message):
     path = tmp_path / "cells.json"
     path.write_text(text, encoding="latin-1")
-    with pytest.raises(InputError, match=f"^--json {path}: {told}.*; give another file$"):
+    with pytest.raises(InputError, match=f"^--json {path}: {message}.*; give another file$"):
         measure_cells(CELLS, measured_in_vain, RECORD, path)
     assert path.read_text(encoding="latin-1") == text
 
@@ -67,16 +67,16 @@ def measured_in_vain(cell):
     raise AssertionError(f"{cell} was measured")
 
 
-def test_files_that_cannot_be_written_are_refused_before_measuring(tmp_path):
+def test_files_that_cannot_be_written_are_rejected_before_measuring(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "folder.json").mkdir()
-    told = {
+    message = {
         "/proc/x.json": "it cannot be written .*; give another file",
         tmp_path / "file" / "x.json": "it cannot be written .*; give another file",
         tmp_path / "folder.json": "it is a folder; give a file",
         tmp_path / "x.md": "give a file whose name ends in .json",
     }
-    for path, words in told.items():
+    for path, words in message.items():
         with pytest.raises(InputError, match=f"^--json {path}: {words}$"):
             measure_cells(CELLS, measured_in_vain, RECORD, Path(path))
     check_writable(tmp_path / "new" / "x.json")

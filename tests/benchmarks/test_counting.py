@@ -49,7 +49,7 @@ def test_attention_written_out_is_attention():
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("learned", [True, False])
-def test_a_linear_layer_is_none_however_its_input_lies_in_memory(bias, learned):
+def test_a_linear_layer_is_none_however_its_input_is_stored_in_memory(bias, learned):
     layer = nn.Linear(7, 3, bias=bias).requires_grad_(learned)
     with torch.no_grad():  # here torch itself makes a batched product of it
         found = count(layer, torch.zeros(7, 5, 2).permute(2, 1, 0))
@@ -180,7 +180,7 @@ def test_command_line(capsys, monkeypatch):
     assert "| autoencoder | 47.4 | 0.7733 | 0.98" in capsys.readouterr().out
 
 
-def test_wrong_stages_and_files_are_told(tmp_path):
+def test_wrong_stages_and_files_are_reported(tmp_path):
     (tmp_path / "wrong.yaml").write_text("model: {init_args: {network: {init_args: {dept: 8}}}}")
     with pytest.raises(InputError, match=r"wrong.yaml: dept: there is no such option; did you mean depth\?"):
         read(CONFIGS / "ucf101", {"autoencoder": [tmp_path / "wrong.yaml"]})

@@ -1,4 +1,4 @@
-"""The benchmark of the loader, made small: all sides give the same clips, and what is computed from their rates."""
+"""The benchmark of the loader, made small: all sides give the same clips, and rates are computed correctly."""
 
 import io
 import json

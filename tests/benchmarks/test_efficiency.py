@@ -1,4 +1,4 @@
-"""The efficiency benchmark, made small: cells, rows, tables, picture, and what it asks of a machine."""
+"""The efficiency benchmark, made small: cells, rows, tables, plot, and requirements of the machine."""
 
 import json
 from functools import partial
@@ -117,7 +117,7 @@ def test_costs_of_a_video_add_up(result):
     assert 2 * two - four == pytest.approx(once)
 
 
-def test_table_and_picture(result):
+def test_table_and_plot(result):
     settings, path, found = result
     assert path.with_suffix(".svg").read_text().count("<svg") == 1
     text = program.timing_tables(found["rows"], settings.core)
@@ -127,7 +127,7 @@ def test_table_and_picture(result):
     assert "| size | batch | steps | guidance | compiled | frame decoder | LVDM / CMD | PVDM-like / CMD |" in text
 
 
-def test_another_call_goes_on_and_other_settings_are_refused(result, monkeypatch):
+def test_another_call_continues_and_other_settings_are_rejected(result, monkeypatch):
     settings, path, found = result
     monkeypatch.setattr(program, "measure", lambda *_: pytest.fail("measured again"))
     assert program.time(settings, path, 60)["rows"] == found["rows"]
@@ -186,7 +186,7 @@ def test_all_networks_are_optimised_alike():
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         (["--size", "60x64"], "--size 60x64: give multiples of 8"),
         (["--size", "64x72"], "--size 64x72: LTX: 17 frames of 64x72 pixels: .* multiples of 32"),
@@ -205,15 +205,15 @@ def test_all_networks_are_optimised_alike():
         (["--sizes", "64x64"], "unrecognized arguments: --sizes 64x64"),
     ],
 )
-def test_wrong_options_are_told(given, told, monkeypatch):
+def test_wrong_options_are_reported(given, message, monkeypatch):
     monkeypatch.setattr("sys.argv", ["efficiency", "--device", "cpu", *given])
     monkeypatch.setattr(program, "count", lambda: pytest.fail("it was counted"))
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         program.main()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_missing_device_is_told(monkeypatch):
+def test_a_missing_device_is_reported(monkeypatch):
     monkeypatch.setattr("sys.argv", ["efficiency"])
     with pytest.raises(InputError, match="--device cuda: torch finds no such device; give cpu"):
         program.main()

@@ -1,4 +1,4 @@
-"""Counts of every system against what the paper prints, and ratios of made-up rows."""
+"""Counts of every system compared with the paper's, and ratios of made-up rows."""
 
 import json
 
@@ -62,7 +62,7 @@ def test_videos_of_table_9(rows, system, steps, tmacs):
     assert twice["reported"] is None
 
 
-def test_every_count_of_the_paper_stands_beside_ours(rows):
+def test_every_count_of_the_paper_is_next_to_ours(rows):
     """Of its tables 8 and 9, none left out; our full counting is never less, but for CMD's decoder alone."""
     counted = [
         (one["system"], value)

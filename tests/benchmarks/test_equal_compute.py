@@ -1,4 +1,4 @@
-"""Equal compute: what each system is trained for, the queue at toy size, and the verdicts."""
+"""Equal compute: the trainings of each system, the queue at toy size, and the verdicts."""
 
 import time
 from dataclasses import replace
@@ -183,7 +183,7 @@ def probed(size, frechet, **spent):
     return {"entry": "lvdm", "budget": "probe", "size": size, "seed": 0, "mixed": mixed, "training": training}
 
 
-def test_the_best_size_of_the_probe_goes_on():
+def test_the_best_size_of_the_probe_continues():
     rows = [
         probed("small", 9.0, video=(10, 5)),
         probed("middle", 7.0, video=(4, 6)),

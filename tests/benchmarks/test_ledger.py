@@ -1,4 +1,4 @@
-"""Verdicts of the claims ledger, of evidence made up for the test."""
+"""Verdicts of the claims ledger, from made-up evidence."""
 
 import json
 import re
@@ -43,7 +43,7 @@ def test_without_evidence_a_claim_needs_it(tmp_path):
 
 
 def test_every_figure_of_the_paper_is_one_that_it_reports():
-    """Of Fréchet distances and the like, which stand in words; ratios are computed."""
+    """For Fréchet distances and the like, which are in words; ratios are computed."""
     known = {f"{figure.value:g}" for figure in figures()} | {f"{figure.value:.4f}" for figure in figures()}
     known |= {f"{value(claim):.1f}" for claim in CLAIMS.values() if claim.ratio} | {"27.3", "4.3"}
     for claim in CLAIMS.values():
@@ -60,7 +60,7 @@ def test_arithmetic_is_spelled_out():
     assert arithmetic(CLAIMS["WebVid-10M, FVD 238.3, 18.5 % below the previous best (Table 3)"]).endswith("= 18.5 %")
 
 
-def test_a_ratio_that_the_tables_do_not_give_is_told(monkeypatch):
+def test_a_ratio_that_the_tables_do_not_give_is_reported(monkeypatch):
     records = [FASTER.__dict__ | {"printed": 8.7}]
     monkeypatch.setattr(ledger.yaml, "safe_load", lambda _: records)
     with pytest.raises(InputError, match=r"the tables give 7\.73.*, not 8\.7"):
@@ -75,8 +75,8 @@ def test_counts(results):
     rows[1]["tmacs_paper"] = 700.0
     assert verdict(FEWER, results("efficiency_counts", *rows)) == "**count contradicted**: 17.61"
     rows.append(video("LVDM", tmacs_paper=625.6, guidance=True))  # which the paper's counts have not
-    told = "**count reproduced**, 2 of 3 figures; **differs**: LVDM 700, reported 625.6"
-    assert verdict(TABLES, results("efficiency_counts", *rows)) == told
+    message = "**count reproduced**, 2 of 3 figures; **differs**: LVDM 700, reported 625.6"
+    assert verdict(TABLES, results("efficiency_counts", *rows)) == message
 
 
 def test_counts_of_a_training_step(results):
@@ -89,7 +89,7 @@ def test_counts_of_a_training_step(results):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "message"),
     [
         (9.0, "**measured on a GPU**: 9"),
         (7.69, "**measured on a GPU**: 7.69"),  # which is 7.7
@@ -97,11 +97,11 @@ def test_counts_of_a_training_step(results):
         (7.3, "**contradicted on a GPU**: 7.3"),
     ],
 )
-def test_times(results, seconds, told):
+def test_times(results, seconds, message):
     of = {"device": "GPU", "compiled": True}
     rows = [video("CMD", seconds=1.0, **of), video("LVDM", seconds=seconds, **of)]
     rows.append(video("LVDM", seconds=0.1, device="another", compiled=True))  # devices are not mixed
-    assert verdict(FASTER, results("efficiency_gpu", *rows)) == told
+    assert verdict(FASTER, results("efficiency_gpu", *rows)) == message
     rows = [row | {"resolution": "512x512"} for row in rows]  # of which the claim says nothing
     assert verdict(FASTER, results("efficiency_gpu", *rows)) == "needs an NVIDIA GPU"
 
@@ -142,7 +142,7 @@ def test_order(results, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("hits", "distance", "told"),
+    ("hits", "distance", "message"),
     [
         ("10" * 4, 1.25, "**undecided on shapes32paper**: accuracy +0.000 ± 0.000, kernel distance +0.000 ± "),
         ("10" * 4, 1.0, "**measured on shapes32paper**: accuracy +0.000 ± 0.000, kernel distance -0.250 ± "),
@@ -150,7 +150,7 @@ def test_order(results, tmp_path):
         ("00" * 4, 1.0, "**contradicted on shapes32paper**: accuracy -0.500 ± 0.000, kernel distance -0.250 ± "),
     ],
 )
-def test_samples(results, hits, distance, told):
+def test_samples(results, hits, distance, message):
     claim = next(claim for claim in CLAIMS.values() if claim.sampled)
 
     def row(setting, **values):
@@ -162,7 +162,7 @@ def test_samples(results, hits, distance, told):
         row(few, hits=hits, kernel_distance_parts=[distance, distance, distance, distance + 0.1]),
         row(many, hits="10" * 4, kernel_distance_parts=[1.2, 1.3, 1.3, 1.3]),
     ]
-    assert verdict(claim, results("sampling", *rows)).startswith(told)
+    assert verdict(claim, results("sampling", *rows)).startswith(message)
     assert verdict(claim, results("sampling", rows[0])) == "needs samples"
 
 
@@ -177,8 +177,8 @@ def test_ranking(monkeypatch, tmp_path, other, word):
         return SimpleNamespace(card=SimpleNamespace(ranking={"seeds": seeds}))
 
     monkeypatch.setattr(ledger.zoo, "entry", entry)
-    told = verdict(Claim("c", "d", "e", ranked=("One", "Other"), needs="a ranking"), tmp_path)
-    assert told.startswith(f"**{word} on shapes32paper**: 3.07 against ")
+    message = verdict(Claim("c", "d", "e", ranked=("One", "Other"), needs="a ranking"), tmp_path)
+    assert message.startswith(f"**{word} on shapes32paper**: 3.07 against ")
 
 
 def test_tests_that_hold_a_claim_are_there(tmp_path):

@@ -1,4 +1,4 @@
-"""The benchmark of the metrics, made small: its rows, what is computed from their parts, and memory."""
+"""The benchmark of the metrics, made small: its rows, values computed from their parts, and memory."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ class Means(nn.Module):
 
 @pytest.fixture
 def rows(monkeypatch):
-    monkeypatch.setitem(metrics.ROWS, "memory", lambda settings: {})  # has a test of its own
+    monkeypatch.setitem(metrics.ROWS, "memory", lambda settings: {})  # has a separate test
     return dict(metrics.measure(TINY, Means()))
 
 
@@ -48,7 +48,7 @@ def test_rows_are_plain_data_and_ratios_follow_from_their_parts(rows):
         assert update["least"] - bare["most"] <= added["least"] <= added["most"] <= update["most"] - bare["least"]
 
 
-def test_the_bias_counts_where_it_is_told():
+def test_the_bias_counts_only_with_a_warning():
     seconds = {"network": 10.0, "sums": 1.0, "solve": 2.0, "bias": 4.0, "compute x": 8.0, "update x": 13.0}
     seconds = {name: {"median": value} for name, value in (seconds | {"added by x": 3.0, "preparation x": 2.0}).items()}
     few, many = (metrics.ratios(seconds, 10, "x", warns) for warns in (True, False))

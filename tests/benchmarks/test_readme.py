@@ -1,4 +1,4 @@
-"""What is generated is current."""
+"""Generated text is current."""
 
 import re
 import sys
@@ -34,7 +34,7 @@ def test_parameters_of_published_models():
         assert zoo.entry(name).card.parameters == pytest.approx(number, rel=0.015), name
 
 
-def test_what_is_not_current_is_told(tmp_path, monkeypatch):
+def test_what_is_not_current_is_reported(tmp_path, monkeypatch):
     file = tmp_path / "README.md"
     file.write_text("before\n<!-- begin fact: python -m benchmarks.readme -->\nold\n<!-- end fact -->\nafter\n")
     monkeypatch.setattr(readme, "FILES", (file,))
@@ -52,7 +52,7 @@ def test_what_is_not_current_is_told(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("begin", "end"), [("other", "other"), ("claims", "zoo")])
-def test_wrong_blocks_are_told(begin, end, tmp_path):
+def test_wrong_blocks_are_reported(begin, end, tmp_path):
     with pytest.raises(InputError, match=f"block {begin}: give one of claims, zoo, .*, and `<!-- end {begin}"):
         written(f"<!-- begin {begin}: python -m benchmarks.readme -->\n<!-- end {end} -->\n", tmp_path)
 

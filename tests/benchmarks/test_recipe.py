@@ -1,4 +1,4 @@
-"""Predictions of memory and hours: by hand for one layer, and what each setting of a config does to them."""
+"""Predictions of memory and hours: by hand for one layer, and the effect of each setting of a config."""
 
 from pathlib import Path
 

@@ -11,7 +11,7 @@ def of(system, quantity, table=9, **at):
 
 
 def test_tables_are_whole():
-    """Numbers of figures as counted in the paper; no figure stands there twice."""
+    """Numbers of figures as counted in the paper; no figure is there twice."""
     counted = Counter(figure.table for figure in figures())
     assert counted == {
         **{"1": 16, "2": 9, "3": 8, "4a": 3, "4b": 4, "4c": 3, "8": 15, "9": 18, "10": 7, "11": 8},
@@ -31,13 +31,13 @@ def test_figures_that_agree():
 
 
 @pytest.mark.parametrize(
-    ("wanted", "told"),
+    ("wanted", "message"),
     [
         ({"system": "LVMD", "quantity": "seconds", "table": 9}, "table 9 has 0 figures of LVMD, seconds"),
         ({"system": "LVDM", "quantity": "seconds", "table": 9}, "has 2 figures of LVDM, seconds; .*'steps': 50"),
         ({"system": "CMD", "quantity": "seconds", "table": 9, "steps": 70}, "steps=70; .*'steps': 100"),
     ],
 )
-def test_what_is_not_one_figure_is_told(wanted, told):
-    with pytest.raises(InputError, match=told):
+def test_what_is_not_one_figure_is_reported(wanted, message):
+    with pytest.raises(InputError, match=message):
         reported(**wanted)

@@ -1,4 +1,4 @@
-"""The paper's tables: every figure of CMD has a way to be measured, and nothing else is in its column."""
+"""The paper's tables: every figure of CMD can be measured, and its column has no other figures."""
 
 import json
 import re
@@ -106,7 +106,7 @@ def test_counts_are_compared_as_printed():
     assert line[6] == "yes"
 
 
-def test_commands_that_fail_are_told(monkeypatch):
+def test_commands_that_fail_are_reported(monkeypatch):
     with pytest.raises(InputError, match="table 1: `exit 3` ended with code 3"):
         Row("1", {}, "", "records", command="exit 3").run()
 

@@ -1,4 +1,4 @@
-"""Retraining in short calls: what each starts, and that together they do what one fit does."""
+"""Retraining in short calls: what each starts, and that together they equal one training run."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""The soak run, made short: its roles, and what is judged level."""
+"""The soak run, made short: its roles, and when memory counts as level."""
 
 import json
 import sys
@@ -30,7 +30,7 @@ def test_a_short_run_tells_each_role_and_trains_on_in_spite_of_bad_samples(tmp_p
     record = soak.run(settings)
     assert list(record["roles"]) == ["main", "worker 0", "worker 1"]
     assert record["samples"] == {"good": 28, "bad": 3}
-    assert record["done"]["epochs"] >= 2, "workers were not started anew"
+    assert record["done"]["epochs"] >= 2, "workers were not started again"
     main = record["roles"]["main"]["series"]
     assert len(main["resident"]) > 10 and 0 < main["seconds"][-1] <= record["done"]["seconds"] + 1
     assert all(100 << 20 < share < size for share, size in zip(main["share"], main["resident"], strict=True))

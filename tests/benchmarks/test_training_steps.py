@@ -1,4 +1,4 @@
-"""The benchmark of training steps, made small: what is trained, what is kept, and what it asks of a machine."""
+"""The benchmark of training steps, made small: what is trained and kept, and requirements of the machine."""
 
 import json
 import subprocess
@@ -55,7 +55,7 @@ def test_table_has_the_papers_figures_for_its_own_protocol_alone(result):
     assert [line.split(" | ")[6] for line in paper[2:]] == ["0.109", "0.151", "0.1", "", "", ""]
 
 
-def test_what_does_not_fit_is_told(result):
+def test_what_does_not_fit_is_reported(result):
     _, found = result
     rows = [row | {"seconds": None} for row in found["rows"]]
     assert "| did not fit |" in table(found | {"rows": rows})

@@ -68,7 +68,7 @@ def test_the_length_of_a_stage_is_that_of_its_cosine(tmp_path):
     assert "total_steps" not in str(CONFIG)
 
 
-def test_nothing_begins_after_the_deadline_and_failures_are_told(tmp_path):
+def test_nothing_begins_after_the_deadline_and_failures_are_reported(tmp_path):
     config = placed(CONFIG, tmp_path, 0, 10)
     with pytest.raises(TimeIsUp):
         Trainings(time.monotonic(), Fit(20)).finished(config)

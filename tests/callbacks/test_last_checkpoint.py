@@ -1,4 +1,4 @@
-"""Training that a signal ends leaves a checkpoint from which it resumes, bit for bit as if uninterrupted."""
+"""Training that a signal ends writes a checkpoint, and resumes from it bit for bit as if uninterrupted."""
 
 import os
 import signal
@@ -94,10 +94,10 @@ def test_a_signal_ends_training_after_the_step_and_nothing_is_lost(fit, capsys, 
         fit("stopped", Send(hook, n, number), **options)
     assert end.value.code == 128 + number
     assert [signal.getsignal(number) for number in WATCHED] == before
-    told = [line for line in capsys.readouterr().err.splitlines() if "resume with --ckpt_path last" in line]
-    assert len(told) == 1
-    assert told[0].startswith(f"cmd-lightning: {number.name} after step {saved}: ")
-    path = told[0].split(": ")[2].split(" is written")[0]
+    message = [line for line in capsys.readouterr().err.splitlines() if "resume with --ckpt_path last" in line]
+    assert len(message) == 1
+    assert message[0].startswith(f"cmd-lightning: {number.name} after step {saved}: ")
+    path = message[0].split(": ")[2].split(" is written")[0]
     assert torch.load(path, weights_only=True)["global_step"] == saved
 
     resumed = torch.load(fit("resumed", resume=path, **options) if saved < STEPS else path, weights_only=True)
@@ -181,9 +181,9 @@ def test_the_checkpoint_of_another_run_is_kept_and_reported(fit, tmp_path, capsy
     last = fit("run", max_steps=1)
     assert reports(capsys) == []
     assert fit("run", max_steps=2) == last == folder / "last.ckpt"
-    [warned, told] = reports(capsys)
+    [warned, message] = reports(capsys)
     assert f"{last} of another run will be renamed" in warned and "--ckpt_path last" in warned
-    assert told.endswith(f"{last} of another run is kept as {folder / 'last-1.ckpt'}")
+    assert message.endswith(f"{last} of another run is kept as {folder / 'last-1.ckpt'}")
     (folder / "last-2.ckpt").write_text("the user's own")
     fit("run", max_steps=3)
     # One that was resumed from another file than last.ckpt keeps that too; one from last.ckpt goes over it.

@@ -185,8 +185,10 @@ def test_a_gradient_scaler_keeps_its_business(tmp_path, fused):
 
 @pytest.mark.filterwarnings("ignore:Step .* is skipped")
 def test_too_many_in_a_row_end_the_fit(tmp_path, component):
-    told = r"step 4: .* 3 steps in a row, last on clip8, clip9 \(all are in .*non_finite\.jsonl\); lower model\.optim"
-    with pytest.raises(InputError, match=told) as error:
+    expected = (
+        r"step 4: .* 3 steps in a row, last on clip8, clip9 \(all are in .*non_finite\.jsonl\); lower model\.optim"
+    )
+    with pytest.raises(InputError, match=expected) as error:
         fit(tmp_path, component("motion"), Spoil(NAN, 0, 2, 3, 4), SkipNonFinite(max_in_a_row=3))
     assert "\n" not in str(error.value)
     assert len((tmp_path / "non_finite.jsonl").read_text().splitlines()) == 4

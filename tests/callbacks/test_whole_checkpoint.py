@@ -1,4 +1,4 @@
-"""Checkpoint files are whole or not there."""
+"""Checkpoint files are complete or absent."""
 
 import errno
 import os
@@ -45,13 +45,13 @@ def test_a_file_that_may_not_grow_leaves_the_one_before(path, tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
             WholeCheckpointIO().save_checkpoint(NEW, path)
         except InputError as error:
-            (tmp_path / "told").write_text(str(error))
+            (tmp_path / "message").write_text(str(error))
         finally:
             os._exit(0)
     os.waitpid(child, 0)
-    told = (tmp_path / "told").read_text()
-    assert told.startswith(f"checkpoint {path}: it cannot be written (File too large); about 0.0012 GB are needed, ")
-    assert f"the one before is intact: `ckpt_path` {path}; make room" in told
+    message = (tmp_path / "message").read_text()
+    assert message.startswith(f"checkpoint {path}: it cannot be written (File too large); about 0.0012 GB are needed, ")
+    assert f"the one before is intact: `ckpt_path` {path}; make room" in message
     assert files(path) == ["last.ckpt"]
     assert torch.load(path, weights_only=True)["step"] == 1
 

@@ -29,7 +29,7 @@ RIGHT = 5
 
 
 class Reader:
-    """Stands for the trained reader: right about the first prompts, and sees nothing in the others."""
+    """Replaces the trained reader: correct for the first prompts, and sees nothing in the others."""
 
     def read(self, video):
         assert video.shape == (len(PROMPTS), 3, 16, 32, 32) and video.dtype == torch.uint8
@@ -95,7 +95,8 @@ def test_page_shows_clips_and_samples_with_captions_and_seed(page, shown):
 def test_page_says_what_the_reader_sees(page, shown):
     assert "a large yellow square moves right (seed 3); read as: yellow square, right" in page.text
     assert "a pink circle moves down right (seed 3); read as: pink none, none" in page.text
-    assert f"{RIGHT} of {len(PROMPTS)} are read as asked; a guess is right in 1 of 256" in page.text
+    correct = f"{RIGHT} of {len(PROMPTS)} samples are classified as their caption says"
+    assert f"{correct}; a random guess is correct in 1 of 256" in page.text
     assert json.loads((shown / "scores.json").read_text())["scores"]["samples"] == {"read_as_asked": RIGHT}
 
 
@@ -114,7 +115,7 @@ def test_what_is_asked_is_what_a_scene_of_this_caption_shows():
 
 
 def test_page_scores_each_clip(page, shown):
-    """The mean frame's score of a clip, computed anew from its file."""
+    """The mean frame's score of a clip, computed again from its file."""
     with tarfile.open(shown / "shards" / "mixed" / "test" / "000000.tar") as shard:
         name = sorted(name for name in shard.getnames() if name.endswith(".mp4"))[0]
         video = read_video(shard.extractfile(name).read()).double()

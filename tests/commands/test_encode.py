@@ -1,4 +1,4 @@
-"""`shards encode`: latents as training on the fly would see them, once; whole shards, whatever comes between."""
+"""`shards encode`: latents equal those of training without it; complete shards even after interruptions."""
 
 import io
 import json
@@ -153,7 +153,7 @@ def test_moments_and_text(videos, stable_diffusion, tmp_path):
             assert torch.equal(stored["mask"][i], seen[key][3])
 
 
-def test_a_fit_on_latents_is_the_fit_on_videos(videos, checkpoint, tmp_path):
+def test_training_on_latents_equals_training_on_videos(videos, checkpoint, tmp_path):
     path = checkpoint("vae")
     encode(videos, "--out", tmp_path / "latents", "--autoencoder", path, *DRAWN, "--dtype", "float32",
            "--clips-per-video", 2)  # fmt: skip
@@ -252,7 +252,7 @@ def test_other_settings_are_rejected(videos, checkpoint, stable_diffusion, tmp_p
     first = ["--out", out, "--autoencoder", path]
     encode(videos, *first)
     before = members(out)
-    for changes, told in (
+    for changes, message in (
         (["--seed", "1"], "seed 0, not 1"),
         (["--crop", "random"], "crop center, not random"),
         (["--clips-per-video", "2"], "clips_per_video 1, not 2"),
@@ -266,7 +266,7 @@ def test_other_settings_are_rejected(videos, checkpoint, stable_diffusion, tmp_p
     ):
         encode(videos, *first, *changes, code=2)
         error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert f"out {out}: its shards were made with {told}" in error, changes
+        assert f"out {out}: its shards were made with {message}" in error, changes
     encode(videos / "000000.tar", *first, code=2)
     assert "sources 000000.tar, 000001.tar, 000002.tar, not 000000.tar" in capsys.readouterr().err
     assert members(out) == before
@@ -363,7 +363,7 @@ def test_a_shard_that_cannot_be_read_is_named_and_the_others_are_made(
     options = ["--out", out, "--autoencoder", checkpoint(), "--allow-commands"]
     encode(*names, *options, code=2)
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "SHARDS: 1 of 3 could not be read, the others are done: pipe:cat" in error
+    assert "SHARDS: 1 of 3 could not be read, the others are complete: pipe:cat" in error
     assert sorted(path.name for path in out.glob("*.tar")) == ["000000.tar", "000002.tar"]
     gone.write_bytes((videos / "000001.tar").read_bytes())
     encode(*names, *options)
@@ -384,39 +384,39 @@ def test_classes_go_with_the_shards(videos, checkpoint, tmp_path):
     assert json.loads((tmp_path / "out" / "index.json").read_text())["classes"] == ["cat", "dog"]
 
 
-def test_mistakes_are_told_on_one_line(videos, checkpoint, stable_diffusion, tmp_path, capsys):
+def test_mistakes_are_reported_on_one_line(videos, checkpoint, stable_diffusion, tmp_path, capsys):
     path, out = checkpoint(), tmp_path / "made" / "out"
     good, vae = ["--autoencoder", path], ["--vae", stable_diffusion]
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / "000000.tar").write_bytes(b"")
-    for arguments, told in (
+    for arguments, message in (
         ([videos], "give one of the two"),
         ([videos, *good, *vae], "give one of the two"),
         ([videos, "--autoencoder", tmp_path / "none.ckpt"], "--autoencoder"),
         ([videos, "--vae", tmp_path / "none"], "--vae"),
-        ([videos, *vae], "--size: give"),
+        ([videos, *vae], "--size: missing; give"),
         ([videos, *vae, "--size", "16x20"], "--size 16x20: height and width must be multiples of 8"),
         ([videos, *vae, "--size", "huge"], "--size huge"),
         ([videos, *good, "--frames", "6"], "was trained on 5 frames of 16x24"),
         ([videos, *good, "--size", "24x16"], "was trained on 5 frames of 16x24"),
         ([videos, *good, "--fps", "8", "--stride", "2"], "give one of the two"),
-        ([videos, *good, "--variant", "fp16"], "these are of --vae"),
+        ([videos, *good, "--variant", "fp16"], "these are for --vae"),
         ([videos, *good, "--evaluation", "--crop", "random"], "--evaluation"),
         ([videos, *good, "--text", tmp_path / "none"], f"--text {tmp_path / 'none'}"),
         ([videos, *good, "--batch-size", "0"], "--batch-size 0"),
         ([videos, *good, "--clips-per-video", "0"], "--clips-per-video 0"),
-        ([videos, *good, "--nodes", "2"], "by torchrun"),
+        ([videos, *good, "--nodes", "2"], "with torchrun"),
         ([videos, *good, "--seed", "-1"], "--seed -1"),
         ([videos, *good, "--frames", "0"], "was trained on"),
         ([videos, *vae, "--size", "16", "--frames", "0"], "--frames 0: must"),
         ([videos / "none.tar", *good], "none.tar: there is no such file or folder"),
         ([videos, tmp_path / "copy", *good], "both are called 000000.tar"),
-        (["http://host/shard?name=0.tar", *good], "let it end in NAME.tar"),
+        (["http://host/shard?name=0.tar", *good], "it must end in NAME.tar"),
     ):
         assert main(["shards", "encode", *map(str, arguments), "--out", str(out)]) == 2, arguments
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith("cmd-lightning: "), error
-        assert told in error, (arguments, error)
+        assert message in error, (arguments, error)
     assert not out.exists()
     encode(videos, *good, "--frames", "5", "--size", "16x24", "--out", out)
     encode(out, *good, "--out", tmp_path / "latents of latents", code=2)

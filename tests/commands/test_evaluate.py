@@ -1,4 +1,4 @@
-"""`evaluate` as people call it: every kind of input, one number whichever way, records, and one line for a mistake."""
+"""`evaluate` on the command line: every kind of input, equal numbers for all, records, and one-line errors."""
 
 import hashlib
 import json
@@ -117,8 +117,8 @@ def test_statistics_stand_for_the_real_clips(sets, evaluate, tmp_path):
     assert [record["value"] for record in by_file] == [record["value"] for record in by_clips]
     assert by_file[0]["real"]["path"] == str(folder / "real")
     assert by_file[0]["clips"]["real"] == 12
-    told = evaluate(statistics=saved, fake=folder / "fake", metrics=names, stride=2, frames=4, fails=True)
-    assert "clips frames: saved with 8, asked with 4" in told
+    message = evaluate(statistics=saved, fake=folder / "fake", metrics=names, stride=2, frames=4, fails=True)
+    assert "clips frames: saved with 8, asked with 4" in message
 
 
 def test_pairs_in_order_of_their_names(sets, evaluate, tmp_path):
@@ -139,8 +139,8 @@ def test_pairs_in_order_of_their_names(sets, evaluate, tmp_path):
     assert some != evaluate(**options, num=7, seed=3)[0]["value"]
     first = evaluate(**options, num=3, choose="first")[0]["value"]
     assert first == pytest.approx((10 * torch.log10(255**2 / error[:3])).mean().item(), rel=1e-4)
-    told = evaluate(real=folder / "real", fake=folder / "fake", metrics="psnr", fails=True)
-    assert f"these have no partner: 2 of {folder / 'real'} (10, 11); rename them" in told
+    message = evaluate(real=folder / "real", fake=folder / "fake", metrics="psnr", fails=True)
+    assert f"these have no partner: 2 of {folder / 'real'} (10, 11); rename them" in message
     assert "--random-start" in evaluate(**options, random_start=True, fails=True)
     (small,) = evaluate(**options | {"metrics": "psnr"}, size="16x24")
     assert small["fake"]["size"] == [16, 24]
@@ -178,14 +178,14 @@ def test_pairs_by_name_else_by_order(evaluate, tmp_path, names, order, warned):
     by_name = torch.stack([real[int(name[-1])] for name in names]) if not warned else real
     expected = psnr_of(fake if not warned else fake[order], by_name)
     assert record["value"] == pytest.approx(expected, rel=1e-5)
-    told = "no name is on both sides, so clips are paired by the order of their names"
-    assert record.get("warnings", []) == [told] * warned
+    message = "no name is on both sides, so clips are paired by the order of their names"
+    assert record.get("warnings", []) == [message] * warned
     some = evaluate(real=tmp_path / "real", fake=tmp_path / "fake", metrics="psnr", num=2)
     assert some[0]["clips"] == {"fake": 2}
 
 
 @pytest.mark.parametrize(
-    ("real", "fake", "told"),
+    ("real", "fake", "message"),
     [
         (NAMES, ["clip0", "clip2", "clip3", "clip9"], ["1 of {real} (clip1)", "1 of {fake} (clip9)"]),
         (NAMES, NAMES[:3], ["1 of {real} (clip3)"]),
@@ -195,14 +195,14 @@ def test_pairs_by_name_else_by_order(evaluate, tmp_path, names, order, warned):
         ([f"{n}x" for n in range(9)], ["0x", "z"], ["8 of {real} (1x, 2x, 3x, ...)", "(z)"]),
     ],
 )
-def test_a_missing_partner_is_an_error(evaluate, tmp_path, real, fake, told):
+def test_a_missing_partner_is_an_error(evaluate, tmp_path, real, fake, message):
     video = clips(1, 3, frames=8, size=8)[0]
     for side, names in (("real", real), ("fake", fake)):
         for name in names:
             write_video(tmp_path / side / name, video, 8.0)
     sides = {side: tmp_path / side for side in ("real", "fake")}
     line = evaluate(**sides, metrics="psnr", fails=True)
-    for text in told:
+    for text in message:
         assert text.format(**sides) in line
 
 
@@ -217,12 +217,12 @@ def test_metrics_without_weights_are_named_at_the_end(sets, evaluate, tmp_path, 
     words += ["--frames=8", "--workers=0", f"--json={tmp_path / 'found.json'}", f"--prompts={tmp_path / 'prompts.txt'}"]
     clipsim = f"clipsim:ViT-B-32-quickgelu/{tmp_path / 'clip.pt'}"
     assert main(["evaluate", *words, "--metrics", f"fvd,kernel:shapes,{clipsim}"]) == 2
-    told = capsys.readouterr()
-    assert told.out.startswith("kernel_distance(shapes): ")
-    last = told.err.splitlines()[-1]
+    message = capsys.readouterr()
+    assert message.out.startswith("kernel_distance(shapes): ")
+    last = message.err.splitlines()[-1]
     assert last.startswith(f"cmd-lightning: --metrics: all but fvd, {clipsim} are done; ")
     assert f"weights {tmp_path / 'none.pt'}: there is no such file" in last
-    assert f"fvd is left out: weights {tmp_path / 'none.pt'}" in told.err.splitlines()[0]
+    assert f"fvd is left out: weights {tmp_path / 'none.pt'}" in message.err.splitlines()[0]
     (record,) = json.loads((tmp_path / "found.json").read_text())
     assert (record["metric"], record["value"]) == (alone["metric"], alone["value"])
     words = [word for word in words if "prompts" not in word]
@@ -250,7 +250,7 @@ def test_captions(evaluate, tmp_path):
     assert evaluate(**options)[0]["value"] == pytest.approx(by_prompts["value"], abs=1e-9)
     (tmp_path / "prompts.txt").write_text("one")
     assert "1 captions for 11 clips" in evaluate(**options, prompts=tmp_path / "prompts.txt", fails=True)
-    assert "is of generated clips alone" in evaluate(**options, real=folder, fails=True)
+    assert "needs generated clips only" in evaluate(**options, real=folder, fails=True)
 
 
 def test_inception_score(sets, evaluate):
@@ -266,14 +266,14 @@ def test_frame_rates_must_agree(evaluate, tmp_path):
     for name, rate in (("slow", 8.0), ("fast", 25.0)):
         write_folder(tmp_path / name, video, ".mp4", rate)
     options = {"real": tmp_path / "fast", "fake": tmp_path / "slow", "metrics": "kernel:shapes"}
-    told = evaluate(**options, fails=True)
-    assert "--fake: clip 0 has 8 frames a second, others 25" in told
-    assert "give --fps 8" in told
+    message = evaluate(**options, fails=True)
+    assert "--fake: clip 0 has 8 frames per second, others 25" in message
+    assert "give --fps 8" in message
     (sampled,) = evaluate(**options, fps=8)
     assert "warnings" not in sampled
     assert (sampled["real"]["fps"], sampled["real"]["source_fps"]) == (8, 25)
     (strided,) = evaluate(**options, stride=1)
-    assert "from 8 to 25 frames a second" in strided["warnings"][0]
+    assert "from 8 to 25 frames per second" in strided["warnings"][0]
     assert "--stride 1, --fps 8" in evaluate(**options, stride=1, fps=8, fails=True)
     saved = tmp_path / "fast.safetensors"
     evaluate(real=tmp_path / "fast", metrics="kernel:shapes", save_statistics=saved)
@@ -300,7 +300,7 @@ def test_shards_and_several_processes(evaluate, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_mistake_on_one_of_two_processes_is_told_once(python, tmp_path):
+def test_a_mistake_on_one_of_two_processes_is_reported_once(python, tmp_path):
     """And a process that has no generated clip is none."""
     video = torch.rand(3, 3, 8, 32, 32)
     torch.save(video, tmp_path / "real.pt")
@@ -308,12 +308,12 @@ def test_a_mistake_on_one_of_two_processes_is_told_once(python, tmp_path):
     video[1, 0, 0, 0, 0] = torch.nan  # the second process's
     torch.save(video, tmp_path / "bad.pt")
     options = ["--real", tmp_path / "real.pt", "--metrics", "kernel:shapes", "--frames", 8, "--workers", 0]
-    for devices, fake, code, told in ((2, "bad.pt", 2, "bad.pt clip 1: holds NaN"), (3, "good.pt", 0, "")):
+    for devices, fake, code, message in ((2, "bad.pt", 2, "bad.pt clip 1: holds NaN"), (3, "good.pt", 0, "")):
         command = ["-m", "cmd_lightning", "evaluate", *options, "--fake", tmp_path / fake, "--devices", devices]
         run = python.run(*command)
         assert run.returncode == code, run.stderr
         assert "Traceback" not in run.stderr
-        assert run.stderr.count(told) == 1 or not told
+        assert run.stderr.count(message) == 1 or not message
         assert run.stdout.count("kernel_distance(shapes)") == (not code)
 
 
@@ -344,7 +344,7 @@ def test_only_published_weights_make_it_fvd(sets, evaluate, tmp_path, monkeypatc
     assert "Conv3d_1a_7x7.conv3d.weight is missing" in evaluate(**options, fails=True)
 
 
-def test_mistakes_are_told_on_one_line(sets, evaluate, tmp_path):
+def test_mistakes_are_reported_on_one_line(sets, evaluate, tmp_path):
     folder, real, _ = sets
     good = {"real": folder / "real", "fake": folder / "fake", "metrics": "kernel:shapes"}
     np.save(tmp_path / "grey.npy", np.zeros((4, 8, 32, 32, 1), np.uint8))
@@ -359,7 +359,7 @@ def test_mistakes_are_told_on_one_line(sets, evaluate, tmp_path):
     torch.save(torch.zeros(2, 3, 8, 10, 24, dtype=torch.uint8), tmp_path / "tiny.pt")
     write_folder(tmp_path / "mixed", [clips(1, 0, size=32)[0], clips(1, 1, size=16)[0]])
     (tmp_path / "prompts.txt").write_text("a caption")
-    for changes, told in (
+    for changes, message in (
         ({"real": tmp_path / "none"}, "there is no such file or folder"),
         ({"fake": tmp_path / "grey.npy"}, "repeat a grey channel"),
         ({"fake": tmp_path / "alpha.npy"}, "alpha"),
@@ -384,16 +384,16 @@ def test_mistakes_are_told_on_one_line(sets, evaluate, tmp_path):
         ({"size": "64by64"}, "--size 64by64"),
         ({"statistics": tmp_path / "x.safetensors"}, "give one of the two"),
         ({"save_statistics": tmp_path / "x.npz"}, "ends in .safetensors"),
-        ({"prompts": tmp_path / "prompts.txt"}, "reads no captions"),
+        ({"prompts": tmp_path / "prompts.txt"}, "uses no captions"),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"nodes": 0}, "--nodes 0"),
         ({"devices": 13}, "12 clips are too few"),
-        ({"nodes": 2}, "by torchrun"),
+        ({"nodes": 2}, "with torchrun"),
         ({"metrics": "clipsim:ViT-B-32"}, "give model and weights"),
         ({"metrics": "frechet:frechet, frechet:frechet"}, "checkpoint frechet"),
         ({"json": tmp_path}, "it is a folder"),
     ):
-        assert told in evaluate(**good | changes, fails=True), changes
+        assert message in evaluate(**good | changes, fails=True), changes
     (chosen,) = evaluate(**good | {"fake": tmp_path / "three.npy", "real": tmp_path / "three.npy", "frames": 3,
                                    "metrics": "frechet:test_evaluate.mean_pixels"}, layout="NCTHW")  # fmt: skip
     assert chosen["fake"]["size"] == [32, 32]

@@ -59,7 +59,7 @@ def test_averaged_weights_are_exported(tiny_stages, tmp_path, save_checkpoint):
     assert torch.equal(CMDPipeline.from_pretrained(tmp_path / "model").motion_model.head.weight, averaged[name])
 
 
-def test_stages_of_another_autoencoder_are_refused(tiny_stages, tiny_autoencoder, tmp_path, save_checkpoint):
+def test_stages_of_another_autoencoder_are_rejected(tiny_stages, tiny_autoencoder, tmp_path, save_checkpoint):
     paths, _ = tiny_stages(None)
     other = VideoAutoencoder(tiny_autoencoder)
     other.video_shape, other.fps = (3, 5, 8, 12), 7.0
@@ -152,7 +152,7 @@ def test_a_dtype_that_is_asked_for_holds_for_every_part(tiny_stages, tmp_path):
     assert {parameter.dtype for part in parts for parameter in part.parameters()} == {torch.float64}
 
 
-def test_weights_beyond_half_precision_are_refused(tiny_stages, tmp_path, save_checkpoint):
+def test_weights_beyond_half_precision_are_rejected(tiny_stages, tmp_path, save_checkpoint):
     paths, components = tiny_stages(None)
     huge = torch.full_like(components["motion"].network.head.weight, 7e4)  # float16 ends at 65504
     save_checkpoint(components["motion"], paths["motion"], ema={"network.head.weight": huge})
@@ -164,7 +164,7 @@ def test_weights_beyond_half_precision_are_refused(tiny_stages, tmp_path, save_c
 
 
 @pytest.mark.parametrize("steps", [0, 1001])
-def test_steps_that_the_model_does_not_take_are_refused(tiny_stages, tmp_path, capsys, steps):
+def test_steps_that_the_model_does_not_take_are_rejected(tiny_stages, tmp_path, capsys, steps):
     paths, _ = tiny_stages(None)
     assert main(["export", *map(str, paths.values()), str(tmp_path / "model"), "--steps", str(steps)]) == 2
     assert f"--steps {steps}: " in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Models by the name of a folder that ships."""
+"""Models by the names of included folders."""
 
 import json
 
@@ -17,7 +17,7 @@ FEW = {"num_inference_steps": 2, "guidance_scale": 2.0, "output_type": "pt"}
 
 @pytest.fixture
 def shipped(tiny_pipeline, tmp_path, monkeypatch):
-    """A zoo with one model, `tiny`, beside a file of other weights."""
+    """A zoo with one model, `tiny`, next to a file of other weights."""
     pipeline = tiny_pipeline("caption")
     pipeline.save_pretrained(tmp_path / "weights" / "tiny")
     (tmp_path / "weights" / "reader.safetensors").write_bytes(b"")
@@ -50,7 +50,7 @@ def test_a_folder_goes_before_a_name(shipped, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tyny", "unfinished", "reader.safetensors", "tiny/unet"])
-def test_what_is_neither_is_told_with_both_remedies(shipped, name):
+def test_what_is_neither_is_reported_with_both_remedies(shipped, name):
     with pytest.raises(InputError, match=f"{name}: there is no such folder.*cmd-lightning export.*: tiny$"):
         model_folder(name)
     with pytest.raises(InputError, match="there is no such folder"):

@@ -1,4 +1,4 @@
-"""`fit` and its sisters as a user runs them: where files go, and what is reported."""
+"""`fit`, `validate`, `test` and `predict` on the command line: files, messages and errors."""
 
 import csv
 import importlib.util
@@ -81,10 +81,10 @@ def test_ctrl_c_ends_every_verb_with_130(run, monkeypatch):
     monkeypatch.setattr(VideoAutoencoder, "on_validation_start", interrupt)
     before = signal.getsignal(signal.SIGINT)
     try:
-        code, told = run("validate")
+        code, lines = run("validate")
     finally:
         signal.signal(signal.SIGINT, before)  # which Lightning turns off
-    assert (code, told[-1]) == (130, "cmd-lightning: interrupted")
+    assert (code, lines[-1]) == (130, "cmd-lightning: interrupted")
 
 
 LOGGERS = {
@@ -100,8 +100,8 @@ LOGGERS = {
 
 @pytest.mark.parametrize("logger", LOGGERS)
 def test_one_option_moves_a_whole_run(run, logger):
-    code, told = run("fit", "--trainer.default_root_dir=elsewhere", f"--trainer.logger={logger}")
-    assert code == 0, told
+    code, lines = run("fit", "--trainer.default_root_dir=elsewhere", f"--trainer.logger={logger}")
+    assert code == 0, lines
     assert {path.split("/")[0] for path in files()} == {"config.yaml", "elsewhere"}
     written = files("elsewhere")
     log = LOGGERS[logger]
@@ -129,9 +129,9 @@ def test_a_trial_run_leaves_the_trained_checkpoint_alone(run):
     trained = Path("out/last.ckpt").read_bytes()
     run("fit", "--trainer.logger=false", "--trainer.default_root_dir=trial")
     assert Path("out/last.ckpt").read_bytes() == trained
-    code, told = run("fit", "--trainer.logger=false")
+    code, lines = run("fit", "--trainer.logger=false")
     assert code == 0
-    assert "cmd-lightning: out/last.ckpt of another run is kept as out/last-1.ckpt" in told
+    assert "cmd-lightning: out/last.ckpt of another run is kept as out/last-1.ckpt" in lines
     assert Path("out/last-1.ckpt").read_bytes() == trained
     run("fit", "--trainer.logger=false", "--trainer.max_steps=2", "--ckpt_path=last")
     assert torch.load("out/last.ckpt", weights_only=True)["global_step"] == 2
@@ -148,7 +148,7 @@ WRONG = {
     "--trainer.accumulate_grad_batches=0": "--trainer.accumulate_grad_batches 0: give at least 1",
     "--trainer.check_val_every_n_epoch=0": "--trainer.check_val_every_n_epoch 0: give at least 1, or null",
     "--trainer.default_root_dir=one.yaml": "--trainer.default_root_dir one.yaml: this is a file; give a folder",
-    "--trainer.gradient_clip_val=-1": "--trainer.gradient_clip_val -1: would turn gradients around",
+    "--trainer.gradient_clip_val=-1": "--trainer.gradient_clip_val -1: would reverse gradients",
     "--model.autoencoder=shapes33": "model.autoencoder shapes33: there is no such file",
     "-c none.yaml": "-c none.yaml: there is no such file; did you mean one.yaml?",
     "-c folder": "-c folder: this is a folder; give one of its files: motion.yaml",
@@ -161,13 +161,13 @@ def test_cheap_checks_come_before_the_libraries(run, monkeypatch, option):
     Path("folder/motion.yaml").touch()
     Path("one.yaml").touch()
     monkeypatch.setitem(sys.modules, "cmd_lightning.commands.training", None)  # cannot be imported
-    code, told = run("fit", *option.split())
-    assert code == 2 and len(told) == 1
-    assert told[0].startswith(f"cmd-lightning: {WRONG[option]}")
+    code, lines = run("fit", *option.split())
+    assert code == 2 and len(lines) == 1
+    assert lines[0].startswith(f"cmd-lightning: {WRONG[option]}")
     assert not Path("out").exists()
 
 
-def test_a_wrong_component_is_told_before_the_libraries_are_loaded():
+def test_a_wrong_component_is_reported_before_the_libraries_are_loaded():
     check_class("MotionDiffusion")
     check_class("my_package.Model")
     check_class({"class_path": "X"})
@@ -175,7 +175,7 @@ def test_a_wrong_component_is_told_before_the_libraries_are_loaded():
         check_class("MotionDifusion")
 
 
-def test_a_fit_without_a_config_is_told(run, capsys):
+def test_fit_without_a_config_is_reported(run, capsys):
     for words in ([], ["config.yaml"]):
         assert main(["fit", *words]) == 2
         assert "fit: no config; give one, such as -c configs/shapes32/autoencoder.yaml" in capsys.readouterr().err
@@ -201,22 +201,22 @@ LATE = {
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
 @pytest.mark.parametrize("option", LATE)
-def test_a_mistake_is_told_on_one_line(run, option):
+def test_a_mistake_is_reported_on_one_line(run, option):
     if "Wandb" in option and importlib.util.find_spec("wandb"):
         pytest.skip("wandb is installed")
-    code, told = run("fit", "--seed_everything=false", option)
+    code, lines = run("fit", "--seed_everything=false", option)
     assert code == 2
-    assert [line.startswith(f"cmd-lightning: {LATE[option]}") for line in told] == [True], told
-    assert len(told[0]) < 300
+    assert [line.startswith(f"cmd-lightning: {LATE[option]}") for line in lines] == [True], lines
+    assert len(lines[0]) < 300
 
 
-def test_what_the_trainer_finds_when_it_has_begun_is_told_in_the_last_line(run):
-    code, told = run("fit", "--trainer.check_val_every_n_epoch=1", "--trainer.val_check_interval=99999")
+def test_what_the_trainer_finds_when_it_has_begun_is_reported_in_the_last_line(run):
+    code, lines = run("fit", "--trainer.check_val_every_n_epoch=1", "--trainer.val_check_interval=99999")
     assert code == 2
-    assert told[-1].startswith("cmd-lightning: `val_check_interval` (99999) must be less than or equal to the number")
-    code, told = run("fit", "--trainer.max_time=00:00:00:00")
-    assert code == 2 and told[-1].startswith("cmd-lightning: trainer: no step was trained; ")
-    assert not any("last.ckpt" in line for line in told)
+    assert lines[-1].startswith("cmd-lightning: `val_check_interval` (99999) must be less than or equal to the number")
+    code, lines = run("fit", "--trainer.max_time=00:00:00:00")
+    assert code == 2 and lines[-1].startswith("cmd-lightning: trainer: no step was trained; ")
+    assert not any("last.ckpt" in line for line in lines)
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -249,18 +249,18 @@ def rates(path):
     return group["lr"], checkpoint["lr_schedulers"][0]["base_lrs"]
 
 
-def test_a_learning_rate_changed_at_a_resume_holds_and_is_told(run):
+def test_a_learning_rate_changed_at_a_resume_holds_and_is_reported(run):
     """Case 15."""
     quick = ["--trainer.logger=false", "--trainer.limit_val_batches=0"]
     run("fit", *quick, "--trainer.max_steps=2")
     assert rates("out/last.ckpt") == (1e-3, [1e-3])
     resume = [*quick, "--ckpt_path=last", "--trainer.max_steps=3"]
-    code, told = run("fit", *resume, "--model.optimizer.lr=1e-5")
+    code, lines = run("fit", *resume, "--model.optimizer.lr=1e-5")
     assert code == 0
-    assert any("model.optimizer.lr 1e-05: the checkpoint was trained with 0.001" in line for line in told), told
+    assert any("model.optimizer.lr 1e-05: the checkpoint was trained with 0.001" in line for line in lines), lines
     assert rates("out/last.ckpt") == (1e-5, [1e-5])
-    code, told = run("fit", *quick, "--ckpt_path=last", "--trainer.max_steps=4", "--model.optimizer.lr=1e-5")
-    assert not any("model.optimizer" in line for line in told)
+    code, lines = run("fit", *quick, "--ckpt_path=last", "--trainer.max_steps=4", "--model.optimizer.lr=1e-5")
+    assert not any("model.optimizer" in line for line in lines)
 
 
 def test_a_run_ends_with_a_validation_images_and_the_next_command(run):
@@ -271,13 +271,13 @@ def test_a_run_ends_with_a_validation_images_and_the_next_command(run):
     small += ["--trainer.accelerator=cpu", "--trainer.max_steps=3", "--trainer.val_check_interval=2"]
     small += ["--trainer.num_sanity_val_steps=0"]
     network = "--model.network.init_args={patch_size: 8, width: 16, depth: 1, heads: 2, head_dim: 8, output: linear}"
-    code, told = run("fit", *small, network, "--trainer.default_root_dir=moved", config="autoencoder.yaml")
-    assert code == 0, told
-    [ended] = [line for line in told if "after step 3" in line]
+    code, lines = run("fit", *small, network, "--trainer.default_root_dir=moved", config="autoencoder.yaml")
+    assert code == 0, lines
+    [ended] = [line for line in lines if "after step 3" in line]
     assert ended.startswith("cmd-lightning: moved/last.ckpt after step 3: val/loss ") and "val/psnr " in ended
-    [image] = [line.partition("images: ")[2] for line in told if "images: " in line]
+    [image] = [line.partition("images: ")[2] for line in lines if "images: " in line]
     assert Path(image).stat().st_size > 1000 and image.startswith("moved/")
-    following = [line.partition("next: ")[2] for line in told if "next: " in line]
+    following = [line.partition("next: ")[2] for line in lines if "next: " in line]
     assert following == [
         f"cmd-lightning fit -c {name}.yaml --model.autoencoder moved/last.ckpt --data.val_clips=2"
         for name in ("content", "motion")
@@ -300,7 +300,7 @@ def test_next_commands_of_every_shipped_config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     base = ["--model.latent_space.vae", "BASE"]
 
-    def told(path, stage, *more):
+    def after(path, stage, *more):
         words = ["fit", "-c", f"configs/{path}.yaml", *more]
         return next_commands(Model(stage), words, Path("outputs", path, "last.ckpt"))
 
@@ -316,29 +316,29 @@ def test_next_commands_of_every_shipped_config(tmp_path, monkeypatch):
     ):
         stable = folder in ("openvid256", "webvid_sd15", "webvid_sd21")
         needed = " --model.base BASE" if stable else ""
-        assert told(f"{folder}/autoencoder", "autoencoder", *(base if stable else [])) == [
+        assert after(f"{folder}/autoencoder", "autoencoder", *(base if stable else [])) == [
             f"cmd-lightning fit -c configs/{folder}/content.yaml{needed}",
             f"cmd-lightning fit -c configs/{folder}/motion.yaml",
         ]
-        assert told(f"{folder}/motion", "motion") == [f"cmd-lightning fit -c configs/{folder}/content.yaml{needed}"]
+        assert after(f"{folder}/motion", "motion") == [f"cmd-lightning fit -c configs/{folder}/content.yaml{needed}"]
         run_of = Path("outputs", folder, "content")
         run_of.mkdir(parents=True)
         (run_of / "last.ckpt").touch()
         stages = " ".join(f"outputs/{folder}/{stage}/last.ckpt" for stage in ("autoencoder", "content", "motion"))
-        assert told(f"{folder}/motion", "motion") == [f"cmd-lightning export {stages} outputs/{folder}/model"]
+        assert after(f"{folder}/motion", "motion") == [f"cmd-lightning export {stages} outputs/{folder}/model"]
         Path("outputs", folder, "model").mkdir()
-        assert told(f"{folder}/content", "content")[0].startswith("cmd-lightning fit -c configs/")
-    assert told("baselines/pvdm_autoencoder", "autoencoder") == ["cmd-lightning fit -c configs/baselines/pvdm.yaml"]
+        assert after(f"{folder}/content", "content")[0].startswith("cmd-lightning fit -c configs/")
+    assert after("baselines/pvdm_autoencoder", "autoencoder") == ["cmd-lightning fit -c configs/baselines/pvdm.yaml"]
     for name in ("lvdm", "modelscope", "pvdm"):
-        assert told(f"baselines/{name}", "video", "--ckpt_path", "last") == [
+        assert after(f"baselines/{name}", "video", "--ckpt_path", "last") == [
             f"cmd-lightning predict -c configs/baselines/{name}.yaml --ckpt_path last"
         ]
     mine = ["--model.autoencoder=shapes32", "-c", "configs/motion/dit.yaml"]
-    assert told("shapes32/motion", "motion", *mine) == [
+    assert after("shapes32/motion", "motion", *mine) == [
         "cmd-lightning export shapes32 outputs/shapes32/motion/last.ckpt outputs/shapes32/model-2"
     ]
     data = ["--data.train_shards", "a b", "--data.val_shards=c", "--data.batch_size", "2"]
-    assert told("clips64/autoencoder", "autoencoder", "-c", "configs/overrides/frames_24.yaml", *data)[0] == (
+    assert after("clips64/autoencoder", "autoencoder", "-c", "configs/overrides/frames_24.yaml", *data)[0] == (
         "cmd-lightning fit -c configs/clips64/content.yaml -c configs/overrides/frames_24.yaml "
         "--data.train_shards 'a b' --data.val_shards=c"
     )
@@ -348,11 +348,11 @@ def test_next_commands_import_what_this_one_did(monkeypatch, tmp_path):
     monkeypatch.setattr("cmd_lightning.zoo.discovery.OTHERS", [json, csv, json])
     config = f"{CONFIGS}/shapes32/motion.yaml"
     words, made = ["fit", "-c", config, "--model.autoencoder=shapes32"], tmp_path / "motion/last.ckpt"
-    [told] = next_commands(Model("motion"), words, made)
-    assert told == f"cmd-lightning export shapes32 {made} {tmp_path}/model --import json --import csv"
+    [lines] = next_commands(Model("motion"), words, made)
+    assert lines == f"cmd-lightning export shapes32 {made} {tmp_path}/model --import json --import csv"
     config = config.replace("motion.yaml", "autoencoder.yaml")
-    told = next_commands(Model("autoencoder"), ["fit", "-c", config], tmp_path / "last.ckpt")
-    assert len(told) == 2 and all(line.endswith(" --import json --import csv") for line in told)
+    lines = next_commands(Model("autoencoder"), ["fit", "-c", config], tmp_path / "last.ckpt")
+    assert len(lines) == 2 and all(line.endswith(" --import json --import csv") for line in lines)
 
 
 class OwnAutoencoder(CMDAutoencoder):
@@ -361,14 +361,14 @@ class OwnAutoencoder(CMDAutoencoder):
 
 def test_next_commands_import_the_modules_of_the_parts():
     made = VideoAutoencoder(lambda: OwnAutoencoder(3, **AUTOENCODER))
-    told = next_commands(made, ["fit", "-c", f"{CONFIGS}/shapes32/autoencoder.yaml"], Path("last.ckpt"))
-    assert len(told) == 2 and all(line.endswith(f" --import {__name__}") for line in told)
+    lines = next_commands(made, ["fit", "-c", f"{CONFIGS}/shapes32/autoencoder.yaml"], Path("last.ckpt"))
+    assert len(lines) == 2 and all(line.endswith(f" --import {__name__}") for line in lines)
 
 
 def test_a_run_is_quiet(run):
     bar = "--trainer.enable_progress_bar=true"
-    code, told = run("fit", bar, "--trainer.logger=false", "--trainer.max_steps=2", "--trainer.num_sanity_val_steps=1")
-    text = "\n".join(told)
+    code, lines = run("fit", bar, "--trainer.logger=false", "--trainer.max_steps=2", "--trainer.num_sanity_val_steps=1")
+    text = "\n".join(lines)
     assert code == 0
     for word in ("FLOPs", "/-2", "litlogger", "LeafSpec", "Trainer.fit` stopped"):
         assert word not in text

@@ -15,7 +15,7 @@ from cmd_lightning.cli import main
 from cmd_lightning.commands.demo import PROMPTS
 from cmd_lightning.commands.demo_page import asked
 from cmd_lightning.commands.generate import conditions, slug
-from cmd_lightning.commands.generation import read_picture
+from cmd_lightning.commands.generation import read_image_file
 from cmd_lightning.diffusion import FlowMatching
 from cmd_lightning.errors import InputError
 from cmd_lightning.pipeline import CMDPipeline
@@ -125,13 +125,13 @@ def test_few_steps_of_both_kinds_of_stage(saved, written, tmp_path, steps):
 
 def test_wrong_solvers_are_reported(saved, tmp_path, capsys):
     saved("caption", motion_scheduler=FlowMatching().scheduler())
-    for options, told in (
+    for options, message in (
         (["--solver", "euler"], "--solver: 'euler' is not one of ddim, dpm++, unipc, lcm"),
         (["--solver", "video=lcm"], "no stage 'video'; the stages are content, motion"),
         (["--solver", "lcm", "--steps", "60"], "steps 60: the content model takes 1 to 50; give such a number"),
     ):
         assert main(["generate", str(tmp_path / "model"), "--prompt", "a", *options]) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_compiled_networks(saved, tmp_path, monkeypatch):
@@ -182,7 +182,7 @@ def test_unconditional_model(saved, tmp_path):
     assert {file.stem for file in (tmp_path / "out").iterdir()} == {"video-0", "video-1", "video-2"}
 
 
-def test_pictures_are_set_in_motion(saved, written, tmp_path):
+def test_images_are_set_in_motion(saved, written, tmp_path):
     pipeline = saved(None, unet=None, scheduler=None)
     pixels = {name: np.random.default_rng(i).integers(0, 255, (8, 12, 3), np.uint8) for i, name in enumerate("ab")}
     for name, value in pixels.items():
@@ -193,32 +193,32 @@ def test_pictures_are_set_in_motion(saved, written, tmp_path):
     assert close(written["b-4.mp4"], video_of(expected))
 
 
-def test_picture_is_resized_by_its_shorter_side_and_cropped_in_the_middle(saved, tmp_path, capsys):
+def test_image_is_resized_by_its_shorter_side_and_cropped_in_the_middle(saved, tmp_path, capsys):
     """As the pipeline does, and reported: on standard error, and in the record."""
     pipeline = saved(None, unet=None, scheduler=None)
     wide = np.zeros((20, 90, 3), np.uint8)
     wide[:, 25:65] = (255, 0, 0)  # the middle is red, of which 30 columns remain
     Image.fromarray(wide).save(tmp_path / "wide.png")
-    picture = read_picture(str(tmp_path / "wide.png"))
-    assert picture.shape == (3, 20, 90)
-    fitted, _ = fit_image(picture, pipeline.size)
+    frame_array = read_image_file(str(tmp_path / "wide.png"))
+    assert frame_array.shape == (3, 20, 90)
+    fitted, _ = fit_image(frame_array, pipeline.size)
     torch.testing.assert_close(fitted, torch.tensor([1.0, 0, 0]).view(3, 1, 1).expand(3, 8, 12))
     run(tmp_path, "--image", str(tmp_path / "wide.png"), "--num", "2")
-    told = f"--image {tmp_path / 'wide.png'}: image of 90x20 pixels: resized and cropped to the model's 12x8"
-    assert [line for line in capsys.readouterr().err.splitlines() if "warning" in line] == [f"warning: {told}"]
+    message = f"--image {tmp_path / 'wide.png'}: image of 90x20 pixels: resized and cropped to the model's 12x8"
+    assert [line for line in capsys.readouterr().err.splitlines() if "warning" in line] == [f"warning: {message}"]
     record = json.loads((tmp_path / "out" / "wide-1.json").read_text())
-    assert (record["image"], record["warnings"]) == (str(tmp_path / "wide.png"), [told])
+    assert (record["image"], record["warnings"]) == (str(tmp_path / "wide.png"), [message])
 
 
-def test_picture_of_the_models_size_is_not_changed_whatever_its_mode(tmp_path):
+def test_image_of_the_models_size_is_not_changed_whatever_its_mode(tmp_path):
     grey = np.arange(96, dtype=np.uint8).reshape(8, 12)
     Image.fromarray(grey).save(tmp_path / "grey.png")
-    picture = read_picture(str(tmp_path / "grey.png"))
-    assert np.array_equal(picture[1], grey)
-    assert torch.equal(fit_image(picture, (8, 12))[0], picture.float() / 255)
+    frame_array = read_image_file(str(tmp_path / "grey.png"))
+    assert np.array_equal(frame_array[1], grey)
+    assert torch.equal(fit_image(frame_array, (8, 12))[0], frame_array.float() / 255)
 
 
-def test_pictures_and_prompts_go_together(saved, tmp_path):
+def test_images_and_prompts_go_together(saved, tmp_path):
     saved("caption")
     for name in "abc":
         Image.new("RGB", (12, 8)).save(tmp_path / f"{name}.png")
@@ -251,7 +251,7 @@ def test_slug(value, expected):
 
 
 def test_the_shipped_model_follows_captions():
-    """With its own weights, which lie in zoo/weights/shapes32, read by the reader that ships."""
+    """With its weights, which are in zoo/weights/shapes32, classified by the included reader."""
     folder = zoo.model_folder("shapes32")
     files = list(folder.rglob("*.safetensors"))
     assert len(files) == 5

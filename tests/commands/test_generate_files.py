@@ -1,4 +1,4 @@
-"""`generate` to files: resumed, on several devices, in other formats, in a grid, and once more from a record."""
+"""`generate` to files: resumed, on several devices, in other formats, in a grid, and again from a record."""
 
 import json
 import os
@@ -54,9 +54,9 @@ def test_resumed_files_are_those_of_one_call(run, prompts, tmp_path):
     for kind in ("mp4", "json"):  # as if it was interrupted before
         (tmp_path / "out" / f"white-0.{kind}").unlink()
     kept = (tmp_path / "out" / "red-0.mp4").stat()
-    written, told = run(*prompts, "--resume")
+    written, message = run(*prompts, "--resume")
     assert [os.path.basename(name) for name in written] == ["blue-0.mp4", "white-0.mp4"]
-    assert "3 of 5 videos are there already" in told
+    assert "3 of 5 videos exist already" in message
     assert hashes(tmp_path / "out") == whole
     assert (tmp_path / "out" / "red-0.mp4").stat().st_mtime_ns == kept.st_mtime_ns
     assert run(*prompts, "--resume")[0] == []
@@ -65,10 +65,10 @@ def test_resumed_files_are_those_of_one_call(run, prompts, tmp_path):
 def test_resuming_does_not_mix_options(run, prompts, tmp_path):
     run(*prompts)
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    _, told = run(*prompts, "--resume", "--steps", "2", code=2)
-    assert "was made with steps {'content': 2, 'motion': 3}; give the same, or another --out" in told
+    _, message = run(*prompts, "--resume", "--steps", "2", code=2)
+    assert "was made with steps {'content': 2, 'motion': 3}; give the same, or another --out" in message
     (tmp_path / "out" / "red-0.json").write_text("[]")
-    assert "is no record of a video" in run(*prompts, "--resume", code=2)[1]
+    assert "is not a video's record" in run(*prompts, "--resume", code=2)[1]
     (tmp_path / "out" / "red-0.json").write_bytes(before[tmp_path / "out" / "red-0.json"])
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
@@ -80,14 +80,14 @@ def test_nothing_is_overwritten(run, tmp_path):
     (tmp_path / "out" / "grid.mp4").symlink_to("elsewhere.mp4")
     before = {path: path.lstat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     folder = f"--out {tmp_path / 'out'}: "
-    for words, told in (
+    for words, message in (
         (("red", "blue"), "red-0.mp4 and 3 more exist already; give --resume to leave out such videos, or another"),
         (("green", "blue", "--steps", "9"), "blue-0.mp4 and 1 more exist already"),
         (("red", "--format", "gif"), "red-0.json exists already; give --resume"),
         (("mine",), "mine-0.mp4 exists already"),
         (("green", "--grid", "2"), "grid.mp4 exists already"),
     ):
-        assert run("--prompt", *words, code=2)[1].startswith(f"cmd-lightning: {folder}{told}")
+        assert run("--prompt", *words, code=2)[1].startswith(f"cmd-lightning: {folder}{message}")
     assert "mine-0.mp4 has no record next to it; move it" in run("--prompt", "mine", "--resume", code=2)[1]
     assert {path: path.lstat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
 
@@ -101,8 +101,8 @@ def test_devices_share_the_batches(run, prompts, tmp_path):
     for name in hashes(tmp_path / "out"):
         videos = [read_video(tmp_path / folder / name.replace("json", "mp4")).int() for folder in ("out", "spread")]
         assert (videos[0] - videos[1]).abs().max() <= 3  # sums on another number of threads
-    _, told = run(*prompts, "--devices", 2, "--resume", "--steps", "2", out="spread", code=2)
-    del told  # of the processes themselves
+    _, message = run(*prompts, "--devices", 2, "--resume", "--steps", "2", out="spread", code=2)
+    del message  # of the processes themselves
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("gif", ".gif"), ("webp", ".webp"), ("png", "")])
@@ -168,29 +168,29 @@ def test_again_reports_other_frames(run, tmp_path, capsys):
     found = json.loads(record.read_text())
     record.write_text(json.dumps(found | {"frames_sha256": "0", "hardware": "another"}))
     assert main(["generate", "--again", str(record), "--out", str(tmp_path / "again")]) == 1
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told == f"warning: other frames than those of {record}: hardware another, now {found['hardware']}"
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message == f"warning: other frames than those of {record}: hardware another, now {found['hardware']}"
     record.write_text(json.dumps(found | {"weights": {"unet/a.safetensors": "0"}}))
     assert main(["generate", "--again", str(record), "--out", str(tmp_path / "other")]) == 2
     assert "has other weights now (unet/a.safetensors)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("content", "words", "told"),
+    ("content", "words", "message"),
     [
         (None, (), "there is no such file; give the .json next to a video"),
-        ("no JSON", (), "it is no record of a video"),
+        ("no JSON", (), "it is not a video's record"),
         ("[]", (), "it has no 'options'"),
         ('{"model": "shapes32"}', (), "it has no 'options'; give a record of `generate` of this version"),
         ("{}", ("--seed", "3"), "--again and --seed: the record has it; leave it out"),
         ("{}", ("shapes32",), "--again and MODEL: the record has it; leave it out"),
     ],
 )
-def test_again_without_a_record(tmp_path, capsys, content, words, told):
+def test_again_without_a_record(tmp_path, capsys, content, words, message):
     if content is not None:
         (tmp_path / "a.json").write_text(content)
     assert main(["generate", *words, "--again", str(tmp_path / "a.json")]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_model_is_needed(capsys):

@@ -1,4 +1,4 @@
-"""`generate` with a ControlNet or an IP-Adapter: as the pipeline does it, recorded, and errors in one line."""
+"""`generate` with a ControlNet or an IP-Adapter: equal to the pipeline, recorded, and one-line errors."""
 
 import json
 
@@ -53,8 +53,8 @@ def digests(output):
 def test_control_images(pipeline, run, tmp_path, capsys):
     """One for each class; the record gives the same frames again, also where its images were sent with it."""
     words = ("--class", "0", "1", *CONTROL, "a.png", "wide.png", "--controlnet-scale", "0.7")
-    records, told = run(*words)
-    assert "--control-image wide.png: image of 20x8 pixels: resized and cropped" in told
+    records, message = run(*words)
+    assert "--control-image wide.png: image of 20x8 pixels: resized and cropped" in message
     pipeline.register_modules(controlnet=ControlNetModel.from_pretrained(tmp_path / "controlnet"))
     images = [str(tmp_path / name) for name in ("a.png", "wide.png")]
     with pytest.warns(match="resized"):
@@ -70,7 +70,7 @@ def test_control_images(pipeline, run, tmp_path, capsys):
     assert [record["frames_sha256"] for record in own] == digests(output)
     assert own[0]["control_image"] == "a.png"
     assert "controlnet/diffusion_pytorch_model.safetensors" in own[0]["weights"]
-    assert "2 of 2 videos are there already" in run(*words, "--resume")[1]
+    assert "2 of 2 videos exist already" in run(*words, "--resume")[1]
     run(*words[:-1], "0.6", "--resume", code=2)
     (tmp_path / "a.png").rename(tmp_path / "out" / "a.png")
     assert main(["generate", "--again", "out/class-0-5.json", "--out", "again"]) == 0
@@ -117,7 +117,7 @@ def test_a_scale_of_0_is_as_without(run):
 )
 def test_wrong_guides_are_named(run, words, said):
     given = words if "--class" in words else ("--class", "1", *words)
-    records, told = run(*given, code=2)
-    assert said in told
+    records, message = run(*given, code=2)
+    assert said in message
     assert not records
-    assert len(told.strip().splitlines()) == 1 or "loading" in told
+    assert len(message.strip().splitlines()) == 1 or "loading" in message

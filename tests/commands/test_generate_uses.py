@@ -1,4 +1,4 @@
-"""`generate` from clips: each option is the pipeline's method, and its videos are reproduced from their records."""
+"""`generate` from clips: each option calls a method of the pipeline, and its videos are reproduced from records."""
 
 import json
 import warnings
@@ -114,7 +114,7 @@ def test_a_record_that_was_sent_with_its_files(tmp_path):
         ("--image MASK --video A", "--image and --video: give one of the two"),
         ("--mask MASK", "--mask: no clip is given; give --video"),
         ("--video A --mask MASK --frames 9", "--mask and --frames: give one of the two"),
-        ("--video A --interpolate motion --num 3", "--interpolate motion: give --video the two clips to go between"),
+        ("--video A --interpolate motion --num 3", "--interpolate motion: give --video two clips, start and end"),
         ("--video A B --interpolate motion", "--num 1: give at least 2 with --interpolate"),
         ("--video A B --interpolate motion --num 3 --class 1 2 3", "--interpolate motion: 3 prompts; give one"),
         ("--overlap 2", "--overlap 2: it is for longer videos; give --frames"),

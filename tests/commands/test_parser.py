@@ -34,7 +34,7 @@ def verb(
         mode: How fast.
         steps: Denoising steps, 50 % of the time.
         batch_size: Videos at once.
-        fps: Frames a second.
+        fps: Frames per second.
 
     Raises:
         InputError: Something is wrong.
@@ -106,7 +106,7 @@ def test_choices_by_stage():
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("m c", "--out"),
         ("m c --out o --solver fast", "--solver.*'fast' is not one of quick, exact"),
@@ -126,8 +126,8 @@ def test_choices_by_stage():
         ("m c --out o --xyzzy", "--xyzzy: there is no such option; see `program verb --help`"),
     ],
 )
-def test_mistakes_are_told(words, told):
-    with pytest.raises(InputError, match=told.replace("?", r"\?")) as error:
+def test_mistakes_are_reported(words, message):
+    with pytest.raises(InputError, match=message.replace("?", r"\?")) as error:
         parse(*words.split())
     assert "\n" not in str(error.value)
 
@@ -144,7 +144,7 @@ def test_help_has_the_docstring_and_the_defaults(capsys):
         "MODEL Model folder.",
         "Videos; one or several of them.",
         "--batch-size BATCH_SIZE Videos at once. (default: 8)",
-        "--fps FPS Frames a second. (default: 7.5)",
+        "--fps FPS Frames per second. (default: 7.5)",
         "--mode {fast,slow} How fast. (default: slow)",
         "Denoising steps, 50 % of the time.",
         "STEPS or content=STEPS,motion=STEPS",

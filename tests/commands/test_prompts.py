@@ -1,4 +1,4 @@
-"""Prompts: how files of them are read, and that what a model does not use of one is reported and recorded."""
+"""Prompts: how files are read, and that unused parts of a prompt are reported and recorded."""
 
 import json
 import warnings
@@ -40,16 +40,16 @@ def test_a_caption_per_line(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [
         (RED.encode("utf-16"), "it is not UTF-8 text"),
         ("café".encode("latin-1"), "it is not UTF-8 text"),
         (b"\xef\xbb\xbf\r\n", "the file has no caption"),
     ],
 )
-def test_files_without_captions(tmp_path, content, told):
+def test_files_without_captions(tmp_path, content, expected):
     (tmp_path / "prompts.txt").write_bytes(content)
-    with pytest.raises(InputError, match=rf"--prompts .*prompts\.txt: {told}"):
+    with pytest.raises(InputError, match=rf"--prompts .*prompts\.txt: {expected}"):
         read_prompts(str(tmp_path / "prompts.txt"))
 
 
@@ -141,9 +141,9 @@ def test_stable_diffusions_context(tmp_path):
 def test_the_pipeline_warns_and_returns_it(tiny_pipeline, trained):
     few = {"num_inference_steps": 1, "guidance_scale": 1.0}
     pipeline = tiny_pipeline("caption", text_encoder=trained)
-    long, foreign = f"{RED}, {RED}, {RED}", "a purple circle"
+    long, unknown = f"{RED}, {RED}, {RED}", "a purple circle"
     with pytest.warns(InputWarning) as caught:
-        output = pipeline([RED, long, foreign, " "], num_videos_per_prompt=2, seeds=range(8), **few)
+        output = pipeline([RED, long, unknown, " "], num_videos_per_prompt=2, seeds=range(8), **few)
     cut = f"prompt '{long[:57]}...': longer than the 12 tokens that the model reads; cut: 'left , {RED}'"
     unseen = "prompt 'a purple circle': words that the model never saw in training: purple"
     empty = "the prompt is empty: generation is unconditional"

@@ -45,7 +45,7 @@ def test_scores_are_those_of_the_clips(clips, tmp_path, capsys, stride):
     assert all(-1 <= row["ssim"] <= 1 for row in rows)
 
 
-def test_writes_the_clip_beside_content_frame_and_reconstruction(clips, tmp_path, capsys):
+def test_writes_the_clip_next_to_content_frame_and_reconstruction(clips, tmp_path, capsys):
     report = tmp_path / "scores.json"
     arguments = [*clips, "--out", str(tmp_path / "out"), "--json", str(report)]
     assert main(["reconstruct", str(tmp_path / "model"), *arguments]) == 0
@@ -61,7 +61,7 @@ def test_writes_the_clip_beside_content_frame_and_reconstruction(clips, tmp_path
 
 
 @pytest.mark.parametrize("kind", ["missing", "unreadable", "short"])
-def test_clips_that_cannot_be_used_are_told(clips, tmp_path, capsys, kind):
+def test_clips_that_cannot_be_used_are_reported(clips, tmp_path, capsys, kind):
     clip = tmp_path / f"{kind}.mp4"
     if kind == "unreadable":
         clip.write_bytes(b"no video")

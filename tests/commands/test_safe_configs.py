@@ -1,4 +1,4 @@
-"""A config makes objects of the classes that fit, and calls nothing else; checkpoints run nothing wherever they go."""
+"""A config creates only objects of allowed classes, and calls nothing else; checkpoints never run code."""
 
 import copy
 import os
@@ -52,7 +52,7 @@ class Stage:
     def __call__(self, samples):
         return samples
 """
-"""A third party's module, with what does not fit anywhere."""
+"""A third-party module with classes that fit nowhere."""
 
 
 @pytest.fixture
@@ -166,9 +166,9 @@ def test_stages_are_classes_of_objects_that_can_be_called(refused, witness):
     assert "data.stages payloads.Stage: expected a list, [my_package.my_stage," in refused(config("payloads.Stage"))
 
 
-def test_classes_that_call_whatever_they_are_given_are_refused(refused):
+def test_classes_that_call_whatever_they_are_given_are_rejected(refused):
     callback = {"class_path": "lightning.pytorch.callbacks.LambdaCallback", "init_args": {"setup": "payloads.touch"}}
-    assert "write a class of your own" in refused(put(("trainer", "callbacks"), callback))
+    assert "write your own class" in refused(put(("trainer", "callbacks"), callback))
     schedule = {"class_path": "torch.optim.lr_scheduler.LambdaLR", "init_args": {"lr_lambda": "payloads.touch"}}
     assert "LambdaLR" in refused(put(("model", "init_args", "schedule"), schedule))
 
@@ -189,7 +189,7 @@ def test_options_in_a_checkpoint_are_not_taken(witness, tmp_path, capsys):
     assert not witness.exists()
 
 
-def test_every_fit_leaves_a_last_checkpoint(witness, tmp_path):
+def test_every_run_leaves_a_last_checkpoint(witness, tmp_path):
     config = copy.deepcopy(CONFIG)
     config["model"]["init_args"]["network"]["init_args"] = AUTOENCODER
     config["data"]["init_args"] = {"num_frames": 4, "size": 16, "batch_size": 2, "train_clips": 8, "val_clips": 2}
@@ -225,9 +225,9 @@ def test_checkpoints_with_code_are_rejected_wherever_they_are_given(refused, wit
 
     with_last = put(("trainer", "callbacks"), {"class_path": "LastCheckpoint", "init_args": {"folder": str(tmp_path)}})
     with_last["trainer"] |= {"logger": False, "default_root_dir": str(tmp_path)}
-    told = refused(with_last, "--ckpt_path", "last")
-    assert f"--ckpt_path last {evil}: it cannot be read as a checkpoint" in told
-    assert "removed to start from scratch" in told
+    message = refused(with_last, "--ckpt_path", "last")
+    assert f"--ckpt_path last {evil}: it cannot be read as a checkpoint" in message
+    assert "removed to start from scratch" in message
 
     model = {"class_path": "MotionDiffusion", "init_args": {"network": {"class_path": "MotionDiT"}}}
     model["init_args"]["autoencoder"] = str(evil)
@@ -244,7 +244,7 @@ def test_checkpoints_with_code_are_rejected_wherever_they_are_given(refused, wit
 AUTOENCODER = {"patch_size": 4, "width": 16, "depth": 1, "heads": 2, "head_dim": 8}
 
 
-def test_last_begins_goes_on_and_is_wanted_for_evaluation(tmp_path, capsys, monkeypatch):
+def test_last_begins_resumes_and_is_wanted_for_evaluation(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = put(("trainer", "callbacks"), {"class_path": "LastCheckpoint", "init_args": {"folder": "out"}})
     config["model"]["init_args"]["network"]["init_args"] = AUTOENCODER

@@ -1,4 +1,4 @@
-"""What `shards check` tells of clips by size and rate, and the contact sheet that it draws."""
+"""The report of `shards check` on clips by size and rate, and its contact sheet."""
 
 import json
 
@@ -13,9 +13,9 @@ from cmd_lightning.cli import main
 
 def level(number, height, width, rate, frames):
     """A clip whose first half is this dark and whose second half is white."""
-    pictures = np.full((frames, height, width, 3), number, np.uint8)
-    pictures[frames // 2 :] = 255
-    return encode(pictures, "mp4", "libx264", rate=rate)
+    images = np.full((frames, height, width, 3), number, np.uint8)
+    images[frames // 2 :] = 255
+    return encode(images, "mp4", "libx264", rate=rate)
 
 
 @pytest.fixture

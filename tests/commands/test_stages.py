@@ -1,4 +1,4 @@
-"""Stages in processes of their own: what is started, shown, ended, reported; a script in place of a training."""
+"""Stages in separate processes: what is started, shown, ended, reported; a script replaces the training."""
 
 import json
 import os

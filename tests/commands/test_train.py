@@ -1,4 +1,4 @@
-"""`train` at a tiny scale, through the command line: its files, its page, and what it does when called again."""
+"""`train` at a tiny scale, on the command line: its files, its page, and later calls."""
 
 import csv
 import json
@@ -70,7 +70,7 @@ def in_process():
 
 @pytest.fixture(scope="module")
 def captioned(tmp_path_factory, in_process):
-    """A folder with clips, their table, and a run of two steps a stage on them."""
+    """A folder with clips, their table, and a run of two steps per stage on them."""
     folder = tmp_path_factory.mktemp("captioned")
     write_clips(folder / "clips")
     table = write_table(folder / "clips.csv", caption=[CAPTIONS[index % 2] for index in range(10)])
@@ -134,7 +134,7 @@ def test_the_same_line_continues(captioned, capsys, monkeypatch):
     assert len(InProcess.commands) == before  # all stages are trained
     printed = capsys.readouterr().out
     assert "resuming the run" in printed
-    assert f"all stages are trained for --steps {STEPS} already; give more" in printed
+    assert f"all stages are already trained for --steps {STEPS}; give more" in printed
     assert main([*arguments, "--steps", str(STEPS + 1)]) == 0
     ran = [command[command.index("-c") + 1].rpartition("/")[2] for command in InProcess.commands[before:]]
     assert ran == ["content.yaml", "motion.yaml"]  # another autoencoder would make them useless
@@ -197,8 +197,8 @@ def test_a_mistake_can_be_corrected_until_the_clips_are_packed(tmp_path, capsys,
     assert main([*arguments, "--captions", empty]) == 2
     assert "no clip has a caption or a label" in capsys.readouterr().err
     assert main([*arguments, "--captions", write_table(tmp_path / "one.csv", 1, caption=["up"])]) == 2
-    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cmd-lightning: ")]
-    assert "at least 2 usable clips are needed, there are 1" in told
+    (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cmd-lightning: ")]
+    assert "at least 2 usable clips are needed, there are 1" in message
     assert main([*arguments, "--captions", good, "--size", "16"]) == 0
     slash = ["train", f"{tmp_path}/clips/", *arguments[2:]]  # as shells complete it
     assert main([*slash, "--captions", good, "--size", "16"]) == 0
@@ -206,12 +206,12 @@ def test_a_mistake_can_be_corrected_until_the_clips_are_packed(tmp_path, capsys,
     assert len(json.loads((tmp_path / "run" / "train.json").read_text())["facts"]["commands"]) == 1
     shards = ["train", f"{tmp_path}/run/shards", "--captions", good, "--out", f"{tmp_path}/other"]
     assert main(shards) == 2
-    assert "are shards, which have theirs; leave it out" in capsys.readouterr().err
+    assert "are shards with their own captions; leave it out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143), (SystemExit(2), 2)])
 @pytest.mark.parametrize("phase", ["pack", "fit", "sample"])
-def test_a_stopped_run_is_told_how_to_resume(tmp_path, capsys, monkeypatch, phase, stop, code):
+def test_a_stopped_run_prints_how_to_resume(tmp_path, capsys, monkeypatch, phase, stop, code):
     from cmd_lightning.commands import calls
 
     write_clips(tmp_path / "clips", 1)

@@ -1,4 +1,4 @@
-"""`zoo list` and `zoo show`, the cards, and the guide docs/add-a-motion-model.md, followed to the letter."""
+"""`zoo list` and `zoo show`, the cards, and the guide docs/add-a-motion-model.md, followed exactly."""
 
 import importlib
 import inspect
@@ -94,7 +94,7 @@ def room(tmp_path, monkeypatch):
 
 
 def test_discovery_is_by_type(room):
-    """Names, as of a class `MotionModel` that is none, mean nothing."""
+    """A name alone, such as of another class called `MotionModel`, does not count."""
     (room / "motion/some.py").write_text(SOURCE)
     found = {entry.name: entry for entry in discovery.networks("motion")}
     assert list(found) == ["factory", "Mine", "Theirs"]
@@ -142,7 +142,7 @@ def test_the_network_of_a_config(tmp_path, network, expected):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "it has no model.init_args.network"),
         ("model: MotionDiffusion", "it has no model.init_args.network"),
@@ -153,11 +153,11 @@ def test_the_network_of_a_config(tmp_path, network, expected):
         (None, "there is no such file"),
     ],
 )
-def test_configs_that_name_no_network(tmp_path, text, told):
+def test_configs_that_name_no_network(tmp_path, text, message):
     path = tmp_path / "a.yaml"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(InputError, match=rf"a\.yaml: {told}") as caught:
+    with pytest.raises(InputError, match=rf"a\.yaml: {message}") as caught:
         discovery.network_of(path)
     assert "\n" not in str(caught.value)
 
@@ -280,7 +280,7 @@ def test_show(capsys, narrow):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("show motiondit", "motiondit: the zoo has no such entry; did you mean MotionDiT?"),
         ("show AlingedDiT", "did you mean AlignedDiT?"),
@@ -295,10 +295,10 @@ def test_show(capsys, narrow):
         ("rank MotionDiT --samples 0", "--samples 0: must be at least 1"),
     ],
 )
-def test_mistakes_are_told(capsys, words, told):
+def test_mistakes_are_reported(capsys, words, message):
     assert main(["zoo", *words.split()]) == 2
     captured = capsys.readouterr()
-    assert told in captured.err
+    assert message in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
 
@@ -332,7 +332,7 @@ GOOD = {"name": "Mine", "kind": "motion", "what": "A model"}
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"parametrs": 3}, "parametrs: a card has no such field; did you mean parameters?"),
         ({"colour": 3}, "colour: a card has no such field; there are name, kind"),
@@ -346,22 +346,22 @@ GOOD = {"name": "Mine", "kind": "motion", "what": "A model"}
         ({"what": None}, "what None: give a text"),
     ],
 )
-def test_wrong_cards_are_told(tmp_path, changes, told):
+def test_wrong_cards_are_reported(tmp_path, changes, message):
     path = tmp_path / "Mine.yaml"
     path.write_text(yaml.safe_dump(GOOD | changes))
     with pytest.raises(InputError) as caught:
         Card.read(path, "Mine", "motion")
     assert str(caught.value).startswith(f"{path}: ")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("kind: [", "it is no YAML"), ("- a", "a card has fields"), ("kind: motion", "name, what")]
+    ("text", "message"), [("kind: [", "it is no YAML"), ("- a", "a card has fields"), ("kind: motion", "name, what")]
 )
-def test_files_that_are_no_cards(tmp_path, text, told):
+def test_files_that_are_no_cards(tmp_path, text, message):
     path = tmp_path / "Mine.yaml"
     path.write_text(text)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         Card.read(path, "Mine", "motion")
 
 
@@ -379,7 +379,7 @@ def walked(tmp_path_factory):
             link = checkout / folder / path.name
             if path.name == "__pycache__":
                 continue
-            if path.is_symlink():  # cmd_lightning/zoo and its like lead to the folders beside
+            if path.is_symlink():  # cmd_lightning/zoo and the like point to top-level folders
                 link.symlink_to(os.readlink(path))
             elif path.suffix in (".md", ".yaml"):  # some are written by the walk
                 shutil.copy(path, link)
@@ -433,9 +433,9 @@ assert candidate("{ranked[-1]}", None, None).init_args == {{"width": 96, "depth"
 
 def test_the_walk_tests_the_new_motion_model(follow, walked):
     _, (_, tested, *_) = walked
-    told = follow(tested, "-q", "-p", "no:cacheprovider", "-m", "not slow")
-    assert int(re.search(r"(\d+) passed", told)[1]) > 3
-    assert "skipped" not in told
+    message = follow(tested, "-q", "-p", "no:cacheprovider", "-m", "not slow")
+    assert int(re.search(r"(\d+) passed", message)[1]) > 3
+    assert "skipped" not in message
 
 
 def test_the_walk_writes_the_table_and_passes_lint(follow, walked):
@@ -450,5 +450,5 @@ def test_the_walk_writes_the_table_and_passes_lint(follow, walked):
 @pytest.mark.slow  # two minutes, of which most make the clips that all models share
 def test_the_walk_ranks_the_new_motion_model(follow, walked, tmp_path):
     _, (*_, ranked, _) = walked
-    told = follow(ranked, "--seeds", "1", "--samples", "64", "--out", str(tmp_path))
-    assert "| **MotionMLP** |" in told
+    message = follow(ranked, "--seeds", "1", "--samples", "64", "--out", str(tmp_path))
+    assert "| **MotionMLP** |" in message

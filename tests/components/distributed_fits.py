@@ -1,6 +1,6 @@
-"""What runs in the processes of `test_distributed`.
+"""The processes of `test_distributed`.
 
-Importing it loads all that a fit needs, so that a fork of a process which has done so begins at once.
+Importing it loads all libraries of a training run, so that forks of this process start at once.
 """
 
 import os
@@ -44,12 +44,12 @@ def draws_by_rank(folder, strategy, rank, world):
 
 
 def resumed(folder, strategy, rank=0, world=1, half=None, steps=4, cases=RESUMED):
-    """Fits for four steps, for two, or from a checkpoint of these on: averaged, clipped, validated, with pictures."""
+    """Trains for four steps, for two, or from a checkpoint of these: averaged, clipped, validated, with images."""
     for case in cases:
         place = Path(folder, case)
         callbacks = [EMA(0.5), LastCheckpoint(str(place)), *([] if "LoRA" in case else [VideoLogger(1)])]
         start = half and Path(half, case, "last.ckpt")
-        # Two batches are an epoch: a plain DataLoader begins anew when a fit goes on.
+        # Two batches are an epoch: a plain DataLoader starts from the beginning when training resumes.
         more = {"length": 2, "gradient_clip_val": 0.5}
         fit(component(case, adam, pixels=True), place, strategy, rank, world, steps, start, callbacks, **more)
 
@@ -119,13 +119,13 @@ def refused(folder, strategy, rank, world, checkpoint):
         "another stage": ("sharded", checkpoint),
         "damaged": ("sharded", damaged),
     }
-    told = {}
+    message = {}
     for name, (kind, resume) in wrong.items():
         try:
             fit(component("content DiT, classes"), folder, kind, rank, world, resume=resume)
         except Exception as error:
-            told[name] = f"{type(error).__name__}: {error}"
-    torch.save(told, Path(folder, f"{rank}.pt"))
+            message[name] = f"{type(error).__name__}: {error}"
+    torch.save(message, Path(folder, f"{rank}.pt"))
 
 
 def live(rank, world, folder, jobs):

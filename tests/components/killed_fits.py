@@ -1,6 +1,6 @@
-"""What runs in the processes that `test_killed` kills: a fit that writes down what it sees, and dies where it is told.
+"""The processes that `test_killed` kills: training that records its samples, and dies at a given place.
 
-Importing it loads all that a fit needs, so that a fork of a process which has done so begins at once.
+Importing it loads all libraries of a training run, so that forks of this process start at once.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from streams import speak_into
 
 from cmd_lightning import zoo
 from cmd_lightning.cli import main
-from cmd_lightning.commands import training  # noqa: F401  # imported here and not in each fit
+from cmd_lightning.commands import training  # noqa: F401  # imported here and not in each process
 
 zoo.import_all()
 
@@ -107,9 +107,9 @@ class Death(Callback):
 
 
 def live(arguments: list[str], log: str) -> None:
-    """Runs the program in this process, which leads a group of its own, with its words in a file."""
+    """Runs the program in this process, which leads a new group, with its output in a file."""
     os.setpgid(0, 0)
     speak_into(log)
-    multiprocessing.set_start_method("fork", force=True)  # of the loader's workers, as in a fit from the command line
+    multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as in `fit` from the command line
     torch.set_num_threads(1)
     sys.exit(main(arguments))

@@ -1,4 +1,4 @@
-"""Small fits of all components with all of their draws, which keep what they compute: losses, gradients, buffers."""
+"""Small training runs of all components with all their noise, which keep losses, gradients and buffers."""
 
 import os
 import warnings

@@ -1,4 +1,4 @@
-"""Latents that are kept in memory: encoded once a clip, and used as they are kept from the first time on."""
+"""Latents kept in memory: encoded once per clip, and used as kept from the first epoch."""
 
 import pytest
 import torch

@@ -70,24 +70,24 @@ def test_averaged_weights_win(tiny_stages, save_checkpoint, tmp_path):
     assert torch.equal(network.head.bias, motion.network.head.bias)
 
 
-def test_another_stage_is_told(tiny_stages):
+def test_another_stage_is_reported(tiny_stages):
     paths, _ = tiny_stages()
     with pytest.raises(InputError, match=r"model.autoencoder .*motion\.ckpt: this checkpoint holds the motion stage"):
         load_stage(paths["motion"], "autoencoder", "model.autoencoder")
 
 
-def test_files_that_are_no_checkpoint_are_told(tmp_path):
+def test_files_that_are_no_checkpoint_are_reported(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     (tmp_path / "text.ckpt").write_text("hello")
     (tmp_path / "empty.ckpt").write_bytes(b"")
-    for name, told in (
+    for name, message in (
         ("other.ckpt", "not written by cmd-lightning"),
         ("text.ckpt", "cannot be read as a checkpoint"),
         ("empty.ckpt", "cannot be read as a checkpoint"),
         ("none.ckpt", "there is no such file"),
         (".", "there is no such file"),
     ):
-        with pytest.raises(InputError, match=told) as error:
+        with pytest.raises(InputError, match=message) as error:
             load_stage(tmp_path / name, "motion", "motion")
         assert "\n" not in str(error.value)
 
@@ -128,11 +128,11 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, write):
     path, witness = tmp_path / "evil.ckpt", tmp_path / "ran"
     content = {KEY: {"stage": "motion"}, "state_dict": Bomb(str(witness))}
     write(path, content)
-    for attempt, told in (
+    for attempt, message in (
         (lambda: load_stage(path, "motion", "motion"), "cannot be read as a checkpoint"),
         (lambda: WholeCheckpointIO().load_checkpoint(path, weights_only=False), "damaged or no checkpoint"),
     ):
-        with pytest.raises(InputError, match=told) as error:
+        with pytest.raises(InputError, match=message) as error:
             attempt()
         assert "\n" not in str(error.value)
     assert not witness.exists()
@@ -140,7 +140,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, write):
     assert witness.exists()  # the bomb is live
 
 
-def test_a_damaged_checkpoint_is_told(tiny_stages, tmp_path):
+def test_a_damaged_checkpoint_is_reported(tiny_stages, tmp_path):
     paths, _ = tiny_stages()
     data = paths["motion"].read_bytes()
     (tmp_path / "half.ckpt").write_bytes(data[: len(data) // 2])

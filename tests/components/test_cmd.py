@@ -1,4 +1,4 @@
-"""The three stages composed: one seed gives the same frames through every door; `test` and `predict` as commands."""
+"""The three stages composed: a seed gives the same frames everywhere; `test` and `predict` as commands."""
 
 import json
 
@@ -60,7 +60,7 @@ def test_a_fresh_process_generates_the_same_from_an_export(python, tiny_stages, 
     options = {"num_inference_steps": 3, "guidance_scale": 2.0}
     options["output_type"] = "np"
     frames = uint8(CMDPipeline.from_pretrained(model)(prompts, seeds=[7, 7, 7], **options).frames)
-    # The last bit of a product depends on where weights lie in memory: not the same for checkpoints as for an export.
+    # The last bit of a product depends on memory addresses, which differ between checkpoints and an export.
     sampled = system.sample(prompts, seeds=[7, 7, 7], steps=3, guidance=2.0)
     assert (sampled.int() - frames.int()).abs().max() <= 1
     code = (
@@ -185,7 +185,7 @@ def test_predict_writes_a_video_a_sample_and_overwrites_none(tiny_stages, shards
     assert [video.stat().st_mtime_ns for video in videos] == before
 
 
-def test_stages_of_different_autoencoders_are_refused(tiny_stages, tmp_path, save_checkpoint, tiny_autoencoder):
+def test_stages_of_different_autoencoders_are_rejected(tiny_stages, tmp_path, save_checkpoint, tiny_autoencoder):
     from cmd_lightning.components import VideoAutoencoder
 
     paths, components = tiny_stages()

@@ -1,4 +1,4 @@
-"""Batches of anyone's DataLoader: float clips, missing entries, seeds; and captions looked at before training."""
+"""Batches of custom DataLoaders: float clips, missing entries, seeds; and captions checked before training."""
 
 import re
 import warnings
@@ -188,7 +188,7 @@ def test_float_clips_are_tested_as_uint8_ones():
 # Captions
 
 
-def told(autoencoder, captions):
+def warnings_of(autoencoder, captions):
     """What is said of captions of a DataModule, and of those of a plain DataLoader."""
 
     class Data(LightningDataModule):
@@ -207,16 +207,16 @@ def told(autoencoder, captions):
 
 def test_empty_and_cut_captions_are_reported(tiny_autoencoder):
     long = "a dog runs over the green grass and then it sits down for a while"
-    module, plain = told(tiny_autoencoder(), [long, "", "a cat", "short"])
+    module, plain = warnings_of(tiny_autoencoder(), [long, "", "a cat", "short"])
     assert module == [
         "1 of 4 checked training clips have no caption.",
         "1 of 4 checked training clips have a caption longer than the 12 tokens that the motion stage's text "
         "encoder reads; their ends are not used.",
     ]
     assert [text[:35] for text in plain] == ["1 of 2 clips of the first batch hav"] * 2
-    assert told(tiny_autoencoder(), ["a cat", "a dog runs over the green grass now"[:30], "x", "y"]) == [[], []]
+    assert warnings_of(tiny_autoencoder(), ["a cat", "a dog runs over the green grass now"[:30], "x", "y"]) == [[], []]
 
 
 def test_all_empty_captions_are_rejected(tiny_autoencoder):
     with pytest.raises(InputError, match="none of 4 clips has a caption, which the motion stage is conditioned on"):
-        told(tiny_autoencoder(), [""] * 4)
+        warnings_of(tiny_autoencoder(), [""] * 4)

@@ -1,4 +1,4 @@
-"""Students of both stages: what they are made of, what is saved of them, and what is refused."""
+"""Students of both stages: their parts, their checkpoints, and wrong options."""
 
 import pytest
 import torch
@@ -143,7 +143,7 @@ def test_a_student_comes_back_without_arguments_and_learns_on(flows, tmp_path, m
     learns = [{n for n, w in model.named_parameters() if w.requires_grad} for model in (made, opened)]
     assert learns[0] == learns[1] and all(name.startswith("network.") for name in learns[0])
     fit(opened, tmp_path)
-    with pytest.raises(InputError, match="checkpoint_path: it holds no student"):
+    with pytest.raises(InputError, match="checkpoint_path: it contains no student"):
         MotionDistillation.load_from_checkpoint(paths["motion"])
 
 
@@ -217,7 +217,7 @@ def test_clips_of_another_shape_are_reported(flows, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"steps": 0}, "model.steps 0: must be at least 1"),
         ({"guidance": float("nan")}, "model.guidance nan: give a finite number"),
@@ -225,9 +225,9 @@ def test_clips_of_another_shape_are_reported(flows, tmp_path):
         ({"steps": 51}, "model.steps 51: the student is sampled in 1 to 50"),
     ],
 )
-def test_wrong_options_are_reported(tiny_stages, wrong, told):
+def test_wrong_options_are_reported(tiny_stages, wrong, message):
     paths, _ = tiny_stages()
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         ContentDistillation(str(paths["content"]), **wrong)
 
 

@@ -1,4 +1,4 @@
-"""Several processes compute what one does with all of their clips, whether weights are in shards or not."""
+"""Several processes compute the same as one with all of their clips, with and without sharded weights."""
 
 import json
 import multiprocessing
@@ -151,8 +151,8 @@ def test_a_fault_of_one_process_skips_the_step_of_all(alone, two, strategy):
     folder = two / "spoiled"
     assert_near(torch.load(folder / "step.pt"), torch.load(alone / "step.pt"))
     lines = [json.loads(line) for line in (folder / "non_finite.jsonl").read_text().splitlines()]
-    told = {line["rank"]: (line["step"], line["loss"] == "nan", line["keys"]) for line in lines}
-    assert told == {0: (0, False, ["clip0", "clip1"]), 1: (0, True, ["clip2", "clip3"])}
+    message = {line["rank"]: (line["step"], line["loss"] == "nan", line["keys"]) for line in lines}
+    assert message == {0: (0, False, ["clip0", "clip1"]), 1: (0, True, ["clip2", "clip3"])}
 
 
 @pytest.mark.slow
@@ -214,7 +214,7 @@ def test_checkpoints_do_not_depend_on_shards(unbroken, sharded, name, case):
 
 
 @pytest.mark.slow
-def test_later_stages_read_them_and_pictures_are_shown(sharded):
+def test_later_stages_read_them_and_images_are_shown(sharded):
     folder = sharded / "whole" / RESUMED[0]
     stage = load_stage(folder / "last.ckpt", "motion", "model.motion")
     average = torch.load(folder / "last.ckpt", weights_only=True)["ema"]
@@ -227,7 +227,7 @@ def test_later_stages_read_them_and_pictures_are_shown(sharded):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("what", "told"),
+    ("what", "message"),
     [
         ("split layers", r"trainer.strategy ModelParallelStrategy: layers .* give trainer.strategy sharded"),
         ("in pieces", r"trainer.strategy ModelParallelStrategy: .* data_parallel_size 2, .*_checkpoint false"),
@@ -235,7 +235,7 @@ def test_later_stages_read_them_and_pictures_are_shown(sharded):
         ("damaged", r"checkpoint .*damaged.ckpt: it is damaged or no checkpoint .* remove it to start from scratch"),
     ],
 )
-def test_wrong_use_is_told_on_every_process(sharded, what, told):
+def test_wrong_use_is_reported_on_every_process(sharded, what, message):
     for rank in range(2):
         error = torch.load(sharded / "refused" / f"{rank}.pt")[what]
-        assert re.match("InputError: " + told, error) and "\n" not in error, error
+        assert re.match("InputError: " + message, error) and "\n" not in error, error

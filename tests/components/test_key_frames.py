@@ -1,4 +1,4 @@
-"""A content model of real frames belongs to no autoencoder in particular; one of learned content frames does."""
+"""A content model of real frames works with any autoencoder; one of learned content frames only with its own."""
 
 from functools import partial
 

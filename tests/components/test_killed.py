@@ -1,4 +1,4 @@
-"""A fit that is killed, anywhere and often, and gone on with each time, ends as one left alone, bit for bit."""
+"""Training that is killed anywhere and often, and resumed each time, ends as an uninterrupted run, bit for bit."""
 
 import itertools
 import json
@@ -28,7 +28,7 @@ DEATHS = [
     ("on_train_batch_start", 4),  # in the middle of a shard
     ("open", 4),  # at the beginning of the next one
     ("on_before_optimizer_step", 2),
-    ("write", 2),  # with half a checkpoint beside the whole one
+    ("write", 2),  # with half a checkpoint next to the whole one
     ("rename", 2),
     ("renamed", 2),
     ("on_validation_batch_start", 2),
@@ -64,7 +64,7 @@ def shards(tmp_path_factory):
 
 
 class Fit:
-    """A fit in a folder, which a process begins or goes on with, again and again."""
+    """A training run in a folder, which a process starts or resumes, again and again."""
 
     def __init__(self, processes, folder, shards, model, workers, every, epochs=2) -> None:
         folder.mkdir(parents=True)
@@ -100,7 +100,7 @@ class Fit:
         }
 
     def start(self, *death):
-        """A process that goes on with the fit, and dies where it is told."""
+        """A process that resumes the training, and dies at a given place."""
         content = json.loads(json.dumps(self.content))
         if death:
             killer = {"class_path": "killed_fits.Death", "init_args": dict(zip(("point", "n"), death, strict=True))}
@@ -113,7 +113,7 @@ class Fit:
         return process
 
     def live(self, *death) -> None:
-        """Goes on to the end, or to the death that must come."""
+        """Resumes to the end, or to the expected death."""
         process = self.start(*death)
         process.join(FOREVER)
         expected = {"write": -signal.SIGXFSZ}.get(death[0], -signal.SIGKILL) if death else 0
@@ -173,7 +173,7 @@ def content(autoencoder) -> dict:
 
 @pytest.fixture(scope="module")
 def whole(processes, shards, models, tmp_path_factory):
-    """A fit that nobody kills, by component and workers."""
+    """An uninterrupted run, by component and workers."""
     made = {}
 
     def make(component, workers, **options):

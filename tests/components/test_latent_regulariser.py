@@ -1,4 +1,4 @@
-"""What training does to latents so that they are easier to learn: each option on its own, and off by default."""
+"""Training options that make latents easier to learn: each option alone, and off by default."""
 
 from functools import partial
 
@@ -120,7 +120,7 @@ def test_noise_in_training_makes_the_decoder_robust():
 
 
 @pytest.mark.parametrize("option", ["content_noise", "motion_noise", "motion_mask", "scale_weight"])
-def test_negative_values_are_refused(option):
+def test_negative_values_are_rejected(option):
     with pytest.raises(InputError, match=f"regulariser.{option} -0.1"):
         LatentRegulariser(**{option: -0.1})
     with pytest.raises(InputError, match="motion_mask 1"):

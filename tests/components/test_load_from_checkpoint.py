@@ -120,8 +120,8 @@ def test_a_changed_learning_rate_holds_from_the_resume_on_at_its_place_in_the_sc
     wanted = options_of(again)
     again.load_state_dict(first.state_dict())
     resumed.load_state_dict(schedule.state_dict())
-    [told] = apply_changes(again, wanted, [resumed])
-    assert told.startswith("model.optimizer.lr 1e-05: the checkpoint was trained with 0.001; the new value is used")
+    [message] = apply_changes(again, wanted, [resumed])
+    assert message.startswith("model.optimizer.lr 1e-05: the checkpoint was trained with 0.001; the new value is used")
     for step in (3, 4, 5):
         assert again.param_groups[0]["lr"] == pytest.approx(1e-5 * formula(step), rel=1e-12)
         train(again, resumed, 1)
@@ -137,27 +137,27 @@ def test_a_changed_learning_rate_holds_from_the_resume_on_at_its_place_in_the_sc
         (torch.optim.Adam, {"lr": 1e-3, "betas": (0.9, 0.99)}, {"lr": 1e-3, "betas": [0.9, 0.99]}),
     ],
 )
-def test_other_options_hold_too_and_each_is_told(kind, before, now):
+def test_other_options_hold_too_and_each_is_reported(kind, before, now):
     first = optimizer(kind, **before)
     train(first, ExponentialLR(first, 1.0), 2)
     again = optimizer(kind, **now)
     wanted = options_of(again)
     again.load_state_dict(first.state_dict())
-    told = apply_changes(again, wanted)
+    message = apply_changes(again, wanted)
     changed = {n for n in now if n != "fused" and list(map(str, [now[n]])) != list(map(str, [before.get(n)]))}
     changed = {name for name in changed if name != "betas" or tuple(now[name]) != (0.9, 0.99)}
-    assert {line.split()[0] for line in told} == {f"model.optimizer.{name}" for name in changed}
+    assert {line.split()[0] for line in message} == {f"model.optimizer.{name}" for name in changed}
     for name in changed:
         assert again.param_groups[0][name] == now[name]
     train(again, ExponentialLR(again, 1.0), 1)
 
 
-def test_what_the_state_depends_on_stays_and_is_told():
+def test_what_the_state_depends_on_stays_and_is_reported():
     first = optimizer(lr=1e-3)
     train(first, ExponentialLR(first, 1.0), 1)
     again = optimizer(lr=1e-3, amsgrad=True)
     wanted = options_of(again)
     again.load_state_dict(first.state_dict())
-    [told] = apply_changes(again, wanted)
-    assert "amsgrad True" in told and "is kept" in told
+    [message] = apply_changes(again, wanted)
+    assert "amsgrad True" in message and "is kept" in message
     train(again, ExponentialLR(again, 1.0), 1)

@@ -1,4 +1,4 @@
-"""Each component learns one batch by heart, and the system of the three gives the clips back."""
+"""Each component overfits one batch, and the three together reproduce its clips."""
 
 from functools import partial
 

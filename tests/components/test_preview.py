@@ -1,4 +1,4 @@
-"""What the stages show of themselves while they train."""
+"""The previews of the stages during training."""
 
 import pytest
 import torch

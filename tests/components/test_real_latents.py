@@ -1,4 +1,4 @@
-"""CMD learns real clips in the latents of a real, pretrained image autoencoder, and they decode to the clips."""
+"""CMD overfits real clips in the latents of a pretrained image autoencoder, and decodes them."""
 
 from functools import partial
 

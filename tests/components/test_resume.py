@@ -1,4 +1,4 @@
-"""A fit that is stopped and resumed ends with the weights of one that was not, bit for bit."""
+"""Training that is stopped and resumed ends with the weights of an uninterrupted run, bit for bit."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from training_configs import AUTOENCODER, config, motion, motion_student
 from cmd_lightning.cli import main
 from cmd_lightning.shapes.synth import write_shapes
 
-STEPS, STOP = 7, 4  # 13 clips in batches of 2 are 7 batches an epoch
+STEPS, STOP = 7, 4  # 13 clips in batches of 2 are 7 batches per epoch
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def fit(folder, model, shards, workers, steps, checkpoint=None, limit="max_steps
 
 
 def assert_resumes(folder, model, shards, workers, steps, stop):
-    """A fit of `steps`, one stopped after `stop` and resumed, and one resumed from the first's checkpoint agree."""
+    """A run of `steps`, one stopped after `stop` and resumed, and one resumed from the first checkpoint agree."""
     whole = fit(folder / "whole", model, shards, workers, steps)
     stopped = fit(folder / "stopped", model, shards, workers, stop)
     midway = whole.with_name(f"step={stop}.ckpt")
@@ -63,7 +63,7 @@ class Stop(Callback):
 
 
 def test_stopped_by_time_within_an_epoch_and_amid_accumulated_gradients(tmp_path, shards):
-    accumulate = ["--trainer.accumulate_grad_batches", "3"]  # of 7 batches an epoch: steps of 3, 3 and 1
+    accumulate = ["--trainer.accumulate_grad_batches", "3"]  # of 7 batches per epoch: steps of 3, 3 and 1
     whole = fit(tmp_path / "whole", AUTOENCODER, shards, 0, 6, limit="max_epochs=2", more=accumulate)
     stop = [*accumulate, "--trainer.callbacks+", "test_resume.Stop", "--trainer.callbacks.batches", "4"]
     last = fit(tmp_path / "stopped", AUTOENCODER, shards, 0, 2, limit="max_epochs=2", more=stop).with_name("last.ckpt")

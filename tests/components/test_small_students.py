@@ -1,4 +1,4 @@
-"""A student learns a toy teacher by heart: what took it many steps is reached in one."""
+"""A student overfits a toy teacher: one step reaches what took many."""
 
 import copy
 

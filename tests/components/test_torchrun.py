@@ -1,4 +1,4 @@
-"""A fit on several processes as clusters start it: torchrun on every node, and the options of one process."""
+"""Training on several processes as clusters start it: torchrun on every node, and the options of one process."""
 
 import os
 import socket
@@ -31,7 +31,7 @@ def torchrun(nodes, each, arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("nodes", "each", "strategy"), [(1, 2, "ddp"), (1, 2, "sharded"), (2, 1, "sharded")])
-def test_fit_and_go_on(tmp_path, nodes, each, strategy):
+def test_fit_and_resume(tmp_path, nodes, each, strategy):
     shards = tmp_path / "shards"
     write_shapes(shards, num=13, size=16, frames=8, fps=8.0, seed=0, split="train", shard_size=5)
     folder = tmp_path / "fit"
@@ -45,5 +45,5 @@ def test_fit_and_go_on(tmp_path, nodes, each, strategy):
         steps.append(checkpoint["global_step"])
         assert checkpoint["ema"].keys() <= checkpoint["state_dict"].keys()
         states = checkpoint["optimizer_states"][0]["state"]
-        assert {int(state["step"]) for state in states.values()} == {end}  # Adam went on and did not begin anew
+        assert {int(state["step"]) for state in states.values()} == {end}  # Adam continued and did not start from zero
     assert steps == [3, 6]

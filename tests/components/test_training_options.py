@@ -1,4 +1,4 @@
-"""Options that make training faster or smaller change what it computes by rounding alone."""
+"""Options for faster or smaller training change results only by rounding."""
 
 import pytest
 import torch
@@ -70,7 +70,7 @@ def test_a_unet_compiled_by_its_blocks(plain, tmp_path):
 
 @pytest.mark.slow
 def test_compiled_with_average_and_checkpoints(tmp_path):
-    """A fit that is compiled after a break, or was before it, ends as one that never was; so does its average."""
+    """A run compiled only before or only after an interruption ends as an uncompiled run; so does its average."""
     torch._dynamo.reset()
     ends = {}
     for before, after in ((False, False), (True, False), (False, True)):
@@ -130,14 +130,14 @@ def test_fused_optimisers_and_clipping(tmp_path, precision):
 
 
 @pytest.mark.parametrize("by_block", [False, True])
-def test_wrong_options_are_told(by_block):
+def test_wrong_options_are_reported(by_block):
     with pytest.raises(InputError, match=r"model.compile \{'backend': 'nosuch'\}: give arguments of torch.compile; .*"):
         compile_network(component("motion DiT, captions").network, {"backend": "nosuch"}, by_block)
     with pytest.raises(InputError, match=r"model.compile \{'colour': 1\}: give arguments of torch.compile; .*colour"):
         compile_network(component("U-Net, captions").network, {"colour": 1}, by_block)
 
 
-def test_a_network_without_blocks_is_told():
+def test_a_network_without_blocks_is_reported():
     class Plain(AutoencoderNetwork):
         """Has nothing that repeats."""
 

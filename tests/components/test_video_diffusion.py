@@ -1,6 +1,7 @@
-"""Models of whole videos: fitted, tested and sampled from their configs; the samples those of a loop of one's own."""
+"""Models of whole videos: trained, tested and sampled from their configs; samples compared with a separate loop."""
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -62,16 +63,16 @@ class Mixer(VideoDenoiser):
     def __init__(self, latent: tuple[int, int, int, int], condition_dim: int, width: int = 16) -> None:
         super().__init__()
         self.stem = torch.nn.Conv3d(latent[0], width, 3, padding=1)
-        self.told = torch.nn.Linear(1 + condition_dim, width)
+        self.notices = torch.nn.Linear(1 + condition_dim, width)
         self.place = torch.nn.Parameter(torch.zeros(width, *latent[1:]))
         self.body = torch.nn.Conv3d(width, width, 3, padding=1)
         self.head = torch.nn.Conv3d(width, latent[0], 3, padding=1)
 
     def forward(self, latent, timestep, condition):
-        told = timestep[:, None].to(latent) / 1000
+        notices = timestep[:, None].to(latent) / 1000
         if condition is not None:
-            told = torch.cat([told, condition.pooled], dim=1)
-        x = (self.stem(latent) + self.place + self.told(told)[:, :, None, None, None]).tanh()
+            notices = torch.cat([notices, condition.pooled], dim=1)
+        x = (self.stem(latent) + self.place + self.notices(notices)[:, :, None, None, None]).tanh()
         return self.head(x + self.body(x).tanh())
 
 
@@ -171,6 +172,7 @@ def test_a_baseline_from_its_config(name, tmp_path, monkeypatch, capsys):
     assert record["clips"] == {"real": 3, "fake": 3} and record["real"]["frames"] == 4
 
     capsys.readouterr()
+    shutil.rmtree(folder / "videos")
     assert run("predict", name) == 2
     assert "predict needs trained weights; add --ckpt_path last" in capsys.readouterr().err
 
@@ -303,7 +305,7 @@ def test_it_learns_a_clip_by_heart(batch, tmp_path):
     assert torch.stack(losses).mean() < 0.25 * torch.stack(zero).mean()
 
 
-def test_what_is_no_picture_is_not_shown_as_one(model, autoencoder, batch, wake):
+def test_what_is_no_image_is_not_shown_as_one(model, autoencoder, batch, wake):
     first = VideoAutoencoder(lambda: autoencoder).eval()
     assert list(first.preview(batch)) == ["original", "reconstruction"]
     options = {"autoencoder": autoencoder, "video_shape": SHAPE}
@@ -328,7 +330,7 @@ def test_wrong_inputs(model, tiny_autoencoder, batch, tmp_path, save_checkpoint)
         (lambda: VideoDiffusion(Mixer, autoencoder=triplane()), "model.video_shape: needed, as the network"),
         (
             lambda: VideoDiffusion(Mixer, autoencoder=tiny_autoencoder(motion_channels=5), video_shape=SHAPE),
-            "model.autoencoder: its content plane has 3 channels and its motion 5, .* give one with as many",
+            "model.autoencoder: its content plane has 3 channels and its motion 5, .* give one with equal numbers",
         ),
         (lambda: VideoDiffusion(Mixer, planes.latent_space, path), "model.latent_space: .* leave it out"),
         (lambda: model("caption").sample([1], seeds=[0]), "the video model is conditioned on captions: .* not a label"),
@@ -336,7 +338,7 @@ def test_wrong_inputs(model, tiny_autoencoder, batch, tmp_path, save_checkpoint)
         (lambda: model("caption").sample(1, seeds=[0]), "the video model is conditioned on captions: give a prompt"),
         (
             lambda: model(None).sample(["a"], seeds=[0]),
-            "'a': this model is unconditional; give .*, but how many videos",
+            "'a': this model is unconditional; give .*, only the number of videos",
         ),
         (lambda: model(None).sample(2, seeds=[0]), "seeds: 1 given for 2 videos; give one for each"),
         (lambda: model(None).sample(1, seeds=[0], steps=1001), "steps 1001: the video model takes 1 to 1000"),
@@ -347,7 +349,7 @@ def test_wrong_inputs(model, tiny_autoencoder, batch, tmp_path, save_checkpoint)
             "`steps`: no stage 'motion'; the stages are video",
         ),
         (lambda: model(None).clips(batch | {"video": batch["video"][:, :, :3]}), "data: videos of 3 frames, 8x8, but"),
-        (lambda: model(None).clips({"key": ["0"]}), "data: testing needs videos, these shards hold latents"),
+        (lambda: model(None).clips({"key": ["0"]}), "data: testing needs videos, these are latent shards"),
         (lambda: model(None).clean_latents({"key": ["0"]}), "no videos and no moments, which the video stage needs"),
         (
             lambda: VideoDiffusion.load_from_checkpoint(path),
@@ -360,18 +362,18 @@ def test_wrong_inputs(model, tiny_autoencoder, batch, tmp_path, save_checkpoint)
         assert "\n" not in str(caught.value)
 
 
-def test_wrong_options_are_told_on_one_line(capsys, tmp_path, monkeypatch):
+def test_wrong_options_are_reported_on_one_line(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for options, told in (
+    for options, notices in (
         (["--model.gradient_checkpointing=true"], "ModelScope does not offer it; leave it out"),
         (["--model.video_shape=null"], "model.video_shape: needed, as the network is built for it"),
     ):
         assert run("fit", "modelscope", *options) == 2
         [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cmd-lightning: ")]
-        assert told in line
+        assert notices in line
 
 
-def test_a_test_without_metrics_is_refused(model):
+def test_a_test_without_metrics_is_rejected(model):
     made = model(None)
     made.sources = ["last.ckpt"]
     with pytest.raises(InputError, match=r"model\.metrics: none is given, so there is nothing to test"):

@@ -1,4 +1,4 @@
-"""Configs of small training runs from the command line, shared by the tests that stop, kill and resume them."""
+"""Configs of small training runs on the command line, shared by the tests that stop, kill and resume them."""
 
 import yaml
 

@@ -169,7 +169,7 @@ def test_methods_come_back_from_plain_data():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         (lambda: LatentConsistency(intervals=0), "model.method.intervals 0: must be at least 1"),
         (lambda: LatentConsistency(huber=0.0), "model.method.huber 0.0: give a number above 0"),
@@ -177,6 +177,6 @@ def test_methods_come_back_from_plain_data():
         (lambda: ContinuousConsistency(damping=0.0), "model.method.damping 0.0: give a number above 0"),
     ],
 )
-def test_wrong_options_are_reported(wrong, told):
-    with pytest.raises(InputError, match=told):
+def test_wrong_options_are_reported(wrong, message):
+    with pytest.raises(InputError, match=message):
         wrong()

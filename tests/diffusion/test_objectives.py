@@ -85,9 +85,9 @@ def test_min_snr_is_one_loss_however_it_is_predicted():
     a = wide(kept()[timestep]).float()
     noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
     told_noise = (noisy - a.sqrt() * guess) / (1 - a).sqrt()
-    told = {"epsilon": told_noise, "v_prediction": a.sqrt() * told_noise - (1 - a).sqrt() * guess, "sample": guess}
+    message = {"epsilon": told_noise, "v_prediction": a.sqrt() * told_noise - (1 - a).sqrt() * guess, "sample": guess}
     expected = (a / (1 - a)).clamp_max(5).flatten() * (guess - clean).square().flatten(1).mean(1)
-    for prediction, output in told.items():
+    for prediction, output in message.items():
         loss = Diffusion(prediction, min_snr_gamma=5.0).loss(output, clean, noise, timestep)
         torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-2)
 
@@ -180,10 +180,10 @@ def test_velocity_loss_is_one_loss_however_it_is_predicted():
     a = wide(kept()[timestep]).float()
     noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
     told_noise = (noisy - a.sqrt() * guess) / (1 - a).sqrt()
-    told = {"epsilon": told_noise, "v_prediction": a.sqrt() * told_noise - (1 - a).sqrt() * guess, "sample": guess}
+    message = {"epsilon": told_noise, "v_prediction": a.sqrt() * told_noise - (1 - a).sqrt() * guess, "sample": guess}
     true_velocity = a.sqrt() * noise - (1 - a).sqrt() * clean
-    expected = (told["v_prediction"] - true_velocity).square().flatten(1).mean(1)
-    for prediction, output in told.items():
+    expected = (message["v_prediction"] - true_velocity).square().flatten(1).mean(1)
+    for prediction, output in message.items():
         loss = Diffusion(prediction, velocity_loss=True).loss(output, clean, noise, timestep)
         torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-2)
 

@@ -52,10 +52,3 @@ def test_lines_are_counted_and_files_are_checked(tmp_path, capsys):
     assert f"{page}:3: 'beside': write next to" in capsys.readouterr().out
     page.write_text("stored next to it\n")
     assert words.main([str(page)]) == 0
-
-
-def test_the_list_of_unconverted_files_has_no_leftovers():
-    """A file or folder without retired words is taken from the list."""
-    for prefix in words.UNCONVERTED:
-        paths = [path for path in words.listed() if path.startswith(prefix)]
-        assert any(list(words.found_in((ROOT / path).read_text())) for path in paths), f"{prefix}: it is converted"

@@ -372,8 +372,8 @@ def test_no_file_runs_code(disguise, tmp_path, tiny_names, monkeypatch):
             with pytest.raises(InputError) as caught:
                 CLIPSimilarity("tiny-quickgelu", pretrained=path, trust_torchscript=trust)
             untrusted = disguise == "code" and not trust
-            told = "trust_torchscript=True" if untrusted else "no weights of tiny-quickgelu ("
-            assert told in str(caught.value) and "\n" not in str(caught.value)
+            message = "trust_torchscript=True" if untrusted else "no weights of tiny-quickgelu ("
+            assert message in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "trapped").exists()
     torch.load(crafted(tmp_path, "plain"), weights_only=False)
     assert (tmp_path / "trapped").exists(), "as it would have been"

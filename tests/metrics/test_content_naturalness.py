@@ -109,15 +109,15 @@ def test_flat_images_have_values():
 
 
 @pytest.mark.parametrize(
-    ("images", "told"),
+    ("images", "message"),
     [
         (torch.rand(3, 8, 8), r"images \(3, 8, 8\): give \(N, C, H, W\)"),
         (torch.rand(1, 3, 7, 9), "at least 8"),
         (2 * torch.ones(1, 3, 8, 8), "give float in"),
     ],
 )
-def test_what_it_refuses(images, told):
-    with pytest.raises(InputError, match=told):
+def test_what_it_refuses(images, message):
+    with pytest.raises(InputError, match=message):
         ContentNaturalness().update(images, real=True)
     with pytest.raises(InputError, match="noise 0"):
         ContentNaturalness(noise=0)

@@ -153,11 +153,11 @@ def test_too_few_clips_for_the_features_are_reported_with_their_bias():
         metric = FrechetVideoDistance(Identity(), keep_features=keep)
         metric.update(clips(40), real=True)
         metric.update(clips(30, seed=1), real=False)
-        with pytest.warns(UserWarning, match=r"40 real and 30 generated clips for 360 .* roughly \d+") as told:
+        with pytest.warns(UserWarning, match=r"40 real and 30 generated clips for 360 .* roughly \d+") as printed:
             value = metric.compute()
-        bias = float(str(told[0].message).partition("roughly ")[2].split()[0])
+        bias = float(str(printed[0].message).partition("roughly ")[2].split()[0])
         assert bias == pytest.approx(float(value), rel=0.25)  # both sets are of one distribution
-        assert "\n" not in str(told[0].message)
+        assert "\n" not in str(printed[0].message)
 
 
 def test_metric_agrees_with_torchmetrics():

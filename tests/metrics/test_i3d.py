@@ -77,14 +77,16 @@ def test_other_layouts_are_reported_on_one_line(state):
         "logits.conv3d.weight is (600, 1024, 1, 1, 1)": state
         | {"logits.conv3d.weight": torch.zeros(600, 1024, 1, 1, 1)},
     }
-    for told, weights in wrong.items():
+    for message, weights in wrong.items():
         with pytest.raises(InputError) as error:
             network(weights)
-        assert told in str(error.value) and "i3d_pretrained_400.pt" in str(error.value) and "\n" not in str(error.value)
+        assert (
+            message in str(error.value) and "i3d_pretrained_400.pt" in str(error.value) and "\n" not in str(error.value)
+        )
 
 
 @pytest.mark.parametrize(
-    ("shape", "told"),
+    ("shape", "message"),
     [
         ((1, 3, 8, 224, 224), "at least 9"),
         ((1, 3, 16, 224, 192), "192x224 pixels: the I3D needs sides of at least 193"),
@@ -92,6 +94,6 @@ def test_other_layouts_are_reported_on_one_line(state):
         ((3, 16, 224, 224), "give"),
     ],
 )
-def test_clips_it_cannot_read(shape, told):
-    with pytest.raises(InputError, match=told):
+def test_clips_it_cannot_read(shape, message):
+    with pytest.raises(InputError, match=message):
         I3D()(torch.zeros(shape))

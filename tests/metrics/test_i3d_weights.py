@@ -214,14 +214,14 @@ def test_other_files_are_rejected(tmp_path, monkeypatch):
     torch.save([1], tmp_path / "list.pt")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
     (tmp_path / "empty.pt").touch()
-    told = {
+    printed = {
         "page.pt": "cannot be opened",
         "list.pt": "holds a list",
         "other.pt": "Conv3d_1a_7x7.conv3d.weight is missing",
         "empty.pt": "cannot be opened",
         "absent.pt": "there is no such file",
     }
-    for name, text in told.items():
+    for name, text in printed.items():
         message = refused(name, TF)
         assert text in message and name in message
 

@@ -115,7 +115,7 @@ def test_parse():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("stylgan-v", "did you mean stylegan-v?"),
         ("", "there are stylegan-v, videogpt, tf"),
@@ -132,10 +132,10 @@ def test_parse():
         ("tf,antialias=true", "needs grid=half-pixel"),
     ],
 )
-def test_wrong_presets_are_reported_on_one_line(text, told):
+def test_wrong_presets_are_reported_on_one_line(text, message):
     with pytest.raises(InputError) as error:
         Preparation.parse(text)
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("video", [torch.rand(2, 1, 4, 8, 8), torch.rand(2, 3, 8, 8), 2 * torch.ones(1, 3, 1, 8, 8)])

@@ -61,15 +61,15 @@ def test_loaded_is_as_good_as_seen(saved):
 
 
 @pytest.mark.parametrize(
-    ("changes", "reading", "told"),
+    ("changes", "reading", "message"),
     [
         ({}, {"frames": 4, "stride": 2}, "clips stride: saved with 1, asked with 2"),
         ({}, {"frames": 4}, "clips stride: saved with 1, asked with None"),
         ({"sha256": "bb"}, READING, "fvd features sha256: saved with aa, asked with bb"),
     ],
 )
-def test_a_mismatch_is_rejected(saved, changes, reading, told):
-    with pytest.raises(InputError, match=told) as error:
+def test_a_mismatch_is_rejected(saved, changes, reading, message):
+    with pytest.raises(InputError, match=message) as error:
         load_statistics(saved, metrics(**changes), reading)
     assert "\n" not in str(error.value)
 

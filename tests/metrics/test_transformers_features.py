@@ -133,15 +133,15 @@ def test_origin_tells_the_weights(tmp_path, wake):
 
 def test_weights_of_heads_are_left_out_without_a_word(tmp_path, wake):
     make("vjepa2-finetuned", wake)[0].save_pretrained(tmp_path)
-    handler, told, before = Handler(), [], logging.get_verbosity()
-    handler.emit = told.append
+    handler, message, before = Handler(), [], logging.get_verbosity()
+    handler.emit = message.append
     logging.add_handler(handler)
     logging.set_verbosity_warning()
     try:
         TransformersFeatures(str(tmp_path))
-        assert not told
+        assert not message
         VJEPA2Model.from_pretrained(tmp_path)  # where transformers itself speaks up
-        assert told
+        assert message
     finally:
         logging.remove_handler(handler)
         logging.set_verbosity(before)

@@ -22,7 +22,7 @@ def test_other_classes_than_networks_are_rejected():
             load_class(path)
 
 
-def test_a_third_partys_module_is_not_imported(tmp_path, monkeypatch):
+def test_a_third_party_module_is_not_imported(tmp_path, monkeypatch):
     (tmp_path / "unknown_package.py").write_text("import pathlib\npathlib.Path(__file__).with_name('ran').touch()\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError) as error:
@@ -40,7 +40,7 @@ def test_names_that_look_trusted_are_not(name):
         load_class(name)
 
 
-def test_an_imported_third_partys_class_is_found(tmp_path, monkeypatch):
+def test_an_imported_third_party_class_is_found(tmp_path, monkeypatch):
     (tmp_path / "friend.py").write_text("import torch\nclass Model(torch.nn.Module): pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     import friend

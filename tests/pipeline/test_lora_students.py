@@ -1,4 +1,4 @@
-"""A student of a content stage on Stable Diffusion that is adapters alone, in the layout of public LCM-LoRAs."""
+"""A student of Stable Diffusion's content stage with adapters only, in the layout of public LCM-LoRAs."""
 
 import pytest
 import torch

@@ -259,7 +259,7 @@ def test_wrong_controlnets_are_named(controlled, tiny_pipeline, few, tmp_path):
             pipeline("a circle", control_image=images(1, size), **few)
         return str(error.value)
 
-    assert said(controlled, None).startswith("`controlnet`: there is none; set")
+    assert said(controlled, None).startswith("`controlnet`: it is missing; set")
     assert "it is a UNet2DConditionModel; set" in said(controlled, controlled.unet)
     other = ControlNetModel.from_unet(unet_of("2.1"))
     assert "its cross_attention_dim is 24, that of the content model 16; give a ControlNet" in said(controlled, other)

@@ -100,7 +100,7 @@ def test_variants_of_the_weights(tiny_pipeline, few, tmp_path):
         opened(tmp_path, variant="fp16")
 
 
-def test_parts_on_several_devices_are_refused():
+def test_parts_on_several_devices_are_rejected():
     with pytest.raises(InputError, match=r"device_map balanced: .*give 'cuda' or 'cpu'"):
         CMDPipeline.from_pretrained(FIRST, device_map="balanced")
 

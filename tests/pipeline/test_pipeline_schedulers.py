@@ -1,4 +1,4 @@
-"""Every scheduler of diffusers that a user may assign; a video belongs to its seed alone, whatever the scheduler."""
+"""Every scheduler of diffusers that a user may assign; a video depends only on its seed, with any scheduler."""
 
 import diffusers
 import pytest

@@ -1,4 +1,4 @@
-"""What two latents make easy: given, changed, kept, transferred, interpolated, continued and edited in parts."""
+"""Uses of the two latents: given, changed, kept, transferred, interpolated, continued and partly edited."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A ranking in small: the shipped autoencoder and text encoder, a handful of clips, a few steps."""
+"""A small ranking: the included autoencoder and text encoder, a few clips, a few steps."""
 
 import pytest
 from torch import nn

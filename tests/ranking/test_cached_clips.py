@@ -1,4 +1,4 @@
-"""The cached clips: what they are, when they are taken again, and when not."""
+"""The cached clips: their contents, when they are reused, and when not."""
 
 import pytest
 import torch
@@ -55,46 +55,46 @@ def test_stored_captions_record_no_captions():
 
 @pytest.fixture
 def open_small(tmp_path, monkeypatch):
-    """Opens the clips of a protocol of four, with networks that are read once; and what was told."""
+    """Opens the clips of a protocol of four, with networks that are read once; and the notices."""
     parts = ShapesFeatures.from_pretrained(), ShapesReader.from_pretrained()
     monkeypatch.setattr(ShapesFeatures, "from_pretrained", lambda: parts[0])
     monkeypatch.setattr(ShapesReader, "from_pretrained", lambda: parts[1])
-    pipeline, told = frozen("shapes32paper"), []
+    pipeline, notices = frozen("shapes32paper"), []
     encoder = pipeline.motion_text_encoder
 
     def opened(**changes):
         pipeline.register_modules(motion_text_encoder=encoder)
-        return open_bench(Protocol(**{"train_clips": 4, "test_clips": 4} | changes), tmp_path, told.append, pipeline)
+        return open_bench(Protocol(**{"train_clips": 4, "test_clips": 4} | changes), tmp_path, notices.append, pipeline)
 
-    opened.told, opened.autoencoder = told, pipeline.autoencoder
+    opened.notices, opened.autoencoder = notices, pipeline.autoencoder
     return opened
 
 
 def test_the_cache_is_taken_again_only_for_the_same(open_small):
     first = open_small()
-    assert len(open_small.told) == 1
+    assert len(open_small.notices) == 1
     again = open_small(samples=99)  # of training, not of the clips
-    assert len(open_small.told) == 1
+    assert len(open_small.notices) == 1
     assert again.key == first.key
     assert (again.captions, again.directions) == (first.captions, first.directions)
     assert all(torch.equal(again.tensors[name], value) for name, value in first.tensors.items())
 
     other = open_small(motion="fast")
-    assert len(open_small.told) == 2
+    assert len(open_small.notices) == 2
     assert other.key != first.key
     open_small.autoencoder.motion_mean += 1
     assert open_small().key not in (first.key, other.key)
-    assert len(open_small.told) == 3
+    assert len(open_small.notices) == 3
 
 
-def test_a_file_of_something_else_is_made_anew(open_small, tmp_path):
+def test_a_file_of_something_else_is_made_again(open_small, tmp_path):
     first = open_small()
     path = tmp_path / f"{first.key}.safetensors"
     right = {name: value.clone() for name, value in first.tensors.items()}
     other = open_small(data_seed=1)
     (tmp_path / f"{other.key}.safetensors").replace(path)
-    for told in (3, 4):
+    for notices in (3, 4):
         again = open_small()
-        assert len(open_small.told) == told
+        assert len(open_small.notices) == notices
         assert all(torch.equal(again.tensors[name], value) for name, value in right.items())
         path.write_bytes(path.read_bytes()[:1000])

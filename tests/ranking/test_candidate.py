@@ -1,4 +1,4 @@
-"""What can be ranked: zoo names, dotted paths, configs; and what is said where one does not fit."""
+"""What can be ranked: zoo names, dotted paths, configs; and the errors for others."""
 
 import re
 import sys
@@ -58,7 +58,7 @@ def test_every_config_of_a_motion_model_is_a_candidate(name):
     assert candidate(found.class_path) == found
 
 
-def test_a_third_partys_class_by_its_path(of_mine):
+def test_a_third_party_class_by_its_path(of_mine):
     found = candidate("my_pkg.MyMotion")
     assert (found.name, found.class_path, found.init_args) == ("MyMotion", "my_pkg.MyMotion", {})
     found.check(SPEC, CONDITION)
@@ -74,31 +74,31 @@ def test_a_third_partys_class_by_its_path(of_mine):
 
 
 @pytest.mark.parametrize("model", ["MyMotion", "my_pkg.MyMotion"])
-def test_a_third_partys_class_that_was_imported(of_mine, model, capsys):
+def test_a_third_party_class_that_was_imported(of_mine, model, capsys):
     """With `--import` it is in the zoo's list, and still no model of the zoo."""
     expected = candidate("my_pkg.MyMotion")
     assert import_asked(["--import", "my_pkg"]) == []
     assert candidate(model) == expected
     assert main(["zoo", "rank", model, "--save"]) == 2
-    assert "MyMotion is none of these" in capsys.readouterr().err
+    assert "have cards, not MyMotion" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("MotionDiT", "the zoo has a model of that name"), ("../mine", "give letters")]
+    ("name", "message"), [("MotionDiT", "the zoo has a model of that name"), ("../mine", "give letters")]
 )
-def test_names_of_rows(of_mine, name, told):
+def test_names_of_rows(of_mine, name, message):
     assert candidate("my_pkg.MyMotion", name="My-Motion 2").name == "My-Motion 2"
-    with pytest.raises(InputError, match=f"^name {re.escape(name)}: {told}"):
+    with pytest.raises(InputError, match=f"^name {re.escape(name)}: {message}"):
         candidate("my_pkg.MyMotion", name=name)
 
 
 @pytest.mark.parametrize(
-    ("model", "config", "told"),
+    ("model", "config", "message"),
     [
         ("MotionDit", None, "did you mean MotionDiT"),
         ("ContentDiT", None, r"ContentDiT: this is not a motion model \(content\)"),
         ("my_pkg.MyMotoin", None, "did you mean MyMotion"),
-        ("my_pkg.NoModel", None, "no MotionModel"),
+        ("my_pkg.NoModel", None, "not a MotionModel"),
         ("no_such_pkg.Model", None, "cannot be imported"),
         ("missing.yaml", None, "^model missing.yaml: there is no such file"),
         ("MotionDiT", "missing.yaml", "^config missing.yaml: there is no such file"),
@@ -108,11 +108,11 @@ def test_names_of_rows(of_mine, name, told):
         ("of_mine.yaml", "of_mine.yaml", "is a config already"),
     ],
 )
-def test_what_is_no_candidate_is_told(of_mine, model, config, told):
+def test_what_is_no_candidate_is_reported(of_mine, model, config, message):
     (of_mine / "empty.yaml").write_text("model: {}")
     (of_mine / "overlay.yaml").write_text("model: {init_args: {network: {init_args: {width: 9}}}}")
     (of_mine / "of_mine.yaml").write_text("model: {init_args: {network: {class_path: my_pkg.MyMotion}}}")
-    with pytest.raises(InputError, match=told) as error:
+    with pytest.raises(InputError, match=message) as error:
         candidate(model, config)
     assert "\n" not in str(error.value)
 
@@ -123,7 +123,7 @@ def test_a_zoo_model_without_config_needs_one(monkeypatch):
         candidate("MotionDiT")
 
 
-def test_arguments_that_do_not_fit_are_told():
+def test_arguments_that_do_not_fit_are_reported():
     with pytest.raises(InputError, match=r"widht.*did you mean width"):
         Candidate("MotionDiT", MotionDiT, {"widht": 8}).build(SPEC, 6)
     with pytest.raises(InputError, match="cannot be built for motion latents"):
@@ -131,7 +131,7 @@ def test_arguments_that_do_not_fit_are_told():
 
 
 @pytest.mark.parametrize(
-    ("output", "told"),
+    ("output", "message"),
     [
         (lambda own, motion: own(motion)[:, :, :2], r"output is \(2, 2, 2, 4\)"),
         (lambda own, motion: (own(motion),), "output is tuple"),
@@ -140,13 +140,13 @@ def test_arguments_that_do_not_fit_are_told():
         (lambda own, motion: own(motion[:, :1]), "a call with motion"),
     ],
 )
-def test_outputs_that_do_not_fit_are_told(of_mine, output, told):
+def test_outputs_that_do_not_fit_are_reported(of_mine, output, message):
     mine = candidate("my_pkg.MyMotion").cls
 
     class Odd(mine):
         def forward(self, motion, timestep, content, condition):
             return output(self.layers, motion)
 
-    with pytest.raises(InputError, match=told) as error:
+    with pytest.raises(InputError, match=message) as error:
         Candidate("Odd", Odd).check(SPEC, CONDITION)
     assert "\n" not in str(error.value)

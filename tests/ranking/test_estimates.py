@@ -43,7 +43,7 @@ def test_one_seed_decides_nothing():
 
 
 def test_differences_are_paired_by_seed():
-    # Seeds differ much more than the two models do: unpaired, nothing could be told.
+    # Seeds differ much more than the two models do: unpaired, the difference would be undecided.
     other = {0: 1.0, 1: 5.0, 2: 9.0, 3: 40.0}
     own = {2: 9.52, 0: 1.5, 1: 5.49}
     found = difference(own, other)

@@ -1,4 +1,4 @@
-"""The leaderboard from made-up cards, and cards that keep what else they hold."""
+"""The leaderboard from made-up cards, and that saving keeps the rest of a card."""
 
 import pytest
 import yaml
@@ -33,7 +33,7 @@ def rows_of(text):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_the_least_distance_is_first_and_differences_are_told_by_what_seeds_say():
+def test_the_least_distance_is_first_and_differences_are_judged_by_seeds():
     best = ranking([2.0, 3.0, 4.0])
     near = ranking([2.3, 2.9, 4.3])  # +0.3, -0.1, +0.3: 0.17 ± 0.57
     behind = ranking([2.9, 4.0, 5.1], prepare_macs=4_200_000)  # +0.9, +1.0, +1.1, though the spread is 2
@@ -71,7 +71,7 @@ def test_nothing_ranked():
 
 @pytest.fixture
 def cards(tmp_path, monkeypatch):
-    """A folder of cards of its own."""
+    """A separate folder of cards."""
     monkeypatch.setattr(discovery, "CARDS", tmp_path)
     return tmp_path
 

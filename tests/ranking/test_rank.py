@@ -1,4 +1,4 @@
-"""The whole way: what is kept of seeds, and the command."""
+"""A whole ranking: kept results of seeds, and the command."""
 
 import importlib
 import json
@@ -35,18 +35,18 @@ def prepared(bench, monkeypatch):
 
 
 def test_what_a_cut_call_has_done_is_kept(prepared, small, shallow, tmp_path):
-    told = []
+    message = []
     model = Candidate("Shallow", shallow)
-    first = rank(model, small, 1, tmp_path, told.append)
-    again = rank(model, small, 2, tmp_path, told.append)
+    first = rank(model, small, 1, tmp_path, message.append)
+    again = rank(model, small, 2, tmp_path, message.append)
     assert prepared == [0, 1]
     assert again["seeds"][0] == first["seeds"][0]
     assert [row["seed"] for row in again["seeds"]] == [0, 1]
-    assert any("seed 0" in line and "kept in" in line for line in told)
+    assert any("seed 0" in line and "kept in" in line for line in message)
     assert again["key"] == first["key"]
 
-    other = rank(Candidate("Shallow", shallow, {"width": 3}), small, 1, tmp_path, told.append)
-    longer = rank(model, replace(small, samples=128), 1, tmp_path, told.append)
+    other = rank(Candidate("Shallow", shallow, {"width": 3}), small, 1, tmp_path, message.append)
+    longer = rank(model, replace(small, samples=128), 1, tmp_path, message.append)
     assert prepared == [0, 1, 0, 0]
     assert other["key"] == first["key"]
     assert longer["key"] != first["key"]
@@ -57,15 +57,15 @@ def test_seeds_in_processes_give_what_they_give_in_one(bench, small, tmp_path, m
     """On one thread each, to the last bit; also on a bench that is open and that other seeds were scored with."""
     monkeypatch.setattr(cost, "ROUNDS", 1)
     monkeypatch.setattr(ranking, "cores", lambda: 2)
-    model, told = candidate("MotionMixer"), []
+    model, message = candidate("MotionMixer"), []
     found = rank(model, small, 2, tmp_path, print)["seeds"]
-    alone = model, small, tmp_path / "cache", tmp_path / "alone", told.append
+    alone = model, small, tmp_path / "cache", tmp_path / "alone", message.append
     rows = [ranking.one_seed(*alone, seed) for seed in range(2)]
     with one_thread():
-        opened = ranking.open_bench(small, tmp_path / "cache", told.append)
+        opened = ranking.open_bench(small, tmp_path / "cache", message.append)
     monkeypatch.setattr(ranking, "cores", lambda: 1)
     monkeypatch.setattr(ranking, "open_bench", None)
-    rows += ranking.all_seeds(model, opened, small, 2, tmp_path / "cache", tmp_path / "together", told.append)
+    rows += ranking.all_seeds(model, opened, small, 2, tmp_path / "cache", tmp_path / "together", message.append)
     scores = [
         {name: value for name, value in row.items() if name not in ("core_seconds", "commit", "date")}
         for row in (*found, *rows)
@@ -74,7 +74,7 @@ def test_seeds_in_processes_give_what_they_give_in_one(bench, small, tmp_path, m
     assert scores[0]["loss"] != scores[1]["loss"]
 
 
-def test_an_edited_class_is_trained_anew(prepared, small, shallow, tmp_path, monkeypatch):
+def test_an_edited_class_is_trained_again(prepared, small, shallow, tmp_path, monkeypatch):
     model = Candidate("Shallow", shallow)
     rank(model, small, 1, tmp_path, lambda line: None)
     monkeypatch.setattr(protocol, "source_of", lambda network: "of another file")
@@ -83,7 +83,7 @@ def test_an_edited_class_is_trained_anew(prepared, small, shallow, tmp_path, mon
 
 
 def test_all_that_a_class_is_made_of_is_its_source(tmp_path, monkeypatch):
-    """Of a third party's: the file of the class, that of its base, and that of a part; not those of libraries."""
+    """For a third-party class: its file, and those of its base and of a part; not those of libraries."""
     files = {
         "base": "from cmd_lightning.networks import MotionModel\n\nclass Base(MotionModel): ...\n",
         "part": "from torch import nn\n\nclass Part(nn.Linear): ...\n",
@@ -188,7 +188,7 @@ def test_the_record_says_what_it_is_of(prepared, small, shallow, tmp_path):
     assert found["prepare_macs"] == 0
     assert found["parameters"] == width * 8 * 9 + width + 8 * width + 8
     assert found["sampling"]["seconds"] > 0
-    assert found["sampling"]["ratio"] < 1  # two layers, beside the paper's transformer
+    assert found["sampling"]["ratio"] < 1  # two layers, compared with the paper's transformer
     assert {"versions", "commit", "hardware", "date"} <= found["provenance"].keys()
 
 
@@ -221,10 +221,10 @@ def test_what_is_prepared_once_is_counted_apart():
 
 
 @pytest.mark.parametrize(
-    ("seeds", "samples", "told"), [(0, 64, "^seeds 0"), (11, 64, "^seeds"), (1, 16, "^samples 16: too few")]
+    ("seeds", "samples", "message"), [(0, 64, "^seeds 0"), (11, 64, "^seeds"), (1, 16, "^samples 16: too few")]
 )
-def test_too_few_of_anything_is_told(prepared, small, shallow, tmp_path, seeds, samples, told):
-    with pytest.raises(InputError, match=told):
+def test_too_few_of_anything_is_reported(prepared, small, shallow, tmp_path, seeds, samples, message):
+    with pytest.raises(InputError, match=message):
         rank(Candidate("Shallow", shallow), replace(small, samples=samples), seeds, tmp_path, lambda line: None)
 
 
@@ -255,13 +255,13 @@ def test_the_command(prepared, small, tmp_path, monkeypatch, capsys):
     config.write_text("model: {init_args: {network: {class_path: MotionMixer, init_args: {width: 8}}}}")
     for others in (["--name", "Mixer"], ["--config", str(config)]):
         assert main([*rank_mixer, *others, "--save"]) == 2, "it has no card of its own"
-        assert "--save: cards are of the zoo's motion models" in capsys.readouterr().err
+        assert "--save: only motion models of the zoo" in capsys.readouterr().err
     assert prepared == [0, 1]
     assert main(["zoo", "rank", "MotionMixr"]) == 2
     assert "did you mean MotionMixer" in capsys.readouterr().err
-    for words, told in (
+    for words, message in (
         ("--seeds 0", "--seeds 0: must be at least 1"),
         ("--config no.yaml", "--config no.yaml: there is no"),
     ):
         assert main([*rank_mixer, *words.split()]) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Training under the protocol: the same clips and noise for all models of a seed, averaged weights, faults told."""
+"""Training by the protocol: the same clips and noise for all models of a seed, averaged weights, errors reported."""
 
 import os
 from dataclasses import replace
@@ -69,14 +69,14 @@ def test_a_training_is_the_same_again_and_scores_the_average(bench, small, shall
     assert not first.training
 
 
-def test_progress_is_told(bench, small, shallow, tmp_path):
-    told = []
-    fit(shallow, bench, replace(small, samples=128), tmp_path, tell=told.append)
-    assert [line.split(",")[0] for line in told] == ["step 2 of 8", "step 4 of 8", "step 6 of 8"]
+def test_progress_is_reported(bench, small, shallow, tmp_path):
+    message = []
+    fit(shallow, bench, replace(small, samples=128), tmp_path, tell=message.append)
+    assert [line.split(",")[0] for line in message] == ["step 2 of 8", "step 4 of 8", "step 6 of 8"]
 
 
-@pytest.mark.parametrize("samples", [64, 256])  # fewer steps than a fit is given up after, and more
-def test_losses_that_are_no_numbers_are_told(bench, small, shallow, tmp_path, samples):
+@pytest.mark.parametrize("samples", [64, 256])  # fewer steps than training stops after, and more
+def test_losses_that_are_no_numbers_are_reported(bench, small, shallow, tmp_path, samples):
     class Dividing(shallow):
         def forward(self, motion, timestep, content, condition):
             return super().forward(motion, timestep, content, condition) / 0

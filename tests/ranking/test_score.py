@@ -1,4 +1,4 @@
-"""Scores: a model that knows the true motion is as good as reconstruction, and better than one that knows nothing."""
+"""Scores: a model that knows the true motion equals reconstruction, and is better than one that knows nothing."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def test_directions_are_those_of_plain_clips(bench, monkeypatch):
     assert direction(video, bench) == 0.5
 
 
-def test_samples_that_are_no_numbers_are_told(bench, small, shallow):
+def test_samples_that_are_no_numbers_are_reported(bench, small, shallow):
     class Lost(shallow):
         def forward(self, motion, timestep, content, condition):
             return torch.full_like(motion, torch.nan)

@@ -109,8 +109,8 @@ def test_training_shows_seen_combinations_only():
     train = module(size=8, num_frames=2, train_clips=600, batch_size=100).train_dataloader()
     captions = {caption for batch in train for caption in batch["caption"]}
     hidden = {f"{colour} {shape} moves {direction}" for shape, colour, direction in unseen()}
-    told = {caption.removeprefix("a ").removeprefix("small ").removeprefix("large ") for caption in captions}
-    assert not told & hidden
+    message = {caption.removeprefix("a ").removeprefix("small ").removeprefix("large ") for caption in captions}
+    assert not message & hidden
     test = module(size=8, num_frames=2, test_clips=600, batch_size=100).test_dataloader()
     captions = {caption for batch in test for caption in batch["caption"]}
     assert {caption.removeprefix("a ").removeprefix("small ").removeprefix("large ") for caption in captions} & hidden

@@ -211,9 +211,13 @@ def test_facts_are_plain_data_with_the_truth_of_each_frame():
         assert (facts["level"], facts["motion"], facts["fps"], facts["caption"]) == (level, "middle", 5, scene.caption)
         assert facts["label"] == SHAPES.index(scene.things[0].shape)
         assert facts["seen"] is scene.seen
-        for thing, told in zip(scene.things, facts["things"], strict=True):
-            assert (told["shape"], told["colour"], told["texture"]) == (thing.shape, thing.colour, thing.texture)
-            assert told["direction"] in {*DIRECTIONS, "clockwise", "anticlockwise"}
-            assert [len(told[name]) for name in ("positions", "radii", "angles")] == [16] * 3
-            assert len(told["positions"][0]) == 2
+        for thing, message in zip(scene.things, facts["things"], strict=True):
+            assert (message["shape"], message["colour"], message["texture"]) == (
+                thing.shape,
+                thing.colour,
+                thing.texture,
+            )
+            assert message["direction"] in {*DIRECTIONS, "clockwise", "anticlockwise"}
+            assert [len(message[name]) for name in ("positions", "radii", "angles")] == [16] * 3
+            assert len(message["positions"][0]) == 2
         assert [len(facts["camera"][name]) for name in ("shifts", "zooms")] == [16, 16]

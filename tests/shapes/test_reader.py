@@ -33,11 +33,11 @@ def clips(scenes):
 @pytest.fixture(scope="module")
 def truth(scenes):
     """Taken from the captions, "a [size] colour shape moves direction", not from `Reading.of`."""
-    told = []
+    message = []
     for scene in scenes:
         thing, direction = scene.caption.split(" moves ")
-        told.append(Reading(thing.split()[-1], thing.split()[-2], direction))
-    return told
+        message.append(Reading(thing.split()[-1], thing.split()[-2], direction))
+    return message
 
 
 def none_share(readings):

@@ -150,8 +150,8 @@ def test_captions_tell_what_there_is():
         Thing("diamond", "pink", "large", "up left", "accelerating", (0.5, 0.5), 0.02, growth=-1),
     )
     scene = draw_scene(0, 0)
-    told = Scene("mixed", "middle", things, scene.background, Camera("down", 0, 0.01), None)
-    assert told.caption == (
+    message = Scene("mixed", "middle", things, scene.background, Camera("down", 0, 0.01), None)
+    assert message.caption == (
         "a small red striped circle circles clockwise spinning growing, a blue square stands still, "
         "a large pink diamond speeds up up left shrinking, the camera pans down"
     )

@@ -207,10 +207,10 @@ def test_spec_of_a_video_that_is_not_square():
 
 
 @pytest.mark.parametrize(
-    ("shape", "told"), [((4, 5, 8, 12), "3 channels"), ((3, 5, 7, 12), "7x12"), ((3, 5, 8, 11), "8x11")]
+    ("shape", "message"), [((4, 5, 8, 12), "3 channels"), ((3, 5, 7, 12), "7x12"), ((3, 5, 8, 11), "8x11")]
 )
-def test_videos_that_do_not_fit_are_reported(tiny_autoencoder, shape, told):
-    with pytest.raises(InputError, match=told):
+def test_videos_that_do_not_fit_are_reported(tiny_autoencoder, shape, message):
+    with pytest.raises(InputError, match=message):
         tiny_autoencoder().latent_spec(shape)
 
 

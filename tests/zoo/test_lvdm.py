@@ -110,7 +110,7 @@ SIZES = {"width": 24, "multipliers": (1, 2, 4, 4), "layers": 1, "heads": 2}
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (
             {"heads": 5},
@@ -127,8 +127,8 @@ SIZES = {"width": 24, "multipliers": (1, 2, 4, 4), "layers": 1, "heads": 2}
         ({"temporal_length": 0}, "temporal_length 0: must be at least 1"),
     ],
 )
-def test_sizes_that_do_not_fit_are_reported(changes, told):
-    with pytest.raises(InputError, match=told) as caught:
+def test_sizes_that_do_not_fit_are_reported(changes, message):
+    with pytest.raises(InputError, match=message) as caught:
         LVDM(SHAPE, 12, **SIZES | changes)
     assert "\n" not in str(caught.value)
 

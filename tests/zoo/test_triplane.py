@@ -130,7 +130,7 @@ def test_planes_of_unequal_channels_are_reported():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"heads": 7}, "heads 7: must divide the channels 8, 16 of the levels that attend; give one of 1, 2, 4, 8$"),
         ({"heads": 16}, "heads 16: must divide the channels 8, 16"),
@@ -140,8 +140,8 @@ def test_planes_of_unequal_channels_are_reported():
         ({"layers": 0}, "layers 0: must be at least 1"),
     ],
 )
-def test_sizes_of_the_denoiser_that_do_not_fit_are_reported(changes, told):
-    with pytest.raises(InputError, match=told):
+def test_sizes_of_the_denoiser_that_do_not_fit_are_reported(changes, message):
+    with pytest.raises(InputError, match=message):
         denoiser(autoencoder().latent_spec(VIDEO), **changes)
 
 

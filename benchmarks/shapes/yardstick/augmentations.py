@@ -1,4 +1,4 @@
-"""What trainings do to clips; the proof shares the blur and the codec."""
+"""Augmentations of clips in training; the proof uses their blur and codec."""
 
 import torch
 from torch import Tensor

@@ -1,6 +1,6 @@
 """Training of the small CLIP model of contact sheets: clip.yaml.
 
-A frame alone does not show a direction, so the picture of a clip is its contact sheet.
+A frame alone does not show a direction, so the image of a clip is its contact sheet.
 """
 
 import dataclasses
@@ -89,8 +89,8 @@ class ClipTraining(Training):
     def loss(self, clips: Tensor, targets: list[str]) -> Tensor:
         """InfoNCE both ways of sheets `(B, C, h, w)` in [0, 1] and `2B` captions, of which the first half are theirs.
 
-        A sheet is told from all captions, a caption of the first half from all sheets. What another clip's equal
-        caption or an equal altered one describes as well is no negative.
+        A sheet is classified among all captions, a caption of the first half among all sheets. A sheet that another
+        clip's equal caption, or an equal altered one, describes as well is not a negative.
         """
         images = self.network.encode_image(normalised(self.network.visual, clips), normalize=True)
         texts = self.network.encode_text(TOKENIZER(targets).to(clips.device), normalize=True)

@@ -1,4 +1,4 @@
-"""What is done to clips to see whether a metric notices: in space, in time, and to the paths of things.
+"""Corruptions of clips to test metrics: in space, in time, and in the paths of shapes.
 
 Each corruption has five strengths, 0 (nothing) to 4, see STRENGTHS and UNITS. Blur and noise change frames and keep
 time; shuffle, freeze and reversal keep every frame as it is and change when it is shown; speed and trajectory render
@@ -31,14 +31,14 @@ STRENGTHS = {
     "trajectory": (0.0, 1.0, 2.0, 4.0, 8.0),
 }
 UNITS = {
-    "blur": "standard deviation of a Gaussian, in pixels of a picture of 64",
+    "blur": "standard deviation of a Gaussian, in pixels of a 64x64 image",
     "noise": "standard deviation of normal noise, in grey levels of 255",
     "shuffle": "share of the frames of each clip that change places, at random",
     "freeze": "frames in a row, anywhere in each clip, that all show the first of them",
     "reversal": "share of the clips that are played backward",
     "speed": "times as fast: shapes, spin, growth and camera, from the same first frame",
     "trajectory": "root mean square by which each shape is off its path, at random in each frame and smoothed over "
-    "three, in pixels of a picture of 64",
+    "three, in pixels of a 64x64 image",
 }
 
 
@@ -58,9 +58,9 @@ def draw_clips(seed: int, num: int, size: int, level: Level, motion: Motion = "m
 
 
 def corrupt(clips: Clips, name: str, amount: float, seed: int = 0) -> Clips:
-    """Corrupt each clip by an amount in a unit of UNITS, with random draws of its own.
+    """Corrupt each clip by an amount in a unit of UNITS, with random numbers of each clip.
 
-    The draws of different amounts are alike, so that a greater one does more of the same.
+    The random numbers are the same for all amounts, so that a greater amount does more of the same.
     """
     if name not in STRENGTHS:
         raise InputError(f"corruption {name}: give one of {', '.join(STRENGTHS)}")
@@ -107,7 +107,7 @@ def faster(scene: Scene, rate: float) -> Scene:
 
 
 def sway(scene: Scene, frames: int, pixels: float, chance: np.random.Generator) -> NDArray[np.float64]:
-    """Offsets (N, T, 2) from the paths, for `render`, with this root mean square in pixels of a picture of 64."""
+    """Offsets (N, T, 2) from the paths, for `render`, with this root mean square in pixels of a 64x64 image."""
     steps = chance.standard_normal((len(scene.things), frames + 2, 2))
     offsets = steps[:, :-2] + steps[:, 1:-1] + steps[:, 2:]
     scale = np.sqrt(np.square(offsets).sum(axis=2).mean(axis=1))[:, None, None]
@@ -115,6 +115,6 @@ def sway(scene: Scene, frames: int, pixels: float, chance: np.random.Generator) 
 
 
 def trajectory_error(scene: Scene, offsets: NDArray[np.float64]) -> float:
-    """Root mean square, in pixels of a picture of 64, by which these offsets move what is seen."""
+    """Root mean square, in pixels of a 64x64 image, by which these offsets move what is seen."""
     _, zoom = view(scene, offsets.shape[1])
     return 64 * float(np.sqrt(np.square(offsets * zoom[:, None]).sum(axis=2).mean()))

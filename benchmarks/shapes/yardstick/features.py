@@ -18,10 +18,10 @@ BATCH_SIZE = 32
 TRAINING = stable_hash("features", "train")  # seed of the training batches
 
 PLAY_WEIGHTS = (0.44, 0.08, 0.08, 0.08, 0.08, 0.08, 0.08, 0.08)
-"""How often each way to play is drawn, in the order of CHOICE["play"]."""
+"""Probability of each way to play, in the order of CHOICE["play"]."""
 
 STRENGTHS = {"blur": (0.4, 0.8, 1.6, 3.2), "noise": (0.03, 0.08, 0.2, 0.5)}
-"""Bounds of the three strengths: sigma in pixels of a picture of 32, and in shares of the range of values."""
+"""Bounds of the three strengths: sigma in pixels of a 32x32 image, and in shares of the range of values."""
 
 MOVEMENT = ("path", "direction", "change", "pan", "zoom", "motion")
 """What is asked of clips played forward only: other plays hide or change it."""

@@ -1,4 +1,4 @@
-"""The metrics on trial, each split into what it sees in a clip and what it makes of many."""
+"""The metrics under test, each split into features of a clip and a statistic of many."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The proof as a picture: a small plot for each metric and corruption."""
+"""The proof as an image: a small plot for each metric and corruption."""
 
 from typing import Any
 

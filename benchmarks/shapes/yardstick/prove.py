@@ -1,4 +1,4 @@
-"""Prove that each metric reacts to what it must react to.
+"""Prove that each metric reacts to the corruptions it should react to.
 
     python -m benchmarks.shapes.yardstick.prove    # three minutes on one CPU core
 

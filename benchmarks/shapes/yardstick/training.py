@@ -1,6 +1,6 @@
-"""How the yardstick's networks are trained: a LightningModule of a network and its loss, a DataModule of draws.
+"""Training of the yardstick's networks: a LightningModule of a network and its loss, a DataModule of random clips.
 
-The configs beside this file run with `cmd-lightning fit`; `save.py` measures what comes out and writes the weights.
+The configs next to this file run with `cmd-lightning fit`; `save.py` measures the result and writes the weights.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The images and the page of emoji64's card, drawn with a small model that ships."""
+"""The images and the page of emoji64's card, with a small included model."""
 
 import json
 
@@ -23,7 +23,7 @@ def pipeline():
     return pipeline
 
 
-def test_samples_lie_in_a_grid(pipeline):
+def test_samples_are_in_a_grid(pipeline):
     grid = samples(pipeline, [RED] * 4, columns=2)
     assert grid.shape == (3, 16, 64, 64) and grid.dtype == torch.uint8
     [second] = pipeline([RED], seeds=[1], output_type="pt").frames

@@ -1,4 +1,4 @@
-"""What is measured of emoji64, on videos with known answers."""
+"""The measurements of emoji64, on videos with known answers."""
 
 import math
 

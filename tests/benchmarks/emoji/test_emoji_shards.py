@@ -1,4 +1,4 @@
-"""The shards of emoji64: from archives to clips, on archives that the test writes."""
+"""The shards of emoji64, from archives to clips, on small archives."""
 
 import tarfile
 

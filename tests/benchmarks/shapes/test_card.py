@@ -1,4 +1,4 @@
-"""The cards of shipped models: each says what its record and its results say, of the weights that lie there."""
+"""The cards of included models: each agrees with its record and results, for the included weights."""
 
 import json
 import re

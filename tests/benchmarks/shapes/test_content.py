@@ -1,4 +1,4 @@
-"""The comparison of content frames: what each variant trains, what variants share, and what is measured of them."""
+"""The comparison of content frames: training of each variant, shared parts, and measurements."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The measuring of models: what it reads off pictures, and that cells are kept."""
+"""The measuring of models: measurements of images, and kept cells."""
 
 import json
 

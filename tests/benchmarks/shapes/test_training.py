@@ -1,4 +1,4 @@
-"""Training of the yardstick's networks: in many calls as in one, by their configs, and what is saved of them."""
+"""Training of the yardstick's networks: in many calls as in one, by their configs, and their saved files."""
 
 import json
 import sys
@@ -42,7 +42,7 @@ class Line(Training):
 
 
 class StopAfterOne(Callback):
-    """Ends a fit after its first step, as `max_time` does."""
+    """Ends training after its first step, as `max_time` does."""
 
     def on_train_batch_end(self, trainer, *_):
         trainer.should_stop = True
@@ -68,7 +68,7 @@ def test_short_calls_give_the_weights_of_a_long_one(tmp_path, workers):
         assert all(torch.equal(whole[kind][name], parts[kind][name]) for name in whole[kind])
 
 
-def test_other_options_do_not_go_on_from_a_checkpoint(tmp_path):
+def test_other_options_do_not_resume_from_a_checkpoint(tmp_path):
     fit(tmp_path, 3)
     fit(tmp_path, 3)
     with pytest.raises(InputError, match="delete it to train from scratch"):

@@ -1,4 +1,4 @@
-"""The image of what two latents make easy, and its seams."""
+"""The image of uses of the two latents, and its seams."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""The corruptions do what they say, and the shipped metrics react to each that they must react to."""
+"""The corruptions work as described, and the included metrics react to each that they should react to."""
 
 import json
 import math
@@ -271,8 +271,8 @@ def test_planted_copies_are_found():
 def test_tables_and_plot_of_a_result(clips):
     gauge = replace(next(iter(GAUGES.values())), value=lambda real, fake: fake.mean())
     answer = respond(gauge, torch.zeros(9, 1), [torch.randn(9, 1) + step for step in range(5)])
-    told = vars(answer) | {"verdict": answer.verdict, "not asked because": None}
-    unasked = told | {"not asked because": "it cannot"}
+    message = vars(answer) | {"verdict": answer.verdict, "not asked because": None}
+    unasked = message | {"not asked because": "it cannot"}
     result = {
         "settings": {"weights": {"a.safetensors": {"sha256": "12ab", "record": '{"scores": {"true": 0.5}}'}}},
         "protocol": {"clips": "few"},
@@ -280,7 +280,7 @@ def test_tables_and_plot_of_a_result(clips):
         "rows": [
             {
                 "level": "plain",
-                "responses": {"first, one": {"blur": told, "noise": unasked}},
+                "responses": {"first, one": {"blur": message, "noise": unasked}},
                 "trajectory": {"errors": [0.0, 1.0], "metrics": {"first, one": {"values": [1.0, 2.0], "rho": 1.0}}},
                 "copies": {"known clips": 3},
             }
