@@ -100,8 +100,8 @@ def words(ranking: Ranking) -> str:
         f"clips themselves. For scale: reconstructions have {perfect['frechet']:.2f}, a second set of real clips "
         f"{other['frechet']:.2f}. "
         f"Of the directions of reconstructions, {perfect['direction']:.1%} are classified correctly; chance is 12.5%. "
-        f"Seconds are CPU seconds for one clip on one thread, {hardware}, measured in turns with MotionDiT, with guidance "
-        "(two halves per step); MMAC (million multiply-adds) are without guidance.\n"
+        f"Seconds are CPU seconds for one clip on one thread, {hardware}, measured in turns with MotionDiT, with "
+        "guidance (two halves per step); MMAC (million multiply-adds) are without guidance.\n"
         "All models are far from converged: they are ranked by what they learn within this small budget at one "
         f"learning rate, {protocol['learning_rate']:g}. The interval is over seeds, not over the choice of clips."
     )
