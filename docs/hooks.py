@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from functools import cache
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -30,7 +31,7 @@ def uri_of(path: str) -> str:
     if path == HOME:
         return "index.md"
     if path.startswith("docs/"):
-        return path.removeprefix("docs/")
+        return re.sub(r"\.ipynb$", ".md", path.removeprefix("docs/"))
     if (ROOT / path).is_dir():
         return f"{path}/index.md"
     return path if Path(path).suffix in {".md", *IMAGES} else f"{path}.md"
@@ -50,11 +51,23 @@ def text_of(path: str) -> str:
         return f"# {path}\n\n" + "".join(
             f"- [{own.name}]({file.name}/{own.name})\n" for own in sorted(file.glob("*.*"))
         )
+    if file.suffix == ".ipynb":
+        return notebook(path)[0]
     text = file.read_text(encoding="utf-8")
     if path.endswith(".md"):
         return text
     language = {".py": "python", ".yaml": "yaml", ".json": "json"}.get(file.suffix, "text")
     return f"---\nsearch: {{exclude: true}}\n---\n\n# {path}\n\n~~~~~~{language}\n{text}\n~~~~~~\n"
+
+
+@cache
+def notebook(path: str) -> tuple[str, dict[str, bytes]]:
+    """The Markdown of an executed notebook, and its images by name."""
+    from nbconvert import MarkdownExporter
+
+    name = {"unique_key": Path(path).stem}  # of the images
+    text, resources = MarkdownExporter().from_filename(str(ROOT / path), resources=name)
+    return re.sub(r"\n{3,}", "\n\n", text), resources["outputs"]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -67,10 +80,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if uri in PATHS:
             continue
         PATHS[uri] = path
-        if not path.startswith("docs/"):
+        if path.endswith(".ipynb"):
+            folder = posixpath.dirname(uri)
+            for name, image in notebook(path)[1].items():
+                files.append(File.generated(config, f"{folder}/{name}", content=image))
+        if not path.startswith("docs/") or path.endswith(".ipynb"):
             inclusion = InclusionLevel.NOT_IN_NAV
             files.append(File.generated(config, uri, abs_src_path=str(ROOT / path), inclusion=inclusion))
-        if path.endswith(".md") or (ROOT / path).is_dir():
+        if path.endswith((".md", ".ipynb")) or (ROOT / path).is_dir():
             links = LINK.findall(FENCE.sub("", text_of(path)))
             pending += filter(None, (target_of(path, link) for link in links))
     return files

@@ -2,7 +2,7 @@
 
     python -m benchmarks.shapes.yardstick.prove    # three minutes on one CPU core
 
-Writes the results (`--json`), and next to them a page (`.md`) and a plot (`.png`). A level of clips that the results
+Writes the results (`--json`), and next to them two pages (`.md`) and a plot (`.png`). A level of clips that the results
 hold already is not measured again. To replace the committed results, delete benchmarks/results/yardstick.json and give
 it as `--json`.
 """
@@ -106,15 +106,15 @@ def record_of(num: int, size: int) -> dict[str, Any]:
     return {"settings": settings, "protocol": protocol, "strengths": strengths, **provenance()}
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """The page of a result."""
+def markdown(result: dict[str, Any], template: str = "proof") -> str:
+    """The page of a result; or with the template "levels" the page of its values."""
     answers = [answer for row in result["rows"] for found in row["responses"].values() for answer in found.values()]
     counted = Counter(answer["verdict"] for answer in answers if not answer["not asked because"])
     records = {name: json.loads(about["record"]) for name, about in result["settings"]["weights"].items()}
     scores = {name: record["scores"] for name, record in records.items()}
     protocol = {name: about for name, about in (result["protocol"] | result).items() if isinstance(about, str)}
     page = result | {"protocol": protocol, "counted": counted, "scores": scores}
-    return fill("shapes/yardstick/proof.md.jinja", **page)
+    return fill(f"shapes/yardstick/{template}.md.jinja", **page)
 
 
 def main() -> int:
@@ -133,6 +133,7 @@ def main() -> int:
         cells, lambda cell: [measure(cell["level"], *size, loaded)], record_of(*size), path, math.inf
     )
     path.with_suffix(".md").write_text(markdown(result))
+    path.with_name(f"{path.stem}_levels.md").write_text(markdown(result, "levels"))
     draw_plot(result).save(path.with_suffix(".png"), optimize=True)
     return 0
 

@@ -218,7 +218,8 @@ def test_a_proof_leaves_the_committed_one_alone(tmp_path, monkeypatch):
     for options, folder in (([], "outputs/yardstick"), (["--json", "own/yardstick.json"], "own")):
         monkeypatch.setattr("sys.argv", ["prove", *options])
         assert prove.main() == 0
-        assert {path.name for path in Path(folder).iterdir()} == {f"yardstick.{kind}" for kind in ("json", "md", "png")}
+        names = {*(f"yardstick.{kind}" for kind in ("json", "md", "png")), "yardstick_levels.md"}
+        assert {path.name for path in Path(folder).iterdir()} == names
         assert json.loads(Path(folder, "yardstick.json").read_text())["rows"] == list(rows.values())
 
 
@@ -285,14 +286,15 @@ def test_tables_and_plot_of_a_result(clips):
             }
         ],
     }
-    text = markdown(result)
-    assert f"| first, one | blur | {answer.values[0]:.3g} ± " in text
+    text, levels = markdown(result), markdown(result, "levels")
+    assert f"| first, one | blur | {answer.values[0]:.3g} ± " in levels
     assert f"| first, one | plain | {answer.verdict} | ({answer.verdict}) |" in text
     assert "- first, one, noise of plain clips: it cannot." in text
     assert f"Of 1: {answer.verdict} 1." in text
     assert "sha256 12ab" in text
     assert "on new clips after its training: true 0.5." in text
-    tables = [line for line in text.splitlines() if line.startswith("|")]
-    assert [line.count("|") for line in tables[:7]] == [5] * 3 + [10] * 4
+    tables = [line for page in (text, levels) for line in page.splitlines() if line.startswith("|")]
+    assert [line.count("|") for line in tables[:3]] == [5] * 3
+    assert [line.count("|") for line in levels.splitlines() if line.startswith("|")][:4] == [10] * 4
     image = np.asarray(draw_plot(result))
     assert (image == (37, 99, 235)).all(axis=2).sum() > 50
