@@ -45,7 +45,7 @@ VERBS = {
 """The other verbs; `a b` is the function `b` (or `b_`) in `commands/a.py`, `a` the function `a` there."""
 
 
-ALIASES = {"class_labels": "--class", "num_frames": "--frames"}
+ALIASES = {"class_labels": "--class", "num_frames": "--frames", "load_ip_adapter": "--ip-adapter"}
 """Options that the library calls otherwise, by its name."""
 
 

@@ -56,8 +56,9 @@ def model_folder(model: str | os.PathLike[str]) -> Path:
         InputError: It is neither, or the folder holds no CMD pipeline.
     """
     folder = Path(model)
-    if folder.is_dir():
-        index = folder / "model_index.json"
+    index = folder / "model_index.json"
+    # A folder of that name that is no model may be one of videos: `generate NAME --out NAME`.
+    if folder.is_dir() and (index.is_file() or str(model) not in models()):
         if not index.is_file():
             raise InputError(f"model {folder}: no model_index.json in this folder; make a model folder with `export`")
         try:

@@ -49,6 +49,11 @@ def test_a_folder_goes_before_a_name(shipped, tmp_path):
     assert model_folder("tiny").resolve() == tmp_path / "tiny"
 
 
+def test_videos_go_into_a_folder_called_like_the_model(shipped, tmp_path):
+    assert main(["generate", "tiny", "--prompt", "a red circle", "--steps", "2", "--out", "tiny"]) == 0
+    assert (tmp_path / "tiny" / "a-red-circle-0.mp4").is_file()
+
+
 @pytest.mark.parametrize("name", ["tyny", "unfinished", "reader.safetensors", "tiny/unet"])
 def test_what_is_neither_is_reported_with_both_remedies(shipped, name):
     with pytest.raises(InputError, match=f"{name}: there is no such folder.*cmd-lightning export.*: tiny$"):
