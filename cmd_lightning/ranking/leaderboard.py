@@ -20,7 +20,7 @@ COLUMNS = (
     "motion model",
     "motion-prediction distance",
     "behind the best",
-    "behind the next",
+    "behind the next better model",
     "direction classified correctly",
     "s per video",
     "times MotionDiT's",
@@ -97,10 +97,11 @@ def words(ranking: Ranking) -> str:
         "differences paired by seed.\n"
         f"Distance: Fréchet on shapes features (not FVD) of {protocol['test_clips']} held-out clips with true "
         f"content frame and generated motion ({protocol['steps']} steps, guidance {protocol['guidance']:g}) to the "
-        f"clips themselves; reconstructions have {perfect['frechet']:.2f}, other real clips {other['frechet']:.2f}. "
+        f"clips themselves. For scale: reconstructions have {perfect['frechet']:.2f}, a second set of real clips "
+        f"{other['frechet']:.2f}. "
         f"Of the directions of reconstructions, {perfect['direction']:.1%} are classified correctly; chance is 12.5%. "
-        f"Seconds are CPU seconds for one clip on one thread, {hardware}, by turns with MotionDiT, with guidance (two "
-        "halves per step); MMAC are without.\n"
+        f"Seconds are CPU seconds for one clip on one thread, {hardware}, measured in turns with MotionDiT, with "
+        "guidance (two halves per step); MMAC (million multiply-adds) are without guidance.\n"
         "All models are far from converged: they are ranked by what they learn within this small budget at one "
         f"learning rate, {protocol['learning_rate']:g}. The interval is over seeds, not over the choice of clips."
     )

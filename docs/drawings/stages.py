@@ -8,7 +8,7 @@ from canvas import Canvas
 def stages() -> Canvas:
     """Shards on the left, one row per stage, the exported model on the right."""
     canvas = Canvas(800, 380, "Shards train three stages; their checkpoints are exported to one model folder")
-    canvas.box(16, 130, 120, 104, "shards", "clips, captions", "`shards/train`", "`shards/val`")
+    canvas.box(16, 130, 120, 104, "shards", "clips, captions", "`shards/train`", "`shards/test`")
     rows = (
         (40, "1. autoencoder", "`fit -c autoencoder.yaml`", "`autoencoder/last.ckpt`", "box"),
         (152, "2. content model", "`fit -c content.yaml`", "`content/last.ckpt`", "content"),

@@ -132,13 +132,13 @@ def test_less_memory_is_better(results):
 
 def test_order(results, tmp_path):
     claim = next(claim for claim in CLAIMS.values() if claim.order)
-    cell = {key: {"shapes_frechet_distance": 2.0 + number} for number, key in enumerate(claim.order)}
-    path = tmp_path / "shapes32paper.json"
-    path.write_text(json.dumps({"rows": [{"cell": "generation/a", **cell}, {"cell": "reader"}]}))
-    assert verdict(claim, tmp_path).startswith("**same order on shapes32paper**: 2.0 < 3.0 < 4.0")
-    cell["generated"]["shapes_frechet_distance"] = 1.0
-    path.write_text(json.dumps({"rows": [{"cell": "generation/a", **cell}]}))
-    assert verdict(claim, tmp_path).startswith("**other order on shapes32paper**: 2.0, 3.0, 1.0")
+    for name, values in (("shapes32paper_mixed", (1.0, 3.0, 9.0)), ("shapes32", (1.0, 5.0, 6.0))):
+        cell = {key: {"shapes_frechet_distance": number} for key, number in zip(claim.order, values, strict=True)}
+        other = {key: {"shapes_frechet_distance": 0.0} for key in claim.order}
+        results(name, {"cell": "generation/a", **other}, {"cell": "mixed captions/middle", **cell})
+    paper, first_frame = verdict(claim, tmp_path).split("; ")
+    assert paper == "**yes on shapes32paper**: 1.00, 3.00, 9.00"
+    assert first_frame == "**no on shapes32 (content frame: the first frame)**: 1.00, 5.00, 6.00"
 
 
 @pytest.mark.parametrize(
