@@ -110,7 +110,7 @@ def checkpoints(tmp_path_factory, base):
 
 
 def test_folders_have_every_stage():
-    assert set(FOLDERS) == {"shapes32", "shapes32paper", "shapes64", "clips64", *LARGE}
+    assert set(FOLDERS) == {"shapes32", "shapes32paper", "shapes64", "clips64", "emoji64", *LARGE}
     for folder in FOLDERS:
         assert {file.stem for file in (CONFIGS / folder).glob("*.yaml")} >= {*STAGES, "cmd"}
 

@@ -182,6 +182,7 @@ def test_generate_takes_a_lora(exported, tmp_path, capsys):
         assert message in error_of(capsys, [*argv, str(tmp_path / "no"), "--lora", str(tmp_path / name)])
 
 
+@pytest.mark.slow
 def test_adapters_train_alone_and_are_folded_in(base, kind, shards, trained, tmp_path, capsys):
     """LoRA by the content config: checkpoint, resuming, and export."""
     (tmp_path / "autoencoder").mkdir()

@@ -51,6 +51,7 @@ def test_pipeline_component_and_command_give_the_same_frames(tiny_stages, tmp_pa
         assert json.loads(written.with_suffix(".json").read_text())["seed"] == seed
 
 
+@pytest.mark.slow
 def test_a_fresh_process_generates_the_same_from_an_export(python, tiny_stages, tmp_path):
     paths, _ = tiny_stages("caption")
     model = tmp_path / "model"

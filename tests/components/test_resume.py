@@ -89,6 +89,7 @@ def test_motion_with_random_draws_over_an_epoch_boundary(tmp_path, shards, worke
     assert_resumes(tmp_path, motion(autoencoder), shards, workers, steps=9, stop=5)
 
 
+@pytest.mark.slow
 def test_a_student_over_an_epoch_boundary(tmp_path, shards):
     autoencoder = fit(tmp_path / "first", AUTOENCODER, shards, 0, 1)
     teacher = fit(tmp_path / "teacher", motion(autoencoder), shards, 0, 1)

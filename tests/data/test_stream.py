@@ -220,7 +220,8 @@ def test_a_resumed_pass_is_not_judged_by_its_rest(tmp_path):
 def test_a_pass_that_is_cut_short_is_judged_and_reported(spoiled):
     """As by `limit_train_batches`."""
     made = stream(spoiled)
-    trainer = SimpleNamespace(num_training_batches=5, current_epoch=0)
+    progress = SimpleNamespace(_data_fetcher=None, epoch_loop=SimpleNamespace(batch_progress=None))
+    trainer = SimpleNamespace(num_training_batches=5, current_epoch=0, fit_loop=progress)
     cut = StreamLoader(made, max_bad_share=0.5, position=Position(), trainer=trainer)
     with pytest.warns(UserWarning, match="of 15 samples were bad and replaced"):
         list(islice(cut, 5))

@@ -37,6 +37,7 @@ def archives(tmp_path, monkeypatch):
     return found
 
 
+@pytest.mark.slow
 def test_archives_become_clips_of_a_third_of_the_frames(archives, tmp_path):
     root = tmp_path / "root"
     shards.prepare(root)
